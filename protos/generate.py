@@ -1,0 +1,134 @@
+"""
+Generate the stubs under `modelyard/` from the contracts in `protos/`.
+
+`python protos/generate.py` writes them; `--check` writes nothing and fails when the committed ones differ;
+`--image FILE` writes the descriptor set that buf and the gateway's transcoder read (imports and comments included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import importlib.util
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from grpc_tools import protoc  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOS = ROOT / "protos"
+
+
+def contracts() -> list[str]:
+    """
+    The contracts, as paths below `protos/`, in order.
+    """
+    return sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+
+
+def includes() -> list[str]:
+    """
+    The include folders: ours, protoc's own and the one of googleapis-common-protos.
+    """
+    well_known = Path(str(metadata.distribution("grpcio-tools").locate_file("grpc_tools/_proto")))
+    spec = importlib.util.find_spec("google.api")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("google/api/annotations.proto is missing: install googleapis-common-protos")
+    common = Path(next(iter(spec.submodule_search_locations))).parent.parent
+    return [f"-I{folder}" for folder in (PROTOS, well_known, common)]
+
+
+def run_protoc(*options: str) -> None:
+    """
+    Run protoc over all contracts.
+
+    Raises:
+        SystemExit: protoc found a mistake; it has said which.
+    """
+    # protoc looks for its plugins on PATH; the virtual environment's are beside its python.
+    plugins = [
+        f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
+        for name in ("mypy", "mypy_grpc")
+    ]
+    if protoc.main(["protoc", *includes(), *plugins, *options, *contracts()]) != 0:
+        raise SystemExit(1)
+
+
+def generate(into: Path) -> list[Path]:
+    """
+    Write the stubs below *into* and return what was written, relative to it.
+    """
+    run_protoc(
+        f"--python_out={into}",
+        f"--grpc_python_out={into}",
+        f"--mypy_out=quiet:{into}",
+        f"--mypy_grpc_out=quiet:{into}",
+    )
+    for folder in {path.parent for path in into.rglob("*_pb2.py")}:
+        for parent in (folder, *folder.relative_to(into).parents):
+            init = into / parent / "__init__.py"
+            if (into / parent) not in (into, into / "modelyard") and not init.exists():
+                init.touch()
+    return sorted(path.relative_to(into) for path in into.rglob("*") if path.is_file())
+
+
+def write() -> None:
+    """
+    Replace the committed stubs by fresh ones.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = generate(Path(scratch))
+        for old in committed():
+            old.unlink()
+        for path in fresh:
+            target = ROOT / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(scratch) / path, target)
+    print(f"{len(fresh)} files generated under modelyard/")
+
+
+def committed() -> list[Path]:
+    """
+    The generated files as they stand in the checkout.
+    """
+    return sorted(path for path in (ROOT / "modelyard").rglob("*_pb2*.py*") if path.suffix in (".py", ".pyi"))
+
+
+def check() -> None:
+    """
+    Compare the committed stubs with fresh ones.
+
+    Raises:
+        SystemExit: they differ; the message names the files and the command that mends it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = {path for path in generate(Path(scratch)) if "_pb2" in path.name}
+        stands = {path.relative_to(ROOT) for path in committed()}
+        differs = sorted(fresh ^ stands) + sorted(
+            path for path in fresh & stands if not filecmp.cmp(Path(scratch) / path, ROOT / path, shallow=False)
+        )
+    if differs:
+        raise SystemExit("generated stubs differ from protos/ (run `make protos`): " + ", ".join(map(str, differs)))
+
+
+def main() -> None:
+    """
+    Read the arguments and do what they say.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail when the committed stubs are not fresh")
+    parser.add_argument("--image", metavar="FILE", help="write the descriptor set to FILE and nothing else")
+    arguments = parser.parse_args()
+    if arguments.image:
+        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
+    elif arguments.check:
+        check()
+    else:
+        write()
+
+
+if __name__ == "__main__":
+    main()
