@@ -1,0 +1,82 @@
+# Modelyard. Bare `make` lists the commands.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+IMAGE   := .modelyard/contracts.binpb
+
+# Settings of `make run`: make run PORT=9090 WORKERS=2
+PORT    ?= 8080
+WORKERS ?= 1
+
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1)
+	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS)
+
+test: $(READY) lint types rooms stubs buf unit ## Everything that CI runs, against real servers
+
+demo: $(READY) ## The main job on real data, every step verified, in under a minute
+	@exec $(BIN)/python -m examples.demo
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "files are not formatted: run \`make format\`"; exit 1; }
+
+types: $(READY)
+	@$(BIN)/mypy
+
+rooms: $(READY)
+	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 25; exit $${PIPESTATUS[0]}
+
+stubs: $(READY)
+	@$(BIN)/python protos/generate.py --check
+
+buf: $(READY)
+	@mkdir -p $(dir $(IMAGE)) && $(BIN)/python protos/generate.py --image $(IMAGE)
+	@$(BIN)/buf lint $(IMAGE) --path modelyard
+
+unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
+	@$(BIN)/pytest $(ARGS)
+
+protos: $(READY) ## Generate the stubs under modelyard/ from protos/
+	@$(BIN)/python protos/generate.py
+
+breaking: $(READY) ## Compare the contracts with the last tag's: a breaking change fails
+	@bash protos/breaking.sh $(BIN)
+
+format: $(READY) ## Format and mend what the linter can
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+lock: ## Renew the hash-locked dependency sets from requirements/*.in
+	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
+	@for set in client services dev; do \
+	  $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+	@rm -rf $(VENV)/lock
+
+tools: $(READY) ## Provide ghz, the load generator
+	@$(BIN)/python -m bench.tools
+
+bench-hosts: $(READY) tools ## GetModel served by the Envoy host and by the grpcio host, side by side
+	@$(BIN)/python -m bench.hosts
+
+clean: ## Remove the virtual environment and caches; the data in .modelyard/ stays
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+# The virtual environment is made again when the lock changes.
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Modelyard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing the locked dependencies into $(VENV) (once; under a minute) …"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
