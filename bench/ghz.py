@@ -1,0 +1,130 @@
+"""
+Run ghz once and read what it measured, from the details of all calls and not from its capped summary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import tools
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """
+    What to send.
+
+    Args:
+        call: the full method, `package.Service/Method`.
+        data: the request as JSON, one or a list that is used round-robin.
+        address: host:port, plaintext.
+        protoset: the descriptor set (`protos/generate.py --image`).
+        seconds: how long.
+        concurrency: calls in flight.
+        connections: HTTP/2 connections that they share.
+    """
+
+    call: str
+    data: Mapping[str, object] | list[Mapping[str, object]]
+    address: str
+    protoset: Path
+    seconds: float
+    concurrency: int = 64
+    connections: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """
+    What came back: calls per second, percentiles in milliseconds, codes by count, and the client's CPU in cores.
+    """
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    codes: Mapping[str, int]
+    client_cores: float
+
+    @property
+    def failures(self) -> int:
+        """
+        Calls that did not end OK.
+        """
+        return sum(count for code, count in self.codes.items() if code != "OK")
+
+
+def run(load: Load) -> Measured:
+    """
+    Run *load* with ghz.
+
+    Raises:
+        RuntimeError: ghz failed; its last words are in the message.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        config, answer = Path(scratch) / "ghz.json", Path(scratch) / "answer.json"
+        config.write_text(json.dumps(_config(load)))
+        before = os.times()
+        done = subprocess.run(
+            [str(tools.ghz()), "--config", str(config), "--output", str(answer)],
+            capture_output=True,
+            text=True,
+            timeout=load.seconds + 60,
+            check=False,
+        )
+        after = os.times()
+        if done.returncode != 0 or not answer.exists():
+            raise RuntimeError(f"ghz failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        measured = json.loads(answer.read_text())
+    busy = (after.children_user - before.children_user) + (after.children_system - before.children_system)
+    return _read(measured, busy / load.seconds)
+
+
+def _config(load: Load) -> dict[str, object]:
+    return {
+        "insecure": True,
+        "protoset": str(load.protoset),
+        "call": load.call,
+        "host": load.address,
+        "data": load.data,
+        "concurrency": load.concurrency,
+        "connections": load.connections,
+        "duration": f"{load.seconds}s",
+        "duration-stop": "wait",
+        "timeout": "20s",
+        "format": "json",
+        # Templates are parsed for every call, which would measure ghz.
+        "disable-template-functions": True,
+        "disable-template-data": True,
+    }
+
+
+def _read(measured: Mapping[str, object], client_cores: float) -> Measured:
+    details = measured["details"]
+    if not isinstance(details, list) or not details:
+        raise RuntimeError("ghz made no call")
+    latencies = sorted(detail["latency"] / 1e6 for detail in details)
+    codes = Counter(str(detail["status"]) for detail in details)
+    total = measured["total"]
+    if not isinstance(total, int):
+        raise RuntimeError("ghz gave no total time")
+    return Measured(
+        rate=len(details) / (total / 1e9),
+        p50_ms=percentile(latencies, 0.50),
+        p99_ms=percentile(latencies, 0.99),
+        codes=codes,
+        client_cores=client_cores,
+    )
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """
+    The value below which *share* (0 to 1) of *ordered* lies, by the nearest rank.
+    """
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
