@@ -1,0 +1,128 @@
+"""
+What an upload declares, and the rules that its chunks keep to.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from services.cdn.model.assets import DEFAULT_MEDIA_TYPE
+from services.cdn.model.names import DIGEST, DIGEST_RULE
+from services.chassis.errors import DataLoss, InvalidArgument, Violations
+
+MIB = 1024 * 1024
+
+#: The largest piece of an asset in one message of a stream, either way.
+MAX_CHUNK_BYTES = 4 * MIB
+#: S3 takes at most 10,000 parts, and a part is at most this large here, so that a few of them fit in memory.
+MAX_PARTS = 10_000
+MIN_PART_BYTES = 8 * MIB
+MAX_PART_BYTES = 16 * MIB
+MAX_ASSET_BYTES = MAX_PARTS * MAX_PART_BYTES
+#: What one upload may hold in memory: parts on their way to S3 and the one that is being filled.
+UPLOAD_MEMORY_BYTES = 32 * MIB
+
+# RFC 9110, section 8.3.1: type "/" subtype, then parameters, of tokens and quoted strings.
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_MEDIA_TYPE = re.compile(rf'{_WORD}/{_WORD}(?:[ \t]*;[ \t]*{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*')
+_MAX_MEDIA_TYPE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """
+    What the header of an upload declares, checked.
+    """
+
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+    @classmethod
+    def parse(cls, sha256: str, size_bytes: int, media_type: str) -> Draft:
+        """
+        Raises:
+            InvalidArgument: says everything that is wrong with the header at once.
+        """
+        wrong = Violations()
+        if not DIGEST.fullmatch(sha256):
+            wrong.add("header.sha256", DIGEST_RULE)
+        if not 0 <= size_bytes <= MAX_ASSET_BYTES:
+            wrong.add("header.size_bytes", f"must be from 0 to {MAX_ASSET_BYTES}")
+        if media_type and not (len(media_type) <= _MAX_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(media_type)):
+            wrong.add(
+                "header.media_type", f"must be a media type such as text/plain, at most {_MAX_MEDIA_TYPE} characters"
+            )
+        wrong.raise_if_any()
+        return cls(sha256, size_bytes, media_type or DEFAULT_MEDIA_TYPE)
+
+    @property
+    def part_bytes(self) -> int:
+        """
+        How large a part of a multipart upload is, so that MAX_PARTS of them hold the asset.
+        """
+        needed = -(-self.size_bytes // MAX_PARTS)
+        return max(MIN_PART_BYTES, -(-needed // MIB) * MIB)
+
+    def check_digest(self, sha256: str) -> None:
+        """
+        Raises:
+            DataLoss: *sha256*, the digest of what came, is not the declared one (DIGEST_MISMATCH).
+        """
+        if sha256 != self.sha256:
+            raise DataLoss(
+                "DIGEST_MISMATCH",
+                f"the bytes that came have the sha256 {sha256}, the header declares {self.sha256}: nothing was stored",
+                metadata={"declared": self.sha256, "received": sha256},
+            )
+
+    def check_size(self, size_bytes: int) -> None:
+        """
+        Raises:
+            DataLoss: *size_bytes*, the number of bytes that came, is not the declared one (SIZE_MISMATCH).
+        """
+        if size_bytes != self.size_bytes:
+            raise DataLoss(
+                "SIZE_MISMATCH",
+                f"{size_bytes} bytes came, the header declares {self.size_bytes}: nothing was stored",
+                metadata={"declared": str(self.size_bytes), "received": str(size_bytes)},
+            )
+
+
+class Intake:
+    """
+    Holds the chunks of an upload to the rules: consecutive, of a size, and no more than declared.
+    """
+
+    __slots__ = ("_draft", "received")
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self.received = 0
+
+    def accept(self, offset: int, size: int) -> None:
+        """
+        Count a chunk of *size* bytes that claims to begin at *offset*.
+
+        Raises:
+            InvalidArgument: it is empty or too large, or *offset* is not where the last one ended (OFFSET_GAP).
+            DataLoss: more bytes came than were declared (SIZE_MISMATCH).
+        """
+        if not size:
+            raise InvalidArgument.of("chunk.data", "must not be empty")
+        if size > MAX_CHUNK_BYTES:
+            raise InvalidArgument.of("chunk.data", f"must be at most {MAX_CHUNK_BYTES} bytes")
+        if offset != self.received:
+            rule = f"must be {self.received}, where the last chunk ended"
+            raise InvalidArgument.of("chunk.offset", rule, reason="OFFSET_GAP")
+        self.received += size
+        if self.received > self._draft.size_bytes:
+            self._draft.check_size(self.received)
+
+    def finish(self) -> None:
+        """
+        Raises:
+            DataLoss: the stream ended before all declared bytes came (SIZE_MISMATCH).
+        """
+        self._draft.check_size(self.received)
