@@ -1,0 +1,3 @@
+"""
+The `modelyard` command.
+"""
