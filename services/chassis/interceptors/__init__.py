@@ -1,0 +1,51 @@
+"""
+What is done round every call of every service, in this order, the first outermost:
+
+1. metrics sees what the client sees;
+2. log gives the call its request id before anything can go wrong;
+3. errors answers with the status of whatever is raised further in;
+4. deadline lets everything below know how much time is left.
+"""
+
+from services.chassis.calls import Interceptor
+from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
+from services.chassis.interceptors.current import REQUEST_ID, current_call, request_id
+from services.chassis.interceptors.deadline import DeadlineInterceptor, outgoing_timeout, remaining
+from services.chassis.interceptors.errors import ErrorInterceptor
+from services.chassis.interceptors.log import LogInterceptor
+from services.chassis.interceptors.metrics import MetricsInterceptor
+from services.chassis.metrics import CallMetrics
+
+
+def standard(calls: CallMetrics, *, slow: float = 0.5, default_deadline: float = 60.0) -> tuple[Interceptor, ...]:
+    """
+    The interceptors of every service, in order.
+
+    Args:
+        calls: where to count.
+        slow: seconds after which a unary call is logged as a warning.
+        default_deadline: seconds for a unary call whose client set none.
+    """
+    return (
+        MetricsInterceptor(calls),
+        LogInterceptor(slow),
+        ErrorInterceptor(),
+        DeadlineInterceptor(default_deadline),
+    )
+
+
+__all__ = [
+    "REQUEST_ID",
+    "CallInterceptor",
+    "DeadlineInterceptor",
+    "ErrorInterceptor",
+    "LogInterceptor",
+    "MetricsInterceptor",
+    "Observer",
+    "current_call",
+    "outcome",
+    "outgoing_timeout",
+    "remaining",
+    "request_id",
+    "standard",
+]

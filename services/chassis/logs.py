@@ -1,0 +1,126 @@
+"""
+Log records: one JSON object per line for machines, plain text for people. Never a payload, never a secret: a record
+holds its message and what was given by name, and libraries that write requests at DEBUG are kept at WARNING.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from services.chassis.interceptors.current import request_id
+from services.chassis.settings import LogFormat, LogLevel
+
+# Our own loggers follow the setting. Others stay at WARNING, because some (botocore) write requests with their
+# credentials and payloads at DEBUG.
+_OURS = ("services", "modelyard", "__main__")
+
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "request_id"})
+
+
+def setup(
+    format: LogFormat = LogFormat.AUTO,  # noqa: A002 - named as the setting
+    level: LogLevel = LogLevel.INFO,
+    *,
+    stream: TextIO | None = None,
+    fields: Mapping[str, str | int] | None = None,
+) -> None:
+    """
+    Send all log records of this process to *stream*.
+
+    Args:
+        format: auto is text on a terminal and json elsewhere.
+        level: the least level of our own records; those of libraries start at WARNING.
+        stream: standard error by default.
+        fields: put into every record, such as {"program": "services.registry", "worker": 1}.
+    """
+    stream = stream or sys.stderr
+    if format is LogFormat.AUTO:
+        format = LogFormat.TEXT if stream.isatty() else LogFormat.JSON  # noqa: A001 - the argument, decided
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(JsonFormatter(fields or {}) if format is LogFormat.JSON else TextFormatter(fields or {}))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.value.upper())
+    logging.captureWarnings(True)
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    # Asked for when the record is handled, which is in the context of the call (asyncio.to_thread copies it).
+    if not hasattr(record, "request_id"):
+        record.request_id = request_id()
+    return True
+
+
+class JsonFormatter(logging.Formatter):
+    """
+    A record as one JSON object on one line: time (UTC), level, logger, message, request_id within calls, then what
+    was given as `extra`, then the exception with its traceback.
+    """
+
+    def __init__(self, fields: Mapping[str, str | int]) -> None:
+        super().__init__()
+        self._fields = dict(fields)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """
+        The line.
+        """
+        line: dict[str, Any] = {
+            "time": _utc(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._fields,
+        }
+        if request := getattr(record, "request_id", None):
+            line["request_id"] = request
+        line |= _extras(record)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """
+    A record as a person reads it; a traceback follows on lines of its own.
+    """
+
+    def __init__(self, fields: Mapping[str, str | int]) -> None:
+        super().__init__()
+        self._prefix = " ".join(str(value) for value in fields.values())
+
+    def format(self, record: logging.LogRecord) -> str:
+        """
+        The line or lines.
+        """
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        head = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {self._prefix}".rstrip()
+        line = f"{head}  {_one_line(record.getMessage())}"
+        if request := getattr(record, "request_id", None):
+            line += f"  [{request}]"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _one_line(message: str) -> str:
+    # A client's text in a message must not look like a record of its own.
+    return message.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
