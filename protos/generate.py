@@ -123,7 +123,9 @@ def main() -> None:
     parser.add_argument("--image", metavar="FILE", help="write the descriptor set to FILE and nothing else")
     arguments = parser.parse_args()
     if arguments.image:
-        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
+        # The transcoder renders error details as JSON, so their messages have to be in the set too.
+        details = "google/rpc/error_details.proto"
+        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}", details)
     elif arguments.check:
         check()
     else:

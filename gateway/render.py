@@ -1,0 +1,162 @@
+"""
+Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services from the contracts' descriptors.
+
+`python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --descriptors FILE` prints the whole
+configuration. The descriptor set comes from `python protos/generate.py --image FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+
+import yaml
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+import modelyard
+from modelyard.cache.v1 import policy_pb2
+
+TEMPLATE = Path(__file__).with_name("envoy.yaml")
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """
+    Where the gateway listens, and where the services do: every worker's host and port.
+    """
+
+    listen: Address
+    admin_port: int
+    registry: Sequence[Address]
+    cache: Sequence[Address]
+    cdn: Sequence[Address]
+
+
+def render(addresses: Addresses, descriptors: Path) -> str:
+    """
+    The configuration as YAML.
+
+    Args:
+        addresses: where everything is.
+        descriptors: the descriptor set, as a path that Envoy can read.
+    """
+    values: dict[str, object] = {
+        "ADMIN_PORT": addresses.admin_port,
+        "LISTEN_HOST": addresses.listen[0],
+        "LISTEN_PORT": addresses.listen[1],
+        "DESCRIPTORS": str(descriptors),
+        "SERVICES": [service.full_name for service in services()],
+        "REGISTRY_READS": cached_methods("modelyard.registry.v1"),
+        "CDN_READS": cached_methods("modelyard.cdn.v1"),
+        "REGISTRY": [_endpoint(address) for address in addresses.registry],
+        "CACHE": [_endpoint(address) for address in addresses.cache],
+        "CDN": [_endpoint(address) for address in addresses.cdn],
+    }
+    template = yaml.safe_load(TEMPLATE.read_text())
+    # The x- keys only hold the anchors.
+    parts = {key: part for key, part in template.items() if not key.startswith("x-")}
+    return yaml.dump(_fill(parts, values), Dumper=_NoAliases, sort_keys=False, width=120)
+
+
+def services() -> list[ServiceDescriptor]:
+    """
+    Every service of the contracts, by name.
+    """
+    pool = descriptor_pool.Default()
+    found: dict[str, ServiceDescriptor] = {}
+    for module in walk_packages(modelyard.__path__, "modelyard."):
+        if module.name.endswith("_pb2"):
+            file = pool.FindFileByName(import_module(module.name).DESCRIPTOR.name)
+            found.update({service.full_name: service for service in file.services_by_name.values()})
+    return [found[name] for name in sorted(found)]
+
+
+def cached_methods(package: str) -> list[str]:
+    """
+    The gRPC paths of a package's RPCs that declare a cache policy.
+    """
+    return [
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        if service.file.package == package
+        for method in service.methods
+        if _is_cached(method)
+    ]
+
+
+def _is_cached(method: MethodDescriptor) -> bool:
+    return bool(method.GetOptions().HasExtension(policy_pb2.policy))
+
+
+def _endpoint(address: Address) -> dict[str, object]:
+    return {"endpoint": {"address": {"socket_address": {"address": address[0], "port_value": address[1]}}}}
+
+
+def _fill(part: object, values: Mapping[str, object]) -> object:
+    if isinstance(part, dict):
+        return {key: _fill(value, values) for key, value in part.items()}
+    if isinstance(part, list):
+        return [filled for value in part for filled in _repeat(value, values)]
+    if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z_]+)\}", part)):
+        return values[name[1]]
+    return part
+
+
+def _repeat(item: object, values: Mapping[str, object]) -> Iterator[object]:
+    """
+    An item of a list, filled in: once, or for each value of the list that its `for each` names.
+    """
+    if not isinstance(item, dict) or "for each" not in item:
+        yield _fill(item, values)
+        return
+    each = _fill(item["for each"], values)
+    rest = {key: value for key, value in item.items() if key != "for each"}
+    for value in each if isinstance(each, list) else []:
+        yield _fill(rest, {**values, "EACH": value})
+
+
+class _NoAliases(yaml.SafeDumper):
+    """
+    Writes what an anchor stood for everywhere, because Envoy's reader is not to be relied on for aliases.
+    """
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _addresses(text: str) -> list[Address]:
+    def one(part: str) -> Iterator[Address]:
+        host, colon, port = part.strip().rpartition(":")
+        if not colon or not host or not port.isdecimal():
+            raise argparse.ArgumentTypeError(f"{part!r} is not host:port")
+        yield host, int(port)
+
+    return [address for part in text.split(",") for address in one(part)]
+
+
+def main() -> None:
+    """
+    Print the configuration for the addresses on the command line.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
+    parser.add_argument("--admin-port", type=int, default=9901, help="on loopback; default 9901")
+    for service in ("registry", "cache", "cdn"):
+        parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
+    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE")
+    found = parser.parse_args()
+    addresses = Addresses(found.listen[0], found.admin_port, found.registry, found.cache, found.cdn)
+    sys.stdout.write(render(addresses, found.descriptors))
+
+
+if __name__ == "__main__":
+    main()
