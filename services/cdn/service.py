@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer
-from services.cdn.model import Asset, Draft, Intake, Page, Span, next_token, parse_digests, parse_name
+from services.cdn.model import Asset, Draft, Intake, Page, next_token, parse_digests, parse_name, parse_part
 from services.cdn.store import AssetStore
 from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, Unimplemented
@@ -55,7 +55,9 @@ class AssetService(AssetServiceServicer):
         return to_proto(await self._assets.get(draft.sha256))
 
     async def Download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.DownloadResponse]:
-        sha256, span = _wanted(request)
+        sha256, span = parse_part(request.name, request.offset, request.limit)
+        if request.tensor:
+            raise Unimplemented("NOT_IMPLEMENTED", "downloading a single tensor is not implemented yet")
         reader = self._assets.read(sha256, span)
         async with aclosing(reader.pieces()) as pieces:
             async for offset, data in pieces:
@@ -83,13 +85,6 @@ async def _chunks(messages: AsyncIterator[pb.UploadRequest], draft: Draft) -> As
         intake.accept(message.chunk.offset, len(message.chunk.data))
         yield message.chunk.data
     intake.finish()
-
-
-def _wanted(request: pb.DownloadRequest) -> tuple[str, Span]:
-    wanted = parse_name(request.name), Span(request.offset, request.limit)
-    if request.tensor:
-        raise Unimplemented("NOT_IMPLEMENTED", "downloading a single tensor is not implemented yet")
-    return wanted
 
 
 def to_proto(asset: Asset) -> pb.Asset:

@@ -2,7 +2,7 @@
 Values and rules of assets; no I/O.
 """
 
-from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, Asset, Span
+from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, Asset, Span, parse_part
 from services.cdn.model.names import asset_name, parse_digests, parse_name
 from services.cdn.model.pages import Page, next_token
 from services.cdn.model.uploads import UPLOAD_MEMORY_BYTES, Draft, Intake
@@ -19,4 +19,5 @@ __all__ = [
     "next_token",
     "parse_digests",
     "parse_name",
+    "parse_part",
 ]

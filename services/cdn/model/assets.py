@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.cdn.model.names import asset_name
-from services.chassis.errors import Violations
+from services.cdn.model.names import asset_name, parse_name
+from services.chassis.errors import InvalidArgument, Violations
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -47,16 +47,28 @@ class Span:
     offset: int = 0
     limit: int = 0
 
-    def __post_init__(self) -> None:
-        wrong = Violations()
-        for field in ("offset", "limit"):
-            if getattr(self, field) < 0:
-                wrong.add(field, "must not be negative")
-        wrong.raise_if_any()
-
     @property
     def whole(self) -> bool:
         """
         Whether that is all of the asset.
         """
         return not self.offset and not self.limit
+
+
+def parse_part(name: str, offset: int, limit: int) -> tuple[str, Span]:
+    """
+    The digest of an asset, and the part of it that is wanted.
+
+    Raises:
+        InvalidArgument: *name* is not assets/{sha256}, or *offset* or *limit* is negative.
+    """
+    wrong = Violations()
+    for field, value in (("offset", offset), ("limit", limit)):
+        if value < 0:
+            wrong.add(field, "must not be negative")
+    try:
+        sha256 = parse_name(name)
+    except InvalidArgument as error:
+        wrong.extend(error.violations)
+    wrong.raise_if_any()
+    return sha256, Span(offset, limit)
