@@ -1,0 +1,48 @@
+"""
+The few words that a draining worker has for the Envoy that it lives in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from services.chassis.hosts.config import ACTIVE_CALLS, ACTIVE_CONNECTIONS
+
+
+class Admin:
+    """
+    Envoy's administration interface.
+
+    Args:
+        path: of its unix socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def drain(self) -> None:
+        """
+        Ask every client to take its next calls elsewhere (GOAWAY); calls in progress go on.
+        """
+        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+
+    async def active(self) -> tuple[int, int]:
+        """
+        How many calls and how many connections there are.
+        """
+        text = await self._ask("GET", "/stats?format=text")
+        found = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        return int(found.get(ACTIVE_CALLS, 0)), int(found.get(ACTIVE_CONNECTIONS, 0))
+
+    async def _ask(self, verb: str, path: str) -> str:
+        reader, writer = await asyncio.open_unix_connection(str(self._path))
+        try:
+            writer.write(f"{verb} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n".encode())
+            async with asyncio.timeout(5):
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        if b" 200 " not in head.split(b"\r\n", 1)[0]:
+            raise OSError(f"Envoy refused {path}: {head[:80]!r}")
+        return body.decode("utf-8", "replace")

@@ -1,0 +1,163 @@
+"""
+gRPC over ASGI: finds the handler of a request, runs it, and answers with what it returns or raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
+from services.chassis.hosts.call import Call, Receive, Scope, Send
+from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
+from services.chassis.hosts.headers import timeout_seconds
+from services.chassis.hosts.pulse import Pulse
+from services.chassis.hosts.requests import Deserializer, Requests, deserialized, read_one
+
+_log = logging.getLogger(__name__)
+
+_GRPC = b"application/grpc"
+
+
+class Route:
+    """
+    A handler with everything looked up that is the same for each of its calls.
+
+    Args:
+        handler: of one method.
+    """
+
+    __slots__ = ("behaviour", "deserialize", "serialize", "serve")
+
+    def __init__(self, handler: Handler) -> None:
+        self.behaviour = behaviour_of(handler)
+        self.deserialize: Deserializer | None = handler.request_deserializer
+        self.serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
+        self.serve: Callable[[Route, Call, str, int], Awaitable[None]] = _SERVERS[kind_of(handler)]
+
+
+class GrpcApp:
+    """
+    The ASGI application for the calls of one process.
+
+    Args:
+        handlers: by path, "/package.Service/Method".
+        most: bytes that a message may have.
+        pulse: watches the calls in progress.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler], most: int, pulse: Pulse) -> None:
+        self._routes = {path: Route(handler) for path, handler in handlers.items()}
+        self._most = most
+        self._pulse = pulse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Serve one request.
+        """
+        headers = dict(scope["headers"])
+        if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
+            refuse(scope, send)
+            return
+        call = Call(scope, receive, send, self._most)
+        try:
+            await self._serve(call, scope["path"], headers)
+        except grpc.aio.AbortError:
+            call.finish()
+        except StatusError as error:
+            call.finish(error.code, error.details)
+        except asyncio.CancelledError:
+            # The deadline, the client or the end of the process: whoever cancelled has closed the call, unless it
+            # was the handler itself.
+            call.finish(grpc.StatusCode.CANCELLED, "the call was cancelled")
+        except Exception as error:  # noqa: BLE001 - as grpcio answers what no interceptor has translated
+            _log.exception("%s failed", scope["path"])
+            call.finish(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
+        finally:
+            call.end()
+
+    async def _serve(self, call: Call, path: str, headers: dict[bytes, bytes]) -> None:
+        timeout = None
+        if (header := headers.get(b"grpc-timeout")) is not None:
+            timeout = timeout_seconds(header)
+            if timeout is None:
+                raise StatusError(grpc.StatusCode.INTERNAL, f"bad grpc-timeout {header.decode('latin-1')!r}")
+        call.begin(timeout, headers.get(b"grpc-accept-encoding"), self._pulse)
+        route = self._routes.get(path)
+        if route is None:
+            raise StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        encoding = encoding_of(headers.get(b"grpc-encoding"))
+        await route.serve(route, call, encoding, self._most)
+
+
+async def _unary_unary(route: Route, call: Call, encoding: str, most: int) -> None:
+    message = await read_one(call, encoding, most)
+    if message is None or call.closed:
+        return
+    request = deserialized(route.deserialize, message)
+    call.running = True
+    response = await route.behaviour(request, call)
+    _answer(route, call, response)
+
+
+async def _unary_stream(route: Route, call: Call, encoding: str, most: int) -> None:
+    message = await read_one(call, encoding, most)
+    if message is None or call.closed:
+        return
+    request = deserialized(route.deserialize, message)
+    call.running = True
+    await _stream(route, call, request)
+
+
+async def _stream_unary(route: Route, call: Call, encoding: str, most: int) -> None:
+    call.running = True
+    response = await route.behaviour(Requests(call, Unframer(encoding, most), route.deserialize), call)
+    _answer(route, call, response)
+
+
+async def _stream_stream(route: Route, call: Call, encoding: str, most: int) -> None:
+    call.running = True
+    await _stream(route, call, Requests(call, Unframer(encoding, most), route.deserialize))
+
+
+async def _stream(route: Route, call: Call, request: Any) -> None:
+    serialize = route.serialize
+    async with aclosing(route.behaviour(request, call)) as responses:
+        async for response in responses:
+            await call.write(serialize(response))
+    call.finish()
+
+
+def _answer(route: Route, call: Call, response: Any) -> None:
+    if call.failed:
+        call.finish()  # a status that is not OK goes out without a message, which may not even exist
+    else:
+        call.answer(route.serialize(response))
+
+
+_SERVERS: dict[Kind, Callable[[Route, Call, str, int], Awaitable[None]]] = {
+    Kind.UNARY_UNARY: _unary_unary,
+    Kind.UNARY_STREAM: _unary_stream,
+    Kind.STREAM_UNARY: _stream_unary,
+    Kind.STREAM_STREAM: _stream_stream,
+}
+
+
+def _is_grpc(content_type: bytes) -> bool:
+    # application/grpc-web is another protocol; application/grpc+proto and application/grpc;charset=x are this one.
+    return content_type == _GRPC or (content_type.startswith(_GRPC) and content_type[len(_GRPC) :][:1] in {b"+", b";"})
+
+
+def refuse(scope: Scope, send: Send) -> None:
+    """
+    Answer what is not gRPC, with the statuses that the specification asks for.
+    """
+    status = 415 if scope["method"] == "POST" else 405
+    headers = [(b"content-type", b"text/plain"), (b"allow", b"POST"), (b"accept", _GRPC)]
+    send({"type": "http.response.start", "status": status, "headers": headers})
+    send({"type": "http.response.body", "body": b"This port speaks gRPC.\n"})

@@ -1,0 +1,86 @@
+"""
+The Envoy configuration of one worker: a listener for HTTP/2 with prior knowledge, and the service behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyvoy import PyvoyServer
+
+from services.chassis.settings import Address
+
+APP = "services.chassis.hosts.entry:app"
+STAT_PREFIX = "modelyard"
+ACTIVE_CALLS = f"http.{STAT_PREFIX}.downstream_rq_active"
+ACTIVE_CONNECTIONS = f"http.{STAT_PREFIX}.downstream_cx_active"
+
+_MIB = 1 << 20
+_HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+
+def envoy_config(listen: Address, admin: str) -> dict[str, Any]:
+    """
+    The configuration, ready for `--config-yaml` (JSON is YAML).
+
+    Args:
+        listen: where to serve.
+        admin: path of the unix socket for Envoy's administration, in a folder that nobody else can enter.
+    """
+    return {
+        "admin": {"address": {"pipe": {"path": admin, "mode": 0o600}}},
+        # Only what the drain reads: a service's metrics are its own (MODELYARD_METRICS).
+        "stats_config": {
+            "stats_matcher": {"inclusion_list": {"patterns": [{"exact": ACTIVE_CALLS}, {"exact": ACTIVE_CONNECTIONS}]}}
+        },
+        "static_resources": {"listeners": [_listener(listen)]},
+    }
+
+
+def _listener(listen: Address) -> dict[str, Any]:
+    return {
+        "name": "grpc",
+        "address": {"socket_address": {"address": listen.host, "port_value": listen.port}},
+        # A taken port has to be an error, not a share of somebody else's calls.
+        "enable_reuse_port": False,
+        # What may wait in memory for a client that reads slowly, per connection and per stream.
+        "per_connection_buffer_limit_bytes": _MIB,
+        "filter_chains": [
+            {
+                "filters": [
+                    {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http_manager()},
+                ]
+            }
+        ],
+    }
+
+
+def _http_manager() -> dict[str, Any]:
+    return {
+        "@type": _HTTP_MANAGER,
+        "stat_prefix": STAT_PREFIX,
+        "codec_type": "HTTP2",
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        # Streams may be silent for as long as they like; deadlines are the caller's, and kept by the chassis.
+        "stream_idle_timeout": "0s",
+        # Between the two GOAWAYs of a drain: calls that were under way to us when the first one left are served.
+        "drain_timeout": "1s",
+        # One bad request must not end the calls beside it.
+        "http2_protocol_options": {
+            "max_concurrent_streams": 10_000,
+            "initial_stream_window_size": _MIB,
+            "initial_connection_window_size": 64 * _MIB,
+            "override_stream_error_on_invalid_http_message": True,
+        },
+        "route_config": {"virtual_hosts": [{"name": "grpc", "domains": ["*"]}]},
+        "http_filters": _pyvoy_filters(),
+    }
+
+
+def _pyvoy_filters() -> list[dict[str, Any]]:
+    # How Envoy loads the module is pyvoy's business: take that part from the configuration that it makes.
+    made: dict[str, Any] = PyvoyServer(APP, lifespan=True, loop="uvloop", worker_threads=1).get_envoy_config()
+    manager = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][-1]["typed_config"]
+    filters: list[dict[str, Any]] = manager["http_filters"]
+    return filters
