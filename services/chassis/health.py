@@ -62,6 +62,7 @@ class Health:
         Answer for *service* ("modelyard.registry.v1.ModelService") too.
         """
         self._services.add(service)
+        self._wake()
 
     def depends_on(self, name: str, ping: Ping, *, interval: float = 5.0, timeout: float = 2.0) -> None:
         """

@@ -8,6 +8,7 @@ servicer answers both.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -31,6 +32,10 @@ class ReflectionService(reflection.aio.ReflectionServicer):  # type: ignore[misc
         _know_v1()
         super().__init__({*services, V1, V1ALPHA})
 
+    def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
+        # The base class finds neither methods nor fields, and `grpcurl describe pkg.Service.Method` asks for one.
+        return super()._file_containing_symbol(request, _definition(fully_qualified_name))
+
 
 def add_v1_to_server(servicer: ReflectionService, server: Any) -> None:
     """
@@ -44,9 +49,22 @@ def add_v1_to_server(servicer: ReflectionService, server: Any) -> None:
         )
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(V1, handlers),))
+    server.add_registered_method_handlers(V1, handlers)
 
 
 add_v1alpha_to_server = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+
+
+def _definition(symbol: str) -> str:
+    """
+    The service or message in which the method or field *symbol* is defined; any other symbol as it is.
+    """
+    pool = descriptor_pool.Default()
+    for find in (pool.FindMethodByName, pool.FindFieldByName):
+        with suppress(KeyError):
+            find(symbol)
+            return symbol.rpartition(".")[0]
+    return symbol
 
 
 def _know_v1() -> None:

@@ -8,9 +8,10 @@ What is done round every call of every service, in this order, the first outermo
 """
 
 from services.chassis.calls import Interceptor
+from services.chassis.deadlines import outgoing_timeout, remaining
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
 from services.chassis.interceptors.current import REQUEST_ID, current_call, request_id
-from services.chassis.interceptors.deadline import DeadlineInterceptor, outgoing_timeout, remaining
+from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.log import LogInterceptor
 from services.chassis.interceptors.metrics import MetricsInterceptor

@@ -1,54 +1,17 @@
 """
-Every call has an end, and every outgoing call ends before the call that it serves.
+Every call has an end, known to all that runs below it (see `services.chassis.deadlines`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextvars import ContextVar
 from typing import Any
 
 from services.chassis.calls import Kind, Method
 from services.chassis.context import Context
-from services.chassis.errors import DeadlineExceeded
+from services.chassis.deadlines import FOREVER, ends_at, exceeded
 from services.chassis.interceptors.base import CallInterceptor, Observer
-
-_FOREVER = float("inf")
-_ends: ContextVar[float] = ContextVar("modelyard_call_ends", default=_FOREVER)
-
-
-def remaining() -> float | None:
-    """
-    Seconds until the call in progress has to be answered; None outside of calls and for streams without a deadline.
-    """
-    ends = _ends.get()
-    return None if ends == _FOREVER else max(ends - time.monotonic(), 0.0)
-
-
-def outgoing_timeout(context: Context | None = None, *, reserve: float = 0.05, otherwise: float = 30.0) -> float:
-    """
-    The timeout for a call or a query made on behalf of the call in progress.
-
-    Args:
-        context: of the call in progress, where it is at hand and no deadline interceptor ran; usually left out.
-        reserve: seconds kept back to answer in; never more than a tenth of what is left.
-        otherwise: the timeout where the call in progress has no deadline.
-
-    Returns:
-        Seconds, shorter than what is left.
-
-    Raises:
-        DeadlineExceeded: nothing is left.
-    """
-    left = remaining()
-    if left is None and context is not None:
-        left = context.time_remaining()
-    if left is None or left == _FOREVER:
-        return otherwise
-    if left <= 0:
-        raise _exceeded()
-    return left - min(reserve, left / 10)
 
 
 class DeadlineInterceptor(CallInterceptor):
@@ -108,7 +71,7 @@ class Cutter:
     def __init__(self, after: float) -> None:
         self._after = after
         self._width = min(1.0, after / 16)
-        self._slot = Slot(-_FOREVER)
+        self._slot = Slot(-FOREVER)
 
     def enter(self, task: asyncio.Task[Any], now: float) -> Slot:
         """
@@ -127,12 +90,12 @@ class _Uncapped:
 
     def begin(self, context: Context) -> Any:
         left = context.time_remaining()
-        if left is None or left == _FOREVER:
-            _ends.set(_FOREVER)
+        if left is None or left == FOREVER:
+            ends_at(FOREVER)
             return None
         if left <= 0:
-            raise _exceeded()
-        _ends.set(time.monotonic() + left)
+            raise exceeded()
+        ends_at(time.monotonic() + left)
         return None
 
     def end(self, _context: Context, _state: Any) -> None:
@@ -152,12 +115,12 @@ class _Capped:
     def begin(self, context: Context) -> tuple[Slot, asyncio.Task[Any]] | None:
         left = context.time_remaining()
         now = time.monotonic()
-        if left is not None and left != _FOREVER:
+        if left is not None and left != FOREVER:
             if left <= 0:
-                raise _exceeded()
-            _ends.set(now + left)
+                raise exceeded()
+            ends_at(now + left)
             return None
-        _ends.set(now + self._default)
+        ends_at(now + self._default)
         task = asyncio.current_task()
         return None if task is None else (self._cutter.enter(task, now), task)
 
@@ -173,8 +136,4 @@ class _Capped:
         slot.tasks.discard(task)
         if slot.expired and isinstance(error, asyncio.CancelledError):
             task.uncancel()
-            raise _exceeded() from error
-
-
-def _exceeded() -> DeadlineExceeded:
-    return DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than it may")
+            raise exceeded() from error

@@ -18,9 +18,9 @@ DETAILS = "grpc-status-details-bin"
 
 # Clients refuse trailers of more than some 8 KiB in all, and then show an error of their own in place of ours.
 # The message goes twice (in the details too), the details in base64.
-_MOST_MESSAGE = 1000
+_MOST_MESSAGE = 600
 _MOST_TEXT = 256
-_MOST_VIOLATION_BYTES = 2500
+_MOST_VIOLATION_BYTES = 2000
 
 
 def status_code(error: ModelyardError) -> grpc.StatusCode:

@@ -192,7 +192,8 @@ def _either(values: list[str]) -> str:
 
 
 def _has_password(parts: SplitResult) -> bool:
-    if ":" in parts.netloc.rpartition("@")[0]:
+    # An @ after the host is what is left of a password with an unescaped "/", "?" or "#" in it.
+    if ":" in parts.netloc.rpartition("@")[0] or "@" in parts.path + parts.query + parts.fragment:
         return True
     return any(_sounds_secret(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True))
 

@@ -1,0 +1,248 @@
+"""
+What Prometheus reads is what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.chassis.context import Context
+from services.chassis.errors import NotFound
+from services.chassis.interceptors import standard
+from services.chassis.metrics import CallMetrics, Metrics, go_name
+from services.chassis.settings import Address
+from services.chassis.tests.wired import (
+    SERVICE,
+    bidi,
+    client_stream,
+    eventually,
+    failure,
+    path,
+    server_stream,
+    unary,
+    wired,
+)
+
+
+async def _echo(request: bytes, _context: Context) -> bytes:
+    return request
+
+
+async def _twice(request: bytes, _context: Context) -> AsyncIterator[bytes]:
+    yield request
+    yield request
+
+
+async def _joined(requests: AsyncIterator[bytes], _context: Context) -> bytes:
+    return b"".join([each async for each in requests])
+
+
+async def _each(requests: AsyncIterator[bytes], _context: Context) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request
+
+
+async def _missing(_request: bytes, _context: Context) -> bytes:
+    raise NotFound("MODEL_NOT_FOUND", "namespaces/a/models/m")
+
+
+def _registry(calls: CallMetrics) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(calls)
+    return registry
+
+
+def _value(registry: CollectorRegistry, name: str, kind: str, method: str, **labels: str) -> float | None:
+    labels |= {"grpc_type": kind, "grpc_service": SERVICE, "grpc_method": method}
+    return registry.get_sample_value(f"grpc_server_{name}", labels)
+
+
+async def test_calls_and_messages_are_counted_for_all_kinds() -> None:
+    """
+    The standard counters count each call once and each message of a stream once.
+    """
+    calls = CallMetrics()
+    handlers = {
+        "A": unary(_echo),
+        "B": server_stream(_twice),
+        "C": client_stream(_joined),
+        "D": bidi(_each),
+    }
+    async with wired(interceptors=standard(calls), **handlers) as channel:
+        await channel.unary_unary(path("A"))(b"")
+        assert len([each async for each in channel.unary_stream(path("B"))(b"")]) == 2
+        await channel.stream_unary(path("C"))(iter([b""] * 3))
+        assert len([each async for each in channel.stream_stream(path("D"))(iter([b""] * 4))]) == 4
+    registry = _registry(calls)
+    expected = {
+        ("unary", "A"): (1, 1),
+        ("server_stream", "B"): (1, 2),
+        ("client_stream", "C"): (3, 1),
+        ("bidi_stream", "D"): (4, 4),
+    }
+    for (kind, method), (received, sent) in expected.items():
+        assert _value(registry, "started_total", kind, method) == 1
+        assert _value(registry, "handled_total", kind, method, grpc_code="OK") == 1
+        assert _value(registry, "msg_received_total", kind, method) == received
+        assert _value(registry, "msg_sent_total", kind, method) == sent
+        assert _value(registry, "handling_seconds_count", kind, method) == 1
+
+
+async def test_failures_are_counted_by_their_code() -> None:
+    """
+    A failed call counts under the code that its client saw, spelt as in Go, and sends no message.
+    """
+    calls = CallMetrics()
+    async with wired(Do=unary(_missing), interceptors=standard(calls)) as channel:
+        await failure(channel.unary_unary(path("Do"))(b""))
+    registry = _registry(calls)
+    assert _value(registry, "handled_total", "unary", "Do", grpc_code="NotFound") == 1
+    assert _value(registry, "handled_total", "unary", "Do", grpc_code="OK") == 0
+    assert _value(registry, "msg_sent_total", "unary", "Do") == 0
+
+
+async def test_cancelled_calls_are_counted_as_such() -> None:
+    """
+    A client that goes away leaves Canceled, a deadline that passes DeadlineExceeded.
+    """
+    calls = CallMetrics()
+
+    async def handler(_request: bytes, _context: Context) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    registry = _registry(calls)
+
+    def handled(code: str) -> float | None:
+        return _value(registry, "handled_total", "unary", "Do", grpc_code=code)
+
+    async with wired(Do=unary(handler), interceptors=standard(calls)) as channel:
+        do = channel.unary_unary(path("Do"))
+        assert (await failure(do(b"", timeout=0.1))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        call = do(b"")
+        await eventually(lambda: _value(registry, "started_total", "unary", "Do") == 2)
+        call.cancel()
+        await eventually(lambda: handled("Canceled") and handled("DeadlineExceeded"))
+    assert (handled("Canceled"), handled("DeadlineExceeded")) == (1, 1)
+
+
+async def test_methods_are_there_before_their_first_call() -> None:
+    """
+    Registered methods start at zero, so that a rate over a new process is right from its first call on.
+    """
+    calls = CallMetrics()
+    async with wired(Do=unary(_echo), interceptors=standard(calls)):
+        pass
+    assert _value(_registry(calls), "started_total", "unary", "Do") == 0
+
+
+async def test_durations_fall_into_their_bucket() -> None:
+    """
+    Buckets are cumulative, end with all calls, and a call is in the first one that is not shorter than it.
+    """
+    calls = CallMetrics()
+
+    async def handler(request: bytes, _context: Context) -> bytes:
+        await asyncio.sleep(0.03)
+        return request
+
+    async with wired(Do=unary(handler), interceptors=standard(calls)) as channel:
+        await channel.unary_unary(path("Do"))(b"")
+    registry = _registry(calls)
+    assert _value(registry, "handling_seconds_bucket", "unary", "Do", le="0.025") == 0
+    assert _value(registry, "handling_seconds_bucket", "unary", "Do", le="60.0") == 1
+    assert _value(registry, "handling_seconds_bucket", "unary", "Do", le="+Inf") == 1
+    assert (_value(registry, "handling_seconds_sum", "unary", "Do") or 0) >= 0.03
+
+
+def test_codes_are_spelt_as_in_go() -> None:
+    """
+    Dashboards match the names of grpc-go's codes.
+    """
+    numbered = {code.value[0]: go_name(code) for code in grpc.StatusCode}
+    assert [numbered[number] for number in sorted(numbered)] == [
+        "OK",
+        "Canceled",
+        "Unknown",
+        "InvalidArgument",
+        "DeadlineExceeded",
+        "NotFound",
+        "AlreadyExists",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "FailedPrecondition",
+        "Aborted",
+        "OutOfRange",
+        "Unimplemented",
+        "Internal",
+        "Unavailable",
+        "DataLoss",
+        "Unauthenticated",
+    ]
+
+
+def _free() -> Address:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Address("127.0.0.1", probe.getsockname()[1])
+
+
+def _fetched(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as page:  # noqa: S310 - our own page
+        return str(page.read().decode())
+
+
+async def test_the_page_is_read_by_prometheus() -> None:
+    """
+    /metrics parses as Prometheus text and holds the calls, the process, and what runs.
+    """
+    metrics = Metrics("services.test", "grpcio")
+    address = _free()
+    async with wired(Do=unary(_echo), interceptors=standard(metrics.calls)) as channel:
+        await channel.unary_unary(path("Do"))(b"")
+    with metrics.serve(address):
+        page = await asyncio.to_thread(_fetched, f"http://{address}/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert families["grpc_server_handled"].type == "counter"
+    assert families["grpc_server_handling_seconds"].type == "histogram"
+    (build,) = families["modelyard_build_info"].samples
+    assert (build.labels["program"], build.labels["host"]) == ("services.test", "grpcio")
+    assert families["python_info"].samples
+    assert families["modelyard_event_loop_lag_seconds"].samples
+
+
+async def test_the_page_is_gone_when_its_process_is_done() -> None:
+    """
+    The port is free again after the block, and a port that is taken is an error at start.
+    """
+    address = _free()
+    first, second = Metrics("services.first", "grpcio"), Metrics("services.second", "grpcio")
+    with first.serve(address), pytest.raises(OSError, match=r"[Aa]ddress"), second.serve(address):
+        pass
+    with second.serve(address):
+        assert "services.second" in await asyncio.to_thread(_fetched, f"http://{address}/metrics")
+
+
+async def test_a_blocked_event_loop_shows() -> None:
+    """
+    The lag is about as long as something blocked the loop.
+    """
+    metrics = Metrics("services.test", "grpcio")
+    watcher = asyncio.create_task(metrics.watch_loop(every=0.01))
+    await asyncio.sleep(0.05)
+    time.sleep(0.2)  # noqa: ASYNC251 - blocking is the point
+    await asyncio.sleep(0.05)
+    watcher.cancel()
+    with suppress(asyncio.CancelledError):
+        await watcher
+    assert (metrics.registry.get_sample_value("modelyard_event_loop_lag_seconds") or 0) >= 0.15

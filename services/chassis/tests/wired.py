@@ -1,0 +1,126 @@
+"""
+Handlers behind the standard interceptors, on a real server and a real channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # the wheel has no stubs
+
+from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
+from services.chassis.interceptors import standard
+from services.chassis.interceptors.status import DETAILS
+from services.chassis.metrics import CallMetrics
+
+SERVICE = "test.Yard"
+
+# Handlers without serializers take and give bytes.
+unary = grpc.unary_unary_rpc_method_handler
+server_stream = grpc.unary_stream_rpc_method_handler
+client_stream = grpc.stream_unary_rpc_method_handler
+bidi = grpc.stream_stream_rpc_method_handler
+
+
+class Registrar:
+    """
+    Takes handlers as a server does, from generated adders too, and wraps them.
+    """
+
+    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor]) -> None:
+        self._server = server
+        self._interceptors = interceptors
+
+    def add_generic_rpc_handlers(self, _handlers: Any) -> None:
+        """
+        Adders give the same handlers once more by name.
+        """
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """
+        Wrap each and serve it.
+        """
+        wrapped = {
+            name: wrap_handler(handler, Method.of(service, name, handler), self._interceptors)
+            for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+
+
+@asynccontextmanager
+async def wired(
+    *adders: Callable[[Any], None],
+    interceptors: Sequence[Interceptor] | None = None,
+    **handlers: Any,
+) -> AsyncIterator[Any]:
+    """
+    A channel to a server with *handlers* as the methods of test.Yard, and with what *adders* add.
+
+    (Any: the stubs of grpc insist on serializers, which are optional and left out here.)
+    """
+    server = grpc.aio.server()
+    registrar = Registrar(server, standard(CallMetrics()) if interceptors is None else interceptors)
+    registrar.add_registered_method_handlers(SERVICE, handlers)
+    for adder in adders:
+        adder(registrar)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)
+
+
+def path(name: str) -> str:
+    """
+    The path of a method of test.Yard.
+    """
+    return f"/{SERVICE}/{name}"
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    """
+    The error with which *call* ends.
+    """
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("the call succeeded")
+
+
+def trailer(error: grpc.aio.AioRpcError, key: str) -> Any:
+    """
+    The value of *key* in the trailing metadata.
+    """
+    metadata: Any = error.trailing_metadata()
+    return dict(list(metadata)).get(key)
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """
+    Wait until *condition* holds; fail after five seconds.
+    """
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - it looks at what has no event to wait for
+            await asyncio.sleep(0.01)
+
+
+def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """
+    The google.rpc details of *error* by the name of their type.
+    """
+    status = status_pb2.Status.FromString(trailer(error, DETAILS))
+    assert status.code == error.code().value[0]
+    assert status.message == error.details()
+    found = {}
+    for packed in status.details:
+        name = packed.TypeName().rpartition(".")[2]
+        found[name] = getattr(error_details_pb2, name)()
+        assert packed.Unpack(found[name])
+    return found
