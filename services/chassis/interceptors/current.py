@@ -65,6 +65,7 @@ def request_id() -> str | None:
 def _sent(context: Context) -> str | None:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID:
-            fit = isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS and value.isprintable()
-            return str(value) if fit else None
+            # It is echoed, and trailers hold printable ASCII only.
+            fit = isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS and value.isascii()
+            return str(value) if fit and str(value).isprintable() else None
     return None
