@@ -1,0 +1,171 @@
+"""
+What the two clients share: channel options, retries, what goes along with each call, revisions seen.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+
+from modelyard.cache.v1 import cache_pb2
+from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
+from modelyard.registry.v1 import (
+    aliases_pb2,
+    audit_pb2,
+    cards_pb2,
+    deployments_pb2,
+    evaluations_pb2,
+    models_pb2,
+    namespaces_pb2,
+    versions_pb2,
+)
+
+DEFAULT_TARGET = "127.0.0.1:8080"
+DEFAULT_DEADLINE = 30.0
+
+# Servers send messages of up to 8 MiB: a chunk of 4 MiB, or a page of a thousand models.
+_MESSAGE_BYTES = 8 * 1024 * 1024
+_CONTRACTS: Sequence[FileDescriptor] = [
+    module.DESCRIPTOR
+    for module in (
+        namespaces_pb2,
+        models_pb2,
+        versions_pb2,
+        aliases_pb2,
+        cards_pb2,
+        evaluations_pb2,
+        deployments_pb2,
+        audit_pb2,
+        assets_pb2,
+        uploads_pb2,
+        delivery_pb2,
+        cache_pb2,
+    )
+]
+_READS = ("Get", "BatchGet", "List", "Search", "Query", "Find", "Scan", "Stats")
+# Starts like a read and hands out a lease.
+_NOT_READS = {"GetOrLease"}
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+def _reads() -> Iterator[dict[str, str]]:
+    for contract in _CONTRACTS:
+        for service in contract.services_by_name.values():
+            for method in service.methods:
+                if method.name.startswith(_READS) and method.name not in _NOT_READS and not method.server_streaming:
+                    yield {"service": service.full_name, "method": method.name}
+
+
+def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
+    """
+    The options of a channel: message sizes, keepalive, and retries of reads (and only reads) that found no server.
+    """
+    retry = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = {
+        "methodConfig": [{"name": list(_reads()), "retryPolicy": retry}],
+        # When most calls fail, retries only make it worse: stop them until calls succeed again.
+        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
+    }
+    return [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+        ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        # Not faster than servers allow by default (gRPC proposal A8): five minutes.
+        ("grpc.keepalive_time_ms", 300_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.primary_user_agent", "modelyard"),
+        *extra,
+    ]
+
+
+def parse_target(
+    target: str, credentials: grpc.ChannelCredentials | None
+) -> tuple[str, grpc.ChannelCredentials | None]:
+    """
+    The address in *target*, and the credentials for TLS (None without TLS).
+
+    Args:
+        target: host:port, or an http:// or https:// address; https means TLS.
+        credentials: for TLS; None means the system's roots when *target* says https.
+
+    Raises:
+        ValueError: *target* is empty, or says http while there are credentials.
+    """
+    scheme, separator, rest = target.partition("://")
+    address = (rest if separator else target).rstrip("/")
+    if not address or (separator and scheme not in {"http", "https"}):
+        raise ValueError(f"a target is host:port or an https:// address, not {target!r}")
+    if separator and scheme == "http" and credentials is not None:
+        raise ValueError(f"{target} is not TLS, so credentials cannot be used with it")
+    if separator and scheme == "https" and credentials is None:
+        credentials = grpc.ssl_channel_credentials()
+    return address, credentials
+
+
+@dataclass(slots=True)
+class Session:
+    """
+    What goes along with every call of one client: identity, request id, deadline, and the newest revision seen, so that
+    a client always reads what it wrote.
+
+    Args:
+        token: sent as `authorization: Bearer …`; None means none.
+        deadline: seconds that a unary call may take when the caller says nothing; None means forever.
+    """
+
+    token: str | None
+    deadline: float | None
+    # Each service counts on its own, so revisions are kept by package: modelyard.registry.v1 and so on.
+    _revisions: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def revision(self, package: str = "modelyard.registry.v1") -> int:
+        """
+        The newest revision seen of the service behind *package*, 0 before the first answer.
+        """
+        return self._revisions.get(package, 0)
+
+    def metadata(self, method: str, given: Any) -> list[tuple[str, str | bytes]]:
+        """
+        The metadata of a call: what the caller gave, and what is not in it yet.
+        """
+        found: list[tuple[str, str | bytes]] = list(given or ())
+        keys = {key for key, _ in found}
+        if self.token is not None and "authorization" not in keys:
+            found.append(("authorization", f"Bearer {self.token}"))
+        if "x-request-id" not in keys:
+            found.append(("x-request-id", uuid.uuid4().hex))
+        revision = self.revision(_package(method))
+        if revision and "x-min-revision" not in keys:
+            found.append(("x-min-revision", str(revision)))
+        return found
+
+    def note(self, method: str, trailers: Any) -> None:
+        """
+        Remember the revision that an answer reflects.
+        """
+        for key, value in trailers or ():
+            if key == "x-revision" and str(value).isdecimal():
+                package = _package(method)
+                with self._lock:
+                    self._revisions[package] = max(self._revisions.get(package, 0), int(value))
+
+
+def _package(method: str) -> str:
+    # "/modelyard.registry.v1.ModelService/GetModel" → "modelyard.registry.v1"
+    return method[1:].partition("/")[0].rpartition(".")[0]

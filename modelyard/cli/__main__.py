@@ -1,0 +1,9 @@
+"""
+`python -m modelyard.cli`
+"""
+
+import sys
+
+from modelyard.cli.main import main
+
+sys.exit(main())

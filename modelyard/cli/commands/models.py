@@ -1,0 +1,148 @@
+"""
+`modelyard models …`
+"""
+
+from __future__ import annotations
+
+import argparse
+import uuid
+
+from modelyard.cli.names import DEFAULT_NAMESPACE, model_name, namespace_name, split_model
+from modelyard.cli.output import Column, Output, count, pairs, time_of
+from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.client import Client
+from modelyard.registry.v1 import models_pb2 as pb
+
+_TEXTS = {
+    "display_name": "a name for people",
+    "description": "what it is",
+    "owner": "who answers for it",
+    "task": "what it does, such as image-classification",
+    "framework": "what runs it, such as pytorch",
+    "license": "an SPDX identifier, such as Apache-2.0",
+}
+_COLUMNS: list[Column[pb.Model]] = [
+    Column("NAME", lambda each: each.name.removeprefix("namespaces/").replace("/models/", "/", 1)),
+    Column("TASK", lambda each: each.task),
+    Column("PARAMETERS", lambda each: count(each.parameter_count), right=True),
+    Column("VERSIONS", lambda each: count(each.latest_version), right=True),
+    Column("UPDATED", lambda each: time_of(each.update_time)),
+]
+
+
+def add(group: Group) -> None:
+    """
+    Say what there is.
+    """
+    commands = subcommands(group, "models", "models")
+    parser = command(commands, "list", list_, "list the models of a namespace")
+    parser.add_argument("namespace", metavar="NAMESPACE", nargs="?", default=DEFAULT_NAMESPACE)
+    limited(parser)
+    parser = command(commands, "search", search, "find models by words and by a filter, best match first")
+    parser.add_argument("query", metavar="WORD", nargs="*", help="all of them must match")
+    parser.add_argument(
+        "--filter", default="", help="such as 'parameter_count < 1e8 AND evaluations.imagenet.top1 > 85'"
+    )
+    parser.add_argument("--order-by", default="", metavar="FIELDS", help="such as 'parameter_count desc, name'")
+    parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
+    limited(parser, 20)
+    command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")
+    _settable(command(commands, "create", create, "add a model"))
+    _settable(command(commands, "update", update, "change what is given of a model, and leave the rest"))
+
+
+def _settable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="resnet50, default/resnet50 or the full name")
+    for field, help_ in _TEXTS.items():
+        parser.add_argument(f"--{field.replace('_', '-')}", metavar="TEXT", help=help_)
+    parser.add_argument("--parameter-count", type=int, metavar="N", help="the number of trainable parameters")
+    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
+
+
+def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    List the models of a namespace.
+    """
+    request = pb.ListModelsRequest(parent=namespace_name(args.namespace))
+    output.many(all_pages(yard.models.ListModels, request, "models", args.limit), _COLUMNS, "no models")
+
+
+def search(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Find models.
+    """
+    request = pb.SearchModelsRequest(
+        parent=namespace_name(args.namespace),
+        query=" ".join(args.query),
+        filter=args.filter,
+        order_by=args.order_by,
+    )
+    output.many(all_pages(yard.models.SearchModels, request, "models", args.limit, 200), _COLUMNS, "no model matches")
+
+
+def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Show a model.
+    """
+    show(output, yard.models.GetModel(pb.GetModelRequest(name=model_name(args.model))))
+
+
+def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Add a model.
+    """
+    parent, model_id = split_model(args.model)
+    model = pb.Model()
+    _fill(model, args)
+    request = pb.CreateModelRequest(parent=parent, model_id=model_id, model=model, request_id=uuid.uuid4().hex)
+    show(output, yard.models.CreateModel(request))
+
+
+def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Change a model. Labels are put to those there are; the etag keeps two who do that at once from losing one.
+    """
+    model = pb.Model(name=model_name(args.model))
+    if args.label:
+        current = yard.models.GetModel(pb.GetModelRequest(name=model.name))
+        model.labels.update(current.labels)
+        model.etag = current.etag
+    request = pb.UpdateModelRequest(request_id=uuid.uuid4().hex)
+    request.update_mask.paths.extend(_fill(model, args))
+    request.model.CopyFrom(model)
+    show(output, yard.models.UpdateModel(request))
+
+
+def _fill(model: pb.Model, args: argparse.Namespace) -> list[str]:
+    given = [field for field in (*_TEXTS, "parameter_count") if getattr(args, field) is not None]
+    for field in given:
+        setattr(model, field, getattr(args, field))
+    if args.label:
+        given.append("labels")
+    for key, value in args.label or ():
+        if value:
+            model.labels[key] = value
+        else:
+            model.labels.pop(key, None)
+    return given
+
+
+def show(output: Output, model: pb.Model) -> None:
+    """
+    Print a model.
+    """
+    facts = [
+        ("name", model.name),
+        *((field.replace("_", " "), getattr(model, field)) for field in _TEXTS),
+        ("parameters", count(model.parameter_count)),
+        ("labels", pairs(model.labels.items())),
+        ("annotations", pairs(model.annotations.items())),
+        ("latest version", count(model.latest_version)),
+        ("created", time_of(model.create_time)),
+        ("updated", time_of(model.update_time)),
+        ("deleted", time_of(model.delete_time)),
+        ("purged at", time_of(model.purge_time)),
+        ("revision", str(model.revision)),
+        ("etag", model.etag),
+    ]
+    output.one(model, facts)

@@ -1,0 +1,171 @@
+"""
+`modelyard versions …`
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import uuid
+
+from modelyard.cli.names import VersionRef, model_name
+from modelyard.cli.output import Column, Output, pairs, time_of
+from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.cli.progress import amount
+from modelyard.client import Client
+from modelyard.registry.v1 import aliases_pb2
+from modelyard.registry.v1 import versions_pb2 as pb
+
+
+def add(group: Group) -> None:
+    """
+    Say what there is.
+    """
+    commands = subcommands(group, "versions", "versions of models")
+    parser = command(commands, "list", list_, "list the versions of a model, the newest first")
+    parser.add_argument("model", metavar="MODEL")
+    limited(parser)
+    _version(command(commands, "get", get, "show a version and its files"))
+    parser = command(commands, "create", create, "add the next version of a model, in state PENDING")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--artifact",
+        type=artifact,
+        action="append",
+        default=[],
+        metavar="PATH=SHA256:SIZE",
+        help="a file, by its digest",
+    )
+    parser.add_argument("--description", default="")
+    parser.add_argument("--stage", default="", help="a free word for where it stands")
+    parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--parent-version", type=version_ref, metavar="VERSION", help="what it was trained from")
+    parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
+    parser.add_argument("--run", dest="lineage_run", default="", help="the run that made it")
+    parser.add_argument("--git-commit", default="", metavar="COMMIT")
+    _version(command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY"))
+
+
+def _version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "version", type=version_ref, metavar="VERSION", help="MODEL@3, MODEL@production or the full name"
+    )
+
+
+def version_ref(text: str) -> VersionRef:
+    """
+    A version, for options.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        return VersionRef.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def artifact(text: str) -> pb.Artifact:
+    """
+    ``path=sha256:size``, for options.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    match = re.fullmatch(r"(.+)=([0-9A-Fa-f]+):([0-9]{1,18})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATH=SHA256:SIZE")
+    return pb.Artifact(path=match[1], sha256=match[2], size_bytes=int(match[3]))
+
+
+def resolve(yard: Client, ref: VersionRef) -> str:
+    """
+    The full name of a version; an alias is looked up.
+    """
+    if ref.number:
+        return ref.name
+    return yard.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=ref.name)).version
+
+
+def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    List the versions of a model.
+    """
+    request = pb.ListVersionsRequest(parent=model_name(args.model))
+    columns: list[Column[pb.Version]] = [
+        Column("VERSION", lambda each: str(each.number), right=True),
+        Column("STATE", state),
+        Column("STAGE", lambda each: each.stage),
+        Column("FILES", lambda each: str(len(each.artifacts)), right=True),
+        Column("SIZE", lambda each: amount(each.size_bytes, "B"), right=True),
+        Column("CREATED", lambda each: time_of(each.create_time)),
+    ]
+    output.many(all_pages(yard.versions.ListVersions, request, "versions", args.limit), columns, "no versions")
+
+
+def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Show a version.
+    """
+    show(output, yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, args.version))))
+
+
+def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Add the next version of a model.
+    """
+    lineage = pb.Lineage(
+        parent_version=resolve(yard, args.parent_version) if args.parent_version else "",
+        training_data=args.training_data,
+        run=args.lineage_run,
+        git_commit=args.git_commit,
+    )
+    version = pb.Version(
+        description=args.description,
+        artifacts=args.artifact,
+        lineage=lineage if lineage.ByteSize() else None,
+        stage=args.stage,
+        labels=dict(args.label),
+    )
+    request = pb.CreateVersionRequest(parent=model_name(args.model), version=version, request_id=uuid.uuid4().hex)
+    show(output, yard.versions.CreateVersion(request))
+
+
+def finalize(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Verify that all files of a version are stored, and make it READY.
+    """
+    request = pb.FinalizeVersionRequest(name=resolve(yard, args.version), request_id=uuid.uuid4().hex)
+    show(output, yard.versions.FinalizeVersion(request))
+
+
+def state(version: pb.Version) -> str:
+    """
+    The state as one word.
+    """
+    return pb.Version.State.Name(version.state).removeprefix("STATE_")
+
+
+def show(output: Output, version: pb.Version) -> None:
+    """
+    Print a version and its files.
+    """
+    files = [(f"file {each.path}", f"{each.sha256}  {amount(each.size_bytes, 'B')}") for each in version.artifacts]
+    facts = [
+        ("name", version.name),
+        ("state", state(version)),
+        ("failure", version.failure),
+        ("description", version.description),
+        ("stage", version.stage),
+        ("labels", pairs(version.labels.items())),
+        ("trained from", version.lineage.parent_version),
+        ("trained on", ", ".join(version.lineage.training_data)),
+        ("run", version.lineage.run),
+        ("git commit", version.lineage.git_commit),
+        ("size", amount(version.size_bytes, "B")),
+        *files,
+        ("created", time_of(version.create_time)),
+        ("updated", time_of(version.update_time)),
+        ("revision", str(version.revision)),
+    ]
+    output.one(version, facts)

@@ -1,0 +1,74 @@
+"""
+`modelyard watch`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from modelyard.changes.v1 import changes_pb2 as pb
+from modelyard.cli.output import Output, time_of
+from modelyard.cli.parsing import Group, command
+from modelyard.client import Client
+from modelyard.problems import explain
+
+_LONGEST_PAUSE = 10.0
+
+
+def add(group: Group) -> None:
+    """
+    Say what there is.
+    """
+    parser = command(group, "watch", watch, "show what changes in the registry, as it changes, until Ctrl-C")
+    parser.add_argument(
+        "--from", dest="start", type=int, default=0, metavar="REVISION", help="begin there; now by default"
+    )
+    parser.add_argument("--prefix", default="", metavar="NAME", help="only this resource and what is below it")
+
+
+def watch(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Show changes. When the registry is away for a while, goes on where it was.
+    """
+    start, pause = args.start, 0.5
+    while True:
+        request = pb.WatchChangesRequest(start_revision=start, resource_prefix=args.prefix)
+        try:
+            for event in yard.changes.WatchChanges(request):
+                pause = 0.5
+                start = _show(event, output)
+        except grpc.RpcError as error:
+            if explain(error).code is not grpc.StatusCode.UNAVAILABLE or not start:
+                raise
+            output.note(f"the registry is away: going on at revision {start} when it is back")
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _show(event: pb.WatchChangesResponse, output: Output) -> int:
+    """
+    Print an event; returns the revision that comes next.
+    """
+    kind = event.WhichOneof("event")
+    if kind == "heartbeat":
+        return event.heartbeat.applied_revision + 1
+    if kind == "discontinuity":
+        gap = event.discontinuity
+        print(f"the log begins at revision {gap.oldest_revision}: what was before is left out", file=sys.stderr)
+        return gap.head_revision + 1
+    revision = event.revision
+    if output.json:
+        print(json.dumps(MessageToDict(event), ensure_ascii=False), flush=True)
+        return revision.revision + 1
+    for change in revision.changes:
+        name = pb.Change.Kind.Name(change.kind).removeprefix("KIND_")
+        below = " and all below" if change.subtree else ""
+        when = time_of(revision.commit_time)
+        print(f"{revision.revision:>8}  {when}  {name:<7}  {change.resource}{below}", flush=True)
+    return revision.revision + 1

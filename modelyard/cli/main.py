@@ -1,0 +1,109 @@
+"""
+`modelyard`: the registry on the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+
+from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET
+from modelyard.cli.commands import aliases, assets, evaluations, imports, models, namespaces, versions, watch
+from modelyard.cli.output import Output
+from modelyard.cli.parsing import common
+from modelyard.client import Client, connect
+from modelyard.problems import explain
+from modelyard.transfer import IntegrityError
+
+_EPILOG = """\
+names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the same model;
+       resnet50@3 is its version 3, resnet50@production the version that the alias points at.
+
+exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0, 1 when the call failed, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: with 2, when the command line is wrong; with 0 after --help.
+    """
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        with contextlib.closing(_connect(parser, args)) as yard:
+            args.run(yard, args, Output(args.json))
+            sys.stdout.flush()
+    except grpc.RpcError as error:
+        return _fail(_line(error, args.target))
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except IntegrityError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelyard",
+        description="A registry of AI models: models, versions, aliases, results and bytes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common()],
+    )
+    parser.set_defaults(
+        target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
+        token_file=os.environ.get("MODELYARD_TOKEN_FILE") or None,
+        deadline=DEFAULT_DEADLINE,
+        json=False,
+    )
+    group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for room in (namespaces, models, versions, aliases, evaluations, assets, imports, watch):
+        room.add(group)
+    return parser
+
+
+def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Client:
+    token = Path(args.token_file).read_text(encoding="utf-8").strip() if args.token_file else None
+    try:
+        return connect(args.target, token, deadline=args.deadline)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _line(error: grpc.RpcError, target: str) -> str:
+    problem = explain(error)
+    reason = f" ({problem.reason})" if problem.reason else ""
+    wrong = "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
+    if problem.code is grpc.StatusCode.UNAVAILABLE and not problem.reason:
+        return f"{problem.code.name}: nothing answers at {target}: is it running? (--target says where)"
+    return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
+
+
+def _fail(line: str) -> int:
+    print(f"modelyard: {line}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

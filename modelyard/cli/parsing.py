@@ -1,0 +1,108 @@
+"""
+Parts that the commands' parsers share.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
+
+from modelyard.cli.output import Output
+from modelyard.client import Client
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    # argparse gives this type no other name.
+    Group = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
+else:
+    Group = argparse.Action
+
+#: What a command does.
+Run = Callable[[Client, argparse.Namespace, Output], None]
+
+
+def common() -> argparse.ArgumentParser:
+    """
+    The options that every command takes, after its name as well as before.
+    """
+    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = parser.add_argument_group("connection and output")
+    group.add_argument("--target", metavar="ADDRESS", help="host:port or https:// address ($MODELYARD_TARGET)")
+    group.add_argument("--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE)")
+    group.add_argument("--deadline", type=float, metavar="SECONDS", help="how long a call may take (30)")
+    group.add_argument("--json", action="store_true", help="print JSON, a line for each message")
+    return parser
+
+
+def command(group: Group, name: str, run: Run, help: str) -> argparse.ArgumentParser:  # noqa: A002 - as in argparse
+    """
+    Add the command *name*, which does *run*.
+    """
+    parser = group.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common()])
+    parser.set_defaults(run=run)
+    return parser
+
+
+def subcommands(group: Group, name: str, help: str) -> Group:  # noqa: A002 - as in argparse
+    """
+    Add *name*, which has commands of its own.
+    """
+    parser = group.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def limited(parser: argparse.ArgumentParser, default: int = 50) -> None:
+    """
+    Let a list be limited.
+    """
+    parser.add_argument(
+        "--limit", type=_at_least_0, default=default, metavar="N", help=f"at most N; 0 for all ({default})"
+    )
+
+
+def pair(text: str) -> tuple[str, str]:
+    """
+    ``key=value``, for options.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _at_least_0(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def all_pages(call: Callable[[Any], Any], request: Message, field: str, limit: int, page: int = 1000) -> Iterator[Any]:
+    """
+    What a list RPC gives, page after page.
+
+    Args:
+        call: the stub's method.
+        request: with everything but the page.
+        field: of the response that holds the list.
+        limit: at most this many; 0 for all.
+        page: the largest page that the RPC gives.
+    """
+    paged: Any = request
+    given = 0
+    while True:
+        paged.page_size = min(limit - given, page) if limit else page
+        response = call(paged)
+        for message in getattr(response, field):
+            yield message
+            given += 1
+        paged.page_token = response.next_page_token
+        if not paged.page_token or (limit and given >= limit):
+            return

@@ -1,0 +1,88 @@
+"""
+A progress bar on the terminal, and nothing anywhere else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+_INTERVAL = 0.1
+_BAR = 24
+
+
+class Progress:
+    """
+    A bar with how much is done, how fast it goes and how long it will take. It can be given to `Client.upload_file` and
+    `Client.download_file`.
+
+    Args:
+        title: what is being done.
+        unit: "B" for bytes, otherwise the plural of what is counted.
+        stream: where to draw; only terminals are drawn on.
+
+    Example:
+        with Progress("uploading weights.onnx") as progress:
+            yard.upload_file("weights.onnx", progress=progress)
+    """
+
+    def __init__(self, title: str, *, unit: str = "B", stream: TextIO | None = None) -> None:
+        self._title = title
+        self._unit = unit
+        self._stream = sys.stderr if stream is None else stream
+        self._shown = self._stream.isatty()
+        self._began = self._drawn = time.monotonic()
+        # What was there before the start, such as the part of a file: it says nothing about the speed.
+        self._first: int | None = None
+        self._line = ""
+
+    def __call__(self, done: int, total: int) -> None:
+        """
+        Show that *done* of *total* is done.
+        """
+        if not self._shown:
+            return
+        self._first = done if self._first is None else self._first
+        now = time.monotonic()
+        if now - self._drawn >= _INTERVAL or done >= total:
+            self._drawn = now
+            self._draw(done, total, now - self._began)
+
+    def _draw(self, done: int, total: int, seconds: float) -> None:
+        filled = _BAR if done >= total else _BAR * done // max(total, 1)
+        bar = "█" * filled + "·" * (_BAR - filled)
+        speed = (done - (self._first or 0)) / seconds if seconds > 0 else 0.0
+        rest = f", {(total - done) / speed:.0f} s left" if speed > 0 and done < total else ""
+        counts = f"{amount(done, self._unit)} of {amount(total, self._unit)}"
+        line = f"{self._title} {bar} {counts}, {amount(int(speed), self._unit)}/s{rest}"
+        line = line[: shutil.get_terminal_size().columns - 1]
+        self._stream.write("\r" + line.ljust(len(self._line)))
+        self._stream.flush()
+        self._line = line
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._line:
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+def amount(number: int, unit: str) -> str:
+    """
+    A number as people read it: "1.4 GiB", "1,556 models".
+    """
+    if unit != "B":
+        return f"{number:,} {unit}"
+    size = float(number)
+    for prefix in ("", "Ki", "Mi", "Gi"):
+        if abs(size) < 1024:
+            return f"{size:.0f} B" if not prefix else f"{size:.1f} {prefix}B"
+        size /= 1024
+    return f"{size:.1f} TiB"

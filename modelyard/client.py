@@ -1,0 +1,179 @@
+"""
+The client for threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, parse_target
+from modelyard._companion import Companion
+from modelyard.cache.v1 import cache_pb2_grpc
+from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
+from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
+from modelyard.registry.v1 import (
+    aliases_pb2_grpc,
+    audit_pb2_grpc,
+    cards_pb2_grpc,
+    changes_pb2_grpc,
+    deployments_pb2_grpc,
+    evaluations_pb2_grpc,
+    imports_pb2_grpc,
+    models_pb2_grpc,
+    namespaces_pb2_grpc,
+    versions_pb2_grpc,
+)
+from modelyard.transfer import Attempts, Incoming, Outgoing, Progress, no_progress
+
+
+def connect(
+    target: str = DEFAULT_TARGET,
+    token: str | None = None,
+    *,
+    deadline: float | None = DEFAULT_DEADLINE,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+) -> Client:
+    """
+    A client of the gateway, or of one service. The connection is made with the first call.
+
+    Args:
+        target: host:port, or an http:// or https:// address; https means TLS.
+        token: the caller's identity, sent as a bearer token.
+        deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
+            Streams have no deadline but their own `timeout`.
+        credentials: for TLS with roots or a certificate of your own.
+        options: further channel options, as in `grpc.insecure_channel`.
+
+    Raises:
+        ValueError: *target* is not an address.
+
+    Example:
+        with modelyard.connect("127.0.0.1:8080", token) as yard:
+            asset = yard.upload_file("model.safetensors")
+    """
+    address, credentials = parse_target(target, credentials)
+    merged = channel_options(options)
+    channel = (
+        grpc.insecure_channel(address, merged)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, merged)
+    )
+    return Client(channel, Session(token, deadline))
+
+
+class Client:
+    """
+    The services of a Modelyard, as typed stubs; safe to use from several threads.
+
+    Every call carries a request id, and the newest revision that this client has seen: it never reads from before what
+    it wrote. Reads that find no server are retried; writes are not, unless you do (give them a `request_id`). Failed
+    calls raise `grpc.RpcError`; `modelyard.explain` tells what went wrong.
+
+    Args:
+        channel: a connection; closed with the client.
+        session: what goes along with every call.
+    """
+
+    def __init__(self, channel: grpc.Channel, session: Session) -> None:
+        self._channel = channel
+        self._session = session
+        intercepted = grpc.intercept_channel(channel, Companion(session))
+        self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(intercepted)
+        self.models = models_pb2_grpc.ModelServiceStub(intercepted)
+        self.versions = versions_pb2_grpc.VersionServiceStub(intercepted)
+        self.aliases = aliases_pb2_grpc.AliasServiceStub(intercepted)
+        self.cards = cards_pb2_grpc.CardServiceStub(intercepted)
+        self.evaluations = evaluations_pb2_grpc.EvaluationServiceStub(intercepted)
+        self.deployments = deployments_pb2_grpc.DeploymentServiceStub(intercepted)
+        self.audit = audit_pb2_grpc.AuditServiceStub(intercepted)
+        self.changes = changes_pb2_grpc.ChangeServiceStub(intercepted)
+        self.imports = imports_pb2_grpc.ImportServiceStub(intercepted)
+        self.assets = assets_pb2_grpc.AssetServiceStub(intercepted)
+        self.asset_changes = asset_changes_pb2_grpc.ChangeServiceStub(intercepted)
+        self.uploads = uploads_pb2_grpc.UploadServiceStub(intercepted)
+        self.delivery = delivery_pb2_grpc.DeliveryServiceStub(intercepted)
+        self.keyvalue = cache_pb2_grpc.KeyValueServiceStub(intercepted)
+        self.cache_admin = cache_pb2_grpc.CacheAdminServiceStub(intercepted)
+
+    @property
+    def revision(self) -> int:
+        """
+        The newest revision of the registry that this client has seen, 0 before the first answer.
+        """
+        return self._session.revision()
+
+    def upload_file(
+        self, path: str | os.PathLike[str], *, media_type: str = "", progress: Progress = no_progress
+    ) -> assets_pb2.Asset:
+        """
+        Store a file as an asset. Bytes that are stored already are not sent.
+
+        Args:
+            path: of the file.
+            media_type: such as text/plain; empty means by the file's name.
+            progress: called with the bytes done and the bytes in all.
+
+        Raises:
+            OSError: the file cannot be read.
+            grpc.RpcError: the upload failed, after a few attempts when the service was not available.
+        """
+        outgoing = Outgoing.of(path, media_type)
+        attempts = Attempts()
+        while True:
+            try:
+                asset = self.assets.Upload(outgoing.messages(progress))
+            except grpc.RpcError as error:
+                time.sleep(attempts.delay(error))
+            else:
+                progress(asset.size_bytes, asset.size_bytes)
+                return asset
+
+    def download_file(
+        self, name: str, path: str | os.PathLike[str], *, progress: Progress = no_progress
+    ) -> assets_pb2.Asset:
+        """
+        Write an asset into a file, which appears complete and verified, or not at all. What an interrupted download
+        left beside it is used again.
+
+        Args:
+            name: of the asset, assets/{sha256}.
+            path: of the file; one that is there is replaced.
+            progress: called with the bytes done and the bytes in all.
+
+        Raises:
+            OSError: the file cannot be written.
+            IntegrityError: the bytes that came are not those of the name; nothing of them was kept.
+            grpc.RpcError: the download failed, after a few attempts when the service was not available.
+        """
+        asset = self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name))
+        with Incoming(asset, path, progress) as incoming:
+            attempts = Attempts()
+            while incoming.missing:
+                try:
+                    for message in self.assets.Download(incoming.request()):
+                        incoming.take(message.chunk)
+                except grpc.RpcError as error:
+                    time.sleep(attempts.delay(error, incoming.received))
+            incoming.finish()
+        return asset
+
+    def close(self) -> None:
+        """
+        End the connection; calls under way are cancelled.
+        """
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
