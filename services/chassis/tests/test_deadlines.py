@@ -89,7 +89,7 @@ async def test_outgoing_calls_end_before_the_call_they_serve() -> None:
     async with wired(Do=unary(handler), interceptors=standard(CallMetrics(), default_deadline=60)) as channel:
         do = channel.unary_unary(path("Do"))
         given, default = json.loads(await do(b"", timeout=5)), json.loads(await do(b""))
-    assert given[1] < given[0] <= 5
+    assert given[1] < given[0] < 6  # grpc rounds a timeout up on the wire
     assert default[1] < default[0] <= 60
 
 
