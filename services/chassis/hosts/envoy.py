@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from services.chassis.settings import Address
@@ -70,7 +71,7 @@ def environment() -> dict[str, str]:
     return dict(get_envoy_environ())
 
 
-def forget_environment(environ: dict[str, str]) -> None:
+def forget_environment(environ: MutableMapping[str, str]) -> None:
     """
     Take those variables out of *environ* again, once they have done their work: in a process that the service
     starts, they would do harm.

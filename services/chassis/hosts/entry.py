@@ -1,0 +1,124 @@
+"""
+The service within Envoy: pyvoy imports `app` from here, in a process that the launcher started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from services.chassis.control import Assignment, Control
+from services.chassis.hosts import envoy
+from services.chassis.hosts.admin import Admin
+from services.chassis.hosts.asgi import GrpcApp
+from services.chassis.hosts.call import Receive, Scope, Send
+from services.chassis.hosts.pulse import Pulse
+from services.chassis.server import Server
+from services.chassis.settings import Address
+from services.chassis.worker import composed, explain, take_over
+
+_log = logging.getLogger(__name__)
+
+# How often a drain looks whether the last call and the last connection are gone.
+_LOOK = 0.02
+# Connections without calls hear of the drain too; this long is waited for them to be closed by their clients.
+_IDLE_GRACE = 0.5
+
+
+class Worker:
+    """
+    The ASGI application of a worker: `lifespan` composes the service, everything else is a call.
+
+    Args:
+        assignment: of this process.
+        control: to the launcher.
+    """
+
+    def __init__(self, assignment: Assignment, control: Control) -> None:
+        self._assignment = assignment
+        self._control = control
+        self._admin = Admin(Path(assignment.folder, "admin.sock"))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._serve: GrpcApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Serve a request, or the process's own life.
+        """
+        if self._serve is not None:
+            await self._serve(scope, receive, send)
+        else:
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with AsyncExitStack() as stack:
+            try:
+                server = await stack.enter_async_context(composed(self._assignment))
+                loop = asyncio.get_running_loop()
+                pulse = Pulse(loop)
+                self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse)
+                self._control.attend(loop, lambda: self._spawn(self._drain(server, pulse)))
+                self._spawn(self._announce(server.settings.listen))
+            except Exception as error:  # noqa: BLE001 - the launcher prints it, in one line
+                _log.debug("cannot start", exc_info=error)
+                self._control.failed(explain(error))
+                await send({"type": "lifespan.startup.failed", "message": "see the launcher"})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _spawn(self, work: Any) -> None:
+        # Kept, because the loop alone does not keep a task from the garbage collector.
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _announce(self, listen: Address) -> None:
+        # Envoy listens some time after the lifespan has started, and says so to nobody.
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(listen.host, listen.port)
+                writer.close()
+                self._control.ready()
+                return
+            await asyncio.sleep(_LOOK)
+
+    async def _drain(self, server: Server, pulse: Pulse) -> None:
+        loop = asyncio.get_running_loop()
+        server.drain()
+        await asyncio.sleep(self._assignment.drain_delay)
+        end = loop.time() + server.settings.drain_seconds
+        try:
+            await self._admin.drain()
+            await self._wait_for_calls(loop.time() + _IDLE_GRACE, end)
+        except OSError as error:
+            _log.warning("draining without Envoy's help: %s", error)
+        for call in pulse.calls():
+            call.shut()
+        await asyncio.sleep(_LOOK)  # for their last bytes to leave
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _wait_for_calls(self, idle_until: float, end: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < end:
+            calls, connections = await self._admin.active()
+            if not calls and (not connections or loop.time() >= idle_until):
+                return
+            await asyncio.sleep(_LOOK)
+
+
+def _make() -> Worker:
+    assignment = Assignment.read()
+    # The copy in C's environment is what child processes of C libraries would see; os.environ keeps both in step.
+    envoy.forget_environment(os.environ)
+    return Worker(assignment, take_over(assignment))
+
+
+app = _make()

@@ -1,0 +1,143 @@
+"""
+What a composition root is handed to put its servicers into, and the `main` that runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import grpc
+
+from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
+from services.chassis.health import Health, HealthService
+from services.chassis.health import add_to_server as add_health
+from services.chassis.interceptors import standard
+from services.chassis.launcher import main
+from services.chassis.metrics import Metrics
+from services.chassis.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
+from services.chassis.settings import CommonSettings
+
+__all__ = ["Compose", "Server", "main"]
+
+Compose = Callable[["Server"], AbstractAsyncContextManager[None]]
+
+
+class Server:
+    """
+    The servicers of one process, their health and their metrics.
+
+    Args:
+        settings: those that every service has.
+        metrics: of this process.
+
+    Attributes:
+        settings: as given.
+        metrics: as given; register a service's own on `metrics.registry`.
+        health: tell it what the service depends on.
+        draining: set when the process is about to end. Streams that would go on for ever end when they see it.
+        handlers: by path, what the host serves.
+    """
+
+    def __init__(self, settings: CommonSettings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.health = Health(metrics)
+        self.draining = asyncio.Event()
+        self.handlers: dict[str, Handler] = {}
+        self._interceptors: Sequence[Interceptor] = standard(
+            metrics.calls, slow=settings.slow_call_seconds, default_deadline=settings.default_deadline_seconds
+        )
+        self._services: set[str] = set()
+
+    def add(self, adder: Callable[[Any, Any], None], servicer: Any) -> None:
+        """
+        Serve *servicer*.
+
+        Args:
+            adder: the generated `add_…Servicer_to_server`.
+            servicer: of the generated class.
+
+        Raises:
+            ValueError: a method of it is served already.
+            TypeError: a method of it is not of the form that its contract asks for.
+        """
+        for service, handlers in _collect(adder, servicer).items():
+            self.add_methods(service, handlers)
+
+    def add_methods(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """
+        Serve methods that have no generated servicer.
+
+        Args:
+            service: the full name, "modelyard.registry.v1.ModelService".
+            handlers: by the method's name.
+        """
+        self._wrap(service, handlers)
+        self.health.serves(service)
+
+    def drain(self) -> None:
+        """
+        Say that this process is about to end: not ready any more, and endless streams come to their end.
+        """
+        self.health.drain()
+        self.draining.set()
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncIterator[None]:
+        """
+        Add what every process serves beside its own, and keep asking its dependencies how they are.
+        """
+        for service, handlers in _collect(add_health, HealthService(self.health)).items():
+            self._wrap(service, handlers)
+        reflection = ReflectionService(self._services)
+        for adder in (add_v1_to_server, add_v1alpha_to_server):
+            for service, handlers in _collect(adder, reflection).items():
+                self._wrap(service, handlers)
+        lag = asyncio.create_task(self.metrics.watch_loop())
+        try:
+            async with self.health.watch_dependencies():
+                yield
+        finally:
+            lag.cancel()
+
+    def _wrap(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        self._services.add(service)
+        for name, handler in handlers.items():
+            method = Method.of(service, name, handler)
+            if method.path in self.handlers:
+                raise ValueError(f"{method.path} is served already")
+            self.handlers[method.path] = wrap_handler(handler, method, self._interceptors)
+
+
+def _collect(adder: Callable[[Any, Any], None], servicer: Any) -> dict[str, Mapping[str, Handler]]:
+    """
+    The handlers that *adder* registers, by service and name.
+    """
+    collector = _Collector()
+    adder(servicer, collector)
+    return collector.found
+
+
+class _Collector:
+    """
+    Stands in for a `grpc.Server` while a generated function adds a servicer to it.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, Mapping[str, Handler]] = {}
+
+    def add_generic_rpc_handlers(self, generic_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]) -> None:
+        for generic in generic_handlers:
+            # Generated code registers the same methods below as well, by name. What does not (reflection v1) comes
+            # from grpc.method_handlers_generic_handler, which keeps them by path here.
+            by_path: Mapping[str, Handler] = getattr(generic, "_method_handlers", {})
+            for path, handler in by_path.items():
+                _, service, name = path.split("/")
+                self.found.setdefault(service, {})
+                self.found[service] = {**self.found[service], name: handler}
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        self.found[service_name] = method_handlers

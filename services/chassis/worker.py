@@ -1,0 +1,118 @@
+"""
+A worker process: composes the service and serves it, until its launcher tells it to drain.
+
+Run by the launcher: `python -m services.chassis.worker` for the grpcio host. On the Envoy host, `hosts/entry.py` does
+the same within Envoy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvloop
+
+from services.chassis import logs
+from services.chassis.control import VARIABLE, Assignment, Control
+from services.chassis.metrics import Metrics
+from services.chassis.server import Server
+from services.chassis.settings import CommonSettings, SettingsError, load
+
+_log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def composed(assignment: Assignment) -> AsyncIterator[Server]:
+    """
+    The service that *assignment* names, ready to be served.
+    """
+    settings = load(settings_class(assignment.settings))
+    logs.setup(
+        settings.log_format,
+        settings.log_level,
+        fields={"program": assignment.program, "worker": assignment.index},
+    )
+    metrics = Metrics(assignment.program, assignment.host)
+    compose = getattr(importlib.import_module(assignment.module), assignment.compose)
+    with metrics.serve(settings.metrics):
+        server = Server(settings, metrics)
+        async with compose(server), server.ready():
+            yield server
+
+
+def settings_class(where: str) -> type[CommonSettings]:
+    """
+    The class that "module:class" names.
+    """
+    module, _, name = where.partition(":")
+    found: type[CommonSettings] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def take_over(assignment: Assignment) -> Control:
+    """
+    Make this process a worker: what it prints goes where the launcher prints.
+
+    File descriptor 2 stays with what Envoy and C libraries write, which the launcher shows only if the worker fails.
+    """
+    os.environ.pop(VARIABLE, None)
+    sys.stdout = sys.stderr = os.fdopen(assignment.log, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    return Control(assignment)
+
+
+def explain(error: BaseException) -> str:
+    """
+    What is wrong and what to do about it, for the one line that a failed start prints.
+    """
+    if isinstance(error, SettingsError):
+        return str(error)
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return explain(error.exceptions[0])
+    text = str(error) or "no further details"
+    return f"{type(error).__name__}: {text}"
+
+
+async def serve(assignment: Assignment, control: Control) -> int:
+    """
+    Serve with grpcio until drained.
+
+    Returns:
+        The exit status.
+    """
+    from services.chassis.hosts.grpcio import GrpcioHost
+
+    drain = asyncio.Event()
+    control.attend(asyncio.get_running_loop(), drain.set)
+    try:
+        async with composed(assignment) as server:
+            host = GrpcioHost(server.handlers, server.settings)
+            await host.start()
+            control.ready()
+            await drain.wait()
+            server.drain()
+            await asyncio.sleep(assignment.drain_delay)
+            await host.drain(server.settings.drain_seconds)
+    except Exception as error:  # noqa: BLE001 - the launcher prints it, in one line
+        _log.debug("cannot serve", exc_info=error)
+        control.failed(explain(error))
+        return 1
+    return 0
+
+
+def main() -> int:
+    """
+    Run the assignment of this process.
+    """
+    assignment = Assignment.read()
+    control = take_over(assignment)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(assignment, control))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
