@@ -1,0 +1,232 @@
+"""
+A real asset service in a process of its own, on a real S3 server behind a link that can be cut, over a real channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import grpc
+import pytest
+from botocore.config import Config
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.cdn.tests.calls import Stub
+from services.cdn.tests.link import Link
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class S3:
+    """
+    An S3 server for the tests.
+    """
+
+    port: int
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """
+    The bucket, seen from behind the service's back.
+    """
+
+    client: S3Client
+    bucket: str
+
+    def has(self, sha256: str) -> bool:
+        """
+        Whether there is an object with this digest.
+        """
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"assets/{sha256}")
+        return any(entry["Key"] == f"assets/{sha256}" for entry in found.get("Contents", []))
+
+    async def no_open_uploads(self, patience: float = 10) -> None:
+        """
+        Fails unless within *patience* seconds no multipart upload is open any more.
+        """
+        for _ in range(int(patience * 10)):
+            left = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
+            if not left:
+                return
+            await asyncio.sleep(0.1)
+        pytest.fail(f"uploads are still open: {left}")
+
+
+@dataclass(frozen=True)
+class Cdn:
+    """
+    A running asset service: how to call it, its link to S3, its bucket, its process.
+    """
+
+    stub: Stub
+    channel: grpc.aio.Channel
+    target: str
+    link: Link
+    store: Store
+    pid: int
+
+
+@pytest.fixture(scope="session")
+def s3() -> S3:
+    return S3(41007, "ak", "sk")
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3: S3) -> S3Client:
+    client: S3Client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{s3.port}",
+        region_name="us-east-1",
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    return client
+
+
+@pytest.fixture(scope="session")
+async def link(s3: S3) -> AsyncIterator[Link]:
+    """
+    The way from the service to S3.
+    """
+    link = Link(s3.port)
+    await link.up()
+    yield link
+    await link.down()
+
+
+@pytest.fixture(scope="session")
+async def cdn(s3: S3, s3_client: S3Client, link: Link, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cdn]:
+    """
+    The asset service that the tests share.
+    """
+    async with serving(s3, s3_client, link, tmp_path_factory.mktemp("cdn")) as running:
+        yield running
+
+
+@pytest.fixture
+async def own_cdn(s3: S3, s3_client: S3Client, link: Link, tmp_path: Path) -> AsyncIterator[Cdn]:
+    """
+    An asset service for one test, with an empty bucket.
+    """
+    async with serving(s3, s3_client, link, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stub(cdn: Cdn) -> Stub:
+    """
+    The shared service.
+    """
+    return cdn.stub
+
+
+@pytest.fixture(scope="session")
+def store(cdn: Cdn) -> Store:
+    """
+    Its bucket.
+    """
+    return cdn.store
+
+
+@asynccontextmanager
+async def serving(s3: S3, client: S3Client, link: Link, folder: Path, host: str = "auto") -> AsyncIterator[Cdn]:
+    """
+    `python -m services.cdn` with a bucket of its own.
+    """
+    store = Store(client, f"test-{uuid.uuid4().hex[:12]}")
+    client.create_bucket(Bucket=store.bucket)
+    with process(settings(s3, link, store.bucket, folder) | {"MODELYARD_HOST": host}, folder) as (target, pid):
+        options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.max_send_message_length", 16 << 20)]
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            await ready(channel)
+            yield Cdn(Stub(channel), channel, target, link, store, pid)
+
+
+def settings(s3: S3, link: Link, bucket: str, folder: Path) -> dict[str, str]:
+    """
+    The environment of the service.
+    """
+    keys = {"access": s3.access_key, "secret": s3.secret_key}
+    for name, key in keys.items():
+        (folder / name).write_text(key)
+        (folder / name).chmod(0o600)
+    return {
+        "MODELYARD_S3_ENDPOINT": f"http://127.0.0.1:{link.port}",
+        "MODELYARD_S3_BUCKET": bucket,
+        "MODELYARD_S3_ACCESS_KEY_FILE": str(folder / "access"),
+        "MODELYARD_S3_SECRET_KEY_FILE": str(folder / "secret"),
+    }
+
+
+@contextmanager
+def process(environment: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
+    """
+    Run the service; gives its address and its process id. It has to end with exit code 0.
+    """
+    listen, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    log = folder / "log"
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "services.cdn"],
+            cwd=ROOT,
+            env={**os.environ, **environment, "MODELYARD_LISTEN": listen, "MODELYARD_METRICS": metrics},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield listen, running.pid
+    finally:
+        running.terminate()
+        try:
+            code = running.wait(40)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            code = running.wait()
+        if code:
+            sys.stderr.write(log.read_text(errors="replace"))
+    assert code == 0
+
+
+async def ready(channel: grpc.aio.Channel) -> None:
+    """
+    Wait until the service says that it can work.
+    """
+    health = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service="modelyard.cdn.v1.AssetService")
+    for _ in range(300):
+        try:
+            if (await health.Check(request, timeout=1)).status == health_pb2.HealthCheckResponse.SERVING:
+                return
+        except grpc.RpcError:
+            pass
+        await asyncio.sleep(0.1)
+    pytest.fail("the service does not become ready")
+
+
+def free_port() -> int:
+    """
+    A port that nobody listens on now.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,96 @@
+"""
+A TCP link to S3 that tests can cut: real servers at both ends, trouble in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+
+class Link:
+    """
+    Forwards a loopback port to another one, counts what comes back, and breaks when told.
+
+    Args:
+        port: of the server behind it.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self.received = 0
+        # After how many more bytes from the server the link breaks; None means never.
+        self.break_after: int | None = None
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    async def up(self) -> None:
+        """
+        Accept connections, on the port of the last time.
+        """
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        """
+        Refuse connections, and break those there are.
+        """
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.cut()
+        await asyncio.sleep(0)
+
+    def cut(self) -> None:
+        """
+        Break every connection, accept new ones.
+        """
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    def hang(self) -> None:
+        """
+        Keep connections and pass nothing on.
+        """
+        self._passing.clear()
+
+    def go_on(self) -> None:
+        """
+        Pass on again, over new connections.
+        """
+        self.cut()
+        self._passing.set()
+
+    @property
+    def open(self) -> int:
+        """
+        How many connections there are.
+        """
+        return len(self._writers) // 2
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, back}
+        try:
+            await asyncio.gather(self._pump(reader, back, counted=False), self._pump(there, writer, counted=True))
+        finally:
+            self._writers -= {writer, back}
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                await self._passing.wait()
+                if counted:
+                    self._count(len(data))
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    def _count(self, size: int) -> None:
+        self.received += size
+        if self.break_after is not None and self.received >= self.break_after:
+            self.break_after = None
+            self.cut()

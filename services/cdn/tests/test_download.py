@@ -1,0 +1,177 @@
+"""
+Bytes out: any part of them, as fast as the client takes them, over a link to S3 that may break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.tests.calls import MIB, Stub, digest, download, failure, some_bytes, upload
+from services.cdn.tests.conftest import Cdn
+
+SIZE = 3 * MIB + 11
+
+
+@pytest.fixture(scope="module")
+async def asset(stub: Stub) -> tuple[str, bytes]:
+    """
+    The name and the bytes of an asset.
+    """
+    data = some_bytes(SIZE)
+    return (await upload(stub, data)).name, data
+
+
+@pytest.mark.parametrize(
+    ("offset", "limit"),
+    [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (7, 100),
+        (512 * 1024, 512 * 1024),
+        (SIZE - 1, 0),
+        (SIZE - 1, 99),
+        (5, 2**62),
+        (SIZE, 0),
+        (SIZE, 5),
+    ],
+)
+async def test_parts(stub: Stub, asset: tuple[str, bytes], offset: int, limit: int) -> None:
+    """
+    Offset and limit give exactly that part, none of it when the offset is the end, and the trailer has its digest.
+    """
+    name, data = asset
+    wanted = data[offset : offset + limit] if limit else data[offset:]
+    assert await download(stub, name, offset, limit) == (wanted, digest(wanted))
+
+
+async def test_nothing_of_nothing(stub: Stub) -> None:
+    """
+    The empty asset is a stream without messages, whatever the limit.
+    """
+    name = (await upload(stub, b"")).name
+    for limit in (0, 1):
+        assert await download(stub, name, 0, limit) == (b"", digest(b""))
+
+
+@pytest.mark.parametrize("offset", [SIZE + 1, 2**62])
+async def test_past_the_end(stub: Stub, asset: tuple[str, bytes], offset: int) -> None:
+    """
+    An offset after the end is OUT_OF_RANGE.
+    """
+    with pytest.raises(grpc.RpcError) as caught:
+        await download(stub, asset[0], offset)
+    found = failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.OUT_OF_RANGE, "OFFSET_PAST_END")
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+async def test_no_such_asset(stub: Stub, offset: int) -> None:
+    """
+    Bytes that nobody uploaded are NOT_FOUND.
+    """
+    with pytest.raises(grpc.RpcError) as caught:
+        await download(stub, f"assets/{digest(some_bytes(9))}", offset)
+    found = failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "ASSET_NOT_FOUND")
+
+
+BAD_REQUESTS = {
+    "no name": (pb.DownloadRequest(), {"name"}),
+    "another collection": (pb.DownloadRequest(name=f"blobs/{'0' * 64}"), {"name"}),
+    "a path": (pb.DownloadRequest(name=f"assets/../assets/{'0' * 64}"), {"name"}),
+    "an upper-case digest": (pb.DownloadRequest(name=f"assets/{'A' * 64}"), {"name"}),
+    "a newline": (pb.DownloadRequest(name=f"assets/{'0' * 64}\n"), {"name"}),
+    "a huge name": (pb.DownloadRequest(name="assets/" + "0" * 3_000_000), {"name"}),
+    "a negative offset": (pb.DownloadRequest(name=f"assets/{'0' * 64}", offset=-1), {"offset"}),
+    "a negative limit": (pb.DownloadRequest(name=f"assets/{'0' * 64}", limit=-1), {"limit"}),
+    "both negative": (pb.DownloadRequest(name=f"assets/{'0' * 64}", offset=-1, limit=-1), {"offset", "limit"}),
+    "all of it wrong": (pb.DownloadRequest(name="x", offset=-1, limit=-1), {"name", "offset", "limit"}),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+async def test_bad_requests(stub: Stub, case: str) -> None:
+    """
+    A request against the rules is INVALID_ARGUMENT and names every field that is wrong.
+    """
+    request, fields = BAD_REQUESTS[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        async for _ in stub.Download(request, timeout=30):
+            pass
+    found = failure(caught.value)
+    assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
+
+
+async def test_slow_reader(cdn: Cdn) -> None:
+    """
+    A client that does not read holds S3 back: of a large asset, only a small part leaves S3 meanwhile.
+    """
+    name = (await upload(cdn.stub, some_bytes(64 * MIB))).name
+    before = cdn.link.received
+    call = cdn.stub.Download(pb.DownloadRequest(name=name), timeout=60)
+    first = await call.read()
+    await asyncio.sleep(1)
+    assert isinstance(first, pb.DownloadResponse)
+    assert cdn.link.received - before < 24 * MIB
+    call.cancel()
+
+
+async def test_connection_that_breaks(cdn: Cdn) -> None:
+    """
+    A connection to S3 that breaks in the middle is opened again where it broke: the client sees nothing of it.
+    """
+    data = some_bytes(20 * MIB)
+    name = (await upload(cdn.stub, data)).name
+    cdn.link.break_after = cdn.link.received + 7 * MIB
+    assert await download(cdn.stub, name, 3, 18 * MIB) == (data[3 : 3 + 18 * MIB], digest(data[3 : 3 + 18 * MIB]))
+    assert cdn.link.break_after is None
+
+
+async def test_s3_that_goes_away(cdn: Cdn) -> None:
+    """
+    When S3 goes away for good the stream ends UNAVAILABLE, and the client goes on from its last byte when it is back.
+    """
+    data = some_bytes(40 * MIB)
+    name = (await upload(cdn.stub, data)).name
+    found = bytearray()
+
+    async def read() -> None:
+        async for message in cdn.stub.Download(pb.DownloadRequest(name=name), timeout=60):
+            found.extend(message.chunk.data)
+            if len(found) <= MIB:
+                await cdn.link.down()
+
+    with pytest.raises(grpc.RpcError) as caught:
+        await read()
+    assert failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
+    assert 0 < len(found) < len(data)
+    await cdn.link.up()
+    rest, _ = await download(cdn.stub, name, len(found))
+    assert bytes(found) + rest == data
+
+
+async def test_many_readers_that_go_away(cdn: Cdn) -> None:
+    """
+    Readers that go away in the middle leave no connection to S3 behind.
+    """
+    name = (await upload(cdn.stub, some_bytes(32 * MIB))).name
+    cdn.link.cut()
+    await asyncio.sleep(0.2)
+    before = cdn.link.open
+    for _ in range(20):
+        call = cdn.stub.Download(pb.DownloadRequest(name=name), timeout=60)
+        await call.read()
+        call.cancel()
+    for _ in range(100):
+        if cdn.link.open == before:
+            break
+        await asyncio.sleep(0.1)
+    else:
+        pytest.fail(f"{cdn.link.open} connections, {before} before")
+    data = some_bytes(MIB)
+    assert await download(cdn.stub, (await upload(cdn.stub, data)).name) == (data, digest(data))

@@ -1,0 +1,84 @@
+"""
+S3 goes away and comes back: quick and clear answers meanwhile, and no restart after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
+from services.cdn.tests.conftest import Cdn
+
+
+async def test_every_call_while_s3_is_away(cdn: Cdn) -> None:
+    """
+    Every call answers UNAVAILABLE with a time to retry after, well within its deadline, and works again when S3 does.
+    """
+    data = some_bytes(100)
+    name = f"assets/{digest(data)}"
+    await cdn.link.down()
+    try:
+        calls: list[Awaitable[object]] = [
+            cdn.stub.GetAsset(pb.GetAssetRequest(name=name), timeout=30),
+            cdn.stub.ListAssets(pb.ListAssetsRequest(), timeout=30),
+            cdn.stub.FindMissing(pb.FindMissingRequest(sha256=[digest(some_bytes(8)) for _ in range(100)]), timeout=30),
+            cdn.stub.Upload(stream(header(data), chunk(0, data)), timeout=30),
+            cdn.stub.Download(pb.DownloadRequest(name=name), timeout=30).read(),
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        await cdn.link.up()
+    for answer in answers:
+        assert isinstance(answer, grpc.RpcError)
+        found = failure(answer)
+        assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ASSET_STORE_UNAVAILABLE")
+        assert found.retry_after == 1.0
+    assert await download(cdn.stub, (await upload(cdn.stub, data)).name) == (data, digest(data))
+
+
+async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
+    """
+    An upload that loses S3 answers UNAVAILABLE without waiting for the rest of the stream, and what it left in S3 is
+    taken away once S3 is back.
+    """
+    data = some_bytes(64 * MIB)
+
+    async def messages() -> AsyncIterator[pb.UploadRequest]:
+        yield header(data)
+        for place, message in enumerate(chunks(data)):
+            if place == 30:
+                await cdn.link.down()
+            await asyncio.sleep(0.01)
+            yield message
+
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            await cdn.stub.Upload(messages(), timeout=60)
+        assert failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
+    finally:
+        await cdn.link.up()
+    assert not cdn.store.has(digest(data))
+    await cdn.store.no_open_uploads(patience=30)
+
+
+async def test_s3_that_hangs(cdn: Cdn) -> None:
+    """
+    A call with a deadline is not held longer than that by an S3 that accepts and says nothing.
+    """
+    cdn.link.hang()
+    began = time.monotonic()
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            await cdn.stub.GetAsset(pb.GetAssetRequest(name=f"assets/{digest(b'')}"), timeout=1.5)
+    finally:
+        cdn.link.go_on()
+    assert failure(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - began < 10
+    data = some_bytes(10)
+    assert (await upload(cdn.stub, data)).sha256 == digest(data)

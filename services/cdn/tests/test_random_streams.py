@@ -1,0 +1,99 @@
+"""
+Whatever a client streams at Upload: the documented statuses, and nothing visible but what was declared and verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import grpc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.tests.calls import Stub, chunk, digest, failure, header, stream
+from services.cdn.tests.conftest import Store
+
+DOCUMENTED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS}
+
+small = st.binary(max_size=40)
+any_digest = st.one_of(st.text(max_size=70), st.text("0123456789abcdef", min_size=64, max_size=64))
+any_number = st.one_of(st.integers(-3, 90), st.integers(-(2**63), 2**63 - 1))
+any_header = st.builds(
+    lambda sha256, size, media_type: header(sha256=sha256, size=size, media_type=media_type),
+    any_digest,
+    any_number,
+    st.one_of(st.just(""), st.text(max_size=20)),
+)
+any_chunk = st.builds(chunk, any_number, small)
+nothing = st.just(pb.UploadRequest())
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> list[pb.UploadRequest]:
+    """
+    A right upload with a few messages left out, doubled, moved or put in between.
+    """
+    pieces = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=4))
+    data = b"".join(pieces)
+    offsets = [sum(map(len, pieces[:place])) for place in range(len(pieces))]
+    messages = [header(data), *map(chunk, offsets, pieces)]
+    for _ in range(draw(st.integers(0, 2))):
+        place = draw(st.integers(0, len(messages)))
+        change = draw(st.sampled_from(["drop", "double", "insert"]))
+        if change == "insert":
+            messages.insert(place, draw(st.one_of(any_header, any_chunk, nothing)))
+        elif place < len(messages):
+            messages[place : place + 1] = [] if change == "drop" else [messages[place]] * 2
+    return messages
+
+
+def accepted(messages: list[pb.UploadRequest]) -> bytes | None:
+    """
+    The bytes of an upload that follows every rule; None when it breaks one.
+    """
+    if not messages or messages[0].WhichOneof("part") != "header":
+        return None
+    data = b""
+    for message in messages[1:]:
+        if message.WhichOneof("part") != "chunk" or message.chunk.offset != len(data) or not message.chunk.data:
+            return None
+        data += message.chunk.data
+    declared = messages[0].header
+    right = declared.sha256 == digest(data) and declared.size_bytes == len(data)
+    return data if right and declared.media_type == "" else None
+
+
+@given(messages=st.one_of(nearly_right(), st.lists(st.one_of(any_header, any_chunk, nothing), max_size=4)))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_random_streams(stub: Stub, store: Store, messages: list[pb.UploadRequest]) -> None:
+    """
+    A stream that follows every rule becomes an asset. Any other is refused with a documented status, and the digest
+    that it declared does not become visible, unless those very bytes are stored already.
+    """
+    declared = messages[0].header.sha256 if messages else ""
+    sound = re.fullmatch("[0-9a-f]{64}", declared) is not None
+    there = sound and store.has(declared)
+    data = accepted(messages)
+    try:
+        asset = await asyncio.wait_for(stub.Upload(stream(*messages), timeout=30), 40)
+    except grpc.RpcError as error:
+        found = failure(error)
+        assert data is None
+        assert found.code in DOCUMENTED
+        assert bool(found.fields) == (found.code is grpc.StatusCode.INVALID_ARGUMENT)
+        assert there or not (sound and store.has(declared))
+    else:
+        assert data is not None or there
+        assert asset.sha256 == declared
+        assert store.has(declared)
+
+
+def test_the_oracle() -> None:
+    """
+    The oracle itself tells right from wrong.
+    """
+    assert accepted([header(b"ab"), chunk(0, b"a"), chunk(1, b"b")]) == b"ab"
+    assert accepted([header(b"ab"), chunk(0, b"a")]) is None
+    assert accepted([chunk(0, b"a")]) is None

@@ -1,0 +1,224 @@
+"""
+Bytes in: verified before anybody sees them, stored once, and nothing left of what fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.tests.calls import (
+    MIB,
+    Stub,
+    chunk,
+    chunks,
+    digest,
+    download,
+    failure,
+    header,
+    some_bytes,
+    stream,
+    upload,
+)
+from services.cdn.tests.conftest import Store
+
+SIZES = [0, 1, 512 * 1024, 512 * 1024 + 1, 8 * MIB, 8 * MIB + 1, 16 * MIB, 21 * MIB + 7]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_goes_in_comes_out(stub: Stub, size: int) -> None:
+    """
+    An asset has the bytes, the digest, the size and the media type that were sent, in one part or in many.
+    """
+    data = some_bytes(size)
+    asset = await upload(stub, data, "text/plain; charset=utf-8")
+    assert (asset.name, asset.sha256) == (f"assets/{digest(data)}", digest(data))
+    assert asset.size_bytes == size
+    if size:  # of the empty asset there is one, and who stored it first said its media type
+        assert asset.media_type == "text/plain; charset=utf-8"
+        assert abs(asset.create_time.ToDatetime(UTC) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert await download(stub, asset.name) == (data, digest(data))
+
+
+async def test_media_type_may_be_left_out(stub: Stub) -> None:
+    """
+    An upload that declares no media type is bytes.
+    """
+    assert (await upload(stub, some_bytes(10))).media_type == "application/octet-stream"
+
+
+async def test_stored_bytes_are_not_sent_again(stub: Stub) -> None:
+    """
+    The header alone is answered with the asset when it is there, and the asset stays as it was.
+    """
+    data = some_bytes(3 * MIB)
+    first = await upload(stub, data, "image/png")
+    sent = 0
+
+    async def messages() -> AsyncIterator[pb.UploadRequest]:
+        nonlocal sent
+        yield header(data, media_type="text/html")
+        await asyncio.sleep(60)
+        sent += 1
+        yield chunk(0, data)
+
+    assert await stub.Upload(messages(), timeout=30) == first
+    assert sent == 0
+
+
+@pytest.mark.parametrize("size", [1, 3 * MIB, 20 * MIB])
+async def test_wrong_digest(stub: Stub, store: Store, size: int) -> None:
+    """
+    Bytes with another digest than declared are refused: neither digest becomes visible and nothing stays behind.
+    """
+    data, declared = some_bytes(size), digest(some_bytes(8))
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(stream(header(data, sha256=declared), *chunks(data)), timeout=60)
+    found = failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
+    assert not store.has(declared)
+    assert not store.has(digest(data))
+    await store.no_open_uploads()
+
+
+@pytest.mark.parametrize("size", [0, 100, 3 * MIB, 20 * MIB])
+async def test_stream_that_ends_early(stub: Stub, store: Store, size: int) -> None:
+    """
+    A stream that ends before all declared bytes came stores nothing.
+    """
+    data = some_bytes(size + 1)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(stream(header(data), *chunks(data[:-1])), timeout=60)
+    found = failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
+    assert not store.has(digest(data))
+    await store.no_open_uploads()
+
+
+async def test_more_bytes_than_declared(stub: Stub, store: Store) -> None:
+    """
+    Bytes past the declared size are refused when they come, though the digest of the first ones is right.
+    """
+    data = some_bytes(100)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(stream(header(data), chunk(0, data), chunk(100, b"x")), timeout=60)
+    found = failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
+    assert not store.has(digest(data))
+
+
+async def test_stored_bytes_of_another_size(stub: Stub) -> None:
+    """
+    A header with the digest of a stored asset and another size is refused: it cannot be true.
+    """
+    asset = await upload(stub, some_bytes(10))
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(stream(header(sha256=asset.sha256, size=11)), timeout=60)
+    assert failure(caught.value).reason == "SIZE_MISMATCH"
+
+
+@pytest.mark.parametrize("sent", [1, 3, 18])
+async def test_client_that_goes_away(stub: Stub, store: Store, sent: int) -> None:
+    """
+    A cancelled upload leaves nothing behind, whether its first part was sent to S3 already or not.
+    """
+    data = some_bytes(20 * MIB)
+    under_way = asyncio.Event()
+
+    async def messages() -> AsyncIterator[pb.UploadRequest]:
+        yield header(data)
+        for message in chunks(data)[:sent]:
+            yield message
+        under_way.set()
+        await asyncio.sleep(60)
+
+    call = stub.Upload(messages(), timeout=60)
+    await under_way.wait()
+    await asyncio.sleep(0.2)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await store.no_open_uploads()
+    assert not store.has(digest(data))
+
+
+async def test_deadline_in_the_middle(stub: Stub, store: Store) -> None:
+    """
+    An upload whose deadline passes leaves nothing behind.
+    """
+    data = some_bytes(20 * MIB)
+
+    async def messages() -> AsyncIterator[pb.UploadRequest]:
+        yield header(data)
+        for message in chunks(data)[:-1]:
+            yield message
+        await asyncio.sleep(60)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(messages(), timeout=2)
+    assert failure(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
+    await store.no_open_uploads()
+    assert not store.has(digest(data))
+
+
+@pytest.mark.parametrize("size", [100, 17 * MIB])
+async def test_many_uploads_of_the_same_bytes(stub: Stub, store: Store, size: int) -> None:
+    """
+    Several uploads of the same bytes at once all succeed; the bytes are stored once and no upload stays open.
+    """
+    data = some_bytes(size)
+    assets = await asyncio.gather(*(upload(stub, data) for _ in range(4)))
+    assert all(asset == assets[0] for asset in assets)
+    assert await download(stub, assets[0].name) == (data, digest(data))
+    await store.no_open_uploads()
+
+
+GOOD = some_bytes(8)
+BAD_STREAMS = {
+    "no message": ([], {"header"}),
+    "an empty message": ([pb.UploadRequest()], {"header"}),
+    "a chunk before the header": ([chunk(0, GOOD)], {"header"}),
+    "a short digest": ([header(GOOD, sha256="ab")], {"header.sha256"}),
+    "no digest": ([header(GOOD, sha256="")], {"header.sha256"}),
+    "an upper-case digest": ([header(GOOD, sha256=digest(GOOD).upper())], {"header.sha256"}),
+    "a digest with a newline": ([header(GOOD, sha256=digest(GOOD) + "\n")], {"header.sha256"}),
+    "a digest in full-width digits": ([header(GOOD, sha256="０" * 64)], {"header.sha256"}),
+    "a long digest": ([header(GOOD, sha256="0" * 3_000_000)], {"header.sha256"}),
+    "a negative size": ([header(GOOD, size=-1)], {"header.size_bytes"}),
+    "an absurd size": ([header(GOOD, size=2**62)], {"header.size_bytes"}),
+    "a media type without a slash": ([header(GOOD, media_type="text")], {"header.media_type"}),
+    "a media type with a line break": ([header(GOOD, media_type="text/plain\r\nX-A: b")], {"header.media_type"}),
+    "a media type beyond ASCII": ([header(GOOD, media_type="text/plaïn")], {"header.media_type"}),
+    "a long media type": ([header(GOOD, media_type="a/" + "b" * 300)], {"header.media_type"}),
+    "all of it wrong": (
+        [header(GOOD, sha256="x", size=-5, media_type="?")],
+        {"header.sha256", "header.size_bytes", "header.media_type"},
+    ),
+    "a second header": ([header(GOOD), header(GOOD)], {"header"}),
+    "an empty second message": ([header(GOOD), pb.UploadRequest()], {"chunk"}),
+    "an empty chunk": ([header(GOOD), chunk(0, b"")], {"chunk.data"}),
+    "a chunk that is too large": ([header(bytes(5 * MIB)), chunk(0, bytes(4 * MIB + 1))], {"chunk.data"}),
+    "a gap": ([header(GOOD), chunk(1, GOOD[1:])], {"chunk.offset"}),
+    "a chunk sent twice": ([header(GOOD), chunk(0, GOOD[:4]), chunk(0, GOOD[:4])], {"chunk.offset"}),
+    "a negative offset": ([header(GOOD), chunk(-1, GOOD)], {"chunk.offset"}),
+    "chunks out of order": ([header(GOOD), chunk(4, GOOD[4:]), chunk(0, GOOD[:4])], {"chunk.offset"}),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STREAMS)
+async def test_bad_streams(stub: Stub, store: Store, case: str) -> None:
+    """
+    A stream against the rules is INVALID_ARGUMENT, names what is wrong, and stores nothing.
+    """
+    messages, fields = BAD_STREAMS[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(stream(*messages), timeout=30)
+    found = failure(caught.value)
+    assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
+    assert found.reason == ("OFFSET_GAP" if fields == {"chunk.offset"} else "INVALID_FIELDS")
+    assert not store.has(digest(GOOD))
