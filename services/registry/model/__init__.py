@@ -1,0 +1,3 @@
+"""
+Names, values and rules of the registry: no I/O.
+"""

@@ -1,0 +1,130 @@
+"""
+Aliases: names that point at versions, and the history of where they pointed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.chassis.errors import Aborted, FailedPrecondition
+from services.registry.model.calls import Missing
+from services.registry.model.checks import Checks
+from services.registry.model.names import ALIAS_ID, AliasName, ModelName, VersionName
+from services.registry.model.versions import VersionState
+
+MOST_MOVES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """
+    Where to point an alias.
+
+    Args:
+        alias: the alias's id.
+        version: the number of the version; None removes the alias.
+        expected: the number that it has to point at now; None when the client does not care.
+    """
+
+    alias: str
+    version: int | None
+    expected: int | None
+
+    @classmethod
+    def check(cls, checks: Checks, at: str, parent: ModelName, alias: str, version: str, expected: str) -> Move:
+        """
+        The move that a request asks for; *at* is its path in the request.
+        """
+        checks.matches(f"{at}.alias_id", alias, ALIAS_ID)
+        return cls(
+            alias,
+            _number(checks, f"{at}.version", parent, version),
+            _number(checks, f"{at}.expected_version", parent, expected),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """
+    An alias as it points now, or as it pointed at some time.
+
+    Args:
+        move_time: since when it points there.
+        actor: who moved it there.
+        revision: of that move.
+    """
+
+    name: AliasName
+    version: int
+    move_time: datetime
+    actor: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """
+    One stretch of an alias's history.
+
+    Args:
+        version: None while the alias was removed.
+        end_time: None for the stretch that still lasts.
+    """
+
+    version: int | None
+    start_time: datetime
+    end_time: datetime | None
+    actor: str
+    revision: int
+
+
+def check_moves(checks: Checks, moves: Iterable[Move]) -> None:
+    """
+    An alias may be moved once in a call: two moves of one would leave open which of them counts.
+    """
+    seen: dict[str, int] = {}
+    for index, move in enumerate(moves):
+        first = seen.setdefault(move.alias, index)
+        if first != index:
+            checks.add(f"moves[{index}].alias_id", f"is moved by moves[{first}], too")
+
+
+def check_move(parent: ModelName, move: Move, points_at: int | None, states: Mapping[int, VersionState]) -> None:
+    """
+    Whether a move may be done, given where its alias points now and how the versions stand.
+
+    Raises:
+        NotFound: there is no such version.
+        FailedPrecondition: the version is not READY.
+        Aborted: the alias does not point where the client expects.
+    """
+    if move.expected is not None and points_at != move.expected:
+        there = "nothing" if points_at is None else f"version {points_at}"
+        raise Aborted(
+            "ALIAS_MOVED",
+            f"{move.alias} points at {there}, not at version {move.expected}: read it again and retry",
+            metadata={"alias": str(AliasName(parent.namespace, parent.model, move.alias))},
+        )
+    if move.version is None:
+        return
+    name = VersionName(parent.namespace, parent.model, move.version)
+    if move.version not in states:
+        raise Missing("VERSION_NOT_FOUND", name)
+    if states[move.version] is not VersionState.READY:
+        raise FailedPrecondition(
+            "VERSION_NOT_READY",
+            f"{name} is {states[move.version]}: finalize it first",
+            metadata={"resource": str(name), "state": states[move.version]},
+        )
+
+
+def _number(checks: Checks, field: str, parent: ModelName, version: str) -> int | None:
+    if not version:
+        return None
+    before = len(checks)
+    name = checks.name(VersionName, field, version)
+    if len(checks) == before and name.parent != parent:
+        checks.add(field, "must be a version of the parent")
+    return name.number

@@ -1,0 +1,63 @@
+"""
+What the store has to know of a call beside its content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.chassis.errors import NotFound
+
+T = TypeVar("T")
+
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """
+    A mutation that is about to be done.
+
+    Args:
+        actor: the verified identity of the caller.
+        action: the RPC, "UpdateModel".
+        request_id: makes a retry safe; empty when the client does not care.
+        trace: the id of the call, for the audit, when there is no request id.
+        digest: SHA-256 of the method and the request, to tell a retry from another use of the same id.
+        dry: check and answer as if it had been done, but write nothing (`validate_only`).
+    """
+
+    actor: str
+    action: str
+    request_id: str
+    trace: str
+    digest: bytes
+    dry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[T]):
+    """
+    A value and the revision that it reflects.
+    """
+
+    value: T
+    revision: int
+
+
+class Missing(NotFound):
+    """
+    Nothing there, as of a revision: absence is an answer too, and a cache may keep it until that revision is overtaken.
+    """
+
+    def __init__(self, reason: str, resource: object, revision: int | None = None) -> None:
+        super().__init__(reason, str(resource))
+        self.revision = revision
+
+
+def etag(revision: int) -> str:
+    """
+    The etag of a resource that was last written at *revision*; empty for one that was never written (`validate_only`).
+    """
+    return f'"r{revision}"' if revision else ""

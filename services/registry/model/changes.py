@@ -1,0 +1,128 @@
+"""
+Changes: what a write tells the change stream and the audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+Image = Mapping[str, Any]
+
+
+class ChangeKind(IntEnum):
+    """
+    What happened to a resource; the numbers are those of the contract and are stored.
+    """
+
+    CREATED = 1
+    UPDATED = 2
+    DELETED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """
+    One resource that a write changed. It touches the tags of its name and of every prefix of it.
+
+    Args:
+        resource: its full name.
+        kind: what happened.
+        subtree: what is below it changed with it. Also true for the creation of a resource that has others below it:
+            a cached "no such model" below a namespace that has just been made is as stale as below a deleted one.
+    """
+
+    resource: str
+    kind: ChangeKind
+    subtree: bool = False
+
+    def concerns(self, prefix: str) -> bool:
+        """
+        Whether someone who watches *prefix* wants to know.
+        """
+        if not prefix or self.resource == prefix or self.resource.startswith(f"{prefix}/"):
+            return True
+        return self.subtree and prefix.startswith(f"{self.resource}/")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    One line of the audit: a resource before and after a write, None where there was none.
+    """
+
+    resource: str
+    before: Image | None
+    after: Image | None
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """
+    All that one write changed.
+    """
+
+    changes: Sequence[Change]
+    entries: Sequence[Entry]
+
+    @classmethod
+    def created(cls, resource: object, after: Image, *, subtree: bool = False) -> Journal:
+        """
+        The journal of a write that makes one resource.
+        """
+        name = str(resource)
+        return cls([Change(name, ChangeKind.CREATED, subtree)], [Entry(name, None, after)])
+
+    @classmethod
+    def updated(cls, resource: object, before: Image, after: Image) -> Journal:
+        """
+        The journal of a write that changes one resource.
+        """
+        name = str(resource)
+        return cls([Change(name, ChangeKind.UPDATED)], [Entry(name, before, after)])
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """
+    One committed write, as the stream tells it.
+    """
+
+    number: int
+    commit_time: datetime
+    changes: tuple[Change, ...] = field(repr=False)
+
+    def concerning(self, prefix: str) -> tuple[Change, ...]:
+        """
+        The changes that someone who watches *prefix* wants to know.
+        """
+        return self.changes if not prefix else tuple(change for change in self.changes if change.concerns(prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """
+    Nothing is missing up to *applied*.
+    """
+
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discontinuity:
+    """
+    The log no longer reaches back to where a watcher wants to start.
+
+    Args:
+        oldest: the oldest revision that it holds.
+        head: the newest one; the stream goes on after it.
+    """
+
+    oldest: int
+    head: int
+
+
+Event = Revision | Heartbeat | Discontinuity

@@ -1,0 +1,131 @@
+"""
+The rules for values, and a collector that lets a request hear of everything that is wrong with it at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from services.chassis.errors import InvalidArgument, Violations
+from services.registry.model.names import MOST_INT64, Name
+
+N = TypeVar("N", bound=Name)
+
+MOST_LABELS = 64
+MOST_LABEL_VALUE = 256
+MOST_ANNOTATION_VALUE = 4096
+MOST_REQUEST_ID = 128
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LEAST_SECONDS, _MOST_SECONDS = -62135596800, 253402300799  # the years 1 to 9999, as in timestamp.proto
+
+
+class Checks(Violations):
+    """
+    Checks the fields of one request. Every method notes what is wrong and goes on; `raise_if_any` ends the check.
+    """
+
+    __slots__ = ()
+
+    def name(self, kind: type[N], field: str, text: str) -> N:
+        """
+        The name in *text*, or one of nowhere when it is not a name of that *kind*.
+        """
+        try:
+            return kind.parse(text, field)
+        except InvalidArgument as error:
+            self.extend(error.violations)
+            return kind.nowhere()
+
+    def matches(self, field: str, text: str, pattern: re.Pattern[str]) -> str:
+        """
+        *text* must match all of *pattern*.
+        """
+        if not pattern.fullmatch(text):
+            self.add(field, f"must match {pattern.pattern}")
+        return text
+
+    def text(self, field: str, text: str, most: int) -> str:
+        """
+        *text* must have at most *most* characters, none of them NUL, which PostgreSQL cannot store.
+        """
+        if len(text) > most:
+            self.add(field, f"must be at most {most:,} characters; it has {len(text):,}")
+        if "\0" in text:
+            self.add(field, "must not contain the character NUL")
+        return text
+
+    def labels(self, field: str, labels: Mapping[str, str], most: int = MOST_LABEL_VALUE) -> dict[str, str]:
+        """
+        *labels* must be at most 64, with keys [a-z][a-z0-9_.-]{0,62} and values of at most *most* characters.
+        """
+        if len(labels) > MOST_LABELS:
+            self.add(field, f"must have at most {MOST_LABELS} entries; it has {len(labels):,}")
+            return {}
+        for key in sorted(labels):
+            place = f'{field}["{_shown(key)}"]'
+            if not _KEY.fullmatch(key):
+                self.add(place, f"the key must match {_KEY.pattern}")
+            self.text(place, labels[key], most)
+        return dict(sorted(labels.items()))
+
+    def count(self, field: str, number: int) -> int:
+        """
+        *number* must not be negative.
+        """
+        if number < 0:
+            self.add(field, "must not be negative")
+        return number
+
+    def finite(self, field: str, number: float) -> float:
+        """
+        *number* must be neither infinite nor NaN.
+        """
+        if not math.isfinite(number):
+            self.add(field, "must be finite")
+        return number
+
+    def size(self, field: str, items: Sequence[object], most: int, least: int = 1) -> None:
+        """
+        *items* must be from *least* to *most*.
+        """
+        if not least <= len(items) <= most:
+            self.add(field, f"must have {least:,} to {most:,} entries; it has {len(items):,}")
+
+    def time(self, field: str, seconds: int, nanos: int) -> datetime:
+        """
+        The moment that a Timestamp's *seconds* and *nanos* give, to the microsecond.
+        """
+        if not (_LEAST_SECONDS <= seconds <= _MOST_SECONDS and 0 <= nanos < 1_000_000_000):
+            self.add(field, "must be a time in the years 1 to 9999")
+            return _EPOCH
+        return _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
+
+    def request_id(self, text: str) -> str:
+        """
+        A request id must be short and printable: it ends up in the audit.
+        """
+        if len(text) > MOST_REQUEST_ID or not text.isprintable():
+            self.add("request_id", f"must be at most {MOST_REQUEST_ID} printable characters")
+        return text
+
+    def total(self, field: str, numbers: Sequence[int]) -> int:
+        """
+        The sum of *numbers* must fit an int64.
+        """
+        if (total := sum(numbers)) > MOST_INT64:
+            self.add(field, "must add up to less than 2^63")
+            return 0
+        return total
+
+
+def _shown(key: str) -> str:
+    # A key may be megabytes of anything: what goes into the error must be short and one line.
+    short = key if len(key) <= 80 else f"{key[:80]}…"
+    return short.encode("unicode_escape").decode() if not short.isprintable() else short

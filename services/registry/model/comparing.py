@@ -1,0 +1,113 @@
+"""
+What each field of the filter language is and which values it compares with.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+from services.registry.model.checks import SLUG
+from services.registry.model.filters import (
+    TEXTS,
+    CreateTime,
+    Field,
+    Label,
+    LabelKeys,
+    Op,
+    ParameterCount,
+    Score,
+    Text,
+    Value,
+)
+from services.registry.model.names import MOST_INT64
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+_KNOWN = f"{', '.join(TEXTS)}, parameter_count, create_time, labels.KEY or evaluations.DATASET.METRIC"
+
+
+class FilterError(Exception):
+    """
+    A mistake in a filter or an order, and where it is.
+    """
+
+    def __init__(self, position: int, message: str) -> None:
+        super().__init__(f"at {position}: {message}")
+
+
+def field_of(name: str, position: int) -> Field:
+    """
+    The field that *name* means.
+
+    Raises:
+        FilterError: models have no such field.
+    """
+    if name in TEXTS:
+        return Text(name)
+    if name == "parameter_count":
+        return ParameterCount()
+    if name == "create_time":
+        return CreateTime()
+    if name == "labels":
+        return LabelKeys()
+    if name.startswith("labels.") and _KEY.fullmatch(name.removeprefix("labels.")):
+        return Label(name.removeprefix("labels."))
+    parts = name.split(".")
+    if parts[0] == "evaluations" and len(parts) == 3 and all(SLUG.fullmatch(part) for part in parts[1:]):
+        return Score(parts[1], parts[2])
+    raise FilterError(position, f'"{name[:80]}" is not a field: expected {_KNOWN}')
+
+
+def value_of(field: Field, op: Op, text: str, position: int) -> Value:
+    """
+    What *text* means for *field*.
+
+    Raises:
+        FilterError: it means nothing there, or *op* does not.
+    """
+    match field:
+        case ParameterCount():
+            _refuse_has(op, position)
+            return _whole(text, position)
+        case Score():
+            _refuse_has(op, position)
+            return _number(text, position)
+        case CreateTime():
+            _refuse_has(op, position)
+            return _moment(text, position)
+        case _:
+            return text
+
+
+def _refuse_has(op: Op, position: int) -> None:
+    if op is Op.HAS:
+        raise FilterError(position, "after : this field takes only *; compare it with = != < <= > >=")
+
+
+def _number(text: str, position: int) -> float:
+    if not _NUMBER.fullmatch(text) or not math.isfinite(number := float(text)):
+        raise FilterError(position, f'expected a number, found "{text[:40]}"')
+    return number
+
+
+def _whole(text: str, position: int) -> int:
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        number = int(text)
+    else:
+        real = _number(text, position)  # 1e8 is a handy way to write a whole number
+        if not real.is_integer():
+            raise FilterError(position, f'expected a whole number, found "{text[:40]}"')
+        number = int(real)
+    if not -MOST_INT64 <= number <= MOST_INT64:
+        raise FilterError(position, "the number does not fit an int64")
+    return number
+
+
+def _moment(text: str, position: int) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise FilterError(position, 'expected a time such as "2026-01-31T12:00:00Z"') from None

@@ -1,0 +1,127 @@
+"""
+The filter language: a subset of AIP-160 (https://google.aip.dev/160) over the fields of a model.
+
+    task = "image-classification" AND parameter_count < 100000000 AND labels.team:vision
+    AND (evaluations.imagenet.top1 > 85 OR NOT license : mit)
+
+As in AIP-160, OR binds tighter than AND, and keywords are upper case. A comparison with something that a model does
+not have (a label, a result) is false, whatever the operator, `!=` included; NOT of it is true. Strings compare by code
+point; `:` asks a text whether it contains the value (in any case), a label whether it has that value, `labels` whether
+it has that key; `:*` asks whether there is anything at all. A result stands for the model's highest one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+TEXTS = ("name", "display_name", "owner", "task", "framework", "license")
+
+
+class Op(StrEnum):
+    """
+    How a comparison compares.
+    """
+
+    EQUAL = "="
+    UNEQUAL = "!="
+    LESS = "<"
+    AT_MOST = "<="
+    MORE = ">"
+    AT_LEAST = ">="
+    HAS = ":"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """
+    One of the text fields, by its name in the contract.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    """
+    parameter_count.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTime:
+    """
+    create_time.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """
+    labels.{key}.
+    """
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelKeys:
+    """
+    The keys of all labels: `labels:key`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """
+    evaluations.{dataset}.{metric}: the highest result of the model.
+    """
+
+    dataset: str
+    metric: str
+
+
+Field = Text | ParameterCount | CreateTime | Label | LabelKeys | Score
+Value = str | int | float | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    A field compared with a value; None asks whether there is any value.
+    """
+
+    field: Field
+    op: Op
+    value: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """
+    All of the conditions hold.
+    """
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """
+    At least one of the conditions holds.
+    """
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Negation:
+    """
+    The condition does not hold.
+    """
+
+    part: Condition
+
+
+Condition = Comparison | Every | Some | Negation

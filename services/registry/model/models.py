@@ -1,0 +1,126 @@
+"""
+Models: what a registry knows of one beside its versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+
+from services.chassis.errors import Aborted
+from services.registry.model.calls import etag
+from services.registry.model.changes import Image
+from services.registry.model.checks import MOST_ANNOTATION_VALUE, Checks
+from services.registry.model.names import ModelName
+
+MUTABLE = (
+    "display_name",
+    "description",
+    "owner",
+    "task",
+    "framework",
+    "license",
+    "labels",
+    "annotations",
+    "parameter_count",
+)
+_MOST = {"display_name": 256, "description": 16384, "owner": 256, "task": 128, "framework": 128, "license": 128}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDraft:
+    """
+    What a client says of a model.
+
+    Args:
+        parameter_count: the number of trainable parameters; 0 means not known.
+    """
+
+    display_name: str = ""
+    description: str = ""
+    owner: str = ""
+    task: str = ""
+    framework: str = ""
+    license: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    parameter_count: int = 0
+
+    def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
+        """
+        Note what is out of bounds.
+
+        Args:
+            at: the path of the model in the request.
+            only: the fields that count; an update looks at those of its mask.
+        """
+        for name in sorted(set(only) & set(_MOST)):
+            checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])
+        if "labels" in only:
+            checks.labels(f"{at}.labels", self.labels)
+        if "annotations" in only:
+            checks.labels(f"{at}.annotations", self.annotations, MOST_ANNOTATION_VALUE)
+        if "parameter_count" in only:
+            checks.count(f"{at}.parameter_count", self.parameter_count)
+
+    def updated(self, other: ModelDraft, paths: Collection[str]) -> ModelDraft:
+        """
+        This draft with the fields in *paths* taken from *other*.
+        """
+        return replace(self, **{path: getattr(other, path) for path in paths})
+
+    def image(self) -> Image:
+        """
+        The audit's picture of it.
+        """
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUpdate:
+    """
+    What UpdateModel asks for.
+
+    Args:
+        paths: the fields to take from *draft*.
+        etag: of the model that the client read; empty when it does not care.
+    """
+
+    name: ModelName
+    draft: ModelDraft
+    paths: frozenset[str]
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """
+    A model as it is kept.
+
+    Args:
+        latest_version: the number of the newest version, 0 while there is none.
+        revision: of the last write to the model itself; its versions and aliases have their own.
+    """
+
+    name: ModelName
+    draft: ModelDraft
+    create_time: datetime
+    update_time: datetime
+    delete_time: datetime | None
+    purge_time: datetime | None
+    latest_version: int
+    revision: int
+
+
+def check_etag(resource: object, expected: str, revision: int) -> None:
+    """
+    Raises:
+        Aborted: *expected* is the etag of another state than the one of *revision*.
+    """
+    if expected and expected != etag(revision):
+        raise Aborted(
+            "ETAG_MISMATCH",
+            f"{resource} has changed since it was read: read it again and retry",
+            metadata={"resource": str(resource), "etag": etag(revision)},
+        )

@@ -1,0 +1,203 @@
+"""
+The names of resources: parsed once at the door, formatted once on the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from services.chassis.errors import InvalidArgument
+
+NAMESPACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+ALIAS_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+MOST_INT64 = 2**63 - 1
+
+_NAMESPACE = rf"namespaces/({NAMESPACE_ID.pattern})"
+_MODEL = rf"{_NAMESPACE}/models/({MODEL_ID.pattern})"
+_VERSION = rf"{_MODEL}/versions/([1-9][0-9]{{0,18}})"
+
+
+class Name(Protocol):
+    """
+    A kind of resource name.
+    """
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> Self:
+        """
+        Raises:
+            InvalidArgument: *text* is not such a name; the violation is on *field*.
+        """
+
+    @classmethod
+    def nowhere(cls) -> Self:
+        """
+        A name that stands in for one that did not parse, while the rest of a request is being checked.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceName:
+    """
+    namespaces/{namespace}.
+    """
+
+    namespace: str
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> NamespaceName:
+        """
+        Raises:
+            InvalidArgument: *text* is not namespaces/{namespace}.
+        """
+        match = _NAMESPACE_NAME.fullmatch(text)
+        if match is None:
+            raise InvalidArgument.of(field, "must be namespaces/{namespace}")
+        return cls(match[1])
+
+    @classmethod
+    def nowhere(cls) -> NamespaceName:
+        """
+        See `Name`.
+        """
+        return cls("")
+
+    def __str__(self) -> str:
+        return f"namespaces/{self.namespace}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """
+    namespaces/{namespace}/models/{model}.
+    """
+
+    namespace: str
+    model: str
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> ModelName:
+        """
+        Raises:
+            InvalidArgument: *text* is not namespaces/{namespace}/models/{model}.
+        """
+        match = _MODEL_NAME.fullmatch(text)
+        if match is None:
+            raise InvalidArgument.of(field, "must be namespaces/{namespace}/models/{model}")
+        return cls(match[1], match[2])
+
+    @classmethod
+    def nowhere(cls) -> ModelName:
+        """
+        See `Name`.
+        """
+        return cls("", "")
+
+    @property
+    def parent(self) -> NamespaceName:
+        """
+        The namespace that the model lives in.
+        """
+        return NamespaceName(self.namespace)
+
+    def __str__(self) -> str:
+        return f"namespaces/{self.namespace}/models/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionName:
+    """
+    namespaces/{namespace}/models/{model}/versions/{number}.
+    """
+
+    namespace: str
+    model: str
+    number: int
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> VersionName:
+        """
+        Raises:
+            InvalidArgument: *text* is not namespaces/{namespace}/models/{model}/versions/{number}.
+        """
+        match = _VERSION_NAME.fullmatch(text)
+        if match is None or int(match[3]) > MOST_INT64:
+            raise InvalidArgument.of(field, "must be namespaces/{namespace}/models/{model}/versions/{number}")
+        return cls(match[1], match[2], int(match[3]))
+
+    @classmethod
+    def nowhere(cls) -> VersionName:
+        """
+        See `Name`.
+        """
+        return cls("", "", 0)
+
+    @property
+    def parent(self) -> ModelName:
+        """
+        The model that this is a version of.
+        """
+        return ModelName(self.namespace, self.model)
+
+    def __str__(self) -> str:
+        return f"namespaces/{self.namespace}/models/{self.model}/versions/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasName:
+    """
+    namespaces/{namespace}/models/{model}/aliases/{alias}.
+    """
+
+    namespace: str
+    model: str
+    alias: str
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> AliasName:
+        """
+        Raises:
+            InvalidArgument: *text* is not namespaces/{namespace}/models/{model}/aliases/{alias}.
+        """
+        match = _ALIAS_NAME.fullmatch(text)
+        if match is None:
+            raise InvalidArgument.of(field, "must be namespaces/{namespace}/models/{model}/aliases/{alias}")
+        return cls(match[1], match[2], match[3])
+
+    @classmethod
+    def nowhere(cls) -> AliasName:
+        """
+        See `Name`.
+        """
+        return cls("", "", "")
+
+    @property
+    def parent(self) -> ModelName:
+        """
+        The model that the alias belongs to.
+        """
+        return ModelName(self.namespace, self.model)
+
+    def __str__(self) -> str:
+        return f"namespaces/{self.namespace}/models/{self.model}/aliases/{self.alias}"
+
+
+_NAMESPACE_NAME = re.compile(_NAMESPACE)
+_MODEL_NAME = re.compile(_MODEL)
+_VERSION_NAME = re.compile(_VERSION)
+_ALIAS_NAME = re.compile(rf"{_MODEL}/aliases/({ALIAS_ID.pattern})")
+
+# What a watcher may ask for: any name in the registry, its collections included. Deliberately loose: a prefix of
+# something that does not exist yet is a fair wish.
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,15}")
+
+
+def is_resource_prefix(text: str) -> bool:
+    """
+    Whether *text* has the form of a resource's name or of a collection's.
+    """
+    return _PREFIX.fullmatch(text) is not None

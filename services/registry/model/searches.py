@@ -1,0 +1,124 @@
+"""
+Searches: words, conditions and an order over the models of a namespace.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.registry.model.checks import Checks
+from services.registry.model.filters import Condition
+from services.registry.model.names import NamespaceName
+from services.registry.model.pages import Key
+
+MOST_QUERY = 1024
+MOST_WORDS = 32
+MOST_WORD = 128
+
+# Whatever separates words in names, titles and prose; letters of all scripts stay.
+_SEPARATORS = re.compile(r"[\s!-/:-@\[-`{-~]+")
+_ORDER = re.compile(r"\s*([a-z_]+)(?:\s+(asc|desc))?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderKey:
+    """
+    One column to sort by.
+    """
+
+    field: str
+    descending: bool = False
+
+
+ORDERS: dict[str, type[Key]] = {"name": str, "parameter_count": int, "create_time": datetime, "update_time": datetime}
+BEST_MATCH = "rank"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """
+    What SearchModels asks for.
+
+    Args:
+        words: all of them must match; empty means all models.
+        condition: must hold; None means no condition.
+        order: its last key is unique, so that the order is total.
+    """
+
+    parent: NamespaceName
+    words: tuple[str, ...]
+    condition: Condition | None
+    order: tuple[OrderKey, ...]
+
+    @property
+    def key_types(self) -> tuple[type[Key], ...]:
+        """
+        The types of the sort key's parts.
+        """
+        return tuple(float if key.field == BEST_MATCH else ORDERS[key.field] for key in self.order)
+
+
+def parse_words(checks: Checks, field: str, query: str) -> tuple[str, ...]:
+    """
+    The words of a query: a name such as convnext_base.fb_in22k is three of them, as it is in the index.
+    """
+    before = len(checks)
+    checks.text(field, query, MOST_QUERY)
+    words = tuple(dict.fromkeys(word for word in _SEPARATORS.split(query) if word))
+    if len(words) > MOST_WORDS:
+        checks.add(field, f"must have at most {MOST_WORDS} words; it has {len(words):,}")
+    if any(len(word) > MOST_WORD for word in words):
+        checks.add(field, f"must not have a word of more than {MOST_WORD} characters")
+    return words if len(checks) == before else ()
+
+
+def parse_order(checks: Checks, field: str, text: str, *, ranked: bool) -> tuple[OrderKey, ...]:
+    """
+    The order that `order_by` asks for, or the usual one, made total by the name.
+
+    Args:
+        ranked: there are words, so that without an order the best match comes first.
+    """
+    keys = _keys(checks, field, text)
+    if not keys:
+        keys = (OrderKey(BEST_MATCH, descending=True),) if ranked else ()
+    if any(key.field == "name" for key in keys):
+        return keys
+    # After the keys that were asked for, names run the way of the last of them: then one index serves the whole
+    # order, read forwards or backwards. Equal matches are the exception: those are read by people, from a to z.
+    tie = OrderKey("name", descending=bool(keys) and keys[-1].descending and keys[-1].field != BEST_MATCH)
+    return (*keys, tie)
+
+
+def _keys(checks: Checks, field: str, text: str) -> tuple[OrderKey, ...]:
+    before = len(checks)
+    checks.text(field, text, 256)
+    if not text.strip() or len(checks) > before:
+        return ()
+    keys: list[OrderKey] = []
+    position = 0
+    for part in text.split(","):
+        match = _ORDER.fullmatch(part)
+        start = position + len(part) - len(part.lstrip()) + 1
+        if match is None or match[1] not in ORDERS:
+            checks.add(field, f"at {start}: expected {', '.join(ORDERS)}, each with asc or desc or nothing")
+            return ()
+        if any(key.field == match[1] for key in keys):
+            checks.add(field, f"at {start}: {match[1]} comes twice")
+            return ()
+        keys.append(OrderKey(match[1], match[2] == "desc"))
+        position += len(part) + 1
+    return _until_unique(keys)
+
+
+def _until_unique(keys: Sequence[OrderKey]) -> tuple[OrderKey, ...]:
+    # Names are unique: what comes after one never decides anything.
+    kept: list[OrderKey] = []
+    for key in keys:
+        kept.append(key)
+        if key.field == "name":
+            break
+    return tuple(kept)

@@ -1,0 +1,156 @@
+"""
+Versions: numbered states of a model, with the files they consist of and where they come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from services.registry.model.changes import Image
+from services.registry.model.checks import Checks
+from services.registry.model.names import VersionName
+
+MOST_ARTIFACTS = 10_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class VersionState(StrEnum):
+    """
+    Where a version stands.
+    """
+
+    PENDING = "PENDING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """
+    One file of a version.
+
+    Args:
+        path: relative, with forward slashes.
+        sha256: of its bytes.
+        size_bytes: how many there are.
+        media_type: empty when nobody said.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int
+    media_type: str = ""
+
+    def check(self, checks: Checks, at: str) -> None:
+        """
+        Note what is malformed; *at* is the path of the artifact in the request.
+        """
+        checks.text(f"{at}.path", self.path, 1024)
+        if any(part in {"", ".", ".."} for part in self.path.split("/")) or "\\" in self.path:
+            checks.add(f"{at}.path", 'must be relative, with forward slashes and no empty, "." or ".." parts')
+        checks.matches(f"{at}.sha256", self.sha256, _SHA256)
+        checks.count(f"{at}.size_bytes", self.size_bytes)
+        checks.text(f"{at}.media_type", self.media_type, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """
+    Where a version comes from.
+
+    Args:
+        parent_version: the full name of the version it was trained from; empty when there is none.
+        training_data: names or addresses of data sets.
+        run: the run that made it.
+        git_commit: in hexadecimal.
+    """
+
+    parent_version: str = ""
+    training_data: tuple[str, ...] = ()
+    run: str = ""
+    git_commit: str = ""
+
+    def check(self, checks: Checks, at: str) -> None:
+        """
+        Note what is malformed; *at* is the path of the lineage in the request.
+        """
+        if self.parent_version:
+            checks.name(VersionName, f"{at}.parent_version", self.parent_version)
+        checks.size(f"{at}.training_data", self.training_data, 64, least=0)
+        for index, place in enumerate(self.training_data[:64]):
+            checks.text(f"{at}.training_data[{index}]", place, 1024)
+        checks.text(f"{at}.run", self.run, 1024)
+        if self.git_commit:
+            checks.matches(f"{at}.git_commit", self.git_commit, _COMMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDraft:
+    """
+    What a client says of a version.
+    """
+
+    description: str = ""
+    artifacts: tuple[Artifact, ...] = ()
+    lineage: Lineage = field(default_factory=Lineage)
+    stage: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def check(self, checks: Checks, at: str) -> None:
+        """
+        Note what is out of bounds; *at* is the path of the version in the request.
+        """
+        checks.text(f"{at}.description", self.description, 4096)
+        checks.size(f"{at}.artifacts", self.artifacts, MOST_ARTIFACTS, least=0)
+        for index, artifact in enumerate(self.artifacts[:MOST_ARTIFACTS]):
+            artifact.check(checks, f"{at}.artifacts[{index}]")
+        _check_paths(checks, at, self.artifacts)
+        checks.total(f"{at}.artifacts", [artifact.size_bytes for artifact in self.artifacts])
+        self.lineage.check(checks, f"{at}.lineage")
+        checks.text(f"{at}.stage", self.stage, 64)
+        checks.labels(f"{at}.labels", self.labels)
+
+    @property
+    def size_bytes(self) -> int:
+        """
+        The sum of the artifacts' sizes.
+        """
+        return sum(artifact.size_bytes for artifact in self.artifacts)
+
+    def image(self) -> Image:
+        """
+        The audit's picture of it.
+        """
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """
+    A version as it is kept.
+
+    Args:
+        failure: why a FAILED version failed.
+        revision: of the last write to it.
+    """
+
+    name: VersionName
+    state: VersionState
+    failure: str
+    draft: VersionDraft
+    create_time: datetime
+    update_time: datetime
+    revision: int
+
+
+def _check_paths(checks: Checks, at: str, artifacts: Sequence[Artifact]) -> None:
+    seen: dict[str, int] = {}
+    for index, artifact in enumerate(artifacts):
+        first = seen.setdefault(artifact.path, index)
+        if first != index:
+            checks.add(f"{at}.artifacts[{index}].path", f"is the path of artifacts[{first}], too")

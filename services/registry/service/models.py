@@ -1,0 +1,107 @@
+"""
+ModelService.
+"""
+
+from __future__ import annotations
+
+from modelyard.registry.v1 import models_pb2 as pb
+from modelyard.registry.v1.models_pb2_grpc import ModelServiceServicer
+from services.chassis.context import Context
+from services.chassis.deadlines import remaining
+from services.registry.model.checks import Checks
+from services.registry.model.masks import check_mask
+from services.registry.model.models import MUTABLE, ModelUpdate
+from services.registry.model.names import MODEL_ID, ModelName, NamespaceName
+from services.registry.model.pages import Page, Query
+from services.registry.model.parsing import parse_filter
+from services.registry.model.searches import Search, parse_order, parse_words
+from services.registry.service.calls import Mutations, reflect
+from services.registry.service.parsing import to_model_draft
+from services.registry.service.rendering import from_model
+from services.registry.store.models import ModelStore
+from services.registry.store.searches import SearchStore
+
+
+class ModelService(ModelServiceServicer):
+    """
+    The servicer of modelyard.registry.v1.ModelService.
+    """
+
+    def __init__(self, models: ModelStore, searches: SearchStore, mutations: Mutations) -> None:
+        self._models = models
+        self._searches = searches
+        self._mutations = mutations
+
+    async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.Model:
+        checks = Checks()
+        parent = checks.name(NamespaceName, "parent", request.parent)
+        name = ModelName(parent.namespace, checks.matches("model_id", request.model_id, MODEL_ID))
+        draft = to_model_draft(request.model)
+        draft.check(checks, "model")
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Model,
+            lambda tx: self._models.create(tx, name, draft),
+            from_model,
+            dry=request.validate_only,
+        )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
+        name = ModelName.parse(request.name)
+        return from_model((await reflect(context, self._models.get(name))).value)
+
+    async def BatchGetModels(self, request: pb.BatchGetModelsRequest, context: Context) -> pb.BatchGetModelsResponse:
+        checks = Checks()
+        parent = checks.name(NamespaceName, "parent", request.parent)
+        checks.size("names", request.names, 1000)
+        names = [checks.name(ModelName, f"names[{i}]", name) for i, name in enumerate(request.names[:1000])]
+        for index, name in enumerate(names):
+            if name.namespace and name.parent != parent:
+                checks.add(f"names[{index}]", "must be below the parent")
+        checks.raise_if_any()
+        found = await reflect(context, self._models.batch_get(parent, names))
+        return pb.BatchGetModelsResponse(models=map(from_model, found.value))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        checks = Checks()
+        parent = checks.name(NamespaceName, "parent", request.parent)
+        query = Query("ListModels", (request.parent, str(request.show_deleted)), (str,))
+        page = Page.check(checks, query, request.page_size, request.page_token)
+        checks.raise_if_any()
+        found = await reflect(context, self._models.list_page(parent, page, deleted=request.show_deleted))
+        return pb.ListModelsResponse(models=map(from_model, found.items), next_page_token=found.token)
+
+    async def SearchModels(self, request: pb.SearchModelsRequest, context: Context) -> pb.SearchModelsResponse:
+        checks = Checks()
+        parent = checks.name(NamespaceName, "parent", request.parent)
+        words = parse_words(checks, "query", request.query)
+        condition = parse_filter(checks, "filter", request.filter)
+        order = parse_order(checks, "order_by", request.order_by, ranked=bool(words))
+        search = Search(parent, words, condition, order)
+        parts = (request.parent, request.query, request.filter, request.order_by)
+        query = Query("SearchModels", parts, search.key_types)
+        page = Page.check(checks, query, request.page_size, request.page_token, usual=20, most=200)
+        checks.raise_if_any()
+        found = await reflect(context, self._searches.search(search, page, remaining()))
+        return pb.SearchModelsResponse(models=map(from_model, found.items), next_page_token=found.token)
+
+    async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.Model:
+        checks = Checks()
+        name = checks.name(ModelName, "model.name", request.model.name)
+        paths = check_mask(checks, request.update_mask.paths, MUTABLE)
+        draft = to_model_draft(request.model)
+        draft.check(checks, "model", paths)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        update = ModelUpdate(name, draft, paths, request.model.etag)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Model,
+            lambda tx: self._models.update(tx, update),
+            from_model,
+            dry=request.validate_only,
+        )

@@ -1,0 +1,87 @@
+"""
+Messages as values. What is wrong with a value is the model's business; here only its form is turned.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelyard.registry.v1 import evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from services.registry.model.checks import Checks
+from services.registry.model.evaluations import EvaluationDraft
+from services.registry.model.models import ModelDraft
+from services.registry.model.names import VersionName
+from services.registry.model.namespaces import NamespaceDraft
+from services.registry.model.versions import Artifact, Lineage, VersionDraft
+
+
+def to_namespace_draft(namespace: namespaces_pb2.Namespace) -> NamespaceDraft:
+    """
+    What a client says of a namespace.
+    """
+    return NamespaceDraft(
+        namespace.display_name,
+        namespace.description,
+        namespace.owner,
+        dict(namespace.labels),
+        namespace.quota.max_models,
+        namespace.quota.max_asset_bytes,
+    )
+
+
+def to_model_draft(model: models_pb2.Model) -> ModelDraft:
+    """
+    What a client says of a model.
+    """
+    return ModelDraft(
+        model.display_name,
+        model.description,
+        model.owner,
+        model.task,
+        model.framework,
+        model.license,
+        dict(model.labels),
+        dict(model.annotations),
+        model.parameter_count,
+    )
+
+
+def to_version_draft(version: versions_pb2.Version) -> VersionDraft:
+    """
+    What a client says of a version.
+    """
+    lineage = version.lineage
+    return VersionDraft(
+        version.description,
+        tuple(Artifact(each.path, each.sha256, each.size_bytes, each.media_type) for each in version.artifacts),
+        Lineage(lineage.parent_version, tuple(lineage.training_data), lineage.run, lineage.git_commit),
+        version.stage,
+        dict(version.labels),
+    )
+
+
+def to_evaluation_draft(
+    checks: Checks, at: str, evaluation: evaluations_pb2.Evaluation, version: VersionName
+) -> EvaluationDraft:
+    """
+    What a client says of a result; *at* is its path in the request.
+    """
+    return EvaluationDraft(
+        version,
+        evaluation.dataset,
+        evaluation.metric,
+        evaluation.value,
+        dict(evaluation.parameters),
+        to_time(checks, f"{at}.evaluate_time", evaluation.evaluate_time)
+        if evaluation.HasField("evaluate_time")
+        else None,
+    )
+
+
+def to_time(checks: Checks, field: str, timestamp: Timestamp) -> datetime:
+    """
+    The moment in a Timestamp.
+    """
+    return checks.time(field, timestamp.seconds, timestamp.nanos)

@@ -1,0 +1,71 @@
+"""
+All servicers of the registry, put together.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from modelyard.registry.v1.aliases_pb2_grpc import add_AliasServiceServicer_to_server
+from modelyard.registry.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
+from modelyard.registry.v1.cards_pb2_grpc import CardServiceServicer, add_CardServiceServicer_to_server
+from modelyard.registry.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
+from modelyard.registry.v1.deployments_pb2_grpc import (
+    DeploymentServiceServicer,
+    add_DeploymentServiceServicer_to_server,
+)
+from modelyard.registry.v1.evaluations_pb2_grpc import add_EvaluationServiceServicer_to_server
+from modelyard.registry.v1.imports_pb2_grpc import add_ImportServiceServicer_to_server
+from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
+from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServicer_to_server
+from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
+from services.chassis.server import Server
+from services.registry.service.aliases import AliasService
+from services.registry.service.assets import Assets
+from services.registry.service.calls import Mutations
+from services.registry.service.changes import ChangeService
+from services.registry.service.evaluations import EvaluationService
+from services.registry.service.imports import ImportService
+from services.registry.service.models import ModelService
+from services.registry.service.namespaces import NamespaceService
+from services.registry.service.versions import VersionService
+from services.registry.store.aliases import AliasStore
+from services.registry.store.database import Database
+from services.registry.store.evaluations import EvaluationStore
+from services.registry.store.feed import ChangeFeed
+from services.registry.store.imports import ImportStore
+from services.registry.store.leaderboards import LeaderboardStore
+from services.registry.store.models import ModelStore
+from services.registry.store.namespaces import NamespaceStore
+from services.registry.store.searches import SearchStore
+from services.registry.store.versions import VersionStore
+from services.registry.store.writing import Writer
+
+
+def add_servicers(server: Server, database: Database, feed: ChangeFeed, cdn: grpc.aio.Channel) -> None:
+    """
+    Serve the registry's contracts; the methods that a servicer lacks answer UNIMPLEMENTED.
+
+    Args:
+        server: what serves them.
+        database: where everything is kept.
+        feed: the change stream.
+        cdn: to the service that keeps the bytes.
+    """
+    once = Mutations(Writer(database))
+    # mypy takes the methods that are still missing for mistakes; the chassis answers UNIMPLEMENTED for them.
+    namespaces = NamespaceService(NamespaceStore(database), once)  # type: ignore[abstract]
+    models = ModelService(ModelStore(database), SearchStore(database), once)  # type: ignore[abstract]
+    versions = VersionService(VersionStore(database), Assets(cdn), once)  # type: ignore[abstract]
+    aliases = AliasService(AliasStore(database), once)  # type: ignore[abstract]
+    evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), once)
+    server.add(add_NamespaceServiceServicer_to_server, namespaces)
+    server.add(add_ModelServiceServicer_to_server, models)
+    server.add(add_VersionServiceServicer_to_server, versions)
+    server.add(add_AliasServiceServicer_to_server, aliases)
+    server.add(add_EvaluationServiceServicer_to_server, evaluations)
+    server.add(add_ImportServiceServicer_to_server, ImportService(ImportStore(), once))
+    server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
+    server.add(add_CardServiceServicer_to_server, CardServiceServicer())  # type: ignore[abstract]
+    server.add(add_DeploymentServiceServicer_to_server, DeploymentServiceServicer())  # type: ignore[abstract]
+    server.add(add_AuditServiceServicer_to_server, AuditServiceServicer())  # type: ignore[abstract]

@@ -1,0 +1,187 @@
+"""
+Values as messages.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelyard.changes.v1 import changes_pb2
+from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.calls import etag
+from services.registry.model.changes import Discontinuity, Event, Heartbeat
+from services.registry.model.evaluations import Evaluation, Place
+from services.registry.model.models import Model
+from services.registry.model.names import AliasName, VersionName
+from services.registry.model.namespaces import Namespace
+from services.registry.model.versions import Version, VersionState
+
+
+# protobuf takes an aware datetime for a Timestamp (to the microsecond, as PostgreSQL keeps it); its stubs do not know.
+def _time(moment: datetime | None) -> Timestamp | None:
+    return cast("Timestamp | None", moment)
+
+
+_STATES = {
+    VersionState.PENDING: versions_pb2.Version.STATE_PENDING,
+    VersionState.READY: versions_pb2.Version.STATE_READY,
+    VersionState.FAILED: versions_pb2.Version.STATE_FAILED,
+}
+
+
+def from_namespace(namespace: Namespace) -> namespaces_pb2.Namespace:
+    """
+    A namespace.
+    """
+    draft = namespace.draft
+    return namespaces_pb2.Namespace(
+        name=str(namespace.name),
+        display_name=draft.display_name,
+        description=draft.description,
+        owner=draft.owner,
+        labels=draft.labels,
+        quota=namespaces_pb2.Namespace.Quota(max_models=draft.max_models, max_asset_bytes=draft.max_asset_bytes),
+        create_time=_time(namespace.create_time),
+        update_time=_time(namespace.update_time),
+        revision=namespace.revision,
+        etag=etag(namespace.revision),
+    )
+
+
+def from_model(model: Model) -> models_pb2.Model:
+    """
+    A model.
+    """
+    draft = model.draft
+    return models_pb2.Model(
+        name=str(model.name),
+        display_name=draft.display_name,
+        description=draft.description,
+        owner=draft.owner,
+        task=draft.task,
+        framework=draft.framework,
+        license=draft.license,
+        labels=draft.labels,
+        annotations=draft.annotations,
+        parameter_count=draft.parameter_count,
+        create_time=_time(model.create_time),
+        update_time=_time(model.update_time),
+        delete_time=_time(model.delete_time),
+        purge_time=_time(model.purge_time),
+        latest_version=model.latest_version,
+        revision=model.revision,
+        etag=etag(model.revision),
+    )
+
+
+def from_version(version: Version) -> versions_pb2.Version:
+    """
+    A version.
+    """
+    draft = version.draft
+    lineage = draft.lineage
+    return versions_pb2.Version(
+        name=str(version.name),
+        number=version.name.number,
+        state=_STATES[version.state],
+        failure=version.failure,
+        description=draft.description,
+        artifacts=[
+            versions_pb2.Artifact(
+                path=each.path, sha256=each.sha256, size_bytes=each.size_bytes, media_type=each.media_type
+            )
+            for each in draft.artifacts
+        ],
+        lineage=versions_pb2.Lineage(
+            parent_version=lineage.parent_version,
+            training_data=lineage.training_data,
+            run=lineage.run,
+            git_commit=lineage.git_commit,
+        ),
+        stage=draft.stage,
+        labels=draft.labels,
+        size_bytes=draft.size_bytes,
+        create_time=_time(version.create_time),
+        update_time=_time(version.update_time),
+        revision=version.revision,
+        etag=etag(version.revision),
+    )
+
+
+def from_alias(alias: Alias) -> aliases_pb2.Alias:
+    """
+    An alias.
+    """
+    return aliases_pb2.Alias(
+        name=str(alias.name),
+        version=str(VersionName(alias.name.namespace, alias.name.model, alias.version)),
+        move_time=_time(alias.move_time),
+        actor=alias.actor,
+        revision=alias.revision,
+    )
+
+
+def from_stretch(stretch: Stretch, name: AliasName) -> aliases_pb2.AliasMove:
+    """
+    One stretch of the history of the alias *name*.
+    """
+    version = VersionName(name.namespace, name.model, stretch.version) if stretch.version is not None else ""
+    return aliases_pb2.AliasMove(
+        version=str(version),
+        start_time=_time(stretch.start_time),
+        end_time=_time(stretch.end_time),
+        actor=stretch.actor,
+        revision=stretch.revision,
+    )
+
+
+def from_evaluation(evaluation: Evaluation) -> evaluations_pb2.Evaluation:
+    """
+    A result.
+    """
+    draft = evaluation.draft
+    return evaluations_pb2.Evaluation(
+        name=evaluation.name,
+        version=str(draft.version),
+        dataset=draft.dataset,
+        metric=draft.metric,
+        value=draft.value,
+        parameters=draft.parameters,
+        evaluate_time=_time(draft.evaluate_time),
+        create_time=_time(evaluation.create_time),
+        revision=evaluation.revision,
+    )
+
+
+def from_place(place: Place) -> evaluations_pb2.QueryLeaderboardResponse.Entry:
+    """
+    A place on a leaderboard.
+    """
+    return evaluations_pb2.QueryLeaderboardResponse.Entry(
+        model=str(place.model), evaluation=from_evaluation(place.best), parameter_count=place.parameter_count
+    )
+
+
+def from_event(event: Event) -> changes_pb2.WatchChangesResponse:
+    """
+    What a watcher is told.
+    """
+    if isinstance(event, Heartbeat):
+        return changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=event.applied))
+    if isinstance(event, Discontinuity):
+        return changes_pb2.WatchChangesResponse(
+            discontinuity=changes_pb2.Discontinuity(oldest_revision=event.oldest, head_revision=event.head)
+        )
+    changes = [
+        changes_pb2.Change(
+            resource=each.resource, kind=changes_pb2.Change.Kind.ValueType(each.kind), subtree=each.subtree
+        )
+        for each in event.changes
+    ]
+    return changes_pb2.WatchChangesResponse(
+        revision=changes_pb2.Revision(revision=event.number, commit_time=_time(event.commit_time), changes=changes)
+    )

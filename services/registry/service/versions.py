@@ -1,0 +1,65 @@
+"""
+VersionService.
+"""
+
+from __future__ import annotations
+
+from modelyard.registry.v1 import versions_pb2 as pb
+from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
+from services.chassis.context import Context
+from services.registry.model.checks import Checks
+from services.registry.model.names import ModelName, VersionName
+from services.registry.model.pages import Page, Query
+from services.registry.service.assets import Assets
+from services.registry.service.calls import Mutations, reflect
+from services.registry.service.parsing import to_version_draft
+from services.registry.service.rendering import from_version
+from services.registry.store.versions import VersionStore
+
+
+class VersionService(VersionServiceServicer):
+    """
+    The servicer of modelyard.registry.v1.VersionService.
+    """
+
+    def __init__(self, versions: VersionStore, assets: Assets, mutations: Mutations) -> None:
+        self._versions = versions
+        self._assets = assets
+        self._mutations = mutations
+
+    async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        draft = to_version_draft(request.version)
+        draft.check(checks, "version")
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context, request, pb.Version, lambda tx: self._versions.create(tx, parent, draft), from_version
+        )
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.Version:
+        name = VersionName.parse(request.name)
+        return from_version((await reflect(context, self._versions.get(name))).value)
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Context) -> pb.ListVersionsResponse:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        page = Page.check(
+            checks, Query("ListVersions", (request.parent,), (int,)), request.page_size, request.page_token
+        )
+        checks.raise_if_any()
+        found = await reflect(context, self._versions.list_page(parent, page))
+        return pb.ListVersionsResponse(versions=map(from_version, found.items), next_page_token=found.token)
+
+    async def FinalizeVersion(self, request: pb.FinalizeVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        name = checks.name(VersionName, "name", request.name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        version = (await self._versions.get(name)).value
+        # Outside of the transaction: nobody must wait for a row while another service is being asked.
+        await self._assets.verify(version)
+        return await self._mutations.do(
+            context, request, pb.Version, lambda tx: self._versions.finalize(tx, version), from_version
+        )

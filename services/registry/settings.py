@@ -1,0 +1,115 @@
+"""
+The registry's settings. Only `__main__` and `migrate` load them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.chassis.settings import (
+    Address,
+    CommonSettings,
+    Secret,
+    SettingsError,
+    address,
+    integer,
+    seconds,
+    secret,
+    setting,
+    url,
+)
+from services.registry.store.database import DatabaseSettings
+
+_URL = "where models are stored: postgresql://user@host:port/database, or with ?host=/socket/folder"
+_PASSWORD = "the password of that database's user; unset when the server trusts it"  # noqa: S105 - says what it is for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationSettings:
+    """
+    What a migration needs.
+    """
+
+    database_url: str = setting("MODELYARD_DATABASE_URL", url("postgresql", "postgres"), help=_URL)
+    database_password: Secret | None = secret("MODELYARD_DATABASE_PASSWORD_FILE", default=None, help=_PASSWORD)
+    startup: float = setting(
+        "MODELYARD_DATABASE_STARTUP_SECONDS",
+        seconds(0, 3600),
+        default=30.0,
+        help="how long the database may take to answer at start",
+    )
+
+    def database(self) -> DatabaseSettings:
+        """
+        The database of these settings.
+        """
+        return DatabaseSettings(url=self.database_url, password=_revealed(self.database_password), startup=self.startup)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings(CommonSettings):
+    """
+    What the registry needs.
+    """
+
+    database_url: str = setting("MODELYARD_DATABASE_URL", url("postgresql", "postgres"), help=_URL)
+    database_password: Secret | None = secret("MODELYARD_DATABASE_PASSWORD_FILE", default=None, help=_PASSWORD)
+    startup: float = setting(
+        "MODELYARD_DATABASE_STARTUP_SECONDS",
+        seconds(0, 3600),
+        default=30.0,
+        help="how long the database may take to answer at start",
+    )
+    pool_min: int = setting(
+        "MODELYARD_DATABASE_POOL_MIN", integer(1, 1000), default=2, help="connections that are open from the start"
+    )
+    pool_max: int = setting(
+        "MODELYARD_DATABASE_POOL_MAX", integer(1, 1000), default=20, help="the most connections of one process"
+    )
+    pool_wait: float = setting(
+        "MODELYARD_DATABASE_POOL_WAIT_SECONDS",
+        seconds(0.01, 60),
+        default=2.0,
+        help="how long a call waits for a connection before it fails",
+    )
+    search_seconds: float = setting(
+        "MODELYARD_SEARCH_SECONDS", seconds(0.01, 600), default=2.0, help="how long a search may take"
+    )
+    changes_keep: float = setting(
+        "MODELYARD_CHANGES_KEEP_SECONDS",
+        seconds(60, 10 * 365 * 86400),
+        default=7 * 86400.0,
+        help="how far back the change stream reaches",
+    )
+    cdn: Address = setting("MODELYARD_CDN_TARGET", address(), help="where the cdn service answers")
+
+    def database(self) -> DatabaseSettings:
+        """
+        The database of these settings.
+
+        Raises:
+            SettingsError: the pool's bounds are the wrong way round.
+        """
+        if self.pool_min > self.pool_max:
+            raise SettingsError(["MODELYARD_DATABASE_POOL_MIN must not be more than MODELYARD_DATABASE_POOL_MAX"])
+        return DatabaseSettings(
+            url=self.database_url,
+            password=_revealed(self.database_password),
+            least=self.pool_min,
+            most=self.pool_max,
+            patience=self.pool_wait,
+            startup=self.startup,
+            search_timeout=self.search_seconds,
+        )
+
+    @property
+    def keep(self) -> timedelta:
+        """
+        How far back the change stream reaches.
+        """
+        return timedelta(seconds=self.changes_keep)
+
+
+def _revealed(password: Secret | None) -> str | None:
+    return password.reveal() if password else None

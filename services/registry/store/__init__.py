@@ -1,0 +1,3 @@
+"""
+All SQL of the registry: domain in, domain out. Nothing here knows gRPC.
+"""

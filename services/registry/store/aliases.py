@@ -1,0 +1,189 @@
+"""
+Aliases in the database: a temporal table. Where an alias points now is the stretch that has no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from services.chassis.errors import InvalidArgument
+from services.registry.model.aliases import Alias, Move, Stretch, check_move
+from services.registry.model.calls import Missing, Read
+from services.registry.model.changes import Change, ChangeKind, Entry, Image, Journal
+from services.registry.model.names import AliasName, ModelName
+from services.registry.model.pages import Listed, Page
+from services.registry.model.versions import VersionState
+from services.registry.store import rows
+from services.registry.store.database import Database, Row
+from services.registry.store.paging import MODEL, after, listed, page_of
+from services.registry.store.writing import Transaction, last
+
+_GET = """
+SELECT revision.value AS head, $4::timestamptz > clock_timestamp() AS is_future, found.*
+  FROM revision
+  LEFT JOIN (SELECT aliases.version, lower(valid) AS start_time, aliases.actor, aliases.revision
+               FROM models JOIN aliases ON aliases.model = models.id
+              WHERE models.namespace_id = $1 AND models.model_id = $2 AND alias = $3
+                AND CASE WHEN $4::timestamptz IS NULL THEN upper_inf(valid) ELSE valid @> $4::timestamptz END
+            ) AS found ON true
+"""
+
+_LIST = page_of(
+    """
+SELECT alias, version, lower(valid) AS start_time, actor, revision, 512 AS octets FROM aliases
+ WHERE model = parent.id AND upper_inf(valid) AND version IS NOT NULL AND alias > coalesce($3, '')
+ ORDER BY alias LIMIT $4
+""",
+    parent=MODEL,
+)
+
+_HISTORY = page_of(
+    """
+SELECT version, lower(valid) AS start_time, upper(valid) AS end_time, actor, revision, 512 AS octets FROM aliases
+ WHERE model = parent.id AND alias = parent.alias AND ($4::timestamptz IS NULL OR lower(valid) < $4)
+ ORDER BY lower(valid) DESC LIMIT $5
+""",
+    parent="""
+SELECT id, $3::text AS alias FROM models
+ WHERE namespace_id = $1 AND model_id = $2 AND EXISTS (SELECT FROM aliases WHERE model = models.id AND alias = $3)
+""",
+)
+
+_LOCK = """
+SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR NO KEY UPDATE
+"""
+
+_NOW = """
+SELECT alias, version, lower(valid) AS start_time, actor, revision FROM aliases
+ WHERE model = $1 AND alias = ANY($2::text[]) AND upper_inf(valid)
+"""
+
+_STATES = "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE"
+
+# A stretch begins when the model's lock is held, not when the transaction began: two moves of one alias come in the
+# order of their revisions. A clock that was set back must not make a stretch end before it began.
+_MOVE = last("""
+, moved AS (
+    SELECT alias, version, greatest(clock_timestamp(), lower(valid) + interval '1 microsecond') AS start
+      FROM unnest($11::text[], $12::bigint[]) AS move (alias, version)
+      LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = $10 AND aliases.alias = move.alias
+                                                     AND upper_inf(valid)) AS current ON true
+), ended AS (
+    UPDATE aliases SET valid = tstzrange(lower(aliases.valid), moved.start) FROM moved
+     WHERE aliases.model = $10 AND aliases.alias = moved.alias AND upper_inf(aliases.valid)
+    RETURNING 1
+), begun AS (
+    INSERT INTO aliases (model, alias, version, valid, actor, revision)
+    SELECT $10, alias, version, tstzrange(start, NULL), $4, value
+      FROM next, (SELECT count(*) FROM ended) AS all_have_ended, moved
+    RETURNING alias, version, lower(valid) AS start_time, actor, revision
+)
+SELECT next.value AS written, begun.* FROM next LEFT JOIN begun ON true
+""")
+
+
+class AliasStore:
+    """
+    Reads and moves aliases.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, name: AliasName, at: datetime | None) -> Read[Alias]:
+        """
+        Where an alias points, or pointed at some time.
+
+        Raises:
+            Missing: there is no such alias, or there was none.
+            InvalidArgument: *at* is in the future.
+        """
+        row = await self._database.fetch_row(_GET, name.namespace, name.model, name.alias, at)
+        if row["is_future"]:
+            raise InvalidArgument.of("read_time", "must not be in the future")
+        if row["version"] is None:
+            raise Missing("ALIAS_NOT_FOUND", name, row["head"])
+        return Read(rows.to_alias(row, name), row["head"])
+
+    async def list_page(self, parent: ModelName, page: Page) -> Listed[Alias]:
+        """
+        A page of the aliases of a model, by name.
+
+        Raises:
+            Missing: there is no such model.
+        """
+        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1))
+        return listed(
+            page, found, ("MODEL_NOT_FOUND", parent), lambda row: _alias(row, parent), lambda row: [row["alias"]]
+        )
+
+    async def history(self, name: AliasName, page: Page) -> Listed[Stretch]:
+        """
+        A page of the moves of an alias, the newest first.
+
+        Raises:
+            Missing: there never was such an alias.
+        """
+        found = await self._database.fetch(_HISTORY, name.namespace, name.model, name.alias, *after(page, 1))
+        return listed(page, found, ("ALIAS_NOT_FOUND", name), rows.to_stretch, lambda row: [row["start_time"]])
+
+    async def move(self, transaction: Transaction, parent: ModelName, moves: Sequence[Move]) -> list[Alias]:
+        """
+        Point aliases at versions, all or none.
+
+        Returns:
+            The aliases in the order of *moves*, without the removed ones.
+
+        Raises:
+            Missing: there is no such model or version.
+            FailedPrecondition: a version is not READY.
+            Aborted: an alias does not point where the client expects.
+        """
+        model = await transaction.row(_LOCK, parent.namespace, parent.model)
+        if model is None:
+            raise Missing("MODEL_NOT_FOUND", parent)
+        current = await transaction.rows(_NOW, model["id"], [move.alias for move in moves])
+        points_at = {row["alias"]: row["version"] for row in current}
+        states = await _states(transaction, model["id"], moves)
+        for move in moves:
+            check_move(parent, move, points_at.get(move.alias), states)
+        # Pointing an alias where it points already is not a move: a rollback of it would change nothing.
+        real = [move for move in moves if move.version != points_at.get(move.alias)]
+        moved = await _move(transaction, parent, model["id"], real, points_at)
+        aliases = {row["alias"]: _alias(row, parent) for row in (*current, *moved)}
+        return [aliases[move.alias] for move in moves if move.version is not None]
+
+
+async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:
+    numbers = [move.version for move in moves if move.version is not None]
+    return {row["number"]: VersionState(row["state"]) for row in await transaction.rows(_STATES, model, numbers)}
+
+
+async def _move(
+    transaction: Transaction, parent: ModelName, model: int, moves: Sequence[Move], points_at: Mapping[str, int | None]
+) -> Sequence[Row]:
+    if not moves:
+        await transaction.nothing()
+        return ()
+    aliases, versions = [move.alias for move in moves], [move.version for move in moves]
+    return await transaction.last(_MOVE, _journal(parent, moves, points_at), model, aliases, versions)
+
+
+def _alias(row: Row, parent: ModelName) -> Alias:
+    return rows.to_alias(row, AliasName(parent.namespace, parent.model, row["alias"]))
+
+
+def _journal(parent: ModelName, moves: Sequence[Move], points_at: Mapping[str, int | None]) -> Journal:
+    changes, entries = [], []
+    for move in moves:
+        name = str(AliasName(parent.namespace, parent.model, move.alias))
+        before = points_at.get(move.alias)
+        kind = ChangeKind.DELETED if move.version is None else ChangeKind.UPDATED if before else ChangeKind.CREATED
+        changes.append(Change(name, kind))
+        entries.append(Entry(name, _image(before), _image(move.version)))
+    return Journal(changes, entries)
+
+
+def _image(version: int | None) -> Image | None:
+    return None if version is None else {"version": version}

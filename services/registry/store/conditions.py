@@ -1,0 +1,158 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+Conditions and orders as SQL. Values become parameters, never text: what a client wrote cannot become SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.registry.model.filters import (
+    Comparison,
+    Condition,
+    CreateTime,
+    Every,
+    Label,
+    LabelKeys,
+    Negation,
+    Op,
+    ParameterCount,
+    Score,
+    Some,
+    Text,
+)
+from services.registry.model.names import NamespaceName
+from services.registry.model.pages import Key
+from services.registry.store.rows import packed
+
+_SQL_OPS = {
+    Op.EQUAL: "=",
+    Op.UNEQUAL: "<>",
+    Op.LESS: "<",
+    Op.AT_MOST: "<=",
+    Op.MORE: ">",
+    Op.AT_LEAST: ">=",
+}
+
+
+class Parameters:
+    """
+    The parameters of a statement that is being put together.
+    """
+
+    def __init__(self, *first: Any) -> None:
+        self.values: list[Any] = list(first)
+
+    def add(self, value: Any, kind: str) -> str:
+        """
+        What stands for *value* in the statement; *kind* is its PostgreSQL type.
+        """
+        self.values.append(value)
+        return f"${len(self.values)}::{kind}"
+
+
+def sql_of(condition: Condition, parent: NamespaceName, parameters: Parameters) -> str:
+    """
+    The SQL of a condition on the row `models`. It is never NULL, so that NOT of it is what the language says.
+    """
+    match condition:
+        case Every(parts):
+            return f"({' AND '.join(sql_of(part, parent, parameters) for part in parts)})"
+        case Some(parts):
+            return f"({' OR '.join(sql_of(part, parent, parameters) for part in parts)})"
+        case Negation(part):
+            return f"(NOT {sql_of(part, parent, parameters)})"
+        case Comparison(field, op, value):
+            return _comparison(field, op, value, parent, parameters)
+
+
+def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameters: Parameters) -> str:
+    match field:
+        case Text("name"):
+            return _text("models.model_id", op, _bare(value, parent), parameters)
+        case Text(name):
+            return _text(f"models.{name}", op, value, parameters)
+        case ParameterCount():
+            return _number("models.parameter_count", op, value, parameters)
+        case CreateTime():
+            return (
+                "true" if value is None else f"models.create_time {_SQL_OPS[op]} {parameters.add(value, 'timestamptz')}"
+            )
+        case LabelKeys():
+            return "models.labels <> '{}'" if value is None else f"models.labels ? {parameters.add(value, 'text')}"
+        case Label(key):
+            return _label(key, op, value, parameters)
+        case Score():
+            return _score(field, op, value, parameters)
+    raise AssertionError(f"{field} is a field that this cannot compile")
+
+
+def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return f"{column} <> ''"
+    parameter = parameters.add(value, "text")
+    if op is Op.HAS:
+        return f"strpos(lower({column} COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
+    return f'{column} {_SQL_OPS[op]} {parameter} COLLATE "C"'
+
+
+def _number(column: str, op: Op, value: int | None, parameters: Parameters) -> str:
+    # 0 means that nobody has said.
+    return f"{column} <> 0" if value is None else f"{column} {_SQL_OPS[op]} {parameters.add(value, 'bigint')}"
+
+
+def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return f"models.labels ? {parameters.add(key, 'text')}"
+    if op in {Op.EQUAL, Op.HAS}:
+        # Containment, which the index on labels serves.
+        return f"models.labels @> {parameters.add(packed({key: value}), 'jsonb')}"
+    left = f'(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
+    return f"coalesce({left} {_SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
+
+
+def _score(field: Score, op: Op, value: float | None, parameters: Parameters) -> str:
+    dataset, metric = parameters.add(field.dataset, "text"), parameters.add(field.metric, "text")
+    where = f"scored.model = models.id AND scored.dataset = {dataset} AND scored.metric = {metric}"
+    if value is None:
+        return f"EXISTS (SELECT FROM evaluations AS scored WHERE {where})"
+    parameter = parameters.add(value, "float8")
+    if op in {Op.MORE, Op.AT_LEAST}:
+        # The highest is above the bound when any is; this form can be answered from the bound's side.
+        return f"EXISTS (SELECT FROM evaluations AS scored WHERE {where} AND scored.value {_SQL_OPS[op]} {parameter})"
+    highest = f"(SELECT max(scored.value) FROM evaluations AS scored WHERE {where})"
+    return f"coalesce({highest} {_SQL_OPS[op]} {parameter}, false)"
+
+
+def _bare(value: str | None, parent: NamespaceName) -> str | None:
+    # Names in a filter may be full or just the last part: within one namespace they say the same.
+    return value.removeprefix(f"{parent}/models/") if value is not None else None
+
+
+def sql_after(columns: Sequence[tuple[str, str, bool]], key: Sequence[Key], parameters: Parameters) -> str:
+    """
+    The SQL of "comes after *key*".
+
+    Args:
+        columns: of the order: each an expression, its PostgreSQL type, and whether it is descending.
+        key: the values of the last row, one for each column.
+    """
+    values = [parameters.add(part, kind) for part, (_, kind, _) in zip(key, columns, strict=True)]
+    ways = {descending for _, _, descending in columns}
+    if len(ways) == 1:
+        # One way for all: a comparison of rows, which an index answers by going there.
+        sign = "<" if ways.pop() else ">"
+        return f"({', '.join(column for column, _, _ in columns)}) {sign} ({', '.join(values)})"
+    alternatives = []
+    for index, (column, _, descending) in enumerate(columns):
+        same = [f"{columns[earlier][0]} = {values[earlier]}" for earlier in range(index)]
+        alternatives.append(" AND ".join([*same, f"{column} {'<' if descending else '>'} {values[index]}"]))
+    return f"({' OR '.join(f'({alternative})' for alternative in alternatives)})"
+
+
+def sql_order(columns: Sequence[tuple[str, str, bool]]) -> str:
+    """
+    The SQL of an order.
+    """
+    return ", ".join(f"{column} DESC" if descending else column for column, _, descending in columns)

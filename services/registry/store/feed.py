@@ -1,0 +1,225 @@
+"""
+The change stream: every revision in order, once, to every watcher.
+
+One task per process follows the log and keeps its end in memory, so that a hundred watchers cost the database no more
+than one. NOTIFY wakes the task; it also looks by itself, so that a lost notification only costs a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from services.chassis.errors import InvalidArgument, ModelyardError, Unavailable
+from services.registry.model.changes import Discontinuity, Event, Heartbeat, Revision
+from services.registry.store.changelog import Changelog
+from services.registry.store.pool import Connection
+from services.registry.store.trouble import translated
+
+_CHANNEL = "registry_changes"
+_LOOK_SECONDS = 1.0
+_LOOK_DEAF_SECONDS = 0.1
+_MOST_KEPT = 20_000
+
+_log = logging.getLogger(__name__)
+
+
+class ChangeFeed:
+    """
+    Follows the log of changes for the watchers of this process.
+
+    Args:
+        log: reads the log.
+        connect: opens the connection that listens; None to do without, by looking alone.
+    """
+
+    def __init__(self, log: Changelog, connect: Callable[[], Any] | None) -> None:
+        self._log = log
+        self._connect = connect
+        self._head = 0
+        self._confirmed = float("-inf")
+        self._recent: deque[Revision] = deque()
+        self._kept = 0
+        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._closed = False
+        self._is_deaf = True
+
+    @asynccontextmanager
+    async def following(self, draining: asyncio.Event) -> AsyncIterator[None]:
+        """
+        Follow the log while the block lasts.
+
+        Args:
+            draining: when it is set, the watchers' streams end: they would go on for ever.
+        """
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._close_when(draining))]
+        if self._connect is not None:
+            tasks.append(asyncio.create_task(self._listen(self._connect)))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _close_when(self, draining: asyncio.Event) -> None:
+        await draining.wait()
+        self._closed = True
+        self._tell()
+
+    async def watch(self, start: int, prefix: str, heartbeat: float) -> AsyncGenerator[Event, None]:
+        """
+        Every revision from *start* on that concerns *prefix*, then new ones as they come.
+
+        Args:
+            start: the first revision wanted; 0 means from now on.
+            prefix: of the resources; empty means all.
+            heartbeat: seconds between signs of life.
+
+        Raises:
+            InvalidArgument: *start* is more than one past the head.
+            Unavailable: the database does not answer, so that nobody knows whether something is missing.
+        """
+        await self._confirm(0)
+        if start > self._head + 1:
+            raise InvalidArgument.of("start_revision", f"must be at most {self._head + 1}, one past the head")
+        sent = start - 1 if start else self._head
+        first = True
+        beat = time.monotonic()
+        while not self._closed:
+            found = await self._after(sent)
+            if isinstance(found, Discontinuity):
+                yield found
+                sent, first, beat = found.head, False, time.monotonic()
+                continue
+            if first:
+                yield Heartbeat(sent)
+                first = False
+            for revision in found:
+                sent = revision.number
+                if changes := revision.concerning(prefix):
+                    yield Revision(revision.number, revision.commit_time, changes)
+                    beat = time.monotonic()
+            if time.monotonic() - beat >= heartbeat:
+                await self._confirm(heartbeat)
+                if not self._has_more(sent) or found:
+                    yield Heartbeat(sent)
+                    beat = time.monotonic()
+            elif not found:
+                await self._wait(sent, beat + heartbeat)
+
+    def _has_more(self, sent: int) -> bool:
+        if self._head < sent:
+            # Only a database that was set back to an earlier state does this.
+            raise Unavailable("CHANGES_LOST", f"revision {sent} was told and is gone: begin again", retry_after=1.0)
+        return self._head > sent
+
+    async def _wait(self, sent: int, until: float) -> None:
+        news = self._news
+        if self._closed or self._has_more(sent):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(until - time.monotonic(), 0)):
+                await news.wait()
+
+    async def _after(self, sent: int) -> list[Revision] | Discontinuity:
+        if not self._has_more(sent):
+            return []
+        if self._recent and self._recent[0].number <= sent + 1:
+            newer = itertools.takewhile(lambda revision: revision.number > sent, reversed(self._recent))
+            return list(newer)[::-1]
+        found = await self._log.after(sent)
+        if not found.revisions or found.revisions[0].number != sent + 1:
+            return Discontinuity(found.oldest, found.head)
+        return list(found.revisions)
+
+    async def _confirm(self, age: float) -> None:
+        """
+        Know the head as it was at most *age* seconds ago, or, for 0, after this call began.
+        """
+        asked = time.monotonic()
+        if self._confirmed >= asked - age and age:
+            return
+        async with self._looking:
+            if self._confirmed < asked:
+                await self._look()
+
+    async def _look(self) -> None:
+        while True:
+            began = time.monotonic()
+            found = await self._log.after(self._head) if self._head else await self._log.end()
+            if found.head < self._head or (found.revisions and found.revisions[0].number != self._head + 1):
+                # Set back, or trimmed under our feet: what is kept here no longer joins what comes.
+                self._recent.clear()
+                self._kept = 0
+            self._keep(found.revisions)
+            self._head = found.revisions[-1].number if found.revisions else found.head
+            if self._head >= found.head:
+                break
+            self._tell()
+        self._confirmed = began
+        self._tell()
+
+    def _keep(self, revisions: tuple[Revision, ...]) -> None:
+        for revision in revisions:
+            self._recent.append(revision)
+            self._kept += 1 + len(revision.changes)
+        while self._kept > _MOST_KEPT:
+            self._kept -= 1 + len(self._recent.popleft().changes)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _follow(self) -> None:
+        failing = False
+        while True:
+            self._wake.clear()
+            try:
+                async with self._looking:
+                    await self._look()
+                failing = False
+            except ModelyardError as error:
+                if not failing:
+                    _log.warning("cannot follow the changes: %s", error)
+                failing = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_DEAF_SECONDS if self._is_deaf else _LOOK_SECONDS):
+                    await self._wake.wait()
+
+    async def _listen(self, connect: Callable[[], Any]) -> None:
+        while True:
+            try:
+                await self._hear(await connect())
+            except Exception as error:
+                if translated(error) is None:
+                    raise
+                _log.debug("cannot listen for changes (%s): looking for them instead", error)
+            await asyncio.sleep(1.0)
+
+    async def _hear(self, connection: Connection) -> None:
+        """
+        Listen until the connection ends.
+        """
+        ended = asyncio.Event()
+        connection.add_termination_listener(lambda _connection: ended.set())
+        try:
+            await connection.add_listener(_CHANNEL, lambda *_: self._wake.set())
+            self._is_deaf = False
+            self._wake.set()
+            await ended.wait()
+        finally:
+            self._is_deaf = True
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                connection.terminate()

@@ -1,0 +1,158 @@
+"""
+Imports into the database: a batch is one transaction with one revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from services.chassis.errors import AlreadyExists
+from services.registry.model.calls import Missing
+from services.registry.model.changes import Change, ChangeKind, Entry, Journal
+from services.registry.model.imports import Batch, Imported, Item, first_state, parent_versions
+from services.registry.model.names import VersionName
+from services.registry.model.versions import VersionDraft
+from services.registry.store import rows
+from services.registry.store.evaluations import result_columns
+from services.registry.store.models import model_columns, use
+from services.registry.store.writing import Transaction, last
+
+_EXISTING = "SELECT model_id FROM models WHERE namespace_id = $1 AND model_id = ANY($2::text[])"
+
+_PARENTS = """
+SELECT model.namespace_id, model.model_id, version.number
+  FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (namespace_id, model_id, number)
+  JOIN models AS model ON model.namespace_id = wanted.namespace_id AND model.model_id = wanted.model_id
+  JOIN versions AS version ON version.model = model.id AND version.number = wanted.number
+"""
+
+_IMPORT = last("""
+, made AS (
+    INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                        annotations, parameter_count, octets, latest_version, create_time, update_time, revision,
+                        search)
+    SELECT namespace_id, model_id, display_name, description, owner, task, framework, license, labels::jsonb,
+           annotations::jsonb, parameter_count, octets, latest_version, now(), now(), next.value,
+           model_words(model_id, display_name, labels::jsonb, description)
+      FROM next, unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+                        $17::text[], $18::text[], $19::text[], $20::bigint[], $21::integer[], $22::bigint[])
+           AS item (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                    annotations, parameter_count, octets, latest_version)
+    RETURNING id, namespace_id, model_id
+), numbered AS (
+    INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
+                          stage, labels, size_bytes, octets, create_time, update_time, revision)
+    SELECT made.id, number, state, description, artifacts::jsonb, parent_version,
+           ARRAY(SELECT jsonb_array_elements_text(training_data::jsonb)), run, git_commit, stage, labels::jsonb,
+           size_bytes, octets, now(), now(), next.value
+      FROM next, unnest($23::text[], $24::bigint[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[],
+                        $30::text[], $31::text[], $32::text[], $33::text[], $34::bigint[], $35::integer[])
+           AS version (model_id, number, state, description, artifacts, parent_version, training_data, run, git_commit,
+                       stage, labels, size_bytes, octets)
+      JOIN made USING (model_id)
+    RETURNING 1
+), scored AS (
+    INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time, octets,
+                             create_time, revision)
+    SELECT made.namespace_id, made.id, version, dataset, metric, result.value, parameters::jsonb,
+           coalesce(evaluate_time, now()), octets, now(), next.value
+      FROM next, unnest($36::text[], $37::bigint[], $38::text[], $39::text[], $40::float8[], $41::text[],
+                        $42::timestamptz[], $43::integer[])
+           AS result (model_id, version, dataset, metric, value, parameters, evaluate_time, octets)
+      JOIN made USING (model_id)
+    RETURNING 1
+)
+SELECT next.value AS written, (SELECT count(*) FROM made) AS models, (SELECT count(*) FROM numbered) AS versions,
+       (SELECT count(*) FROM scored) AS results
+  FROM next
+""")
+_MODEL_WIDTH, _VERSION_WIDTH = 13, 13
+
+
+class ImportStore:
+    """
+    Imports batches.
+    """
+
+    async def take(self, batch: Batch, transaction: Transaction) -> Imported:
+        """
+        Write a batch, all or none.
+
+        Raises:
+            Missing: there is no such namespace, or no version that another one was trained from.
+            AlreadyExists: a model exists and the batch does not say to skip it; the first one is named.
+            ResourceExhausted: the namespace may not hold so many models.
+        """
+        parent = batch.parent
+        await use(transaction, parent, 0)
+        ids = [item.name.model for item in batch.items]
+        existing = {row["model_id"] for row in await transaction.rows(_EXISTING, parent.namespace, ids)}
+        fresh = [item for item in batch.items if item.name.model not in existing]
+        if existing and not batch.skip_existing:
+            first = next(item for item in batch.items if item.name.model in existing)
+            raise AlreadyExists("MODEL_EXISTS", str(first.name))
+        if not fresh:
+            await transaction.nothing()
+            return Imported(transaction.revision, 0, len(existing), 0, 0)
+        await use(transaction, parent, len(fresh))
+        await _check_parents(transaction, fresh)
+        row = (await transaction.last(_IMPORT, _journal(fresh), *_columns(fresh)))[0]
+        return Imported(row["written"], row["models"], len(existing), row["versions"], row["results"])
+
+
+async def _check_parents(transaction: Transaction, items: Sequence[Item]) -> None:
+    wanted = parent_versions(items)
+    if not wanted:
+        return
+    columns = [[name.namespace for name in wanted], [name.model for name in wanted], [name.number for name in wanted]]
+    found = {VersionName(*row) for row in await transaction.rows(_PARENTS, *columns)}
+    for name in wanted:
+        if name not in found:
+            raise Missing("VERSION_NOT_FOUND", name)
+
+
+def _journal(items: Sequence[Item]) -> Journal:
+    # A model that is new is new with all that is below it: one change says so.
+    names = [str(item.name) for item in items]
+    changes = [Change(name, ChangeKind.CREATED, subtree=True) for name in names]
+    return Journal(changes, [Entry(name, None, item.image()) for name, item in zip(names, items, strict=True)])
+
+
+def _columns(items: Sequence[Item]) -> list[Any]:
+    models = [[*model_columns(item.name, item.draft), len(item.versions)] for item in items]
+    versions = [
+        _version(item.name.model, number, draft)
+        for item in items
+        for number, draft in enumerate(item.versions, start=1)
+    ]
+    results = [(item.name.model, each.version.number, each) for item in items for each in item.results]
+    return [*_turned(models, _MODEL_WIDTH), *_turned(versions, _VERSION_WIDTH), *result_columns(results)]
+
+
+def _version(model: str, number: int, draft: VersionDraft) -> list[Any]:
+    lineage = draft.lineage
+    artifacts = rows.packed_artifacts(draft)
+    return [
+        model,
+        number,
+        first_state(draft),
+        draft.description,
+        artifacts,
+        lineage.parent_version,
+        rows.packed(lineage.training_data),
+        lineage.run,
+        lineage.git_commit,
+        draft.stage,
+        rows.packed(draft.labels),
+        draft.size_bytes,
+        rows.octets_of(model, draft.description, artifacts, draft.labels, asdict(lineage)),
+    ]
+
+
+def _turned(lines: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    """
+    Rows as columns, for unnest.
+    """
+    return [list(column) for column in zip(*lines, strict=True)] if lines else [[] for _ in range(width)]

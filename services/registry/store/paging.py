@@ -1,0 +1,80 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+One statement per list: the revision, whether the parent exists, and a page of rows, all of one snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from services.registry.model.calls import Missing
+from services.registry.model.pages import Key, Listed, Page
+from services.registry.store.database import Row
+
+T = TypeVar("T")
+
+# What a page may hold. Clients take 4 MiB by default, and `octets` is an estimate.
+MOST_OCTETS = 3 << 20
+
+NAMESPACE = "SELECT namespace_id FROM namespaces WHERE namespace_id = $1"
+MODEL = "SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2"
+
+
+def page_of(rows: str, parent: str = "SELECT true") -> str:
+    """
+    The statement of a list.
+
+    Args:
+        rows: selects the rows in order, one more than the page holds, each with a column `octets`. It may use the
+            parent's columns, as `parent.id`.
+        parent: selects the row of the parent, which may be missing.
+    """
+    return f"""
+SELECT revision.value AS head, parent IS NOT NULL AS has_parent, page.*
+  FROM revision
+  LEFT JOIN ({parent}) AS parent ON true
+  LEFT JOIN LATERAL (
+       SELECT *
+         FROM (SELECT found.*, count(*) OVER () AS found_count,
+                      sum(octets) OVER (ROWS UNBOUNDED PRECEDING) - octets AS octets_before
+                 FROM ({rows}) AS found) AS counted
+        WHERE octets_before < {MOST_OCTETS}
+       ) AS page ON parent IS NOT NULL
+ ORDER BY octets_before
+"""
+
+
+def listed(
+    page: Page,
+    rows: Sequence[Row],
+    missing: tuple[str, object],
+    value: Callable[[Row], T],
+    key: Callable[[Row], Sequence[Key]],
+) -> Listed[T]:
+    """
+    The page that the rows of a `page_of` statement are.
+
+    Args:
+        missing: reason and name for when the parent is not there.
+        value: of a row.
+        key: the sort key of a row.
+
+    Raises:
+        Missing: there is no such parent.
+    """
+    head = rows[0]["head"]
+    if not rows[0]["has_parent"]:
+        raise Missing(*missing, head)
+    if rows[0]["found_count"] is None:
+        return Listed((), "", head)
+    kept = rows[: page.size]
+    more = rows[0]["found_count"] > len(kept)
+    return Listed(tuple(map(value, kept)), page.query.token(key(kept[-1])) if more else "", head)
+
+
+def after(page: Page, width: int) -> list[Any]:
+    """
+    The parameters that say where a page begins: its key, or NULLs for the first page; then how many rows to read.
+    """
+    return [*(page.after or [None] * width), page.size + 1]

@@ -1,0 +1,152 @@
+"""
+Rows as values and values as rows.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.evaluations import Evaluation, EvaluationDraft
+from services.registry.model.models import Model, ModelDraft
+from services.registry.model.names import AliasName, ModelName, NamespaceName, VersionName
+from services.registry.model.namespaces import Namespace, NamespaceDraft
+from services.registry.model.versions import Artifact, Lineage, Version, VersionDraft, VersionState
+from services.registry.store.database import Row
+
+NAMESPACE = """namespace_id, display_name, description, owner, labels, max_models, max_asset_bytes, create_time,
+ update_time, revision"""
+
+MODEL = """models.namespace_id, models.model_id, models.display_name, models.description, models.owner, models.task,
+ models.framework, models.license, models.labels, models.annotations, models.parameter_count, models.latest_version,
+ models.create_time, models.update_time, models.delete_time, models.purge_time, models.revision"""
+
+VERSION = """versions.number, versions.state, versions.failure, versions.description, versions.artifacts,
+ versions.parent_version, versions.training_data, versions.run, versions.git_commit, versions.stage, versions.labels,
+ versions.create_time, versions.update_time, versions.revision"""
+
+EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evaluations.metric, evaluations.value,
+ evaluations.parameters, evaluations.evaluate_time, evaluations.create_time, evaluations.revision"""
+
+
+def packed(value: Any) -> str:
+    """
+    A value as JSON text, for a column or a parameter of type jsonb.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def unpacked(text: str) -> dict[str, str]:
+    """
+    The map in a jsonb column; most are empty.
+    """
+    return {} if text == "{}" else json.loads(text)
+
+
+def octets_of(*values: Any) -> int:
+    """
+    About how many bytes a message with these texts and maps has.
+    """
+    return 96 + sum(len(value.encode()) if isinstance(value, str) else len(packed(value).encode()) for value in values)
+
+
+def to_namespace(row: Row) -> Namespace:
+    """
+    A row with the columns NAMESPACE.
+    """
+    draft = NamespaceDraft(
+        row["display_name"],
+        row["description"],
+        row["owner"],
+        unpacked(row["labels"]),
+        row["max_models"],
+        row["max_asset_bytes"],
+    )
+    name = NamespaceName(row["namespace_id"])
+    return Namespace(name, draft, row["create_time"], row["update_time"], row["revision"])
+
+
+def to_model(row: Row) -> Model:
+    """
+    A row with the columns MODEL.
+    """
+    draft = ModelDraft(
+        row["display_name"],
+        row["description"],
+        row["owner"],
+        row["task"],
+        row["framework"],
+        row["license"],
+        unpacked(row["labels"]),
+        unpacked(row["annotations"]),
+        row["parameter_count"],
+    )
+    return Model(
+        ModelName(row["namespace_id"], row["model_id"]),
+        draft,
+        row["create_time"],
+        row["update_time"],
+        row["delete_time"],
+        row["purge_time"],
+        row["latest_version"],
+        row["revision"],
+    )
+
+
+def to_version(row: Row, model: ModelName) -> Version:
+    """
+    A row with the columns VERSION.
+    """
+    draft = VersionDraft(
+        row["description"],
+        tuple(Artifact(*artifact) for artifact in json.loads(row["artifacts"])),
+        Lineage(row["parent_version"], tuple(row["training_data"]), row["run"], row["git_commit"]),
+        row["stage"],
+        unpacked(row["labels"]),
+    )
+    return Version(
+        VersionName(model.namespace, model.model, row["number"]),
+        VersionState(row["state"]),
+        row["failure"],
+        draft,
+        row["create_time"],
+        row["update_time"],
+        row["revision"],
+    )
+
+
+def packed_artifacts(draft: VersionDraft) -> str:
+    """
+    The artifacts of a version as they are stored: a list of lists, because a version may have 10,000 of them.
+    """
+    return packed([[each.path, each.sha256, each.size_bytes, each.media_type] for each in draft.artifacts])
+
+
+def to_alias(row: Row, name: AliasName) -> Alias:
+    """
+    A row with version, start_time, actor, revision.
+    """
+    return Alias(name, row["version"], row["start_time"], row["actor"], row["revision"])
+
+
+def to_stretch(row: Row) -> Stretch:
+    """
+    A row with version, start_time, end_time, actor, revision.
+    """
+    return Stretch(row["version"], row["start_time"], row["end_time"], row["actor"], row["revision"])
+
+
+def to_evaluation(row: Row, model: ModelName) -> Evaluation:
+    """
+    A row with the columns EVALUATION.
+    """
+    draft = EvaluationDraft(
+        VersionName(model.namespace, model.model, row["version"]),
+        row["dataset"],
+        row["metric"],
+        row["value"],
+        unpacked(row["parameters"]),
+        row["evaluate_time"],
+    )
+    return Evaluation(row["id"], draft, row["create_time"], row["revision"])

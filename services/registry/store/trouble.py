@@ -1,0 +1,45 @@
+"""
+What the database's errors mean to a caller.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from services.chassis.errors import Aborted, DeadlineExceeded, ModelyardError, ResourceExhausted, Unavailable
+
+# Two transactions got in each other's way: doing one of them again helps.
+CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+_GONE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.PostgresIOError,
+)
+
+
+def translated(error: BaseException) -> ModelyardError | None:
+    """
+    The error to raise in place of one of the driver's; None for anything else, which is a mistake of ours.
+    """
+    if isinstance(error, CONFLICTS):
+        return Aborted("TRANSACTION_CONFLICT", "another write came in between: retry", retry_after=0.1)
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return DeadlineExceeded("STATEMENT_TOO_SLOW", "the database took longer than it may")
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return Aborted("TRANSACTION_CONFLICT", "another write holds what this one needs: retry", retry_after=0.1)
+    if isinstance(error, asyncpg.InsufficientResourcesError):
+        # Out of disk, memory or connections.
+        return ResourceExhausted("DATABASE_FULL", "the database is out of resources: retry later", retry_after=5.0)
+    if isinstance(error, _GONE):
+        return Unavailable("DATABASE_UNAVAILABLE", "the database does not answer: retry", retry_after=1.0)
+    return None
