@@ -2,7 +2,7 @@
 Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services from the contracts' descriptors.
 
 `python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --descriptors FILE` prints the whole
-configuration. The descriptor set comes from `python protos/generate.py --image FILE`.
+configuration and writes the contracts' descriptors to FILE, which Envoy reads.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 import yaml
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.rpc import error_details_pb2
 
 import modelyard
 from modelyard.cache.v1 import policy_pb2
@@ -65,6 +66,30 @@ def render(addresses: Addresses, descriptors: Path) -> str:
     # The x- keys only hold the anchors.
     parts = {key: part for key, part in template.items() if not key.startswith("x-")}
     return yaml.dump(_fill(parts, values), Dumper=_NoAliases, sort_keys=False, width=120)
+
+
+def descriptor_set() -> bytes:
+    """
+    The contracts with everything they import, as the transcoder needs them: a serialised FileDescriptorSet.
+
+    The error details are in it too, because the transcoder renders them as JSON.
+    """
+    files: dict[str, FileDescriptor] = {}
+
+    def add(file: FileDescriptor) -> None:
+        if file.name not in files:
+            for needed in file.dependencies:
+                add(needed)
+            # A file comes after everything it imports.
+            files[file.name] = file
+
+    for service in services():
+        add(service.file)
+    add(error_details_pb2.DESCRIPTOR)
+    found = descriptor_pb2.FileDescriptorSet()
+    for file in files.values():
+        file.CopyToProto(found.file.add())
+    return found.SerializeToString()
 
 
 def services() -> list[ServiceDescriptor]:
@@ -152,9 +177,10 @@ def main() -> None:
     parser.add_argument("--admin-port", type=int, default=9901, help="on loopback; default 9901")
     for service in ("registry", "cache", "cdn"):
         parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
-    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     found = parser.parse_args()
     addresses = Addresses(found.listen[0], found.admin_port, found.registry, found.cache, found.cdn)
+    found.descriptors.write_bytes(descriptor_set())
     sys.stdout.write(render(addresses, found.descriptors))
 
 

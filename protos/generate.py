@@ -2,7 +2,7 @@
 Generate the stubs under `modelyard/` from the contracts in `protos/`.
 
 `python protos/generate.py` writes them; `--check` writes nothing and fails when the committed ones differ;
-`--image FILE` writes the descriptor set that buf and the gateway's transcoder read (imports and comments included).
+`--image FILE` writes the descriptor set that buf reads (imports and comments included).
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ def main() -> None:
     parser.add_argument("--image", metavar="FILE", help="write the descriptor set to FILE and nothing else")
     arguments = parser.parse_args()
     if arguments.image:
-        # The transcoder renders error details as JSON, so their messages have to be in the set too.
-        details = "google/rpc/error_details.proto"
-        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}", details)
+        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
     elif arguments.check:
         check()
     else:

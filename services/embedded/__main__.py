@@ -1,0 +1,109 @@
+"""
+`python -m services.embedded run`: the suite on loopback, until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from services.embedded.parts import EmbeddedError
+from services.embedded.stack import Stack, StackSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    """
+    Run the suite.
+
+    Returns:
+        The exit code: 0 after Ctrl-C or SIGTERM, 1 when it cannot start or go on.
+    """
+    arguments = _parse()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _interrupt(stop))
+    settings = StackSettings(
+        state=arguments.state,
+        gateway_port=arguments.port,
+        workers=arguments.workers,
+        host=os.environ.get("MODELYARD_HOST", "envoy"),
+    )
+    stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
+    began = time.monotonic()
+    print("Starting Modelyard; Ctrl-C stops it and keeps the data", flush=True)
+    try:
+        stack.start()
+        print(_welcome(stack, arguments.state, time.monotonic() - began), flush=True)
+        _started.set()
+        stack.serve(stop)
+    except KeyboardInterrupt:
+        pass
+    except EmbeddedError as error:
+        print(f"Modelyard cannot {'go on' if _started.is_set() else 'start'}: {error}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        print("Stopping …", flush=True)
+        stack.stop()
+    print("Stopped; the data is kept", flush=True)
+    return 0
+
+
+_started = threading.Event()
+
+
+def _interrupt(stop: threading.Event) -> None:
+    """
+    While starting, leave it at once; while serving, end the serving.
+    """
+    if _started.is_set():
+        stop.set()
+    else:
+        raise KeyboardInterrupt
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m services.embedded", description=__doc__)
+    run = parser.add_subparsers(required=True, metavar="run").add_parser("run", help="start the suite and keep serving")
+    run.add_argument("--port", type=_port, default=8080, help="of the gateway; default 8080, 0 means any free one")
+    run.add_argument(
+        "--workers", type=int, default=1, choices=range(1, 33), metavar="N", help="processes of each service"
+    )
+    state = os.environ.get("MODELYARD_STATE", str(ROOT / ".modelyard" / "run"))
+    run.add_argument("--state", type=Path, default=Path(state), help="the folder for data, logs and secrets")
+    return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
+
+
+def _welcome(stack: Stack, state: Path, seconds: float) -> str:
+    address = stack.gateway
+    metrics = "\n".join(f"  {name:<9} {' '.join(service.metrics)}" for name, service in stack.services.items())
+    return f"""
+Modelyard is ready after {seconds:.1f} s
+
+  gRPC, gRPC-Web and JSON   {address}
+  state                     {state}
+
+Metrics
+{metrics}
+
+Try
+  .venv/bin/modelyard --target {address} models list
+  grpcurl -plaintext {address} list
+  curl http://{address}/v1/namespaces/default/models
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

