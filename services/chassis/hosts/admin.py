@@ -23,9 +23,12 @@ class Admin:
 
     async def drain(self) -> None:
         """
-        Ask every client to take its next calls elsewhere (GOAWAY); calls in progress go on.
+        Take no new connections, and with each answer ask the client to take its next calls elsewhere (GOAWAY).
         """
-        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+        # In this order: a client that hears GOAWAY connects anew at once, and must not find us again. The graceful
+        # form of drain_listeners listens on until the drain is over.
+        await self._ask("POST", "/drain_listeners")
+        await self._ask("POST", "/healthcheck/fail")
 
     async def active(self) -> tuple[int, int]:
         """

@@ -264,10 +264,9 @@ class Call:
         """
         The client has cancelled the call or gone away.
         """
-        if self.closed:
-            return
-        self.closed = self._gone = True
-        self._cancel()
+        if not self.closed:
+            self.closed = self._gone = True
+            self._cancel()
 
     def settle(self, loop: asyncio.AbstractEventLoop) -> None:
         """
@@ -344,8 +343,10 @@ class Call:
                 self._unacknowledged = 0
                 # Shielded, because pyvoy sets the future's result even if it was cancelled.
                 await asyncio.shield(sent)
-        except OSError:
-            self.lost()
+        except OSError:  # the client is gone
+            # Raised rather than asked of the task: a task that cancels itself and then returns is cancelled without a
+            # traceback, which pyvoy cannot stand.
+            self.closed = self._gone = True
             raise asyncio.CancelledError from None
 
 
