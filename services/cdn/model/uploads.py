@@ -21,7 +21,7 @@ MIN_PART_BYTES = 8 * MIB
 MAX_PART_BYTES = 16 * MIB
 MAX_ASSET_BYTES = MAX_PARTS * MAX_PART_BYTES
 #: What one upload may hold in memory: parts on their way to S3 and the one that is being filled.
-UPLOAD_MEMORY_BYTES = 32 * MIB
+UPLOAD_MEMORY_BYTES = 24 * MIB
 
 # RFC 9110, section 8.3.1: type "/" subtype, then parameters, of tokens and quoted strings.
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -24,22 +23,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cdn.tests.calls import Stub
 from services.cdn.tests.link import Link
+from services.embedded.parts import free_port
+from services.embedded.s3 import REGION, S3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@dataclass(frozen=True)
-class S3:
-    """
-    An S3 server for the tests.
-    """
-
-    port: int
-    access_key: str
-    secret_key: str
 
 
 @dataclass(frozen=True)
@@ -85,18 +75,16 @@ class Cdn:
 
 
 @pytest.fixture(scope="session")
-def s3() -> S3:
-    return S3(41007, "ak", "sk")
-
-
-@pytest.fixture(scope="session")
 def s3_client(s3: S3) -> S3Client:
+    """
+    boto3, straight to the server.
+    """
     client: S3Client = boto3.client(
         "s3",
-        endpoint_url=f"http://127.0.0.1:{s3.port}",
-        region_name="us-east-1",
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
+        endpoint_url=s3.endpoint,
+        region_name=REGION,
+        aws_access_key_id=s3.access_key_file.read_text().strip(),
+        aws_secret_access_key=s3.secret_key_file.read_text().strip(),
         config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
     )
     return client
@@ -148,39 +136,40 @@ def store(cdn: Cdn) -> Store:
 
 
 @asynccontextmanager
-async def serving(s3: S3, client: S3Client, link: Link, folder: Path, host: str = "auto") -> AsyncIterator[Cdn]:
+async def serving(
+    s3: S3, client: S3Client, link: Link, folder: Path, *, host: str = "auto", bucket: str = "", dies: bool = False
+) -> AsyncIterator[Cdn]:
     """
-    `python -m services.cdn` with a bucket of its own.
+    `python -m services.cdn`, with a bucket of its own unless one is given; ends with exit code 0 unless it *dies*.
     """
-    store = Store(client, f"test-{uuid.uuid4().hex[:12]}")
-    client.create_bucket(Bucket=store.bucket)
-    with process(settings(s3, link, store.bucket, folder) | {"MODELYARD_HOST": host}, folder) as (target, pid):
+    store = Store(client, bucket or f"test-{uuid.uuid4().hex[:12]}")
+    if not bucket:
+        client.create_bucket(Bucket=store.bucket)
+    environment = settings(s3, link, store.bucket) | {"MODELYARD_HOST": host}
+    with process(environment, folder, dies=dies) as (target, pid):
         options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.max_send_message_length", 16 << 20)]
         async with grpc.aio.insecure_channel(target, options) as channel:
             await ready(channel)
             yield Cdn(Stub(channel), channel, target, link, store, pid)
 
 
-def settings(s3: S3, link: Link, bucket: str, folder: Path) -> dict[str, str]:
+def settings(s3: S3, link: Link, bucket: str) -> dict[str, str]:
     """
     The environment of the service.
     """
-    keys = {"access": s3.access_key, "secret": s3.secret_key}
-    for name, key in keys.items():
-        (folder / name).write_text(key)
-        (folder / name).chmod(0o600)
     return {
         "MODELYARD_S3_ENDPOINT": f"http://127.0.0.1:{link.port}",
         "MODELYARD_S3_BUCKET": bucket,
-        "MODELYARD_S3_ACCESS_KEY_FILE": str(folder / "access"),
-        "MODELYARD_S3_SECRET_KEY_FILE": str(folder / "secret"),
+        "MODELYARD_S3_REGION": REGION,
+        "MODELYARD_S3_ACCESS_KEY_FILE": str(s3.access_key_file),
+        "MODELYARD_S3_SECRET_KEY_FILE": str(s3.secret_key_file),
     }
 
 
 @contextmanager
-def process(environment: dict[str, str], folder: Path) -> Iterator[tuple[str, int]]:
+def process(environment: dict[str, str], folder: Path, *, dies: bool) -> Iterator[tuple[str, int]]:
     """
-    Run the service; gives its address and its process id. It has to end with exit code 0.
+    Run the service; gives its address and its process id.
     """
     listen, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     log = folder / "log"
@@ -201,9 +190,9 @@ def process(environment: dict[str, str], folder: Path) -> Iterator[tuple[str, in
         except subprocess.TimeoutExpired:
             running.kill()
             code = running.wait()
-        if code:
+        if code and not dies:
             sys.stderr.write(log.read_text(errors="replace"))
-    assert code == 0
+    assert dies or code == 0
 
 
 async def ready(channel: grpc.aio.Channel) -> None:
@@ -220,13 +209,3 @@ async def ready(channel: grpc.aio.Channel) -> None:
             pass
         await asyncio.sleep(0.1)
     pytest.fail("the service does not become ready")
-
-
-def free_port() -> int:
-    """
-    A port that nobody listens on now.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,0 +1,78 @@
+"""
+Memory that uploads share: in turn, never more than there is, and nothing lost when somebody gives up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.cdn.store.budget import Budget
+from services.chassis.errors import Unavailable
+
+
+async def test_in_turn() -> None:
+    """
+    A large demand is not overtaken by small ones that would fit.
+    """
+    budget, order = Budget(10), []
+    await budget.take(6)
+
+    async def want(size: int) -> None:
+        await budget.take(size)
+        order.append(size)
+
+    waiting = [asyncio.create_task(want(size)) for size in (8, 1, 1)]
+    await asyncio.sleep(0)
+    assert order == []
+    budget.give(6)
+    await asyncio.gather(*waiting)
+    assert order == [8, 1, 1]
+
+
+async def test_patience_ends() -> None:
+    """
+    Who waits too long is told to come back, and the line moves on.
+    """
+    budget = Budget(10, patience=0.05)
+    await budget.take(10)
+    with pytest.raises(Unavailable) as caught:
+        await budget.take(1)
+    assert caught.value.reason == "UPLOADS_BUSY"
+    assert caught.value.retry_after
+    budget.give(10)
+    await asyncio.wait_for(budget.take(10), 1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 15), st.booleans()), max_size=20))
+@settings(max_examples=60, deadline=None)
+async def test_nothing_is_lost(demands: list[tuple[int, bool]]) -> None:
+    """
+    Whoever is cancelled and whenever, in the end all of the budget is there again.
+    """
+    budget, held, most = Budget(10), 0, 0
+
+    async def use(size: int) -> None:
+        nonlocal held, most
+        await budget.take(size)
+        try:
+            held += min(size, 10)
+            most = max(most, held)
+            await asyncio.sleep(0)
+        finally:
+            held -= min(size, 10)
+            budget.give(size)
+
+    tasks = []
+    for size, cancelled in demands:
+        tasks.append((asyncio.create_task(use(size)), cancelled))
+        await asyncio.sleep(0)
+        for task, gives_up in tasks:
+            if gives_up:
+                task.cancel()
+    await asyncio.gather(*(task for task, _ in tasks), return_exceptions=True)
+    assert most <= 10
+    await asyncio.wait_for(budget.take(10), 1)
