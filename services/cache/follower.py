@@ -1,0 +1,128 @@
+"""
+Follows an origin's change stream and keeps its `Coherence` up to date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import grpc
+from google.protobuf import duration_pb2
+
+from modelyard.changes.v1 import changes_pb2
+from modelyard.registry.v1.changes_pb2_grpc import ChangeServiceStub
+from services.cache.coherence import Coherence
+from services.cache.origin import Origin
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT = 0.5
+# A stream that is silent for this long is taken for broken.
+_SILENCE = 4 * HEARTBEAT
+_RETRY = (0.05, 1.0)
+
+
+class Follower:
+    """
+    Keeps *coherence* where *origin* is.
+
+    Args:
+        origin: whose changes.
+        coherence: what is known of them.
+        forgotten: called when everything that was kept has to go.
+
+    Attributes:
+        connected: whether a stream is open.
+        breaks: how many streams have ended.
+    """
+
+    def __init__(self, origin: Origin, coherence: Coherence, forgotten: Callable[[], None]) -> None:
+        self._origin = origin
+        self._coherence = coherence
+        self._forgotten = forgotten
+        # 0 asks for everything from now on.
+        self._next = 0
+        self.connected = False
+        self.breaks = 0
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """
+        Follow for as long as the block lasts.
+        """
+        task = asyncio.create_task(self._follow())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _follow(self) -> None:
+        wait = _RETRY[0]
+        while True:
+            try:
+                await self._watch()
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                if self.connected:
+                    wait = _RETRY[0]
+                    _log.warning("the change stream of %s broke: %s", self._origin.name, _brief(error))
+                if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    # The log ends before what was applied here: it is another database, or an older state of it.
+                    self._next = 0
+            finally:
+                self.connected = False
+            self.breaks += 1
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _RETRY[1])
+
+    async def _watch(self) -> None:
+        """
+        Read one stream until it ends.
+
+        Raises:
+            grpc.aio.AioRpcError: it broke.
+            TimeoutError: it fell silent.
+        """
+        request = changes_pb2.WatchChangesRequest(
+            start_revision=self._next, heartbeat_interval=duration_pb2.Duration(nanos=int(HEARTBEAT * 1e9))
+        )
+        call = ChangeServiceStub(self._origin.channel()).WatchChanges(request)
+        try:
+            while True:
+                async with asyncio.timeout(_SILENCE):
+                    event = await call.read()
+                if not isinstance(event, changes_pb2.WatchChangesResponse):
+                    # The end of a stream that ended well: the origin is going away.
+                    return
+                self._take(event)
+        finally:
+            call.cancel()
+
+    def _take(self, event: changes_pb2.WatchChangesResponse) -> None:
+        self.connected = True
+        match event.WhichOneof("event"):
+            case "revision":
+                changes = ((change.resource, change.subtree) for change in event.revision.changes)
+                self._coherence.apply(event.revision.revision, changes)
+            case "heartbeat" if self._next == 0:
+                # What was kept before this point cannot be judged.
+                self._reset(event.heartbeat.applied_revision)
+            case "heartbeat":
+                self._coherence.heard(event.heartbeat.applied_revision)
+            case "discontinuity":
+                self._reset(event.discontinuity.head_revision)
+        self._next = self._coherence.applied + 1
+
+    def _reset(self, head: int) -> None:
+        self._coherence.reset(head)
+        self._forgotten()
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name} {error.details()}"
+    return f"nothing heard for {_SILENCE} s"

@@ -1,0 +1,113 @@
+"""
+The services behind the cache, called with bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+# What goes on to the origin. The rest is between the caller and us.
+_PASSED_ON = {
+    "x-request-id",
+    "x-min-revision",
+    "x-modelyard-subject",
+    "x-modelyard-scopes",
+    "traceparent",
+    "tracestate",
+}
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    ("grpc.keepalive_time_ms", 300_000),
+    # The default waits up to two minutes before it tries a server again that was away.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What the origin said.
+
+    Args:
+        value: the serialised answer.
+        trailing: its trailing metadata.
+        revision: the one that it reflects; None when it does not say.
+    """
+
+    value: bytes
+    trailing: Metadata
+    revision: int | None
+
+
+class Origin:
+    """
+    One service, by the addresses of its workers, which take turns.
+
+    Args:
+        name: for people: registry, cdn.
+        targets: host:port of each worker.
+    """
+
+    def __init__(self, name: str, targets: Sequence[str]) -> None:
+        self.name = name
+        self._channels = [grpc.aio.insecure_channel(target, options=_OPTIONS) for target in targets]
+        self._turns = itertools.cycle(self._channels)
+        self._methods: dict[tuple[grpc.aio.Channel, str], Any] = {}
+
+    def channel(self) -> grpc.aio.Channel:
+        """
+        The connection whose turn it is.
+        """
+        return next(self._turns)
+
+    async def call(self, path: str, request: bytes, metadata: Metadata, timeout: float) -> Answer:
+        """
+        Ask the origin.
+
+        Args:
+            path: of the RPC.
+            request: serialised.
+            metadata: the caller's; what does not concern the origin is left out.
+            timeout: in seconds.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did.
+        """
+        passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
+        for left in reversed(range(len(self._channels))):
+            try:
+                return await self._ask(self.channel(), path, request, passed_on, timeout)
+            except grpc.aio.AioRpcError as error:
+                # Only reads come here, so another worker may be asked.
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not left:
+                    raise
+        raise AssertionError("an origin has at least one worker")
+
+    async def _ask(
+        self, channel: grpc.aio.Channel, path: str, request: bytes, metadata: Metadata, timeout: float
+    ) -> Answer:
+        method = self._methods.get((channel, path))
+        if method is None:
+            method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            self._methods[channel, path] = method
+        call = method(request, metadata=metadata, timeout=timeout)
+        value = await call
+        trailing = tuple((key, item) for key, item in await call.trailing_metadata())
+        revision = next((int(item) for key, item in trailing if key == "x-revision" and str(item).isdecimal()), None)
+        return Answer(value, trailing, revision)
+
+    async def close(self) -> None:
+        """
+        Close the connections.
+        """
+        await asyncio.gather(*(channel.close(None) for channel in self._channels))

@@ -1,0 +1,106 @@
+"""
+What may be cached, read from the contracts: every RPC with a `modelyard.cache.v1.policy` option (ADR 0004).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import walk_packages
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+
+import modelyard
+from modelyard.cache.v1 import policy_pb2
+
+_FIELD = re.compile(r"\{([a-z_.]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """
+    The policy of one RPC.
+
+    Args:
+        service: its full name, `modelyard.registry.v1.ModelService`.
+        method: its name, `GetModel`.
+        origin: the service behind it, by the package: `registry` or `cdn`.
+        kind: the class of its answers, which names a time-to-live.
+        templates: what its answers are made from.
+        request: the class of its requests.
+    """
+
+    service: str
+    method: str
+    origin: str
+    kind: str
+    templates: Sequence[str]
+    request: type[Message]
+
+    @property
+    def path(self) -> str:
+        """
+        The RPC's path on the wire.
+        """
+        return f"/{self.service}/{self.method}"
+
+    def tags(self, request: bytes) -> tuple[str, ...]:
+        """
+        What an answer to *request* is made from.
+
+        Raises:
+            google.protobuf.message.DecodeError: *request* is not one.
+        """
+        decoded = self.request.FromString(request)
+        return tuple(dict.fromkeys(tag for template in self.templates for tag in _expand(template, decoded)))
+
+
+def policies() -> list[Policy]:
+    """
+    The policies of all contracts.
+    """
+    return [_policy(method) for file in _contracts() for method in _methods(file) if _declares(method)]
+
+
+def _contracts() -> Iterator[FileDescriptor]:
+    for module in walk_packages(modelyard.__path__, "modelyard."):
+        if module.name.endswith("_pb2"):
+            yield import_module(module.name).DESCRIPTOR
+
+
+def _methods(file: FileDescriptor) -> Iterator[MethodDescriptor]:
+    for service in file.services_by_name.values():
+        yield from service.methods
+
+
+def _declares(method: MethodDescriptor) -> bool:
+    return bool(method.GetOptions().HasExtension(policy_pb2.policy))
+
+
+def _policy(method: MethodDescriptor) -> Policy:
+    option = method.GetOptions().Extensions[policy_pb2.policy]
+    service = method.containing_service
+    return Policy(
+        service=service.full_name,
+        method=method.name,
+        origin=service.file.package.split(".")[1],
+        kind=getattr(option, "class"),  # a word that Python keeps for itself
+        templates=tuple(option.tags),
+        request=message_factory.GetMessageClass(method.input_type),
+    )
+
+
+def _expand(template: str, request: Message) -> Iterator[str]:
+    found = _FIELD.search(template)
+    if found is None:
+        yield template
+        return
+    value: object = request
+    for part in found[1].split("."):
+        value = getattr(value, part)
+    for one in [value] if isinstance(value, str) else list(value):  # type: ignore[call-overload]
+        yield template[: found.start()] + str(one) + template[found.end() :]
