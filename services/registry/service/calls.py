@@ -5,7 +5,7 @@ What every method does with the metadata of its call: the revision out, the call
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -114,13 +114,28 @@ class Mutations:
         if answers:
             return answers[-1]
         assert done.value is not None  # noqa: S101 - for the type checker: only a retry has none
-        return render(done.value)
+        rendered = render(done.value)
+        return _unwritten(rendered) if dry else rendered
 
 
 def _say(context: Context, revision: int) -> None:
     # A stream of batches says it more than once: the last one counts.
     others = [pair for pair in context.trailing_metadata() if pair[0] != REVISION]
     context.set_trailing_metadata((*others, (REVISION, str(revision))))
+
+
+def _unwritten(answer: M) -> M:
+    """
+    The answer of a dry run without the revision that it would have had: another write will get that one, and its etag
+    must not match what was never written.
+    """
+    for field, value in answer.ListFields():
+        if field.name in {"revision", "etag"}:
+            answer.ClearField(field.name)
+        elif field.message_type is not None and field.message_type.file is answer.DESCRIPTOR.file:
+            for each in value if isinstance(value, Sequence) else [value]:
+                _unwritten(each)
+    return answer
 
 
 def _write(context: Context, request: Message, *, dry: bool) -> Write:

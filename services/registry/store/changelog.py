@@ -16,8 +16,8 @@ SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS ol
   FROM revision
   LEFT JOIN LATERAL (
        SELECT * FROM (
-              SELECT some.*, sum(size) OVER (ORDER BY some.revision) - size AS size_before
-                FROM (SELECT * FROM changes WHERE changes.revision > $1 ORDER BY changes.revision LIMIT 256) AS some
+              SELECT next.*, sum(size) OVER (ORDER BY next.revision) - size AS size_before
+                FROM (SELECT * FROM changes WHERE changes.revision > $1 ORDER BY changes.revision LIMIT 256) AS next
               ) AS counted
         WHERE size_before < 10000
        ) AS told ON true

@@ -1,0 +1,136 @@
+"""
+Short forms of the calls that many tests make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import asyncpg
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from modelyard.changes.v1 import changes_pb2
+from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, imports_pb2, models_pb2, versions_pb2
+from services.registry.tests.yard import Registry
+
+DEFAULT = "namespaces/default"
+
+
+async def create(
+    registry: Registry, model: str, content: models_pb2.Model | None = None, **more: Any
+) -> models_pb2.Model:
+    """
+    Create a model in `default`.
+    """
+    request = models_pb2.CreateModelRequest(parent=DEFAULT, model_id=model, model=content, **more)
+    return await registry.models.CreateModel(request)
+
+
+async def get(registry: Registry, model: str) -> models_pb2.Model:
+    """
+    Get a model of `default`.
+    """
+    return await registry.models.GetModel(models_pb2.GetModelRequest(name=f"{DEFAULT}/models/{model}"))
+
+
+async def update(registry: Registry, model: str, content: models_pb2.Model, paths: Sequence[str]) -> models_pb2.Model:
+    """
+    Update fields of a model of `default`.
+    """
+    content.name = f"{DEFAULT}/models/{model}"
+    request = models_pb2.UpdateModelRequest(model=content, update_mask=FieldMask(paths=paths))
+    return await registry.models.UpdateModel(request)
+
+
+async def add_version(registry: Registry, model: str, *, ready: bool = True, **fields: Any) -> versions_pb2.Version:
+    """
+    Add a version to a model of `default`; finalized, if it has no artifacts that somebody would have to verify.
+    """
+    version = await registry.versions.CreateVersion(
+        versions_pb2.CreateVersionRequest(parent=f"{DEFAULT}/models/{model}", version=versions_pb2.Version(**fields))
+    )
+    if ready and not version.artifacts:
+        return await registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=version.name))
+    return version
+
+
+async def move(registry: Registry, model: str, *moves: tuple[str, int], **more: Any) -> aliases_pb2.MoveAliasesResponse:
+    """
+    Point aliases of a model of `default` at versions; 0 removes one.
+    """
+    parent = f"{DEFAULT}/models/{model}"
+    wanted = [
+        aliases_pb2.MoveAliasesRequest.Move(alias_id=alias, version=f"{parent}/versions/{number}" if number else "")
+        for alias, number in moves
+    ]
+    return await registry.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=parent, moves=wanted, **more))
+
+
+def result(model: str, number: int, dataset: str, metric: str, value: float, **more: Any) -> evaluations_pb2.Evaluation:
+    """
+    A result of a version of a model of `default`.
+    """
+    version = f"{DEFAULT}/models/{model}/versions/{number}"
+    return evaluations_pb2.Evaluation(version=version, dataset=dataset, metric=metric, value=value, **more)
+
+
+async def record(registry: Registry, *results: evaluations_pb2.Evaluation) -> evaluations_pb2.RecordEvaluationsResponse:
+    """
+    Record results in `default`.
+    """
+    request = evaluations_pb2.RecordEvaluationsRequest(parent=DEFAULT, evaluations=results)
+    return await registry.evaluations.RecordEvaluations(request)
+
+
+async def import_items(
+    registry: Registry, *batches: Sequence[imports_pb2.ImportModelsRequest.Item], **more: Any
+) -> list[imports_pb2.ImportModelsResponse]:
+    """
+    Import batches into `default`, one after the other.
+    """
+
+    async def requests() -> AsyncIterator[imports_pb2.ImportModelsRequest]:
+        for items in batches:
+            yield imports_pb2.ImportModelsRequest(parent=DEFAULT, items=items, **more)
+
+    return [answer async for answer in registry.imports.ImportModels(requests())]
+
+
+async def watch(registry: Registry, **request: Any) -> AsyncIterator[changes_pb2.WatchChangesResponse]:
+    """
+    The change stream, cancelled when the generator is closed.
+    """
+    call = registry.changes.WatchChanges(changes_pb2.WatchChangesRequest(**request))
+    try:
+        async for message in call:
+            yield message
+    finally:
+        call.cancel()
+
+
+async def revisions(registry: Registry, start: int, upto: int, prefix: str = "") -> list[changes_pb2.Revision]:
+    """
+    The revisions from *start* to *upto* that concern *prefix*, as the change stream tells them.
+    """
+    found = []
+    async with aclosing(watch(registry, start_revision=start, resource_prefix=prefix)) as messages:  # type: ignore[type-var]
+        async for message in messages:
+            if message.HasField("revision"):
+                found.append(message.revision)
+            at = message.revision.revision or message.heartbeat.applied_revision
+            if at >= upto:
+                return found
+    return found
+
+
+async def sql(registry: Registry, statement: str, *args: Any) -> Any:
+    """
+    The first value that a statement returns, behind the registry's back.
+    """
+    connection = await asyncpg.connect(registry.database)
+    try:
+        return await connection.fetchval(statement, *args)
+    finally:
+        await connection.close()

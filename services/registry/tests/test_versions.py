@@ -1,0 +1,236 @@
+"""
+Versions over a real channel, with an asset service that the tests control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc
+from modelyard.registry.v1 import versions_pb2 as pb
+from services.registry.tests.calls import DEFAULT, add_version, create, get, sql
+from services.registry.tests.yard import Failing, Registry, running
+
+BYTES = b"weights"
+SHA256 = hashlib.sha256(BYTES).hexdigest()
+OTHER = hashlib.sha256(b"other").hexdigest()
+
+
+class Shelf(assets_pb2_grpc.AssetServiceServicer):
+    """
+    Answers for the assets that it was told of. The whole suite (tests/) finalizes against the real cdn service.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.down = False
+
+    async def FindMissing(
+        self, request: assets_pb2.FindMissingRequest, context: grpc.aio.ServicerContext
+    ) -> assets_pb2.FindMissingResponse:
+        if self.down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        return assets_pb2.FindMissingResponse(sha256=[each for each in request.sha256 if each not in self.sizes])
+
+    async def GetAsset(
+        self, request: assets_pb2.GetAssetRequest, context: grpc.aio.ServicerContext
+    ) -> assets_pb2.Asset:
+        assert context.time_remaining() is not None, "an outgoing call without a deadline"
+        sha256 = request.name.removeprefix("assets/")
+        return assets_pb2.Asset(name=request.name, sha256=sha256, size_bytes=self.sizes[sha256])
+
+
+@pytest.fixture
+async def shelf() -> AsyncIterator[tuple[Shelf, str]]:
+    """
+    An asset service and its address.
+    """
+    shelf = Shelf()
+    server = grpc.aio.server()
+    assets_pb2_grpc.add_AssetServiceServicer_to_server(shelf, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield shelf, f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+@pytest.fixture
+async def yard(database: str, shelf: tuple[Shelf, str]) -> AsyncIterator[Registry]:
+    """
+    A registry that asks that asset service.
+    """
+    async with running(database, shelf[1]) as registry:
+        await create(registry, "m")
+        yield registry
+
+
+async def finalize(registry: Registry, name: str) -> pb.Version:
+    """
+    Finalize a version.
+    """
+    return await registry.versions.FinalizeVersion(pb.FinalizeVersionRequest(name=name))
+
+
+def artifact(path: str = "model.onnx", sha256: str = SHA256, size: int = len(BYTES)) -> pb.Artifact:
+    """
+    An artifact of the stored bytes.
+    """
+    return pb.Artifact(path=path, sha256=sha256, size_bytes=size, media_type="application/octet-stream")
+
+
+async def test_create_then_get(registry: Registry) -> None:
+    """
+    A version comes back as it was created: the next number, PENDING, with the sum of its artifacts' sizes.
+    """
+    await create(registry, "m")
+    await add_version(registry, "m")
+    lineage = pb.Lineage(
+        parent_version=f"{DEFAULT}/models/m/versions/1", training_data=["a", "b"], run="run-7", git_commit="a" * 40
+    )
+    sent = pb.Version(
+        description="second",
+        artifacts=[artifact("a", size=3), artifact("b", size=4)],
+        lineage=lineage,
+        stage="staging",
+        labels={"k": "v"},
+    )
+    request = pb.CreateVersionRequest(parent=f"{DEFAULT}/models/m", version=sent)
+    made = await registry.versions.CreateVersion(request)
+    found = await registry.versions.GetVersion(pb.GetVersionRequest(name=f"{DEFAULT}/models/m/versions/2"))
+    assert made == found
+    assert (found.number, found.state, found.size_bytes) == (2, pb.Version.STATE_PENDING, 7)
+    assert (await get(registry, "m")).latest_version == 2
+    for field in ("name", "number", "state", "size_bytes", "create_time", "update_time", "revision", "etag"):
+        found.ClearField(field)
+    assert found == sent
+
+
+async def test_numbers_have_no_gaps(registry: Registry) -> None:
+    """
+    Numbers have no gaps and no duplicates, however many writers there are and however many of them fail.
+    """
+    await create(registry, "m")
+    good = pb.CreateVersionRequest(parent=f"{DEFAULT}/models/m")
+    bad = pb.CreateVersionRequest(
+        parent=f"{DEFAULT}/models/m",
+        version=pb.Version(lineage=pb.Lineage(parent_version=f"{DEFAULT}/models/none/versions/1")),
+    )
+    calls = [registry.versions.CreateVersion(bad if index % 4 == 0 else good) for index in range(64)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    numbers = sorted(each.number for each in results if isinstance(each, pb.Version))
+    assert numbers == list(range(1, 49))
+    failed = [each for each in results if isinstance(each, grpc.aio.AioRpcError)]
+    assert {each.code() for each in failed} == {grpc.StatusCode.NOT_FOUND}
+    assert await sql(registry, "SELECT value FROM revision") == 2 + 48
+
+
+async def test_list_newest_first(registry: Registry) -> None:
+    """
+    Versions are listed from the newest on, page by page.
+    """
+    await create(registry, "m")
+    for _ in range(5):
+        await add_version(registry, "m", ready=False)
+    numbers, token = [], ""
+    while True:
+        request = pb.ListVersionsRequest(parent=f"{DEFAULT}/models/m", page_size=2, page_token=token)
+        page = await registry.versions.ListVersions(request)
+        numbers.append([version.number for version in page.versions])
+        token = page.next_page_token
+        if not token:
+            break
+    assert numbers == [[5, 4], [3, 2], [1]]
+
+
+async def test_finalize_verifies(yard: Registry, shelf: tuple[Shelf, str]) -> None:
+    """
+    A version becomes READY once all its artifacts are stored with their sizes; finalizing it again changes nothing.
+    """
+    version = await add_version(yard, "m", artifacts=[artifact("a"), artifact("b")])
+    with Failing() as failed:
+        await finalize(yard, version.name)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ASSET_MISSING")
+    assert failed.metadata == {"path": "a", "sha256": SHA256}
+    shelf[0].sizes[SHA256] = len(BYTES) + 1
+    with Failing() as failed:
+        await finalize(yard, version.name)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ASSET_SIZE_MISMATCH")
+    shelf[0].sizes[SHA256] = len(BYTES)
+    done = await finalize(yard, version.name)
+    assert done.state == pb.Version.STATE_READY
+    assert done.revision == version.revision + 1
+    assert await finalize(yard, version.name) == done
+    assert await sql(yard, "SELECT value FROM revision") == done.revision
+
+
+async def test_finalize_without_asset_service(yard: Registry, shelf: tuple[Shelf, str]) -> None:
+    """
+    While the asset service does not answer, the call is UNAVAILABLE and the version stays PENDING.
+    """
+    version = await add_version(yard, "m", artifacts=[artifact()])
+    shelf[0].down = True
+    with Failing() as failed:
+        await finalize(yard, version.name)
+    assert failed.code is grpc.StatusCode.UNAVAILABLE
+    found = await yard.versions.GetVersion(pb.GetVersionRequest(name=version.name))
+    assert found.state == pb.Version.STATE_PENDING
+
+
+async def test_finalize_many_artifacts(yard: Registry, shelf: tuple[Shelf, str]) -> None:
+    """
+    A thousand files are verified in one call.
+    """
+    digests = [hashlib.sha256(str(index).encode()).hexdigest() for index in range(1000)]
+    shelf[0].sizes = dict.fromkeys(digests, 5)
+    version = await add_version(yard, "m", artifacts=[artifact(f"f/{each}", each, 5) for each in digests])
+    assert (await finalize(yard, version.name)).state == pb.Version.STATE_READY
+
+
+@pytest.mark.parametrize(
+    ("field", "artifacts"),
+    [
+        ("version.artifacts[0].path", [artifact("")]),
+        ("version.artifacts[0].path", [artifact("/a")]),
+        ("version.artifacts[0].path", [artifact("a/../b")]),
+        ("version.artifacts[0].path", [artifact("a//b")]),
+        ("version.artifacts[0].path", [artifact("a\\b")]),
+        ("version.artifacts[0].path", [artifact("a" * 1025)]),
+        ("version.artifacts[1].path", [artifact("a"), artifact("a", OTHER)]),
+        ("version.artifacts[0].sha256", [artifact(sha256="A" * 64)]),
+        ("version.artifacts[0].sha256", [artifact(sha256="a" * 63)]),
+        ("version.artifacts[0].size_bytes", [artifact(size=-1)]),
+        ("version.artifacts", [artifact("a", size=2**63 - 1), artifact("b", size=1)]),
+        ("version.artifacts", [artifact(str(index)) for index in range(10_001)]),
+    ],
+)
+async def test_bad_artifacts(shared: Registry, field: str, artifacts: list[pb.Artifact]) -> None:
+    """
+    A malformed artifact is refused, and the field is named.
+    """
+    with Failing() as failed:
+        await shared.versions.CreateVersion(
+            pb.CreateVersionRequest(parent=f"{DEFAULT}/models/m", version=pb.Version(artifacts=artifacts))
+        )
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert list(failed.fields) == [field]
+
+
+async def test_no_such_version(registry: Registry) -> None:
+    """
+    What is missing is said: the version, or for a list the model.
+    """
+    await create(registry, "m")
+    with Failing() as failed:
+        await registry.versions.GetVersion(pb.GetVersionRequest(name=f"{DEFAULT}/models/m/versions/1"))
+    assert failed.reason == "VERSION_NOT_FOUND"
+    with Failing() as failed:
+        await registry.versions.ListVersions(pb.ListVersionsRequest(parent=f"{DEFAULT}/models/x"))
+    assert failed.reason == "MODEL_NOT_FOUND"
+    with Failing() as failed:
+        await finalize(registry, f"{DEFAULT}/models/m/versions/9223372036854775807")
+    assert failed.reason == "VERSION_NOT_FOUND"

@@ -1,0 +1,161 @@
+"""
+A real registry on the grpcio host in this process, on a real database, and what the tests call it with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # the wheel has no stubs
+
+from modelyard.registry.v1 import (
+    aliases_pb2_grpc,
+    changes_pb2_grpc,
+    evaluations_pb2_grpc,
+    imports_pb2_grpc,
+    models_pb2_grpc,
+    namespaces_pb2_grpc,
+    versions_pb2_grpc,
+)
+from services.chassis.hosts.grpcio import GrpcioHost
+from services.chassis.metrics import Metrics
+from services.chassis.server import Server
+from services.chassis.settings import load
+from services.embedded.parts import free_port
+from services.registry.__main__ import compose
+from services.registry.settings import RegistrySettings
+
+
+class Registry:
+    """
+    A running registry.
+
+    Args:
+        channel: to it.
+        server: as composed.
+        database: the address of its database.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, server: Server, database: str) -> None:
+        self.channel = channel
+        self.server = server
+        self.database = database
+        self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(channel)
+        self.models = models_pb2_grpc.ModelServiceStub(channel)
+        self.versions = versions_pb2_grpc.VersionServiceStub(channel)
+        self.aliases = aliases_pb2_grpc.AliasServiceStub(channel)
+        self.evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channel)
+        self.imports = imports_pb2_grpc.ImportServiceStub(channel)
+        self.changes = changes_pb2_grpc.ChangeServiceStub(channel)
+
+
+@asynccontextmanager
+async def running(database: str, cdn: str = "127.0.0.1:1", **environ: str) -> AsyncIterator[Registry]:
+    """
+    Serve the registry for as long as the block lasts.
+
+    Args:
+        database: its address.
+        cdn: where the asset service answers.
+        environ: more settings.
+    """
+    port = free_port()
+    own = {
+        "MODELYARD_DATABASE_URL": database,
+        "MODELYARD_CDN_TARGET": cdn,
+        "MODELYARD_LISTEN": f"127.0.0.1:{port}",
+        "MODELYARD_DATABASE_STARTUP_SECONDS": "5",
+        **environ,
+    }
+    with _environ(own):
+        settings = load(RegistrySettings)
+        server = Server(settings, Metrics("services.registry", "grpcio"))
+        async with compose(server), server.ready():
+            host = GrpcioHost(server.handlers, settings)
+            await host.start()
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    yield Registry(channel, server, database)
+            finally:
+                server.drain()
+                await host.drain(2)
+
+
+@contextmanager
+def _environ(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """
+    How a call failed.
+    """
+
+    code: grpc.StatusCode
+    reason: str
+    fields: dict[str, str]
+    metadata: dict[str, str]
+    trailing: dict[str, Any]
+    message: str
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """
+    What an error says in its details.
+    """
+    trailing = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
+    reason, fields, metadata = "", {}, {}
+    for detail in status.details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(bad):
+            fields = {each.field: each.description for each in bad.field_violations}
+    return Failure(error.code(), reason, fields, metadata, trailing, error.details() or "")
+
+
+class Failing:
+    """
+    Expects a call to fail, and keeps how.
+
+    Example:
+        with failing() as failed:
+            await registry.models.GetModel(…)
+        assert failed.reason == "MODEL_NOT_FOUND"
+    """
+
+    failure: Failure
+
+    def __enter__(self) -> Failing:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        assert error is not None, "the call was answered"
+        if not isinstance(error, grpc.aio.AioRpcError):
+            return False
+        self.failure = failure_of(error)
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.failure, name)
+
+
+async def revision_of(call: Any) -> int:
+    """
+    The revision in the trailing metadata of an answered call.
+    """
+    await call
+    return int(dict(await call.trailing_metadata())["x-revision"])
