@@ -7,24 +7,22 @@ however it ends: that is how a worker learns that it is an orphan.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 import shutil
 import signal
 import socket
-import sys
 import threading
+import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
 VARIABLE = "MODELYARD_CHASSIS_ASSIGNMENT"
-_PR_SET_PDEATHSIG = 1
 _PATIENCE = 5.0
 
 
@@ -42,7 +40,7 @@ class Assignment:
         index: of the worker, from 0.
         control: file descriptor of the worker's end of the pair.
         log: file descriptor of where the launcher's own output goes; 2 is caught, to be shown when the worker fails.
-        folder: for what has to be a file while the worker runs; removed with it.
+        folder: for what has to be a file while the worker runs; removed with it. Empty if there is none.
         drain_delay: seconds between NOT_SERVING and the end of new calls.
     """
 
@@ -79,7 +77,7 @@ class Assignment:
 
 class Control:
     """
-    The worker's end.
+    The worker's end. Listens in a thread of its own, which a blocked event loop does not stop.
 
     Args:
         assignment: of this process.
@@ -87,18 +85,20 @@ class Control:
 
     def __init__(self, assignment: Assignment) -> None:
         self._socket = socket.socket(fileno=assignment.control)
-        self._folder = Path(assignment.folder)
-        self._on_drain: Callable[[], None] = lambda: None
+        self._folder = assignment.folder
+        self._drain = threading.Event()
+        self._on_drain: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
 
-    def attend(self, loop: AbstractEventLoop, on_drain: Callable[[], None]) -> None:
+    def on_drain(self, loop: AbstractEventLoop, call: Callable[[], None]) -> None:
         """
-        Call *on_drain* when the launcher says so, and end this process when the launcher is gone.
+        Call *call* in *loop* when the launcher says drain, or now if it has.
         """
-        _die_with_parent()
-        self._socket.setblocking(False)
-        self._on_drain = on_drain
-        self._loop = loop
-        loop.add_reader(self._socket.fileno(), self._read)
+        with self._lock:
+            self._on_drain = lambda: _call_soon(loop, call)
+            if self._drain.is_set():
+                self._on_drain()
 
     def ready(self) -> None:
         """
@@ -113,36 +113,34 @@ class Control:
         self._say({"event": "failed", "message": message})
 
     def _say(self, what: Mapping[str, str]) -> None:
-        try:
+        with suppress(OSError):  # nobody is left to tell; the thread deals with that
             self._socket.sendall(json.dumps(what).encode() + b"\n")
-        except OSError:
-            return  # nobody is left to tell; the reader deals with that
 
-    def _read(self) -> None:
+    def _listen(self) -> None:
+        while said := self._receive():
+            if b"drain" in said:
+                with self._lock:
+                    self._drain.set()
+                    if self._on_drain is not None:
+                        self._on_drain()
+        self._orphaned()
+
+    def _receive(self) -> bytes:
         try:
-            said = self._socket.recv(4096)
-        except BlockingIOError:
-            return
+            return self._socket.recv(4096)
         except OSError:
-            said = b""
-        if b"drain" in said:
-            self._on_drain()
-        if not said:
-            self._loop.remove_reader(self._socket.fileno())
-            self._orphaned()
+            return b""
 
     def _orphaned(self) -> None:
         _log.warning("the launcher is gone: this worker ends too")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        # Politely first, so that connections are closed; a thread makes sure of it.
-        killer = threading.Timer(_PATIENCE, os.kill, (os.getpid(), signal.SIGKILL))
-        killer.daemon = True
-        killer.start()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        # Once and politely first, so that what is open is closed. (A second SIGTERM kills an Envoy that is ending.)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_PATIENCE)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _die_with_parent() -> None:
-    # For a worker whose loop is blocked for ever, and so will not read that the launcher is gone. Linux only; elsewhere
-    # the socket has to do.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _call_soon(loop: AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the process ends anyway
+        loop.call_soon_threadsafe(call)

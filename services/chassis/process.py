@@ -46,12 +46,18 @@ class Process:
         name: for messages, "services.registry worker 0".
         process: as started.
         control: the launcher's end of the pair.
-        folder: the worker's own, removed with it.
+        folder: the worker's own, if it has one; removed with it.
         verbose: show at once what the worker's libraries write.
     """
 
     def __init__(
-        self, name: str, process: asyncio.subprocess.Process, control: socket.socket, folder: Path, *, verbose: bool
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        control: socket.socket,
+        folder: Path | None,
+        *,
+        verbose: bool,
     ) -> None:
         self._name = name
         self._process = process
@@ -74,7 +80,8 @@ class Process:
         """
         from services.chassis.launcher import drain_delay
 
-        folder = Path(tempfile.mkdtemp(prefix="modelyard-"))
+        # For Envoy's administration socket: a folder that nobody else can enter.
+        folder = Path(tempfile.mkdtemp(prefix="modelyard-")) if plan.host == "envoy" else None
         ours, theirs = socket.socketpair()
         log = os.dup(sys.stderr.fileno())
         assignment = Assignment(
@@ -86,7 +93,7 @@ class Process:
             index=index,
             control=theirs.fileno(),
             log=log,
-            folder=str(folder),
+            folder=str(folder or ""),
             drain_delay=drain_delay(),
         )
         settings = plan.settings
@@ -173,7 +180,8 @@ class Process:
             status = await self.wait()
         self._listening.cancel()
         self._control.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         return status in {0, -signal.SIGTERM} if self._asked_to_end else False
 
     def obituary(self) -> str:
@@ -236,8 +244,8 @@ def check_free(setting: str, address: Address) -> None:
             ) from None
 
 
-def _command(plan: Plan, listen: Address, folder: Path) -> tuple[list[str], dict[str, str]]:
-    if plan.host == "envoy":
+def _command(plan: Plan, listen: Address, folder: Path | None) -> tuple[list[str], dict[str, str]]:
+    if folder is not None:
         command = envoy.command(listen, folder / "admin.sock", plan.settings.drain_seconds)
         return command, envoy.environment()
     # The path of imports as it is here: a service may have been started from a script.

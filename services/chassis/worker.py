@@ -12,9 +12,10 @@ import gc
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvloop
 
@@ -65,6 +66,8 @@ def take_over(assignment: Assignment) -> Control:
     File descriptor 2 stays with what Envoy and C libraries write, which the launcher shows only if the worker fails.
     """
     os.environ.pop(VARIABLE, None)
+    # A launcher that was killed no longer reads what is written to 2; that alone must not cut the end short.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     sys.stdout = sys.stderr = os.fdopen(assignment.log, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     return Control(assignment)
 
@@ -90,8 +93,15 @@ async def serve(assignment: Assignment, control: Control) -> int:
     """
     from services.chassis.hosts.grpcio import GrpcioHost
 
-    drain = asyncio.Event()
-    control.attend(asyncio.get_running_loop(), drain.set)
+    drain, hurry = asyncio.Event(), asyncio.Event()
+
+    def end_now() -> None:
+        hurry.set()
+        drain.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, end_now)
+    control.on_drain(loop, drain.set)
     try:
         async with composed(assignment) as server:
             host = GrpcioHost(server.handlers, server.settings)
@@ -99,8 +109,15 @@ async def serve(assignment: Assignment, control: Control) -> int:
             control.ready()
             await drain.wait()
             server.drain()
-            await asyncio.sleep(assignment.drain_delay)
-            await host.drain(server.settings.drain_seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), assignment.drain_delay)
+            draining = asyncio.create_task(host.drain(server.settings.drain_seconds))
+            hurrying = asyncio.create_task(hurry.wait())
+            await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            hurrying.cancel()
+            if hurry.is_set():
+                await host.drain(0)
+            await draining
     except Exception as error:  # noqa: BLE001 - the launcher prints it, in one line
         _log.debug("cannot serve", exc_info=error)
         control.failed(explain(error))

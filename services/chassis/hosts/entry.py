@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -58,12 +59,14 @@ class Worker:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         async with AsyncExitStack() as stack:
+            # The launcher does this too, unless it was killed.
+            stack.callback(shutil.rmtree, self._assignment.folder, ignore_errors=True)
             try:
                 server = await stack.enter_async_context(composed(self._assignment))
                 loop = asyncio.get_running_loop()
                 pulse = Pulse(loop)
                 self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse)
-                self._control.attend(loop, lambda: self._spawn(self._drain(server, pulse)))
+                self._control.on_drain(loop, lambda: self._spawn(self._drain(server, pulse)))
                 self._spawn(self._announce(server.settings.listen))
             except Exception as error:  # noqa: BLE001 - the launcher prints it, in one line
                 _log.debug("cannot start", exc_info=error)

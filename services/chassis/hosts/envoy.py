@@ -54,7 +54,7 @@ def command(listen: Address, admin: Path, drain_seconds: float) -> list[str]:
         "1",
         "--disable-hot-restart",
         "--log-level",
-        "warning",
+        "error",
         "--drain-time-s",
         str(max(1, round(drain_seconds))),
         "--drain-strategy",
