@@ -30,8 +30,8 @@ from modelyard.registry.v1 import (
 DEFAULT_TARGET = "127.0.0.1:8080"
 DEFAULT_DEADLINE = 30.0
 
-# Servers send messages of up to 8 MiB: a chunk of 4 MiB, or a page of a thousand models.
-_MESSAGE_BYTES = 8 * 1024 * 1024
+# As much as servers take and send: a page of a thousand models may be large.
+_MESSAGE_BYTES = 16 * 1024 * 1024
 _CONTRACTS: Sequence[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (

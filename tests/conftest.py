@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import modelyard
 from services.embedded.stack import Stack, StackSettings
+from services.embedded.testing import scratch
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     """
     The whole suite, started once per run, on free ports with a state folder of its own.
     """
-    with Stack(StackSettings(state=Path(tmp_path_factory.mktemp("stack")), gateway_port=0)) as running:
+    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
 
 

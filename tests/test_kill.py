@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import pytest
@@ -18,17 +17,18 @@ import modelyard
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import evaluations_pb2, models_pb2, versions_pb2
 from services.embedded.stack import Stack, StackSettings
+from services.embedded.testing import scratch
 
 PARENT = "namespaces/default"
 PARTS = ("postgresql", "valkey", "s3", "registry", "cache", "cdn", "gateway")
 
 
 @pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def fragile() -> Iterator[Stack]:
     """
     A suite of this module's own, because parts of it are killed.
     """
-    with Stack(StackSettings(state=Path(tmp_path_factory.mktemp("fragile")), gateway_port=0)) as running:
+    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
 
 
@@ -130,7 +130,7 @@ def test_acknowledged_writes_survive_a_kill(fragile: Stack, part: str) -> None:
         _wait_for(lambda: len(writer.assets) >= 5)
         fragile.kill(part)
         time.sleep(0.5)
-        fragile.start(part)
+        fragile.revive(part)
         written = len(writer.models)
         _wait_for(lambda: len(writer.models) >= written + 5)
     finally:

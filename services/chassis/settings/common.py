@@ -88,7 +88,7 @@ class CommonSettings:
     max_message_bytes: int = setting(
         "MODELYARD_MAX_MESSAGE_BYTES",
         integer(1024, 1 << 30),
-        default=8 << 20,
+        default=16 << 20,
         help="the largest message accepted or sent",
     )
     default_deadline_seconds: float = setting(
