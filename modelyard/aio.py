@@ -150,15 +150,20 @@ class Client:
         """
         asset = await self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name))
         with Incoming(asset, path, progress) as incoming:
-            attempts = Attempts()
-            while incoming.missing:
-                try:
-                    async for message in self.assets.Download(incoming.request()):
-                        await asyncio.to_thread(incoming.take, message.chunk)
-                except grpc.RpcError as error:
-                    await asyncio.sleep(attempts.delay(error, incoming.received))
-            await asyncio.to_thread(incoming.finish)
+            await self._receive(incoming)
+            while not await asyncio.to_thread(incoming.finish):
+                await self._receive(incoming)
         return asset
+
+    async def _receive(self, incoming: Incoming) -> None:
+        attempts = Attempts()
+        while incoming.missing:
+            try:
+                async for message in self.assets.Download(incoming.request()):
+                    await asyncio.to_thread(incoming.take, message.chunk)
+                incoming.ended()
+            except grpc.RpcError as error:
+                await asyncio.sleep(attempts.delay(error, incoming.received))
 
     async def close(self) -> None:
         """

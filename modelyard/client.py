@@ -154,15 +154,20 @@ class Client:
         """
         asset = self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name))
         with Incoming(asset, path, progress) as incoming:
-            attempts = Attempts()
-            while incoming.missing:
-                try:
-                    for message in self.assets.Download(incoming.request()):
-                        incoming.take(message.chunk)
-                except grpc.RpcError as error:
-                    time.sleep(attempts.delay(error, incoming.received))
-            incoming.finish()
+            self._receive(incoming)
+            while not incoming.finish():
+                self._receive(incoming)
         return asset
+
+    def _receive(self, incoming: Incoming) -> None:
+        attempts = Attempts()
+        while incoming.missing:
+            try:
+                for message in self.assets.Download(incoming.request()):
+                    incoming.take(message.chunk)
+                incoming.ended()
+            except grpc.RpcError as error:
+                time.sleep(attempts.delay(error, incoming.received))
 
     def close(self) -> None:
         """

@@ -134,6 +134,7 @@ class Incoming:
         self._progress = progress
         self._hash = hashlib.sha256()
         self._file: BinaryIO | None = None
+        self._resumed = False
         self.received = 0
 
     def __enter__(self) -> Incoming:
@@ -146,6 +147,7 @@ class Incoming:
             self.received += len(data)
         if self.received > self._asset.size_bytes:
             self._restart()
+        self._resumed = self.received > 0
         self._progress(self.received, self._asset.size_bytes)
         return self
 
@@ -185,20 +187,37 @@ class Incoming:
         self.received += len(chunk.data)
         self._progress(self.received, self._asset.size_bytes)
 
-    def finish(self) -> None:
+    def ended(self) -> None:
+        """
+        The stream has ended without an error.
+
+        Raises:
+            IntegrityError: before all bytes came.
+        """
+        if self.missing:
+            raise IntegrityError(f"the stream of {self._asset.name} ended after {self.received} bytes")
+
+    def finish(self) -> bool:
         """
         Verify the digest and move the file in place.
 
+        Returns:
+            Whether that was done. If not, what an earlier download left was damaged, and all bytes are missing again.
+
         Raises:
-            IntegrityError: the bytes are not those of the name; they are thrown away.
+            IntegrityError: the bytes that came are not those of the name; they are thrown away.
             OSError: the file cannot be written.
         """
         if self._hash.hexdigest() != self._asset.sha256:
             self._restart()
+            if self._resumed:
+                self._resumed = False
+                return False
             raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: nothing was kept")
         self._open_file.flush()
         os.fsync(self._open_file.fileno())
         self._part.replace(self._path)
+        return True
 
     @property
     def _open_file(self) -> BinaryIO:
