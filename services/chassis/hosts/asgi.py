@@ -13,7 +13,8 @@ from typing import Any
 import grpc
 
 from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
-from services.chassis.hosts.call import Call, Receive, Scope, Send
+from services.chassis.hosts.call import Call
+from services.chassis.hosts.context import Receive, Scope, Send
 from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
 from services.chassis.hosts.headers import timeout_seconds
 from services.chassis.hosts.pulse import Pulse

@@ -1,32 +1,24 @@
 """
-One call on the Envoy host: the context that its handler sees, and the response as it goes out over ASGI.
+One call on the Envoy host: the response as it goes out over ASGI, and how the call ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.chassis.context import Metadata
+from services.chassis.hosts.context import CallContext, Event, Receive, Scope, Send
 from services.chassis.hosts.framing import ACCEPTED, IDENTITY, agreed, frame
-from services.chassis.hosts.headers import Headers, from_metadata, status_headers, to_metadata
+from services.chassis.hosts.headers import Headers, from_metadata, status_headers
 
 if TYPE_CHECKING:
     from services.chassis.hosts.pulse import Pulse
 
 _log = logging.getLogger(__name__)
 
-Scope = dict[str, Any]
-Event = dict[str, Any]
-# Futures of the loop, except at the end of a response, where pyvoy hands out an awaitable that is done already.
-Receive = Callable[[], "asyncio.Future[Event]"]
-Send = Callable[[Event], Awaitable[None]]
-
-_OK = grpc.StatusCode.OK
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 # Asked for by the specification where an encoding is refused; it does no harm in other errors.
 _ACCEPT_ENCODING = (b"grpc-accept-encoding", ACCEPTED)
@@ -39,14 +31,17 @@ _PLAIN_START: Event = {
 _OK_STATUS = (b"grpc-status", b"0")
 _LAST_BODY: Event = {"type": "http.response.body", "body": b""}
 
-# Bytes handed to Envoy before the handler waits until they are taken. Waiting for each small message would cost a
-# round trip between two threads; this many may sit in memory per call when the client does not read.
+# Waiting for each message until Envoy has taken it would cost a round trip between two threads. So the handler waits
+# after this many bytes, and then for the batch before; twice this may sit in memory when the client does not read.
 _UNACKNOWLEDGED = 65536
+_PER_MESSAGE = 512  # what a small message costs on its way, so that a batch is some hundred messages at most
+# A message beyond this is a batch by itself, and waited for: two of 16 MiB, with their copies, would be too much.
+_LARGE = 2 << 20
 
 
-class Call:
+class Call(CallContext):
     """
-    A call in progress; to its handler it is the `Context`.
+    A call in progress; to its handler it is the context.
 
     `send` of pyvoy does its work when it is called, not when it is awaited; so a response can be ended from a timer.
 
@@ -58,26 +53,13 @@ class Call:
     """
 
     __slots__ = (
-        "_aborted",
         "_accepts",
-        "_callbacks",
-        "_code",
-        "_compression",
-        "_deadline",
-        "_details",
-        "_encoding",
-        "_gone",
-        "_initial",
-        "_metadata",
+        "_before",
         "_most",
-        "_scope",
         "_send",
-        "_started",
         "_task",
         "_timer",
-        "_trailing",
         "_unacknowledged",
-        "closed",
         "probing",
         "receive",
         "request_ended",
@@ -85,103 +67,18 @@ class Call:
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        super().__init__(scope)
         self.receive = receive
-        self.closed = False  # nothing may be sent any more
-        self._aborted = False
         self.request_ended = False  # the client has sent all that the handler will read
         self.running = False  # the handler runs, or waits for something that may be cancelled
         self.probing = False
-        self._scope = scope
         self._send = send
         self._most = most
-        self._metadata: Metadata | None = None
-        self._initial: Metadata = ()
-        self._trailing: Metadata = ()
-        self._code: grpc.StatusCode | None = None
-        self._details = ""
-        self._compression: grpc.Compression | None = None
         self._accepts: bytes | None = None
-        self._encoding = IDENTITY
-        self._deadline: float | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._callbacks: list[Callable[[Any], None]] | None = None
-        self._started = False
-        self._gone = False
         self._unacknowledged = 0
-
-    # What the handler sees: services.chassis.context.Context.
-
-    def invocation_metadata(self) -> Metadata:
-        if self._metadata is None:
-            self._metadata = to_metadata(self._scope["headers"])
-        return self._metadata
-
-    async def send_initial_metadata(self, initial_metadata: Metadata, /) -> None:
-        if self._started or self._initial:
-            raise grpc.aio.UsageError("Send initial metadata failed: already sent")
-        from_metadata(initial_metadata)  # raises here, where the handler can see it
-        self._initial = tuple(initial_metadata)
-        self._start()
-        await self._handed_over(b"")
-
-    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
-        self._trailing = tuple(trailing_metadata)
-
-    def trailing_metadata(self) -> Metadata:
-        return self._trailing
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
-        if self._aborted:
-            raise grpc.aio.UsageError("Abort already called!")
-        self._aborted = True
-        # As in grpcio: an abort is an error, whatever it says.
-        self._code = grpc.StatusCode.UNKNOWN if code is _OK else code
-        self._details = details or self._details
-        self._trailing = tuple(trailing_metadata) or self._trailing
-        raise grpc.aio.AbortError("Locally aborted.")
-
-    def set_code(self, code: grpc.StatusCode, /) -> None:
-        self._code = code
-
-    def set_details(self, details: str, /) -> None:
-        self._details = details
-
-    def code(self) -> grpc.StatusCode | None:
-        return self._code
-
-    def details(self) -> str:
-        return self._details
-
-    def set_compression(self, compression: grpc.Compression, /) -> None:
-        if self._started:
-            raise grpc.aio.UsageError("Compression cannot change once initial metadata is sent")
-        self._compression = compression
-
-    def peer(self) -> str:
-        client = self._scope.get("client")
-        if client is None:
-            return "unknown:"
-        host, port = client
-        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-
-    def time_remaining(self) -> float | None:
-        if self._deadline is None:
-            return None
-        return max(self._deadline - asyncio.get_running_loop().time(), 0.0)
-
-    def cancelled(self) -> bool:
-        return self._gone
-
-    def done(self) -> bool:
-        return self.closed
-
-    def add_done_callback(self, callback: Callable[[Any], None], /) -> None:
-        if self._callbacks is None:
-            self._callbacks = []
-        self._callbacks.append(callback)
-
-    # What the adapter does with it.
+        self._before: asyncio.Future[None] | None = None
 
     def begin(self, timeout: float | None, accepts: bytes | None, pulse: Pulse) -> None:
         """
@@ -198,13 +95,6 @@ class Call:
             self._deadline = pulse.time() + timeout
         pulse.add(self, timeout)
 
-    @property
-    def failed(self) -> bool:
-        """
-        The handler has set a status that is not OK.
-        """
-        return self._code is not None and self._code is not _OK
-
     def answer(self, message: bytes) -> None:
         """
         The one response of a call that has ended well.
@@ -212,9 +102,11 @@ class Call:
         if self.closed:
             return
         if not self._started:
-            self._start(message)
-        else:
-            self._send({"type": "http.response.body", "body": frame(message, self._most, self._encoding)})
+            self._choose_encoding()
+        body = frame(message, self._most, self._encoding)  # raises before anything is sent
+        if not self._started:
+            self._send_start()
+        self._send({"type": "http.response.body", "body": body})
         self._end_with_trailers()
 
     async def write(self, message: bytes) -> None:
@@ -227,8 +119,11 @@ class Call:
         if self.closed:
             raise asyncio.CancelledError
         if not self._started:
-            self._start()
-        await self._handed_over(frame(message, self._most, self._encoding))
+            self._choose_encoding()
+        body = frame(message, self._most, self._encoding)
+        if not self._started:
+            self._send_start()
+        await self._handed_over(body)
 
     def finish(self, code: grpc.StatusCode | None = None, details: str = "") -> None:
         """
@@ -301,48 +196,57 @@ class Call:
         if self._task is not None and self.running:
             self._task.cancel()
 
-    def _start(self, message: bytes | None = None) -> None:
-        if self._compression is None and not self._initial:
-            start = _PLAIN_START
-        else:
+    def _start(self) -> None:
+        self._choose_encoding()
+        self._send_start()
+        # pyvoy sends the headers with the first piece of the body. That may be nothing, and it need not be waited for.
+        sent = self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        if isinstance(sent, asyncio.Future):
+            sent.add_done_callback(_seen)
+
+    def _choose_encoding(self) -> None:
+        if self._compression is not None:
             self._encoding = agreed(self._compression, self._accepts)
-            headers: Headers = [_CONTENT_TYPE, *from_metadata(self._initial)]
-            if self._encoding != IDENTITY:
-                headers.append((b"grpc-encoding", self._encoding.encode()))
-            start = {"type": "http.response.start", "status": 200, "headers": headers, "trailers": True}
-        body = None if message is None else frame(message, self._most, self._encoding)
+
+    def _send_start(self) -> None:
         self._started = True
-        self._send(start)
-        if body is not None:
-            self._send({"type": "http.response.body", "body": body})
+        if self._encoding == IDENTITY and not self._initial:
+            self._send(_PLAIN_START)
+            return
+        headers: Headers = [_CONTENT_TYPE, *from_metadata(self._initial)]
+        if self._encoding != IDENTITY:
+            headers.append((b"grpc-encoding", self._encoding.encode()))
+        self._send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
 
     def _end_with_trailers(self) -> None:
         self.closed = True
         self._send({"type": "http.response.trailers", "headers": self._trailers()})
 
     def _trailers(self) -> Headers:
-        code = self._code
         try:
             metadata = from_metadata(self._trailing) if self._trailing else []
         except ValueError as error:
             _log.error("the trailing metadata of %s cannot be sent: %s", self._scope["path"], error)
             return status_headers(grpc.StatusCode.INTERNAL, str(error))
-        if not self.failed or code is None:
+        if self._code is None or not self.failed:
             return [_OK_STATUS, *metadata]
-        return status_headers(code, self._details) + metadata
+        return status_headers(self._code, self._details) + metadata
 
     async def _handed_over(self, body: bytes) -> None:
         sent = self._send({"type": "http.response.body", "body": body, "more_body": True})
-        self._unacknowledged += len(body)
+        self._unacknowledged += len(body) + _PER_MESSAGE
         try:
             if not isinstance(sent, asyncio.Future):
                 await sent
-            elif body and self._unacknowledged < _UNACKNOWLEDGED:
-                sent.add_done_callback(_seen)
-            else:
-                self._unacknowledged = 0
+                return
+            sent.add_done_callback(_seen)
+            if self._unacknowledged < _UNACKNOWLEDGED:
+                return
+            before, self._before, self._unacknowledged = self._before, sent, 0
+            awaited = sent if len(body) > _LARGE else before
+            if awaited is not None:
                 # Shielded, because pyvoy sets the future's result even if it was cancelled.
-                await asyncio.shield(sent)
+                await asyncio.shield(awaited)
         except OSError:  # the client is gone
             # Raised rather than asked of the task: a task that cancels itself and then returns is cancelled without a
             # traceback, which pyvoy cannot stand.

@@ -72,6 +72,9 @@ def _http_manager() -> dict[str, Any]:
             "initial_stream_window_size": _MIB,
             "initial_connection_window_size": 64 * _MIB,
             "override_stream_error_on_invalid_http_message": True,
+            # The default of 10,000 takes a client that reads a stream of small messages slowly for an attack, and
+            # closes its connection. What waits is bounded in bytes, above.
+            "max_outbound_frames": 1_000_000,
         },
         "route_config": {"virtual_hosts": [{"name": "grpc", "domains": ["*"]}]},
         "http_filters": _pyvoy_filters(),

@@ -17,7 +17,7 @@ from services.chassis.control import Assignment, Control
 from services.chassis.hosts import envoy
 from services.chassis.hosts.admin import Admin
 from services.chassis.hosts.asgi import GrpcApp
-from services.chassis.hosts.call import Receive, Scope, Send
+from services.chassis.hosts.context import Receive, Scope, Send
 from services.chassis.hosts.pulse import Pulse
 from services.chassis.server import Server
 from services.chassis.settings import Address

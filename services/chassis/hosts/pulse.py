@@ -13,7 +13,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.chassis.hosts.call import Call, Event
+    from services.chassis.hosts.call import Call
+    from services.chassis.hosts.context import Event
 
 _TICK = 0.01
 _PROBE = 0.05

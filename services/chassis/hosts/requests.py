@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from services.chassis.hosts.call import Call, Event
+from services.chassis.hosts.call import Call
+from services.chassis.hosts.context import Event
 from services.chassis.hosts.framing import StatusError, Unframer, whole
 
 Deserializer = Callable[[bytes], Any]
