@@ -38,7 +38,9 @@ _RECORD = last("""
            now(), next.value, octets
       FROM next, unnest($11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::float8[], $16::text[],
                         $17::timestamptz[], $18::integer[])
-           AS result (model, version, dataset, metric, value, parameters, evaluate_time, octets)
+           WITH ORDINALITY
+           AS result (model, version, dataset, metric, value, parameters, evaluate_time, octets, ordinal)
+     ORDER BY ordinal
     RETURNING 1
 )
 SELECT next.value AS written, (SELECT count(*) FROM made) AS made_count FROM next

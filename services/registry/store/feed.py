@@ -113,28 +113,34 @@ class ChangeFeed:
                     beat = time.monotonic()
             if time.monotonic() - beat >= heartbeat:
                 await self._confirm(heartbeat)
-                if not self._has_more(sent) or found:
+                await self._check_not_set_back(sent)
+                if self._head == sent or found:
                     yield Heartbeat(sent)
                     beat = time.monotonic()
             elif not found:
                 await self._wait(sent, beat + heartbeat)
 
-    def _has_more(self, sent: int) -> bool:
+    async def _check_not_set_back(self, sent: int) -> None:
+        """
+        Raises:
+            Unavailable: *sent* was told and is not there: only a database that was set back does this.
+        """
         if self._head < sent:
-            # Only a database that was set back to an earlier state does this.
+            # Or the watcher has read further than the task that follows: look before crying.
+            await self._confirm(0)
+        if self._head < sent:
             raise Unavailable("CHANGES_LOST", f"revision {sent} was told and is gone: begin again", retry_after=1.0)
-        return self._head > sent
 
     async def _wait(self, sent: int, until: float) -> None:
         news = self._news
-        if self._closed or self._has_more(sent):
+        if self._closed or self._head > sent:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(until - time.monotonic(), 0)):
                 await news.wait()
 
     async def _after(self, sent: int) -> list[Revision] | Discontinuity:
-        if not self._has_more(sent):
+        if self._head <= sent:
             return []
         if self._recent and self._recent[0].number <= sent + 1:
             newer = itertools.takewhile(lambda revision: revision.number > sent, reversed(self._recent))

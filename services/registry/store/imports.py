@@ -60,8 +60,10 @@ _IMPORT = last("""
            coalesce(evaluate_time, now()), octets, now(), next.value
       FROM next, unnest($36::text[], $37::bigint[], $38::text[], $39::text[], $40::float8[], $41::text[],
                         $42::timestamptz[], $43::integer[])
-           AS result (model_id, version, dataset, metric, value, parameters, evaluate_time, octets)
+           WITH ORDINALITY
+           AS result (model_id, version, dataset, metric, value, parameters, evaluate_time, octets, ordinal)
       JOIN made USING (model_id)
+     ORDER BY ordinal
     RETURNING 1
 )
 SELECT next.value AS written, (SELECT count(*) FROM made) AS models, (SELECT count(*) FROM numbered) AS versions,

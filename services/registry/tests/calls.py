@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 import asyncpg
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.changes.v1 import changes_pb2
@@ -115,7 +116,8 @@ async def revisions(registry: Registry, start: int, upto: int, prefix: str = "")
     The revisions from *start* to *upto* that concern *prefix*, as the change stream tells them.
     """
     found = []
-    async with aclosing(watch(registry, start_revision=start, resource_prefix=prefix)) as messages:  # type: ignore[type-var]
+    request = {"start_revision": start, "resource_prefix": prefix, "heartbeat_interval": Duration(nanos=200_000_000)}
+    async with aclosing(watch(registry, **request)) as messages:  # type: ignore[type-var]
         async for message in messages:
             if message.HasField("revision"):
                 found.append(message.revision)

@@ -1,0 +1,397 @@
+"""
+Bad input to any method: refused, named, and nothing written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from services.registry.tests.calls import DEFAULT, add_version, create, import_items, move, record, result, sql
+from services.registry.tests.contract import call, methods, request_class
+from services.registry.tests.yard import Failing, Registry
+
+METHODS = {method.name: method for method in methods()}
+MODEL = f"{DEFAULT}/models/m"
+
+# The field with which each unary method names what it is about.
+NAMES = {
+    "CreateNamespace": "namespace_id",
+    "GetNamespace": "name",
+    "CreateModel": "parent",
+    "GetModel": "name",
+    "BatchGetModels": "parent",
+    "ListModels": "parent",
+    "SearchModels": "parent",
+    "UpdateModel": "model.name",
+    "CreateVersion": "parent",
+    "GetVersion": "name",
+    "ListVersions": "parent",
+    "FinalizeVersion": "name",
+    "MoveAliases": "parent",
+    "GetAlias": "name",
+    "ListAliases": "parent",
+    "ListAliasMoves": "parent",
+    "RecordEvaluations": "parent",
+    "ListEvaluations": "parent",
+    "QueryLeaderboard": "parent",
+}
+
+LISTS: dict[str, Message] = {
+    "ListNamespaces": namespaces_pb2.ListNamespacesRequest(),
+    "ListModels": models_pb2.ListModelsRequest(parent=DEFAULT),
+    "SearchModels": models_pb2.SearchModelsRequest(parent=DEFAULT),
+    "ListVersions": versions_pb2.ListVersionsRequest(parent=MODEL),
+    "ListAliases": aliases_pb2.ListAliasesRequest(parent=MODEL),
+    "ListAliasMoves": aliases_pb2.ListAliasMovesRequest(parent=f"{MODEL}/aliases/a"),
+    "ListEvaluations": evaluations_pb2.ListEvaluationsRequest(parent=MODEL),
+    "QueryLeaderboard": evaluations_pb2.QueryLeaderboardRequest(parent=DEFAULT, dataset="imagenet", metric="top1"),
+}
+
+# The same lists asked for something else.
+OTHERS: dict[str, Message] = {
+    "ListModels": models_pb2.ListModelsRequest(parent=DEFAULT, show_deleted=True),
+    "SearchModels": models_pb2.SearchModelsRequest(parent=DEFAULT, order_by="name"),
+    "ListVersions": versions_pb2.ListVersionsRequest(parent=f"{DEFAULT}/models/n"),
+    "ListAliases": aliases_pb2.ListAliasesRequest(parent=f"{DEFAULT}/models/n"),
+    "ListAliasMoves": aliases_pb2.ListAliasMovesRequest(parent=f"{MODEL}/aliases/b"),
+    "ListEvaluations": evaluations_pb2.ListEvaluationsRequest(parent=MODEL, min_value=0),
+    "QueryLeaderboard": evaluations_pb2.QueryLeaderboardRequest(
+        parent=DEFAULT, dataset="imagenet", metric="top1", ascending=True
+    ),
+}
+
+
+def put(request: Any, path: str, value: Any) -> Any:
+    """
+    The request with one field set.
+    """
+    *where, field = path.split(".")
+    target = request
+    for part in where:
+        target = getattr(target, part)
+    setattr(target, field, value)
+    return request
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "namespaces/",
+        "namespaces/a/b",
+        "namespaces/-a",
+        f"namespaces/{'a' * 65}",
+        "namespaces/a\0",
+        "A" * 10_000,
+    ]
+    + [
+        "namespaces/default/models/",
+        "namespaces/default/models/m/",
+        " namespaces/default",
+        "namespaces/default\n",
+        "ａ",
+    ]
+    + ["namespaces/default/models/m/versions/0", "namespaces/default/models/m/versions/01"]
+    + ["namespaces/default/models/m/versions/9223372036854775808", "namespaces/default/models/m/aliases/A"],
+)
+@pytest.mark.parametrize("name", NAMES)
+async def test_malformed_names(shared: Registry, name: str, text: str) -> None:
+    """
+    A malformed name is refused by every method, whatever else the request says.
+    """
+    if name == "CreateNamespace" and text == "x":
+        return
+    request = put(request_class(METHODS[name])(), NAMES[name], text)
+    with Failing() as failed:
+        await call(shared, METHODS[name], request)
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failed.reason == "INVALID_FIELDS"
+    assert NAMES[name] in failed.fields
+
+
+async def test_everything_at_once(registry: Registry) -> None:
+    """
+    All that is wrong is said in one answer, each with the path of its field, and nothing is written.
+    """
+    model = models_pb2.Model(
+        display_name="x" * 257,
+        description="y\0",
+        owner="z" * 257,
+        labels={"Team": "a", "ok": "b" * 257, "": "c"},
+        annotations={"a" * 64: "d", "b": "e" * 4097},
+        parameter_count=-1,
+    )
+    with Failing() as failed:
+        await registry.models.CreateModel(models_pb2.CreateModelRequest(model_id="!", model=model, request_id="\n"))
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(failed.fields) == {
+        "parent",
+        "model_id",
+        "model.display_name",
+        "model.description",
+        "model.owner",
+        'model.labels["Team"]',
+        'model.labels["ok"]',
+        'model.labels[""]',
+        f'model.annotations["{"a" * 64}"]',
+        'model.annotations["b"]',
+        "model.parameter_count",
+        "request_id",
+    }
+    assert await sql(registry, "SELECT value FROM revision") == 1
+
+
+async def test_too_many_labels(shared: Registry) -> None:
+    """
+    At most 64 labels.
+    """
+    labels = {f"k{n}": "" for n in range(65)}
+    with Failing() as failed:
+        await create(shared, "m", models_pb2.Model(labels=labels))
+    assert list(failed.fields) == ["model.labels"]
+
+
+async def test_ten_megabytes(shared: Registry) -> None:
+    """
+    A text of megabytes is refused: by the bound of its field, or, past what a message may have, as a whole.
+    """
+    with Failing() as failed:
+        await create(shared, "m", models_pb2.Model(description="x" * 6_000_000))
+    assert list(failed.fields) == ["model.description"]
+    with Failing() as failed:
+        await create(shared, "m", models_pb2.Model(description="x" * 10_000_000))
+    assert failed.code in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT}
+    with Failing() as failed:
+        await create(shared, "m", models_pb2.Model(labels={"x" * 1_000_000: "y"}))
+    assert all(len(field) < 200 for field in failed.fields)
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("size", [-1, -(2**31)])
+async def test_negative_page_size(shared: Registry, name: str, size: int) -> None:
+    """
+    A negative page size is refused.
+    """
+    with Failing() as failed:
+        await call(shared, METHODS[name], put(type(LISTS[name])(), "page_size", size))
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "page_size" in failed.fields
+
+
+@pytest.fixture(scope="module")
+async def stocked(shared: Registry) -> Registry:
+    """
+    A registry in which every list has more than one row.
+    """
+    for model in ("m", "n"):
+        await create(shared, model)
+        await add_version(shared, model)
+        await add_version(shared, model)
+        await record(shared, *(result(model, 1 + n % 2, "imagenet", "top1", n) for n in range(4)))
+        for number in (1, 2, 1):
+            await move(shared, model, ("a", number), ("b", number))
+    await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="other"))
+    return shared
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_tokens_belong_to_their_query(stocked: Registry, name: str) -> None:
+    """
+    A token of another list, of the same list asked differently, a cut one and a made-up one are all refused.
+    """
+
+    async def token_of(list_: str, request: Message) -> str:
+        copy = put(type(request)(), "page_size", 1)
+        copy.MergeFrom(request)
+        token: str = (await call(stocked, METHODS[list_], copy)).next_page_token
+        assert token
+        return token
+
+    good = await token_of(name, LISTS[name])
+    other = "ListNamespaces" if name != "ListNamespaces" else "ListModels"
+    bad = [await token_of(other, LISTS[other]), good[:-2], good[2:], f"A{good[1:]}", "x", "=", "é", "\0", "a" * 100_000]
+    if name in OTHERS:
+        bad.append(await token_of(name, OTHERS[name]))
+    for token in bad:
+        if token == good:
+            continue
+        request = type(LISTS[name])()
+        request.CopyFrom(LISTS[name])  # type: ignore[arg-type]
+        with Failing() as failed:
+            await call(stocked, METHODS[name], put(request, "page_token", token))
+        assert (failed.code, list(failed.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
+
+
+async def test_page_sizes(shared: Registry) -> None:
+    """
+    0 means the usual size, and what is more than the most is taken as the most.
+    """
+    from modelyard.registry.v1 import imports_pb2
+
+    items = [imports_pb2.ImportModelsRequest.Item(model_id=f"s{n:04}") for n in range(1000)]
+    await import_items(
+        shared, items, items[:1] + [imports_pb2.ImportModelsRequest.Item(model_id="t")], skip_existing=True
+    )
+    for method, usual, most in (("ListModels", 50, 1000), ("SearchModels", 20, 200)):
+        for size, expected in ((0, usual), (7, 7), (2**31 - 1, most)):
+            request = put(request_class(METHODS[method])(parent=DEFAULT), "page_size", size)
+            answer = await call(shared, METHODS[method], request)
+            assert len(answer.models) == expected
+            assert answer.next_page_token
+
+
+async def test_pages_fit_a_message(registry: Registry) -> None:
+    """
+    A page of huge models is cut so that every client can take it, and the next one goes on where it ended.
+    """
+    annotations = {f"k{n}": "x" * 4096 for n in range(64)}
+    for n in range(30):
+        await create(registry, f"m{n:02}", models_pb2.Model(annotations=annotations))
+    names, token, pages = [], "", 0
+    while True:
+        request = models_pb2.ListModelsRequest(parent=DEFAULT, page_size=1000, page_token=token)
+        answer = await registry.models.ListModels(request)
+        names += [model.name for model in answer.models]
+        token, pages = answer.next_page_token, pages + 1
+        if not token:
+            break
+    assert names == [f"{DEFAULT}/models/m{n:02}" for n in range(30)]
+    assert pages > 1
+    with Failing() as failed:
+        await registry.models.BatchGetModels(models_pb2.BatchGetModelsRequest(parent=DEFAULT, names=names))
+    assert list(failed.fields) == ["names"]
+
+
+TEXTS = st.one_of(
+    st.sampled_from(
+        [
+            "",
+            DEFAULT,
+            MODEL,
+            f"{MODEL}/versions/1",
+            f"{MODEL}/aliases/a",
+            "m",
+            "a",
+            "*",
+            "imagenet",
+            "top1",
+            "owner",
+            "1",
+        ]
+        + ["\0", "namespaces/\0", "a" * 300, "a" * 20_000, "task = a", "labels.a:b OR", "name desc", "é😀", "a" * 64]
+    ),
+    st.text(max_size=20),
+)
+NUMBERS = {
+    FieldDescriptor.CPPTYPE_INT32: st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31)]),
+    FieldDescriptor.CPPTYPE_INT64: st.sampled_from([0, 1, -1, 5, 2**63 - 1, -(2**63)]),
+    FieldDescriptor.CPPTYPE_DOUBLE: st.sampled_from([0.0, -0.0, 1.5, math.nan, math.inf, -math.inf, 1e308, 5e-324]),
+    FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
+    FieldDescriptor.CPPTYPE_STRING: TEXTS,
+}
+
+
+def messages(kind: type[Message], depth: int = 0) -> st.SearchStrategy[Any]:
+    """
+    Messages of a class with anything in their fields.
+    """
+
+    @st.composite
+    def make(draw: st.DrawFn) -> Message:
+        message = kind()
+        for field in kind.DESCRIPTOR.fields:
+            if draw(st.integers(0, 3)) == 0 or depth > 3:
+                continue
+            _fill(draw, message, field, depth)
+        return message
+
+    return make()
+
+
+def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) -> None:
+    from google.protobuf import message_factory
+
+    target = getattr(message, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        for key, value in draw(st.dictionaries(TEXTS, TEXTS, max_size=2)).items():
+            target[key] = value
+    elif field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+        strategy = messages(message_factory.GetMessageClass(field.message_type), depth + 1)
+        if field.is_repeated:
+            target.extend(draw(st.lists(strategy, max_size=2)))
+        else:
+            target.CopyFrom(draw(strategy))
+    elif field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        setattr(message, field.name, draw(st.integers(0, 9)))
+    elif field.is_repeated:
+        target.extend(draw(st.lists(NUMBERS[field.cpp_type], max_size=3)))
+    else:
+        setattr(message, field.name, draw(NUMBERS[field.cpp_type]))
+
+
+DOCUMENTED = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.ABORTED,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(data=st.data())
+async def test_random_requests(stocked: Registry, name: str, data: st.DataObject) -> None:
+    """
+    Whatever comes, the answer is one that the contract knows, never INTERNAL, and the server goes on.
+    """
+    method = METHODS[name]
+    request = data.draw(messages(request_class(method)))
+    assert await _code(stocked, method, request) in DOCUMENTED
+    if method.name != "FinalizeVersion":
+        # Finalizing a version with artifacts is UNAVAILABLE here, where no asset service runs.
+        assert (await create_or_get(stocked)).name == MODEL
+
+
+async def create_or_get(registry: Registry) -> models_pb2.Model:
+    """
+    A call that always works.
+    """
+    return await registry.models.GetModel(models_pb2.GetModelRequest(name=MODEL))
+
+
+async def _code(registry: Registry, method: MethodDescriptor, request: Message) -> grpc.StatusCode:
+    async def one() -> AsyncIterator[Message]:
+        yield request
+
+    made = call(registry, method, one() if method.client_streaming else request)
+    try:
+        async with asyncio.timeout(10):
+            if method.server_streaming:
+                # Changes go on for ever: the first message tells whether the request was taken.
+                await made.read()
+            else:
+                await made
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    if method.server_streaming and not method.client_streaming:
+        made.cancel()
+        return grpc.StatusCode.OK
+    return await made.code() if not method.server_streaming else grpc.StatusCode.OK

@@ -1,0 +1,154 @@
+"""
+Every write that changes a cacheable answer touches one of the answer's tags.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from modelyard.registry.v1 import (
+    aliases_pb2,
+    evaluations_pb2,
+    imports_pb2,
+    models_pb2,
+    namespaces_pb2,
+    versions_pb2,
+)
+from services.registry.tests.calls import (
+    DEFAULT,
+    add_version,
+    create,
+    import_items,
+    move,
+    record,
+    result,
+    revisions,
+    sql,
+    update,
+)
+from services.registry.tests.contract import call, methods, tags, touches
+from services.registry.tests.yard import Registry
+
+M, N, NEW = (f"{DEFAULT}/models/{model}" for model in ("m", "n", "new"))
+SPACE = "namespaces/space"
+
+
+async def _namespace(registry: Registry) -> None:
+    await registry.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="space"))
+
+
+async def _import(registry: Registry) -> None:
+    evaluation = evaluations_pb2.Evaluation(version="1", dataset="imagenet", metric="top1", value=99)
+    item = imports_pb2.ImportModelsRequest.Item
+    versions = [versions_pb2.Version()]
+    await import_items(registry, [item(model_id="imported", versions=versions, evaluations=[evaluation])])
+
+
+# The writes, in an order in which each can be done; NEW and SPACE do not exist before their turn.
+WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
+    _namespace,
+    lambda registry: create(registry, "new", models_pb2.Model(description="convnext")),
+    lambda registry: update(registry, "m", models_pb2.Model(description="convnext", parameter_count=7), ["*"]),
+    lambda registry: add_version(registry, "m", ready=False),
+    lambda registry: registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=f"{M}/versions/2")),
+    lambda registry: record(registry, result("m", 2, "imagenet", "top1", 90)),
+    lambda registry: record(registry, result("m", 1, "imagenet", "top1", 95), result("n", 1, "a", "b", 1)),
+    lambda registry: move(registry, "m", ("production", 1), ("staging", 2)),
+    lambda registry: move(registry, "m", ("production", 2)),
+    lambda registry: move(registry, "m", ("production", 0)),
+    lambda registry: add_version(registry, "new", ready=False),
+    lambda registry: registry.models.CreateModel(models_pb2.CreateModelRequest(parent=SPACE, model_id="x")),
+    _import,
+]
+
+
+def reads() -> dict[str, list[Message]]:
+    """
+    Requests for every cacheable method: of what exists, of what will exist, and of what is next to it.
+    """
+    board = evaluations_pb2.QueryLeaderboardRequest
+    return {
+        "GetNamespace": [namespaces_pb2.GetNamespaceRequest(name=name) for name in (DEFAULT, SPACE)],
+        "ListNamespaces": [namespaces_pb2.ListNamespacesRequest()],
+        "GetModel": [models_pb2.GetModelRequest(name=name) for name in (M, N, NEW, f"{DEFAULT}/models/imported")],
+        "BatchGetModels": [
+            models_pb2.BatchGetModelsRequest(parent=DEFAULT, names=names) for names in ([M, N], [M, NEW])
+        ],
+        "ListModels": [models_pb2.ListModelsRequest(parent=parent) for parent in (DEFAULT, SPACE)],
+        "SearchModels": [
+            models_pb2.SearchModelsRequest(parent=DEFAULT, query="convnext"),
+            models_pb2.SearchModelsRequest(parent=DEFAULT, filter="evaluations.imagenet.top1 > 85"),
+            models_pb2.SearchModelsRequest(parent=SPACE, order_by="update_time desc"),
+        ],
+        "GetVersion": [
+            versions_pb2.GetVersionRequest(name=f"{model}/versions/{n}") for model in (M, NEW) for n in (1, 2)
+        ],
+        "ListVersions": [versions_pb2.ListVersionsRequest(parent=parent) for parent in (M, N, NEW)],
+        "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
+        "ListAliases": [aliases_pb2.ListAliasesRequest(parent=parent) for parent in (M, N, NEW)],
+        "ListAliasMoves": [aliases_pb2.ListAliasMovesRequest(parent=f"{M}/aliases/production")],
+        "ListEvaluations": [
+            evaluations_pb2.ListEvaluationsRequest(parent=parent) for parent in (M, f"{M}/versions/2", N, NEW)
+        ],
+        "QueryLeaderboard": [
+            board(parent=DEFAULT, dataset="imagenet", metric="top1"),
+            board(parent=DEFAULT, dataset="imagenet", metric="top1", filter="parameter_count = 7"),
+            board(parent=SPACE, dataset="imagenet", metric="top1"),
+        ],
+    }
+
+
+async def test_changed_answers_are_touched(registry: Registry) -> None:
+    """
+    For every cacheable method and every write: when the answer is another one afterwards (NOT_FOUND is an answer, too),
+    then a change of that write touches one of its tags. And each method's answer is changed by some write.
+    """
+    cacheable = {method.name: method for method in methods() if tags(method, _first(method.name))}
+    assert set(cacheable) == set(reads()), "a cacheable method without requests here"
+    await create(registry, "m")
+    await create(registry, "n")
+    await add_version(registry, "m")
+    await add_version(registry, "n")
+
+    async def answers() -> dict[tuple[str, int], bytes]:
+        return {
+            (name, index): await _answer(registry, cacheable[name], request)
+            for name, requests in reads().items()
+            for index, request in enumerate(requests)
+        }
+
+    changed: defaultdict[str, int] = defaultdict(int)
+    before = await answers()
+    for write in WRITES:
+        start = await sql(registry, "SELECT value FROM revision")
+        await write(registry)
+        head = await sql(registry, "SELECT value FROM revision")
+        changes = [change for told in await revisions(registry, start + 1, head) for change in told.changes]
+        after = await answers()
+        for (name, index), answer in after.items():
+            if answer == before[name, index]:
+                continue
+            changed[name] += 1
+            own = tags(cacheable[name], reads()[name][index])
+            assert any(touches(change, tag) for change in changes for tag in own), (name, own, changes)
+        before = after
+    assert set(changed) == set(cacheable)
+
+
+def _first(name: str) -> Message:
+    requests = reads().get(name)
+    return requests[0] if requests else namespaces_pb2.GetNamespaceRequest()
+
+
+async def _answer(registry: Registry, method: Any, request: Message) -> bytes:
+    try:
+        answer: bytes = (await call(registry, method, request)).SerializeToString(deterministic=True)
+    except grpc.aio.AioRpcError as error:
+        assert error.code() is grpc.StatusCode.NOT_FOUND, error
+        return b"NOT_FOUND"
+    return answer
