@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -129,7 +129,8 @@ class Stack:
         Raises:
             EmbeddedError: it does not start.
         """
-        self._supervisor.start([self._parts[name]])
+        # What it needs was started with it, and may have ended since, like the migration.
+        self._supervisor.start([replace(self._parts[name], needs=())])
 
     def __enter__(self) -> Stack:
         self.start()

@@ -17,6 +17,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from services.embedded.parts import EmbeddedError, Part
 
 Progress = Callable[[str, float], None]
@@ -90,10 +92,14 @@ class Supervisor:
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """
         Send a part a signal and wait for its end, for drills: nobody restarts it but `start`.
+
+        What it has started ends by itself; that is waited for, too, because it may hold the part's port.
         """
         part, process = self._running.pop(name)
+        family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         process.wait(part.patience)
+        psutil.wait_procs(family, timeout=part.patience)
         self._tell(f"- {process.pid}")
 
     def stop(self) -> None:
