@@ -1,0 +1,340 @@
+"""
+The command line against real services: what it prints, how it fails, how it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.cli.main import main
+from tests.client.probe import probing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    """
+    How a command ended and what it printed.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    def table(self) -> list[list[str]]:
+        """
+        The cells of the lines, the heads first.
+        """
+        return [line.split() for line in self.out.splitlines()]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """
+        The lines of JSON.
+        """
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Done]
+
+
+def _runner(target: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        try:
+            code = main(["--target", target, *arguments])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def cli(registry: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    """
+    Runs a command at the registry.
+    """
+    return _runner(registry, capsys)
+
+
+@pytest.fixture
+def assets_cli(cdn: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    """
+    Runs a command at the asset service.
+    """
+    return _runner(cdn, capsys)
+
+
+def _new(prefix: str) -> str:
+    return f"{prefix}-{random.SystemRandom().randbytes(4).hex()}"
+
+
+def test_namespaces(cli: Run) -> None:
+    """
+    A namespace is made, shown and listed.
+    """
+    name = _new("team")
+    made = cli("namespaces", "create", name, "--owner", "ada", "--label", "floor=3")
+    assert made.code == 0
+    assert f"namespaces/{name}" in made.out
+    assert cli("namespaces", "get", name).out == made.out
+    assert [name, "ada"] in [row[:2] for row in cli("namespaces", "list", "--limit", "0").table()]
+
+
+def test_a_model_by_all_its_names(cli: Run) -> None:
+    """
+    A short name, one with the namespace and the full one are the same model.
+    """
+    model = _new("resnet50.a1_in1k")
+    assert cli("models", "create", model, "--task", "vision", "--parameter-count", "25560000").code == 0
+    shown = {
+        cli("models", "get", name).out for name in (model, f"default/{model}", f"namespaces/default/models/{model}")
+    }
+    assert len(shown) == 1
+    assert "25,560,000" in shown.pop()
+
+
+def test_update_changes_what_is_given(cli: Run) -> None:
+    """
+    Fields that are not given stay; labels are added, replaced and, when empty, taken away.
+    """
+    model = _new("m")
+    cli("models", "create", model, "--task", "vision", "--owner", "ada", "--label", "a=1", "--label", "b=2")
+    updated = cli("--json", "models", "update", model, "--owner", "bob", "--label", "b=3", "--label", "a=")
+    (message,) = updated.messages()
+    assert (message["task"], message["owner"], message["labels"]) == ("vision", "bob", {"b": "3"})
+    (listed,) = [
+        each for each in cli("models", "list", "--limit", "0", "--json").messages() if each["name"].endswith(model)
+    ]
+    assert listed == message
+
+
+def test_lists_in_pages(cli: Run) -> None:
+    """
+    A limit cuts, 0 gives all, however many pages that takes.
+    """
+    namespace = _new("many")
+    cli("namespaces", "create", namespace)
+    for number in range(3):
+        cli("models", "create", f"{namespace}/m{number}")
+    assert len(cli("models", "list", namespace, "--limit", "2").table()) == 1 + 2
+    assert len(cli("models", "list", namespace, "--limit", "0").table()) == 1 + 3
+    empty = cli("models", "list", namespace, "--limit", "-1")
+    assert (empty.code, "must not be negative" in empty.err) == (2, True)
+
+
+def test_versions_and_aliases(cli: Run, assets_cli: Run, tmp_path: Path) -> None:
+    """
+    Bytes are stored, a version points at them and is finalized, an alias points at the version and is followed.
+    """
+    file, model = tmp_path / "weights.bin", _new("m")
+    file.write_bytes(random.SystemRandom().randbytes(1000))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert assets_cli("assets", "put", str(file)).code == 0
+    cli("models", "create", model)
+    created = cli(
+        "versions", "create", model, "--artifact", f"a=b/weights.bin={sha256}:1000", "--training-data", "imagenet"
+    )
+    assert "PENDING" in created.out
+    assert f"file a=b/weights.bin  {sha256}  1000 B" in created.out
+    assert "READY" in cli("versions", "finalize", f"{model}@1").out
+    moved = cli("aliases", "set", model, "production", "1")
+    assert f"models/{model}/versions/1" in moved.out
+    assert cli("aliases", "get", model, "production").out == moved.out
+    assert cli("aliases", "list", model).table()[1][:2] == ["production", "1"]
+    followed = cli("versions", "get", f"{model}@production")
+    assert followed.out == cli("versions", "get", f"namespaces/default/models/{model}/versions/1").out
+    assert cli("versions", "list", model).table()[1][:2] == ["1", "READY"]
+    refused = cli("aliases", "set", model, "production", "1", "--expect", "7")
+    assert refused.code == 1
+    assert refused.err.startswith("modelyard: ABORTED (ALIAS_MOVED): ")
+
+
+def test_timm(cli: Run) -> None:
+    """
+    The whole leaderboard comes in, is found, ranked and listed, and comes in only once.
+    """
+    namespace = _new("timm")
+    cli("namespaces", "create", namespace)
+    (first,) = cli("import", "timm", "--namespace", namespace, "--json").messages()
+    assert (first["createdModels"], first["createdVersions"], first["recordedEvaluations"]) == ("1556", "1556", "18670")
+    again = cli("import", "timm", "--namespace", namespace)
+    assert (again.code, "ALREADY_EXISTS (MODEL_EXISTS)" in again.err) == (1, True)
+    skipped = cli("import", "timm", "--namespace", namespace, "--skip-existing")
+    assert ["models", "skipped", "1,556"] in skipped.table()
+    board = cli("leaderboard", "imagenet", "top1", "--namespace", namespace, "--limit", "2").table()
+    assert board[1][:3] == ["1", "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k", "90.056"]
+    found = cli(
+        "models",
+        "search",
+        "convnext",
+        "imagenet",
+        "--filter",
+        "evaluations.imagenet.top1 > 88",
+        "--namespace",
+        namespace,
+    )
+    assert found.code == 0
+    assert all("convnext" in row[0] for row in found.table()[1:])
+    results = cli("evaluations", "list", f"{namespace}/resnet50.a1_in1k", "--dataset", "imagenet").table()
+    assert [row[:4] for row in results[1:]] == [["1", "imagenet", "top1", "81.24"], ["1", "imagenet", "top5", "95.112"]]
+    assert cli("evaluations", "list", f"{namespace}/resnet50.a1_in1k@1", "--metric", "top1", "--limit", "0").code == 0
+
+
+def test_import_without_the_files(cli: Run, tmp_path: Path) -> None:
+    """
+    A folder without the leaderboard is named.
+    """
+    done = cli("import", "timm", "--path", str(tmp_path))
+    assert done.code == 1
+    assert done.err == f"modelyard: {tmp_path}/results.csv: No such file or directory\n"
+
+
+def test_assets(assets_cli: Run, tmp_path: Path) -> None:
+    """
+    A file is stored, shown, listed and brought back.
+    """
+    file, copy = tmp_path / "card.txt", tmp_path / "copy"
+    file.write_text(_new("text"))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    put = assets_cli("assets", "put", str(file))
+    assert f"assets/{sha256}" in put.out
+    assert "text/plain" in put.out
+    assert put.err == ""
+    assert assets_cli("assets", "stat", sha256).out == put.out
+    assert sha256 in [row[0] for row in assets_cli("assets", "ls", "--limit", "0").table()]
+    assert assets_cli("assets", "get", f"assets/{sha256}", str(copy)).out == put.out
+    assert copy.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["models", "get", "nobody"], "NOT_FOUND (MODEL_NOT_FOUND): namespaces/default/models/nobody does not exist"),
+        (["models", "create", "a b"], "INVALID_ARGUMENT (INVALID_FIELDS): model_id: must match"),
+        (["models", "search", "--filter", "task <"], "INVALID_ARGUMENT (INVALID_FIELDS): filter: "),
+        (["versions", "get", "nobody@production"], "NOT_FOUND (ALIAS_NOT_FOUND): "),
+        (["assets", "ls"], "UNIMPLEMENTED"),
+    ],
+)
+def test_failures(cli: Run, arguments: list[str], line: str) -> None:
+    """
+    A call that fails is one line with the status, the reason and the fields, on stderr, and exit code 1.
+    """
+    done = cli(*arguments)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"modelyard: {line}")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["models"],
+        ["models", "frobnicate"],
+        ["versions", "get", "model-without-version"],
+        ["versions", "create", "m", "--artifact", "weights"],
+        ["models", "create", "m", "--label", "x"],
+        ["models", "create", "m", "--parameter-count", "many"],
+        ["--target", "ftp://x", "models", "list"],
+    ],
+)
+def test_wrong_command_lines(cli: Run, arguments: list[str]) -> None:
+    """
+    A wrong command line says how it should be, with exit code 2.
+    """
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "usage: modelyard" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_nobody_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """
+    An address where nobody listens, and a token file that is not there, are said in a line.
+    """
+    nobody = _runner("127.0.0.1:1", capsys)
+    done = nobody("models", "list")
+    assert done == Done(
+        1, "", "modelyard: UNAVAILABLE: nothing answers at 127.0.0.1:1: is it running? (--target says where)\n"
+    )
+    missing = nobody("--token-file", str(tmp_path / "token"), "models", "list")
+    assert missing == Done(1, "", f"modelyard: {tmp_path}/token: No such file or directory\n")
+
+
+def test_options_before_and_after(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """
+    The options of every command may stand after its name, too; the token goes along.
+    """
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    with probing() as probe:
+        assert main(["models", "get", "m", "--target", probe.target, "--token-file", str(token), "--json"]) == 0
+        assert main(["--json", "--target", probe.target, "models", "get", "m"]) == 0
+    assert [line[:1] for line in capsys.readouterr().out.splitlines()] == ["{", "{"]
+    assert [metadata.get("authorization") for _, metadata, _ in probe.calls] == ["Bearer secret", None]
+
+
+def _start(*arguments: str, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "modelyard.cli", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        **more,
+    )
+
+
+def test_watch_until_ctrl_c(cli: Run, registry: str) -> None:
+    """
+    Changes show as they happen; Ctrl-C ends it quietly with exit code 130.
+    """
+    model = _new("watched")
+    cli("models", "create", model)
+    watching = _start("--target", registry, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}")
+    try:
+        assert watching.stdout is not None
+        # What changes with all that is below it concerns the model, too, and comes first.
+        while (line := watching.stdout.readline()).endswith(" and all below\n"):
+            pass
+        assert f"CREATED  namespaces/default/models/{model}" in line
+        cli("models", "update", model, "--owner", "ada")
+        assert f"UPDATED  namespaces/default/models/{model}" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, err = watching.communicate(timeout=20)
+    finally:
+        watching.kill()
+    assert (watching.returncode, err) == (130, "")
+
+
+def test_reader_that_has_enough(cli: Run, registry: str) -> None:
+    """
+    `modelyard … | head -1` ends without complaint.
+    """
+    namespace = _new("piped")
+    cli("namespaces", "create", namespace)
+    cli("import", "timm", "--namespace", namespace)
+    listing = _start("--target", registry, "models", "list", namespace, "--limit", "0", "--json")
+    assert listing.stdout is not None
+    assert listing.stdout.readline()
+    listing.stdout.close()
+    assert listing.stderr is not None
+    assert listing.stderr.read() == ""
+    listing.wait(20)

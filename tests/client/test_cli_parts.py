@@ -1,0 +1,114 @@
+"""
+The parts of the command line that need no server: names, tables, bars.
+"""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from modelyard.cli.names import VersionRef, model_name, split_model
+from modelyard.cli.output import table
+from modelyard.cli.progress import Progress, amount
+
+
+class Terminal(io.StringIO):
+    """
+    A stream that says it is a terminal.
+    """
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("resnet50", "namespaces/default/models/resnet50"),
+        ("resnet50.a1_in1k", "namespaces/default/models/resnet50.a1_in1k"),
+        ("team/net", "namespaces/team/models/net"),
+        ("namespaces/team/models/net", "namespaces/team/models/net"),
+    ],
+)
+def test_model_names(text: str, name: str) -> None:
+    """
+    Short names are filled up, full ones stay.
+    """
+    assert model_name(text) == name
+    assert split_model(text) == tuple(name.split("/models/"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("m@3", "namespaces/default/models/m/versions/3"),
+        ("team/m@production", "namespaces/team/models/m/aliases/production"),
+        ("namespaces/team/models/m@7", "namespaces/team/models/m/versions/7"),
+        ("namespaces/team/models/m/versions/7", "namespaces/team/models/m/versions/7"),
+        ("namespaces/team/models/m/aliases/x", "namespaces/team/models/m/aliases/x"),
+    ],
+)
+def test_version_names(text: str, name: str) -> None:
+    """
+    A number is a version, a word an alias.
+    """
+    assert VersionRef.parse(text).name == name
+
+
+@pytest.mark.parametrize("text", ["", "m", "@3", "m@", "namespaces/a/models/m"])
+def test_names_of_no_version(text: str) -> None:
+    """
+    What names no version is refused.
+    """
+    with pytest.raises(ValueError, match="says no version"):
+        VersionRef.parse(text)
+
+
+def test_tables() -> None:
+    """
+    Columns are as wide as they need to be; numbers stand right; no line ends in spaces.
+    """
+    lines = table(["NAME", "SIZE"], [["a", "1"], ["longer", "1,000"], ["b", ""]], [False, True])
+    assert lines == ["NAME     SIZE", "a           1", "longer  1,000", "b"]
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [
+        (0, "B", "0 B"),
+        (1023, "B", "1023 B"),
+        (1536, "B", "1.5 KiB"),
+        (5 << 30, "B", "5.0 GiB"),
+        (3 << 40, "B", "3.0 TiB"),
+        (1556, "models", "1,556 models"),
+    ],
+)
+def test_amounts(number: int, unit: str, text: str) -> None:
+    """
+    Numbers read as people write them.
+    """
+    assert amount(number, unit) == text
+
+
+def test_a_bar_on_a_terminal_only() -> None:
+    """
+    The bar is drawn on a terminal, ends with a line break, and leaves other streams alone.
+    """
+    for stream, drawn in ((Terminal(), True), (io.StringIO(), False)):
+        with Progress("storing x", stream=stream) as progress:
+            progress(0, 2048)
+            progress(2048, 2048)
+        shown = stream.getvalue()
+        assert ("2.0 KiB of 2.0 KiB" in shown) is drawn
+        assert shown.endswith("\n") is drawn
+
+
+def test_a_bar_of_nothing() -> None:
+    """
+    Nothing to do is done at once.
+    """
+    stream = Terminal()
+    with Progress("storing x", stream=stream) as progress:
+        progress(0, 0)
+    assert "0 B of 0 B" in stream.getvalue()
