@@ -122,6 +122,16 @@ class Stack:
         """
         self._supervisor.kill(name)
 
+    def run(self, part: Part) -> None:
+        """
+        Start a further part, such as a second registry beside the first, and wait until it serves.
+
+        Raises:
+            EmbeddedError: it does not start.
+        """
+        self._parts[part.name] = part
+        self._supervisor.start([part])
+
     def revive(self, name: str) -> None:
         """
         Start a killed part again, as it was, and wait until it serves.

@@ -17,14 +17,18 @@ from services.registry.model.models import Model, ModelDraft, ModelUpdate, check
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
-from services.registry.store.database import Database
+from services.registry.store.batching import Batcher
+from services.registry.store.database import Database, Row
 from services.registry.store.paging import MOST_OCTETS, NAMESPACE, after, listed, page_of
 from services.registry.store.writing import Transaction, last
 
+# One row for each name wanted, in their order; without a model where there is none.
 _GET = f"""
 SELECT revision.value AS head, {rows.MODEL}
   FROM revision
-  LEFT JOIN models ON models.namespace_id = $1 AND models.model_id = $2
+ CROSS JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (namespace, model, place)
+  LEFT JOIN models ON models.namespace_id = wanted.namespace AND models.model_id = wanted.model
+ ORDER BY wanted.place
 """
 
 # Nothing but the total when it is too much for one answer.
@@ -90,16 +94,23 @@ class ModelStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._gets = Batcher(self._get)
 
     async def get(self, name: ModelName) -> Read[Model]:
         """
+        Calls that come together are read together.
+
         Raises:
             Missing: there is no such model.
         """
-        row = await self._database.fetch_row(_GET, name.namespace, name.model)
+        row = await self._gets.get(name)
         if row["model_id"] is None:
             raise Missing("MODEL_NOT_FOUND", name, row["head"])
         return Read(rows.to_model(row), row["head"])
+
+    async def _get(self, names: Sequence[ModelName]) -> Sequence[Row]:
+        namespaces, models = [name.namespace for name in names], [name.model for name in names]
+        return await self._database.fetch(_GET, namespaces, models)
 
     async def batch_get(self, parent: NamespaceName, names: Sequence[ModelName]) -> Read[list[Model]]:
         """
