@@ -311,9 +311,8 @@ def test_watch_until_ctrl_c(cli: Run, registry: str) -> None:
     watching = _start("--target", registry, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}")
     try:
         assert watching.stdout is not None
-        # What changes with all that is below it concerns the model, too, and comes first.
-        while (line := watching.stdout.readline()).endswith(" and all below\n"):
-            pass
+        # What changed with all that is below it, such as the namespace, concerns the model, too, and may come first.
+        line = next((line for line in iter(watching.stdout.readline, "") if model in line), "")
         assert f"CREATED  namespaces/default/models/{model}" in line
         cli("models", "update", model, "--owner", "ada")
         assert f"UPDATED  namespaces/default/models/{model}" in watching.stdout.readline()

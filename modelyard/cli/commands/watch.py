@@ -68,7 +68,8 @@ def _show(event: pb.WatchChangesResponse, output: Output) -> int:
         return revision.revision + 1
     for change in revision.changes:
         name = pb.Change.Kind.Name(change.kind).removeprefix("KIND_")
-        below = " and all below" if change.subtree else ""
+        # Of a new resource, whatever is below it is new as well.
+        below = " and all below" if change.subtree and change.kind != pb.Change.KIND_CREATED else ""
         when = time_of(revision.commit_time)
         print(f"{revision.revision:>8}  {when}  {name:<7}  {change.resource}{below}", flush=True)
     return revision.revision + 1
