@@ -64,19 +64,11 @@ def _runner(target: str, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def cli(registry: str, capsys: pytest.CaptureFixture[str]) -> Run:
+def cli(gateway: str, capsys: pytest.CaptureFixture[str]) -> Run:
     """
-    Runs a command at the registry.
+    Runs a command at the gateway.
     """
-    return _runner(registry, capsys)
-
-
-@pytest.fixture
-def assets_cli(cdn: str, capsys: pytest.CaptureFixture[str]) -> Run:
-    """
-    Runs a command at the asset service.
-    """
-    return _runner(cdn, capsys)
+    return _runner(gateway, capsys)
 
 
 def _new(prefix: str) -> str:
@@ -137,14 +129,14 @@ def test_lists_in_pages(cli: Run) -> None:
     assert (empty.code, "must not be negative" in empty.err) == (2, True)
 
 
-def test_versions_and_aliases(cli: Run, assets_cli: Run, tmp_path: Path) -> None:
+def test_versions_and_aliases(cli: Run, tmp_path: Path) -> None:
     """
     Bytes are stored, a version points at them and is finalized, an alias points at the version and is followed.
     """
     file, model = tmp_path / "weights.bin", _new("m")
     file.write_bytes(random.SystemRandom().randbytes(1000))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert assets_cli("assets", "put", str(file)).code == 0
+    assert cli("assets", "put", str(file)).code == 0
     cli("models", "create", model)
     created = cli(
         "versions", "create", model, "--artifact", f"a=b/weights.bin={sha256}:1000", "--training-data", "imagenet"
@@ -204,20 +196,20 @@ def test_import_without_the_files(cli: Run, tmp_path: Path) -> None:
     assert done.err == f"modelyard: {tmp_path}/results.csv: No such file or directory\n"
 
 
-def test_assets(assets_cli: Run, tmp_path: Path) -> None:
+def test_assets(cli: Run, tmp_path: Path) -> None:
     """
     A file is stored, shown, listed and brought back.
     """
     file, copy = tmp_path / "card.txt", tmp_path / "copy"
     file.write_text(_new("text"))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    put = assets_cli("assets", "put", str(file))
+    put = cli("assets", "put", str(file))
     assert f"assets/{sha256}" in put.out
     assert "text/plain" in put.out
     assert put.err == ""
-    assert assets_cli("assets", "stat", sha256).out == put.out
-    assert sha256 in [row[0] for row in assets_cli("assets", "ls", "--limit", "0").table()]
-    assert assets_cli("assets", "get", f"assets/{sha256}", str(copy)).out == put.out
+    assert cli("assets", "stat", sha256).out == put.out
+    assert sha256 in [row[0] for row in cli("assets", "ls", "--limit", "0").table()]
+    assert cli("assets", "get", f"assets/{sha256}", str(copy)).out == put.out
     assert copy.read_bytes() == file.read_bytes()
 
 
@@ -228,7 +220,7 @@ def test_assets(assets_cli: Run, tmp_path: Path) -> None:
         (["models", "create", "a b"], "INVALID_ARGUMENT (INVALID_FIELDS): model_id: must match"),
         (["models", "search", "--filter", "task <"], "INVALID_ARGUMENT (INVALID_FIELDS): filter: "),
         (["versions", "get", "nobody@production"], "NOT_FOUND (ALIAS_NOT_FOUND): "),
-        (["assets", "ls"], "UNIMPLEMENTED"),
+        (["assets", "stat", "x"], "INVALID_ARGUMENT (INVALID_FIELDS): name: must be assets/"),
     ],
 )
 def test_failures(cli: Run, arguments: list[str], line: str) -> None:
@@ -302,13 +294,13 @@ def _start(*arguments: str, **more: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_watch_until_ctrl_c(cli: Run, registry: str) -> None:
+def test_watch_until_ctrl_c(cli: Run, gateway: str) -> None:
     """
     Changes show as they happen; Ctrl-C ends it quietly with exit code 130.
     """
     model = _new("watched")
     cli("models", "create", model)
-    watching = _start("--target", registry, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}")
+    watching = _start("--target", gateway, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}")
     try:
         assert watching.stdout is not None
         # What changed with all that is below it, such as the namespace, concerns the model, too, and may come first.
@@ -323,14 +315,14 @@ def test_watch_until_ctrl_c(cli: Run, registry: str) -> None:
     assert (watching.returncode, err) == (130, "")
 
 
-def test_reader_that_has_enough(cli: Run, registry: str) -> None:
+def test_reader_that_has_enough(cli: Run, gateway: str) -> None:
     """
     `modelyard … | head -1` ends without complaint.
     """
     namespace = _new("piped")
     cli("namespaces", "create", namespace)
     cli("import", "timm", "--namespace", namespace)
-    listing = _start("--target", registry, "models", "list", namespace, "--limit", "0", "--json")
+    listing = _start("--target", gateway, "models", "list", namespace, "--limit", "0", "--json")
     assert listing.stdout is not None
     assert listing.stdout.readline()
     listing.stdout.close()

@@ -18,6 +18,7 @@ from tests.client.probe import Probe, probing
 
 GET = models_pb2.GetModelRequest(name="namespaces/default/models/m")
 CREATE = models_pb2.CreateModelRequest(parent="namespaces/default", model_id="m")
+CREATE_NOTHING = models_pb2.CreateModelRequest()
 
 #: Makes one call with a client of one of the two kinds: stub, method, request, and what else the call is given.
 Call = Callable[..., Any]
@@ -188,14 +189,15 @@ def test_explain(yard: modelyard.Client) -> None:
     """
     name = "namespaces/default/models/nobody"
     with pytest.raises(grpc.RpcError) as caught:
-        yard.models.GetModel(models_pb2.GetModelRequest(name=name), metadata=(("x-request-id", "abc"),))
+        yard.models.GetModel(models_pb2.GetModelRequest(name=name))
     problem = modelyard.explain(caught.value)
     assert (problem.code, problem.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
     assert problem.metadata == {"resource": name}
-    assert problem.request_id == "abc"
     with pytest.raises(grpc.RpcError) as caught:
-        yard.models.ListModels(models_pb2.ListModelsRequest(parent="namespaces/default", page_size=-1))
-    assert [violation.field for violation in modelyard.explain(caught.value).violations] == ["page_size"]
+        yard.models.CreateModel(CREATE_NOTHING, metadata=(("x-request-id", "abc"),))
+    problem = modelyard.explain(caught.value)
+    assert {violation.field for violation in problem.violations} == {"parent", "model_id"}
+    assert problem.request_id == "abc"
 
 
 def test_explain_without_details(probe: Probe) -> None:
