@@ -17,13 +17,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
-
 from services.chassis.errors import InvalidArgument, ModelyardError, Unavailable
 from services.registry.model.changes import Discontinuity, Event, Heartbeat, Revision
 from services.registry.store.changelog import Changelog
 from services.registry.store.pool import Connection
-from services.registry.store.trouble import translated
+from services.registry.store.trouble import LOST, translated
 
 _CHANNEL = "registry_changes"
 _LOOK_SECONDS = 1.0
@@ -227,5 +225,5 @@ class ChangeFeed:
             await ended.wait()
         finally:
             self._is_deaf = True
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with contextlib.suppress(*LOST):
                 connection.terminate()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from services.chassis.errors import ModelyardError, ResourceExhausted
+from services.registry.store.trouble import LOST
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]  # generic in its stubs only
@@ -68,7 +69,7 @@ class Pool:
                 await task
         self._most = 0
         while self._idle:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with contextlib.suppress(*LOST):
                 await self._idle.pop().close(timeout=2)
 
     async def take(self) -> Connection:
@@ -118,7 +119,7 @@ class Pool:
             async with asyncio.timeout(_MEND_SECONDS):
                 # Waits until a cancelled statement has ended.
                 await connection.execute("ROLLBACK" if connection.is_in_transaction() else "SELECT")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, asyncio.CancelledError):
+        except (*LOST, asyncio.CancelledError):
             connection.terminate()
             self._lost()
         else:

@@ -11,11 +11,16 @@ from services.chassis.errors import Aborted, DeadlineExceeded, ModelyardError, R
 # Two transactions got in each other's way: doing one of them again helps.
 CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
+# What a driver raises on a connection that is lost, or about to be. InternalClientError is not one of asyncpg's other
+# errors: it comes from a connection that was idle when the server told it that it is going down.
+LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _GONE = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,

@@ -16,12 +16,14 @@ from modelyard.cache.v1 import policy_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
-    changes_pb2 as registry_changes_pb2,
     evaluations_pb2,
     imports_pb2,
     models_pb2,
     namespaces_pb2,
     versions_pb2,
+)
+from modelyard.registry.v1 import (
+    changes_pb2 as registry_changes_pb2,
 )
 from services.registry.tests.yard import Registry
 
@@ -91,8 +93,8 @@ def tags(method: MethodDescriptor, request: Message) -> list[str]:
     for template in method.GetOptions().Extensions[policy_pb2.policy].tags:
         match = re.search(r"\{(\w+)\}", template)
         values = getattr(request, match[1]) if match else [""]
-        for value in [values] if isinstance(values, str) else values:
-            found.append(re.sub(r"\{\w+\}", value, template))
+        each = [values] if isinstance(values, str) else values
+        found += [re.sub(r"\{\w+\}", value, template) for value in each]
     return found
 
 

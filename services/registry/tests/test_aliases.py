@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import asyncpg
 import grpc
@@ -188,7 +189,8 @@ async def test_history_is_what_happened(shared: Registry, moves: list[tuple[str,
     """
     Whatever is moved, each alias's history is the sequence of its real moves: joined without gaps, the last one open.
     """
-    model = f"h{await sql(shared, 'SELECT value FROM revision')}"
+    head = await sql(shared, "SELECT value FROM revision")
+    model = f"h{head}"
     await model_with_versions(shared, 3, model)
     expected: dict[str, list[int]] = {"a": [], "b": []}
     for name, number in moves:
@@ -200,7 +202,7 @@ async def test_history_is_what_happened(shared: Registry, moves: list[tuple[str,
             continue
         stretches = (await history(shared, name, model))[::-1]
         assert [int(each.version.rpartition("/")[2] or 0) for each in stretches] == numbers
-        for earlier, later in zip(stretches, stretches[1:], strict=False):
+        for earlier, later in pairwise(stretches):
             assert earlier.end_time == later.start_time
             assert earlier.revision < later.revision
 
@@ -213,7 +215,7 @@ async def test_concurrent_moves(registry: Registry) -> None:
     answers = await asyncio.gather(*(move(registry, "m", ("production", 1 + index % 3)) for index in range(30)))
     stretches = await history(registry, "production")
     assert stretches[0].revision == max(answer.aliases[0].revision for answer in answers)
-    for later, earlier in zip(stretches, stretches[1:], strict=False):
+    for later, earlier in pairwise(stretches):
         assert earlier.end_time == later.start_time
 
 

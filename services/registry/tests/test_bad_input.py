@@ -11,12 +11,20 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from modelyard.registry.v1 import (
+    aliases_pb2,
+    evaluations_pb2,
+    imports_pb2,
+    models_pb2,
+    namespaces_pb2,
+    versions_pb2,
+)
 from services.registry.tests.calls import DEFAULT, add_version, create, import_items, move, record, result, sql
 from services.registry.tests.contract import call, methods, request_class
 from services.registry.tests.yard import Failing, Registry
@@ -46,6 +54,27 @@ NAMES = {
     "ListEvaluations": "parent",
     "QueryLeaderboard": "parent",
 }
+
+# What is no name of anything, or a name of nothing that can be.
+MALFORMED = [
+    "",
+    "x",
+    "namespaces/",
+    "namespaces/a/b",
+    "namespaces/-a",
+    f"namespaces/{'a' * 65}",
+    "namespaces/a\0",
+    "A" * 10_000,
+    "namespaces/default/models/",
+    "namespaces/default/models/m/",
+    " namespaces/default",
+    "namespaces/default\n",
+    "ａ",
+    "namespaces/default/models/m/versions/0",
+    "namespaces/default/models/m/versions/01",
+    "namespaces/default/models/m/versions/9223372036854775808",
+    "namespaces/default/models/m/aliases/A",
+]
 
 LISTS: dict[str, Message] = {
     "ListNamespaces": namespaces_pb2.ListNamespacesRequest(),
@@ -86,25 +115,7 @@ def put(request: Any, path: str, value: Any) -> Any:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "x",
-        "namespaces/",
-        "namespaces/a/b",
-        "namespaces/-a",
-        f"namespaces/{'a' * 65}",
-        "namespaces/a\0",
-        "A" * 10_000,
-    ]
-    + [
-        "namespaces/default/models/",
-        "namespaces/default/models/m/",
-        " namespaces/default",
-        "namespaces/default\n",
-        "ａ",
-    ]
-    + ["namespaces/default/models/m/versions/0", "namespaces/default/models/m/versions/01"]
-    + ["namespaces/default/models/m/versions/9223372036854775808", "namespaces/default/models/m/aliases/A"],
+    MALFORMED,
 )
 @pytest.mark.parametrize("name", NAMES)
 async def test_malformed_names(shared: Registry, name: str, text: str) -> None:
@@ -238,11 +249,9 @@ async def test_page_sizes(shared: Registry) -> None:
     """
     0 means the usual size, and what is more than the most is taken as the most.
     """
-    from modelyard.registry.v1 import imports_pb2
-
     items = [imports_pb2.ImportModelsRequest.Item(model_id=f"s{n:04}") for n in range(1000)]
     await import_items(
-        shared, items, items[:1] + [imports_pb2.ImportModelsRequest.Item(model_id="t")], skip_existing=True
+        shared, items, [*items[:1], imports_pb2.ImportModelsRequest.Item(model_id="t")], skip_existing=True
     )
     for method, usual, most in (("ListModels", 50, 1000), ("SearchModels", 20, 200)):
         for size, expected in ((0, usual), (7, 7), (2**31 - 1, most)):
@@ -289,8 +298,18 @@ TEXTS = st.one_of(
             "top1",
             "owner",
             "1",
+            *[
+                "\0",
+                "namespaces/\0",
+                "a" * 300,
+                "a" * 20_000,
+                "task = a",
+                "labels.a:b OR",
+                "name desc",
+                "é😀",
+                "a" * 64,
+            ],
         ]
-        + ["\0", "namespaces/\0", "a" * 300, "a" * 20_000, "task = a", "labels.a:b OR", "name desc", "é😀", "a" * 64]
     ),
     st.text(max_size=20),
 )
@@ -321,8 +340,6 @@ def messages(kind: type[Message], depth: int = 0) -> st.SearchStrategy[Any]:
 
 
 def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) -> None:
-    from google.protobuf import message_factory
-
     target = getattr(message, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         for key, value in draw(st.dictionaries(TEXTS, TEXTS, max_size=2)).items():

@@ -126,7 +126,7 @@ async def test_quota_and_namespace(registry: Registry) -> None:
         call = registry.imports.ImportModels(
             iter([pb.ImportModelsRequest(parent=parent, items=[item("a"), item("b")])])
         )
-        return [answer async for answer in call][0]
+        return await anext(aiter(call))
 
     with Failing() as failed:
         await into("namespaces/small")
