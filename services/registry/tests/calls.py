@@ -4,7 +4,7 @@ Short forms of the calls that many tests make.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -99,7 +99,7 @@ async def import_items(
     return [answer async for answer in registry.imports.ImportModels(requests())]
 
 
-async def watch(registry: Registry, **request: Any) -> AsyncIterator[changes_pb2.WatchChangesResponse]:
+async def watch(registry: Registry, **request: Any) -> AsyncGenerator[changes_pb2.WatchChangesResponse, None]:
     """
     The change stream, cancelled when the generator is closed.
     """
@@ -117,7 +117,7 @@ async def revisions(registry: Registry, start: int, upto: int, prefix: str = "")
     """
     found = []
     request = {"start_revision": start, "resource_prefix": prefix, "heartbeat_interval": Duration(nanos=200_000_000)}
-    async with aclosing(watch(registry, **request)) as messages:  # type: ignore[type-var]
+    async with aclosing(watch(registry, **request)) as messages:
         async for message in messages:
             if message.HasField("revision"):
                 found.append(message.revision)

@@ -239,7 +239,7 @@ async def test_tokens_belong_to_their_query(stocked: Registry, name: str) -> Non
         if token == good:
             continue
         request = type(LISTS[name])()
-        request.CopyFrom(LISTS[name])  # type: ignore[arg-type]
+        request.CopyFrom(LISTS[name])
         with Failing() as failed:
             await call(stocked, METHODS[name], put(request, "page_token", token))
         assert (failed.code, list(failed.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
@@ -339,7 +339,7 @@ def messages(kind: type[Message], depth: int = 0) -> st.SearchStrategy[Any]:
     return make()
 
 
-def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) -> None:
+def _fill(draw: st.DrawFn, message: Message, field: Any, depth: int) -> None:
     target = getattr(message, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         for key, value in draw(st.dictionaries(TEXTS, TEXTS, max_size=2)).items():

@@ -5,6 +5,7 @@ Evaluations and leaderboards over a real channel.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ from services.registry.tests.yard import Failing, Registry
 Item = imports_pb2.ImportModelsRequest.Item
 
 
-async def listed(registry: Registry, parent: str, **more: object) -> list[pb.Evaluation]:
+async def listed(registry: Registry, parent: str, **more: Any) -> list[pb.Evaluation]:
     """
     The results of a model or a version, all pages of them.
     """
@@ -41,7 +42,7 @@ async def listed(registry: Registry, parent: str, **more: object) -> list[pb.Eva
             return found
 
 
-async def board(registry: Registry, size: int = 0, **more: object) -> list[tuple[str, float]]:
+async def board(registry: Registry, size: int = 0, **more: Any) -> list[tuple[str, float]]:
     """
     A leaderboard of `default`, all pages of it.
     """

@@ -5,6 +5,7 @@ Imports over a real channel.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from services.registry.tests.yard import Failing, Registry
 
 Item = pb.ImportModelsRequest.Item
 Evaluation = evaluations_pb2.Evaluation
+Version = versions_pb2.Version
 SHA256 = "a" * 64
 
 
@@ -26,7 +28,7 @@ def item(name: str, versions: int = 2, results: int = 3) -> pb.ImportModelsReque
     return Item(
         model_id=name,
         model=models_pb2.Model(description=f"about {name}", labels={"k": name.lower()}, parameter_count=5),
-        versions=[versions_pb2.Version(description=f"v{n}", labels={"n": str(n)}) for n in range(1, versions + 1)],
+        versions=[Version(description=f"v{n}", labels={"n": str(n)}) for n in range(1, versions + 1)],
         evaluations=[
             Evaluation(
                 version=str(1 + n % versions), dataset="imagenet", metric="top1", value=n, parameters={"n": str(n)}
@@ -73,7 +75,7 @@ async def test_versions_with_artifacts_are_pending(registry: Registry) -> None:
     """
     artifact = versions_pb2.Artifact(path="a", sha256=SHA256, size_bytes=5)
     lineage = versions_pb2.Lineage(parent_version=f"{DEFAULT}/models/a/versions/1", training_data=["x", "y"])
-    versions = [versions_pb2.Version(artifacts=[artifact]), versions_pb2.Version(lineage=lineage)]
+    versions = [Version(artifacts=[artifact]), Version(lineage=lineage)]
     await import_items(registry, [Item(model_id="a", versions=versions)])
     listed = await registry.versions.ListVersions(versions_pb2.ListVersionsRequest(parent=f"{DEFAULT}/models/a"))
     second, first = listed.versions
@@ -102,7 +104,7 @@ async def test_earlier_batches_stay(registry: Registry) -> None:
     """
     A bad batch ends the stream; the ones before it are committed.
     """
-    call = registry.imports.ImportModels()
+    call: Any = registry.imports.ImportModels()  # type: ignore[call-arg]  # its stubs want an iterator
     await call.write(pb.ImportModelsRequest(parent=DEFAULT, items=[item("a")]))
     assert (await call.read()).created_models == 1
     await call.write(pb.ImportModelsRequest(parent="namespaces/other", items=[item("b")]))
@@ -155,21 +157,23 @@ async def test_concurrent_imports_do_not_double(registry: Registry) -> None:
         (["items[1].model_id"], [Item(model_id="a"), Item(model_id="a")]),
         (["items[0].model_id", "items[1].model_id"], [Item(), Item(model_id=".a")]),
         (['items[0].model.labels["Team"]'], [Item(model_id="a", model=models_pb2.Model(labels={"Team": "x"}))]),
-        (["items[0].versions[0].stage"], [Item(model_id="a", versions=[versions_pb2.Version(stage="x" * 65)])]),
+        (["items[0].versions[0].stage"], [Item(model_id="a", versions=[Version(stage="x" * 65)])]),
         (["items[0].evaluations[0].version"], [Item(model_id="a", evaluations=[Evaluation(dataset="a", metric="b")])]),
         (
             ["items[0].evaluations[0].version"],
-            [Item(model_id="a", versions=[{}], evaluations=[Evaluation(version="2", dataset="a", metric="b")])],
+            [Item(model_id="a", versions=[Version()], evaluations=[Evaluation(version="2", dataset="a", metric="b")])],
         ),
         (
             ["items[0].evaluations[0].dataset", "items[0].evaluations[0].metric", "items[0].evaluations[0].value"],
-            [Item(model_id="a", versions=[{}], evaluations=[Evaluation(version="1", value=float("inf"))])],
+            [Item(model_id="a", versions=[Version()], evaluations=[Evaluation(version="1", value=float("inf"))])],
         ),
         (
             ["items"],
             [
                 Item(
-                    model_id="a", versions=[{}], evaluations=[Evaluation(version="1", dataset="a", metric="b")] * 20_001
+                    model_id="a",
+                    versions=[Version()],
+                    evaluations=[Evaluation(version="1", dataset="a", metric="b")] * 20_001,
                 )
             ],
         ),

@@ -5,6 +5,7 @@ Models over a real channel.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -219,7 +220,8 @@ async def test_concurrent_updates_all_count(registry: Registry) -> None:
     """
     await create(registry, "m")
     fields = ["display_name", "description", "owner", "task", "framework", "license"] * 4
-    calls = [update(registry, "m", pb.Model(**{field: field}), [field]) for field in fields]
+    texts: list[Any] = [{field: field} for field in fields]
+    calls = [update(registry, "m", pb.Model(**text), list(text)) for text in texts]
     answers = await asyncio.gather(*calls)
     assert sorted(answer.revision for answer in answers) == list(range(3, 3 + len(fields)))
     found = await get(registry, "m")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # the wheel has no stubs
+from google.rpc import error_details_pb2, status_pb2
 
 from modelyard.registry.v1 import (
     aliases_pb2_grpc,
@@ -115,7 +115,8 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
     """
     What an error says in its details.
     """
-    trailing = dict(error.trailing_metadata() or ())
+    pairs: Any = error.trailing_metadata() or ()
+    trailing: dict[str, Any] = dict(pairs)
     status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
     reason, fields, metadata = "", {}, {}
     for detail in status.details:
