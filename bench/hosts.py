@@ -1,8 +1,8 @@
 """
 `make bench-hosts`: the same GetModel, served by the Envoy host and by the grpcio host.
 
-One process each, the same database, the same client, in turns over several rounds. ROUNDS and SECONDS (of each) can be
-set.
+One process each, the same database, the same client, in turns over several rounds. Beside it a service that answers
+with a constant of the same size, which shows how much of a call is the host's. ROUNDS and SECONDS (of each) can be set.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 
 HOSTS = ("envoy", "grpcio")
+CONTENDERS = ("envoy", "grpcio", "envoy, constant", "grpcio, constant")
 CALL = "modelyard.registry.v1.ModelService/GetModel"
 PARENT = "namespaces/default"
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -48,6 +49,12 @@ def registries() -> Iterator[tuple[dict[str, str], Path]]:
                 )
                 stack.run(replace(service.part(), name=f"registry-{host}"))
                 addresses[host] = f"127.0.0.1:{service.port}"
+                constant = replace(service, port=suite.ports(1), metrics_port=suite.ports(1)).part()
+                argv = [sys.executable, "-m", "bench.constant"]
+                stack.run(replace(constant, name=f"constant-{host}", argv=argv))
+                addresses[f"{host}, constant"] = (
+                    f"127.0.0.1:{constant.environment['MODELYARD_LISTEN'].rpartition(':')[2]}"
+                )
             with modelyard.connect(addresses["envoy"]) as yard:
                 models = sum(answer.created_models for answer in yard.imports.ImportModels(timm.batches(PARENT)))
             if models != len(timm.entries()):
@@ -68,10 +75,10 @@ def main() -> int:
     """
     names: list[Mapping[str, object]] = [{"name": f"{PARENT}/models/{entry.model}"} for entry in timm.entries()]
     report = Report("bench-hosts", "make bench-hosts")
-    rounds: dict[str, list[ghz.Measured]] = {host: [] for host in HOSTS}
+    rounds: dict[str, list[ghz.Measured]] = {contender: [] for contender in CONTENDERS}
     with registries() as (addresses, descriptors):
         for number in range(ROUNDS + 1):
-            for host in HOSTS if number % 2 else reversed(HOSTS):
+            for host in CONTENDERS if number % 2 else reversed(CONTENDERS):
                 load = ghz.Load(CALL, names, addresses[host], descriptors, SECONDS, CONCURRENCY, CONNECTIONS)
                 measured = ghz.run(load)
                 if measured.failures:
@@ -80,13 +87,13 @@ def main() -> int:
                     continue  # to warm up
                 rounds[host].append(measured)
                 print(
-                    f"round {number}/{ROUNDS}  {host:<7} {measured.rate:>9,.0f} calls/s  p99 {measured.p99_ms:6.2f} ms"
+                    f"round {number}/{ROUNDS}  {host:<16} {measured.rate:>9,.0f} calls/s  p99 {measured.p99_ms:6.2f} ms"
                     f"  client {measured.client_cores:.2f} cores",
                     flush=True,
                 )
     for host, measures in rounds.items():
         report.add(
-            f"{host} host",
+            f"{host}",
             {
                 "calls/s": Samples(tuple(one.rate for one in measures)),
                 "p50 ms": Samples(tuple(one.p50_ms for one in measures)),
@@ -94,15 +101,24 @@ def main() -> int:
                 "client cores": Samples(tuple(one.client_cores for one in measures)),
             },
         )
-    ratios = Samples(tuple(fast.rate / slow.rate for fast, slow in zip(rounds["envoy"], rounds["grpcio"], strict=True)))
+    ratios, bare = (ratio(rounds, "envoy", "grpcio"), ratio(rounds, "envoy, constant", "grpcio, constant"))
     report.notes = [
         f"GetModel of {len(names):,} timm models in turn, one process a host, one PostgreSQL, "
         f"{CONCURRENCY} calls in flight on {CONNECTIONS} connections, {ROUNDS} rounds of {SECONDS:g} s",
         "client, servers and PostgreSQL share the machine's cores",
         f"ratio by round: {ratios.spread}",
+        f"of the constant, where a call is the host's alone: {bare.median:.2f} x ({bare.spread})",
     ]
     report.checks = [Check("envoy host over grpcio host, calls/s", ratios.median, REQUIRED_RATIO, "x")]
     return report.close()
+
+
+def ratio(rounds: Mapping[str, list[ghz.Measured]], fast: str, slow: str) -> Samples:
+    """
+    How many times the calls per second, round by round.
+    """
+    pairs = zip(rounds[fast], rounds[slow], strict=True)
+    return Samples(tuple(one.rate / other.rate for one, other in pairs))
 
 
 if __name__ == "__main__":

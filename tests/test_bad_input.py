@@ -135,7 +135,7 @@ def names() -> Iterator[Case]:
 
 
 def pages() -> Iterator[Case]:
-    for method, request in (
+    requests: list[tuple[str, Message]] = [
         ("namespaces.ListNamespaces", namespaces_pb2.ListNamespacesRequest()),
         ("models.ListModels", models_pb2.ListModelsRequest(parent=PARENT)),
         ("models.SearchModels", models_pb2.SearchModelsRequest(parent=PARENT)),
@@ -147,7 +147,8 @@ def pages() -> Iterator[Case]:
             evaluations_pb2.QueryLeaderboardRequest(parent=PARENT, dataset="d", metric="m"),
         ),
         ("assets.ListAssets", assets_pb2.ListAssetsRequest()),
-    ):
+    ]
+    for method, request in requests:
         stub, _, name = method.partition(".")
         for field, value in (("page_size", -1), ("page_token", "garbage"), ("page_token", LONG)):
             bad = type(request)()
@@ -196,8 +197,10 @@ def values() -> Iterator[Case]:
         ("a", DIGEST, -1, "size_bytes"),
     ):
         artifact = versions_pb2.Artifact(path=path, sha256=sha256, size_bytes=size)
-        version = versions_pb2.CreateVersionRequest(parent=MODEL, version=versions_pb2.Version(artifacts=[artifact]))
-        yield unary("versions", "CreateVersion", version, f"version.artifacts[0].{field}", f"artifact {field} {path!r}")
+        creation = versions_pb2.CreateVersionRequest(parent=MODEL, version=versions_pb2.Version(artifacts=[artifact]))
+        yield unary(
+            "versions", "CreateVersion", creation, f"version.artifacts[0].{field}", f"artifact {field} {path!r}"
+        )
     for alias, version, field in (("Prod", VERSION, "moves[0].alias_id"), ("prod", "x", "moves[0].version")):
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=alias, version=version)
         yield unary("aliases", "MoveAliases", aliases_pb2.MoveAliasesRequest(parent=MODEL, moves=[move]), field, field)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2 as details_pb  # type: ignore[import-untyped]  # the wheel has no stubs
+from google.rpc import error_details_pb2 as details_pb
 from google.rpc import status_pb2
 
 from services.chassis.errors import AlreadyExists, FieldViolation, InvalidArgument, ModelyardError, NotFound

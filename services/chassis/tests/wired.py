@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # the wheel has no stubs
+from google.rpc import error_details_pb2, status_pb2
 
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.interceptors import standard
