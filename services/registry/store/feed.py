@@ -64,6 +64,8 @@ class ChangeFeed:
         tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._close_when(draining))]
         if self._connect is not None:
             tasks.append(asyncio.create_task(self._listen(self._connect)))
+        for task in tasks:
+            task.add_done_callback(_report)
         try:
             yield
         finally:
@@ -227,3 +229,9 @@ class ChangeFeed:
             self._is_deaf = True
             with contextlib.suppress(*LOST):
                 connection.terminate()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    # Nobody awaits these tasks before the end: a mistake in one must not go unseen until then.
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("following the changes has ended: %s", error, exc_info=error)

@@ -9,11 +9,25 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from modelyard.registry.v1 import namespaces_pb2
+from services.embedded.postgres import Postgres
+from services.registry.tests.calls import add_version, create, move, record, result
 from services.registry.tests.yard import Registry, running
 
 # Starting a server as another user forks, and grpcio's fork handlers crash the child now and then while calls are under
 # way. Nothing here uses gRPC on both sides of a fork.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty(postgres: Postgres) -> None:
+    """
+    The run's server need not survive a crash: without fsync, making a database for each test takes a third of the time.
+    The tests that kill PostgreSQL have a server of their own, which is as durable as any.
+    """
+    for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+        postgres.sql(f"ALTER SYSTEM SET {setting}")
+    postgres.sql("SELECT pg_reload_conf()")
 
 
 @pytest.fixture
@@ -32,3 +46,19 @@ async def shared(new_database: Callable[[], str]) -> AsyncIterator[Registry]:
     """
     async with running(new_database()) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+async def full(shared: Registry) -> Registry:
+    """
+    A registry in which every list has more than one row.
+    """
+    for model in ("m", "n"):
+        await create(shared, model)
+        await add_version(shared, model)
+        await add_version(shared, model)
+        await record(shared, *(result(model, 1 + n % 2, "imagenet", "top1", n) for n in range(4)))
+        for number in (1, 2, 1):
+            await move(shared, model, ("a", number), ("b", number))
+    await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="other"))
+    return shared

@@ -314,7 +314,7 @@ async def test_too_slow(database: str) -> None:
     """
     A search that takes longer than a search may answers DEADLINE_EXCEEDED with a reason, and the pool stays usable.
     """
-    async with running(database, MODELYARD_SEARCH_SECONDS="0.05") as registry:
+    async with running(database, MODELYARD_SEARCH_SECONDS="0.5") as registry:
         await create(registry, "m", Model(description="word"))
         await sql(
             registry,
