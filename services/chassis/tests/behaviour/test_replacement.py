@@ -1,0 +1,98 @@
+"""
+SIGTERM under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from services.chassis.tests.behaviour.asking import KINDS, Stub, answers, ask, channel_to, fate, name
+from services.chassis.tests.behaviour.differences import SUDDEN_END
+from services.chassis.tests.behaviour.running import Probe, running
+from services.chassis.tests.proto import probe_pb2 as pb
+
+_CALLERS = 32
+_REQUEST = pb.Ask(answers=5, pause_ms=10)
+
+
+class Load:
+    """
+    Callers that call again as soon as they have an answer, with calls of all four kinds.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, call: str) -> None:
+        self._probe = Stub(channel)
+        self._call = call
+        self._enough = asyncio.Event()
+        self.served = 0
+        self.failed: list[grpc.aio.AioRpcError] = []
+
+    async def go_on(self) -> None:
+        """
+        Call until `stop`.
+        """
+        await asyncio.gather(*(self._one(kind) for kind in itertools.islice(itertools.cycle(KINDS), _CALLERS)))
+
+    def stop(self) -> None:
+        """
+        Let the callers finish what they do.
+        """
+        self._enough.set()
+
+    async def _one(self, kind: str) -> None:
+        while not self._enough.is_set():
+            try:
+                await answers(ask(self._probe, kind, _REQUEST, call=self._call, timeout=30))
+                self.served += 1
+            except grpc.aio.AioRpcError as error:
+                self.failed.append(error)
+
+
+async def test_sigterm_under_load(host: Probe, tmp_path: Path) -> None:
+    """
+    One of two instances gets SIGTERM while clients that heed health call both: not one call fails.
+    """
+    async with running(host.host, tmp_path, MODELYARD_DRAIN_DELAY_SECONDS="0.3") as leaving:
+        load = await _replaced(leaving, host, healthCheckConfig={"serviceName": ""})
+    assert not load.failed
+
+
+async def test_sigterm_without_warning(host: Probe, tmp_path: Path) -> None:
+    """
+    The same without a delay, for clients that know nothing of health: not one call fails that has begun.
+    """
+    async with running(host.host, tmp_path) as leaving:
+        load = await _replaced(leaving, host)
+    assert {error.code().name for error in load.failed} <= SUDDEN_END.on(host.host)
+    (last,) = [json.loads(line) for line in leaving.log.read_text().splitlines() if "the probe ends" in line]
+    assert last["started"] == last["finished"] > 0
+
+
+async def _replaced(leaving: Probe, staying: Probe, **config: Any) -> Load:
+    """
+    Load both, end *leaving* in the middle of it, which has to exit with 0, and go on.
+    """
+    call = name()
+    service_config = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], **config})
+    both = f"ipv4:{leaving.target},{staying.target}"
+    async with channel_to(both, ("grpc.service_config", service_config)) as channel:
+        load = Load(channel, call)
+        calling = asyncio.create_task(load.go_on())
+        await asyncio.sleep(0.4)
+        for each in (leaving, staying):
+            async with channel_to(each.target) as own:
+                told = await fate(Stub(own), call)
+            assert told.started > told.finished > 0
+        served = load.served
+        await leaving.stop()
+        await asyncio.sleep(0.2)
+        load.stop()
+        await calling
+    assert load.served > served
+    return load

@@ -1,0 +1,140 @@
+"""
+Requests that are no calls, or odd ones: answered in HTTP's or gRPC's own terms, and the connection and the process
+live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from services.chassis.tests.behaviour import hpack
+from services.chassis.tests.behaviour.asking import Stub, ask, fate, name, path
+from services.chassis.tests.behaviour.differences import (
+    BAD_BASE64,
+    INTERNAL,
+    NOT_GRPC,
+    NOT_POST,
+    OK,
+    UNIMPLEMENTED,
+)
+from services.chassis.tests.behaviour.running import Probe
+from services.chassis.tests.behaviour.wire import DATA, END_HEADERS, END_STREAM, HEADERS, Wire, message
+from services.chassis.tests.proto import probe_pb2 as pb
+
+_GOOD = message(pb.Ask(text="a", answers=1).SerializeToString())
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/grpc-web", "text/plain", None])
+async def test_content_type(host: Probe, surviving: Wire, content_type: str | None) -> None:
+    """
+    What does not call itself gRPC is refused by HTTP's own status, which is what such a client understands.
+    """
+    reply = await surviving.call(path("Unary"), _GOOD, {"content-type": content_type})
+    assert (reply.http, reply.status) == NOT_GRPC.on(host.host)
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc+proto", "application/grpc;charset=utf-8"])
+async def test_kinds_of_grpc(surviving: Wire, content_type: str) -> None:
+    """
+    gRPC may say which kind of messages it carries.
+    """
+    assert (await surviving.call(path("Unary"), _GOOD, {"content-type": content_type})).status == OK
+
+
+async def test_verb(host: Probe, surviving: Wire) -> None:
+    """
+    Calls are POST requests.
+    """
+    verbs = ("GET", "PUT", "DELETE")
+    for reply in await asyncio.gather(*(surviving.call(path("Unary"), _GOOD, {":method": verb}) for verb in verbs)):
+        assert reply.http in NOT_POST.on(host.host)
+        assert reply.status in {None, INTERNAL}
+
+
+async def test_without_te(probe: Stub, surviving: Wire) -> None:
+    """
+    A client that does not promise to read trailers is refused before anything is done for it: it would not learn how
+    that went.
+    """
+    call = name()
+    calls = [surviving.call(path("Unary"), _GOOD, {"te": te, "x-call": call}) for te in (None, "gzip")]
+    assert OK not in {reply.status for reply in await asyncio.gather(*calls)}
+    assert (await fate(probe, call)).started == 0
+
+
+async def test_bad_base64(host: Probe, surviving: Wire) -> None:
+    """
+    A binary value that is not base64 reaches no handler.
+    """
+    reply = await surviving.call(path("Unary"), _GOOD, {"x-trailing-a-bin": "!!!"})
+    assert reply.status == BAD_BASE64.on(host.host)
+    assert "x-trailing-a-bin" not in reply.trailers
+
+
+@pytest.mark.parametrize("odd", ["/Un%61ry", "/Unary?a=1", "/Unary/", "//Unary", "/./Unary", "/unary", "/Unary#a", ""])
+async def test_exact_path(surviving: Wire, odd: str) -> None:
+    """
+    A method has exactly one path: rules of a gateway that go by paths cannot be walked round by another spelling.
+    """
+    reply = await surviving.call(path("").rstrip("/") + odd, _GOOD)
+    assert reply.status in {UNIMPLEMENTED, INTERNAL, None}
+    assert not reply.body
+
+
+async def test_trailers_of_a_request(surviving: Wire, kind: str) -> None:
+    """
+    A request may end with trailers.
+    """
+    stream = surviving.begin(path(kind))
+    surviving.data(stream, _GOOD)
+    surviving.frame(HEADERS, END_HEADERS | END_STREAM, stream, hpack.encode([("x-a", "b")]))
+    assert (await surviving.reply(stream)).status == OK
+
+
+async def test_unheard_of_frames(surviving: Wire) -> None:
+    """
+    Frames of kinds that nobody knows are passed over.
+    """
+    surviving.frame(0xEE, 0xFF, 0, b"whatever")
+    await surviving.ping()
+
+
+_BREAKS = {
+    "headers that do not decode": lambda wire: wire.frame(HEADERS, END_HEADERS, 1, b"\xff" * 8),
+    "a frame beyond the limit": lambda wire: wire.data(wire.begin(path("Up")), bytes(17_000)),
+    "noise": lambda wire: wire.write(random.Random(7).randbytes(1000)),  # noqa: S311 - any bytes will do
+    "data of no stream": lambda wire: wire.frame(DATA, 0, 0, _GOOD),
+}
+
+
+@pytest.mark.parametrize("what", _BREAKS)
+async def test_broken_connection(host: Probe, probe: Stub, what: str) -> None:
+    """
+    What breaks HTTP/2 itself ends no connection but the one that it came on.
+    """
+    other = asyncio.ensure_future(ask(probe, "Unary", pb.Ask(pause_ms=200), timeout=10))
+    async with Wire.open(host.port) as wire:
+        await wire.ping()
+        _BREAKS[what](wire)
+        await asyncio.sleep(0.1)
+    await other
+    await ask(probe, "Unary", timeout=10)
+
+
+@pytest.mark.parametrize("hello", [b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"\x00" * 64])
+async def test_other_protocols(host: Probe, probe: Stub, hello: bytes) -> None:
+    """
+    Who speaks HTTP/1, TLS or nothing known is sent away, and the process serves on.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+    try:
+        writer.write(hello)
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            assert not (await reader.read()).startswith(b"HTTP/1.1 200")
+    finally:
+        writer.close()
+    await ask(probe, "Unary", timeout=10)
