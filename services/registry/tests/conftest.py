@@ -5,6 +5,11 @@ A migrated database and a registry on it for each test.
 from __future__ import annotations
 
 import os
+
+# Before grpc is imported: starting PostgreSQL as another user forks, and while calls are under way grpcio's fork handlers
+# crash one child in three. Nothing here uses gRPC on both sides of a fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -14,15 +19,11 @@ from services.embedded.postgres import Postgres
 from services.registry.tests.calls import add_version, create, move, record, result
 from services.registry.tests.yard import Registry, running
 
-# Starting a server as another user forks, and grpcio's fork handlers crash the child now and then while calls are under
-# way. Nothing here uses gRPC on both sides of a fork.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
 
 @pytest.fixture(scope="session", autouse=True)
 def hasty(postgres: Postgres) -> None:
     """
-    The run's server need not survive a crash: without fsync, making a database for each test takes a third of the time.
+    The run's server need not survive a crash: without fsync, nobody waits for the disk.
     The tests that kill PostgreSQL have a server of their own, which is as durable as any.
     """
     for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
