@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from services.chassis import logs
-from services.chassis.hosts import envoy
-from services.chassis.process import Process, StartError, check_free
-from services.chassis.settings import CommonSettings, HostChoice, SettingsError, describe, load
+from services.chassis.plan import Plan, StartError, choose_host, drain_delay
+from services.chassis.process import Process
+from services.chassis.settings import CommonSettings, SettingsError, describe, load
 
 _log = logging.getLogger(__name__)
 
@@ -29,30 +27,6 @@ _log = logging.getLogger(__name__)
 _CLOSING = 10.0
 _START_SECONDS = 60.0
 _TWICE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """
-    What to run.
-
-    Args:
-        program: the name of the service, "services.registry".
-        module: where its composition root is.
-        compose: the name of the composition root in it.
-        settings_class: "module:class" of its settings.
-        settings: as read.
-        host: "envoy" or "grpcio".
-        workers: how many.
-    """
-
-    program: str
-    module: str
-    compose: str
-    settings_class: str
-    settings: CommonSettings
-    host: str
-    workers: int
 
 
 def main(
@@ -82,11 +56,12 @@ def main(
             compose=compose.__qualname__,
             settings_class=f"{_importable(settings.__module__, program)}:{settings.__qualname__}",
             settings=values,
-            host=_choose_host(values.host),
+            host=choose_host(values.host),
             workers=arguments.workers,
+            drain_delay=drain_delay(),
         )
         if arguments.check:
-            _check(plan)
+            plan.check()
             sys.stdout.write(f"{program}: the settings are fine, and the ports are free\n")
             sys.exit(0)
         sys.exit(asyncio.run(Launcher(plan).run()))
@@ -130,7 +105,7 @@ class Launcher:
 
     async def _run(self) -> int:
         plan = self._plan
-        _check(plan)
+        plan.check()
         stop = asyncio.create_task(self._stop.wait())
         for index in range(plan.workers):
             self._workers.append(await Process.start(plan, index))
@@ -170,7 +145,7 @@ class Launcher:
         settings = self._plan.settings
         for worker in self._workers:
             worker.terminate() if hurry else worker.drain()
-        patience = _CLOSING if hurry else drain_delay() + settings.drain_seconds + _CLOSING
+        patience = _CLOSING if hurry else self._plan.drain_delay + settings.drain_seconds + _CLOSING
         results = await asyncio.gather(*(worker.end_within(patience) for worker in self._workers))
         return 0 if all(results) else 1
 
@@ -180,17 +155,6 @@ class Launcher:
         places = ", ".join(str(listen.plus(index)) for index in range(plan.workers))
         pages = ", ".join(f"http://{metrics.plus(index)}/metrics" for index in range(plan.workers))
         _log.info("serving on %s (%s host), metrics on %s", places, plan.host, pages)
-
-
-def drain_delay() -> float:
-    """
-    Seconds between NOT_SERVING and the end of new calls: for load balancers to notice.
-    """
-    raw = os.environ.get("MODELYARD_DRAIN_DELAY_SECONDS", "").strip() or "0"
-    try:
-        return max(0.0, float(raw))
-    except ValueError:
-        raise StartError(f'MODELYARD_DRAIN_DELAY_SECONDS="{raw}": expected seconds, such as 5') from None
 
 
 def _parse(program: str, settings: type[CommonSettings], argv: Sequence[str] | None) -> argparse.Namespace:
@@ -207,25 +171,6 @@ def _parse(program: str, settings: type[CommonSettings], argv: Sequence[str] | N
     if not 1 <= arguments.workers <= 64:
         parser.error("--workers goes from 1 to 64")
     return arguments
-
-
-def _choose_host(choice: HostChoice) -> str:
-    if choice is HostChoice.GRPCIO:
-        return "grpcio"
-    lacks = envoy.missing()
-    if lacks is None:
-        return "envoy"
-    if choice is HostChoice.ENVOY:
-        raise StartError(f"MODELYARD_HOST=envoy, but {lacks}, or set MODELYARD_HOST=grpcio")
-    _log.warning("serving with grpcio, several times slower, because %s", lacks)
-    return "grpcio"
-
-
-def _check(plan: Plan) -> None:
-    drain_delay()
-    for index in range(plan.workers):
-        check_free("MODELYARD_LISTEN", plan.settings.listen.plus(index))
-        check_free("MODELYARD_METRICS", plan.settings.metrics.plus(index))
 
 
 def _importable(module: str, program: str) -> str:

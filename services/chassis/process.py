@@ -16,26 +16,17 @@ import tempfile
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from services.chassis.control import Assignment
 from services.chassis.hosts import envoy
+from services.chassis.plan import Plan, StartError
 from services.chassis.settings import Address, LogLevel
-
-if TYPE_CHECKING:
-    from services.chassis.launcher import Plan
 
 _log = logging.getLogger(__name__)
 
 _LAST_LINES = 40
 _SHOWN_LINES = 5
 _MOST_CHARACTERS = 300  # Envoy quotes its whole configuration in some lines
-
-
-class StartError(Exception):
-    """
-    The service cannot start; the message says why and what to do about it.
-    """
 
 
 class Process:
@@ -78,8 +69,6 @@ class Process:
         Raises:
             StartError: it cannot even be started.
         """
-        from services.chassis.launcher import drain_delay
-
         # For Envoy's administration socket: a folder that nobody else can enter.
         folder = Path(tempfile.mkdtemp(prefix="modelyard-")) if plan.host == "envoy" else None
         ours, theirs = socket.socketpair()
@@ -94,7 +83,7 @@ class Process:
             control=theirs.fileno(),
             log=log,
             folder=str(folder or ""),
-            drain_delay=drain_delay(),
+            drain_delay=plan.drain_delay,
         )
         settings = plan.settings
         command, extra = _command(plan, settings.listen.plus(index), folder)
@@ -223,25 +212,6 @@ class Process:
         finally:
             writer.close()
         self._said.put_nowait({"event": "end"})
-
-
-def check_free(setting: str, address: Address) -> None:
-    """
-    Raises:
-        StartError: nothing can listen at *address*, which comes from *setting*.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # Without this, a port whose last owner has just ended counts as taken for a minute.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-            probe.listen(1)
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise StartError(
-                f"{address} cannot be listened on ({why}): end what uses it, or set {setting} to another address"
-            ) from None
 
 
 def _command(plan: Plan, listen: Address, folder: Path | None) -> tuple[list[str], dict[str, str]]:

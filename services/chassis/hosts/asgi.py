@@ -16,7 +16,7 @@ from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.hosts.call import Call
 from services.chassis.hosts.context import Receive, Scope, Send
 from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
-from services.chassis.hosts.headers import timeout_seconds
+from services.chassis.hosts.headers import check_size, timeout_seconds
 from services.chassis.hosts.pulse import Pulse
 from services.chassis.hosts.requests import Deserializer, Requests, deserialized, read_one
 
@@ -67,6 +67,7 @@ class GrpcApp:
             return
         call = Call(scope, receive, send, self._most)
         try:
+            check_size(scope["headers"])
             await self._serve(call, scope["path"], headers)
         except grpc.aio.AbortError:
             call.finish()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from services.chassis.hosts.context import CallContext, Event, Receive, Scope, Send
-from services.chassis.hosts.framing import ACCEPTED, IDENTITY, agreed, frame
+from services.chassis.hosts.framing import ACCEPTED, IDENTITY, StatusError, agreed, frame
 from services.chassis.hosts.headers import Headers, from_metadata, status_headers
 
 if TYPE_CHECKING:
@@ -142,6 +142,16 @@ class Call(CallContext):
         headers = [_CONTENT_TYPE, _ACCEPT_ENCODING, *from_metadata(self._initial), *self._trailers()]
         self._send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": False})
         self._send(_LAST_BODY)
+
+    def refuse(self, error: StatusError) -> asyncio.CancelledError:
+        """
+        End the call because of what the client has sent within a stream; to be raised in the handler.
+
+        Not *error* itself: the handler could catch it, and the interceptors would take it for a fault of the handler's.
+        """
+        self._gone = True
+        self.finish(error.code, error.details)
+        return asyncio.CancelledError(error.details)
 
     def expire(self) -> None:
         """

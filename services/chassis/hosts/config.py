@@ -64,6 +64,9 @@ def _http_manager() -> dict[str, Any]:
         "server_header_transformation": "PASS_THROUGH",
         # Streams may be silent for as long as they like; deadlines are the caller's, and kept by the chassis.
         "stream_idle_timeout": "0s",
+        # Far above what the chassis takes (16 KiB): it answers RESOURCE_EXHAUSTED, where Envoy would end the
+        # connection.
+        "max_request_headers_kb": 1024,
         # Between the two GOAWAYs of a drain: calls that were under way to us when the first one left are served.
         "drain_timeout": "1s",
         # One bad request must not end the calls beside it.
@@ -75,6 +78,7 @@ def _http_manager() -> dict[str, Any]:
             # The default of 10,000 takes a client that reads a stream of small messages slowly for an attack, and
             # closes its connection. What waits is bounded in bytes, above.
             "max_outbound_frames": 1_000_000,
+            "max_header_field_size_kb": 256,
         },
         "route_config": {"virtual_hosts": [{"name": "grpc", "domains": ["*"]}]},
         "http_filters": _pyvoy_filters(),

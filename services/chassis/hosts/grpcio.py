@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
+from services.chassis.hosts.headers import MOST_METADATA
 from services.chassis.settings import CommonSettings
 
 
@@ -30,6 +31,9 @@ class GrpcioHost:
             options=(
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", most),
+                # One limit in place of two, between which grpcio refuses calls at random.
+                ("grpc.max_metadata_size", MOST_METADATA),
+                ("grpc.absolute_max_metadata_size", MOST_METADATA),
                 # A taken port has to be an error, not a share of somebody else's calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

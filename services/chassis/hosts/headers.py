@@ -15,6 +15,7 @@ from functools import lru_cache
 import grpc
 
 from services.chassis.context import Metadata
+from services.chassis.hosts.framing import StatusError
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -33,6 +34,9 @@ _RESERVED = frozenset(
         b"x-forwarded-proto",
     }
 )
+# Bytes of metadata that a call may bring along, on both hosts, counted as HTTP/2 does (RFC 9113, 10.5.1).
+MOST_METADATA = 16384
+
 _KEY = re.compile(r"[0-9a-z_.\-]+")
 _VALUE = re.compile(rb"[\x20-\x7e]*")
 _ESCAPED = re.compile(rb"[^\x20-\x24\x26-\x7e]")
@@ -55,6 +59,20 @@ def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> Metadata:
         else:
             found.append((key.decode("latin-1"), value.decode("latin-1")))
     return tuple(found)
+
+
+def check_size(headers: Headers) -> None:
+    """
+    Raises:
+        StatusError: there is more metadata than a call may bring.
+    """
+    size = 32 * len(headers)
+    for key, value in headers:
+        size += len(key) + len(value)
+    if size > MOST_METADATA:
+        raise StatusError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, f"received metadata size exceeds limit ({size} vs. {MOST_METADATA})"
+        )
 
 
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:

@@ -94,6 +94,13 @@ class Requests:
         return self
 
     async def __anext__(self) -> Any:
+        try:
+            message = await self._next()
+            return deserialized(self._deserialize, message)
+        except StatusError as error:
+            raise self._call.refuse(error) from None
+
+    async def _next(self) -> bytes:
         while (message := self._unframer.pop()) is None:
             if self._call.request_ended:
                 if self._unframer.pending:
@@ -104,7 +111,7 @@ class Requests:
             await self._waiter
         if self._unframer.pending < _AHEAD:
             self._ask()
-        return deserialized(self._deserialize, message)
+        return message
 
     def _ask(self) -> None:
         if self._asked or self._call.request_ended or self._call.closed:
