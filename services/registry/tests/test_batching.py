@@ -27,7 +27,7 @@ class Loads:
 
 
 async def started(count: int, *, of: Loads) -> None:
-    while len(of.asked) < count:  # noqa: ASYNC110 - no event tells it, and it is a few turns of the loop
+    while len(of.asked) < count:
         await asyncio.sleep(0)
 
 

@@ -149,7 +149,7 @@ async def test_nothing_acknowledged_is_lost(mortal: Server) -> None:
 
     async with running(mortal.database) as registry:
         writers = [asyncio.create_task(write(registry, index)) for index in range(8)]
-        while len(acknowledged) < 100:  # noqa: ASYNC110 - a poll is the plainest way to see how far they are
+        while len(acknowledged) < 100:
             await asyncio.sleep(0.01)
         mortal.kill()
         await asyncio.to_thread(mortal.start)
