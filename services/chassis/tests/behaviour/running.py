@@ -5,13 +5,13 @@ Probes in processes of their own, as a service runs in production.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
+import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[4]
 MIB = 1 << 20
 LIMIT = 5 * MIB  # of a message
 
-# Below the range that the system takes the ports of outgoing connections from, so that none of those takes one.
-_PORTS = itertools.cycle(range(20_000 + os.getpid() % 1000 * 10, 32_000))
+# Below the range that Linux takes the ports of outgoing connections from, so that none of those takes one; from
+# anywhere in there, so that suites that run at the same time rarely meet.
+_PORTS = range(10_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +151,18 @@ def free_ports(count: int) -> list[int]:
     """
     So many ports in a row that nobody listens on.
     """
-    found: list[int] = []
-    for port in _candidates():
-        if found and port != found[-1] + 1:
-            found.clear()
-        with closing(socket.socket()) as taken:
-            if taken.connect_ex(("127.0.0.1", port)) == 0:
-                found.clear()
-                continue
-        found.append(port)
-        if len(found) == count:
+    while True:
+        first = random.SystemRandom().choice(_PORTS)
+        found = list(range(first, first + count))
+        if all(map(_is_free, found)):
             return found
-    raise AssertionError("every port is taken")
 
 
-def _candidates() -> Iterator[int]:
-    return itertools.islice(_PORTS, 12_000)
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -16,6 +16,8 @@ from services.chassis.tests.proto import probe_pb2 as pb
 
 _GIB = 1024 * MIB
 _MOST = 64 * MIB
+# How far ahead a writer may be: mostly what lies in the buffers of the client, which is not what is tested here.
+_AHEAD = _GIB // 4
 
 
 class Watch:
@@ -72,7 +74,7 @@ async def test_slow_reader(fresh: Probe) -> None:
         for _ in range(10):
             await down.read()
             await asyncio.sleep(0.1)
-        assert (await fate(probe, call)).sent * MIB < _MOST
+        assert (await fate(probe, call)).sent * MIB < _AHEAD
         for _ in range(10, count):
             await down.read()
         assert await down.read() is EOF
@@ -90,7 +92,7 @@ async def test_reader_that_stops(fresh: Probe) -> None:
         down = ask(probe, "Down", pb.Ask(answers=_GIB // size, answer_bytes=size), call=call)
         await down.read()
         await asyncio.sleep(1)
-        assert 0 < (await fate(probe, call)).sent * size < _MOST
+        assert 0 < (await fate(probe, call)).sent * size < _AHEAD
         assert watch.growth < _MOST
         down.cancel()
         assert (await ended(probe, call)).cancelled == 1
@@ -113,6 +115,6 @@ async def test_slow_handler(fresh: Probe) -> None:
         up = Stub(channel).Up(flood(), metadata=(("x-call", call),))
         await asyncio.sleep(1)
         assert watch.growth < _MOST
-        assert 0 < written < _MOST
+        assert 0 < written < _AHEAD
         up.cancel()
         assert (await ended(Stub(channel), call)).cancelled == 1

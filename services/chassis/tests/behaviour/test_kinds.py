@@ -155,8 +155,9 @@ async def test_unknown_method(channel: Any) -> None:
         calls = (
             channel.unary_unary(unknown)(b"x", timeout=10),
             channel.unary_stream(unknown)(b"x", timeout=10),
-            channel.stream_unary(unknown)(_bytes(), timeout=10),
-            channel.stream_stream(unknown)(_bytes(), timeout=10),
+            # They send nothing: when a call ends while grpcio's client sends, it may say INTERNAL of its own accord.
+            channel.stream_unary(unknown)(timeout=10),
+            channel.stream_stream(unknown)(timeout=10),
         )
         for call in calls:
             assert (await failure(call)).code() is grpc.StatusCode.UNIMPLEMENTED
@@ -166,7 +167,8 @@ async def test_method_that_nobody_overrides(probe: Stub, kind: str) -> None:
     """
     A method of the contract that the servicer lacks is UNIMPLEMENTED, and says which one it is.
     """
-    error = await failure(ask(probe, f"Later{kind}", timeout=10))
+    call = opened(probe, f"Later{kind}", timeout=10) if kind in {UP, BOTH} else ask(probe, f"Later{kind}", timeout=10)
+    error = await failure(call)
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert f"Later{kind} is not implemented" in (error.details() or "")
 
@@ -175,7 +177,3 @@ async def _endless() -> AsyncIterator[pb.Ask]:
     while True:
         yield pb.Ask(payload=bytes(MIB), enough=2)
         await asyncio.sleep(0)
-
-
-async def _bytes() -> AsyncIterator[bytes]:
-    yield b"x"
