@@ -68,16 +68,15 @@ class Follower:
                 await self._watch()
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 if self.connected:
-                    wait = _RETRY[0]
                     _log.warning("the change stream of %s broke: %s", self._origin.name, _brief(error))
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                     # The log ends before what was applied here: it is another database, or an older state of it.
                     self._next = 0
-            finally:
-                self.connected = False
+            # The first attempt after a stream that worked is made soon.
+            wait = _RETRY[0] if self.connected else min(2 * wait, _RETRY[1])
+            self.connected = False
             self.breaks += 1
             await asyncio.sleep(wait)
-            wait = min(2 * wait, _RETRY[1])
 
     async def _watch(self) -> None:
         """

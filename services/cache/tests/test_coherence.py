@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.cache.coherence import Coherence, prefixes
+from services.cache.layers import Entry, Near
+from services.cache.policies import Policy, policies
+
+RESOURCES = ("a", "a/m", "a/m/x", "a/m/y", "a/n", "b", "b/m")
+
+
+@dataclass
+class Naive:
+    """
+    Remembers every change, and judges by going through all of them.
+    """
+
+    changes: list[tuple[int, str, bool]] = field(default_factory=list)
+
+    def stale(self, revision: int, tag: str) -> bool:
+        return any(
+            at > revision and (tag in prefixes(resource) or (subtree and resource in prefixes(tag)))
+            for at, resource, subtree in self.changes
+        )
+
+
+steps = st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=30)
+
+
+@given(steps, st.integers(1, 8))
+def test_nothing_stale_is_valid(changes: list[tuple[str, bool]], most_tags: int) -> None:
+    """
+    However few tags are kept apart, an entry that any change has made stale is never valid.
+    """
+    coherence, naive = Coherence(most_tags=most_tags), Naive()
+    for revision, (resource, subtree) in enumerate(changes, start=1):
+        coherence.apply(revision, [(resource, subtree)])
+        naive.changes.append((revision, resource, subtree))
+        for read in range(revision + 1):
+            for tag in RESOURCES:
+                assert not (naive.stale(read, tag) and coherence.valid(read, [tag]))
+
+
+@given(steps)
+def test_what_nothing_has_touched_is_valid(changes: list[tuple[str, bool]]) -> None:
+    """
+    With room for all tags, exactly the entries that no change has touched are valid.
+    """
+    coherence, naive = Coherence(), Naive()
+    for revision, (resource, subtree) in enumerate(changes, start=1):
+        coherence.apply(revision, [(resource, subtree)])
+        naive.changes.append((revision, resource, subtree))
+    for read in range(len(changes) + 1):
+        for tag in RESOURCES:
+            assert coherence.valid(read, [tag]) is not naive.stale(read, tag)
+
+
+@given(steps, st.randoms(use_true_random=False))
+def test_the_order_and_number_of_events_do_not_matter(changes: list[tuple[str, bool]], dice: random.Random) -> None:
+    """
+    Events that come twice or out of order lead to the same judgement.
+    """
+    ordered, shuffled = Coherence(), Coherence()
+    events = list(enumerate(changes, start=1))
+    for revision, change in events:
+        ordered.apply(revision, [change])
+    twice = events * 2
+    dice.shuffle(twice)
+    for revision, change in twice:
+        shuffled.apply(revision, [change])
+    for read in range(len(changes) + 1):
+        assert [ordered.valid(read, [tag]) for tag in RESOURCES] == [shuffled.valid(read, [tag]) for tag in RESOURCES]
+
+
+def test_it_is_live_only_within_the_bound() -> None:
+    """
+    Nothing is served before the stream was heard of, nor later than the bound after it was.
+    """
+    now = 0.0
+    coherence = Coherence(bound=2.0, clock=lambda: now)
+    assert not coherence.live
+    coherence.heard(1)
+    now = 2.0
+    assert coherence.live
+    now = 2.1
+    assert not coherence.live
+
+
+def test_a_reset_invalidates_what_was_read_before() -> None:
+    """
+    After a reset at the head, what was read before it is invalid and what is read at it is valid.
+    """
+    coherence = Coherence()
+    coherence.apply(5, [("a", False)])
+    coherence.reset(9)
+    assert not coherence.valid(8, ["b"])
+    assert coherence.valid(9, ["a"])
+
+
+entries = st.builds(
+    Entry,
+    value=st.binary(max_size=200),
+    revision=st.integers(0, 2**62),
+    tags=st.lists(st.sampled_from(RESOURCES), max_size=3).map(tuple),
+    stored=st.floats(0, 1e10),
+    expires=st.floats(0, 1e10),
+)
+
+
+@given(entries)
+def test_an_entry_comes_back_as_it_was(entry: Entry) -> None:
+    """
+    What is written to the shared level is read again without a change.
+    """
+    assert Entry.decode(entry.encode()) == entry
+
+
+@given(entries, st.data())
+def test_a_damaged_entry_is_none(entry: Entry, data: st.DataObject) -> None:
+    """
+    A byte that is changed, or an end that is missing, makes an entry none at all.
+    """
+    encoded = bytearray(entry.encode())
+    place = data.draw(st.integers(0, len(encoded) - 1))
+    assert Entry.decode(bytes(encoded[:place])) is None
+    encoded[place] ^= data.draw(st.integers(1, 255))
+    assert Entry.decode(bytes(encoded)) is None
+
+
+def entry(size: int) -> Entry:
+    return Entry(b"x" * size, 1, (), 0.0, 1e12)
+
+
+def test_the_near_level_keeps_within_its_bytes() -> None:
+    """
+    The least recently used entries go, and the count of bytes is that of what is there.
+    """
+    near = Near(5000)
+    for number in range(20):
+        near.put(str(number).encode(), entry(500))
+        near.get(b"0")
+        assert near.bytes <= 5000
+    assert near.get(b"0") is not None
+    assert near.get(b"1") is None
+    assert near.evicted == 20 - len(near)
+    for key in list(near):
+        near.drop(key)
+    assert near.bytes == 0
+
+
+def test_what_does_not_fit_is_not_kept_and_what_expired_is_not_found() -> None:
+    """
+    An entry beyond the bound drives nothing else out, and one past its time is gone.
+    """
+    near = Near(5000)
+    near.put(b"small", entry(10))
+    near.put(b"large", entry(10_000))
+    assert near.get(b"small") is not None
+    assert near.get(b"large") is None
+    near.put(b"old", Entry(b"", 1, (), 0.0, 1.0))
+    assert near.get(b"old") is None
+
+
+@pytest.mark.parametrize("policy", policies(), ids=lambda policy: policy.path)
+def test_every_policy_expands(policy: Policy) -> None:
+    """
+    Every policy of the contracts names fields that its request has, and gives at least one tag for a filled one.
+    """
+    request = policy.request()
+    for template in policy.templates:
+        name = template[template.find("{") + 1 : template.find("}")] if "{" in template else ""
+        if name == "names":
+            getattr(request, name).extend(["namespaces/a/models/m", "namespaces/a/models/n"])
+        elif name:
+            setattr(request, name, "namespaces/a")
+    tags = policy.tags(request.SerializeToString())
+    assert tags
+    assert all(tag and "{" not in tag and not tag.endswith("/") for tag in tags)

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import grpc
+import pytest
+import redis
+
+from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
+from modelyard.registry.v1 import models_pb2, models_pb2_grpc
+from services.cache.tests.yard import NAME, Cache, Origin, running
+from services.embedded.parts import free_port
+from services.embedded.supervisor import Supervisor
+from services.embedded.testing import scratch
+from services.embedded.valkey import Valkey
+
+
+async def until_fresh(cache: Cache, owner: str) -> None:
+    async with asyncio.timeout(5):
+        while (await cache.read()).owner != owner:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_second_read_is_from_memory(cache: Cache, origin: Origin) -> None:
+    """
+    What was read once is answered from this process, and the answer says so, how old it is and what it reflects.
+    """
+    await cache.warm()
+    calls = origin.calls
+    answer = await cache.read()
+    assert (answer.owner, answer.cache, answer.trailing["x-revision"]) == ("first", "near", "1")
+    assert answer.trailing["age"].isdecimal()
+    assert origin.calls == calls
+
+
+async def test_another_process_is_served_from_valkey(cache: Cache, target: str, store: str, origin: Origin) -> None:
+    """
+    What one process keeps serves the others, by the same comparison.
+    """
+    await cache.warm()
+    async with running(target, store) as other:
+        status = cache_pb2_grpc.CacheAdminServiceStub(other.channel).GetStatus
+        async with asyncio.timeout(5):
+            while not (await status(cache_pb2.GetStatusRequest())).streams[0].connected:
+                await asyncio.sleep(0.02)
+        answer = await other.read()
+        assert (answer.owner, answer.cache) == ("first", "shared")
+        assert (await other.read()).cache == "near"
+
+
+async def test_a_write_is_seen_at_once_by_who_knows_of_it(cache: Cache, origin: Origin) -> None:
+    """
+    A read with `x-min-revision` never answers from before that revision.
+    """
+    await cache.warm()
+    for number in range(20):
+        revision = await origin.write(f"owner {number}")
+        assert (await cache.read(x_min_revision=str(revision))).owner == f"owner {number}"
+
+
+async def test_a_write_is_seen_by_all_once_the_stream_has_told(cache: Cache, origin: Origin) -> None:
+    """
+    Without `x-min-revision` the old answer goes when the change arrives, and never comes back.
+    """
+    await cache.warm()
+    await origin.write("second")
+    await until_fresh(cache, "second")
+    assert {(await cache.read()).owner for _ in range(50)} == {"second"}
+
+
+async def test_a_slow_fill_from_before_a_write_is_never_served(cache: Cache, origin: Origin) -> None:
+    """
+    An answer that was read before a write, and comes in after the write was told, serves its own caller only.
+    """
+    await cache.warm()
+    await origin.write("second")
+    await until_fresh(cache, "second")
+    await origin.write("third")
+    origin.gate.clear()
+    async with asyncio.timeout(5):
+        slow = asyncio.create_task(cache.read(x_min_revision=str(origin.revision)))
+        calls = origin.calls
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+        await origin.write("fourth")
+        await asyncio.sleep(0.3)
+        origin.gate.set()
+        assert (await slow).owner == "third"
+    assert {(await cache.read()).owner for _ in range(50)} == {"fourth"}
+
+
+async def test_nothing_is_served_from_memory_while_the_stream_is_silent(cache: Cache, origin: Origin) -> None:
+    """
+    A stream that says nothing stops the serving from memory within the bound; it goes on where it was.
+    """
+    await cache.warm()
+    origin.silent = True
+    await origin.write("second")
+    async with asyncio.timeout(8):
+        while (answer := await cache.read()).cache != "bypass":
+            await asyncio.sleep(0.05)
+    assert answer.owner == "second"
+    await origin.write("third")
+    assert (await cache.read()).owner == "third"
+    origin.silent = False
+    await cache.warm()
+    assert (await cache.read()).owner == "third"
+
+
+async def test_changes_during_a_break_are_not_missed(cache: Cache, origin: Origin) -> None:
+    """
+    A stream that breaks is taken up where it was, with what changed meanwhile.
+    """
+    await cache.warm()
+    for number in range(5):
+        await origin.break_streams()
+        await origin.write(f"owner {number}")
+        await until_fresh(cache, f"owner {number}")
+        await cache.warm()
+
+
+async def test_a_gap_in_the_log_drops_everything(cache: Cache, origin: Origin) -> None:
+    """
+    After a Discontinuity nothing that was kept before is served.
+    """
+    await cache.warm()
+    await origin.break_streams()
+    # The change itself is gone from the log: only the gap tells.
+    await origin.write("second")
+    origin.oldest, origin.log = origin.revision + 1, []
+    await until_fresh(cache, "second")
+    assert {(await cache.read()).owner for _ in range(50)} == {"second"}
+
+
+async def test_a_new_process_does_not_trust_what_it_cannot_judge(
+    cache: Cache, target: str, store: str, origin: Origin
+) -> None:
+    """
+    A process that starts after a write does not serve what another one stored before the write.
+    """
+    await cache.warm()
+    await origin.write("second")
+    async with running(target, store) as other:
+        assert {(await other.read()).owner for _ in range(100)} == {"second"}
+
+
+async def test_no_cache_asks_the_origin(cache: Cache, origin: Origin) -> None:
+    """
+    `cache-control: no-cache` is answered by the origin.
+    """
+    await cache.warm()
+    calls = origin.calls
+    assert (await cache.read(cache_control="no-cache")).cache == "bypass"
+    assert origin.calls == calls + 1
+
+
+async def test_errors_come_through_to_the_letter_and_are_not_kept(cache: Cache, origin: Origin) -> None:
+    """
+    An error keeps its code, message and details, and is asked for again the next time.
+    """
+    await cache.warm()
+    calls = origin.calls
+    for _ in range(2):
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await cache.read(f"{NAME}-missing")
+        assert failed.value.code() is grpc.StatusCode.NOT_FOUND
+        assert failed.value.details() == "no such model"
+        trailing: Any = failed.value.trailing_metadata()
+        assert dict(trailing)["grpc-status-details-bin"] == b"details"
+    assert origin.calls == calls + 2
+
+
+async def test_what_is_too_large_or_says_no_revision_is_not_kept(cache: Cache, origin: Origin) -> None:
+    """
+    Answers above the bound and answers that nobody can judge are passed on and forgotten.
+    """
+    await cache.warm()
+    for name in ("large", "unsure"):
+        await origin.write("x", f"{NAME}-{name}")
+    origin.size = 1_100_000
+    assert {(await cache.read(f"{NAME}-large")).cache for _ in range(3)} == {"miss"}
+    origin.size, origin.says_revision = 0, False
+    assert {(await cache.read(f"{NAME}-unsure")).cache for _ in range(3)} == {"miss"}
+
+
+async def test_many_callers_of_a_cold_key_are_one_load(cache: Cache, origin: Origin) -> None:
+    """
+    Calls that miss together ask the origin once.
+    """
+    await cache.warm()
+    await origin.write("cold", f"{NAME}-cold")
+    calls = origin.calls
+    origin.gate.clear()
+    reads = [asyncio.create_task(cache.read(f"{NAME}-cold")) for _ in range(50)]
+    await asyncio.sleep(0.3)
+    origin.gate.set()
+    assert {answer.owner for answer in await asyncio.gather(*reads)} == {"cold"}
+    assert origin.calls == calls + 1
+
+
+async def test_who_knows_more_does_not_wait_for_an_older_load(cache: Cache, origin: Origin) -> None:
+    """
+    A caller whose `x-min-revision` is newer than a load that it waited for gets an answer of its own.
+    """
+    await cache.warm()
+    await origin.write("old", f"{NAME}-cold")
+    origin.gate.clear()
+    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    await asyncio.sleep(0.2)
+    revision = await origin.write("new", f"{NAME}-cold")
+    second = asyncio.create_task(cache.read(f"{NAME}-cold", x_min_revision=str(revision)))
+    await asyncio.sleep(0.2)
+    origin.gate.set()
+    assert (await second).owner == "new"
+    await first
+
+
+async def test_a_caller_that_gives_up_takes_nobody_with_it(cache: Cache, origin: Origin) -> None:
+    """
+    The load goes on for those who still wait when the one who began it is gone.
+    """
+    await cache.warm()
+    await origin.write("cold", f"{NAME}-cold")
+    origin.gate.clear()
+    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    await asyncio.sleep(0.2)
+    second = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    await asyncio.sleep(0.2)
+    first.cancel()
+    origin.gate.set()
+    assert (await second).owner == "cold"
+
+
+async def test_a_bad_minimum_is_named(cache: Cache) -> None:
+    """
+    An `x-min-revision` that is not a number is INVALID_ARGUMENT.
+    """
+    for bad in ("x", "-1", "1.5", "9" * 30):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await cache.read(x_min_revision=bad)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "x-min-revision" in str(refused.value.details()) + str(refused.value.trailing_metadata())
+
+
+async def test_writes_are_not_the_caches(cache: Cache) -> None:
+    """
+    An RPC without a policy is not served here.
+    """
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await models_pb2_grpc.ModelServiceStub(cache.channel).UpdateModel(models_pb2.UpdateModelRequest())
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_garbage_in_valkey_is_a_miss(cache: Cache, target: str, store: str, valkey: Valkey) -> None:
+    """
+    Whatever is found under an entry's key, only an entry is served.
+    """
+    await cache.warm()
+    with redis.Redis(port=valkey.port) as client:
+        keys = list(client.scan_iter(b"my1:*"))
+        assert keys
+        for key in keys:
+            client.set(key, b"MY1 garbage")
+    async with running(target, store) as other:
+        await other.warm()
+        assert (await other.read()).owner == "first"
+
+
+async def test_reads_go_on_without_valkey(target: str, origin: Origin) -> None:
+    """
+    When Valkey is killed not one read fails, and the breaker opens; when it is back it is used again.
+    """
+    with scratch() as state:
+        supervisor, server = Supervisor(state / "log"), Valkey(free_port())
+        await asyncio.to_thread(supervisor.start, [server.part()])
+        try:
+            async with running(target, server.url) as cache:
+                await cache.warm()
+                await asyncio.to_thread(supervisor.kill, "valkey")
+                for number in range(30):
+                    await origin.write("without", f"{NAME}-{number}")
+                    assert (await cache.read(f"{NAME}-{number}")).owner == "without"
+                status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
+                assert (await status(cache_pb2.GetStatusRequest())).breaker_state != "closed"
+                await asyncio.to_thread(supervisor.start, [server.part()])
+                async with asyncio.timeout(10):
+                    while (await status(cache_pb2.GetStatusRequest())).breaker_state != "closed":
+                        await origin.write("again")
+                        await cache.read()
+                        await asyncio.sleep(0.1)
+        finally:
+            await asyncio.to_thread(supervisor.stop)
+
+
+async def test_no_read_is_older_than_what_its_caller_knows(
+    cache: Cache, target: str, store: str, origin: Origin
+) -> None:
+    """
+    Under random reads and writes through two processes, with streams that break, no read with `x-min-revision` answers
+    from before it.
+    """
+    dice = random.Random(20261123)  # noqa: S311 - the same steps in every run
+    names = [f"{NAME}-{number}" for number in range(5)]
+    written = {name: await origin.write("0", name) for name in names}
+    async with running(target, store) as other:
+        for step in range(600):
+            name = dice.choice(names)
+            match dice.randrange(10):
+                case 0 | 1:
+                    written[name] = await origin.write(str(step), name)
+                case 2 if step % 50 == 0:
+                    await origin.break_streams()
+                case _:
+                    reader = dice.choice((cache, other))
+                    answer = await reader.read(name, x_min_revision=str(written[name]))
+                    assert answer.owner == origin.owners[name]
+
+
+async def test_status_tells_where_the_stream_is(cache: Cache, origin: Origin) -> None:
+    """
+    GetStatus says what is kept, and how far the stream has come.
+    """
+    await cache.warm()
+    status = await cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus(cache_pb2.GetStatusRequest())
+    (stream,) = status.streams
+    assert (stream.service, stream.connected, stream.applied_revision) == ("registry", True, origin.revision)
+    assert status.near_entries == 1
+    assert status.near_bytes > 0
+    assert status.breaker_state == "closed"

@@ -1,0 +1,196 @@
+"""
+A cache on the grpcio host in this process, and an origin behind it that a test can hold, break and ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from modelyard.changes.v1 import changes_pb2
+from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
+from services.cache.__main__ import compose
+from services.cache.settings import CacheSettings
+from services.chassis.hosts.grpcio import GrpcioHost
+from services.chassis.metrics import Metrics
+from services.chassis.server import Server
+from services.chassis.settings import load
+from services.embedded.parts import free_port
+
+NAME = "namespaces/default/models/m"
+
+
+class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServiceServicer):
+    """
+    Models in memory with one revision, as the registry has it.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.owners: dict[str, str] = {NAME: "first"}
+        self.log: list[tuple[int, str]] = [(1, NAME)]
+        self.oldest = 1
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.silent = False
+        self.says_revision = True
+        self.size = 0
+        self._changed = asyncio.Condition()
+        self._breaks = 0
+
+    async def write(self, owner: str, name: str = NAME) -> int:
+        """
+        Change a model and return the revision of the change.
+        """
+        self.revision += 1
+        self.owners[name] = owner
+        self.log.append((self.revision, name))
+        async with self._changed:
+            self._changed.notify_all()
+        return self.revision
+
+    async def break_streams(self) -> None:
+        """
+        End every watch.
+        """
+        self._breaks += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def GetModel(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
+        """
+        Read at once, answer when the gate is open.
+        """
+        self.calls += 1
+        owner, revision = self.owners.get(request.name), self.revision
+        await self.gate.wait()
+        if owner is None:
+            context.set_trailing_metadata((("grpc-status-details-bin", b"details"), ("x-revision", str(revision))))
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+            raise AssertionError("abort raises")
+        if self.says_revision:
+            context.set_trailing_metadata((("x-revision", str(revision)),))
+        return models_pb2.Model(name=request.name, owner=owner, revision=revision, description="x" * self.size)
+
+    async def WatchChanges(
+        self, request: changes_pb2.WatchChangesRequest, context: Any
+    ) -> AsyncIterator[changes_pb2.WatchChangesResponse]:
+        """
+        As the registry: heartbeats first and between, every revision once.
+        """
+        breaks = self._breaks
+        after = request.start_revision - 1 if request.start_revision else self.revision
+        if request.start_revision and request.start_revision < self.oldest:
+            after = self.revision
+            gap = changes_pb2.Discontinuity(oldest_revision=self.oldest, head_revision=self.revision)
+            yield changes_pb2.WatchChangesResponse(discontinuity=gap)
+        while self._breaks == breaks:
+            for revision, name in [entry for entry in self.log if entry[0] > after]:
+                change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED)
+                event = changes_pb2.Revision(revision=revision, changes=[change])
+                after = revision
+                yield changes_pb2.WatchChangesResponse(revision=event)
+            while self.silent:
+                await asyncio.sleep(0.05)
+            yield changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=after))
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), 0.1)
+                except TimeoutError:
+                    continue
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "broken by the test")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What a read gave: the model's owner, and what the metadata says.
+    """
+
+    owner: str
+    cache: str
+    trailing: Mapping[str, Any]
+
+
+class Cache:
+    """
+    A running cache.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self._stub = models_pb2_grpc.ModelServiceStub(channel)
+
+    async def read(self, name: str = NAME, **metadata: str) -> Answer:
+        """
+        GetModel, with metadata whose keys are written with underscores.
+        """
+        pairs = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
+        call = self._stub.GetModel(models_pb2.GetModelRequest(name=name), metadata=pairs, timeout=10)
+        model = await call
+        trailing: dict[str, Any] = dict(await call.trailing_metadata())
+        return Answer(model.owner, str(trailing["x-cache"]), trailing)
+
+    async def warm(self, name: str = NAME) -> None:
+        """
+        Wait until reads are served from memory.
+        """
+        async with asyncio.timeout(10):
+            while (await self.read(name)).cache != "near":
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def serving(origin: Origin) -> AsyncIterator[str]:
+    """
+    The origin on a real server: its address.
+    """
+    server = grpc.aio.server()
+    models_pb2_grpc.add_ModelServiceServicer_to_server(origin, server)
+    changes_pb2_grpc.add_ChangeServiceServicer_to_server(origin, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def running(origin: str, valkey: str, **environ: str) -> AsyncIterator[Cache]:
+    """
+    A cache in front of *origin*, composed as in production.
+    """
+    port = free_port()
+    before = dict(os.environ)
+    os.environ.update(
+        {
+            "MODELYARD_REGISTRY_TARGET": origin,
+            "MODELYARD_CDN_TARGET": "127.0.0.1:1",
+            "MODELYARD_VALKEY_URL": valkey,
+            "MODELYARD_LISTEN": f"127.0.0.1:{port}",
+            **environ,
+        }
+    )
+    try:
+        settings = load(CacheSettings)
+        server = Server(settings, Metrics("services.cache", "grpcio"))
+        async with compose(server), server.ready():
+            host = GrpcioHost(server.handlers, settings)
+            await host.start()
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    yield Cache(channel)
+            finally:
+                server.drain()
+                await host.drain(2)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
