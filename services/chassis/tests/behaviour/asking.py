@@ -159,7 +159,7 @@ async def eventually(holds: Callable[[], Awaitable[bool]], otherwise: Callable[[
     """
     try:
         async with asyncio.timeout(10):
-            while not await holds():  # noqa: ASYNC110 - it looks into another process
+            while not await holds():
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"in vain: {otherwise()}") from None

@@ -71,7 +71,7 @@ UNASKED_COMPRESSION = Difference(
 SUDDEN_END = Difference(
     set(),
     {"CANCELLED", "INTERNAL"},
-    "Between SIGTERM and the moment its clients know, grpcio refuses new calls by cancelling them (its client shows some "
-    "of them as INTERNAL); none of these has begun. With a drain delay, and with clients that heed health, no such call "
+    "Between SIGTERM and the moment its clients know, grpcio refuses new calls by cancelling them (its client shows "
+    "some of them as INTERNAL); none of these has begun. With a drain delay, and with clients that heed health, none "
     "is made.",
 )

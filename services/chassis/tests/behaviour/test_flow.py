@@ -73,7 +73,7 @@ async def test_slow_reader(fresh: Probe) -> None:
         down = ask(probe, "Down", pb.Ask(answers=count, answer_bytes=MIB), call=call)
         for _ in range(10):
             await down.read()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.08)
         assert (await fate(probe, call)).sent * MIB < _AHEAD
         for _ in range(10, count):
             await down.read()

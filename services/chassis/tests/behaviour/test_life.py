@@ -24,7 +24,7 @@ async def test_drain(host_name: str, tmp_path: Path) -> None:
     UNAVAILABLE. The exit code is 0.
     """
     async with (
-        running(host_name, tmp_path, MODELYARD_DRAIN_SECONDS="1") as own,
+        running(host_name, tmp_path, MODELYARD_DRAIN_SECONDS="0.8") as own,
         channel_to(own.target) as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel)
@@ -36,7 +36,7 @@ async def test_drain(host_name: str, tmp_path: Path) -> None:
                 asyncio.ensure_future(answers(ask(probe, kind, pb.Ask(answers=1, pause_ms=pause), call=call)))
                 for kind in KINDS
             ]
-            for pause in (500, 60_000)
+            for pause in (400, 60_000)
         ]
 
         async def all_begun() -> bool:
