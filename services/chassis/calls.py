@@ -115,8 +115,14 @@ def wrap_handler(handler: Handler, method: Method, interceptors: Sequence[Interc
     behaviour = _checked(behaviour_of(handler), method)
     for interceptor in reversed(interceptors):
         behaviour = interceptor.around(method, behaviour)
-    make = _MAKERS[method.kind]
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return with_behaviour(handler, behaviour)
+
+
+def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
+    """
+    *handler* with another function in it, of the same kind.
+    """
+    return _MAKERS[kind_of(handler)](behaviour, handler.request_deserializer, handler.response_serializer)
 
 
 _MAKERS: dict[Kind, Callable[..., Handler]] = {

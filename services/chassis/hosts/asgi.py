@@ -53,7 +53,7 @@ class GrpcApp:
     """
 
     def __init__(self, handlers: Mapping[str, Handler], most: int, pulse: Pulse) -> None:
-        self._routes = {path: Route(handler) for path, handler in handlers.items()}
+        self._routes = {path.encode("ascii"): Route(handler) for path, handler in handlers.items()}
         self._most = most
         self._pulse = pulse
 
@@ -68,7 +68,7 @@ class GrpcApp:
         call = Call(scope, receive, send, self._most)
         try:
             check_size(scope["headers"])
-            await self._serve(call, scope["path"], headers)
+            await self._serve(call, scope, headers)
         except grpc.aio.AbortError:
             call.finish()
         except StatusError as error:
@@ -83,15 +83,19 @@ class GrpcApp:
         finally:
             call.end()
 
-    async def _serve(self, call: Call, path: str, headers: dict[bytes, bytes]) -> None:
+    async def _serve(self, call: Call, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if headers.get(b"te") != b"trailers":
+            # pyvoy would send none, and the client would never learn how its call has ended.
+            raise StatusError(grpc.StatusCode.INTERNAL, 'the header "te: trailers" is missing')
         timeout = None
         if (header := headers.get(b"grpc-timeout")) is not None:
             timeout = timeout_seconds(header)
             if timeout is None:
                 raise StatusError(grpc.StatusCode.INTERNAL, f"bad grpc-timeout {header.decode('latin-1')!r}")
         call.begin(timeout, headers.get(b"grpc-accept-encoding"), self._pulse)
-        route = self._routes.get(path)
-        if route is None:
+        # As it came, not decoded: a gateway's rules go by paths, and must not be walked round by another spelling.
+        route = self._routes.get(scope["raw_path"])
+        if route is None or scope["query_string"]:
             raise StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         encoding = encoding_of(headers.get(b"grpc-encoding"))
         await route.serve(route, call, encoding, self._most)

@@ -4,15 +4,19 @@ The grpcio host: `grpc.aio.server`. The reference for behaviour, and the fallbac
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
+from services.chassis.calls import Handler, behaviour_of, kind_of, with_behaviour
 from services.chassis.hosts.headers import MOST_METADATA
 from services.chassis.settings import CommonSettings
+
+_MOMENT = 0.002  # seconds
 
 
 class GrpcioHost:
@@ -77,27 +81,47 @@ def _plain(handler: Handler) -> Handler:
     """
     behaviour = behaviour_of(handler)
     kind = kind_of(handler)
-    if kind.responses_stream:
-        if inspect.isasyncgenfunction(behaviour):
-            return handler
+    if kind.requests_stream:
+        behaviour = _with_whole_requests(behaviour)
+    return with_behaviour(handler, _stream(behaviour) if kind.responses_stream else _unary(behaviour))
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async for response in behaviour(request, context):
+
+def _stream(behaviour: Any) -> Any:
+    if inspect.isasyncgenfunction(behaviour):
+        return behaviour
+
+    async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+        async with aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
                 yield response
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if kind is Kind.STREAM_STREAM
-            else grpc.unary_stream_rpc_method_handler
-        )
-        return make(stream, handler.request_deserializer, handler.response_serializer)
-    if inspect.iscoroutinefunction(behaviour):
-        return handler
+    return serve
 
-    async def unary(request: Any, context: Any) -> Any:
+
+def _unary(behaviour: Any) -> Any:
+    if inspect.iscoroutinefunction(behaviour):
+        return behaviour
+
+    async def serve(request: Any, context: Any) -> Any:
         return await behaviour(request, context)
 
-    make_unary = (
-        grpc.stream_unary_rpc_method_handler if kind is Kind.STREAM_UNARY else grpc.unary_unary_rpc_method_handler
-    )
-    return make_unary(unary, handler.request_deserializer, handler.response_serializer)
+    return serve
+
+
+def _with_whole_requests(behaviour: Any) -> Any:
+    def serve(requests: AsyncIterator[Any], context: Any) -> Any:
+        return behaviour(_whole(requests), context)
+
+    return serve
+
+
+async def _whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """
+    The messages of a stream, whose end is the client's own.
+
+    When a client cancels, or sends what is no message, grpcio ends the iterator as if all had been sent, and cancels
+    the handler a moment later: half an upload would look like a whole one. So wait for that moment at the end.
+    """
+    async for request in requests:
+        yield request
+    await asyncio.sleep(_MOMENT)
