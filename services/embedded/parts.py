@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,15 @@ class Part:
     patience: float = 20.0
     start_patience: float = 60.0
     hint: str = ""
+
+
+def as_user(user: int | None, argv: Sequence[str]) -> list[str]:
+    """
+    The command line that runs *argv* as the user with that id; None means as ourselves.
+    """
+    if user is None:
+        return list(argv)
+    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("as_user.py")), str(user), *argv]
 
 
 def listening(port: int, host: str = "127.0.0.1") -> Callable[[], None]:

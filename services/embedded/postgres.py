@@ -14,11 +14,10 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.embedded.parts import EmbeddedError, Part
+from services.embedded.parts import EmbeddedError, Part, as_user
 
 VERSION = "18"
 DATABASE = "modelyard"
@@ -114,6 +113,13 @@ class Postgres:
             raise EmbeddedError(f"postgresql: {done.stderr.strip()}")
         return done.stdout.strip()
 
+    def forget(self) -> None:
+        """
+        Remove the data for good, and the socket's folder.
+        """
+        for folder in (self.data.parent, self.socket_folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _ready(self) -> None:
         if DATABASE not in self.sql("SELECT datname FROM pg_database").splitlines():
             self.sql(f"CREATE DATABASE {DATABASE}")
@@ -154,14 +160,11 @@ class Postgres:
             "--no-sync",
         ]
         done = subprocess.run(
-            command,
+            as_user(self.user, command),
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
-            user=self.user,
-            group=self.user,
-            extra_groups=None if self.user is None else [],
         )
         if done.returncode != 0:
             raise EmbeddedError(f"initdb failed: {done.stderr.strip() or done.stdout.strip()}")
@@ -219,16 +222,3 @@ def _socket_folder(home: Path) -> Path:
     if len(str(inside)) <= _LONGEST_SOCKET_FOLDER:
         return inside
     return Path(tempfile.gettempdir()) / f"modelyard-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
-
-
-def forget(state: Path) -> Callable[[], None]:
-    """
-    What removes a state folder and whatever of it had to be kept elsewhere.
-    """
-
-    def remove() -> None:
-        home = _elsewhere(state)
-        for folder in (state, home, _socket_folder(state / "data"), _socket_folder(home)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    return remove

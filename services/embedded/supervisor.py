@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from services.embedded.parts import EmbeddedError, Part
+from services.embedded.parts import EmbeddedError, Part, as_user
 
 Progress = Callable[[str, float], None]
 _POLL = 0.03
@@ -142,16 +142,13 @@ class Supervisor:
                 raise EmbeddedError(f"{part.name} was not started, because another part failed")
             try:
                 process = subprocess.Popen(
-                    part.argv,
+                    as_user(part.user, part.argv),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **part.environment},
                     # A group of its own: Ctrl-C reaches the supervisor alone, which then stops the parts in order.
                     start_new_session=True,
-                    user=part.user,
-                    group=part.user,
-                    extra_groups=None if part.user is None else [],
                 )
             except OSError as error:
                 raise EmbeddedError(f"{part.name} cannot be run: {error}") from error

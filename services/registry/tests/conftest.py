@@ -4,12 +4,6 @@ A migrated database and a registry on it for each test.
 
 from __future__ import annotations
 
-import os
-
-# Before grpc is imported: starting PostgreSQL as another user forks, and while calls are under way grpcio's fork
-# handlers crash one child in three. Nothing here uses gRPC on both sides of a fork.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
 from collections.abc import AsyncIterator, Callable
 
 import pytest
