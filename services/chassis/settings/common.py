@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - `setting` makes a dataclass field, as `field` does
 """
 The settings that every service has.
 """

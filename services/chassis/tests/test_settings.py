@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - `setting` makes a dataclass field, as `field` does
 """
 Settings are read once, completely, and whatever is wrong is said at once and without secrets.
 """

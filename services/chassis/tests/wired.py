@@ -107,7 +107,7 @@ async def eventually(condition: Callable[[], object]) -> None:
     Wait until *condition* holds; fail after five seconds.
     """
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - it looks at what has no event to wait for
+        while not condition():
             await asyncio.sleep(0.01)
 
 
