@@ -35,9 +35,10 @@ def host_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 async def host(host_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Probe]:
     """
-    The probe that the tests of one host share. In the end it has to be in good order.
+    The probe that the tests of one host share, with a second worker for those that need one in peace. In the end it
+    has to be in good order.
     """
-    async with running(host_name, tmp_path_factory.mktemp("probe")) as probe:
+    async with running(host_name, tmp_path_factory.mktemp("probe"), workers=2) as probe:
         yield probe
     lines = [line for line in probe.log.read_text().splitlines() if _HARMLESS not in line]
     assert not [line for line in lines if any(words in line for words in _NEVER)]

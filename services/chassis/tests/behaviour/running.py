@@ -38,12 +38,14 @@ class Probe:
     Args:
         host: "envoy" or "grpcio".
         ports: one per worker.
+        metrics: one per worker, too.
         process: the launcher.
         log: what it has written.
     """
 
     host: str
     ports: tuple[int, ...]
+    metrics: tuple[int, ...]
     process: asyncio.subprocess.Process
     log: Path
 
@@ -105,7 +107,7 @@ async def running(host: str, folder: Path, *, workers: int = 1, **environment: s
         process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env={**os.environ, **own, **environment}, stdout=output, stderr=output
         )
-    probe = Probe(host, tuple(ports[:workers]), process, log)
+    probe = Probe(host, tuple(ports[:workers]), tuple(ports[workers:]), process, log)
     try:
         await _serves(probe)
         yield probe

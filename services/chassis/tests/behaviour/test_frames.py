@@ -77,7 +77,7 @@ async def test_noise(probe: Stub, surviving: Wire, kind: str) -> None:
     dice = random.Random(11)  # noqa: S311 - any bytes will do
     long = pb.Ask(text="a" * 300, answers=2, payload=bytes(300)).SerializeToString()
     bodies = []
-    for _ in range(60):
+    for _ in range(30):
         body = bytearray(message(dice.choice([_ASK, long])) * dice.randrange(1, 4))
         for _ in range(dice.randrange(1, 4)):
             body[dice.randrange(len(body))] = dice.randrange(256)

@@ -14,7 +14,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.tests.behaviour.asking import EOF, KINDS, Stub, answers, ask, channel_to, eventually, fate, name
-from services.chassis.tests.behaviour.running import running
+from services.chassis.tests.behaviour.running import Probe, running
 from services.chassis.tests.proto import probe_pb2 as pb
 
 
@@ -70,20 +70,19 @@ async def test_orphans(host_name: str, tmp_path: Path) -> None:
         await eventually(gone, lambda: str(family))
 
 
-async def test_workers(host_name: str, tmp_path: Path) -> None:
+async def test_workers(host: Probe) -> None:
     """
     Each of two workers serves on a port of its own, and shows its metrics on a port of its own.
     """
-    async with running(host_name, tmp_path, workers=2) as own:
-        call = name()
-        for number, port in enumerate(own.ports):
-            async with channel_to(f"127.0.0.1:{port}") as channel:
-                for _ in range(number + 1):
-                    await ask(Stub(channel), "Unary", call=call, timeout=10)
-                # What one worker has served, the other knows nothing of.
-                assert (await fate(Stub(channel), call)).finished == number + 1
-            page = await asyncio.to_thread(_metrics, own.ports[-1] + 1 + number)
-            assert 'grpc_code="OK",grpc_method="Unary",grpc_service="modelyard.test.v1.ProbeService"' in page
+    call = name()
+    for number, (port, metrics) in enumerate(zip(host.ports, host.metrics, strict=True), 1):
+        async with channel_to(f"127.0.0.1:{port}") as channel:
+            for _ in range(number):
+                await ask(Stub(channel), "Unary", call=call, timeout=10)
+            # What one worker has served, the other knows nothing of.
+            assert (await fate(Stub(channel), call)).finished == number
+        page = await asyncio.to_thread(_metrics, metrics)
+        assert 'grpc_code="OK",grpc_method="Unary",grpc_service="modelyard.test.v1.ProbeService"' in page
 
 
 def _metrics(port: int) -> str:

@@ -84,7 +84,7 @@ async def _replaced(leaving: Probe, staying: Probe, **config: Any) -> Load:
     async with channel_to(both, ("grpc.service_config", service_config)) as channel:
         load = Load(channel, call)
         calling = asyncio.create_task(load.go_on())
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.3)
         for each in (leaving, staying):
             async with channel_to(each.target) as own:
                 told = await fate(Stub(own), call)
