@@ -83,9 +83,9 @@ async def test_slow_reader(host: Probe, calm: Stub) -> None:
 
 async def test_reader_that_stops(host: Probe, calm: Stub) -> None:
     """
-    The same with small messages, for a client that stops reading and gives up.
+    The same with smaller messages, for a client that stops reading and gives up.
     """
-    call, size = name(), 1000
+    call, size = name(), 16_000
     async with watched(host) as watch:
         down = ask(calm, "Down", pb.Ask(answers=_GIB // size, answer_bytes=size), call=call)
         await down.read()
