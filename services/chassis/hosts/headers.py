@@ -85,6 +85,7 @@ def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:
     return [(_key(key), _encoded(key, value)) for key, value in metadata]
 
 
+@lru_cache(maxsize=1024)
 def timeout_seconds(header: bytes) -> float | None:
     """
     The seconds in a `grpc-timeout` ("100m" is 0.1), or None if it is not one.

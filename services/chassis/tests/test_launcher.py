@@ -1,0 +1,168 @@
+"""
+Starts that fail, and services that lose a worker: one clear line, an exit code, and nothing left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.chassis.hosts import envoy
+from services.chassis.tests import failing
+from services.chassis.tests.behaviour.running import ROOT, free_ports, running
+
+_PROBE = "services.chassis.tests.probe"
+_HIDDEN = "raise ModuleNotFoundError(\"No module named 'pyvoy'\", name='pyvoy')\n"
+
+
+@pytest.fixture(params=["envoy", "grpcio"])
+def host(request: pytest.FixtureRequest) -> str:
+    """
+    Each host in turn.
+    """
+    found: str = request.param
+    if found == "envoy" and (lacks := envoy.missing()) is not None:
+        pytest.skip(f"the Envoy host cannot run here: {lacks}")
+    return found
+
+
+async def _start(module: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """
+    The exit code of a service that is expected to end by itself, and what it has printed.
+    """
+    listen, metrics = free_ports(2)
+    own = {
+        "MODELYARD_LISTEN": f"127.0.0.1:{listen}",
+        "MODELYARD_METRICS": f"127.0.0.1:{metrics}",
+        "MODELYARD_LOG_FORMAT": "text",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, **own, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+@pytest.mark.parametrize("setting", ["MODELYARD_LISTEN", "MODELYARD_METRICS"])
+async def test_taken_port(host: str, setting: str) -> None:
+    """
+    A port that is taken is named, with the setting that moves it.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, said = await _start(_PROBE, MODELYARD_HOST=host, **{setting: address})
+    assert code == 1
+    assert said.count("\n") == 1
+    assert f"{address} cannot be listened on (address already in use)" in said
+    assert setting in said
+
+
+async def test_taken_port_of_another_worker(host: str) -> None:
+    """
+    The ports of all workers are looked at, before anything is started.
+    """
+    listen, second, metrics, _ = free_ports(4)
+    with closing(socket.create_server(("127.0.0.1", second))):
+        code, said = await _start(
+            _PROBE,
+            "--workers=2",
+            MODELYARD_HOST=host,
+            MODELYARD_LISTEN=f"127.0.0.1:{listen}",
+            MODELYARD_METRICS=f"127.0.0.1:{metrics}",
+        )
+    assert (code, said.count("\n")) == (1, 1)
+    assert f"127.0.0.1:{second} cannot be listened on" in said
+
+
+async def test_wrong_settings() -> None:
+    """
+    All wrong settings are listed, without a traceback.
+    """
+    code, said = await _start(_PROBE, MODELYARD_HOST="apache", MODELYARD_DRAIN_SECONDS="soon")
+    assert code == 1
+    assert "MODELYARD_HOST" in said
+    assert "MODELYARD_DRAIN_SECONDS" in said
+    assert "Traceback" not in said
+
+
+async def test_composition_fails(host: str) -> None:
+    """
+    What the composition root raises is said in one line, without a traceback.
+    """
+    code, said = await _start("services.chassis.tests.failing", MODELYARD_HOST=host)
+    assert (code, said.count("\n")) == (1, 1)
+    assert failing.WHY in said
+
+
+async def test_check(host: str) -> None:
+    """
+    --check starts nothing and says that all is well.
+    """
+    code, said = await _start(_PROBE, "--check", MODELYARD_HOST=host)
+    assert (code, said.count("\n")) == (0, 1)
+
+
+async def test_wrong_command_line() -> None:
+    """
+    A wrong command line has an exit code of its own.
+    """
+    code, said = await _start(_PROBE, "--workers=0")
+    assert code == 2
+    assert "--workers" in said
+
+
+async def test_without_envoy(tmp_path: Path) -> None:
+    """
+    Where the Envoy host cannot run, auto serves with grpcio and says so once, and envoy is an error that says why.
+    """
+    (tmp_path / "pyvoy.py").write_text(_HIDDEN)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    code, said = await _start(_PROBE, MODELYARD_HOST="envoy", PYTHONPATH=path)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "pyvoy is not installed" in said
+    assert "MODELYARD_HOST=grpcio" in said
+    async with running("auto", tmp_path, PYTHONPATH=path) as probe:
+        log = probe.log.read_text()
+        assert log.count("pyvoy is not installed") == 1
+        assert "grpcio host" in log
+
+
+async def test_worker_dies(host: str, tmp_path: Path) -> None:
+    """
+    A worker that dies is not replaced: the others end, and the launcher says which one it was, and how.
+    """
+    async with running(host, tmp_path, workers=2) as probe:
+        family = probe.family()
+        workers = sorted(psutil.Process(probe.process.pid).children(), key=lambda each: each.pid)
+        workers[1].send_signal(signal.SIGKILL)
+        async with asyncio.timeout(30):
+            assert await probe.process.wait() == 1
+        assert "worker 1 ended with signal 9 (SIGKILL)" in probe.log.read_text()
+        assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_taken_meanwhile(host: str, tmp_path: Path) -> None:
+    """
+    A second launcher on the ports of the first one is refused, and the first one serves on: ports are not shared.
+    """
+    async with running(host, tmp_path) as probe:
+        code, said = await _start(_PROBE, MODELYARD_HOST=host, MODELYARD_LISTEN=probe.target)
+        assert code == 1
+        assert "already in use" in said
