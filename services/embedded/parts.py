@@ -5,6 +5,7 @@ What the supervisor runs: one process each, as a value.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import sys
@@ -72,11 +73,27 @@ def listening(port: int, host: str = "127.0.0.1") -> Callable[[], None]:
 def free_port() -> int:
     """
     A loopback port that nobody listens on.
+
+    By chance, and below the ports that systems give to outgoing connections: whoever asks for one does not bind it at
+    once, and a port that the system gave would come round again meanwhile.
+    """
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        if is_free(port):
+            return port
+
+
+def is_free(port: int) -> bool:
+    """
+    Whether nobody listens on a loopback port. Connections of an earlier listener that are still closing do not hold it.
     """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def secret_file(path: Path, make: Callable[[], str]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ import psutil
 from gateway.render import Addresses
 from services.chassis.hosts import envoy
 from services.embedded import suite
-from services.embedded.parts import EmbeddedError, Part, free_port
+from services.embedded.parts import EmbeddedError, Part, free_port, is_free
 from services.embedded.postgres import Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Progress, Supervisor
@@ -262,23 +261,15 @@ def ports_of(first: int, count: int) -> str:
 
 
 def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        # Connections of an earlier run that are still closing do not hold a port; a listener does.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise EmbeddedError(
-                f"port {port} cannot be used ({error.strerror}{_holder(port)}): "
-                f"choose another one, make run PORT={port + 1}"
-            ) from None
+    if not is_free(port):
+        raise EmbeddedError(f"port {port} cannot be used{_holder(port)}: choose another one, make run PORT={port + 1}")
 
 
 def _holder(port: int) -> str:
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f", held by {psutil.Process(connection.pid).name()} with process id {connection.pid}"
+                return f": {psutil.Process(connection.pid).name()} with process id {connection.pid} listens on it"
     return ""
 
 

