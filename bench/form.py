@@ -80,7 +80,7 @@ class Samples:
         """
         The lowest and the highest round, for the table.
         """
-        return f"{min(self.values):,.4g} … {max(self.values):,.4g}"
+        return f"{amount(min(self.values))} … {amount(max(self.values))}"
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Report:
         Add a contender's row: median and spread of each figure.
         """
         self.columns = ("contender", *(name for figure in figures for name in (figure, "min … max")))
-        cells = (cell for samples in figures.values() for cell in (f"{samples.median:,.4g}", samples.spread))
+        cells = (cell for samples in figures.values() for cell in (amount(samples.median), samples.spread))
         self.rows.append((contender, *cells))
         self.rounds[contender] = {name: samples.values for name, samples in figures.items()}
 
@@ -136,6 +136,13 @@ class Report:
         (OUT / f"{self.target}.json").write_text(json.dumps(whole, indent=2) + "\n")
         print(json.dumps(last), flush=True)
         return 0 if all(check.passed for check in self.checks) else 1
+
+
+def amount(value: float) -> str:
+    """
+    A figure for people: whole above a thousand, else with three digits.
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def machine() -> str:
