@@ -27,7 +27,7 @@ def test_the_last_line_is_the_verdict(
     measured: float, code: int, capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
     """
-    The very last line is one JSON object with every check, the exit code says whether all passed, and a file has it all.
+    The very last line is one JSON object with every check, the exit code says whether all passed, a file has it all.
     """
     assert report(measured).close() == code
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
