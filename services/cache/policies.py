@@ -7,15 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import walk_packages
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-import modelyard
 from modelyard.cache.v1 import policy_pb2
+from modelyard.contracts import services
 
 _FIELD = re.compile(r"\{([a-z_.]+)\}")
 
@@ -63,18 +61,7 @@ def policies() -> list[Policy]:
     """
     The policies of all contracts.
     """
-    return [_policy(method) for file in _contracts() for method in _methods(file) if _declares(method)]
-
-
-def _contracts() -> Iterator[FileDescriptor]:
-    for module in walk_packages(modelyard.__path__, "modelyard."):
-        if module.name.endswith("_pb2"):
-            yield import_module(module.name).DESCRIPTOR
-
-
-def _methods(file: FileDescriptor) -> Iterator[MethodDescriptor]:
-    for service in file.services_by_name.values():
-        yield from service.methods
+    return [_policy(method) for service in services() for method in service.methods if _declares(method)]
 
 
 def _declares(method: MethodDescriptor) -> bool:

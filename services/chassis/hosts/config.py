@@ -33,6 +33,14 @@ def envoy_config(listen: Address, admin: str) -> dict[str, Any]:
         "stats_config": {
             "stats_matcher": {"inclusion_list": {"patterns": [{"exact": ACTIVE_CALLS}, {"exact": ACTIVE_CONNECTIONS}]}}
         },
+        # By default Envoy closes a connection once 500 calls have ended on it and most of them were cancelled within a
+        # second: a defence for the edge. Here a gateway's connection carries many clients' calls, and when a dependency
+        # is slow, short deadlines cancel most of them; closing it would fail the others too.
+        "layered_runtime": {
+            "layers": [
+                {"name": "static", "static_layer": {"overload.premature_reset_total_stream_count": 1_000_000_000}}
+            ]
+        },
         "static_resources": {"listeners": [_listener(listen)]},
     }
 

@@ -1,0 +1,26 @@
+"""
+The contracts as descriptors: for whoever reads options and routes from them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import walk_packages
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
+
+import modelyard
+
+
+def services() -> list[ServiceDescriptor]:
+    """
+    Every service of the contracts, by its full name.
+    """
+    pool = descriptor_pool.Default()
+    found: dict[str, ServiceDescriptor] = {}
+    for module in walk_packages(modelyard.__path__, "modelyard."):
+        if module.name.endswith("_pb2"):
+            file = pool.FindFileByName(import_module(module.name).DESCRIPTOR.name)
+            found.update({service.full_name: service for service in file.services_by_name.values()})
+    return [found[name] for name in sorted(found)]
