@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,27 +170,30 @@ async def running(origin: str, valkey: str, **environ: str) -> AsyncIterator[Cac
     """
     port = free_port()
     before = dict(os.environ)
-    os.environ.update(
-        {
-            "MODELYARD_REGISTRY_TARGET": origin,
-            "MODELYARD_CDN_TARGET": "127.0.0.1:1",
-            "MODELYARD_VALKEY_URL": valkey,
-            "MODELYARD_LISTEN": f"127.0.0.1:{port}",
-            **environ,
-        }
-    )
-    try:
-        settings = load(CacheSettings)
-        server = Server(settings, Metrics("services.cache", "grpcio"))
-        async with compose(server), server.ready():
-            host = GrpcioHost(server.handlers, settings)
-            await host.start()
-            try:
-                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    yield Cache(channel)
-            finally:
-                server.drain()
-                await host.drain(2)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    async with AsyncExitStack() as stack:
+        os.environ.update(
+            {
+                "MODELYARD_REGISTRY_TARGET": origin,
+                "MODELYARD_CDN_TARGET": "127.0.0.1:1",
+                "MODELYARD_VALKEY_URL": valkey,
+                "MODELYARD_LISTEN": f"127.0.0.1:{port}",
+                **environ,
+            }
+        )
+        try:
+            settings = load(CacheSettings)
+            server = Server(settings, Metrics("services.cache", "grpcio"))
+            await stack.enter_async_context(compose(server))
+        finally:
+            # What is in the environment reaches every process that a test starts.
+            os.environ.clear()
+            os.environ.update(before)
+        await stack.enter_async_context(server.ready())
+        host = GrpcioHost(server.handlers, settings)
+        await host.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Cache(channel)
+        finally:
+            server.drain()
+            await host.drain(2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,18 +72,21 @@ async def running(database: str, cdn: str = "127.0.0.1:1", **environ: str) -> As
         "MODELYARD_DATABASE_STARTUP_SECONDS": "5",
         **environ,
     }
-    with _environ(own):
-        settings = load(RegistrySettings)
-        server = Server(settings, Metrics("services.registry", "grpcio"))
-        async with compose(server), server.ready():
-            host = GrpcioHost(server.handlers, settings)
-            await host.start()
-            try:
-                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    yield Registry(channel, server, database)
-            finally:
-                server.drain()
-                await host.drain(2)
+    async with AsyncExitStack() as stack:
+        # Only while it is composed: what is in the environment reaches every process that a test starts.
+        with _environ(own):
+            settings = load(RegistrySettings)
+            server = Server(settings, Metrics("services.registry", "grpcio"))
+            await stack.enter_async_context(compose(server))
+        await stack.enter_async_context(server.ready())
+        host = GrpcioHost(server.handlers, settings)
+        await host.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Registry(channel, server, database)
+        finally:
+            server.drain()
+            await host.drain(2)
 
 
 @contextmanager
