@@ -83,11 +83,11 @@ def _http_manager() -> dict[str, Any]:
             "initial_stream_window_size": _MIB,
             "initial_connection_window_size": 64 * _MIB,
             "override_stream_error_on_invalid_http_message": True,
-            # The default of 10,000 takes a client that reads a stream of small messages slowly for an attack, and
-            # closes its connection. What waits is bounded in bytes, above.
             # The other codec, nghttp2, ends a connection after 1,000 cancelled calls and 33 more per second: the same
             # defence once more, and that one cannot be set.
             "use_oghttp2_codec": True,
+            # The default of 10,000 takes a client that reads a stream of small messages slowly for an attack, and
+            # closes its connection. What waits is bounded in bytes, above.
             "max_outbound_frames": 1_000_000,
             "max_header_field_size_kb": 256,
         },
