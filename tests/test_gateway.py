@@ -1,0 +1,136 @@
+"""
+The front door: one port for gRPC, gRPC-Web and JSON, and no read that fails because the cache is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+import modelyard
+from modelyard.registry.v1 import models_pb2
+from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
+from services.embedded.stack import Stack, StackSettings
+from services.embedded.testing import scratch
+
+NAME = "namespaces/default/models/front-door"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(yard: modelyard.Client) -> None:
+    parent, _, model_id = NAME.rpartition("/models/")
+    request = models_pb2.CreateModelRequest(parent=parent, model_id=model_id, model=models_pb2.Model(owner="me"))
+    yard.models.CreateModel(request)
+
+
+def get(stack: Stack, path: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    given = {key.replace("_", "-"): value for key, value in headers.items()}
+    request = urllib.request.Request(f"http://{stack.gateway}{path}", data=data, headers=given)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own gateway
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def as_json(answer: bytes) -> Any:
+    return json.loads(answer)
+
+
+def test_it_says_that_it_is_there(stack: Stack) -> None:
+    """
+    GET /healthz answers 200 without asking a service.
+    """
+    assert get(stack, "/healthz") == (200, b"ok\n")
+
+
+def test_json_reads_a_model(stack: Stack) -> None:
+    """
+    A unary RPC is served as JSON at the path of its contract.
+    """
+    status, answer = get(stack, f"/v1/{NAME}")
+    assert (status, as_json(answer)["owner"]) == (200, "me")
+
+
+def test_json_errors_are_statuses_with_details(stack: Stack) -> None:
+    """
+    An error comes as google.rpc.Status in JSON, with its reason.
+    """
+    status, answer = get(stack, f"/v1/{NAME}-missing")
+    assert (status, as_json(answer)["code"]) == (404, grpc.StatusCode.NOT_FOUND.value[0])
+    assert "MODEL_NOT_FOUND" in {detail.get("reason") for detail in as_json(answer)["details"]}
+
+
+@pytest.mark.parametrize("path", ["/v1/nonsense", "/v1/namespaces/default/nonsense/x"])
+def test_an_unknown_path_is_not_found(stack: Stack, path: str) -> None:
+    """
+    A path that no contract has answers 404, as JSON.
+    """
+    status, answer = get(stack, path)
+    assert (status, as_json(answer)["code"]) == (404, grpc.StatusCode.NOT_FOUND.value[0])
+
+
+def test_an_unknown_query_parameter_is_refused(stack: Stack) -> None:
+    """
+    A query parameter that the request has no field for is a mistake, not something to ignore.
+    """
+    status, answer = get(stack, f"/v1/{NAME}?nonsense=1")
+    assert (status, as_json(answer)["code"]) == (400, grpc.StatusCode.INVALID_ARGUMENT.value[0])
+
+
+def test_grpc_web_reads_a_model(stack: Stack) -> None:
+    """
+    A browser's framing is served on the same port: a message, then the trailers as a frame.
+    """
+    request = models_pb2.GetModelRequest(name=NAME).SerializeToString()
+    body = b"\0" + struct.pack(">I", len(request)) + request
+    path = "/modelyard.registry.v1.ModelService/GetModel"
+    status, answer = get(stack, path, body, content_type="application/grpc-web+proto", x_grpc_web="1")
+    assert status == 200, answer
+    assert len(answer) > 5, answer
+    (length,) = struct.unpack(">I", answer[1:5])
+    assert models_pb2.Model.FromString(answer[5 : 5 + length]).owner == "me"
+    assert b"grpc-status:0" in answer[5 + length :]
+
+
+def test_reflection_lists_the_registry(stack: Stack) -> None:
+    """
+    Tools can ask what is served.
+    """
+    with grpc.insecure_channel(stack.gateway) as channel:
+        assert "modelyard.registry.v1.ModelService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[Stack]:
+    """
+    A suite whose cache is killed.
+    """
+    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
+        yield running
+
+
+def test_not_one_read_fails_when_the_cache_dies(fragile: Stack) -> None:
+    """
+    Reads under way while the cache is killed, and after, are answered by the origin.
+    """
+    with modelyard.connect(fragile.gateway) as yard:
+        created = yard.models.CreateModel(
+            models_pb2.CreateModelRequest(parent="namespaces/default", model_id="m", model=models_pb2.Model())
+        )
+        request = models_pb2.GetModelRequest(name=created.name)
+        # Without the client's own retries: it is the gateway that goes elsewhere.
+        with grpc.insecure_channel(fragile.gateway, [("grpc.enable_retries", 0)]) as channel:
+            stub = ModelServiceStub(channel)
+            calls: list[Any] = [stub.GetModel.future(request, timeout=10) for _ in range(200)]
+            fragile.kill("cache")
+            calls += [stub.GetModel.future(request, timeout=10) for _ in range(200)]
+            assert {call.result().name for call in calls} == {created.name}
