@@ -44,29 +44,36 @@ async def read_one(call: Call, encoding: str, most: int) -> bytes | None:
         StatusError: it is too large, or not one message.
     """
     event = await call.receive()
-    if event["type"] == "http.disconnect":
-        call.lost()
-        return None
-    message = whole(event["body"], most)
+    message = None
+    # Nearly every request is one piece with one message in it.
+    if event["type"] == "http.request" and not event["more_body"]:
+        message = whole(event["body"], most)
     if message is None:
         message = await _assemble(call, event, Unframer(encoding, most))
-    # The end of the stream may still be on its way; the pulse reads on.
     call.request_ended = True
     return message
 
 
 async def _assemble(call: Call, event: Event, unframer: Unframer) -> bytes | None:
-    unframer.feed(event["body"])
-    while (message := unframer.pop()) is None:
-        if not event["more_body"]:
-            raise _ended_early(unframer)
-        event = await call.receive()
+    """
+    Read to the end of the request, even if its message is whole before: a response that comes before that makes Envoy
+    reset the stream, and its codec takes trailers that arrive on a reset stream for an attack on the connection.
+    """
+    message: bytes | None = None
+    while True:
         if event["type"] == "http.disconnect":
             call.lost()
             return None
         unframer.feed(event["body"])
-    if unframer.pending:
-        raise StatusError(grpc.StatusCode.INTERNAL, "more than one message in a unary request")
+        if message is None:
+            message = unframer.pop()
+        if message is not None and unframer.pending:
+            raise StatusError(grpc.StatusCode.INTERNAL, "more than one message in a unary request")
+        if not event["more_body"]:
+            break
+        event = await call.receive()
+    if message is None:
+        raise _ended_early(unframer)
     return message
 
 
