@@ -7,8 +7,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -20,6 +22,7 @@ from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 
 PARENT = "namespaces/default"
+Value = TypeVar("Value")
 PARTS = ("postgresql", "valkey", "s3", "registry", "cache", "cdn", "gateway")
 
 
@@ -82,23 +85,18 @@ class Writer:
         self.assets.append((asset.name, data))
 
 
-def eventually_serves(yard: modelyard.Client) -> None:
+def patiently(read: Callable[[], Value]) -> Value:
     """
-    Wait until a write and an asset's read go through again.
+    What *read* gives, once everything serves again: the object store finds its volumes some seconds after it answers.
     """
     end = time.monotonic() + 30
     while True:
         try:
-            yard.models.ListModels(
-                models_pb2.ListModelsRequest(parent=PARENT, page_size=1), metadata=(("cache-control", "no-cache"),)
-            )
-            yard.assets.ListAssets(assets_pb2.ListAssetsRequest(page_size=1))
-        except grpc.RpcError:
-            if time.monotonic() > end:
+            return read()
+        except grpc.RpcError as error:
+            if modelyard.explain(error).code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
                 raise
-            time.sleep(0.1)
-        else:
-            return
+            time.sleep(0.2)
 
 
 def all_there(yard: modelyard.Client, writer: Writer) -> None:
@@ -107,15 +105,23 @@ def all_there(yard: modelyard.Client, writer: Writer) -> None:
     """
     fresh = (("cache-control", "no-cache"),)
     for name in writer.models:
-        assert yard.models.GetModel(models_pb2.GetModelRequest(name=name), metadata=fresh).name == name
+        get_model = partial(yard.models.GetModel, models_pb2.GetModelRequest(name=name), metadata=fresh)
+        assert patiently(get_model).name == name
     for name in writer.versions:
-        assert yard.versions.GetVersion(versions_pb2.GetVersionRequest(name=name), metadata=fresh).number == 1
+        get_version = partial(yard.versions.GetVersion, versions_pb2.GetVersionRequest(name=name), metadata=fresh)
+        assert patiently(get_version).number == 1
     for name in writer.evaluations:
         request = evaluations_pb2.ListEvaluationsRequest(parent=name)
         assert len(yard.evaluations.ListEvaluations(request, metadata=fresh).evaluations) == 1
     for name, data in writer.assets:
-        read = b"".join(answer.chunk.data for answer in yard.assets.Download(assets_pb2.DownloadRequest(name=name)))
-        assert read == data
+        assert patiently(partial(download, yard, name)) == data
+
+
+def download(yard: modelyard.Client, name: str) -> bytes:
+    """
+    The bytes of an asset.
+    """
+    return b"".join(answer.chunk.data for answer in yard.assets.Download(assets_pb2.DownloadRequest(name=name)))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -137,7 +143,6 @@ def test_acknowledged_writes_survive_a_kill(fragile: Stack, part: str) -> None:
         writer.ended.set()
         thread.join(timeout=30)
     with modelyard.connect(fragile.gateway) as yard:
-        eventually_serves(yard)
         all_there(yard, writer)
 
 
