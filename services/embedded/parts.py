@@ -4,6 +4,7 @@ What the supervisor runs: one process each, as a value.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -74,13 +75,19 @@ def free_port() -> int:
     """
     A loopback port that nobody listens on.
 
-    By chance, and below the ports that systems give to outgoing connections: whoever asks for one does not bind it at
-    once, and a port that the system gave would come round again meanwhile.
+    Below the ports that systems give to outgoing connections, and never the same one twice in a process: whoever asks
+    for one does not bind it at once, and it must not come round again meanwhile.
     """
-    while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
-        if is_free(port):
-            return port
+    return next(port for port in _ports if is_free(port))
+
+
+# From a place by chance, so that two processes are far from each other.
+_FIRST, _LAST = 15_000, 32_000
+_ports = itertools.cycle(
+    _FIRST + (start + step) % (_LAST - _FIRST)
+    for start in [random.SystemRandom().randrange(_LAST - _FIRST)]
+    for step in range(_LAST - _FIRST)
+)
 
 
 def is_free(port: int) -> bool:

