@@ -21,6 +21,8 @@ from services.embedded.parts import EmbeddedError, Part, as_user
 
 VERSION = "18"
 DATABASE = "modelyard"
+# What the registry logs in as; its migration makes it.
+SERVICE_ROLE = "modelyard_service"
 _USER = "embedded_postgres"
 # A path longer than this does not fit into sockaddr_un on macOS (104) with the socket's name.
 _LONGEST_SOCKET_FOLDER = 80
@@ -58,11 +60,14 @@ class Postgres:
         postgres._initialise()
         return postgres
 
-    def url(self, database: str = DATABASE) -> str:
+    def url(self, database: str = DATABASE, user: str = "postgres") -> str:
         """
         How to connect: no password, because only this user and root reach the socket.
+
+        Args:
+            user: the role to log in as; `postgres` owns everything.
         """
-        return f"postgresql://postgres@/{database}?host={self.socket_folder}"
+        return f"postgresql://{user}@/{database}?host={self.socket_folder}"
 
     def part(self) -> Part:
         """

@@ -21,7 +21,7 @@ from gateway.render import Addresses
 from services.chassis.hosts import envoy
 from services.embedded import suite
 from services.embedded.parts import EmbeddedError, Part, free_port, is_free
-from services.embedded.postgres import Postgres
+from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Progress, Supervisor
 from services.embedded.valkey import Valkey
@@ -205,7 +205,7 @@ class Stack:
             "MODELYARD_S3_ACCESS_KEY_FILE": str(self.s3.access_key_file),
             "MODELYARD_S3_SECRET_KEY_FILE": str(self.s3.secret_key_file),
         }
-        database = {"MODELYARD_DATABASE_URL": self.postgres.url(), "MODELYARD_CDN_TARGET": cdn_target}
+        database = {"MODELYARD_DATABASE_URL": self.postgres.url(user=SERVICE_ROLE), "MODELYARD_CDN_TARGET": cdn_target}
         cache = {
             "MODELYARD_REGISTRY_TARGET": registry_target,
             "MODELYARD_CDN_TARGET": cdn_target,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from services.embedded.parts import free_port
-from services.embedded.postgres import Postgres
+from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.s3 import S3
 from services.embedded.supervisor import Supervisor
 from services.embedded.valkey import Valkey
@@ -99,7 +99,7 @@ def migrated(postgres: Postgres) -> str:
 @pytest.fixture
 def database(new_database: Callable[[], str]) -> str:
     """
-    The address of a fresh migrated database.
+    The address of a fresh migrated database, for the service's role.
     """
     return new_database()
 
@@ -107,12 +107,12 @@ def database(new_database: Callable[[], str]) -> str:
 @pytest.fixture(scope="session")
 def new_database(postgres: Postgres, migrated: str) -> Callable[[], str]:
     """
-    Makes a fresh migrated database and returns its address.
+    Makes a fresh migrated database and returns its address, for the service's role.
     """
 
     def make() -> str:
         name = f"test_{next(_numbers)}"
         postgres.sql(f"CREATE DATABASE {name} TEMPLATE {migrated}")
-        return postgres.url(name)
+        return postgres.url(name, SERVICE_ROLE)
 
     return make

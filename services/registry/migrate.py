@@ -1,8 +1,10 @@
 """
 `python -m services.registry.migrate`: bring the database to the newest schema.
 
-Numbered SQL files, forward only, each in a transaction of its own. What ran is recorded with a checksum: a file that
-changes after it ran makes every later migration refuse, because nobody could say any more which schema a database has.
+Numbered SQL files, forward only, each in a transaction of its own; one that begins with `-- outside a transaction`
+builds indexes while everybody goes on writing, statement by statement, and can be run again when it was interrupted.
+What ran is recorded with a checksum: a file that changes after it ran makes every later migration refuse, because
+nobody could say any more which schema a database has. At the end the service's role gets what it needs, no more.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ FOLDER = Path(__file__).parent / "migrations"
 # Any number that no other program on the same database uses for an advisory lock.
 _LOCK = 0x6D6F64656C79
 _LOCK_TIMEOUT = "5s"
+_LOCK_PAUSE = 0.1
+_OUTSIDE = "-- outside a transaction\n"
+_GRANTS = "grants.sql"
+_ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 _RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -37,6 +43,12 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     sha256     text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )
+"""
+
+_HALF_BUILT = """
+SELECT format('%I.%I', nspname, relname) AS name
+  FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+ WHERE NOT indisvalid AND nspname = current_schema()
 """
 
 _log = logging.getLogger(__name__)
@@ -59,6 +71,13 @@ class Migration:
     sql: str
 
     @property
+    def outside(self) -> bool:
+        """
+        Whether it runs outside a transaction.
+        """
+        return self.sql.startswith(_OUTSIDE)
+
+    @property
     def sha256(self) -> str:
         """
         The checksum that is recorded.
@@ -74,7 +93,7 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
         MigrationError: a name is not NNNN_word.sql, or the numbers are not 1, 2, 3 …
     """
     found = []
-    for path in sorted(folder.glob("*.sql")):
+    for path in sorted(set(folder.glob("*.sql")) - {folder / _GRANTS}):
         match = re.fullmatch(r"([0-9]{4})_[a-z0-9_]+\.sql", path.name)
         if match is None:
             raise MigrationError(f"{path.name} is not named like 0001_first.sql")
@@ -94,15 +113,17 @@ async def migrate(connection: Connection, files: Sequence[Migration]) -> list[st
     Raises:
         MigrationError: a file changed after it ran, a newer program migrated the database, or a file failed.
     """
-    # Whoever starts at the same time waits here, and then finds everything done.
-    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    # Whoever starts at the same time waits here, and then finds everything done. It asks again and again instead of
+    # waiting in the database: an index that is being built would wait for that statement, and it for the index.
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110 - not an Event's
+        await asyncio.sleep(_LOCK_PAUSE)
     try:
         await connection.execute(_RECORD)
         rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migrations ORDER BY number")
         _check(files, rows)
         pending = files[len(rows) :]
         for each in pending:
-            await _apply(connection, each)
+            await (_apply_outside(connection, each) if each.outside else _apply(connection, each))
         return [each.name for each in pending]
     finally:
         if not connection.is_closed():
@@ -127,25 +148,60 @@ async def _apply(connection: Connection, each: Migration) -> None:
             # A statement that waits for a busy table makes all others queue behind it: better to fail and be run again.
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = 0")
             await connection.execute(each.sql)
-            await connection.execute(
-                "INSERT INTO schema_migrations (number, name, sha256) VALUES ($1, $2, $3)",
-                each.number,
-                each.name,
-                each.sha256,
-            )
+            await _record(connection, each)
     except asyncpg.LockNotAvailableError:
         raise MigrationError(f"{each.name} waited {_LOCK_TIMEOUT} for a table that is in use: run it again") from None
     except asyncpg.PostgresError as error:
         raise MigrationError(f"{each.name} failed, and nothing of it was kept: {error}") from error
 
 
-async def _main() -> list[str]:
-    settings = load(MigrationSettings).database()
-    files = migrations()
-    connect = connector(settings, statement_timeout="0")
-    connection: Connection = await patiently(connect, settings.startup)
+async def _apply_outside(connection: Connection, each: Migration) -> None:
+    statements = [part for part in re.split(r";\s*\n", each.sql) if re.sub(r"--.*", "", part).strip()]
     try:
-        return await migrate(connection, files)
+        # What an interrupted run left half built would count as there.
+        for row in await connection.fetch(_HALF_BUILT):
+            await connection.execute(f"DROP INDEX CONCURRENTLY {row['name']}")
+        for statement in statements:
+            await connection.execute(statement)
+        await _record(connection, each)
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"{each.name} stopped, run it again: {error}") from error
+
+
+async def _record(connection: Connection, each: Migration) -> None:
+    sql = "INSERT INTO schema_migrations (number, name, sha256) VALUES ($1, $2, $3)"
+    await connection.execute(sql, each.number, each.name, each.sha256)
+
+
+async def grant(connection: Connection, role: str) -> None:
+    """
+    Give the service's role what it needs, and make the role if there is none.
+
+    Raises:
+        MigrationError: *role* is not a plain name, or the owner may not do this.
+    """
+    if not _ROLE.fullmatch(role):
+        raise MigrationError(f"MODELYARD_DATABASE_SERVICE_ROLE must match {_ROLE.pattern}")
+    try:
+        async with connection.transaction():
+            # One at a time: the catalogs do not like two who grant the same.
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK + 1)
+            await connection.execute((FOLDER / _GRANTS).read_text(encoding="utf-8").replace("$role", role))
+    except asyncpg.PostgresError as error:
+        raise MigrationError(
+            f"the role {role} cannot be given its rights: {error}. Make it beforehand if the owner may make no roles"
+        ) from error
+
+
+async def _main() -> list[str]:
+    settings = load(MigrationSettings)
+    database = settings.database()
+    connect = connector(database, statement_timeout="0")
+    connection: Connection = await patiently(connect, database.startup)
+    try:
+        done = await migrate(connection, migrations())
+        await grant(connection, settings.service_role)
+        return done
     finally:
         await connection.close()
 

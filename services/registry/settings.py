@@ -12,12 +12,15 @@ from services.chassis.settings import (
     CommonSettings,
     Secret,
     SettingsError,
-    address,
+    addresses,
+    boolean,
     integer,
     seconds,
     secret,
     setting,
+    text,
     url,
+    urls,
 )
 from services.registry.store.database import DatabaseSettings
 
@@ -39,6 +42,12 @@ class MigrationSettings:
         default=30.0,
         help="how long the database may take to answer at start",
     )
+    service_role: str = setting(
+        "MODELYARD_DATABASE_SERVICE_ROLE",
+        text(),
+        default="modelyard_service",
+        help="the role that the service logs in as: it is made if it is missing, and given what it needs",
+    )
 
     def database(self) -> DatabaseSettings:
         """
@@ -55,6 +64,30 @@ class RegistrySettings(CommonSettings):
 
     database_url: str = setting("MODELYARD_DATABASE_URL", url("postgresql", "postgres"), help=_URL)
     database_password: Secret | None = secret("MODELYARD_DATABASE_PASSWORD_FILE", default=None, help=_PASSWORD)
+    replica_urls: tuple[str, ...] = setting(
+        "MODELYARD_DATABASE_REPLICA_URLS",
+        urls("postgresql", "postgres"),
+        default=(),
+        help="read replicas of that database, separated by commas; they take the same user and password",
+    )
+    replica_lag: float = setting(
+        "MODELYARD_DATABASE_REPLICA_LAG_SECONDS",
+        seconds(0, 3600),
+        default=5.0,
+        help="how far a replica may be behind and still answer reads",
+    )
+    slow_query: float = setting(
+        "MODELYARD_SLOW_QUERY_SECONDS",
+        seconds(0, 3600),
+        default=0.1,
+        help="statements that take longer are logged by name",
+    )
+    slow_query_plans: bool = setting(
+        "MODELYARD_SLOW_QUERY_PLANS",
+        boolean(),
+        default=False,
+        help="log the plans of slow statements, too, without their values",
+    )
     startup: float = setting(
         "MODELYARD_DATABASE_STARTUP_SECONDS",
         seconds(0, 3600),
@@ -82,7 +115,15 @@ class RegistrySettings(CommonSettings):
         default=7 * 86400.0,
         help="how far back the change stream reaches",
     )
-    cdn: Address = setting("MODELYARD_CDN_TARGET", address(), help="where the cdn service answers")
+    purge_after: float = setting(
+        "MODELYARD_PURGE_AFTER_SECONDS",
+        seconds(0, 10 * 365 * 86400),
+        default=30 * 86400.0,
+        help="how long a deleted model can be undeleted before it is purged",
+    )
+    cdn: tuple[Address, ...] = setting(
+        "MODELYARD_CDN_TARGET", addresses(), help="the asset service's workers, as host:port with commas between them"
+    )
 
     def database(self) -> DatabaseSettings:
         """
@@ -101,6 +142,10 @@ class RegistrySettings(CommonSettings):
             patience=self.pool_wait,
             startup=self.startup,
             search_timeout=self.search_seconds,
+            replicas=self.replica_urls,
+            slow=self.slow_query,
+            explain=self.slow_query_plans,
+            most_lag=self.replica_lag,
         )
 
     @property

@@ -117,12 +117,13 @@ class AliasServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackAlias(self, request, context):
-        """RollbackAlias points an alias at the version that it pointed at before its last move.
+        """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
+        so is a rollback: two of them leave everything as it was.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.
-        NOT_FOUND            no such alias (ALIAS_NOT_FOUND).
-        FAILED_PRECONDITION  it has never been moved (ALIAS_NEVER_MOVED).
+        NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
+        FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,12 +68,13 @@ class AliasServiceStub:
       NOT_FOUND         there never was such an alias (ALIAS_NOT_FOUND).
     """
     RollbackAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]
-    """RollbackAlias points an alias at the version that it pointed at before its last move.
+    """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
+    so is a rollback: two of them leave everything as it was.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
-      NOT_FOUND            no such alias (ALIAS_NOT_FOUND).
-      FAILED_PRECONDITION  it has never been moved (ALIAS_NEVER_MOVED).
+      NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
+      FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
     """
 
 @_typing.type_check_only
@@ -116,12 +117,13 @@ class AliasServiceAsyncStub(AliasServiceStub):
       NOT_FOUND         there never was such an alias (ALIAS_NOT_FOUND).
     """
     RollbackAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
-    """RollbackAlias points an alias at the version that it pointed at before its last move.
+    """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
+    so is a rollback: two of them leave everything as it was.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
-      NOT_FOUND            no such alias (ALIAS_NOT_FOUND).
-      FAILED_PRECONDITION  it has never been moved (ALIAS_NEVER_MOVED).
+      NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
+      FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
     """
 
 class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -191,12 +193,13 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _aliases_pb2.RollbackAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_aliases_pb2.Alias, _abc.Awaitable[_aliases_pb2.Alias]]:
-        """RollbackAlias points an alias at the version that it pointed at before its last move.
+        """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
+        so is a rollback: two of them leave everything as it was.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.
-          NOT_FOUND            no such alias (ALIAS_NOT_FOUND).
-          FAILED_PRECONDITION  it has never been moved (ALIAS_NEVER_MOVED).
+          NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
+          FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
         """
 
 def add_AliasServiceServicer_to_server(servicer: AliasServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

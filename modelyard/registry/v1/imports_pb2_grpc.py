@@ -55,6 +55,7 @@ class ImportServiceServicer:
         INVALID_ARGUMENT  as in CreateModel, CreateVersion and RecordEvaluations; the field names the item by its place.
         NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
         ALREADY_EXISTS    a model exists and the batch does not say to skip it (MODEL_EXISTS).
+        RESOURCE_EXHAUSTED  a quota of the namespace is used up (MODEL_QUOTA, ASSET_QUOTA).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

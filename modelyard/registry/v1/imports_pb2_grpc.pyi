@@ -42,6 +42,7 @@ class ImportServiceStub:
       INVALID_ARGUMENT  as in CreateModel, CreateVersion and RecordEvaluations; the field names the item by its place.
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
       ALREADY_EXISTS    a model exists and the batch does not say to skip it (MODEL_EXISTS).
+      RESOURCE_EXHAUSTED  a quota of the namespace is used up (MODEL_QUOTA, ASSET_QUOTA).
     """
 
 @_typing.type_check_only
@@ -58,6 +59,7 @@ class ImportServiceAsyncStub(ImportServiceStub):
       INVALID_ARGUMENT  as in CreateModel, CreateVersion and RecordEvaluations; the field names the item by its place.
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
       ALREADY_EXISTS    a model exists and the batch does not say to skip it (MODEL_EXISTS).
+      RESOURCE_EXHAUSTED  a quota of the namespace is used up (MODEL_QUOTA, ASSET_QUOTA).
     """
 
 class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +79,7 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT  as in CreateModel, CreateVersion and RecordEvaluations; the field names the item by its place.
           NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
           ALREADY_EXISTS    a model exists and the batch does not say to skip it (MODEL_EXISTS).
+          RESOURCE_EXHAUSTED  a quota of the namespace is used up (MODEL_QUOTA, ASSET_QUOTA).
         """
 
 def add_ImportServiceServicer_to_server(servicer: ImportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

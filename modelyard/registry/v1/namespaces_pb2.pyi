@@ -53,7 +53,9 @@ class Namespace(_message.Message):
         MAX_MODELS_FIELD_NUMBER: _builtins.int
         MAX_ASSET_BYTES_FIELD_NUMBER: _builtins.int
         max_models: _builtins.int
+        """Models, those included that are deleted and not yet purged."""
         max_asset_bytes: _builtins.int
+        """The sizes of all versions that are not FAILED, added up; what two versions share counts twice."""
         def __init__(
             self,
             *,

@@ -93,7 +93,9 @@ class Version(_message.Message):
     description: _builtins.str
     """At most 4,096 characters."""
     stage: _builtins.str
-    """Free word for where it stands, such as staging; at most 64 characters. Aliases say what is used where."""
+    """Free word for what it was made for, such as experiment or candidate; at most 64 characters. Like all but the labels
+    it is fixed once the version is READY: aliases say what is used where.
+    """
     size_bytes: _builtins.int
     """Output only: the sum of the artifacts' sizes."""
     revision: _builtins.int
@@ -320,7 +322,7 @@ class UpdateVersionRequest(_message.Message):
     def version(self) -> Global___Version: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """labels, stage; while PENDING also description, artifacts, lineage."""
+        """labels; while PENDING also description, artifacts, lineage, stage; or * for all."""
 
     def __init__(
         self,

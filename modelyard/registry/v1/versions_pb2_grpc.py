@@ -77,9 +77,10 @@ class VersionServiceServicer:
         """CreateVersion adds the next version of a model, in state PENDING.
 
         Errors:
-        INVALID_ARGUMENT  `parent` is malformed, or an artifact's path, sha256 or size is.
-        NOT_FOUND         no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
-        ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+        INVALID_ARGUMENT    `parent` is malformed, or an artifact's path, sha256 or size is.
+        NOT_FOUND           no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
+        ALREADY_EXISTS      `request_id` was used for another request (REQUEST_ID_REUSED).
+        RESOURCE_EXHAUSTED  the namespace's quota of bytes is used up (ASSET_QUOTA).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,13 +109,14 @@ class VersionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateVersion(self, request, context):
-        """UpdateVersion changes labels and stage of a version, and anything but its number while it is PENDING.
+        """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
 
         Errors:
         INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
         NOT_FOUND            no such version (VERSION_NOT_FOUND).
         FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
         ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
+        RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

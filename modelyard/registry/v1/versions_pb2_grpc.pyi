@@ -39,9 +39,10 @@ class VersionServiceStub:
     """CreateVersion adds the next version of a model, in state PENDING.
 
     Errors:
-      INVALID_ARGUMENT  `parent` is malformed, or an artifact's path, sha256 or size is.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
-      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      INVALID_ARGUMENT    `parent` is malformed, or an artifact's path, sha256 or size is.
+      NOT_FOUND           no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
+      ALREADY_EXISTS      `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED  the namespace's quota of bytes is used up (ASSET_QUOTA).
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.GetVersionRequest, _versions_pb2.Version]
     """GetVersion returns one version of a model.
@@ -58,13 +59,14 @@ class VersionServiceStub:
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]
-    """UpdateVersion changes labels and stage of a version, and anything but its number while it is PENDING.
+    """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
       NOT_FOUND            no such version (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
       ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
+      RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
     """
     FinalizeVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.FinalizeVersionRequest, _versions_pb2.Version]
     """FinalizeVersion verifies that every artifact is stored with the size it declares, pins it, and makes the version
@@ -97,9 +99,10 @@ class VersionServiceAsyncStub(VersionServiceStub):
     """CreateVersion adds the next version of a model, in state PENDING.
 
     Errors:
-      INVALID_ARGUMENT  `parent` is malformed, or an artifact's path, sha256 or size is.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
-      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      INVALID_ARGUMENT    `parent` is malformed, or an artifact's path, sha256 or size is.
+      NOT_FOUND           no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
+      ALREADY_EXISTS      `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED  the namespace's quota of bytes is used up (ASSET_QUOTA).
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.GetVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
     """GetVersion returns one version of a model.
@@ -116,13 +119,14 @@ class VersionServiceAsyncStub(VersionServiceStub):
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
-    """UpdateVersion changes labels and stage of a version, and anything but its number while it is PENDING.
+    """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
       NOT_FOUND            no such version (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
       ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
+      RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
     """
     FinalizeVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.FinalizeVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
     """FinalizeVersion verifies that every artifact is stored with the size it declares, pins it, and makes the version
@@ -158,9 +162,10 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateVersion adds the next version of a model, in state PENDING.
 
         Errors:
-          INVALID_ARGUMENT  `parent` is malformed, or an artifact's path, sha256 or size is.
-          NOT_FOUND         no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
-          ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+          INVALID_ARGUMENT    `parent` is malformed, or an artifact's path, sha256 or size is.
+          NOT_FOUND           no such model (MODEL_NOT_FOUND), or no such parent version (VERSION_NOT_FOUND).
+          ALREADY_EXISTS      `request_id` was used for another request (REQUEST_ID_REUSED).
+          RESOURCE_EXHAUSTED  the namespace's quota of bytes is used up (ASSET_QUOTA).
         """
 
     @_abc_1.abstractmethod
@@ -195,13 +200,14 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.UpdateVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
-        """UpdateVersion changes labels and stage of a version, and anything but its number while it is PENDING.
+        """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
 
         Errors:
           INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
           NOT_FOUND            no such version (VERSION_NOT_FOUND).
           FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
           ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
+          RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
         """
 
     @_abc_1.abstractmethod

@@ -24,6 +24,7 @@ from services.chassis.settings.kinds import (
     seconds,
     text,
     url,
+    urls,
 )
 from services.chassis.settings.loading import SettingsError, Variable, describe, load, secret, setting
 from services.chassis.settings.secrets import Secret
@@ -50,4 +51,5 @@ __all__ = [
     "setting",
     "text",
     "url",
+    "urls",
 ]

@@ -187,6 +187,18 @@ def url(*schemes: str) -> Kind[str]:
     return Kind(expects, parse, _without_userinfo)
 
 
+def urls(*schemes: str) -> Kind[tuple[str, ...]]:
+    """
+    URLs as `url` takes them, separated by commas.
+    """
+    one = url(*schemes)
+
+    def parse(value: str) -> tuple[str, ...]:
+        return tuple(one.parse(part.strip()) for part in value.split(",") if part.strip())
+
+    return Kind(f"{one.expects}; several with commas between them", parse, one.show)
+
+
 def _either(values: list[str]) -> str:
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
 

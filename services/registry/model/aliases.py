@@ -120,6 +120,25 @@ def check_move(parent: ModelName, move: Move, points_at: int | None, states: Map
         )
 
 
+def check_moved(name: AliasName, before: int | None) -> int:
+    """
+    Where a rollback takes an alias.
+
+    Args:
+        before: where it pointed before its last move; None for nowhere.
+
+    Raises:
+        FailedPrecondition: nowhere.
+    """
+    if before is None:
+        raise FailedPrecondition(
+            "ALIAS_NEVER_MOVED",
+            f"{name} pointed at nothing before its last move: there is nothing to go back to",
+            metadata={"resource": str(name)},
+        )
+    return before
+
+
 def _number(checks: Checks, field: str, parent: ModelName, version: str) -> int | None:
     if not version:
         return None

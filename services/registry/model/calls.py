@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.chassis.errors import NotFound
+from services.chassis.errors import Aborted, NotFound
 
 T = TypeVar("T")
 
@@ -61,3 +61,16 @@ def etag(revision: int) -> str:
     The etag of a resource that was last written at *revision*; empty for one that was never written (`validate_only`).
     """
     return f'"r{revision}"' if revision else ""
+
+
+def check_etag(resource: object, expected: str, revision: int) -> None:
+    """
+    Raises:
+        Aborted: *expected* is the etag of another state than the one of *revision*.
+    """
+    if expected and expected != etag(revision):
+        raise Aborted(
+            "ETAG_MISMATCH",
+            f"{resource} has changed since it was read: read it again and retry",
+            metadata={"resource": str(resource), "etag": etag(revision)},
+        )

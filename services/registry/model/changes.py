@@ -73,16 +73,24 @@ class Journal:
         """
         The journal of a write that makes one resource.
         """
-        name = str(resource)
-        return cls([Change(name, ChangeKind.CREATED, subtree)], [Entry(name, None, after)])
+        return cls.of(resource, ChangeKind.CREATED, None, after, subtree=subtree)
 
     @classmethod
     def updated(cls, resource: object, before: Image, after: Image) -> Journal:
         """
         The journal of a write that changes one resource.
         """
+        return cls.of(resource, ChangeKind.UPDATED, before, after)
+
+    @classmethod
+    def of(
+        cls, resource: object, kind: ChangeKind, before: Image | None, after: Image | None, *, subtree: bool = False
+    ) -> Journal:
+        """
+        The journal of a write that touches one resource.
+        """
         name = str(resource)
-        return cls([Change(name, ChangeKind.UPDATED)], [Entry(name, before, after)])
+        return cls([Change(name, kind, subtree)], [Entry(name, before, after)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
-from services.chassis.errors import Aborted
-from services.registry.model.calls import etag
+from services.chassis.errors import FailedPrecondition
 from services.registry.model.changes import Image
 from services.registry.model.checks import MOST_ANNOTATION_VALUE, Checks
-from services.registry.model.names import ModelName
+from services.registry.model.names import DeploymentName, ModelName
 
 MUTABLE = (
     "display_name",
@@ -113,14 +112,25 @@ class Model:
     revision: int
 
 
-def check_etag(resource: object, expected: str, revision: int) -> None:
+def check_deleted(model: Model) -> None:
     """
     Raises:
-        Aborted: *expected* is the etag of another state than the one of *revision*.
+        FailedPrecondition: *model* is not deleted.
     """
-    if expected and expected != etag(revision):
-        raise Aborted(
-            "ETAG_MISMATCH",
-            f"{resource} has changed since it was read: read it again and retry",
-            metadata={"resource": str(resource), "etag": etag(revision)},
+    if model.delete_time is None:
+        raise FailedPrecondition(
+            "MODEL_NOT_DELETED",
+            f"{model.name} is not deleted: only a deleted model can be undeleted or purged",
+            metadata={"resource": str(model.name)},
         )
+
+
+def still_deployed(name: ModelName, deployment: DeploymentName) -> FailedPrecondition:
+    """
+    Why a model cannot be deleted that a live deployment runs.
+    """
+    return FailedPrecondition(
+        "MODEL_DEPLOYED",
+        f"{deployment} runs {name}: retire it first",
+        metadata={"resource": str(name), "deployment": str(deployment)},
+    )

@@ -13,6 +13,7 @@ from services.chassis.errors import InvalidArgument
 NAMESPACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ALIAS_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+DEPLOYMENT_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 MOST_INT64 = 2**63 - 1
 
@@ -186,10 +187,88 @@ class AliasName:
         return f"namespaces/{self.namespace}/models/{self.model}/aliases/{self.alias}"
 
 
+@dataclass(frozen=True, slots=True)
+class CardName:
+    """
+    namespaces/{namespace}/models/{model}/card.
+    """
+
+    namespace: str
+    model: str
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> CardName:
+        """
+        Raises:
+            InvalidArgument: *text* is not namespaces/{namespace}/models/{model}/card.
+        """
+        match = _CARD_NAME.fullmatch(text)
+        if match is None:
+            raise InvalidArgument.of(field, "must be namespaces/{namespace}/models/{model}/card")
+        return cls(match[1], match[2])
+
+    @classmethod
+    def nowhere(cls) -> CardName:
+        """
+        See `Name`.
+        """
+        return cls("", "")
+
+    @property
+    def parent(self) -> ModelName:
+        """
+        The model that the card describes.
+        """
+        return ModelName(self.namespace, self.model)
+
+    def __str__(self) -> str:
+        return f"namespaces/{self.namespace}/models/{self.model}/card"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentName:
+    """
+    namespaces/{namespace}/deployments/{deployment}.
+    """
+
+    namespace: str
+    deployment: str
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> DeploymentName:
+        """
+        Raises:
+            InvalidArgument: *text* is not namespaces/{namespace}/deployments/{deployment}.
+        """
+        match = _DEPLOYMENT_NAME.fullmatch(text)
+        if match is None:
+            raise InvalidArgument.of(field, "must be namespaces/{namespace}/deployments/{deployment}")
+        return cls(match[1], match[2])
+
+    @classmethod
+    def nowhere(cls) -> DeploymentName:
+        """
+        See `Name`.
+        """
+        return cls("", "")
+
+    @property
+    def parent(self) -> NamespaceName:
+        """
+        The namespace that the deployment belongs to.
+        """
+        return NamespaceName(self.namespace)
+
+    def __str__(self) -> str:
+        return f"namespaces/{self.namespace}/deployments/{self.deployment}"
+
+
 _NAMESPACE_NAME = re.compile(_NAMESPACE)
 _MODEL_NAME = re.compile(_MODEL)
 _VERSION_NAME = re.compile(_VERSION)
 _ALIAS_NAME = re.compile(rf"{_MODEL}/aliases/({ALIAS_ID.pattern})")
+_CARD_NAME = re.compile(rf"{_MODEL}/card")
+_DEPLOYMENT_NAME = re.compile(rf"{_NAMESPACE}/deployments/({DEPLOYMENT_ID.pattern})")
 
 # What a watcher may ask for: any name in the registry, its collections included. Deliberately loose: a prefix of
 # something that does not exist yet is a fair wish.

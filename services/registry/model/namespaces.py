@@ -4,12 +4,18 @@ Namespaces: every model lives in exactly one.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
+from services.chassis.errors import FailedPrecondition
 from services.registry.model.changes import Image
 from services.registry.model.checks import Checks
-from services.registry.model.names import NamespaceName
+from services.registry.model.names import ModelName, NamespaceName
+
+MUTABLE = ("display_name", "description", "owner", "labels", "quota")
+DEFAULT = NamespaceName("default")
+_MOST = {"display_name": 256, "description": 4096, "owner": 256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +35,28 @@ class NamespaceDraft:
     max_models: int = 0
     max_asset_bytes: int = 0
 
-    def check(self, checks: Checks, at: str) -> None:
+    def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds; *at* is the path of the namespace in the request.
+        Note what is out of bounds.
+
+        Args:
+            at: the path of the namespace in the request.
+            only: the fields that count; an update looks at those of its mask.
         """
-        checks.text(f"{at}.display_name", self.display_name, 256)
-        checks.text(f"{at}.description", self.description, 4096)
-        checks.text(f"{at}.owner", self.owner, 256)
-        checks.labels(f"{at}.labels", self.labels)
-        checks.count(f"{at}.quota.max_models", self.max_models)
-        checks.count(f"{at}.quota.max_asset_bytes", self.max_asset_bytes)
+        for name in sorted(set(only) & set(_MOST)):
+            checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])
+        if "labels" in only:
+            checks.labels(f"{at}.labels", self.labels)
+        if "quota" in only:
+            checks.count(f"{at}.quota.max_models", self.max_models)
+            checks.count(f"{at}.quota.max_asset_bytes", self.max_asset_bytes)
+
+    def updated(self, other: NamespaceDraft, paths: Collection[str]) -> NamespaceDraft:
+        """
+        This draft with the fields in *paths* taken from *other*.
+        """
+        names = [name for path in paths for name in (("max_models", "max_asset_bytes") if path == "quota" else (path,))]
+        return replace(self, **{name: getattr(other, name) for name in names})
 
     def image(self) -> Image:
         """
@@ -58,3 +76,39 @@ class Namespace:
     create_time: datetime
     update_time: datetime
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceUpdate:
+    """
+    What UpdateNamespace asks for.
+
+    Args:
+        paths: the fields to take from *draft*.
+        etag: of the namespace that the client read; empty when it does not care.
+    """
+
+    name: NamespaceName
+    draft: NamespaceDraft
+    paths: frozenset[str]
+    etag: str
+
+
+def check_deletable(name: NamespaceName, first: ModelName | None) -> None:
+    """
+    Whether a namespace may be deleted.
+
+    Args:
+        first: some model in it, a deleted one included; None when it is empty.
+
+    Raises:
+        FailedPrecondition: it may not.
+    """
+    if name == DEFAULT:
+        raise FailedPrecondition("NAMESPACE_IS_DEFAULT", f"{name} is always there", metadata={"resource": str(name)})
+    if first is not None:
+        raise FailedPrecondition(
+            "NAMESPACE_NOT_EMPTY",
+            f"{name} holds {first}: delete and purge its models first",
+            metadata={"resource": str(name), "model": str(first)},
+        )

@@ -5,14 +5,18 @@ Versions: numbered states of a model, with the files they consist of and where t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from services.chassis.errors import FailedPrecondition
 from services.registry.model.changes import Image
 from services.registry.model.checks import Checks
 from services.registry.model.names import VersionName
+
+MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
+ALWAYS_MUTABLE = ("labels",)
 
 MOST_ARTIFACTS = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -101,19 +105,30 @@ class VersionDraft:
     stage: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 
-    def check(self, checks: Checks, at: str) -> None:
+    def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds; *at* is the path of the version in the request.
+        Note what is out of bounds.
+
+        Args:
+            at: the path of the version in the request.
+            only: the fields that count; an update looks at those of its mask.
         """
-        checks.text(f"{at}.description", self.description, 4096)
-        checks.size(f"{at}.artifacts", self.artifacts, MOST_ARTIFACTS, least=0)
-        for index, artifact in enumerate(self.artifacts[:MOST_ARTIFACTS]):
-            artifact.check(checks, f"{at}.artifacts[{index}]")
-        _check_paths(checks, at, self.artifacts)
-        checks.total(f"{at}.artifacts", [artifact.size_bytes for artifact in self.artifacts])
-        self.lineage.check(checks, f"{at}.lineage")
-        checks.text(f"{at}.stage", self.stage, 64)
-        checks.labels(f"{at}.labels", self.labels)
+        if "description" in only:
+            checks.text(f"{at}.description", self.description, 4096)
+        if "artifacts" in only:
+            _check_artifacts(checks, f"{at}.artifacts", self.artifacts)
+        if "lineage" in only:
+            self.lineage.check(checks, f"{at}.lineage")
+        if "stage" in only:
+            checks.text(f"{at}.stage", self.stage, 64)
+        if "labels" in only:
+            checks.labels(f"{at}.labels", self.labels)
+
+    def updated(self, other: VersionDraft, paths: Collection[str]) -> VersionDraft:
+        """
+        This draft with the fields in *paths* taken from *other*.
+        """
+        return replace(self, **{path: getattr(other, path) for path in paths})
 
     @property
     def size_bytes(self) -> int:
@@ -148,9 +163,69 @@ class Version:
     revision: int
 
 
-def _check_paths(checks: Checks, at: str, artifacts: Sequence[Artifact]) -> None:
+@dataclass(frozen=True, slots=True)
+class VersionUpdate:
+    """
+    What UpdateVersion asks for.
+
+    Args:
+        paths: the fields to take from *draft*.
+        etag: of the version that the client read; empty when it does not care.
+    """
+
+    name: VersionName
+    draft: VersionDraft
+    paths: frozenset[str]
+    etag: str
+
+
+def check_mutable(version: Version, paths: Collection[str]) -> None:
+    """
+    Raises:
+        FailedPrecondition: *version* is READY or FAILED, and one of *paths* may not change any more.
+    """
+    fixed = sorted(set(paths) - set(ALWAYS_MUTABLE))
+    if version.state is not VersionState.PENDING and fixed:
+        raise FailedPrecondition(
+            "VERSION_IMMUTABLE",
+            f"{version.name} is {version.state}: {', '.join(fixed)} cannot change any more; create another version",
+            metadata={"resource": str(version.name), "state": version.state, "fields": ",".join(fixed)},
+        )
+
+
+def check_not_failed(version: Version) -> None:
+    """
+    Raises:
+        FailedPrecondition: *version* is FAILED.
+    """
+    if version.state is VersionState.FAILED:
+        raise FailedPrecondition(
+            "VERSION_FAILED",
+            f"{version.name} has failed ({version.failure}): create another version",
+            metadata={"resource": str(version.name)},
+        )
+
+
+def check_not_ready(version: Version) -> None:
+    """
+    Raises:
+        FailedPrecondition: *version* is READY.
+    """
+    if version.state is VersionState.READY:
+        raise FailedPrecondition(
+            "VERSION_READY",
+            f"{version.name} is READY: it cannot fail any more",
+            metadata={"resource": str(version.name)},
+        )
+
+
+def _check_artifacts(checks: Checks, at: str, artifacts: Sequence[Artifact]) -> None:
+    checks.size(at, artifacts, MOST_ARTIFACTS, least=0)
+    for index, artifact in enumerate(artifacts[:MOST_ARTIFACTS]):
+        artifact.check(checks, f"{at}[{index}]")
     seen: dict[str, int] = {}
     for index, artifact in enumerate(artifacts):
         first = seen.setdefault(artifact.path, index)
         if first != index:
-            checks.add(f"{at}.artifacts[{index}].path", f"is the path of artifacts[{first}], too")
+            checks.add(f"{at}[{index}].path", f"is the path of artifacts[{first}], too")
+    checks.total(at, [artifact.size_bytes for artifact in artifacts])

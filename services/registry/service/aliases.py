@@ -45,7 +45,22 @@ class AliasService(AliasServiceServicer):
             pb.MoveAliasesResponse,
             lambda tx: self._aliases.move(tx, parent, moves),
             _moved,
+            touches=[parent],
             dry=request.validate_only,
+        )
+
+    async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.Alias:
+        checks = Checks()
+        name = checks.name(AliasName, "name", request.name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Alias,
+            lambda tx: self._aliases.rollback(tx, name),
+            from_alias,
+            touches=[name.parent],
         )
 
     async def GetAlias(self, request: pb.GetAliasRequest, context: Context) -> pb.Alias:

@@ -5,6 +5,8 @@ The cdn service as the registry sees it: whether the bytes are there that a vers
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 
 import grpc
 
@@ -23,11 +25,11 @@ class Assets:
     Asks the cdn service.
 
     Args:
-        channel: to it.
+        channels: to its workers, which take turns.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._cdn = AssetServiceStub(channel)
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self._turns = itertools.cycle([AssetServiceStub(channel) for channel in channels])
 
     async def verify(self, version: Version) -> None:
         """
@@ -54,7 +56,7 @@ class Assets:
             _check_size(artifact, sizes[artifact.sha256])
 
     async def _missing(self, digests: list[str]) -> set[str]:
-        answer = await self._cdn.FindMissing(
+        answer = await next(self._turns).FindMissing(
             pb.FindMissingRequest(sha256=digests), timeout=outgoing_timeout(), metadata=_metadata()
         )
         return set(answer.sha256)
@@ -65,7 +67,7 @@ class Assets:
         async def size(artifact: Artifact) -> int:
             async with turns:
                 try:
-                    asset = await self._cdn.GetAsset(
+                    asset = await next(self._turns).GetAsset(
                         pb.GetAssetRequest(name=f"assets/{artifact.sha256}"),
                         timeout=outgoing_timeout(),
                         metadata=_metadata(),

@@ -5,15 +5,17 @@ What every method does with the metadata of its call: the revision out, the call
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, Unavailable
 from services.chassis.interceptors import request_id
 from services.registry.model.calls import ANONYMOUS, Missing, Write
+from services.registry.store.database import min_revision
 from services.registry.store.writing import Transaction, Writer
 
 REVISION = "x-revision"
@@ -32,7 +34,7 @@ R = TypeVar("R", bound=_Revised)
 M = TypeVar("M", bound=Message)
 
 
-async def reflect(context: Context, reading: Awaitable[R]) -> R:
+async def reflect(context: Context, reading: Coroutine[Any, Any, R]) -> R:
     """
     Await a read, and say in the trailing metadata which revision it reflects: also when there is nothing, because
     absence is an answer that a cache may keep.
@@ -40,6 +42,11 @@ async def reflect(context: Context, reading: Awaitable[R]) -> R:
     Raises:
         Unavailable: the read does not reflect the revision that the client asked for at least.
     """
+    try:
+        min_revision.set(_min_revision(context))
+    except InvalidArgument:
+        reading.close()
+        raise
     try:
         found = await reading
     except Missing as error:
@@ -50,23 +57,26 @@ async def reflect(context: Context, reading: Awaitable[R]) -> R:
     return found
 
 
-def _trail(context: Context, revision: int) -> None:
+def _min_revision(context: Context) -> int:
+    least = 0
     for key, value in context.invocation_metadata() or ():
         if key == MIN_REVISION:
-            _check_min_revision(str(value), revision)
-    _say(context, revision)
+            wanted = str(value)
+            if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 20):
+                raise InvalidArgument.of(MIN_REVISION, "must be a revision: a whole number that is not negative")
+            least = int(wanted)
+    return least
 
 
-def _check_min_revision(wanted: str, revision: int) -> None:
-    if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 20):
-        raise InvalidArgument.of(MIN_REVISION, "must be a revision: a whole number that is not negative")
-    if int(wanted) > revision:
+def _trail(context: Context, revision: int) -> None:
+    if (wanted := min_revision.get()) > revision:
         raise Unavailable(
             "REVISION_NOT_REACHED",
             f"revision {wanted} has not been reached: this is {revision}; retry",
             metadata={"revision": str(revision)},
             retry_after=0.05,
         )
+    _say(context, revision)
 
 
 class Mutations:
@@ -85,6 +95,7 @@ class Mutations:
         work: Callable[[Transaction], Awaitable[T]],
         render: Callable[[T], M],
         *,
+        touches: Sequence[object] | None,
         dry: bool = False,
     ) -> M:
         """
@@ -94,6 +105,7 @@ class Mutations:
             answer: the class of the answer.
             work: does it, in the transaction that it is given.
             render: what was written, as that answer.
+            touches: the resources whose rows *work* locks; None when it has to be alone (see `Writer.run`).
             dry: only check (`validate_only`).
 
         Raises:
@@ -107,15 +119,21 @@ class Mutations:
             answers.append(render(value))
             return answers[-1].SerializeToString()
 
-        done = await self._writer.run(write, work, encode)
+        done = await self._writer.run(write, work, encode, touches)
         _say(context, done.revision)
         if done.answer is not None:
             return answer.FromString(done.answer)
         if answers:
             return answers[-1]
-        assert done.value is not None  # noqa: S101 - for the type checker: only a retry has none
-        rendered = render(done.value)
+        rendered = render(cast("T", done.value))
         return _unwritten(rendered) if dry else rendered
+
+
+def nothing(_written: None) -> Empty:
+    """
+    The answer of a write that leaves nothing to tell.
+    """
+    return Empty()
 
 
 def _say(context: Context, revision: int) -> None:

@@ -48,12 +48,15 @@ class EvaluationService(EvaluationServiceServicer):
         ]
         checks.request_id(request.request_id)
         checks.raise_if_any()
+        models = {draft.version.parent for draft in drafts}
         return await self._mutations.do(
             context,
             request,
             pb.RecordEvaluationsResponse,
             lambda tx: self._evaluations.record(tx, parent, drafts),
             _recorded,
+            # Results of many models lock them all: such a write goes alone.
+            touches=list(models) if len(models) == 1 else None,
         )
 
     async def ListEvaluations(self, request: pb.ListEvaluationsRequest, context: Context) -> pb.ListEvaluationsResponse:

@@ -37,7 +37,7 @@ class ImportService(ImportServiceServicer):
             batch = _batch(request, first)
             first = request.parent
             work = partial(self._imports.take, batch)
-            yield await self._mutations.do(context, request, pb.ImportModelsResponse, work, _imported)
+            yield await self._mutations.do(context, request, pb.ImportModelsResponse, work, _imported, touches=None)
 
 
 def _batch(request: pb.ImportModelsRequest, first: str | None) -> Batch:

@@ -4,6 +4,10 @@ ModelService.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from google.protobuf.empty_pb2 import Empty
+
 from modelyard.registry.v1 import models_pb2 as pb
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceServicer
 from services.chassis.context import Context
@@ -15,7 +19,7 @@ from services.registry.model.names import MODEL_ID, ModelName, NamespaceName
 from services.registry.model.pages import Page, Query
 from services.registry.model.parsing import parse_filter
 from services.registry.model.searches import Search, parse_order, parse_words
-from services.registry.service.calls import Mutations, reflect
+from services.registry.service.calls import Mutations, nothing, reflect
 from services.registry.service.parsing import to_model_draft
 from services.registry.service.rendering import from_model
 from services.registry.store.models import ModelStore
@@ -25,9 +29,13 @@ from services.registry.store.searches import SearchStore
 class ModelService(ModelServiceServicer):
     """
     The servicer of modelyard.registry.v1.ModelService.
+
+    Args:
+        keep: how long a deleted model is kept before it is purged.
     """
 
-    def __init__(self, models: ModelStore, searches: SearchStore, mutations: Mutations) -> None:
+    def __init__(self, models: ModelStore, searches: SearchStore, mutations: Mutations, keep: timedelta) -> None:
+        self._keep = keep
         self._models = models
         self._searches = searches
         self._mutations = mutations
@@ -46,6 +54,7 @@ class ModelService(ModelServiceServicer):
             pb.Model,
             lambda tx: self._models.create(tx, name, draft),
             from_model,
+            touches=[name],
             dry=request.validate_only,
         )
 
@@ -103,5 +112,37 @@ class ModelService(ModelServiceServicer):
             pb.Model,
             lambda tx: self._models.update(tx, update),
             from_model,
+            touches=[name],
             dry=request.validate_only,
         )
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.Model:
+        name = _name(request)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Model,
+            lambda tx: self._models.delete(tx, name, request.etag, self._keep),
+            from_model,
+            touches=[name],
+        )
+
+    async def UndeleteModel(self, request: pb.UndeleteModelRequest, context: Context) -> pb.Model:
+        name = _name(request)
+        return await self._mutations.do(
+            context, request, pb.Model, lambda tx: self._models.undelete(tx, name), from_model, touches=[name]
+        )
+
+    async def PurgeModel(self, request: pb.PurgeModelRequest, context: Context) -> Empty:
+        name = _name(request)
+        return await self._mutations.do(
+            context, request, Empty, lambda tx: self._models.purge(tx, name), nothing, touches=[name]
+        )
+
+
+def _name(request: pb.DeleteModelRequest | pb.UndeleteModelRequest | pb.PurgeModelRequest) -> ModelName:
+    checks = Checks()
+    name = checks.name(ModelName, "name", request.name)
+    checks.request_id(request.request_id)
+    checks.raise_if_any()
+    return name

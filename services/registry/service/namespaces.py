@@ -4,13 +4,17 @@ NamespaceService.
 
 from __future__ import annotations
 
+from google.protobuf.empty_pb2 import Empty
+
 from modelyard.registry.v1 import namespaces_pb2 as pb
 from modelyard.registry.v1.namespaces_pb2_grpc import NamespaceServiceServicer
 from services.chassis.context import Context
 from services.registry.model.checks import Checks
+from services.registry.model.masks import check_mask
 from services.registry.model.names import NAMESPACE_ID, NamespaceName
+from services.registry.model.namespaces import MUTABLE, NamespaceUpdate
 from services.registry.model.pages import Page, Query
-from services.registry.service.calls import Mutations, reflect
+from services.registry.service.calls import Mutations, nothing, reflect
 from services.registry.service.parsing import to_namespace_draft
 from services.registry.service.rendering import from_namespace
 from services.registry.store.namespaces import NamespaceStore
@@ -33,7 +37,39 @@ class NamespaceService(NamespaceServiceServicer):
         checks.request_id(request.request_id)
         checks.raise_if_any()
         return await self._mutations.do(
-            context, request, pb.Namespace, lambda tx: self._namespaces.create(tx, name, draft), from_namespace
+            context,
+            request,
+            pb.Namespace,
+            lambda tx: self._namespaces.create(tx, name, draft),
+            from_namespace,
+            touches=None,
+        )
+
+    async def UpdateNamespace(self, request: pb.UpdateNamespaceRequest, context: Context) -> pb.Namespace:
+        checks = Checks()
+        name = checks.name(NamespaceName, "namespace.name", request.namespace.name)
+        paths = check_mask(checks, request.update_mask.paths, MUTABLE)
+        draft = to_namespace_draft(request.namespace)
+        draft.check(checks, "namespace", paths)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        update = NamespaceUpdate(name, draft, paths, request.namespace.etag)
+        return await self._mutations.do(
+            context, request, pb.Namespace, lambda tx: self._namespaces.update(tx, update), from_namespace, touches=None
+        )
+
+    async def DeleteNamespace(self, request: pb.DeleteNamespaceRequest, context: Context) -> Empty:
+        checks = Checks()
+        name = checks.name(NamespaceName, "name", request.name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            Empty,
+            lambda tx: self._namespaces.delete(tx, name, request.etag),
+            nothing,
+            touches=None,
         )
 
     async def GetNamespace(self, request: pb.GetNamespaceRequest, context: Context) -> pb.Namespace:

@@ -4,6 +4,9 @@ All servicers of the registry, put together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+
 import grpc
 
 from modelyard.registry.v1.aliases_pb2_grpc import add_AliasServiceServicer_to_server
@@ -42,25 +45,36 @@ from services.registry.store.versions import VersionStore
 from services.registry.store.writing import Writer
 
 
-def add_servicers(server: Server, database: Database, feed: ChangeFeed, cdn: grpc.aio.Channel) -> None:
+def add_servicers(
+    server: Server,
+    database: Database,
+    writer: Writer,
+    feed: ChangeFeed,
+    cdn: Sequence[grpc.aio.Channel],
+    *,
+    keep: timedelta,
+) -> None:
     """
     Serve the registry's contracts; the methods that a servicer lacks answer UNIMPLEMENTED.
 
     Args:
         server: what serves them.
         database: where everything is kept.
+        writer: does the writes.
         feed: the change stream.
-        cdn: to the service that keeps the bytes.
+        cdn: to the workers of the service that keeps the bytes.
+        keep: how long a deleted model is kept before it is purged.
     """
-    once = Mutations(Writer(database))
+    once = Mutations(writer)
+    models = ModelStore(database)
     # mypy takes the methods that are still missing for mistakes; the chassis answers UNIMPLEMENTED for them.
-    namespaces = NamespaceService(NamespaceStore(database), once)  # type: ignore[abstract]
-    models = ModelService(ModelStore(database), SearchStore(database), once)  # type: ignore[abstract]
-    versions = VersionService(VersionStore(database), Assets(cdn), once)  # type: ignore[abstract]
-    aliases = AliasService(AliasStore(database), once)  # type: ignore[abstract]
+    namespaces = NamespaceService(NamespaceStore(database), once)
+    model_service = ModelService(models, SearchStore(database), once, keep)
+    versions = VersionService(VersionStore(database), Assets(cdn), once)
+    aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), once)
     server.add(add_NamespaceServiceServicer_to_server, namespaces)
-    server.add(add_ModelServiceServicer_to_server, models)
+    server.add(add_ModelServiceServicer_to_server, model_service)
     server.add(add_VersionServiceServicer_to_server, versions)
     server.add(add_AliasServiceServicer_to_server, aliases)
     server.add(add_EvaluationServiceServicer_to_server, evaluations)

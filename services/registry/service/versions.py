@@ -8,8 +8,10 @@ from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
 from services.chassis.context import Context
 from services.registry.model.checks import Checks
+from services.registry.model.masks import check_mask
 from services.registry.model.names import ModelName, VersionName
 from services.registry.model.pages import Page, Query
+from services.registry.model.versions import MUTABLE, VersionUpdate
 from services.registry.service.assets import Assets
 from services.registry.service.calls import Mutations, reflect
 from services.registry.service.parsing import to_version_draft
@@ -35,7 +37,12 @@ class VersionService(VersionServiceServicer):
         checks.request_id(request.request_id)
         checks.raise_if_any()
         return await self._mutations.do(
-            context, request, pb.Version, lambda tx: self._versions.create(tx, parent, draft), from_version
+            context,
+            request,
+            pb.Version,
+            lambda tx: self._versions.create(tx, parent, draft),
+            from_version,
+            touches=[parent],
         )
 
     async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.Version:
@@ -61,5 +68,43 @@ class VersionService(VersionServiceServicer):
         # Outside of the transaction: nobody must wait for a row while another service is being asked.
         await self._assets.verify(version)
         return await self._mutations.do(
-            context, request, pb.Version, lambda tx: self._versions.finalize(tx, version), from_version
+            context,
+            request,
+            pb.Version,
+            lambda tx: self._versions.finalize(tx, version),
+            from_version,
+            touches=[name.parent],
+        )
+
+    async def UpdateVersion(self, request: pb.UpdateVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        name = checks.name(VersionName, "version.name", request.version.name)
+        paths = check_mask(checks, request.update_mask.paths, MUTABLE)
+        draft = to_version_draft(request.version)
+        draft.check(checks, "version", paths)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        update = VersionUpdate(name, draft, paths, request.version.etag)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Version,
+            lambda tx: self._versions.update(tx, update),
+            from_version,
+            touches=[name.parent],
+        )
+
+    async def FailVersion(self, request: pb.FailVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        name = checks.name(VersionName, "name", request.name)
+        failure = checks.text("failure", request.failure, 1024)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Version,
+            lambda tx: self._versions.fail(tx, name, failure),
+            from_version,
+            touches=[name.parent],
         )

@@ -8,18 +8,23 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from services.chassis.errors import InvalidArgument
-from services.registry.model.aliases import Alias, Move, Stretch, check_move
+from services.registry.model.aliases import Alias, Move, Stretch, check_move, check_moved
 from services.registry.model.calls import Missing, Read
 from services.registry.model.changes import Change, ChangeKind, Entry, Image, Journal
 from services.registry.model.names import AliasName, ModelName
 from services.registry.model.pages import Listed, Page
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
-from services.registry.store.database import Database, Row
+from services.registry.store.database import Database
+from services.registry.store.locks import lock_model
 from services.registry.store.paging import MODEL, after, listed, page_of
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement, read
 from services.registry.store.writing import Transaction, last
 
-_GET = """
+_GET = read(
+    "aliases.get",
+    """
 SELECT revision.value AS head, $4::timestamptz > clock_timestamp() AS is_future, found.*
   FROM revision
   LEFT JOIN (SELECT aliases.version, lower(valid) AS start_time, aliases.actor, aliases.revision
@@ -27,9 +32,11 @@ SELECT revision.value AS head, $4::timestamptz > clock_timestamp() AS is_future,
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND alias = $3
                 AND CASE WHEN $4::timestamptz IS NULL THEN upper_inf(valid) ELSE valid @> $4::timestamptz END
             ) AS found ON true
-"""
+""",
+)
 
 _LIST = page_of(
+    "aliases.list",
     """
 SELECT alias, version, lower(valid) AS start_time, actor, revision, 512 AS octets FROM aliases
  WHERE model = parent.id AND upper_inf(valid) AND version IS NOT NULL AND alias > coalesce($3, '')
@@ -39,6 +46,7 @@ SELECT alias, version, lower(valid) AS start_time, actor, revision, 512 AS octet
 )
 
 _HISTORY = page_of(
+    "aliases.moves",
     """
 SELECT version, lower(valid) AS start_time, upper(valid) AS end_time, actor, revision, 512 AS octets FROM aliases
  WHERE model = parent.id AND alias = parent.alias AND ($4::timestamptz IS NULL OR lower(valid) < $4)
@@ -50,20 +58,33 @@ SELECT id, $3::text AS alias FROM models
 """,
 )
 
-_LOCK = """
-SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR NO KEY UPDATE
-"""
 
-_NOW = """
+_NOW = Statement(
+    "aliases.now",
+    """
 SELECT alias, version, lower(valid) AS start_time, actor, revision FROM aliases
  WHERE model = $1 AND alias = ANY($2::text[]) AND upper_inf(valid)
-"""
+""",
+)
 
-_STATES = "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE"
+_BEFORE = Statement(
+    "aliases.before",
+    """
+SELECT version FROM aliases
+ WHERE model = $1 AND alias = $2 AND NOT upper_inf(valid) ORDER BY lower(valid) DESC LIMIT 1
+""",
+)
+
+_STATES = Statement(
+    "versions.states",
+    "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE",
+)
 
 # A stretch begins when the model's lock is held, not when the transaction began: two moves of one alias come in the
 # order of their revisions. A clock that was set back must not make a stretch end before it began.
-_MOVE = last("""
+_MOVE = last(
+    "aliases.move",
+    """
 , moved AS (
     SELECT alias, version, greatest(clock_timestamp(), lower(valid) + interval '1 microsecond') AS start
       FROM unnest($11::text[], $12::bigint[]) AS move (alias, version)
@@ -80,7 +101,8 @@ _MOVE = last("""
     RETURNING alias, version, lower(valid) AS start_time, actor, revision
 )
 SELECT next.value AS written, begun.* FROM next LEFT JOIN begun ON true
-""")
+""",
+)
 
 
 class AliasStore:
@@ -140,9 +162,7 @@ class AliasStore:
             FailedPrecondition: a version is not READY.
             Aborted: an alias does not point where the client expects.
         """
-        model = await transaction.row(_LOCK, parent.namespace, parent.model)
-        if model is None:
-            raise Missing("MODEL_NOT_FOUND", parent)
+        model = await lock_model(transaction, parent)
         current = await transaction.rows(_NOW, model["id"], [move.alias for move in moves])
         points_at = {row["alias"]: row["version"] for row in current}
         states = await _states(transaction, model["id"], moves)
@@ -153,6 +173,23 @@ class AliasStore:
         moved = await _move(transaction, parent, model["id"], real, points_at)
         aliases = {row["alias"]: _alias(row, parent) for row in (*current, *moved)}
         return [aliases[move.alias] for move in moves if move.version is not None]
+
+    async def rollback(self, transaction: Transaction, name: AliasName) -> Alias:
+        """
+        Point an alias at the version that it pointed at before its last move; a removal is a move, too.
+
+        Raises:
+            Missing: there never was such an alias, or no such model.
+            FailedPrecondition: before its last move it pointed at nothing.
+        """
+        model = await lock_model(transaction, name.parent)
+        now = await transaction.row(_NOW, model["id"], [name.alias])
+        if now is None:
+            raise Missing("ALIAS_NOT_FOUND", name)
+        before = await transaction.row(_BEFORE, model["id"], name.alias)
+        move = Move(name.alias, check_moved(name, before["version"] if before is not None else None), None)
+        row = await _move(transaction, name.parent, model["id"], [move], {name.alias: now["version"]})
+        return _alias(row[0], name.parent)
 
 
 async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.registry.model.changes import Change, ChangeKind, Revision
-from services.registry.store.database import Database, Row
+from services.registry.store.database import Database
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement
 
 # At most 256 revisions at a time, and not many more than 10,000 changes: a bulk write has thousands.
-_AFTER = """
+_AFTER = Statement(
+    "changes.after",
+    """
 SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS oldest, told.*
   FROM revision
   LEFT JOIN LATERAL (
@@ -22,22 +26,31 @@ SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS ol
         WHERE size_before < 10000
        ) AS told ON true
  ORDER BY told.revision
-"""
+""",
+)
 
-_END = "SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM revision"
+_END = Statement(
+    "changes.end", "SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM revision"
+)
 
 # The newest one stays, so that the log always says where it begins.
-_TRIM = """
+_TRIM = Statement(
+    "changes.trim",
+    """
 DELETE FROM changes WHERE revision IN (
     SELECT revision FROM changes
      WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM revision)
      ORDER BY revision LIMIT 10000)
-"""
+""",
+)
 
-_FORGET = """
+_FORGET = Statement(
+    "requests.forget",
+    """
 DELETE FROM requests WHERE (actor, request_id) IN (
     SELECT actor, request_id FROM requests WHERE create_time < now() - interval '24 hours' LIMIT 10000)
-"""
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +97,8 @@ class Changelog:
         Forget revisions that are older than *keep*, and answers to requests that are older than a day; a bounded
         number of each.
         """
-        async with self._database.connection() as connection:
-            await connection.execute(_TRIM, keep)
-            await connection.execute(_FORGET)
+        await self._database.fetch(_TRIM, keep)
+        await self._database.fetch(_FORGET)
 
 
 def _revision(row: Row) -> Revision:

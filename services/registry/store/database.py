@@ -1,5 +1,5 @@
 """
-The registry's database: connections, transactions, and its errors as ours.
+The registry's database: a primary, and replicas for the reads that they may answer.
 """
 
 from __future__ import annotations
@@ -8,19 +8,28 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import asyncpg
 
-from services.chassis.errors import DeadlineExceeded, FailedPrecondition, Unavailable
-from services.registry.store.pool import Connection, Pool, Taken
+from services.chassis.errors import DeadlineExceeded, FailedPrecondition, ModelyardError, Unavailable
+from services.registry.store.pool import Connection, Pool
+from services.registry.store.queries import Queries
+from services.registry.store.replicas import Replicas
+from services.registry.store.servers import Explainer, Row, Server
+from services.registry.store.statements import Statement
 from services.registry.store.trouble import translated
 
 T = TypeVar("T")
-Row = asyncpg.Record
+
+# The revision that the reads of the current call must reflect at least; 0 when the caller does not care.
+min_revision: ContextVar[int] = ContextVar("min_revision", default=0)
+
+_PING = Statement("revision.ping", "SELECT value FROM revision")
 
 _log = logging.getLogger(__name__)
 
@@ -32,16 +41,21 @@ class DatabaseSettings:
 
     Args:
         url: postgresql://user@host:port/database, without a password.
-        password: None where the server trusts the user.
-        least, most: connections in the pool.
+        replicas: the same for read replicas.
+        password: None where the servers trust the user.
+        least, most: connections in the pool, for each server.
         patience: seconds that a call waits for a connection.
         connect_timeout: seconds that opening a connection may take.
         startup: seconds that the database may take to answer when this process starts.
         statement_timeout: seconds that any statement may take.
         search_timeout: seconds that a search may take.
+        slow: seconds from which a statement is logged.
+        explain: log the plans of slow statements, too.
+        most_lag: seconds that a replica may be behind and still serve.
     """
 
     url: str
+    replicas: Sequence[str] = ()
     password: str | None = None
     least: int = 2
     most: int = 20
@@ -50,40 +64,38 @@ class DatabaseSettings:
     startup: float = 30.0
     statement_timeout: float = 20.0
     search_timeout: float = 2.0
+    slow: float = 0.1
+    explain: bool = False
+    most_lag: float = 5.0
 
 
 class Database:
     """
-    Statements on pooled connections. Driver errors leave it as `services.chassis.errors`.
+    Reads and writes. Driver errors leave it as `services.chassis.errors`.
 
     Args:
-        pool: the connections.
-        search_timeout: seconds that a search may take.
-        searches: how many may run at once: slow ones must not take every connection from the point reads.
+        primary: takes all writes, and the reads that no replica may answer.
+        replicas: answer what they may.
     """
 
-    def __init__(self, pool: Pool, search_timeout: float, searches: int) -> None:
-        self._pool = pool
-        self._search_timeout = search_timeout
-        self._searches = asyncio.Semaphore(searches)
+    def __init__(self, primary: Server, replicas: Replicas) -> None:
+        self.primary = primary
+        self.replicas = replicas
 
-    async def fetch_row(self, sql: str, *args: Any) -> Row:
+    async def fetch_row(self, statement: Statement, *args: Any) -> Row:
         """
-        The single row that a statement returns: one prepared statement, one round trip.
+        The single row that a statement returns.
         """
-        row: Row | None = await self._run(asyncpg.Connection.fetchrow, sql, args)
-        if row is None:
-            raise AssertionError("every read joins the revision's row: there is always one")
-        return row
+        rows = await self.fetch(statement, *args)
+        return rows[0]
 
-    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch(self, statement: Statement, *args: Any) -> list[Row]:
         """
         The rows that a statement returns.
         """
-        rows: list[Row] = await self._run(asyncpg.Connection.fetch, sql, args)
-        return rows
+        return await self._anywhere(statement, lambda server: server.fetch(statement, args))
 
-    async def search(self, sql: str, *args: Any, within: float | None = None) -> list[Row]:
+    async def search(self, statement: Statement, args: Sequence[Any], *, within: float | None = None) -> list[Row]:
         """
         As `fetch`, for a statement that may be expensive.
 
@@ -93,62 +105,46 @@ class Database:
         Raises:
             DeadlineExceeded: it took longer than a search may.
         """
-        seconds = self._search_timeout if within is None else max(min(self._search_timeout, within), 0.001)
-        try:
-            async with self._searches, self.connection() as connection:
-                # One message, so that the limit costs one round trip; both end with the transaction.
-                await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {int(seconds * 1000) or 1}")
-                rows = await connection.fetch(sql, *args)
-                await connection.execute("COMMIT")
-                return rows
-        except DeadlineExceeded:
-            raise DeadlineExceeded(
-                "SEARCH_TOO_SLOW", f"the search took longer than {seconds:g} s: narrow it with words or conditions"
-            ) from None
+        return await self._anywhere(statement, lambda server: server.search(statement, args, within))
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
         """
-        A connection for several statements.
+        A connection to the primary for several statements.
         """
-        try:
-            async with Taken(self._pool) as connection:
-                yield connection
-        except Exception as error:
-            if (known := translated(error)) is not None:
-                raise known from error
-            raise
+        return self.primary.connection()
 
     async def ping(self) -> None:
         """
         Raises:
-            ModelyardError: the database does not answer.
+            ModelyardError: the primary does not answer.
         """
-        await self.fetch_row("SELECT value FROM revision")
+        await self.primary.fetch_row(_PING, ())
 
-    async def _run(self, method: Callable[..., Any], sql: str, args: tuple[Any, ...]) -> Any:
-        # Written out instead of `async with`: this is the hot path of every point read.
-        pool = self._pool
-        try:
-            connection = await pool.take()
-            try:
-                found = await method(connection, sql, *args)
-            except BaseException:
-                pool.give_broken(connection)
-                raise
-            pool.give(connection)
-        except Exception as error:
-            if (known := translated(error)) is not None:
-                raise known from error
-            raise
-        return found
+    async def _anywhere(self, statement: Statement, ask: Callable[[Server], Awaitable[list[Row]]]) -> list[Row]:
+        if statement.anywhere and self.replicas.all:
+            least = min_revision.get()
+            replica = self.replicas.pick(least)
+            if replica is not None:
+                try:
+                    rows = await ask(replica.server)
+                except DeadlineExceeded:
+                    # It would take the primary as long.
+                    raise
+                except ModelyardError as error:
+                    replica.failed(error)
+                else:
+                    replica.saw(rows[0]["head"])
+                    if rows[0]["head"] >= least:
+                        return rows
+        return await ask(self.primary)
 
 
-def connector(settings: DatabaseSettings, **server_settings: str) -> Callable[[], Any]:
+def connector(settings: DatabaseSettings, url: str | None = None, **server_settings: str) -> Callable[[], Any]:
     """
     What opens one connection.
 
     Args:
+        url: of a replica; the primary's by default.
         server_settings: on top of the usual ones.
     """
     own = {
@@ -162,7 +158,7 @@ def connector(settings: DatabaseSettings, **server_settings: str) -> Callable[[]
 
     async def connect() -> Connection:
         return await asyncpg.connect(
-            settings.url,
+            url or settings.url,
             password=settings.password,
             timeout=settings.connect_timeout,
             command_timeout=settings.statement_timeout + 5,  # for a server that does not even time out
@@ -177,17 +173,30 @@ def connector(settings: DatabaseSettings, **server_settings: str) -> Callable[[]
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """
-    Open the pool, waiting for a database that is still starting, and close it when the block ends.
+    Open the pools, waiting for a primary that is still starting, and close them when the block ends.
 
     Raises:
-        Unavailable: the database did not answer in time.
+        Unavailable: the primary did not answer in time.
     """
-    pool = Pool(connector(settings), settings.least, settings.most, settings.patience)
-    await patiently(pool.open, settings.startup)
-    try:
-        yield Database(pool, settings.search_timeout, max(1, settings.most * 3 // 4))
-    finally:
-        await pool.close()
+    queries = Queries(settings.slow)
+
+    def server(name: str, url: str, least: int) -> Server:
+        pool = Pool(connector(settings, url), least, settings.most, settings.patience)
+        return Server(name, pool, queries, settings.search_timeout, max(1, settings.most * 3 // 4))
+
+    primary = server("primary", settings.url, settings.least)
+    # A replica may be down when we start: its connections are opened when it is first asked.
+    others = [server(f"replica {number}", url, 0) for number, url in enumerate(settings.replicas, start=1)]
+    if settings.explain:
+        queries.on_slow = Explainer(primary)
+    replicas = Replicas(others, settings.most_lag)
+    async with AsyncExitStack() as stack:
+        for each in (primary, *others):
+            stack.push_async_callback(each.pool.close)
+        await patiently(primary.pool.open, settings.startup)
+        if others:
+            await stack.enter_async_context(replicas.watching(primary))
+        yield Database(primary, replicas)
 
 
 async def check_schema(database: Database, newest: int) -> None:
@@ -195,12 +204,11 @@ async def check_schema(database: Database, newest: int) -> None:
     Raises:
         FailedPrecondition: the database has not been migrated as far as this program needs.
     """
-    row = await database.fetch_row("SELECT to_regclass('schema_migrations') IS NOT NULL AS exists")
+    exists = Statement("schema.exists", "SELECT to_regclass('schema_migrations') IS NOT NULL AS exists")
+    reached = Statement("schema.reached", "SELECT coalesce(max(number), 0) AS number FROM schema_migrations")
     number = 0
-    if row["exists"]:
-        number = (await database.fetch_row("SELECT coalesce(max(number), 0) AS number FROM schema_migrations"))[
-            "number"
-        ]
+    if (await database.fetch_row(exists))["exists"]:
+        number = (await database.fetch_row(reached))["number"]
     if number < newest:
         raise FailedPrecondition(
             "SCHEMA_TOO_OLD",

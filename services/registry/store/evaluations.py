@@ -17,20 +17,29 @@ from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
 from services.registry.store.database import Database
 from services.registry.store.paging import after, listed, page_of
+from services.registry.store.statements import Statement
 from services.registry.store.writing import Transaction, last
 
-_LOCK = """
+_LOCK = Statement(
+    "models.lock_many",
+    """
 SELECT id, model_id FROM models
  WHERE namespace_id = $1 AND model_id = ANY($2::text[]) AND delete_time IS NULL
  ORDER BY model_id FOR KEY SHARE
-"""
+""",
+)
 
-_VERSIONS = """
+_VERSIONS = Statement(
+    "versions.exist",
+    """
 SELECT model, number FROM unnest($1::bigint[], $2::bigint[]) AS wanted (model, number)
   JOIN versions USING (model, number)
-"""
+""",
+)
 
-_RECORD = last("""
+_RECORD = last(
+    "evaluations.record",
+    """
 , made AS (
     INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time,
                              create_time, revision, octets)
@@ -44,7 +53,8 @@ _RECORD = last("""
     RETURNING 1
 )
 SELECT next.value AS written, (SELECT count(*) FROM made) AS made_count FROM next
-""")
+""",
+)
 
 _OF_MODEL = "SELECT id, 0 AS number FROM models WHERE namespace_id = $1 AND model_id = $2 AND $3::bigint IS NULL"
 _OF_VERSION = """
@@ -59,8 +69,8 @@ SELECT {rows.EVALUATION}, octets FROM evaluations
    AND ($8::text IS NULL OR (dataset, metric, id) > ($8, $9::text, $10::bigint))
  ORDER BY dataset, metric, id LIMIT $11
 """
-_LIST_OF_MODEL = page_of(_ROWS, _OF_MODEL)
-_LIST_OF_VERSION = page_of(_ROWS, _OF_VERSION)
+_LIST_OF_MODEL = page_of("evaluations.list_of_model", _ROWS, _OF_MODEL)
+_LIST_OF_VERSION = page_of("evaluations.list_of_version", _ROWS, _OF_VERSION)
 
 
 class EvaluationStore:

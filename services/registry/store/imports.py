@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - only numbers of parameters go into these texts; values are parameters
 """
 Imports into the database: a batch is one transaction with one revision.
 """
@@ -8,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import asyncpg
+
 from services.chassis.errors import AlreadyExists
 from services.registry.model.calls import Missing
 from services.registry.model.changes import Change, ChangeKind, Entry, Journal
@@ -16,19 +19,29 @@ from services.registry.model.names import VersionName
 from services.registry.model.versions import VersionDraft
 from services.registry.store import rows
 from services.registry.store.evaluations import result_columns
-from services.registry.store.models import model_columns, use
+from services.registry.store.models import model_columns
+from services.registry.store.statements import Statement
+from services.registry.store.trouble import Conflict
+from services.registry.store.usage import USED, check_room, check_used, count
 from services.registry.store.writing import Transaction, last
 
-_EXISTING = "SELECT model_id FROM models WHERE namespace_id = $1 AND model_id = ANY($2::text[])"
+_EXISTING = Statement(
+    "models.existing", "SELECT model_id FROM models WHERE namespace_id = $1 AND model_id = ANY($2::text[])"
+)
 
-_PARENTS = """
+_PARENTS = Statement(
+    "versions.parents",
+    """
 SELECT model.namespace_id, model.model_id, version.number
   FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (namespace_id, model_id, number)
   JOIN models AS model ON model.namespace_id = wanted.namespace_id AND model.model_id = wanted.model_id
   JOIN versions AS version ON version.model = model.id AND version.number = wanted.number
-"""
+""",
+)
 
-_IMPORT = last("""
+_IMPORT = last(
+    "models.import",
+    f"""
 , made AS (
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
                         annotations, parameter_count, octets, latest_version, create_time, update_time, revision,
@@ -65,11 +78,22 @@ _IMPORT = last("""
       JOIN made USING (model_id)
      ORDER BY ordinal
     RETURNING 1
+), spelt AS (
+    INSERT INTO words
+    SELECT DISTINCT word
+      FROM unnest($11::text[], $12::text[], $13::text[], $18::text[])
+           AS item (model_id, display_name, description, labels),
+           spelt_words(concat_ws(' ', model_id, display_name, description,
+                                 (SELECT string_agg(key || ' ' || value, ' ') FROM jsonb_each_text(labels::jsonb))))
+           AS word
+    ON CONFLICT DO NOTHING
 )
+{count("$44", "$45::bigint", "$46::bigint")}
 SELECT next.value AS written, (SELECT count(*) FROM made) AS models, (SELECT count(*) FROM numbered) AS versions,
-       (SELECT count(*) FROM scored) AS results
-  FROM next
-""")
+       (SELECT count(*) FROM scored) AS results, {USED}
+  FROM next, used
+""",
+)
 _MODEL_WIDTH, _VERSION_WIDTH = 13, 13
 
 
@@ -88,7 +112,7 @@ class ImportStore:
             ResourceExhausted: the namespace may not hold so many models.
         """
         parent = batch.parent
-        await use(transaction, parent, 0)
+        await check_room(transaction, parent)
         ids = [item.name.model for item in batch.items]
         existing = {row["model_id"] for row in await transaction.rows(_EXISTING, parent.namespace, ids)}
         fresh = [item for item in batch.items if item.name.model not in existing]
@@ -98,9 +122,16 @@ class ImportStore:
         if not fresh:
             await transaction.nothing()
             return Imported(transaction.revision, 0, len(existing), 0, 0)
-        await use(transaction, parent, len(fresh))
+        size = sum(version.size_bytes for item in fresh for version in item.versions)
+        await check_room(transaction, parent, models=len(fresh), size=size)
         await _check_parents(transaction, fresh)
-        row = (await transaction.last(_IMPORT, _journal(fresh), *_columns(fresh)))[0]
+        columns = [*_columns(fresh), parent.namespace, len(fresh), size]
+        try:
+            row = (await transaction.last(_IMPORT, _journal(fresh), *columns))[0]
+        except asyncpg.UniqueViolationError:
+            # Somebody made one of them between the look and the write: next time it is seen.
+            raise Conflict from None
+        check_used(parent, row, models=len(fresh), size=size)
         return Imported(row["written"], row["models"], len(existing), row["versions"], row["results"])
 
 

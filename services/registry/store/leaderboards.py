@@ -12,8 +12,10 @@ from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
-from services.registry.store.database import Database, Row
+from services.registry.store.database import Database
 from services.registry.store.paging import NAMESPACE, listed, page_of
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement
 
 
 class LeaderboardStore:
@@ -32,15 +34,15 @@ class LeaderboardStore:
             Missing: there is no such namespace.
             DeadlineExceeded: it took longer than a search may.
         """
-        sql, parameters = _statement(board, page)
-        found = await self._database.search(sql, *parameters, within=within)
+        statement, parameters = _statement(board, page)
+        found = await self._database.search(statement, parameters, within=within)
         missing = ("NAMESPACE_NOT_FOUND", board.parent)
         return listed(
             page, found, missing, lambda row: _place(row, board.parent), lambda row: [row["value"], row["model"]]
         )
 
 
-def _statement(board: Leaderboard, page: Page) -> tuple[str, list[Any]]:
+def _statement(board: Leaderboard, page: Page) -> tuple[Statement, list[Any]]:
     parameters = Parameters(board.parent.namespace, board.dataset, board.metric)
     # Equal values go by the model's age, the way of the values, so that one index serves both ways.
     columns = [
@@ -63,7 +65,7 @@ SELECT {rows.EVALUATION}, evaluations.model, evaluations.octets, models.model_id
  WHERE {" AND ".join(where)}
  ORDER BY {sql_order(columns)} LIMIT {parameters.add(page.size + 1, "bigint")}
 """
-    return page_of(found, NAMESPACE), parameters.values
+    return page_of("evaluations.leaderboard", found, NAMESPACE), parameters.values
 
 
 def _place(row: Row, parent: NamespaceName) -> Place:

@@ -6,41 +6,52 @@ Models in the database.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 
-from services.chassis.errors import AlreadyExists, InvalidArgument, ResourceExhausted
-from services.registry.model.calls import Missing, Read
-from services.registry.model.changes import Journal
-from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_etag
-from services.registry.model.names import ModelName, NamespaceName
+from services.chassis.errors import AlreadyExists, InvalidArgument
+from services.registry.model.calls import Missing, Read, check_etag
+from services.registry.model.changes import Change, ChangeKind, Entry, Journal
+from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_deleted, still_deployed
+from services.registry.model.names import DeploymentName, ModelName, NamespaceName
 from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
 from services.registry.store.batching import Batcher
-from services.registry.store.database import Database, Row
+from services.registry.store.database import Database, min_revision
 from services.registry.store.paging import MOST_OCTETS, NAMESPACE, after, listed, page_of
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement, read
+from services.registry.store.usage import USED, check_room, check_used, count
 from services.registry.store.writing import Transaction, last
 
 # One row for each name wanted, in their order; without a model where there is none.
-_GET = f"""
+_GET = read(
+    "models.get",
+    f"""
 SELECT revision.value AS head, {rows.MODEL}
   FROM revision
  CROSS JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (namespace, model, place)
   LEFT JOIN models ON models.namespace_id = wanted.namespace AND models.model_id = wanted.model
  ORDER BY wanted.place
-"""
+""",
+)
 
 # Nothing but the total when it is too much for one answer.
-_BATCH_GET = f"""
+_BATCH_GET = read(
+    "models.batch_get",
+    f"""
 SELECT revision.value AS head, sums.total, {rows.MODEL}
   FROM revision
  CROSS JOIN (SELECT coalesce(sum(octets), 0) AS total FROM models
               WHERE namespace_id = $1 AND model_id = ANY($2::text[])) AS sums
   LEFT JOIN models ON models.namespace_id = $1 AND models.model_id = ANY($2::text[]) AND sums.total <= {MOST_OCTETS}
-"""
+""",
+)
 
 _LIST = page_of(
+    "models.list",
     f"""
 SELECT {rows.MODEL}, octets FROM models
  WHERE namespace_id = $1 AND model_id > coalesce($2, '') AND ($4 OR delete_time IS NULL)
@@ -49,15 +60,21 @@ SELECT {rows.MODEL}, octets FROM models
     parent=NAMESPACE,
 )
 
-# Locks the namespace against other writers that add models, and counts this one.
-USE = """
-UPDATE namespace_usage AS used SET models = used.models + $2
-  FROM namespaces AS namespace
- WHERE used.namespace_id = $1 AND namespace.namespace_id = $1
-RETURNING used.models AS used, namespace.max_models AS most
+_EXISTS = Statement("models.exists", "SELECT true FROM models WHERE namespace_id = $1 AND model_id = $2")
+
+# What a mistyped word of a later search is compared with.
+_SPELT = """
+, spelt AS (
+    INSERT INTO words
+    SELECT word FROM spelt_words(concat_ws(' ', $11, $12, $13, (SELECT string_agg(key || ' ' || value, ' ')
+                                                                  FROM jsonb_each_text($18::jsonb)))) AS word
+    ON CONFLICT DO NOTHING
+)
 """
 
-_CREATE = last(f"""
+_CREATE = last(
+    "models.create",
+    f"""
 , made AS (
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
                         annotations, parameter_count, create_time, update_time, revision, octets, search)
@@ -66,25 +83,85 @@ _CREATE = last(f"""
       FROM next
     RETURNING {rows.MODEL}
 )
-SELECT made.revision AS written, made.* FROM made
-""")
+{count("$10", "1", "0")}
+{_SPELT}
+SELECT made.revision AS written, made.*, {USED} FROM made, used
+""",
+)
 
-_LOCK = f"""
-SELECT {rows.MODEL} FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR NO KEY UPDATE
-"""
+_LOCK = Statement(
+    "models.lock_whole",
+    f"SELECT id, {rows.MODEL} FROM models WHERE namespace_id = $1 AND model_id = $2 FOR NO KEY UPDATE",
+)
 
-_UPDATE = last(f"""
+_UPDATE = last(
+    "models.update",
+    f"""
 , made AS (
     UPDATE models
        SET display_name = $12, description = $13, owner = $14, task = $15, framework = $16, license = $17,
            labels = $18::jsonb, annotations = $19::jsonb, parameter_count = $20, update_time = now(),
-           revision = next.value, octets = $21, search = model_words($11, $12, $18::jsonb, $13)
+           revision = next.value, octets = $21, search = model_words($11, $12, $18::jsonb, $13) || card_words
       FROM next
      WHERE namespace_id = $10 AND model_id = $11
     RETURNING {rows.MODEL}
 )
+{_SPELT}
 SELECT made.revision AS written, made.* FROM made
-""")
+""",
+)
+
+# $11 is the seconds until the purge; NULL takes a deletion back.
+_MARK = last(
+    "models.mark_deleted",
+    f"""
+, made AS (
+    UPDATE models
+       SET delete_time = CASE WHEN $11::float8 IS NOT NULL THEN now() END,
+           purge_time = now() + $11::float8 * interval '1 second', update_time = now(), revision = next.value
+      FROM next
+     WHERE id = $10
+    RETURNING {rows.MODEL}
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+_DEPLOYED = Statement(
+    "deployments.live_of_model",
+    """
+SELECT namespace_id, deployment_id FROM deployments
+ WHERE model = $1 AND state IN ('PENDING', 'ROLLING_OUT', 'LIVE', 'DEGRADED') ORDER BY deployment_id LIMIT 1
+""",
+)
+
+# FAILED versions gave their bytes back when they failed.
+_REMAINS = Statement(
+    "models.remains",
+    """
+SELECT (SELECT coalesce(sum(size_bytes), 0)::bigint FROM versions WHERE model = $1 AND state <> 'FAILED') AS size,
+       ARRAY(SELECT deployment_id FROM deployments WHERE model = $1 ORDER BY deployment_id) AS deployments
+""",
+)
+
+_PURGE = last(
+    "models.purge",
+    f"""
+, gone AS (
+    DELETE FROM models USING next WHERE id = $10 RETURNING next.value
+)
+{count("$11", "-1", "-$12::bigint")}
+SELECT gone.value AS written FROM gone, used
+""",
+)
+
+_DUE = Statement(
+    "models.due",
+    """
+SELECT namespace_id, model_id FROM models WHERE delete_time IS NOT NULL AND purge_time <= now()
+ ORDER BY purge_time LIMIT 100
+""",
+)
 
 
 class ModelStore:
@@ -103,13 +180,15 @@ class ModelStore:
         Raises:
             Missing: there is no such model.
         """
-        row = await self._gets.get(name)
+        row = await self._gets.get((name, min_revision.get()))
         if row["model_id"] is None:
             raise Missing("MODEL_NOT_FOUND", name, row["head"])
         return Read(rows.to_model(row), row["head"])
 
-    async def _get(self, names: Sequence[ModelName]) -> Sequence[Row]:
-        namespaces, models = [name.namespace for name in names], [name.model for name in names]
+    async def _get(self, keys: Sequence[tuple[ModelName, int]]) -> Sequence[Row]:
+        # A batch runs in a task of its own: what the most demanding of its callers asks for is asked for here.
+        min_revision.set(max(least for _, least in keys))
+        namespaces, models = [name.namespace for name, _ in keys], [name.model for name, _ in keys]
         return await self._database.fetch(_GET, namespaces, models)
 
     async def batch_get(self, parent: NamespaceName, names: Sequence[ModelName]) -> Read[list[Model]]:
@@ -149,13 +228,16 @@ class ModelStore:
             AlreadyExists: there is such a model.
             ResourceExhausted: the namespace may not hold more models.
         """
-        await use(transaction, name.parent, 1)
+        await check_room(transaction, name.parent, models=1)
+        if await transaction.row(_EXISTS, name.namespace, name.model) is not None:
+            raise AlreadyExists("MODEL_EXISTS", str(name))
         journal = Journal.created(name, draft.image(), subtree=True)
         try:
-            written = await transaction.last(_CREATE, journal, *model_columns(name, draft))
+            row = (await transaction.last(_CREATE, journal, *model_columns(name, draft)))[0]
         except asyncpg.UniqueViolationError:
             raise AlreadyExists("MODEL_EXISTS", str(name)) from None
-        return rows.to_model(written[0])
+        check_used(name.parent, row, models=1)
+        return rows.to_model(row)
 
     async def update(self, transaction: Transaction, update: ModelUpdate) -> Model:
         """
@@ -164,33 +246,88 @@ class ModelStore:
             Aborted: the model has changed since the client read it.
         """
         name = update.name
-        row = await transaction.row(_LOCK, name.namespace, name.model)
-        if row is None:
+        _, before = await _lock(transaction, name)
+        if before.delete_time is not None:
             raise Missing("MODEL_NOT_FOUND", name)
-        before = rows.to_model(row)
         check_etag(name, update.etag, before.revision)
         after_ = before.draft.updated(update.draft, update.paths)
         journal = Journal.updated(name, before.draft.image(), after_.image())
         return rows.to_model((await transaction.last(_UPDATE, journal, *model_columns(name, after_)))[0])
 
+    async def delete(self, transaction: Transaction, name: ModelName, etag: str, keep: timedelta) -> Model:
+        """
+        Mark a model deleted.
 
-async def use(transaction: Transaction, parent: NamespaceName, count: int) -> None:
-    """
-    Count *count* more models in a namespace and lock it against others who add some.
+        Args:
+            etag: of the model that the client read; empty when it does not care.
+            keep: until it is purged.
 
-    Raises:
-        Missing: there is no such namespace.
-        ResourceExhausted: it may not hold so many.
-    """
-    row = await transaction.row(USE, parent.namespace, count)
+        Raises:
+            Missing: there is no such model, or it is deleted already.
+            Aborted: the model has changed since the client read it.
+            FailedPrecondition: a live deployment runs one of its versions.
+        """
+        key, before = await _lock(transaction, name)
+        if before.delete_time is not None:
+            raise Missing("MODEL_NOT_FOUND", name)
+        check_etag(name, etag, before.revision)
+        if (deployed := await transaction.row(_DEPLOYED, key)) is not None:
+            raise still_deployed(name, DeploymentName(deployed["namespace_id"], deployed["deployment_id"]))
+        journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), {"deleted": True}, subtree=True)
+        return rows.to_model((await transaction.last(_MARK, journal, key, keep.total_seconds()))[0])
+
+    async def undelete(self, transaction: Transaction, name: ModelName) -> Model:
+        """
+        Take a deletion back.
+
+        Raises:
+            Missing: there is no such model.
+            FailedPrecondition: it is not deleted.
+        """
+        key, before = await _lock(transaction, name)
+        check_deleted(before)
+        journal = Journal.of(name, ChangeKind.UPDATED, {"deleted": True}, before.draft.image(), subtree=True)
+        return rows.to_model((await transaction.last(_MARK, journal, key, None))[0])
+
+    async def purge(self, transaction: Transaction, name: ModelName, *, due: bool = False) -> None:
+        """
+        Remove a deleted model for good, with all that is below it and the deployments that ran it.
+
+        Args:
+            due: only when its time has come; what was undeleted meanwhile stays.
+
+        Raises:
+            Missing: there is no such model.
+            FailedPrecondition: it is not deleted.
+        """
+        key, before = await _lock(transaction, name)
+        check_deleted(before)
+        if due and (before.purge_time is None or before.purge_time > datetime.now(UTC)):
+            return await transaction.nothing()
+        remains = await transaction.row(_REMAINS, key)
+        assert remains is not None  # noqa: S101 - for the type checker: a SELECT without FROM has one row
+        gone = [DeploymentName(name.namespace, each) for each in remains["deployments"]]
+        changes = [Change(str(name), ChangeKind.DELETED, subtree=True)]
+        entries = [Entry(str(name), before.draft.image(), None)]
+        for each in gone:
+            changes.append(Change(str(each), ChangeKind.DELETED))
+            entries.append(Entry(str(each), {"model": str(name)}, None))
+        journal = Journal(changes, entries)
+        await transaction.last(_PURGE, journal, key, name.namespace, remains["size"])
+        return None
+
+    async def due(self) -> list[ModelName]:
+        """
+        Some deleted models whose time has come.
+        """
+        return [ModelName(row["namespace_id"], row["model_id"]) for row in await self._database.fetch(_DUE)]
+
+
+async def _lock(transaction: Transaction, name: ModelName) -> tuple[int, Model]:
+    row = await transaction.row(_LOCK, name.namespace, name.model)
     if row is None:
-        raise Missing("NAMESPACE_NOT_FOUND", parent)
-    if row["most"] and row["used"] > row["most"]:
-        raise ResourceExhausted(
-            "MODEL_QUOTA",
-            f"{parent} may hold {row['most']:,} models: purge some or raise its quota",
-            metadata={"resource": str(parent), "limit": str(row["most"])},
-        )
+        raise Missing("MODEL_NOT_FOUND", name)
+    return row["id"], rows.to_model(row)
 
 
 def model_columns(name: ModelName, draft: ModelDraft) -> list[Any]:

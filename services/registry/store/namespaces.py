@@ -5,31 +5,42 @@ Namespaces in the database.
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 
 from services.chassis.errors import AlreadyExists
-from services.registry.model.calls import Missing, Read
-from services.registry.model.changes import Journal
-from services.registry.model.names import NamespaceName
-from services.registry.model.namespaces import Namespace, NamespaceDraft
+from services.registry.model.calls import Missing, Read, check_etag
+from services.registry.model.changes import ChangeKind, Journal
+from services.registry.model.names import ModelName, NamespaceName
+from services.registry.model.namespaces import Namespace, NamespaceDraft, NamespaceUpdate, check_deletable
 from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
 from services.registry.store.database import Database
 from services.registry.store.paging import after, listed, page_of
+from services.registry.store.statements import Statement, read
 from services.registry.store.writing import Transaction, last
 
-_GET = f"""
+_GET = read(
+    "namespaces.get",
+    f"""
 SELECT revision.value AS head, found.*
   FROM revision
   LEFT JOIN (SELECT {rows.NAMESPACE} FROM namespaces WHERE namespace_id = $1) AS found ON true
-"""
+""",
+)
 
-_LIST = page_of(f"""
+_LIST = page_of(
+    "namespaces.list",
+    f"""
 SELECT {rows.NAMESPACE}, octets FROM namespaces WHERE $1::text IS NULL OR namespace_id > $1
  ORDER BY namespace_id LIMIT $2
-""")
+""",
+)
 
-_CREATE = last(f"""
+_CREATE = last(
+    "namespaces.create",
+    f"""
 , made AS (
     INSERT INTO namespaces (namespace_id, display_name, description, owner, labels, max_models, max_asset_bytes,
                             create_time, update_time, revision, octets)
@@ -39,7 +50,44 @@ _CREATE = last(f"""
     INSERT INTO namespace_usage (namespace_id) SELECT namespace_id FROM made
 )
 SELECT made.revision AS written, made.* FROM made
-""")
+""",
+)
+
+_LOCK = Statement(
+    "namespaces.lock", f"SELECT {rows.NAMESPACE} FROM namespaces WHERE namespace_id = $1 FOR NO KEY UPDATE"
+)
+
+_UPDATE = last(
+    "namespaces.update",
+    f"""
+, made AS (
+    UPDATE namespaces
+       SET display_name = $11, description = $12, owner = $13, labels = $14::jsonb, max_models = $15,
+           max_asset_bytes = $16, octets = $17, update_time = now(), revision = next.value
+      FROM next
+     WHERE namespace_id = $10
+    RETURNING {rows.NAMESPACE}
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+# For a deletion: whoever adds a model waits, and then finds no namespace.
+_LOCK_OUT = Statement(
+    "namespaces.lock_out", f"SELECT {rows.NAMESPACE} FROM namespaces WHERE namespace_id = $1 FOR UPDATE"
+)
+
+_FIRST = Statement("namespaces.first_model", "SELECT model_id FROM models WHERE namespace_id = $1 LIMIT 1")
+
+_DELETE = last(
+    "namespaces.delete",
+    """
+, gone AS (
+    DELETE FROM namespaces USING next WHERE namespace_id = $10 RETURNING next.value
+)
+SELECT gone.value AS written FROM gone
+""",
+)
 
 
 class NamespaceStore:
@@ -74,18 +122,54 @@ class NamespaceStore:
         """
         journal = Journal.created(name, draft.image(), subtree=True)
         try:
-            written = await transaction.last(
-                _CREATE,
-                journal,
-                name.namespace,
-                draft.display_name,
-                draft.description,
-                draft.owner,
-                rows.packed(draft.labels),
-                draft.max_models,
-                draft.max_asset_bytes,
-                rows.octets_of(draft.display_name, draft.description, draft.owner, draft.labels),
-            )
+            written = await transaction.last(_CREATE, journal, *_columns(name, draft))
         except asyncpg.UniqueViolationError:
             raise AlreadyExists("NAMESPACE_EXISTS", str(name)) from None
         return rows.to_namespace(written[0])
+
+    async def update(self, transaction: Transaction, update: NamespaceUpdate) -> Namespace:
+        """
+        Raises:
+            Missing: there is no such namespace.
+            Aborted: it has changed since the client read it.
+        """
+        name = update.name
+        before = await _lock(transaction, _LOCK, name)
+        check_etag(name, update.etag, before.revision)
+        draft = before.draft.updated(update.draft, update.paths)
+        journal = Journal.updated(name, before.draft.image(), draft.image())
+        return rows.to_namespace((await transaction.last(_UPDATE, journal, *_columns(name, draft)))[0])
+
+    async def delete(self, transaction: Transaction, name: NamespaceName, etag: str) -> None:
+        """
+        Raises:
+            Missing: there is no such namespace.
+            Aborted: it has changed since the client read it.
+            FailedPrecondition: it holds models, or is the one that is always there.
+        """
+        before = await _lock(transaction, _LOCK_OUT, name)
+        check_etag(name, etag, before.revision)
+        first = await transaction.row(_FIRST, name.namespace)
+        check_deletable(name, ModelName(name.namespace, first["model_id"]) if first is not None else None)
+        journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
+        await transaction.last(_DELETE, journal, name.namespace)
+
+
+async def _lock(transaction: Transaction, statement: Statement, name: NamespaceName) -> Namespace:
+    row = await transaction.row(statement, name.namespace)
+    if row is None:
+        raise Missing("NAMESPACE_NOT_FOUND", name)
+    return rows.to_namespace(row)
+
+
+def _columns(name: NamespaceName, draft: NamespaceDraft) -> list[Any]:
+    return [
+        name.namespace,
+        draft.display_name,
+        draft.description,
+        draft.owner,
+        rows.packed(draft.labels),
+        draft.max_models,
+        draft.max_asset_bytes,
+        rows.octets_of(draft.display_name, draft.description, draft.owner, draft.labels),
+    ]

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from services.registry.model.calls import Missing
 from services.registry.model.pages import Key, Listed, Page
-from services.registry.store.database import Row
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement, read
 
 T = TypeVar("T")
 
@@ -21,16 +22,17 @@ NAMESPACE = "SELECT namespace_id FROM namespaces WHERE namespace_id = $1"
 MODEL = "SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2"
 
 
-def page_of(rows: str, parent: str = "SELECT true") -> str:
+def page_of(name: str, rows: str, parent: str = "SELECT true") -> Statement:
     """
     The statement of a list.
 
     Args:
+        name: see `Statement`.
         rows: selects the rows in order, one more than the page holds, each with a column `octets`. It may use the
             parent's columns, as `parent.id`.
         parent: selects the row of the parent, which may be missing.
     """
-    return f"""
+    sql = f"""
 SELECT revision.value AS head, parent IS NOT NULL AS has_parent, page.*
   FROM revision
   LEFT JOIN ({parent}) AS parent ON true
@@ -43,6 +45,7 @@ SELECT revision.value AS head, parent IS NOT NULL AS has_parent, page.*
        ) AS page ON parent IS NOT NULL
  ORDER BY octets_before
 """
+    return read(name, sql)
 
 
 def listed(

@@ -50,6 +50,34 @@ class Pool:
         self._mending: set[asyncio.Task[None]] = set()
         self._refused: tuple[float, Exception] | None = None
 
+    @property
+    def size(self) -> int:
+        """
+        How many connections are open.
+        """
+        return self._size
+
+    @property
+    def idle(self) -> int:
+        """
+        How many of them nobody uses.
+        """
+        return len(self._idle)
+
+    @property
+    def most(self) -> int:
+        """
+        How many there may be.
+        """
+        return self._most
+
+    @property
+    def waiting(self) -> int:
+        """
+        How many calls wait for one.
+        """
+        return len(self._waiting)
+
     async def open(self) -> None:
         """
         Open the first connections.

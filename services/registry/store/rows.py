@@ -13,7 +13,7 @@ from services.registry.model.models import Model, ModelDraft
 from services.registry.model.names import AliasName, ModelName, NamespaceName, VersionName
 from services.registry.model.namespaces import Namespace, NamespaceDraft
 from services.registry.model.versions import Artifact, Lineage, Version, VersionDraft, VersionState
-from services.registry.store.database import Row
+from services.registry.store.servers import Row
 
 NAMESPACE = """namespace_id, display_name, description, owner, labels, max_models, max_asset_bytes, create_time,
  update_time, revision"""

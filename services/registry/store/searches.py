@@ -12,8 +12,10 @@ from services.registry.model.pages import Key, Listed, Page
 from services.registry.model.searches import BEST_MATCH, OrderKey, Search
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
-from services.registry.store.database import Database, Row
+from services.registry.store.database import Database
 from services.registry.store.paging import NAMESPACE, listed, page_of
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement
 
 _COLUMNS = {
     # Longer texts have more words to match by chance: 1 divides the rank by the logarithm of the length.
@@ -44,14 +46,14 @@ class SearchStore:
             Missing: there is no such namespace.
             DeadlineExceeded: it took longer than a search may.
         """
-        sql, parameters = _statement(search, page)
-        found = await self._database.search(sql, *parameters, within=within)
+        statement, parameters = _statement(search, page)
+        found = await self._database.search(statement, parameters, within=within)
         return listed(
             page, found, ("NAMESPACE_NOT_FOUND", search.parent), rows.to_model, lambda row: _key(row, search.order)
         )
 
 
-def _statement(search: Search, page: Page) -> tuple[str, list[Any]]:
+def _statement(search: Search, page: Page) -> tuple[Statement, list[Any]]:
     parameters = Parameters(search.parent.namespace)
     columns = [(*_COLUMNS[key.field], key.descending) for key in search.order]
     where = ["models.namespace_id = $1", "models.delete_time IS NULL"]
@@ -71,7 +73,7 @@ SELECT {rows.MODEL}, models.octets{keys} FROM {source}
  WHERE {" AND ".join(where)}
  ORDER BY {sql_order(columns)} LIMIT {parameters.add(page.size + 1, "bigint")}
 """
-    return page_of(found, NAMESPACE), parameters.values
+    return page_of("models.search", found, NAMESPACE), parameters.values
 
 
 def _key(row: Row, order: tuple[OrderKey, ...]) -> list[Key]:

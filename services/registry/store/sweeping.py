@@ -1,5 +1,5 @@
 """
-Keeps what is only kept for a time from growing for ever.
+Keeps what is only kept for a time from growing for ever: the log of changes, yesterday's requests, deleted models.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
-from services.chassis.errors import ModelyardError
+from services.chassis.errors import FailedPrecondition, ModelyardError
+from services.registry.model.calls import Missing, Write
 from services.registry.store.changelog import Changelog
+from services.registry.store.models import ModelStore
+from services.registry.store.writing import Writer
 
 _EVERY_SECONDS = 60.0
+_ACTOR = "modelyard-registry"
 
 _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def sweeping(log: Changelog, keep: timedelta) -> AsyncIterator[None]:
+async def sweeping(log: Changelog, keep: timedelta, models: ModelStore, writer: Writer) -> AsyncIterator[None]:
     """
-    Trim the log of changes to *keep*, and forget yesterday's requests, while the block lasts.
+    Trim the log of changes to *keep*, forget yesterday's requests and purge the models whose time has come, while the
+    block lasts.
     """
-    task = asyncio.create_task(_sweep(log, keep))
+    task = asyncio.create_task(_sweep(log, keep, models, writer))
     try:
         yield
     finally:
@@ -34,11 +40,30 @@ async def sweeping(log: Changelog, keep: timedelta) -> AsyncIterator[None]:
             await task
 
 
-async def _sweep(log: Changelog, keep: timedelta) -> None:
+async def _sweep(log: Changelog, keep: timedelta, models: ModelStore, writer: Writer) -> None:
     while True:
         # Several processes do this: never at the same moment.
         await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
         try:
             await log.trim(keep)
+            await purge_due(models, writer)
         except ModelyardError as error:
-            _log.warning("could not trim the log of changes: %s", error)
+            _log.warning("could not sweep: %s", error)
+
+
+async def purge_due(models: ModelStore, writer: Writer) -> int:
+    """
+    Purge the models whose time has come, each in a write of its own.
+
+    Returns:
+        How many there were.
+    """
+    purged = 0
+    while names := await models.due():
+        for name in names:
+            write = Write(_ACTOR, "PurgeModel", "", "", b"")
+            # Undeleted or purged by another process in the meantime: nothing to do.
+            with contextlib.suppress(Missing, FailedPrecondition):
+                await writer.run(write, partial(models.purge, name=name, due=True), lambda _: b"", [name])
+                purged += 1
+    return purged

@@ -8,9 +8,6 @@ import asyncpg
 
 from services.chassis.errors import Aborted, DeadlineExceeded, ModelyardError, ResourceExhausted, Unavailable
 
-# Two transactions got in each other's way: doing one of them again helps.
-CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-
 # What a driver raises on a connection that is lost, or about to be. InternalClientError is not one of asyncpg's other
 # errors: it comes from a connection that was idle when the server told it that it is going down.
 LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -32,12 +29,21 @@ _GONE = (
 )
 
 
+class Conflict(Aborted):
+    """
+    Two transactions got in each other's way: doing one of them again helps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("TRANSACTION_CONFLICT", "another write came in between: retry", retry_after=0.1)
+
+
 def translated(error: BaseException) -> ModelyardError | None:
     """
     The error to raise in place of one of the driver's; None for anything else, which is a mistake of ours.
     """
-    if isinstance(error, CONFLICTS):
-        return Aborted("TRANSACTION_CONFLICT", "another write came in between: retry", retry_after=0.1)
+    if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
+        return Conflict()
     if isinstance(error, asyncpg.QueryCanceledError):
         return DeadlineExceeded("STATEMENT_TOO_SLOW", "the database took longer than it may")
     if isinstance(error, asyncpg.LockNotAvailableError):

@@ -8,25 +8,40 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from services.chassis.errors import Aborted, FailedPrecondition
-from services.registry.model.calls import Missing, Read
+from services.chassis.errors import Aborted
+from services.registry.model.calls import Missing, Read, check_etag
 from services.registry.model.changes import Image, Journal
 from services.registry.model.names import ModelName, VersionName
 from services.registry.model.pages import Listed, Page
-from services.registry.model.versions import Version, VersionDraft, VersionState
+from services.registry.model.versions import (
+    Version,
+    VersionDraft,
+    VersionState,
+    VersionUpdate,
+    check_mutable,
+    check_not_failed,
+    check_not_ready,
+)
 from services.registry.store import rows
 from services.registry.store.database import Database
+from services.registry.store.locks import lock_model
 from services.registry.store.paging import MODEL, after, listed, page_of
+from services.registry.store.statements import Statement, read
+from services.registry.store.usage import USED, check_room, check_used, count
 from services.registry.store.writing import Transaction, last
 
-_GET = f"""
+_GET = read(
+    "versions.get",
+    f"""
 SELECT revision.value AS head, found.*
   FROM revision
   LEFT JOIN (SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3) AS found ON true
-"""
+""",
+)
 
 _LIST = page_of(
+    "versions.list",
     f"""
 SELECT {rows.VERSION}, octets FROM versions
  WHERE model = parent.id AND ($3::bigint IS NULL OR number < $3)
@@ -35,20 +50,21 @@ SELECT {rows.VERSION}, octets FROM versions
     parent=MODEL,
 )
 
-# Numbers have no gaps: the row stays locked until this version is committed, and a rollback takes the number back.
-_NUMBER = """
-UPDATE models SET latest_version = latest_version + 1
- WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL
-RETURNING id, latest_version
-"""
-
-_EXISTS = """
+_EXISTS = Statement(
+    "versions.exists",
+    """
 SELECT true FROM models JOIN versions ON versions.model = models.id
  WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3
-"""
+""",
+)
 
-_CREATE = last(f"""
-, made AS (
+# Numbers have no gaps: the model stays locked until this version is committed.
+_CREATE = last(
+    "versions.create",
+    f"""
+, numbered AS (
+    UPDATE models SET latest_version = $11 WHERE id = $10
+), made AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
                           stage, labels, size_bytes, create_time, update_time, revision, octets)
     SELECT $10, $11, 'PENDING', $12, $13::jsonb, $14, $15::text[], $16, $17, $18, $19::jsonb, $20, now(), now(), value,
@@ -56,27 +72,54 @@ _CREATE = last(f"""
       FROM next
     RETURNING {rows.VERSION}
 )
-SELECT made.revision AS written, made.* FROM made
-""")
+{count("$22", "0", "$20")}
+SELECT made.revision AS written, made.*, {USED} FROM made, used
+""",
+)
 
 # The model first, as every writer below it: a purge locks it, too, and then nobody waits for a row with the revision
 # in hand.
-_LOCK = f"""
+_LOCK = Statement(
+    "versions.lock",
+    f"""
 WITH model AS (
     SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR KEY SHARE
 )
 SELECT versions.model, {rows.VERSION} FROM model JOIN versions ON versions.model = model.id
  WHERE versions.number = $3 FOR NO KEY UPDATE OF versions
-"""
+""",
+)
 
-_FINALIZE = last(f"""
+_UPDATE = last(
+    "versions.update",
+    f"""
 , made AS (
-    UPDATE versions SET state = 'READY', update_time = now(), revision = next.value FROM next
+    UPDATE versions
+       SET description = $12, artifacts = $13::jsonb, parent_version = $14, training_data = $15::text[], run = $16,
+           git_commit = $17, stage = $18, labels = $19::jsonb, size_bytes = $20, octets = $21, update_time = now(),
+           revision = next.value
+      FROM next
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
 )
+{count("$22", "0", "$23::bigint")}
+SELECT made.revision AS written, made.*, {USED} FROM made, used
+""",
+)
+
+# A FAILED version does not count against its namespace's quota.
+_SETTLE = last(
+    "versions.settle",
+    f"""
+, made AS (
+    UPDATE versions SET state = $12, failure = $13, update_time = now(), revision = next.value FROM next
+     WHERE model = $10 AND number = $11
+    RETURNING {rows.VERSION}
+)
+{count("$14", "0", "-$15::bigint")}
 SELECT made.revision AS written, made.* FROM made
-""")
+""",
+)
 
 
 class VersionStore:
@@ -115,14 +158,38 @@ class VersionStore:
         Raises:
             Missing: there is no such model, or no such parent version.
         """
-        model = await transaction.row(_NUMBER, parent.namespace, parent.model)
-        if model is None:
-            raise Missing("MODEL_NOT_FOUND", parent)
+        model = await lock_model(transaction, parent)
         await check_parent_version(transaction, draft)
-        name = VersionName(parent.namespace, parent.model, model["latest_version"])
+        await check_room(transaction, parent.parent, size=draft.size_bytes)
+        name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
         journal = Journal.created(name, {"state": VersionState.PENDING, **draft.image()})
-        row = (await transaction.last(_CREATE, journal, model["id"], name.number, *_columns(name, draft)))[0]
+        columns = [model["id"], name.number, *_columns(name, draft), parent.namespace]
+        row = (await transaction.last(_CREATE, journal, *columns))[0]
+        check_used(parent.parent, row, size=draft.size_bytes)
         return rows.to_version(row, parent)
+
+    async def update(self, transaction: Transaction, update: VersionUpdate) -> Version:
+        """
+        Raises:
+            Missing: there is no such version, or no such parent version.
+            FailedPrecondition: it is READY or FAILED, and a field is not one of those that may still change.
+            Aborted: it has changed since the client read it.
+            ResourceExhausted: the namespace may not hold so many bytes.
+        """
+        name = update.name
+        model, before = await _lock(transaction, name)
+        check_etag(name, update.etag, before.revision)
+        check_mutable(before, update.paths)
+        draft = before.draft.updated(update.draft, update.paths)
+        if "lineage" in update.paths:
+            await check_parent_version(transaction, draft)
+        more = draft.size_bytes - before.draft.size_bytes
+        await check_room(transaction, name.parent.parent, size=more)
+        journal = Journal.updated(name, before.draft.image(), draft.image())
+        columns = [model, name.number, *_columns(name, draft), name.namespace, more]
+        row = (await transaction.last(_UPDATE, journal, *columns))[0]
+        check_used(name.parent.parent, row, size=more)
+        return rows.to_version(row, name.parent)
 
     async def finalize(self, transaction: Transaction, checked: Version) -> Version:
         """
@@ -137,31 +204,45 @@ class VersionStore:
             Aborted: it has changed since.
         """
         name = checked.name
-        row = await transaction.row(_LOCK, name.namespace, name.model, name.number)
-        if row is None:
-            raise Missing("VERSION_NOT_FOUND", name)
-        version = rows.to_version(row, name.parent)
+        model, version = await _lock(transaction, name)
         check_not_failed(version)
         if version.state is VersionState.READY:
             await transaction.nothing()
             return version
         if version.revision != checked.revision:
             raise Aborted("VERSION_CHANGED", f"{name} changed while its artifacts were being verified: retry")
-        journal = Journal.updated(name, _state(version.state), _state(VersionState.READY))
-        return rows.to_version((await transaction.last(_FINALIZE, journal, row["model"], name.number))[0], name.parent)
+        return await _settle(transaction, model, version, VersionState.READY, "")
+
+    async def fail(self, transaction: Transaction, name: VersionName, failure: str) -> Version:
+        """
+        Give a PENDING version up; a FAILED one stays as it is.
+
+        Raises:
+            Missing: there is no such version.
+            FailedPrecondition: it is READY.
+        """
+        model, version = await _lock(transaction, name)
+        check_not_ready(version)
+        if version.state is VersionState.FAILED:
+            await transaction.nothing()
+            return version
+        return await _settle(transaction, model, version, VersionState.FAILED, failure)
 
 
-def check_not_failed(version: Version) -> None:
-    """
-    Raises:
-        FailedPrecondition: *version* is FAILED.
-    """
-    if version.state is VersionState.FAILED:
-        raise FailedPrecondition(
-            "VERSION_FAILED",
-            f"{version.name} has failed ({version.failure}): create another version",
-            metadata={"resource": str(version.name)},
-        )
+async def _lock(transaction: Transaction, name: VersionName) -> tuple[int, Version]:
+    row = await transaction.row(_LOCK, name.namespace, name.model, name.number)
+    if row is None:
+        raise Missing("VERSION_NOT_FOUND", name)
+    return row["model"], rows.to_version(row, name.parent)
+
+
+async def _settle(transaction: Transaction, model: int, version: Version, state: VersionState, failure: str) -> Version:
+    name = version.name
+    after_: Image = {"state": state, "failure": failure} if failure else {"state": state}
+    journal = Journal.updated(name, {"state": version.state}, after_)
+    returned = version.draft.size_bytes if state is VersionState.FAILED else 0
+    row = await transaction.last(_SETTLE, journal, model, name.number, state, failure, name.namespace, returned)
+    return rows.to_version(row[0], name.parent)
 
 
 async def check_parent_version(transaction: Transaction, draft: VersionDraft) -> None:
@@ -192,7 +273,3 @@ def _columns(name: VersionName, draft: VersionDraft) -> list[Any]:
         draft.size_bytes,
         octets,
     ]
-
-
-def _state(state: VersionState) -> Image:
-    return {"state": state}

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, imports_pb2, models_pb2, versions_pb2
+from services.embedded.postgres import SERVICE_ROLE
 from services.registry.tests.yard import Registry
 
 DEFAULT = "namespaces/default"
@@ -127,11 +128,18 @@ async def revisions(registry: Registry, start: int, upto: int, prefix: str = "")
     return found
 
 
+def owner(database: str) -> str:
+    """
+    The address of a database for its owner, who may do more than the service.
+    """
+    return database.replace(f"//{SERVICE_ROLE}@", "//postgres@")
+
+
 async def sql(registry: Registry, statement: str, *args: Any) -> Any:
     """
     The first value that a statement returns, behind the registry's back.
     """
-    connection = await asyncpg.connect(registry.database)
+    connection = await asyncpg.connect(owner(registry.database))
     try:
         return await connection.fetchval(statement, *args)
     finally:

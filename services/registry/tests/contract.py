@@ -37,18 +37,6 @@ _FILES = (
     registry_changes_pb2,
 )
 
-# What a later issue of the same contracts brings.
-_LATER = {
-    "UpdateNamespace",
-    "DeleteNamespace",
-    "DeleteModel",
-    "UndeleteModel",
-    "PurgeModel",
-    "UpdateVersion",
-    "FailVersion",
-    "RollbackAlias",
-}
-
 
 def methods() -> Iterator[MethodDescriptor]:
     """
@@ -56,9 +44,7 @@ def methods() -> Iterator[MethodDescriptor]:
     """
     for file in _FILES:
         for service in file.DESCRIPTOR.services_by_name.values():
-            for method in service.methods:
-                if method.name not in _LATER:
-                    yield method
+            yield from service.methods
 
 
 def request_class(method: MethodDescriptor) -> type[Message]:

@@ -22,7 +22,7 @@ from services.embedded.postgres import Postgres
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
 from services.registry.migrate import migrate, migrations
-from services.registry.tests.calls import DEFAULT, create, get, sql, watch
+from services.registry.tests.calls import DEFAULT, create, get, owner, sql, watch
 from services.registry.tests.yard import Failing, Registry, running
 
 
@@ -246,6 +246,7 @@ async def test_conflicts_are_retried(registry: Registry) -> None:
     """
     trigger = """
     CREATE SEQUENCE attempts;
+    GRANT USAGE ON SEQUENCE attempts TO modelyard_service;
     CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF nextval('attempts') % 10 IN (1, 2) OR new.owner = 'unlucky' THEN
             RAISE EXCEPTION 'chosen' USING ERRCODE = 'deadlock_detected';
@@ -254,7 +255,7 @@ async def test_conflicts_are_retried(registry: Registry) -> None:
     END $$;
     CREATE TRIGGER loses BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION lose();
     """
-    connection = await asyncpg.connect(registry.database)
+    connection = await asyncpg.connect(owner(registry.database))
     await connection.execute(trigger)
     await connection.close()
     assert (await create(registry, "m", request_id="r")).revision == 2

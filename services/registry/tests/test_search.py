@@ -320,7 +320,7 @@ async def test_too_slow(database: str) -> None:
             registry,
             "CREATE FUNCTION slow(text[]) RETURNS tsquery LANGUAGE sql AS 'SELECT ''word''::tsquery FROM pg_sleep(5)'",
         )
-        await sql(registry, "ALTER FUNCTION model_query RENAME TO fast_query")
+        await sql(registry, "ALTER FUNCTION model_query(text[]) RENAME TO fast_query")
         await sql(registry, "ALTER FUNCTION slow RENAME TO model_query")
         with Failing() as failed:
             await found(registry, "word")

@@ -1,0 +1,68 @@
+"""
+What the registry measures of its database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.registry.store.database import Database
+
+_QUERY = "modelyard_database_query"
+_POOL = "modelyard_database_pool"
+_REPLICA = "modelyard_database_replica"
+
+
+class DatabaseMetrics(Collector):
+    """
+    Collects the numbers of statements by name, of the pools and of the replicas, when Prometheus asks.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def collect(self) -> Iterator[Metric]:
+        """
+        For Prometheus.
+        """
+        yield from self._queries()
+        yield from self._pools()
+        yield from self._replicas()
+
+    def _queries(self) -> Iterator[Metric]:
+        seconds = HistogramMetricFamily(f"{_QUERY}_seconds", "How long statements took.", labels=["statement"])
+        rows = CounterMetricFamily(f"{_QUERY}_rows", "Rows that statements returned.", labels=["statement"])
+        errors = CounterMetricFamily(f"{_QUERY}_errors", "Statements that failed.", labels=["statement", "error"])
+        for name, stats in self._database.primary.queries.items():
+            seconds.add_metric([name], buckets=stats.durations.buckets(), sum_value=stats.durations.seconds)
+            rows.add_metric([name], stats.rows)
+            for error, count in list(stats.errors.items()):
+                errors.add_metric([name, error], count)
+        yield from (seconds, rows, errors)
+
+    def _pools(self) -> Iterator[Metric]:
+        open_ = GaugeMetricFamily(f"{_POOL}_connections", "Open connections.", labels=["server"])
+        idle = GaugeMetricFamily(f"{_POOL}_idle", "Connections that nobody uses.", labels=["server"])
+        most = GaugeMetricFamily(f"{_POOL}_most", "Connections that there may be.", labels=["server"])
+        waiting = GaugeMetricFamily(f"{_POOL}_waiting", "Calls that wait for a connection.", labels=["server"])
+        for server in (self._database.primary, *(replica.server for replica in self._database.replicas.all)):
+            pool = server.pool
+            open_.add_metric([server.name], pool.size)
+            idle.add_metric([server.name], pool.idle)
+            most.add_metric([server.name], pool.most)
+            waiting.add_metric([server.name], pool.waiting)
+        yield from (open_, idle, most, waiting)
+
+    def _replicas(self) -> Iterator[Metric]:
+        serving = GaugeMetricFamily(f"{_REPLICA}_serving", "1 while reads may go to it.", labels=["server"])
+        applied = GaugeMetricFamily(f"{_REPLICA}_revision", "The revision that it has applied.", labels=["server"])
+        lag = GaugeMetricFamily(f"{_REPLICA}_lag_seconds", "How far it is behind the primary.", labels=["server"])
+        for replica in self._database.replicas.all:
+            name = [replica.server.name]
+            serving.add_metric(name, replica.serving)
+            applied.add_metric(name, replica.applied)
+            lag.add_metric(name, replica.lag)
+        yield from (serving, applied, lag)

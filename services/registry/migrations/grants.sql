@@ -1,0 +1,20 @@
+-- What the service may do, and nothing else: run after every migration, by the owner. $role stands for the role's name.
+
+DO $$ BEGIN
+    -- It may log in; how it proves who it is, is for pg_hba.conf and the one who sets its password.
+    CREATE ROLE $role LOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made before, or by another database of this server
+END $$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM $role;
+GRANT USAGE ON SCHEMA public TO $role;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO $role;
+
+-- What happened is told and audited once, and never changed: trimming the log of changes is all that may go.
+GRANT INSERT ON audit TO $role;
+GRANT INSERT, DELETE ON changes TO $role;
+GRANT UPDATE ON revision TO $role;
+
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests TO $role;
+GRANT INSERT, UPDATE ON aliases TO $role;
+GRANT INSERT ON cards, evaluations, words TO $role;

@@ -1,0 +1,35 @@
+"""
+What a write locks before it takes its revision: always the model first, so that nobody who holds a revision waits.
+"""
+
+from __future__ import annotations
+
+from services.registry.model.calls import Missing
+from services.registry.model.names import ModelName
+from services.registry.store.servers import Row
+from services.registry.store.statements import Statement
+from services.registry.store.writing import Transaction
+
+_LOCK = Statement(
+    "models.lock",
+    """
+SELECT id, latest_version FROM models
+ WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR NO KEY UPDATE
+""",
+)
+
+
+async def lock_model(transaction: Transaction, name: ModelName) -> Row:
+    """
+    Lock a model against every other write to it and to what is below it.
+
+    Returns:
+        Its id and latest_version.
+
+    Raises:
+        Missing: there is no such model, or it is deleted.
+    """
+    row = await transaction.row(_LOCK, name.namespace, name.model)
+    if row is None:
+        raise Missing("MODEL_NOT_FOUND", name)
+    return row

@@ -1,0 +1,169 @@
+"""
+Read replicas: which of them may answer a read, and which are left out because they lag or do not answer.
+
+A replica answers a read when it is known to have applied the revision that the caller asks for. What it has applied is
+learnt from its own answers and by looking; a look that is old only sends a read to the primary that a replica could
+have answered, never the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from services.chassis.errors import ModelyardError, Unavailable
+from services.registry.store.servers import Server
+from services.registry.store.statements import read
+
+_HEAD = read("revision.head", "SELECT value AS head FROM revision")
+_LOOK_SECONDS = 0.25
+# How long a replica is left alone after it failed; the next look may take it in again.
+_OUT_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Replica:
+    """
+    One replica.
+
+    Attributes:
+        applied: the newest revision that it is known to have applied.
+        lag: seconds that it is behind the primary, as of the last look.
+        serving: whether reads may go to it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.applied = 0
+        self.lag = 0.0
+        self.serving = False
+        self._out_until = 0.0
+
+    def saw(self, revision: int) -> None:
+        """
+        An answer of it reflected *revision*.
+        """
+        self.applied = max(self.applied, revision)
+
+    def failed(self, error: BaseException) -> None:
+        """
+        It did not answer: leave it out for a while.
+        """
+        if self.serving:
+            _log.warning("%s is left out: %s", self.server.name, error)
+        self.serving = False
+        # It may come back as another server, restored from long ago.
+        self.applied = 0
+        self._out_until = time.monotonic() + _OUT_SECONDS
+
+    async def look(self, primary: Primary, most_lag: float) -> None:
+        """
+        See how far it is, and whether it may serve.
+        """
+        if time.monotonic() < self._out_until:
+            return
+        try:
+            async with asyncio.timeout(_OUT_SECONDS):
+                row = await self.server.fetch_row(_HEAD, ())
+        except (ModelyardError, TimeoutError) as error:
+            self.failed(error or Unavailable("DATABASE_UNAVAILABLE", "it does not answer"))
+            return
+        self.applied = row["head"] if row is not None else 0
+        self.lag = primary.lag_of(self.applied)
+        serves = self.lag <= most_lag
+        if serves != self.serving:
+            _log.info("%s %s, %.1f s behind", self.server.name, "serves reads" if serves else "is left out", self.lag)
+        self.serving = serves
+
+
+class Primary:
+    """
+    What the primary's head was when: from that follows how far a replica is behind in time.
+
+    A clock of ours measures it, not the servers': theirs may differ.
+    """
+
+    def __init__(self) -> None:
+        # When each revision was first seen, oldest first.
+        self._heads: deque[tuple[float, int]] = deque(maxlen=4096)
+
+    def saw(self, revision: int) -> None:
+        """
+        The primary's head is *revision*.
+        """
+        if not self._heads or revision > self._heads[-1][1]:
+            self._heads.append((time.monotonic(), revision))
+        elif revision < self._heads[-1][1]:
+            # Set back: what was known of it is void.
+            self._heads.clear()
+            self._heads.append((time.monotonic(), revision))
+
+    def lag_of(self, applied: int) -> float:
+        """
+        How many seconds ago the primary was first seen past *applied*; 0 when it has not been.
+        """
+        for moment, revision in self._heads:
+            if revision > applied:
+                return time.monotonic() - moment
+        return 0.0
+
+
+class Replicas:
+    """
+    The replicas of one primary.
+
+    Args:
+        servers: the replicas.
+        most_lag: seconds that one may be behind and still serve.
+    """
+
+    def __init__(self, servers: Sequence[Server], most_lag: float) -> None:
+        self.all = [Replica(server) for server in servers]
+        self._most_lag = most_lag
+        self._primary = Primary()
+        self._turn = 0
+
+    def pick(self, least: int) -> Replica | None:
+        """
+        The next replica that serves and is known to have applied the revision *least*; None when there is none.
+        """
+        for _ in self.all:
+            self._turn = (self._turn + 1) % len(self.all)
+            replica = self.all[self._turn]
+            if replica.serving and replica.applied >= least:
+                return replica
+        return None
+
+    @asynccontextmanager
+    async def watching(self, primary: Server) -> AsyncIterator[None]:
+        """
+        Keep an eye on all of them while the block lasts.
+        """
+        await self._look(primary)
+        task = asyncio.create_task(self._watch(primary))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self, primary: Server) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._look(primary)
+
+    async def _look(self, primary: Server) -> None:
+        # A primary that does not answer has no new revisions: its replicas go on serving what they have.
+        with contextlib.suppress(ModelyardError, TimeoutError):
+            async with asyncio.timeout(_OUT_SECONDS):
+                row = await primary.fetch_row(_HEAD, ())
+                if row is not None:
+                    self._primary.saw(row["head"])
+        await asyncio.gather(*(replica.look(self._primary, self._most_lag) for replica in self.all))

@@ -1,0 +1,173 @@
+"""
+One PostgreSQL server: measured statements on pooled connections. Driver errors leave it as `services.chassis.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from services.chassis.errors import DeadlineExceeded, ModelyardError
+from services.registry.store.pool import Connection, Pool, Taken
+from services.registry.store.queries import Queries
+from services.registry.store.statements import Statement
+from services.registry.store.trouble import translated
+
+Row = asyncpg.Record
+
+_EXPLAIN_EVERY_SECONDS = 60.0
+_PLAN = Statement("explain", "SELECT line FROM generic_plan($1) AS line")
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """
+    A server, the primary or a replica.
+
+    Args:
+        name: "primary" or "replica 1".
+        pool: the connections to it.
+        queries: counts the statements.
+        search_timeout: seconds that a search may take.
+        searches: how many may run at once: slow ones must not take every connection from the point reads.
+    """
+
+    def __init__(self, name: str, pool: Pool, queries: Queries, search_timeout: float, searches: int) -> None:
+        self.name = name
+        self.pool = pool
+        self.queries = queries
+        self._search_timeout = search_timeout
+        self._searches = asyncio.Semaphore(searches)
+
+    async def fetch_row(self, statement: Statement, args: Sequence[Any]) -> Row | None:
+        """
+        The first row that a statement returns: one prepared statement, one round trip.
+        """
+        row: Row | None = await self._run(asyncpg.Connection.fetchrow, statement, args)
+        return row
+
+    async def fetch(self, statement: Statement, args: Sequence[Any]) -> list[Row]:
+        """
+        The rows that a statement returns.
+        """
+        rows: list[Row] = await self._run(asyncpg.Connection.fetch, statement, args)
+        return rows
+
+    async def search(self, statement: Statement, args: Sequence[Any], within: float | None) -> list[Row]:
+        """
+        As `fetch`, for a statement that may be expensive.
+
+        Args:
+            within: seconds that the caller has left, when that is known.
+
+        Raises:
+            DeadlineExceeded: it took longer than a search may.
+        """
+        seconds = self._search_timeout if within is None else max(min(self._search_timeout, within), 0.001)
+        # The planner has to know the values: a plan for any word is a plan for no word. Parallel workers would answer
+        # one search faster and ten searches slower.
+        settings = (
+            f"SET LOCAL statement_timeout = {int(seconds * 1000) or 1}; SET LOCAL plan_cache_mode = force_custom_plan; "
+            "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL random_page_cost = 1.1"
+        )
+        try:
+            async with self._searches, self.connection() as connection:
+                # One message, so that the settings cost one round trip; all end with the transaction.
+                await connection.execute(f"BEGIN READ ONLY; {settings}")
+                rows: list[Row] = await self.on(connection, asyncpg.Connection.fetch, statement, args)
+                await connection.execute("COMMIT")
+                return rows
+        except DeadlineExceeded:
+            raise DeadlineExceeded(
+                "SEARCH_TOO_SLOW", f"the search took longer than {seconds:g} s: narrow it with words or conditions"
+            ) from None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """
+        A connection for several statements.
+        """
+        try:
+            async with Taken(self.pool) as connection:
+                yield connection
+        except Exception as error:
+            if (known := translated(error)) is not None:
+                raise known from error
+            raise
+
+    async def on(
+        self, connection: Connection, method: Callable[..., Any], statement: Statement, args: Sequence[Any]
+    ) -> Any:
+        """
+        Run a statement on a connection and count it.
+
+        Args:
+            method: of the connection: `fetch`, `fetchrow` or `execute`.
+        """
+        began = time.perf_counter()
+        try:
+            found = await method(connection, statement.sql, *args)
+        except BaseException as error:
+            self.queries.failed(statement, began, error)
+            raise
+        self.queries.done(statement, began, len(found) if isinstance(found, list) else found is not None)
+        return found
+
+    async def _run(self, method: Callable[..., Any], statement: Statement, args: Sequence[Any]) -> Any:
+        # Written out instead of `async with`: this is the hot path of every point read.
+        pool = self.pool
+        try:
+            connection = await pool.take()
+            try:
+                found = await self.on(connection, method, statement, args)
+            except BaseException:
+                pool.give_broken(connection)
+                raise
+            pool.give(connection)
+        except Exception as error:
+            if (known := translated(error)) is not None:
+                raise known from error
+            raise
+        return found
+
+
+class Explainer:
+    """
+    Logs the plans of slow statements, without the values: EXPLAIN (GENERIC_PLAN).
+
+    Args:
+        server: where to ask for them.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._told: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, statement: Statement) -> None:
+        """
+        Log the plan of *statement* soon, unless that was done a moment ago.
+        """
+        now = time.monotonic()
+        if now - self._told.get(statement.name, float("-inf")) < _EXPLAIN_EVERY_SECONDS:
+            return
+        self._told[statement.name] = now
+        task = asyncio.get_running_loop().create_task(self._explain(statement))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _explain(self, statement: Statement) -> None:
+        try:
+            rows = await self._server.fetch(_PLAN, [statement.sql])
+        except ModelyardError as error:
+            _log.warning("no plan of %s: %s", statement.name, error)
+            return
+        plan = "\n".join(row["line"] for row in rows)
+        _log.warning("plan of %s: %s", statement.name, plan, extra={"statement": statement.name, "plan": plan})

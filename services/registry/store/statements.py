@@ -1,0 +1,31 @@
+"""
+Statements: SQL text with the name under which it is measured, logged and explained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """
+    A statement.
+
+    Args:
+        name: "models.get": what it is called in metrics and logs.
+        sql: its text, with $1, $2 … for values.
+        anywhere: it only reads, and every row has a column `head`, the revision that it reflects: a replica may answer
+            it, because whoever asks can see whether the answer is new enough.
+    """
+
+    name: str
+    sql: str
+    anywhere: bool = False
+
+
+def read(name: str, sql: str) -> Statement:
+    """
+    A statement that a replica may answer.
+    """
+    return Statement(name, sql, anywhere=True)
