@@ -69,9 +69,12 @@ class Postgres:
         """
         return f"postgresql://{user}@/{database}?host={self.socket_folder}"
 
-    def part(self) -> Part:
+    def part(self, **more: str) -> Part:
         """
         The server, ready when it answers and the database is there.
+
+        Args:
+            more: further settings of the server.
         """
         settings = {
             "listen_addresses": "",
@@ -81,6 +84,7 @@ class Postgres:
             "wal_level": "replica",
             # Every crash drill and every test would otherwise wait for the first checkpoint.
             "checkpoint_timeout": "15min",
+            **more,
         }
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         return Part(

@@ -1,0 +1,76 @@
+"""
+Databases of a size, kept between runs: `.modelyard/bench/{count}` holds a PostgreSQL with that many models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+
+from bench.population import Say, populate
+from services.embedded.postgres import Postgres
+from services.embedded.supervisor import Supervisor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What a server of this size is given: the defaults are for a laptop's corner.
+_SERVER = {
+    "shared_buffers": "2GB",
+    "effective_cache_size": "6GB",
+    "work_mem": "32MB",
+    "max_wal_size": "8GB",
+    "random_page_cost": "1.1",
+}
+
+
+@contextmanager
+def grown(count: int, say: Say, folder: Path | None = None) -> Iterator[Postgres]:
+    """
+    A running PostgreSQL whose database has *count* models; it is made when it is not there or not whole.
+
+    Args:
+        say: is told how far making it is.
+        folder: of the state; below .modelyard/ by default.
+    """
+    state = (folder or ROOT / ".modelyard" / "bench" / str(count)).resolve()
+    whole = state / "whole"
+    supervisor = Supervisor(state / "log")
+    try:
+        if not whole.exists():
+            shutil.rmtree(state, ignore_errors=True)
+        state.mkdir(parents=True, exist_ok=True)
+        postgres = Postgres.inside(state)
+        supervisor.start([postgres.part(**_SERVER)])
+        _migrate(postgres)
+        if not whole.exists():
+            say(f"making {count:,} models in {state}")
+            asyncio.run(populate(postgres.url(), count, say))
+            whole.touch()
+        yield postgres
+    finally:
+        supervisor.stop()
+
+
+def _migrate(postgres: Postgres) -> None:
+    environment = {**os.environ, "MODELYARD_DATABASE_URL": postgres.url()}
+    subprocess.run([sys.executable, "-m", "services.registry.migrate"], env=environment, cwd=ROOT, check=True)
+
+
+async def size(url: str) -> str:
+    """
+    How large the database is, for the notes of a report.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        found: str = await connection.fetchval("SELECT pg_size_pretty(pg_database_size(current_database()))")
+        return found
+    finally:
+        await connection.close()
