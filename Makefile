@@ -12,7 +12,7 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ tools: $(READY) ## Provide ghz, the load generator
 
 bench-hosts: $(READY) tools ## GetModel served by the Envoy host and by the grpcio host, side by side
 	@$(BIN)/python -m bench.hosts
+
+bench-registry: $(READY) tools ## The registry's calls at a size, uncached (SCALE=10000,1000000 ROUNDS=3 SECONDS=4 PEERS=1)
+	@$(BIN)/python -m bench.registry
 
 clean: ## Remove the virtual environment and caches; the data in .modelyard/ stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -48,9 +48,21 @@ class Measured:
 
     rate: float
     p50_ms: float
+    p95_ms: float
     p99_ms: float
-    codes: Mapping[str, int]
+    codes: Counter[str]
     client_cores: float
+
+    @classmethod
+    def of(
+        cls, latencies: list[float], rate: float, codes: Counter[str] | None = None, client_cores: float = 0.0
+    ) -> Measured:
+        """
+        The figures of calls that took so many milliseconds each.
+        """
+        ordered = sorted(latencies)
+        p50, p95, p99 = (percentile(ordered, share) for share in (0.50, 0.95, 0.99))
+        return cls(rate, p50, p95, p99, codes if codes is not None else Counter(OK=len(ordered)), client_cores)
 
     @property
     def failures(self) -> int:
@@ -109,18 +121,12 @@ def _read(measured: Mapping[str, object], client_cores: float) -> Measured:
     details = measured["details"]
     if not isinstance(details, list) or not details:
         raise RuntimeError("ghz made no call")
-    latencies = sorted(detail["latency"] / 1e6 for detail in details)
+    latencies = [detail["latency"] / 1e6 for detail in details]
     codes = Counter(str(detail["status"]) for detail in details)
     total = measured["total"]
     if not isinstance(total, int):
         raise RuntimeError("ghz gave no total time")
-    return Measured(
-        rate=len(details) / (total / 1e9),
-        p50_ms=percentile(latencies, 0.50),
-        p99_ms=percentile(latencies, 0.99),
-        codes=codes,
-        client_cores=client_cores,
-    )
+    return Measured.of(latencies, len(details) / (total / 1e9), codes, client_cores)
 
 
 def percentile(ordered: list[float], share: float) -> float:

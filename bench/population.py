@@ -2,8 +2,8 @@
 A registry of any size whose names, descriptions, labels, parameter counts and results are drawn from the timm
 leaderboard: what the registry's benches and the tests of plans run on.
 
-Rows are made here and copied in (COPY); the word indexes are computed by the database with the registry's own functions.
-The same size gives the same rows.
+Rows are made here and copied in (COPY); the database computes the word indexes with the registry's own functions. The
+same size gives the same rows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NAMESPACE = "default"
 VERSIONS = 3
 RESULTS = 10
 TEAMS = (
-    "vision", "edge", "robotics", "search", "ads", "maps", "retail", "health", "satellite", "documents", "video", "speech",
-    "games", "security", "research", "platform",
+    "vision", "edge", "robotics", "search", "ads", "maps", "retail", "health", "satellite", "documents", "video",
+    "speech", "games", "security", "research", "platform",
 )  # fmt: skip
-TASKS = (("image-classification", 80), ("feature-extraction", 8), ("segmentation", 6), ("detection", 4), ("retrieval", 2))
+TASKS = {"image-classification": 80, "feature-extraction": 8, "segmentation": 6, "detection": 4, "retrieval": 2}
 _BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
 _BATCH = 20_000
 
@@ -60,7 +60,6 @@ def draw(count: int, seed: int = 7) -> Iterator[Drawn]:
     measured: dict[str, list[tuple[str, str, float]]] = {}
     for result in timm.results():
         measured.setdefault(result.model, []).append((result.dataset, result.metric, result.value))
-    tasks, weights = [task for task, _ in TASKS], [weight for _, weight in TASKS]
     used: dict[str, int] = {}
     for number in range(1, count + 1):
         shape, training = generator.choice(entries), generator.choice(entries)
@@ -68,7 +67,12 @@ def draw(count: int, seed: int = 7) -> Iterator[Drawn]:
         base = f"{shape.architecture}.{training.pretrain_tag}-{team}"[:110]
         used[base] = used.get(base, 0) + 1
         words = f"{shape.architecture} {training.pretrain_tag}".replace("_", " ")
-        labels = {"source": "timm", "architecture": shape.architecture, "pretrain_tag": training.pretrain_tag, "team": team}
+        labels = {
+            "source": "timm",
+            "architecture": shape.architecture,
+            "pretrain_tag": training.pretrain_tag,
+            "team": team,
+        }
         if shape.pretrain:
             labels["pretrain"] = shape.pretrain
         scores = measured[generator.choice(entries).model]
@@ -77,7 +81,7 @@ def draw(count: int, seed: int = 7) -> Iterator[Drawn]:
             f"{base}-{used[base]}",
             f"{words} for {team}",
             f"{words}: a model of timm, measured on ImageNet at {shape.img_size} pixels, adapted by the {team} team.",
-            generator.choices(tasks, weights)[0],
+            generator.choices(list(TASKS), list(TASKS.values()))[0],
             labels,
             int(shape.parameter_count * generator.uniform(0.9, 1.1)),
             tuple((d, m, round(v + generator.uniform(-2, 2), 3)) for d, m, v in scores[:RESULTS]),
@@ -200,11 +204,13 @@ _FINISH = (
         "models indexed",
         """
 INSERT INTO models (id, namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
-                    annotations, parameter_count, latest_version, create_time, update_time, revision, octets, search)
+                    annotations, parameter_count, latest_version, create_time, update_time, revision, octets, search,
+                    label_pairs)
 OVERRIDING SYSTEM VALUE
 SELECT id, 'default', model_id, display_name, description, labels::jsonb ->> 'team', task, 'pytorch', '', labels::jsonb,
        '{}', parameter_count, 3, create_time, create_time, id + 1, octets,
-       model_words(model_id, display_name, labels::jsonb, description)
+       model_words(model_id, display_name, labels::jsonb, description),
+       ARRAY(SELECT key || '=' || value FROM jsonb_each_text(labels::jsonb))
   FROM drawn_models ORDER BY id
 """,
     ),

@@ -5,6 +5,7 @@
 -- and no index is built on a table that may be large (0003 does that, without locking anybody out).
 
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
+CREATE EXTENSION IF NOT EXISTS fuzzystrmatch;
 
 -- How many bytes a namespace's versions have in all.
 ALTER TABLE namespace_usage ADD COLUMN asset_bytes bigint NOT NULL DEFAULT 0 CHECK (asset_bytes >= 0);
@@ -62,11 +63,11 @@ CREATE TABLE words (
 );
 CREATE INDEX words_by_trigrams ON words USING gin (word gin_trgm_ops);
 
--- The words of a text that are worth mending: with a letter, from four characters on.
+-- The words of a text that a person may type or mistype: those with a letter.
 CREATE FUNCTION spelt_words(content text) RETURNS SETOF text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT word
       FROM unnest(tsvector_to_array(to_tsvector('pg_catalog.simple', plain_words(content)))) AS word
-     WHERE length(word) BETWEEN 4 AND 64 AND word ~ '[^0-9]'
+     WHERE length(word) <= 64 AND word ~ '[^0-9]'
 $$;
 
 INSERT INTO words
@@ -80,34 +81,10 @@ CREATE FUNCTION words_of_card(content text) RETURNS tsvector LANGUAGE sql IMMUTA
     SELECT setweight(to_tsvector('pg_catalog.english', plain_words(left(content, 65536))), 'D')
 $$;
 
--- A query for all of the words. How a word may match depends on *reach*:
---   name    it is a word of the name or of the display name
---   whole   it is anywhere, as it is or stemmed
---   prefix  or something begins with it
--- *others* are further words that may stand for one of them: 'convnxt convnext' lets convnext stand for convnxt.
--- Words that say nothing ("the") are dropped unless there is nothing else.
-CREATE FUNCTION model_query(words text[], reach text, others text[]) RETURNS tsquery
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    WITH word AS (
-        SELECT place, lower(word COLLATE pg_c_utf8) AS word,
-               plainto_tsquery('pg_catalog.simple', plain_words(word)) AS plain,
-               plainto_tsquery('pg_catalog.english', plain_words(word)) AS stemmed
-          FROM unnest(words) WITH ORDINALITY AS word (word, place)
-    ), part AS (
-        SELECT numnode(word.stemmed) > 0 AS tells, '(' || string_agg(way, '|') || ')' AS ways
-          FROM word, LATERAL (
-               SELECT word.plain::text || CASE reach WHEN 'name' THEN ':A' WHEN 'prefix' THEN ':*' ELSE '' END
-               UNION ALL
-               SELECT word.stemmed::text WHERE reach <> 'name' AND numnode(word.stemmed) > 0
-               UNION ALL
-               SELECT plainto_tsquery('pg_catalog.simple', split_part(other, ' ', 2))::text
-                 FROM unnest(others) AS other
-                WHERE reach = 'prefix' AND split_part(other, ' ', 1) = word.word
-               ) AS alternative (way)
-         WHERE numnode(word.plain) = 1
-         GROUP BY place, word.stemmed
-    )
-    SELECT coalesce(string_agg(ways, '&') FILTER (WHERE tells), string_agg(ways, '&'), '')::tsquery FROM part
+-- The words of a text as the index has them: as they are, and stemmed.
+CREATE FUNCTION lexemes_of(content text) RETURNS text[] LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT tsvector_to_array(to_tsvector('pg_catalog.simple', plain_words(content))
+                          || to_tsvector('pg_catalog.english', plain_words(content)))
 $$;
 
 -- What a statement would do, whatever its values: for the log of slow statements and for the tests of plans.
@@ -116,6 +93,20 @@ BEGIN
     RETURN QUERY EXECUTE 'EXPLAIN (GENERIC_PLAN) ' || statement;
 END $$;
 
--- How selective a word is decides how a search is planned.
-ALTER TABLE models ALTER search SET STATISTICS 500;
+-- The labels as 'key=value': an array has statistics of its elements, which jsonb has not, and how selective a label or
+-- a word is decides how a search is planned. A trigger fills it, whoever writes.
+ALTER TABLE models ADD COLUMN label_pairs text[] COLLATE "C" NOT NULL DEFAULT '{}';
+
+CREATE FUNCTION set_label_pairs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    new.label_pairs := ARRAY(SELECT key || '=' || value FROM jsonb_each_text(new.labels));
+    RETURN new;
+END $$;
+
+CREATE TRIGGER label_pairs_are_the_labels BEFORE INSERT OR UPDATE OF labels ON models
+    FOR EACH ROW EXECUTE FUNCTION set_label_pairs();
+
+UPDATE models SET labels = labels WHERE labels <> '{}';
+
+ALTER TABLE models ALTER search SET STATISTICS 500, ALTER label_pairs SET STATISTICS 500;
 CREATE STATISTICS evaluations_by_board (ndistinct, dependencies, mcv) ON namespace_id, dataset, metric FROM evaluations;

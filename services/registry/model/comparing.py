@@ -46,7 +46,7 @@ def field_of(name: str, position: int) -> Field:
     """
     if name in TEXTS:
         return Text(name)
-    if name == "parameter_count":
+    if name in {"parameter_count", "parameters"}:
         return ParameterCount()
     if name == "create_time":
         return CreateTime()

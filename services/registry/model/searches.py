@@ -34,7 +34,6 @@ class OrderKey:
 
 
 ORDERS: dict[str, type[Key]] = {"name": str, "parameter_count": int, "create_time": datetime, "update_time": datetime}
-BEST_MATCH = "rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +42,31 @@ class Search:
     What SearchModels asks for.
 
     Args:
-        words: all of them must match; empty means all models.
+        query: as it was asked for, without spaces around it: the model of exactly this name comes first.
+        words: of the query; all of them must match; empty means all models.
         condition: must hold; None means no condition.
-        order: its last key is unique, so that the order is total.
+        order: its last key is unique, so that the order is total; empty means best match first, then newest.
     """
 
     parent: NamespaceName
+    query: str
     words: tuple[str, ...]
     condition: Condition | None
     order: tuple[OrderKey, ...]
+
+    @property
+    def ranked(self) -> bool:
+        """
+        Whether the best match comes first.
+        """
+        return not self.order
 
     @property
     def key_types(self) -> tuple[type[Key], ...]:
         """
         The types of the sort key's parts.
         """
-        return tuple(float if key.field == BEST_MATCH else ORDERS[key.field] for key in self.order)
+        return tuple(ORDERS[key.field] for key in self.order) if self.order else (int, int)
 
 
 def parse_words(checks: Checks, field: str, query: str) -> tuple[str, ...]:
@@ -75,22 +83,16 @@ def parse_words(checks: Checks, field: str, query: str) -> tuple[str, ...]:
     return words if len(checks) == before else ()
 
 
-def parse_order(checks: Checks, field: str, text: str, *, ranked: bool) -> tuple[OrderKey, ...]:
+def parse_order(checks: Checks, field: str, text: str) -> tuple[OrderKey, ...]:
     """
-    The order that `order_by` asks for, or the usual one, made total by the name.
-
-    Args:
-        ranked: there are words, so that without an order the best match comes first.
+    The order that `order_by` asks for, made total by the name; empty when it asks for none.
     """
     keys = _keys(checks, field, text)
-    if not keys:
-        keys = (OrderKey(BEST_MATCH, descending=True),) if ranked else ()
-    if any(key.field == "name" for key in keys):
+    if not keys or any(key.field == "name" for key in keys):
         return keys
     # After the keys that were asked for, names run the way of the last of them: then one index serves the whole
-    # order, read forwards or backwards. Equal matches are the exception: those are read by people, from a to z.
-    tie = OrderKey("name", descending=bool(keys) and keys[-1].descending and keys[-1].field != BEST_MATCH)
-    return (*keys, tie)
+    # order, read forwards or backwards.
+    return (*keys, OrderKey("name", descending=keys[-1].descending))
 
 
 def _keys(checks: Checks, field: str, text: str) -> tuple[OrderKey, ...]:

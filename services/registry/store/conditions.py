@@ -24,9 +24,8 @@ from services.registry.model.filters import (
 )
 from services.registry.model.names import NamespaceName
 from services.registry.model.pages import Key
-from services.registry.store.rows import packed
 
-_SQL_OPS = {
+SQL_OPS = {
     Op.EQUAL: "=",
     Op.UNEQUAL: "<>",
     Op.LESS: "<",
@@ -77,7 +76,7 @@ def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameter
             return _number("models.parameter_count", op, value, parameters)
         case CreateTime():
             return (
-                "true" if value is None else f"models.create_time {_SQL_OPS[op]} {parameters.add(value, 'timestamptz')}"
+                "true" if value is None else f"models.create_time {SQL_OPS[op]} {parameters.add(value, 'timestamptz')}"
             )
         case LabelKeys():
             return "models.labels <> '{}'" if value is None else f"models.labels ? {parameters.add(value, 'text')}"
@@ -94,22 +93,22 @@ def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str
     parameter = parameters.add(value, "text")
     if op is Op.HAS:
         return f"strpos(lower({column} COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
-    return f'{column} {_SQL_OPS[op]} {parameter} COLLATE "C"'
+    return f'{column} {SQL_OPS[op]} {parameter} COLLATE "C"'
 
 
 def _number(column: str, op: Op, value: int | None, parameters: Parameters) -> str:
     # 0 means that nobody has said.
-    return f"{column} <> 0" if value is None else f"{column} {_SQL_OPS[op]} {parameters.add(value, 'bigint')}"
+    return f"{column} <> 0" if value is None else f"{column} {SQL_OPS[op]} {parameters.add(value, 'bigint')}"
 
 
 def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
     if value is None:
         return f"models.labels ? {parameters.add(key, 'text')}"
     if op in {Op.EQUAL, Op.HAS}:
-        # Containment, which the index on labels serves.
-        return f"models.labels @> {parameters.add(packed({key: value}), 'jsonb')}"
+        # Containment, which the index on the pairs serves.
+        return f"models.label_pairs @> {parameters.add([f'{key}={value}'], 'text[]')}"
     left = f'(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
-    return f"coalesce({left} {_SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
+    return f"coalesce({left} {SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
 
 
 def _score(field: Score, op: Op, value: float | None, parameters: Parameters) -> str:
@@ -120,9 +119,9 @@ def _score(field: Score, op: Op, value: float | None, parameters: Parameters) ->
     parameter = parameters.add(value, "float8")
     if op in {Op.MORE, Op.AT_LEAST}:
         # The highest is above the bound when any is; this form can be answered from the bound's side.
-        return f"EXISTS (SELECT FROM evaluations AS scored WHERE {where} AND scored.value {_SQL_OPS[op]} {parameter})"
+        return f"EXISTS (SELECT FROM evaluations AS scored WHERE {where} AND scored.value {SQL_OPS[op]} {parameter})"
     highest = f"(SELECT max(scored.value) FROM evaluations AS scored WHERE {where})"
-    return f"coalesce({highest} {_SQL_OPS[op]} {parameter}, false)"
+    return f"coalesce({highest} {SQL_OPS[op]} {parameter}, false)"
 
 
 def _bare(value: str | None, parent: NamespaceName) -> str | None:

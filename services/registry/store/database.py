@@ -20,7 +20,7 @@ from services.chassis.errors import DeadlineExceeded, FailedPrecondition, Modely
 from services.registry.store.pool import Connection, Pool
 from services.registry.store.queries import Queries
 from services.registry.store.replicas import Replicas
-from services.registry.store.servers import Explainer, Row, Server
+from services.registry.store.servers import Explainer, Row, Server, Snapshot
 from services.registry.store.statements import Statement
 from services.registry.store.trouble import translated
 
@@ -93,11 +93,13 @@ class Database:
         """
         The rows that a statement returns.
         """
-        return await self._anywhere(statement, lambda server: server.fetch(statement, args))
+        if not statement.anywhere:
+            return await self.primary.fetch(statement, args)
+        return await self._anywhere(lambda server: server.fetch(statement, args))
 
     async def search(self, statement: Statement, args: Sequence[Any], *, within: float | None = None) -> list[Row]:
         """
-        As `fetch`, for a statement that may be expensive.
+        As `fetch`, for a read that may be expensive.
 
         Args:
             within: seconds that the caller has left, when that is known.
@@ -105,7 +107,18 @@ class Database:
         Raises:
             DeadlineExceeded: it took longer than a search may.
         """
-        return await self._anywhere(statement, lambda server: server.search(statement, args, within))
+        return await self.search_with(lambda snapshot: snapshot.fetch(statement, args), within=within)
+
+    async def search_with(
+        self, work: Callable[[Snapshot], Awaitable[list[Row]]], *, within: float | None = None
+    ) -> list[Row]:
+        """
+        Run several statements that may be expensive on one snapshot; the rows that are returned have a column `head`.
+
+        Raises:
+            DeadlineExceeded: as `search`.
+        """
+        return await self._anywhere(lambda server: server.search(work, within))
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """
@@ -120,8 +133,8 @@ class Database:
         """
         await self.primary.fetch_row(_PING, ())
 
-    async def _anywhere(self, statement: Statement, ask: Callable[[Server], Awaitable[list[Row]]]) -> list[Row]:
-        if statement.anywhere and self.replicas.all:
+    async def _anywhere(self, ask: Callable[[Server], Awaitable[list[Row]]]) -> list[Row]:
+        if self.replicas.all:
             least = min_revision.get()
             replica = self.replicas.pick(least)
             if replica is not None:

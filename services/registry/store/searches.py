@@ -1,30 +1,41 @@
 # ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
 """
 Searches in the database.
+
+Without an order of its own, a search with words has four tiers, best first: the model of exactly that name; models that
+have all words in their name or display name; models that have them anywhere, as they are or stemmed; models in which
+something begins with them, or in which a mistyped word is spelt as in the vocabulary. Within a tier the newest model
+comes first. So a page is read in index order, and what matches half a million models costs no more than what matches
+fifty: nothing is ranked that is not shown. (docs/adr/0009 compares this with ts_rank.)
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from services.registry.model.models import Model
 from services.registry.model.pages import Key, Listed, Page
-from services.registry.model.searches import BEST_MATCH, OrderKey, Search
+from services.registry.model.searches import Search
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
 from services.registry.store.database import Database
+from services.registry.store.narrowing import FEW, SOME, Narrowing
 from services.registry.store.paging import NAMESPACE, listed, page_of
-from services.registry.store.servers import Row
+from services.registry.store.servers import Row, Snapshot
 from services.registry.store.statements import Statement
+from services.registry.store.wording import Wording, understand
 
 _COLUMNS = {
-    # Longer texts have more words to match by chance: 1 divides the rank by the logarithm of the length.
-    BEST_MATCH: ("ts_rank(models.search, words.query, 1)::float8", "float8"),
     "name": ("models.model_id", "text"),
     "parameter_count": ("models.parameter_count", "bigint"),
     "create_time": ("models.create_time", "timestamptz"),
     "update_time": ("models.update_time", "timestamptz"),
 }
+
+# Of a search that is not narrow, so many of the newest models are looked at before anything else: the page of one that
+# matches a three-hundredth of them is full by then.
+_WINDOW = 8000
 
 
 class SearchStore:
@@ -34,6 +45,7 @@ class SearchStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._narrowing = Narrowing()
 
     async def search(self, search: Search, page: Page, within: float | None) -> Listed[Model]:
         """
@@ -46,35 +58,139 @@ class SearchStore:
             Missing: there is no such namespace.
             DeadlineExceeded: it took longer than a search may.
         """
-        statement, parameters = _statement(search, page)
-        found = await self._database.search(statement, parameters, within=within)
-        return listed(
-            page, found, ("NAMESPACE_NOT_FOUND", search.parent), rows.to_model, lambda row: _key(row, search.order)
-        )
+
+        async def work(snapshot: Snapshot) -> list[Row]:
+            wording = await understand(snapshot, search.words) if search.words else None
+            if not search.ranked:
+                return await snapshot.fetch(*_ordered(search, page, wording))
+            tight, loose = await self._estimates(snapshot, search, wording)
+            if tight > FEW:
+                found = await snapshot.fetch(*_ranked(search, page, wording, _Ways(window=True)))
+                if (found[0]["found_count"] or 0) > page.size:
+                    return found
+            return await snapshot.fetch(*_ranked(search, page, wording, _Ways(tight <= SOME, loose <= SOME)))
+
+        found = await self._database.search_with(work, within=within)
+        width = len(search.key_types)
+        return listed(page, found, ("NAMESPACE_NOT_FOUND", search.parent), rows.to_model, lambda row: _key(row, width))
+
+    async def _estimates(self, snapshot: Snapshot, search: Search, wording: Wording | None) -> tuple[float, float]:
+        """
+        About how many models may match, at most: in the tiers before the last one, and in the last one.
+        """
+        if wording is None:
+            filtered = await self._narrowing.by_filter(snapshot, search)
+            return filtered, filtered
+        tight = await self._narrowing.by_words(snapshot, wording.whole_lexemes)
+        loose = await self._narrowing.by_words(snapshot, wording.loose_lexemes)
+        if max(tight, loose) > FEW:
+            filtered = await self._narrowing.by_filter(snapshot, search)
+            return min(tight, filtered), min(loose, filtered)
+        return tight, loose
 
 
-def _statement(search: Search, page: Page) -> tuple[Statement, list[Any]]:
-    parameters = Parameters(search.parent.namespace)
-    columns = [(*_COLUMNS[key.field], key.descending) for key in search.order]
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """
+    How the models of a tier are found. As the planner likes, unless they are to be
+
+    Args:
+        tight_sorted: all found, then sorted: by an expression in place of the column, so that no index gives the order.
+        loose_sorted: the same for the last tier.
+        window: looked for among the newest ones only, and no further than the first tier that may be large.
+    """
+
+    tight_sorted: bool = False
+    loose_sorted: bool = False
+    window: bool = False
+
+    def order(self, *, is_last: bool) -> str:
+        return "models.id + 0" if (self.loose_sorted if is_last else self.tight_sorted) else "models.id"
+
+    @property
+    def name(self) -> str:
+        if self.window:
+            return "models.search_window"
+        return "models.search_sorted" if self.tight_sorted else "models.search"
+
+
+def _where(search: Search, parameters: Parameters) -> list[str]:
     where = ["models.namespace_id = $1", "models.delete_time IS NULL"]
-    source = "models"
-    if search.words:
-        # Made once for the statement, not once for each row.
-        words = parameters.add(list(search.words), "text[]")
-        source = f"(SELECT model_query({words}) AS query OFFSET 0) AS words, models"
-        where.append("models.search @@ words.query")
     if search.condition is not None:
         where.append(sql_of(search.condition, search.parent, parameters))
+    return where
+
+
+def _ordered(search: Search, page: Page, wording: Wording | None) -> tuple[Statement, list[Any]]:
+    """
+    A page in an order that was asked for.
+    """
+    parameters = Parameters(search.parent.namespace, page.size + 1)
+    where = _where(search, parameters)
+    if wording is not None:
+        where.append(f"models.search @@ {parameters.add(wording.loose, 'text')}::tsquery")
+    columns = [(*_COLUMNS[key.field], key.descending) for key in search.order]
     if page.after is not None:
         where.append(sql_after(columns, page.after, parameters))
     keys = "".join(f", {column} AS key_{index}" for index, (column, _, _) in enumerate(columns))
     found = f"""
-SELECT {rows.MODEL}, models.octets{keys} FROM {source}
+SELECT {rows.MODEL}, models.octets{keys} FROM models
  WHERE {" AND ".join(where)}
- ORDER BY {sql_order(columns)} LIMIT {parameters.add(page.size + 1, "bigint")}
+ ORDER BY {sql_order(columns)} LIMIT $2
 """
-    return page_of("models.search", found, NAMESPACE), parameters.values
+    return page_of("models.search_ordered", found, NAMESPACE), parameters.values
 
 
-def _key(row: Row, order: tuple[OrderKey, ...]) -> list[Key]:
-    return [row[f"key_{index}"] for index in range(len(order))]
+def _tiers(search: Search, wording: Wording | None, parameters: Parameters) -> list[str]:
+    """
+    What belongs to each tier; no model belongs to two.
+    """
+    if wording is None:
+        return ["true"]
+    own = parameters.add(search.query, "text")
+    name, whole, loose = (
+        f"models.search @@ {parameters.add(text, 'text')}::tsquery"
+        for text in (wording.name, wording.whole, wording.loose)
+    )
+    return [
+        f"models.model_id = {own}",
+        f"models.model_id <> {own} AND {name}",
+        f"models.model_id <> {own} AND {whole} AND NOT {name}",
+        f"models.model_id <> {own} AND {loose} AND NOT {whole}",
+    ]
+
+
+def _ranked(search: Search, page: Page, wording: Wording | None, ways: _Ways) -> tuple[Statement, list[Any]]:
+    """
+    A page of the best matches: the tiers one after the other, the newest model first. The database stops where the page
+    is full.
+    """
+    parameters = Parameters(search.parent.namespace, page.size + 1)
+    where = _where(search, parameters)
+    tiers = _tiers(search, wording, parameters)
+    first, newest = (int(str(part)) for part in page.after) if page.after is not None else (0, None)
+    last = max(first, 1 if wording is not None else 0) + 1 if ways.window else len(tiers)
+    parts = []
+    for tier in range(first, last):
+        conditions = [*where, tiers[tier]]
+        after = f"models.id < {parameters.add(newest, 'bigint')}" if tier == first and newest is not None else "true"
+        is_point = wording is not None and tier == 0
+        source = _newest(after) if ways.window and not is_point else "models"
+        order = ways.order(is_last=tier == len(tiers) - 1)
+        parts.append(f"""
+(SELECT {rows.MODEL}, models.octets, {tier} AS key_0, models.id AS key_1 FROM {source}
+  WHERE {" AND ".join([*conditions, after])}
+  ORDER BY {order} DESC LIMIT $2)
+""")
+    return page_of(
+        ways.name, f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS tiers LIMIT $2", NAMESPACE
+    ), parameters.values
+
+
+def _newest(after: str) -> str:
+    return f"""(SELECT * FROM models WHERE models.namespace_id = $1 AND models.delete_time IS NULL AND {after}
+         ORDER BY models.id DESC LIMIT {_WINDOW}) AS models"""
+
+
+def _key(row: Row, width: int) -> list[Key]:
+    return [row[f"key_{index}"] for index in range(width)]

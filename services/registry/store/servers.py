@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -60,11 +60,12 @@ class Server:
         rows: list[Row] = await self._run(asyncpg.Connection.fetch, statement, args)
         return rows
 
-    async def search(self, statement: Statement, args: Sequence[Any], within: float | None) -> list[Row]:
+    async def search(self, work: Callable[[Snapshot], Awaitable[list[Row]]], within: float | None) -> list[Row]:
         """
-        As `fetch`, for a statement that may be expensive.
+        Run statements that may be expensive, all on one snapshot.
 
         Args:
+            work: runs them.
             within: seconds that the caller has left, when that is known.
 
         Raises:
@@ -75,13 +76,14 @@ class Server:
         # one search faster and ten searches slower.
         settings = (
             f"SET LOCAL statement_timeout = {int(seconds * 1000) or 1}; SET LOCAL plan_cache_mode = force_custom_plan; "
-            "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL random_page_cost = 1.1"
+            "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL random_page_cost = 1.1; "
+            "SET LOCAL pg_trgm.similarity_threshold = 0.2"
         )
         try:
             async with self._searches, self.connection() as connection:
                 # One message, so that the settings cost one round trip; all end with the transaction.
-                await connection.execute(f"BEGIN READ ONLY; {settings}")
-                rows: list[Row] = await self.on(connection, asyncpg.Connection.fetch, statement, args)
+                await connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {settings}")
+                rows = await work(Snapshot(self, connection))
                 await connection.execute("COMMIT")
                 return rows
         except DeadlineExceeded:
@@ -136,6 +138,23 @@ class Server:
                 raise known from error
             raise
         return found
+
+
+class Snapshot:
+    """
+    The statements of one search: they all see the same.
+    """
+
+    def __init__(self, server: Server, connection: Connection) -> None:
+        self._server = server
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, args: Sequence[Any]) -> list[Row]:
+        """
+        The rows that a statement returns.
+        """
+        rows: list[Row] = await self._server.on(self._connection, asyncpg.Connection.fetch, statement, args)
+        return rows
 
 
 class Explainer:

@@ -132,6 +132,58 @@ async def test_words(stocked: Registry, query: str, expected: set[str]) -> None:
     assert set(await found(stocked, query)) == expected
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("conv", {BASE, TINY}),
+        ("convnex in12", {TINY}),
+        ("convnxt", {BASE, TINY}),
+        ("resnte50", {RESNET}),
+        ("Silro", {SILERO}),
+        ("convnxt imagnet", {BASE, TINY}),
+        ("clasifying", {BASE, RESNET}),
+        ("convnext resnte50", set()),
+        ("zzzzzzzz", set()),
+    ],
+)
+async def test_prefixes_and_typos(stocked: Registry, query: str, expected: set[str]) -> None:
+    """
+    The beginning of a word finds it, and so does a word with a letter too few, too many or in the wrong place.
+    """
+    assert set(await found(stocked, query)) == expected
+
+
+async def test_tiers(database: str) -> None:
+    """
+    The model of that name comes first, then those with the words in their name, then those with them anywhere, then
+    those where something begins with them; among equals the newest.
+    """
+    async with running(database) as registry:
+        models = {
+            "resnetv2": Model(),
+            "described": Model(description="like a resnet"),
+            "labelled": Model(labels={"family": "resnet"}),
+            "resnet.old": Model(),
+            "resnet": Model(),
+            "resnet.new": Model(),
+            "other": Model(display_name="ResNet, too"),
+        }
+        for name, model in models.items():
+            await create(registry, name, model)
+        expected = ["resnet", "other", "resnet.new", "resnet.old", "labelled", "described", "resnetv2"]
+        for size in (0, 1, 2, 3):
+            assert await found(registry, "resnet", size=size) == expected
+
+
+async def test_a_later_model_teaches_words(registry: Registry) -> None:
+    """
+    What a typo is compared with are the words of all models, those that have just come included.
+    """
+    assert await found(registry, "efficentnet") == []
+    await create(registry, "m", Model(description="An EfficientNet"))
+    assert await found(registry, "efficentnet") == ["m"]
+
+
 async def test_best_match_first(stocked: Registry) -> None:
     """
     A word in the name counts more than one in the description.
@@ -301,7 +353,7 @@ async def test_rows_that_come_and_go(registry: Registry) -> None:
     What is added before the page's begin does not repeat a row, what is taken away does not hide one.
     """
     await import_items(registry, [Item(model_id=f"m{n}") for n in range(6)])
-    request = pb.SearchModelsRequest(parent=DEFAULT, page_size=3)
+    request = pb.SearchModelsRequest(parent=DEFAULT, page_size=3, order_by="name")
     page = await registry.models.SearchModels(request)
     await create(registry, "a")
     await sql(registry, "DELETE FROM models WHERE model_id = 'm0' RETURNING 1")
@@ -316,12 +368,11 @@ async def test_too_slow(database: str) -> None:
     """
     async with running(database, MODELYARD_SEARCH_SECONDS="0.5") as registry:
         await create(registry, "m", Model(description="word"))
-        await sql(
-            registry,
-            "CREATE FUNCTION slow(text[]) RETURNS tsquery LANGUAGE sql AS 'SELECT ''word''::tsquery FROM pg_sleep(5)'",
-        )
-        await sql(registry, "ALTER FUNCTION model_query(text[]) RENAME TO fast_query")
-        await sql(registry, "ALTER FUNCTION slow RENAME TO model_query")
+        slow = """
+        CREATE OR REPLACE FUNCTION lexemes_of(content text) RETURNS text[] LANGUAGE sql
+        AS 'SELECT ''{word}''::text[] FROM pg_sleep(5)'
+        """
+        await sql(registry, slow)
         with Failing() as failed:
             await found(registry, "word")
         assert (failed.code, failed.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "SEARCH_TOO_SLOW")

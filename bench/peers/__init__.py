@@ -1,0 +1,3 @@
+"""
+Other registries, measured on the same PostgreSQL in the same run.
+"""
