@@ -24,9 +24,12 @@ from services.registry.store.conditions import SQL_OPS
 from services.registry.store.servers import Snapshot
 from services.registry.store.statements import Statement
 
-# So many models are found and sorted at once; so many still sooner than a walk finds a page of them.
-FEW = 2000
+# So many models are found and sorted sooner than anything else is done.
+FEW = 2_000
+# So many still sooner than the planner is trusted, and as far an index is counted.
 SOME = 12_000
+# So many when a walk has not found a page; more are never sorted.
+MANY = 100_000
 _KEEP_SECONDS = 60.0
 # The share of models that a word or a label has which is not among the most common ones, when nothing is known.
 _UNKNOWN = 0.0005
@@ -116,9 +119,8 @@ def _probe(comparison: Comparison, search: Search) -> tuple[Statement, list[obje
     if value is None or op in {Op.HAS, Op.UNEQUAL}:
         return None
     if isinstance(field, ParameterCount):
-        sql = (
-            f"SELECT FROM models WHERE namespace_id = $1 AND parameter_count {SQL_OPS[op]} $2::bigint LIMIT {SOME + 1}"
-        )
+        sql = f"""
+SELECT FROM models WHERE namespace_id = $1 AND parameter_count {SQL_OPS[op]} $2::bigint LIMIT {SOME + 1}"""
         return _counted("parameter_count", sql), [search.parent.namespace, value]
     if isinstance(field, Score) and op in {Op.MORE, Op.AT_LEAST}:
         sql = f"""

@@ -11,6 +11,7 @@ fifty: nothing is ranked that is not shown. (docs/adr/0009 compares this with ts
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from services.registry.model.searches import Search
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
 from services.registry.store.database import Database
-from services.registry.store.narrowing import FEW, SOME, Narrowing
+from services.registry.store.narrowing import FEW, MANY, SOME, Narrowing
 from services.registry.store.paging import NAMESPACE, listed, page_of
 from services.registry.store.servers import Row, Snapshot
 from services.registry.store.statements import Statement
@@ -33,9 +34,11 @@ _COLUMNS = {
     "update_time": ("models.update_time", "timestamptz"),
 }
 
-# Of a search that is not narrow, so many of the newest models are looked at before anything else: the page of one that
-# matches a three-hundredth of them is full by then.
-_WINDOW = 8000
+# Of a search that is not narrow, so many of the newest models are looked at first: the page of one that matches a
+# three-hundredth of them is full by then. How many were found says how far to go on; nobody walks farther than that.
+_WINDOW = 8_000
+_FARTHEST = 100_000
+_TIERS = 4
 
 
 class SearchStore:
@@ -64,11 +67,17 @@ class SearchStore:
             if not search.ranked:
                 return await snapshot.fetch(*_ordered(search, page, wording))
             tight, loose = await self._estimates(snapshot, search, wording)
-            if tight > FEW:
-                found = await snapshot.fetch(*_ranked(search, page, wording, _Ways(window=True)))
-                if (found[0]["found_count"] or 0) > page.size:
+            walk: float = _WINDOW
+            while 2 * tight > walk:
+                found = await snapshot.fetch(*_ranked(search, page, wording, _Ways(window=int(walk))))
+                count = found[0]["found_count"] or 0
+                if count > page.size:
                     return found
-            return await snapshot.fetch(*_ranked(search, page, wording, _Ways(tight <= SOME, loose <= SOME)))
+                # As far as it seems to be to a full page, and half as far again.
+                walk *= 1.5 * (page.size + 1) / count if count else math.inf
+                if walk > _FARTHEST:
+                    break
+            return await snapshot.fetch(*_ranked(search, page, wording, _Ways(tight <= MANY, loose <= SOME)))
 
         found = await self._database.search_with(work, within=within)
         width = len(search.key_types)
@@ -97,12 +106,13 @@ class _Ways:
     Args:
         tight_sorted: all found, then sorted: by an expression in place of the column, so that no index gives the order.
         loose_sorted: the same for the last tier.
-        window: looked for among the newest ones only, and no further than the first tier that may be large.
+        window: looked for among so many of the newest models only, and no further than the first tier that may be
+            large; 0 for all models and all tiers.
     """
 
     tight_sorted: bool = False
     loose_sorted: bool = False
-    window: bool = False
+    window: int = 0
 
     def order(self, *, is_last: bool) -> str:
         return "models.id + 0" if (self.loose_sorted if is_last else self.tight_sorted) else "models.id"
@@ -141,23 +151,21 @@ SELECT {rows.MODEL}, models.octets{keys} FROM models
     return page_of("models.search_ordered", found, NAMESPACE), parameters.values
 
 
-def _tiers(search: Search, wording: Wording | None, parameters: Parameters) -> list[str]:
+def _tier(number: int, search: Search, wording: Wording | None, parameters: Parameters) -> str:
     """
-    What belongs to each tier; no model belongs to two.
+    What belongs to a tier; no model belongs to two.
     """
     if wording is None:
-        return ["true"]
+        return "true"
     own = parameters.add(search.query, "text")
-    name, whole, loose = (
-        f"models.search @@ {parameters.add(text, 'text')}::tsquery"
-        for text in (wording.name, wording.whole, wording.loose)
-    )
-    return [
-        f"models.model_id = {own}",
-        f"models.model_id <> {own} AND {name}",
-        f"models.model_id <> {own} AND {whole} AND NOT {name}",
-        f"models.model_id <> {own} AND {loose} AND NOT {whole}",
+    if number == 0:
+        return f"models.model_id = {own}"
+    texts = (wording.name, wording.whole, wording.loose)
+    matches = [
+        f"models.search @@ {parameters.add(text, 'text')}::tsquery" for text in texts[max(number - 2, 0) : number]
     ]
+    others = f"models.model_id <> {own}"
+    return f"{others} AND {matches[-1]}" + (f" AND NOT {matches[0]}" if len(matches) > 1 else "")
 
 
 def _ranked(search: Search, page: Page, wording: Wording | None, ways: _Ways) -> tuple[Statement, list[Any]]:
@@ -167,16 +175,16 @@ def _ranked(search: Search, page: Page, wording: Wording | None, ways: _Ways) ->
     """
     parameters = Parameters(search.parent.namespace, page.size + 1)
     where = _where(search, parameters)
-    tiers = _tiers(search, wording, parameters)
+    tiers = _TIERS if wording is not None else 1
     first, newest = (int(str(part)) for part in page.after) if page.after is not None else (0, None)
-    last = max(first, 1 if wording is not None else 0) + 1 if ways.window else len(tiers)
+    last = max(first, 1 if wording is not None else 0) + 1 if ways.window else tiers
     parts = []
     for tier in range(first, last):
-        conditions = [*where, tiers[tier]]
+        conditions = [*where, _tier(tier, search, wording, parameters)]
         after = f"models.id < {parameters.add(newest, 'bigint')}" if tier == first and newest is not None else "true"
         is_point = wording is not None and tier == 0
-        source = _newest(after) if ways.window and not is_point else "models"
-        order = ways.order(is_last=tier == len(tiers) - 1)
+        source = _newest(ways.window, after) if ways.window and not is_point else "models"
+        order = ways.order(is_last=tier == tiers - 1)
         parts.append(f"""
 (SELECT {rows.MODEL}, models.octets, {tier} AS key_0, models.id AS key_1 FROM {source}
   WHERE {" AND ".join([*conditions, after])}
@@ -187,9 +195,9 @@ def _ranked(search: Search, page: Page, wording: Wording | None, ways: _Ways) ->
     ), parameters.values
 
 
-def _newest(after: str) -> str:
+def _newest(count: int, after: str) -> str:
     return f"""(SELECT * FROM models WHERE models.namespace_id = $1 AND models.delete_time IS NULL AND {after}
-         ORDER BY models.id DESC LIMIT {_WINDOW}) AS models"""
+         ORDER BY models.id DESC LIMIT {count}) AS models"""
 
 
 def _key(row: Row, width: int) -> list[Key]:

@@ -51,6 +51,8 @@ def translated(error: BaseException) -> ModelyardError | None:
     if isinstance(error, asyncpg.InsufficientResourcesError):
         # Out of disk, memory or connections.
         return ResourceExhausted("DATABASE_FULL", "the database is out of resources: retry later", retry_after=5.0)
+    if isinstance(error, asyncpg.InterfaceError) and "arguments for this query" in str(error):
+        return None  # ours: it has its class in common with "the connection is closed"
     if isinstance(error, _GONE):
         return Unavailable("DATABASE_UNAVAILABLE", "the database does not answer: retry", retry_after=1.0)
     return None

@@ -4,6 +4,7 @@ Searches over a real channel: words, filters, orders and pages.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -12,6 +13,7 @@ import pytest
 
 from modelyard.registry.v1 import evaluations_pb2, imports_pb2, models_pb2, versions_pb2
 from modelyard.registry.v1 import models_pb2 as pb
+from services.registry.store import searches
 from services.registry.tests.calls import DEFAULT, create, import_items, sql
 from services.registry.tests.yard import Failing, Registry, running
 
@@ -67,6 +69,20 @@ MODELS = {
     ),
     "silero_vad": (Model(display_name="Silero VAD", description="Stimmerkennung für Geräte", task="audio"), []),
 }
+
+
+@pytest.fixture(autouse=True, params=["sorted", "walked"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """
+    Every rule holds whether few models match, all of which are found and sorted, or many, among which the search walks.
+    """
+    if request.param == "walked":
+
+        async def many(*_: object) -> tuple[float, float]:
+            return math.inf, math.inf
+
+        monkeypatch.setattr(searches.SearchStore, "_estimates", many)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -323,11 +339,11 @@ async def test_order_mistakes(stocked: Registry, order: str, position: int) -> N
     ],
 )
 @pytest.mark.parametrize("query", ["", "word"])
-async def test_pages_are_exact(shared: Registry, query: str, order: str) -> None:
+async def test_pages_are_exact(shared: Registry, way: str, query: str, order: str) -> None:
     """
     Page by page, every model comes exactly once and in order, with many equal keys, whatever the order.
     """
-    dice = random.Random(order)  # noqa: S311 - test data
+    dice = random.Random(way + order)  # noqa: S311 - test data
     prefix = f"p{dice.randrange(10**9)}{'q' if query else 'n'}"
     items = [
         Item(
