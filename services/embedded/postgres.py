@@ -122,6 +122,30 @@ class Postgres:
             raise EmbeddedError(f"postgresql: {done.stderr.strip()}")
         return done.stdout.strip()
 
+    def replicate(self, home: Path) -> Postgres:
+        """
+        A streaming replica of this server, which has to run: a copy of its data that follows it once it is started.
+
+        Args:
+            home: the replica's folder; every user may enter it.
+
+        Raises:
+            EmbeddedError: the copy failed.
+        """
+        replica = Postgres(home / "postgresql", _socket_folder(home), self.user)
+        home.mkdir(parents=True, exist_ok=True)
+        replica._prepare_sockets()
+        replica.data.mkdir(mode=0o700)
+        if self.user is not None:
+            os.chown(replica.data, self.user, self.user)
+        source = f"host={self.socket_folder} user=postgres"
+        options = ["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", source, "-D", str(replica.data)]
+        command = as_user(self.user, [str(binary("pg_basebackup")), *options])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode != 0:
+            raise EmbeddedError(f"pg_basebackup failed: {done.stderr.strip()}")
+        return replica
+
     def forget(self) -> None:
         """
         Remove the data for good, and the socket's folder.

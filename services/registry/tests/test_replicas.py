@@ -1,0 +1,237 @@
+"""
+Reads from a real streaming replica: when it may answer, and when it is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import grpc
+import pytest
+
+from modelyard.registry.v1 import models_pb2
+from services.embedded.postgres import SERVICE_ROLE, Postgres
+from services.embedded.supervisor import Supervisor
+from services.embedded.testing import scratch
+from services.registry.migrate import grant, migrate, migrations
+from services.registry.tests.calls import DEFAULT, create
+from services.registry.tests.yard import Failing, Registry, running
+
+
+class Pair:
+    """
+    A primary and its replica, each of which a test may stop.
+    """
+
+    def __init__(self, primary: Postgres, replica: Postgres, supervisors: dict[str, Supervisor]) -> None:
+        self.servers = {"primary": primary, "replica": replica}
+        self._supervisors = supervisors
+
+    def url(self, name: str, user: str = SERVICE_ROLE) -> str:
+        return self.servers[name].url(user=user)
+
+    def kill(self, name: str) -> None:
+        self._supervisors[name].kill("postgresql")
+
+    def start(self, name: str) -> None:
+        self._supervisors[name].start([self.servers[name].part()])
+
+    async def pause(self) -> None:
+        """
+        Let the replica receive what is written, but not apply it.
+        """
+        await self._sql("SELECT pg_wal_replay_pause()")
+        while await self._sql("SELECT pg_get_wal_replay_pause_state()") != "paused":
+            await asyncio.sleep(0.01)
+
+    async def resume(self) -> None:
+        await self._sql("SELECT pg_wal_replay_resume()")
+
+    async def _sql(self, statement: str) -> object:
+        connection = await asyncpg.connect(self.url("replica", "postgres"))
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """
+    A migrated primary with a replica that follows it.
+    """
+    with scratch() as state:
+        supervisors = {name: Supervisor(state / f"{name}-log") for name in ("primary", "replica")}
+        try:
+            primary = Postgres.inside(state)
+            supervisors["primary"].start([primary.part()])
+            asyncio.run(_migrate(primary.url()))
+            found = Pair(primary, primary.replicate(state / "replica"), supervisors)
+            found.start("replica")
+            yield found
+        finally:
+            for supervisor in supervisors.values():
+                supervisor.stop()
+
+
+async def _migrate(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await migrate(connection, migrations())
+    await grant(connection, SERVICE_ROLE)
+    await connection.close()
+
+
+@asynccontextmanager
+async def registry_on(pair: Pair, lag: str = "60") -> AsyncIterator[Registry]:
+    """
+    A registry that knows both.
+    """
+    replicas = {"MODELYARD_DATABASE_REPLICA_URLS": pair.url("replica"), "MODELYARD_DATABASE_REPLICA_LAG_SECONDS": lag}
+    async with running(pair.url("primary"), **replicas) as registry:
+        await caught_up(registry)
+        yield registry
+
+
+async def caught_up(registry: Registry) -> None:
+    """
+    Wait until the replica answers the newest that there is.
+    """
+    made = await create(registry, f"m{time.monotonic_ns()}")
+    await reaches(registry, made.revision)
+
+
+async def reaches(registry: Registry, revision: int, within: float = 10) -> None:
+    """
+    Fails unless reads that ask for nothing reflect *revision* soon.
+    """
+    ends = time.monotonic() + within
+    while await seen(registry) < revision:
+        assert time.monotonic() < ends, f"revision {revision} is not seen"
+        await asyncio.sleep(0.02)
+
+
+async def seen(registry: Registry, least: int = 0) -> int:
+    """
+    The revision that a list reflects, when the caller asks for *least*.
+    """
+    metadata = (("x-min-revision", str(least)),) if least else ()
+    call = registry.models.ListModels(models_pb2.ListModelsRequest(parent=DEFAULT, page_size=1), metadata=metadata)
+    await call
+    return int(dict(await call.trailing_metadata())["x-revision"])
+
+
+async def test_a_replica_answers_what_it_has_applied(pair: Pair) -> None:
+    """
+    Reads that ask for nothing may be old; one that asks for a revision the replica has not applied is answered by the
+    primary, by get, list and search alike.
+    """
+    async with registry_on(pair) as registry:
+        before = await seen(registry)
+        await pair.pause()
+        try:
+            made = await create(registry, "written-while-paused", models_pb2.Model(description="pausing"))
+            assert await seen(registry) == before
+            get = models_pb2.GetModelRequest(name=made.name)
+            with Failing() as failed:
+                await registry.models.GetModel(get)
+            assert failed.code is grpc.StatusCode.NOT_FOUND
+            assert failed.trailing["x-revision"] == str(before)
+            metadata = (("x-min-revision", str(made.revision)),)
+            assert await registry.models.GetModel(get, metadata=metadata) == made
+            assert await seen(registry, made.revision) == made.revision
+            search = models_pb2.SearchModelsRequest(parent=DEFAULT, query="pausing")
+            assert not (await registry.models.SearchModels(search)).models
+            assert list((await registry.models.SearchModels(search, metadata=metadata)).models) == [made]
+        finally:
+            await pair.resume()
+        await reaches(registry, made.revision)
+
+
+async def test_readers_that_differ_share_a_batch(pair: Pair) -> None:
+    """
+    Gets that come together are read together, and each is as new as it asked for.
+    """
+    async with registry_on(pair) as registry:
+        await pair.pause()
+        try:
+            made = [await create(registry, f"together-{n}") for n in range(4)]
+            newest = (("x-min-revision", str(made[-1].revision)),)
+            requests = [models_pb2.GetModelRequest(name=each.name) for each in made]
+            answers = await asyncio.gather(
+                *(registry.models.GetModel(each, metadata=newest) for each in requests),
+                *(registry.models.GetModel(each) for each in requests),
+                return_exceptions=True,
+            )
+            assert list(answers[:4]) == made
+        finally:
+            await pair.resume()
+
+
+async def test_a_lagging_replica_is_left_out(pair: Pair) -> None:
+    """
+    A replica that is too far behind answers nothing until it has caught up.
+    """
+    async with registry_on(pair, lag="0.5") as registry:
+        await pair.pause()
+        try:
+            made = await create(registry, "too-late")
+            await reaches(registry, made.revision, within=5)
+        finally:
+            await pair.resume()
+        await asyncio.sleep(0.6)
+        await pair.pause()
+        try:
+            # It serves again: what it has not applied is not seen at once.
+            later = await create(registry, "later")
+            assert await seen(registry) < later.revision
+        finally:
+            await pair.resume()
+
+
+async def test_a_dead_replica_costs_nobody_anything(pair: Pair) -> None:
+    """
+    No read fails when the replica is killed, and it serves again when it is back.
+    """
+    async with registry_on(pair) as registry:
+        pair.kill("replica")
+        made = await create(registry, "without-replica")
+        assert [await seen(registry) for _ in range(20)] == [made.revision] * 20
+        await asyncio.to_thread(pair.start, "replica")
+        await asyncio.sleep(2)
+        await pair.pause()
+        try:
+            later = await create(registry, "with-replica")
+            assert await seen(registry) < later.revision
+        finally:
+            await pair.resume()
+
+
+async def test_reads_outlive_the_primary(pair: Pair) -> None:
+    """
+    While the primary is gone reads go on; writes, and reads that the replica may not answer, are UNAVAILABLE.
+    """
+    async with registry_on(pair) as registry:
+        newest = await seen(registry)
+        pair.kill("primary")
+        try:
+            assert [await seen(registry) for _ in range(20)] == [newest] * 20
+            for call in (create(registry, "no"), seen(registry, newest + 1)):
+                with Failing() as failed:
+                    await call
+                assert failed.code is grpc.StatusCode.UNAVAILABLE
+        finally:
+            await asyncio.to_thread(pair.start, "primary")
+
+
+async def test_a_replica_that_never_was(pair: Pair) -> None:
+    """
+    The registry starts and serves without a replica that does not answer.
+    """
+    nowhere = "postgresql://modelyard_service@127.0.0.1:1/modelyard"
+    async with running(pair.url("primary"), MODELYARD_DATABASE_REPLICA_URLS=nowhere) as registry:
+        made = await create(registry, f"m{time.monotonic_ns()}")
+        assert await seen(registry) == made.revision
