@@ -70,8 +70,8 @@ class DeploymentServiceServicer:
         """CreateDeployment registers that a version is about to run in an environment, in state PENDING.
 
         Errors:
-        INVALID_ARGUMENT     a name or a field is malformed.
-        NOT_FOUND            no such version (VERSION_NOT_FOUND).
+        INVALID_ARGUMENT     a name or a field is malformed, or the version is not below `parent`.
+        NOT_FOUND            no such version, or its model is deleted (VERSION_NOT_FOUND).
         FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY).
         ALREADY_EXISTS       there is such a deployment (DEPLOYMENT_EXISTS), or `request_id` was used for another
         request (REQUEST_ID_REUSED).
@@ -104,14 +104,15 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDeploymentStatus(self, request, context):
-        """UpdateDeploymentStatus moves a deployment to another state. Legal moves: PENDING to ROLLING_OUT or FAILED;
+        """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
         ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
         ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
         NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
-        FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to).
+        FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
+        deleted and the move would run it (MODEL_DELETED).
         ABORTED              `etag` is not the current one (ETAG_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,7 +120,8 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchDeployment(self, request, context):
-        """WatchDeployment sends the deployment as it is, and again after every change.
+        """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
+        are read may be sent as one. It ends when the deployment is gone.
 
         Errors:
         INVALID_ARGUMENT  `name` is malformed.

@@ -37,8 +37,8 @@ class DeploymentServiceStub:
     """CreateDeployment registers that a version is about to run in an environment, in state PENDING.
 
     Errors:
-      INVALID_ARGUMENT     a name or a field is malformed.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      INVALID_ARGUMENT     a name or a field is malformed, or the version is not below `parent`.
+      NOT_FOUND            no such version, or its model is deleted (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY).
       ALREADY_EXISTS       there is such a deployment (DEPLOYMENT_EXISTS), or `request_id` was used for another
                            request (REQUEST_ID_REUSED).
@@ -59,18 +59,20 @@ class DeploymentServiceStub:
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
     UpdateDeploymentStatus: _grpc.UnaryUnaryMultiCallable[_deployments_pb2.UpdateDeploymentStatusRequest, _deployments_pb2.Deployment]
-    """UpdateDeploymentStatus moves a deployment to another state. Legal moves: PENDING to ROLLING_OUT or FAILED;
+    """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
     ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
     ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
       NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
-      FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to).
+      FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
+                           deleted and the move would run it (MODEL_DELETED).
       ABORTED              `etag` is not the current one (ETAG_MISMATCH).
     """
     WatchDeployment: _grpc.UnaryStreamMultiCallable[_deployments_pb2.WatchDeploymentRequest, _deployments_pb2.WatchDeploymentResponse]
-    """WatchDeployment sends the deployment as it is, and again after every change.
+    """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
+    are read may be sent as one. It ends when the deployment is gone.
 
     Errors:
       INVALID_ARGUMENT  `name` is malformed.
@@ -86,8 +88,8 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """CreateDeployment registers that a version is about to run in an environment, in state PENDING.
 
     Errors:
-      INVALID_ARGUMENT     a name or a field is malformed.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      INVALID_ARGUMENT     a name or a field is malformed, or the version is not below `parent`.
+      NOT_FOUND            no such version, or its model is deleted (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY).
       ALREADY_EXISTS       there is such a deployment (DEPLOYMENT_EXISTS), or `request_id` was used for another
                            request (REQUEST_ID_REUSED).
@@ -108,18 +110,20 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
     UpdateDeploymentStatus: _aio.UnaryUnaryMultiCallable[_deployments_pb2.UpdateDeploymentStatusRequest, _deployments_pb2.Deployment]  # type: ignore[assignment]
-    """UpdateDeploymentStatus moves a deployment to another state. Legal moves: PENDING to ROLLING_OUT or FAILED;
+    """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
     ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
     ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
       NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
-      FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to).
+      FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
+                           deleted and the move would run it (MODEL_DELETED).
       ABORTED              `etag` is not the current one (ETAG_MISMATCH).
     """
     WatchDeployment: _aio.UnaryStreamMultiCallable[_deployments_pb2.WatchDeploymentRequest, _deployments_pb2.WatchDeploymentResponse]  # type: ignore[assignment]
-    """WatchDeployment sends the deployment as it is, and again after every change.
+    """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
+    are read may be sent as one. It ends when the deployment is gone.
 
     Errors:
       INVALID_ARGUMENT  `name` is malformed.
@@ -138,8 +142,8 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateDeployment registers that a version is about to run in an environment, in state PENDING.
 
         Errors:
-          INVALID_ARGUMENT     a name or a field is malformed.
-          NOT_FOUND            no such version (VERSION_NOT_FOUND).
+          INVALID_ARGUMENT     a name or a field is malformed, or the version is not below `parent`.
+          NOT_FOUND            no such version, or its model is deleted (VERSION_NOT_FOUND).
           FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY).
           ALREADY_EXISTS       there is such a deployment (DEPLOYMENT_EXISTS), or `request_id` was used for another
                                request (REQUEST_ID_REUSED).
@@ -178,14 +182,15 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployments_pb2.UpdateDeploymentStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployments_pb2.Deployment, _abc.Awaitable[_deployments_pb2.Deployment]]:
-        """UpdateDeploymentStatus moves a deployment to another state. Legal moves: PENDING to ROLLING_OUT or FAILED;
+        """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
         ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
         ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
           NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
-          FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to).
+          FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
+                               deleted and the move would run it (MODEL_DELETED).
           ABORTED              `etag` is not the current one (ETAG_MISMATCH).
         """
 
@@ -195,7 +200,8 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployments_pb2.WatchDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_deployments_pb2.WatchDeploymentResponse], _abc.AsyncIterator[_deployments_pb2.WatchDeploymentResponse]]:
-        """WatchDeployment sends the deployment as it is, and again after every change.
+        """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
+        are read may be sent as one. It ends when the deployment is gone.
 
         Errors:
           INVALID_ARGUMENT  `name` is malformed.

@@ -328,15 +328,18 @@ class SearchModelsRequest(_message.Message):
     """namespaces/{namespace}."""
     query: _builtins.str
     """Words to look for in the name, the display name, the description, the card and the labels; all of them must
-    match. Empty means all models.
+    match. The beginning of a word finds it, and a word that is nowhere finds those that are spelt nearly like it.
+    Empty means all models.
     """
     filter: _builtins.str
     """Conditions after AIP-160, such as
-      task = "image-classification" AND parameter_count < 100000000 AND labels.team:vision
+      task = "image-classification" AND parameters < 100000000 AND labels.team:vision
       AND evaluations.imagenet.top1 > 85
     """
     order_by: _builtins.str
-    """Such as "parameter_count desc, name". Empty means best match first, by name without a query."""
+    """Such as "parameter_count desc, name". Empty means best match first (the model of that name, then the words in the
+    name or display name, then anywhere, then beginnings and typos), and the newest model first among equals.
+    """
     page_size: _builtins.int
     """0 means 20; more than 200 is taken as 200."""
     page_token: _builtins.str

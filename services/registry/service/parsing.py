@@ -8,8 +8,9 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelyard.registry.v1 import evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from modelyard.registry.v1 import deployments_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
 from services.registry.model.checks import Checks
+from services.registry.model.deployments import DeploymentDraft
 from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import VersionName
@@ -59,6 +60,20 @@ def to_version_draft(version: versions_pb2.Version) -> VersionDraft:
         Lineage(lineage.parent_version, tuple(lineage.training_data), lineage.run, lineage.git_commit),
         version.stage,
         dict(version.labels),
+    )
+
+
+def to_deployment_draft(checks: Checks, at: str, deployment: deployments_pb2.Deployment) -> DeploymentDraft:
+    """
+    What a client says of a deployment; *at* is its path in the request.
+    """
+    return DeploymentDraft(
+        checks.name(VersionName, f"{at}.version", deployment.version),
+        deployment.environment,
+        deployment.status_message,
+        deployment.endpoint,
+        deployment.replicas,
+        dict(deployment.labels),
     )
 
 

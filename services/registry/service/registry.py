@@ -10,13 +10,10 @@ from datetime import timedelta
 import grpc
 
 from modelyard.registry.v1.aliases_pb2_grpc import add_AliasServiceServicer_to_server
-from modelyard.registry.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
+from modelyard.registry.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from modelyard.registry.v1.cards_pb2_grpc import CardServiceServicer, add_CardServiceServicer_to_server
 from modelyard.registry.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
-from modelyard.registry.v1.deployments_pb2_grpc import (
-    DeploymentServiceServicer,
-    add_DeploymentServiceServicer_to_server,
-)
+from modelyard.registry.v1.deployments_pb2_grpc import add_DeploymentServiceServicer_to_server
 from modelyard.registry.v1.evaluations_pb2_grpc import add_EvaluationServiceServicer_to_server
 from modelyard.registry.v1.imports_pb2_grpc import add_ImportServiceServicer_to_server
 from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
@@ -25,15 +22,19 @@ from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_t
 from services.chassis.server import Server
 from services.registry.service.aliases import AliasService
 from services.registry.service.assets import Assets
+from services.registry.service.audit import AuditService
 from services.registry.service.calls import Mutations
 from services.registry.service.changes import ChangeService
+from services.registry.service.deployments import DeploymentService
 from services.registry.service.evaluations import EvaluationService
 from services.registry.service.imports import ImportService
 from services.registry.service.models import ModelService
 from services.registry.service.namespaces import NamespaceService
 from services.registry.service.versions import VersionService
 from services.registry.store.aliases import AliasStore
+from services.registry.store.audit import AuditStore
 from services.registry.store.database import Database
+from services.registry.store.deployments import DeploymentStore
 from services.registry.store.evaluations import EvaluationStore
 from services.registry.store.feed import ChangeFeed
 from services.registry.store.imports import ImportStore
@@ -81,5 +82,6 @@ def add_servicers(
     server.add(add_ImportServiceServicer_to_server, ImportService(ImportStore(), once))
     server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
     server.add(add_CardServiceServicer_to_server, CardServiceServicer())  # type: ignore[abstract]
-    server.add(add_DeploymentServiceServicer_to_server, DeploymentServiceServicer())  # type: ignore[abstract]
-    server.add(add_AuditServiceServicer_to_server, AuditServiceServicer())  # type: ignore[abstract]
+    deployments = DeploymentService(DeploymentStore(database), feed, once)
+    server.add(add_DeploymentServiceServicer_to_server, deployments)
+    server.add(add_AuditServiceServicer_to_server, AuditService(AuditStore(database)))

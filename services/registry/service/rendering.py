@@ -7,13 +7,25 @@ from __future__ import annotations
 from datetime import datetime
 from typing import cast
 
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.changes.v1 import changes_pb2
-from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from modelyard.registry.v1 import (
+    aliases_pb2,
+    audit_pb2,
+    deployments_pb2,
+    evaluations_pb2,
+    models_pb2,
+    namespaces_pb2,
+    versions_pb2,
+)
 from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.audit import AuditEntry
 from services.registry.model.calls import etag
 from services.registry.model.changes import Discontinuity, Event, Heartbeat
+from services.registry.model.deployments import Deployment
 from services.registry.model.evaluations import Evaluation, Place
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
@@ -163,6 +175,48 @@ def from_place(place: Place) -> evaluations_pb2.QueryLeaderboardResponse.Entry:
     """
     return evaluations_pb2.QueryLeaderboardResponse.Entry(
         model=str(place.model), evaluation=from_evaluation(place.best), parameter_count=place.parameter_count
+    )
+
+
+def from_audit_entry(entry: AuditEntry) -> audit_pb2.AuditEntry:
+    """
+    A line of the audit.
+    """
+    return audit_pb2.AuditEntry(
+        revision=entry.revision,
+        time=_time(entry.time),
+        actor=entry.actor,
+        action=entry.action,
+        resource=entry.resource,
+        request_id=entry.request_id,
+        before=_struct(entry.before),
+        after=_struct(entry.after),
+        shortened=entry.shortened,
+    )
+
+
+def _struct(text: str | None) -> Struct | None:
+    return None if text is None else json_format.Parse(text, Struct())
+
+
+def from_deployment(deployment: Deployment) -> deployments_pb2.Deployment:
+    """
+    A deployment.
+    """
+    draft = deployment.draft
+    return deployments_pb2.Deployment(
+        name=str(deployment.name),
+        version=str(draft.version),
+        environment=draft.environment,
+        state=deployments_pb2.Deployment.State.Value(f"STATE_{deployment.state}"),
+        status_message=draft.status_message,
+        endpoint=draft.endpoint,
+        replicas=draft.replicas,
+        labels=draft.labels,
+        create_time=_time(deployment.create_time),
+        update_time=_time(deployment.update_time),
+        revision=deployment.revision,
+        etag=etag(deployment.revision),
     )
 
 

@@ -8,9 +8,10 @@ import json
 from typing import Any
 
 from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.deployments import Deployment, DeploymentDraft, DeploymentState
 from services.registry.model.evaluations import Evaluation, EvaluationDraft
 from services.registry.model.models import Model, ModelDraft
-from services.registry.model.names import AliasName, ModelName, NamespaceName, VersionName
+from services.registry.model.names import AliasName, DeploymentName, ModelName, NamespaceName, VersionName
 from services.registry.model.namespaces import Namespace, NamespaceDraft
 from services.registry.model.versions import Artifact, Lineage, Version, VersionDraft, VersionState
 from services.registry.store.servers import Row
@@ -28,6 +29,11 @@ VERSION = """versions.number, versions.state, versions.failure, versions.descrip
 
 EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evaluations.metric, evaluations.value,
  evaluations.parameters, evaluations.evaluate_time, evaluations.create_time, evaluations.revision"""
+
+
+DEPLOYMENT = """deployments.namespace_id, deployments.deployment_id, deployments.model_id, deployments.version,
+ deployments.environment, deployments.state, deployments.status_message, deployments.endpoint, deployments.replicas,
+ deployments.labels, deployments.create_time, deployments.update_time, deployments.revision"""
 
 
 def packed(value: Any) -> str:
@@ -150,3 +156,25 @@ def to_evaluation(row: Row, model: ModelName) -> Evaluation:
         row["evaluate_time"],
     )
     return Evaluation(row["id"], draft, row["create_time"], row["revision"])
+
+
+def to_deployment(row: Row) -> Deployment:
+    """
+    A row with the columns DEPLOYMENT.
+    """
+    draft = DeploymentDraft(
+        VersionName(row["namespace_id"], row["model_id"], row["version"]),
+        row["environment"],
+        row["status_message"],
+        row["endpoint"],
+        row["replicas"],
+        unpacked(row["labels"]),
+    )
+    return Deployment(
+        DeploymentName(row["namespace_id"], row["deployment_id"]),
+        draft,
+        DeploymentState(row["state"]),
+        row["create_time"],
+        row["update_time"],
+        row["revision"],
+    )

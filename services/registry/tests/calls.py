@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.changes.v1 import changes_pb2
-from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, imports_pb2, models_pb2, versions_pb2
+from modelyard.registry.v1 import aliases_pb2, deployments_pb2, evaluations_pb2, imports_pb2, models_pb2, versions_pb2
 from services.embedded.postgres import SERVICE_ROLE
 from services.registry.tests.yard import Registry
 
@@ -68,6 +68,34 @@ async def move(registry: Registry, model: str, *moves: tuple[str, int], **more: 
         for alias, number in moves
     ]
     return await registry.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=parent, moves=wanted, **more))
+
+
+async def deploy(
+    registry: Registry, deployment: str, model: str, environment: str = "production", **more: Any
+) -> deployments_pb2.Deployment:
+    """
+    Register that version 1 of a model of `default` runs in an environment.
+    """
+    content = deployments_pb2.Deployment(
+        version=f"{DEFAULT}/models/{model}/versions/1", environment=environment, **more
+    )
+    request = deployments_pb2.CreateDeploymentRequest(parent=DEFAULT, deployment_id=deployment, deployment=content)
+    return await registry.deployments.CreateDeployment(request)
+
+
+async def status(
+    registry: Registry, deployment: str, state: str, message: str = "", etag: str = ""
+) -> deployments_pb2.Deployment:
+    """
+    Move a deployment of `default` to a state, by the state's short name.
+    """
+    request = deployments_pb2.UpdateDeploymentStatusRequest(
+        name=f"{DEFAULT}/deployments/{deployment}",
+        state=deployments_pb2.Deployment.State.Value(f"STATE_{state}"),
+        status_message=message,
+        etag=etag,
+    )
+    return await registry.deployments.UpdateDeploymentStatus(request)
 
 
 def result(model: str, number: int, dataset: str, metric: str, value: float, **more: Any) -> evaluations_pb2.Evaluation:

@@ -16,6 +16,8 @@ from modelyard.cache.v1 import policy_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
+    audit_pb2,
+    deployments_pb2,
     evaluations_pb2,
     imports_pb2,
     models_pb2,
@@ -33,6 +35,8 @@ _FILES = (
     versions_pb2,
     aliases_pb2,
     evaluations_pb2,
+    deployments_pb2,
+    audit_pb2,
     imports_pb2,
     registry_changes_pb2,
 )

@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from modelyard.registry.v1 import (
     aliases_pb2,
+    deployments_pb2,
     evaluations_pb2,
     imports_pb2,
     models_pb2,
@@ -23,12 +25,14 @@ from services.registry.tests.calls import (
     DEFAULT,
     add_version,
     create,
+    deploy,
     import_items,
     move,
     record,
     result,
     revisions,
     sql,
+    status,
     update,
 )
 from services.registry.tests.contract import call, methods, tags, touches
@@ -64,6 +68,28 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
     lambda registry: add_version(registry, "new", ready=False),
     lambda registry: registry.models.CreateModel(models_pb2.CreateModelRequest(parent=SPACE, model_id="x")),
     _import,
+    lambda registry: deploy(registry, "d", "m"),
+    lambda registry: status(registry, "d", "FAILED"),
+    lambda registry: registry.namespaces.UpdateNamespace(
+        namespaces_pb2.UpdateNamespaceRequest(
+            namespace=namespaces_pb2.Namespace(name=SPACE, owner="o"), update_mask=FieldMask(paths=["owner"])
+        )
+    ),
+    lambda registry: registry.versions.FailVersion(versions_pb2.FailVersionRequest(name=f"{NEW}/versions/1")),
+    lambda registry: registry.versions.UpdateVersion(
+        versions_pb2.UpdateVersionRequest(
+            version=versions_pb2.Version(name=f"{M}/versions/1", labels={"a": "b"}),
+            update_mask=FieldMask(paths=["labels"]),
+        )
+    ),
+    lambda registry: registry.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=f"{M}/aliases/production")),
+    lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=M)),
+    lambda registry: registry.models.UndeleteModel(models_pb2.UndeleteModelRequest(name=M)),
+    lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=M)),
+    lambda registry: registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=M)),
+    lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{SPACE}/models/x")),
+    lambda registry: registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{SPACE}/models/x")),
+    lambda registry: registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name=SPACE)),
 ]
 
 
@@ -94,6 +120,11 @@ def reads() -> dict[str, list[Message]]:
         "ListAliasMoves": [aliases_pb2.ListAliasMovesRequest(parent=f"{M}/aliases/production")],
         "ListEvaluations": [
             evaluations_pb2.ListEvaluationsRequest(parent=parent) for parent in (M, f"{M}/versions/2", N, NEW)
+        ],
+        "GetDeployment": [deployments_pb2.GetDeploymentRequest(name=f"{DEFAULT}/deployments/d")],
+        "ListDeployments": [
+            deployments_pb2.ListDeploymentsRequest(parent=DEFAULT),
+            deployments_pb2.ListDeploymentsRequest(parent=DEFAULT, model=M, environment="production"),
         ],
         "QueryLeaderboard": [
             board(parent=DEFAULT, dataset="imagenet", metric="top1"),

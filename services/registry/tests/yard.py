@@ -15,7 +15,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from modelyard.registry.v1 import (
     aliases_pb2_grpc,
+    audit_pb2_grpc,
     changes_pb2_grpc,
+    deployments_pb2_grpc,
     evaluations_pb2_grpc,
     imports_pb2_grpc,
     models_pb2_grpc,
@@ -49,6 +51,8 @@ class Registry:
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.versions = versions_pb2_grpc.VersionServiceStub(channel)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
+        self.deployments = deployments_pb2_grpc.DeploymentServiceStub(channel)
         self.evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channel)
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self.changes = changes_pb2_grpc.ChangeServiceStub(channel)

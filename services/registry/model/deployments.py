@@ -1,0 +1,155 @@
+"""
+Deployments: which version runs where, and how it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from services.chassis.errors import FailedPrecondition
+from services.registry.model.changes import Image
+from services.registry.model.checks import Checks
+from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
+
+ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+class DeploymentState(StrEnum):
+    """
+    How a deployment stands.
+    """
+
+    PENDING = "PENDING"
+    ROLLING_OUT = "ROLLING_OUT"
+    LIVE = "LIVE"
+    DEGRADED = "DEGRADED"
+    FAILED = "FAILED"
+    ROLLED_BACK = "ROLLED_BACK"
+    RETIRED = "RETIRED"
+
+
+_S = DeploymentState
+
+# From each state to those that may follow it; as in the contract.
+TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
+    _S.PENDING: frozenset({_S.ROLLING_OUT, _S.FAILED}),
+    _S.ROLLING_OUT: frozenset({_S.LIVE, _S.FAILED, _S.ROLLED_BACK}),
+    _S.LIVE: frozenset({_S.ROLLING_OUT, _S.DEGRADED, _S.ROLLED_BACK, _S.RETIRED}),
+    _S.DEGRADED: frozenset({_S.LIVE, _S.ROLLED_BACK, _S.FAILED, _S.RETIRED}),
+    _S.FAILED: frozenset({_S.ROLLING_OUT, _S.RETIRED}),
+    _S.ROLLED_BACK: frozenset({_S.ROLLING_OUT, _S.RETIRED}),
+    _S.RETIRED: frozenset(),
+}
+
+# What a deployment must not become once its model is deleted: it would run what is about to go.
+_RUNNING = frozenset({_S.ROLLING_OUT, _S.LIVE, _S.DEGRADED})
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentDraft:
+    """
+    What a client says of a deployment.
+
+    Args:
+        version: what runs.
+        environment: where, such as production.
+        endpoint: where it answers.
+        replicas: how many there are.
+    """
+
+    version: VersionName
+    environment: str
+    status_message: str = ""
+    endpoint: str = ""
+    replicas: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def check(self, checks: Checks, at: str, parent: NamespaceName) -> None:
+        """
+        Note what is out of bounds; *at* is the path of the deployment in the request.
+        """
+        if self.version.namespace and self.version.namespace != parent.namespace:
+            checks.add(f"{at}.version", "must be below the parent")
+        checks.matches(f"{at}.environment", self.environment, ENVIRONMENT)
+        checks.text(f"{at}.status_message", self.status_message, 1024)
+        checks.text(f"{at}.endpoint", self.endpoint, 2048)
+        checks.count(f"{at}.replicas", self.replicas)
+        checks.labels(f"{at}.labels", self.labels)
+
+    def image(self) -> Image:
+        """
+        The audit's picture of it.
+        """
+        return {**asdict(self), "version": str(self.version)}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """
+    A deployment as it is kept.
+    """
+
+    name: DeploymentName
+    draft: DeploymentDraft
+    state: DeploymentState
+    create_time: datetime
+    update_time: datetime
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusUpdate:
+    """
+    What UpdateDeploymentStatus asks for.
+
+    Args:
+        etag: of the deployment that the client read; empty when it does not care.
+    """
+
+    name: DeploymentName
+    state: DeploymentState
+    message: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentFilter:
+    """
+    Which deployments of a namespace to list.
+
+    Args:
+        model: None means any.
+        environment: empty means any.
+    """
+
+    parent: NamespaceName
+    model: ModelName | None
+    environment: str
+
+
+def check_transition(before: Deployment, state: DeploymentState, *, deleted: bool) -> None:
+    """
+    Whether a deployment may move to *state*. Staying where it is is no move.
+
+    Args:
+        deleted: its model is.
+
+    Raises:
+        FailedPrecondition: it may not.
+    """
+    if state is not before.state and state not in TRANSITIONS[before.state]:
+        legal = ", ".join(sorted(TRANSITIONS[before.state])) or "nothing"
+        raise FailedPrecondition(
+            "ILLEGAL_TRANSITION",
+            f"{before.name} is {before.state} and cannot become {state}: from there it goes to {legal}",
+            metadata={"resource": str(before.name), "from": before.state, "to": state},
+        )
+    if deleted and state in _RUNNING and state is not before.state:
+        raise FailedPrecondition(
+            "MODEL_DELETED",
+            f"{before.name} runs a model that is deleted: undelete {before.draft.version.parent} first",
+            metadata={"resource": str(before.name), "model": str(before.draft.version.parent)},
+        )

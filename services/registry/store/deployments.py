@@ -1,0 +1,182 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+Deployments in the database.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from services.chassis.errors import AlreadyExists, FailedPrecondition
+from services.registry.model.calls import Missing, Read, check_etag
+from services.registry.model.changes import Journal
+from services.registry.model.deployments import (
+    Deployment,
+    DeploymentDraft,
+    DeploymentFilter,
+    StatusUpdate,
+    check_transition,
+)
+from services.registry.model.names import DeploymentName
+from services.registry.model.pages import Listed, Page
+from services.registry.model.versions import VersionState
+from services.registry.store import rows
+from services.registry.store.conditions import Parameters
+from services.registry.store.database import Database
+from services.registry.store.paging import NAMESPACE, listed, page_of
+from services.registry.store.statements import Statement, read
+from services.registry.store.writing import Transaction, last
+
+_GET = read(
+    "deployments.get",
+    f"""
+SELECT revision.value AS head, found.*
+  FROM revision
+  LEFT JOIN (SELECT {rows.DEPLOYMENT} FROM deployments WHERE namespace_id = $1 AND deployment_id = $2) AS found ON true
+""",
+)
+
+# The model stays locked against a deletion until the deployment that holds it is committed.
+_VERSION = Statement(
+    "versions.to_deploy",
+    """
+SELECT versions.model, versions.state FROM models JOIN versions ON versions.model = models.id
+ WHERE models.namespace_id = $1 AND models.model_id = $2 AND models.delete_time IS NULL AND versions.number = $3
+   FOR KEY SHARE OF models
+""",
+)
+
+_EXISTS = Statement("deployments.exists", "SELECT true FROM deployments WHERE namespace_id = $1 AND deployment_id = $2")
+
+_CREATE = last(
+    "deployments.create",
+    f"""
+, made AS (
+    INSERT INTO deployments (namespace_id, deployment_id, model, model_id, version, environment, state, status_message,
+                             endpoint, replicas, labels, create_time, update_time, revision, octets)
+    SELECT $10, $11, $12, $13, $14, $15, 'PENDING', $16, $17, $18, $19::jsonb, now(), now(), value, $20 FROM next
+    RETURNING {rows.DEPLOYMENT}
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+# The model first, as every writer does; only whether it is deleted matters, and a deletion waits for this write.
+_LOCK = Statement(
+    "deployments.lock",
+    f"""
+WITH held AS (
+    SELECT models.id, models.delete_time FROM deployments JOIN models ON models.id = deployments.model
+     WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR KEY SHARE OF models
+)
+SELECT {rows.DEPLOYMENT}, held.delete_time IS NOT NULL AS deleted FROM held, deployments
+ WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR NO KEY UPDATE OF deployments
+""",
+)
+
+_UPDATE = last(
+    "deployments.update_status",
+    f"""
+, made AS (
+    UPDATE deployments SET state = $12, status_message = $13, update_time = now(), revision = next.value FROM next
+     WHERE namespace_id = $10 AND deployment_id = $11
+    RETURNING {rows.DEPLOYMENT}
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+
+class DeploymentStore:
+    """
+    Reads and writes deployments.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, name: DeploymentName) -> Read[Deployment]:
+        """
+        Raises:
+            Missing: there is no such deployment.
+        """
+        row = await self._database.fetch_row(_GET, name.namespace, name.deployment)
+        if row["deployment_id"] is None:
+            raise Missing("DEPLOYMENT_NOT_FOUND", name, row["head"])
+        return Read(rows.to_deployment(row), row["head"])
+
+    async def list_page(self, wanted: DeploymentFilter, page: Page) -> Listed[Deployment]:
+        """
+        A page of the deployments of a namespace, by name.
+
+        Raises:
+            Missing: there is no such namespace.
+        """
+        parameters = Parameters(wanted.parent.namespace, page.size + 1)
+        where = ["namespace_id = $1"]
+        if wanted.model is not None:
+            namespace, model = (parameters.add(part, "text") for part in (wanted.model.namespace, wanted.model.model))
+            where.append(f"model = (SELECT id FROM models WHERE namespace_id = {namespace} AND model_id = {model})")
+        if wanted.environment:
+            where.append(f"environment = {parameters.add(wanted.environment, 'text')}")
+        if page.after is not None:
+            where.append(f"deployment_id > {parameters.add(page.after[0], 'text')}")
+        found = f"""
+SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} ORDER BY deployment_id LIMIT $2
+"""
+        statement = page_of("deployments.list", found, NAMESPACE)
+        answer = await self._database.fetch(statement, *parameters.values)
+        missing = ("NAMESPACE_NOT_FOUND", wanted.parent)
+        return listed(page, answer, missing, rows.to_deployment, lambda row: [row["deployment_id"]])
+
+    async def create(self, transaction: Transaction, name: DeploymentName, draft: DeploymentDraft) -> Deployment:
+        """
+        Register a deployment, in state PENDING.
+
+        Raises:
+            Missing: there is no such version.
+            FailedPrecondition: it is not READY.
+            AlreadyExists: there is such a deployment.
+        """
+        version = draft.version
+        row = await transaction.row(_VERSION, version.namespace, version.model, version.number)
+        if row is None:
+            raise Missing("VERSION_NOT_FOUND", version)
+        if row["state"] != VersionState.READY:
+            raise FailedPrecondition(
+                "VERSION_NOT_READY",
+                f"{version} is {row['state']}: finalize it first",
+                metadata={"resource": str(version), "state": row["state"]},
+            )
+        if await transaction.row(_EXISTS, name.namespace, name.deployment) is not None:
+            raise AlreadyExists("DEPLOYMENT_EXISTS", str(name))
+        labels = rows.packed(draft.labels)
+        texts = (draft.environment, draft.status_message, draft.endpoint)
+        columns = [name.namespace, name.deployment, row["model"], version.model, version.number, *texts]
+        octets = rows.octets_of(str(name), str(version), *texts, draft.labels)
+        journal = Journal.created(name, draft.image())
+        try:
+            made = await transaction.last(_CREATE, journal, *columns, draft.replicas, labels, octets)
+        except asyncpg.UniqueViolationError:
+            raise AlreadyExists("DEPLOYMENT_EXISTS", str(name)) from None
+        return rows.to_deployment(made[0])
+
+    async def update_status(self, transaction: Transaction, update: StatusUpdate) -> Deployment:
+        """
+        Raises:
+            Missing: there is no such deployment.
+            FailedPrecondition: the move is not legal.
+            Aborted: it has changed since the client read it.
+        """
+        name = update.name
+        row = await transaction.row(_LOCK, name.namespace, name.deployment)
+        if row is None:
+            raise Missing("DEPLOYMENT_NOT_FOUND", name)
+        before = rows.to_deployment(row)
+        check_etag(name, update.etag, before.revision)
+        check_transition(before, update.state, deleted=row["deleted"])
+        then = {"state": before.state, "status_message": before.draft.status_message}
+        now = {"state": update.state, "status_message": update.message}
+        journal = Journal.updated(name, then, now)
+        columns = (name.namespace, name.deployment, update.state, update.message)
+        return rows.to_deployment((await transaction.last(_UPDATE, journal, *columns))[0])

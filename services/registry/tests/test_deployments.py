@@ -1,0 +1,247 @@
+"""
+Deployments over a real channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import grpc
+import pytest
+
+from modelyard.registry.v1 import deployments_pb2 as pb
+from modelyard.registry.v1 import models_pb2
+from services.registry.model.deployments import TRANSITIONS, DeploymentState
+from services.registry.tests.calls import DEFAULT, add_version, create, deploy, sql, status
+from services.registry.tests.yard import Failing, Registry
+
+# How to come to each state by legal moves.
+_PATHS = {
+    "PENDING": [],
+    "ROLLING_OUT": ["ROLLING_OUT"],
+    "LIVE": ["ROLLING_OUT", "LIVE"],
+    "DEGRADED": ["ROLLING_OUT", "LIVE", "DEGRADED"],
+    "FAILED": ["FAILED"],
+    "ROLLED_BACK": ["ROLLING_OUT", "ROLLED_BACK"],
+    "RETIRED": ["FAILED", "RETIRED"],
+}
+
+
+@pytest.fixture
+async def ready(registry: Registry) -> Registry:
+    """
+    A registry with a model m that has a READY version.
+    """
+    await create(registry, "m")
+    await add_version(registry, "m")
+    return registry
+
+
+async def get(registry: Registry, deployment: str) -> pb.Deployment:
+    """
+    Get a deployment of `default`.
+    """
+    return await registry.deployments.GetDeployment(pb.GetDeploymentRequest(name=f"{DEFAULT}/deployments/{deployment}"))
+
+
+async def listed(registry: Registry, **request: Any) -> list[str]:
+    """
+    The ids of the deployments that a list finds, two by two.
+    """
+    names, token = [], ""
+    while True:
+        page = await registry.deployments.ListDeployments(
+            pb.ListDeploymentsRequest(parent=DEFAULT, page_size=2, page_token=token, **request)
+        )
+        names += [each.name.rpartition("/")[2] for each in page.deployments]
+        token = page.next_page_token
+        if not token:
+            return names
+
+
+async def test_create_then_get(ready: Registry) -> None:
+    """
+    A deployment comes back as it was created, PENDING, with what the server adds.
+    """
+    made = await deploy(ready, "d", "m", status_message="soon", endpoint="grpc://m:1", replicas=3, labels={"a": "b"})
+    assert made == await get(ready, "d")
+    assert made.state == pb.Deployment.STATE_PENDING
+    assert (made.version, made.environment) == (f"{DEFAULT}/models/m/versions/1", "production")
+    assert (made.status_message, made.endpoint, made.replicas, made.labels["a"]) == ("soon", "grpc://m:1", 3, "b")
+    with Failing() as failed:
+        await deploy(ready, "d", "m")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ALREADY_EXISTS, "DEPLOYMENT_EXISTS")
+
+
+async def test_only_ready_versions(ready: Registry) -> None:
+    """
+    What is deployed exists, is READY and its model is not deleted.
+    """
+    with Failing() as failed:
+        await deploy(ready, "d", "none")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+    await create(ready, "n")
+    await add_version(ready, "n", ready=False)
+    with Failing() as failed:
+        await deploy(ready, "d", "n")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "VERSION_NOT_READY")
+    await ready.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/m"))
+    with Failing() as failed:
+        await deploy(ready, "d", "m")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+
+
+async def test_bad_fields(shared: Registry) -> None:
+    """
+    Everything that is wrong is named at once.
+    """
+    content = pb.Deployment(version="namespaces/other/models/m/versions/1", environment="P", replicas=-1)
+    with Failing() as failed:
+        await shared.deployments.CreateDeployment(
+            pb.CreateDeploymentRequest(parent=DEFAULT, deployment_id="D", deployment=content)
+        )
+    assert sorted(failed.fields) == [
+        "deployment.environment",
+        "deployment.replicas",
+        "deployment.version",
+        "deployment_id",
+    ]
+    with Failing() as failed:
+        await shared.deployments.UpdateDeploymentStatus(
+            pb.UpdateDeploymentStatusRequest(name=f"{DEFAULT}/deployments/d", state=99)  # type: ignore[arg-type]
+        )
+    assert list(failed.fields) == ["state"]
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(DeploymentState, DeploymentState)))
+async def test_transitions(full: Registry, before: DeploymentState, after: DeploymentState) -> None:
+    """
+    Of all pairs of states the legal ones are moved, staying is allowed, and the others are refused and change nothing.
+    """
+    name = f"t-{before}-{after}".lower()
+    await deploy(full, name, "n")
+    for state in _PATHS[before]:
+        await status(full, name, state)
+    if after in TRANSITIONS[before] or after is before:
+        moved = await status(full, name, after, "why")
+        assert (moved.state, moved.status_message) == (pb.Deployment.State.Value(f"STATE_{after}"), "why")
+        assert moved == await get(full, name)
+        return
+    found = await get(full, name)
+    with Failing() as failed:
+        await status(full, name, after)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ILLEGAL_TRANSITION")
+    assert (failed.metadata["from"], failed.metadata["to"]) == (before, after)
+    assert await get(full, name) == found
+
+
+async def test_concurrent_updates(ready: Registry) -> None:
+    """
+    Of many who move it at once each sees a legal state: the audit tells one legal path.
+    """
+    await deploy(ready, "d", "m")
+    states = [state for state in DeploymentState for _ in range(6)]
+    await asyncio.gather(*(status(ready, "d", state) for state in states), return_exceptions=True)
+    made = await deploy(ready, "e", "m")
+    wins = await asyncio.gather(
+        *(status(ready, "e", "ROLLING_OUT", etag=made.etag) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(each, pb.Deployment) for each in wins) == 1
+    path = await sql(
+        ready,
+        """
+        SELECT array_agg((before ->> 'state') || '>' || (after ->> 'state') ORDER BY revision) FROM audit
+         WHERE action = 'UpdateDeploymentStatus' AND resource LIKE '%/d'
+        """,
+    )
+    at = "PENDING"
+    for step in path:
+        start, _, end = step.partition(">")
+        assert start == at
+        assert end == start or DeploymentState(end) in TRANSITIONS[DeploymentState(start)]
+        at = end
+
+
+async def test_list(ready: Registry) -> None:
+    """
+    By name, of all, of a model, of an environment, or both.
+    """
+    await create(ready, "n")
+    await add_version(ready, "n")
+    for deployment, model, environment in (("a", "m", "production"), ("b", "n", "production"), ("c", "m", "staging")):
+        await deploy(ready, deployment, model, environment)
+    assert await listed(ready) == ["a", "b", "c"]
+    assert await listed(ready, model=f"{DEFAULT}/models/m") == ["a", "c"]
+    assert await listed(ready, environment="production") == ["a", "b"]
+    assert await listed(ready, environment="production", model=f"{DEFAULT}/models/m") == ["a"]
+    assert await listed(ready, environment="nowhere") == []
+
+
+async def test_a_live_deployment_holds_its_model(ready: Registry) -> None:
+    """
+    A model that is deployed cannot be deleted; once it is retired it can, and then its deployments run nothing again.
+    """
+    await deploy(ready, "d", "m")
+    await deploy(ready, "e", "m")
+    delete = models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/m")
+    with Failing() as failed:
+        await ready.models.DeleteModel(delete)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_DEPLOYED")
+    assert failed.metadata["deployment"] == f"{DEFAULT}/deployments/d"
+    await status(ready, "d", "FAILED")
+    await status(ready, "e", "FAILED")
+    await ready.models.DeleteModel(delete)
+    with Failing() as failed:
+        await status(ready, "d", "ROLLING_OUT")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_DELETED")
+    await status(ready, "d", "RETIRED")
+
+
+async def test_watch(ready: Registry) -> None:
+    """
+    A watcher is told how it stands, then every later state, never an older one, until it is gone.
+    """
+    await deploy(ready, "d", "m")
+    call: Any = ready.deployments.WatchDeployment(pb.WatchDeploymentRequest(name=f"{DEFAULT}/deployments/d"))
+    told = [(await call.read()).deployment]
+    assert told[0].state == pb.Deployment.STATE_PENDING
+    await status(ready, "d", "ROLLING_OUT")
+    told.append((await call.read()).deployment)
+    for state in ("LIVE", "DEGRADED", "LIVE", "RETIRED"):
+        await status(ready, "d", state)
+    while told[-1].state != pb.Deployment.STATE_RETIRED:
+        told.append((await call.read()).deployment)
+    assert [each.revision for each in told] == sorted({each.revision for each in told})
+    await ready.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/m"))
+    await ready.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{DEFAULT}/models/m"))
+    with Failing() as failed:
+        await call.read()
+    assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "DEPLOYMENT_NOT_FOUND")
+
+
+async def test_watchers_of_a_busy_deployment(ready: Registry) -> None:
+    """
+    However fast it changes, every watcher ends up with the last state and goes forward only.
+    """
+    await deploy(ready, "d", "m")
+
+    async def watch() -> list[int]:
+        call: Any = ready.deployments.WatchDeployment(pb.WatchDeploymentRequest(name=f"{DEFAULT}/deployments/d"))
+        seen: list[int] = []
+        async for message in call:
+            seen.append(message.deployment.revision)
+            if message.deployment.status_message == "last":
+                call.cancel()
+                break
+        return seen
+
+    watchers = [asyncio.create_task(watch()) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    for number in range(60):
+        await status(ready, "d", "PENDING", f"step {number}")
+    await status(ready, "d", "PENDING", "last")
+    async with asyncio.timeout(10):
+        for seen in await asyncio.gather(*watchers):
+            assert seen == sorted(set(seen))
