@@ -45,12 +45,14 @@ class Card(_message.Message):
     number: _builtins.int
     """Output only: 1, 2, 3 …"""
     intended_use: _builtins.str
+    """This and the following ones: at most 65,536 characters."""
     training_data: _builtins.str
     evaluation_data: _builtins.str
     metrics: _builtins.str
     limitations: _builtins.str
     ethical_considerations: _builtins.str
     license: _builtins.str
+    """At most 128 characters; `license` in the front matter."""
     markdown: _builtins.str
     """At most 1 MiB."""
     actor: _builtins.str
@@ -60,7 +62,9 @@ class Card(_message.Message):
     etag: _builtins.str
     @_builtins.property
     def extra(self) -> _struct_pb2.Struct:
-        """Front matter that has no field of its own, kept as it came."""
+        """Front matter that has no field of its own; at most 256 KiB as JSON, nested at most 32 deep. What JSON has no type for,
+        such as a date, is its text here; an export gives it as it came.
+        """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:

@@ -84,8 +84,9 @@ class CardServiceServicer:
 
         Errors:
         INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
-        NOT_FOUND         no such model (MODEL_NOT_FOUND).
+        NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
         ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+        ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,15 +107,18 @@ class CardServiceServicer:
         """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
         Errors:
-        INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line).
-        NOT_FOUND         no such model (MODEL_NOT_FOUND).
+        INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
+        or a part of it is too large.
+        NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
+        ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportCard(self, request, context):
-        """ExportCard renders a card in the Hugging Face format; what ImportCard took comes back with every key.
+        """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+        since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
         Errors:
         INVALID_ARGUMENT  `name` is malformed.

@@ -47,8 +47,9 @@ class CardServiceStub:
 
     Errors:
       INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+      NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
       ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListCardNumbers: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ListCardNumbersRequest, _cards_pb2.ListCardNumbersResponse]
     """ListCardNumbers lists who wrote which number of a card when, the newest first.
@@ -61,11 +62,14 @@ class CardServiceStub:
     """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
     Errors:
-      INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line).
-      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+      INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
+                        or a part of it is too large.
+      NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
+      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ExportCard: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ExportCardRequest, _cards_pb2.ExportCardResponse]
-    """ExportCard renders a card in the Hugging Face format; what ImportCard took comes back with every key.
+    """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+    since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
     Errors:
       INVALID_ARGUMENT  `name` is malformed.
@@ -91,8 +95,9 @@ class CardServiceAsyncStub(CardServiceStub):
 
     Errors:
       INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+      NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
       ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListCardNumbers: _aio.UnaryUnaryMultiCallable[_cards_pb2.ListCardNumbersRequest, _cards_pb2.ListCardNumbersResponse]  # type: ignore[assignment]
     """ListCardNumbers lists who wrote which number of a card when, the newest first.
@@ -105,11 +110,14 @@ class CardServiceAsyncStub(CardServiceStub):
     """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
     Errors:
-      INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line).
-      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+      INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
+                        or a part of it is too large.
+      NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
+      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ExportCard: _aio.UnaryUnaryMultiCallable[_cards_pb2.ExportCardRequest, _cards_pb2.ExportCardResponse]  # type: ignore[assignment]
-    """ExportCard renders a card in the Hugging Face format; what ImportCard took comes back with every key.
+    """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+    since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
     Errors:
       INVALID_ARGUMENT  `name` is malformed.
@@ -144,8 +152,9 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
-          NOT_FOUND         no such model (MODEL_NOT_FOUND).
+          NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
           ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+          ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -170,8 +179,10 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
         """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
         Errors:
-          INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line).
-          NOT_FOUND         no such model (MODEL_NOT_FOUND).
+          INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
+                            or a part of it is too large.
+          NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
+          ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -180,7 +191,8 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cards_pb2.ExportCardRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cards_pb2.ExportCardResponse, _abc.Awaitable[_cards_pb2.ExportCardResponse]]:
-        """ExportCard renders a card in the Hugging Face format; what ImportCard took comes back with every key.
+        """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+        since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
         Errors:
           INVALID_ARGUMENT  `name` is malformed.

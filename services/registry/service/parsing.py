@@ -5,10 +5,13 @@ Messages as values. What is wrong with a value is the model's business; here onl
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelyard.registry.v1 import deployments_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from modelyard.registry.v1 import cards_pb2, deployments_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from services.registry.model.cards import CardDraft
 from services.registry.model.checks import Checks
 from services.registry.model.deployments import DeploymentDraft
 from services.registry.model.evaluations import EvaluationDraft
@@ -61,6 +64,34 @@ def to_version_draft(version: versions_pb2.Version) -> VersionDraft:
         version.stage,
         dict(version.labels),
     )
+
+
+def to_card_draft(card: cards_pb2.Card) -> CardDraft:
+    """
+    What a client says in a card.
+    """
+    return CardDraft(
+        card.intended_use,
+        card.training_data,
+        card.evaluation_data,
+        card.metrics,
+        card.limitations,
+        card.ethical_considerations,
+        card.license,
+        card.markdown,
+        _whole(json_format.MessageToDict(card.extra)),
+    )
+
+
+def _whole(value: Any) -> Any:
+    # A Struct has doubles only: 5 comes as 5.0, and would go into the front matter as that.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return value
 
 
 def to_deployment_draft(checks: Checks, at: str, deployment: deployments_pb2.Deployment) -> DeploymentDraft:

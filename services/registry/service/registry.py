@@ -11,7 +11,7 @@ import grpc
 
 from modelyard.registry.v1.aliases_pb2_grpc import add_AliasServiceServicer_to_server
 from modelyard.registry.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
-from modelyard.registry.v1.cards_pb2_grpc import CardServiceServicer, add_CardServiceServicer_to_server
+from modelyard.registry.v1.cards_pb2_grpc import add_CardServiceServicer_to_server
 from modelyard.registry.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.registry.v1.deployments_pb2_grpc import add_DeploymentServiceServicer_to_server
 from modelyard.registry.v1.evaluations_pb2_grpc import add_EvaluationServiceServicer_to_server
@@ -24,6 +24,7 @@ from services.registry.service.aliases import AliasService
 from services.registry.service.assets import Assets
 from services.registry.service.audit import AuditService
 from services.registry.service.calls import Mutations
+from services.registry.service.cards import CardService
 from services.registry.service.changes import ChangeService
 from services.registry.service.deployments import DeploymentService
 from services.registry.service.evaluations import EvaluationService
@@ -33,6 +34,7 @@ from services.registry.service.namespaces import NamespaceService
 from services.registry.service.versions import VersionService
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
+from services.registry.store.cards import CardStore
 from services.registry.store.database import Database
 from services.registry.store.deployments import DeploymentStore
 from services.registry.store.evaluations import EvaluationStore
@@ -56,7 +58,7 @@ def add_servicers(
     keep: timedelta,
 ) -> None:
     """
-    Serve the registry's contracts; the methods that a servicer lacks answer UNIMPLEMENTED.
+    Serve the registry's contracts.
 
     Args:
         server: what serves them.
@@ -68,7 +70,6 @@ def add_servicers(
     """
     once = Mutations(writer)
     models = ModelStore(database)
-    # mypy takes the methods that are still missing for mistakes; the chassis answers UNIMPLEMENTED for them.
     namespaces = NamespaceService(NamespaceStore(database), once)
     model_service = ModelService(models, SearchStore(database), once, keep)
     versions = VersionService(VersionStore(database), Assets(cdn), once)
@@ -81,7 +82,7 @@ def add_servicers(
     server.add(add_EvaluationServiceServicer_to_server, evaluations)
     server.add(add_ImportServiceServicer_to_server, ImportService(ImportStore(), once))
     server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
-    server.add(add_CardServiceServicer_to_server, CardServiceServicer())  # type: ignore[abstract]
+    server.add(add_CardServiceServicer_to_server, CardService(CardStore(database), once))
     deployments = DeploymentService(DeploymentStore(database), feed, once)
     server.add(add_DeploymentServiceServicer_to_server, deployments)
     server.add(add_AuditServiceServicer_to_server, AuditService(AuditStore(database)))

@@ -15,6 +15,7 @@ from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
+    cards_pb2,
     deployments_pb2,
     evaluations_pb2,
     models_pb2,
@@ -24,6 +25,7 @@ from modelyard.registry.v1 import (
 from services.registry.model.aliases import Alias, Stretch
 from services.registry.model.audit import AuditEntry
 from services.registry.model.calls import etag
+from services.registry.model.cards import Card
 from services.registry.model.changes import Discontinuity, Event, Heartbeat
 from services.registry.model.deployments import Deployment
 from services.registry.model.evaluations import Evaluation, Place
@@ -197,6 +199,30 @@ def from_audit_entry(entry: AuditEntry) -> audit_pb2.AuditEntry:
 
 def _struct(text: str | None) -> Struct | None:
     return None if text is None else json_format.Parse(text, Struct())
+
+
+def from_card(card: Card) -> cards_pb2.Card:
+    """
+    A number of a card.
+    """
+    draft = card.draft
+    return cards_pb2.Card(
+        name=str(card.name),
+        number=card.number,
+        intended_use=draft.intended_use,
+        training_data=draft.training_data,
+        evaluation_data=draft.evaluation_data,
+        metrics=draft.metrics,
+        limitations=draft.limitations,
+        ethical_considerations=draft.ethical_considerations,
+        license=draft.license,
+        markdown=draft.markdown,
+        extra=json_format.ParseDict(draft.extra, Struct()) if draft.extra else None,
+        update_time=_time(card.update_time),
+        actor=card.actor,
+        revision=card.revision,
+        etag=etag(card.revision),
+    )
 
 
 def from_deployment(deployment: Deployment) -> deployments_pb2.Deployment:

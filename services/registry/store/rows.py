@@ -8,10 +8,11 @@ import json
 from typing import Any
 
 from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.cards import Card, CardDraft
 from services.registry.model.deployments import Deployment, DeploymentDraft, DeploymentState
 from services.registry.model.evaluations import Evaluation, EvaluationDraft
 from services.registry.model.models import Model, ModelDraft
-from services.registry.model.names import AliasName, DeploymentName, ModelName, NamespaceName, VersionName
+from services.registry.model.names import AliasName, CardName, DeploymentName, ModelName, NamespaceName, VersionName
 from services.registry.model.namespaces import Namespace, NamespaceDraft
 from services.registry.model.versions import Artifact, Lineage, Version, VersionDraft, VersionState
 from services.registry.store.servers import Row
@@ -34,6 +35,9 @@ EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evalua
 DEPLOYMENT = """deployments.namespace_id, deployments.deployment_id, deployments.model_id, deployments.version,
  deployments.environment, deployments.state, deployments.status_message, deployments.endpoint, deployments.replicas,
  deployments.labels, deployments.create_time, deployments.update_time, deployments.revision"""
+
+
+CARD = "cards.number, cards.sections, cards.update_time, cards.actor, cards.revision"
 
 
 def packed(value: Any) -> str:
@@ -178,3 +182,13 @@ def to_deployment(row: Row) -> Deployment:
         row["update_time"],
         row["revision"],
     )
+
+
+def to_card(row: Row, name: CardName) -> Card:
+    """
+    A row with the columns CARD, markdown, extra and front.
+    """
+    draft = CardDraft(
+        **unpacked(row["sections"]), markdown=row["markdown"], extra=json.loads(row["extra"]), front=row["front"]
+    )
+    return Card(name, row["number"], draft, row["update_time"], row["actor"], row["revision"])

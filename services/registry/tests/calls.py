@@ -13,7 +13,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.changes.v1 import changes_pb2
-from modelyard.registry.v1 import aliases_pb2, deployments_pb2, evaluations_pb2, imports_pb2, models_pb2, versions_pb2
+from modelyard.registry.v1 import (
+    aliases_pb2,
+    cards_pb2,
+    deployments_pb2,
+    evaluations_pb2,
+    imports_pb2,
+    models_pb2,
+    versions_pb2,
+)
 from services.embedded.postgres import SERVICE_ROLE
 from services.registry.tests.yard import Registry
 
@@ -68,6 +76,15 @@ async def move(registry: Registry, model: str, *moves: tuple[str, int], **more: 
         for alias, number in moves
     ]
     return await registry.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=parent, moves=wanted, **more))
+
+
+async def write_card(registry: Registry, model: str, etag: str = "", **fields: Any) -> cards_pb2.Card:
+    """
+    Write fields of the card of a model of `default`.
+    """
+    card = cards_pb2.Card(name=f"{DEFAULT}/models/{model}/card", etag=etag, **fields)
+    request = cards_pb2.UpdateCardRequest(card=card, update_mask=FieldMask(paths=list(fields)))
+    return await registry.cards.UpdateCard(request)
 
 
 async def deploy(

@@ -10,7 +10,7 @@ import pytest
 
 from modelyard.registry.v1 import namespaces_pb2
 from services.embedded.postgres import Postgres
-from services.registry.tests.calls import add_version, create, deploy, move, record, result
+from services.registry.tests.calls import add_version, create, deploy, move, record, result, write_card
 from services.registry.tests.yard import Registry, running
 
 
@@ -55,6 +55,8 @@ async def full(shared: Registry) -> Registry:
         await record(shared, *(result(model, 1 + n % 2, "imagenet", "top1", n) for n in range(4)))
         for number in (1, 2, 1):
             await move(shared, model, ("a", number), ("b", number))
+    for number in range(3):
+        await write_card(shared, "m", markdown=f"# m {number}")
     for deployment in ("d", "e"):
         await deploy(shared, deployment, "m")
     await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="other"))

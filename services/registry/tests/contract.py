@@ -17,6 +17,7 @@ from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
+    cards_pb2,
     deployments_pb2,
     evaluations_pb2,
     imports_pb2,
@@ -35,6 +36,7 @@ _FILES = (
     versions_pb2,
     aliases_pb2,
     evaluations_pb2,
+    cards_pb2,
     deployments_pb2,
     audit_pb2,
     imports_pb2,

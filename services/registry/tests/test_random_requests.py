@@ -85,7 +85,10 @@ def _fill(draw: st.DrawFn, message: Message, field: Any, depth: int) -> None:
     target = getattr(message, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         for key, value in draw(st.dictionaries(TEXTS, TEXTS, max_size=2)).items():
-            target[key] = value
+            if field.message_type.fields_by_name["value"].message_type is not None:
+                target.get_or_create(key)
+            else:
+                target[key] = value
     elif field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
         strategy = messages(message_factory.GetMessageClass(field.message_type), depth + 1)
         if field.is_repeated:

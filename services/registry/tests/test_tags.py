@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from modelyard.registry.v1 import (
     aliases_pb2,
+    cards_pb2,
     deployments_pb2,
     evaluations_pb2,
     imports_pb2,
@@ -34,6 +35,7 @@ from services.registry.tests.calls import (
     sql,
     status,
     update,
+    write_card,
 )
 from services.registry.tests.contract import call, methods, tags, touches
 from services.registry.tests.yard import Registry
@@ -68,6 +70,8 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
     lambda registry: add_version(registry, "new", ready=False),
     lambda registry: registry.models.CreateModel(models_pb2.CreateModelRequest(parent=SPACE, model_id="x")),
     _import,
+    lambda registry: write_card(registry, "m", markdown="# m"),
+    lambda registry: write_card(registry, "m", license="MIT"),
     lambda registry: deploy(registry, "d", "m"),
     lambda registry: status(registry, "d", "FAILED"),
     lambda registry: registry.namespaces.UpdateNamespace(
@@ -121,6 +125,9 @@ def reads() -> dict[str, list[Message]]:
         "ListEvaluations": [
             evaluations_pb2.ListEvaluationsRequest(parent=parent) for parent in (M, f"{M}/versions/2", N, NEW)
         ],
+        "GetCard": [cards_pb2.GetCardRequest(name=f"{M}/card", number=number) for number in (0, 1, 2)],
+        "ListCardNumbers": [cards_pb2.ListCardNumbersRequest(parent=f"{M}/card")],
+        "ExportCard": [cards_pb2.ExportCardRequest(name=f"{M}/card")],
         "GetDeployment": [deployments_pb2.GetDeploymentRequest(name=f"{DEFAULT}/deployments/d")],
         "ListDeployments": [
             deployments_pb2.ListDeploymentsRequest(parent=DEFAULT),

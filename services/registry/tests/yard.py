@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from modelyard.registry.v1 import (
     aliases_pb2_grpc,
     audit_pb2_grpc,
+    cards_pb2_grpc,
     changes_pb2_grpc,
     deployments_pb2_grpc,
     evaluations_pb2_grpc,
@@ -52,6 +53,7 @@ class Registry:
         self.versions = versions_pb2_grpc.VersionServiceStub(channel)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
+        self.cards = cards_pb2_grpc.CardServiceStub(channel)
         self.deployments = deployments_pb2_grpc.DeploymentServiceStub(channel)
         self.evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channel)
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)

@@ -1,0 +1,132 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+Model cards in the database: a row for each number.
+"""
+
+from __future__ import annotations
+
+from services.registry.model.calls import Missing, Read, check_etag
+from services.registry.model.cards import SECTIONS, Card, CardDraft, CardUpdate
+from services.registry.model.changes import ChangeKind, Journal
+from services.registry.model.names import CardName, ModelName
+from services.registry.model.pages import Listed, Page
+from services.registry.store import rows
+from services.registry.store.database import Database
+from services.registry.store.locks import lock_model
+from services.registry.store.paging import MODEL, after, listed, page_of
+from services.registry.store.statements import Statement, read
+from services.registry.store.writing import Transaction, last
+
+_GET = read(
+    "cards.get",
+    f"""
+SELECT revision.value AS head, models.id IS NOT NULL AS has_model, found.*
+  FROM revision
+  LEFT JOIN models ON namespace_id = $1 AND model_id = $2
+  LEFT JOIN LATERAL (SELECT {rows.CARD}, markdown, extra, front FROM cards
+                      WHERE model = models.id AND ($3::bigint = 0 OR number = $3)
+                      ORDER BY number DESC LIMIT 1) AS found ON true
+""",
+)
+
+_LIST = page_of(
+    "cards.numbers",
+    f"""
+SELECT {rows.CARD}, '' AS markdown, '{{}}' AS extra, '' AS front, octets FROM cards
+ WHERE model = parent.id AND ($3::bigint IS NULL OR number < $3)
+ ORDER BY number DESC LIMIT $4
+""",
+    parent=MODEL,
+)
+
+_NEWEST = Statement(
+    "cards.newest",
+    f"SELECT {rows.CARD}, markdown, extra, front FROM cards WHERE model = $1 ORDER BY number DESC LIMIT 1",
+)
+
+_WRITE = last(
+    "cards.write",
+    f"""
+, made AS (
+    INSERT INTO cards (model, number, sections, markdown, extra, front, update_time, actor, revision, octets)
+    SELECT $10, $11, $12::jsonb, $13, $14::jsonb, $15, now(), $4, value, $16 FROM next
+    RETURNING {rows.CARD}, markdown, extra, front
+), found AS (
+    UPDATE models
+       SET card_words = words_of_card($17),
+           search = model_words(model_id, display_name, labels, description) || words_of_card($17)
+     WHERE id = $10
+), spelt AS (
+    INSERT INTO words SELECT word FROM spelt_words(left($17, 65536)) AS word ON CONFLICT DO NOTHING
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+
+class CardStore:
+    """
+    Reads and writes cards.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, name: CardName, number: int) -> Read[Card]:
+        """
+        A number of a card; 0 means the newest.
+
+        Raises:
+            Missing: there is no such model, or it has no such card.
+        """
+        row = await self._database.fetch_row(_GET, name.namespace, name.model, number)
+        if not row["has_model"]:
+            raise Missing("MODEL_NOT_FOUND", name.parent, row["head"])
+        if row["number"] is None:
+            raise Missing("CARD_NOT_FOUND", name, row["head"])
+        return Read(rows.to_card(row, name), row["head"])
+
+    async def list_page(self, name: CardName, page: Page) -> Listed[Card]:
+        """
+        A page of the numbers of a card, the newest first, without Markdown and extra.
+
+        Raises:
+            Missing: there is no such model.
+        """
+        parent: ModelName = name.parent
+        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1))
+        missing = ("MODEL_NOT_FOUND", parent)
+        return listed(page, found, missing, lambda row: rows.to_card(row, name), lambda row: [row["number"]])
+
+    async def write(self, transaction: Transaction, update: CardUpdate) -> Card:
+        """
+        Write the next number of a card.
+
+        Raises:
+            Missing: there is no such model, or it is deleted.
+            Aborted: the card has changed since the client read it.
+        """
+        name = update.name
+        model = await lock_model(transaction, name.parent)
+        row = await transaction.row(_NEWEST, model["id"])
+        before = rows.to_card(row, name) if row is not None else None
+        check_etag(name, update.etag, before.revision if before is not None else 0)
+        base = before.draft if before is not None else CardDraft()
+        draft = update.draft if update.paths is None else base.updated(update.draft, update.paths)
+        kind = ChangeKind.CREATED if before is None else ChangeKind.UPDATED
+        journal = Journal.of(name, kind, before.draft.image() if before is not None else None, draft.image())
+        sections = rows.packed({each: text for each, text in draft.own.items() if each in (*SECTIONS, "license")})
+        number = before.number + 1 if before is not None else 1
+        written = await transaction.last(
+            _WRITE,
+            journal,
+            model["id"],
+            number,
+            sections,
+            draft.markdown,
+            rows.packed(draft.extra),
+            draft.front,
+            512 + len(sections.encode()),
+            draft.text,
+        )
+        return rows.to_card(written[0], name)
