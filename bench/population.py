@@ -188,7 +188,7 @@ def _time(each: Drawn) -> datetime:
 _INDEXES = """
 SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
   FROM pg_index
- WHERE indrelid::regclass::text IN ('models', 'versions', 'evaluations', 'audit', 'words')
+ WHERE indrelid::regclass::text IN ('models', 'versions', 'evaluations', 'audit', 'words', 'deployments')
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
 """
 
@@ -233,6 +233,22 @@ ON CONFLICT DO NOTHING
 """,
     ),
     (
+        "aliases, cards and deployments of some",
+        """
+INSERT INTO aliases (model, alias, version, valid, actor, revision)
+SELECT id, 'production', 3, tstzrange(create_time, NULL), 'drawn', id + 1 FROM drawn_models WHERE id % 10 = 0;
+INSERT INTO cards (model, number, sections, markdown, extra, front, update_time, actor, revision, octets)
+SELECT id, 1, '{}', description, '{}', '', create_time, 'drawn', id + 1, 512 FROM drawn_models WHERE id % 10 = 0;
+INSERT INTO deployments (namespace_id, deployment_id, model, model_id, version, environment, state, status_message,
+                         endpoint, replicas, labels, create_time, update_time, revision, octets)
+SELECT 'default', 'd' || id, id, model_id, 3, (ARRAY['production', 'staging'])[1 + id % 2], 'LIVE', '', '', 1, '{}',
+       create_time, create_time, id + 1, 512
+  FROM drawn_models WHERE id % 50 = 0;
+INSERT INTO requests (actor, request_id, action, digest, revision, answer)
+SELECT 'drawn', id::text, 'CreateModel', '', id + 1, '' FROM drawn_models WHERE id % 10 = 0
+""",
+    ),
+    (
         "counters",
         """
 WITH last AS (SELECT max(id) AS id, count(*) AS count FROM drawn_models), revised AS (
@@ -244,6 +260,9 @@ WITH last AS (SELECT max(id) AS id, count(*) AS count FROM drawn_models), revise
 UPDATE namespace_usage
    SET models = last.count, asset_bytes = (SELECT sum(size_bytes) FROM versions)
   FROM last WHERE namespace_id = 'default';
+INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
+SELECT id + 1, create_time, ARRAY['namespaces/default/models/' || model_id], '{1}', '{true}'
+  FROM drawn_models WHERE id > (SELECT max(id) - 100000 FROM drawn_models) AND id < (SELECT max(id) FROM drawn_models);
 DELETE FROM changes WHERE revision = 1;
 SELECT setval(pg_get_serial_sequence('models', 'id'), (SELECT max(id) FROM drawn_models));
 DROP TABLE drawn_models

@@ -168,7 +168,10 @@ def writes(some: Sequence[Drawn], number: int, generator: random.Random) -> list
         for index, each in enumerate(generator.choices(some, k=int(2500 * SECONDS)))
     ]
     versions: list[Request] = [
-        {"parent": f"{PARENT}/models/{each.model_id}", "version": {"description": "one more", "lineage": {"gitCommit": "a" * 40}}}
+        {
+            "parent": f"{PARENT}/models/{each.model_id}",
+            "version": {"description": "one more", "lineage": {"gitCommit": "a" * 40}},
+        }
         for each in generator.choices(some, k=2000)
     ]
     recorded: list[Request] = [

@@ -266,7 +266,7 @@ async def test_bounds(shared: Registry, fields: dict[str, Any], name: str) -> No
 
 async def test_search_finds_the_card(model: Registry) -> None:
     """
-    Words of the card find its model, mistyped, too, and also after an update of the model; those of an old number do not.
+    Words of the card find its model, mistyped, too, and after an update of the model; those of an old number do not.
     """
 
     async def found(query: str) -> list[str]:

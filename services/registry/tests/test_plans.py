@@ -1,0 +1,254 @@
+"""
+Every statement finds its rows by an index.
+
+`make plans` asks the planner of a registry with a million models. `make test` asks that of a small one, where a scan of
+a whole table may well be the fastest way: so scans are discouraged, and appear only where no index would do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from bench.grown import grown
+from bench.population import Drawn, draw, populate
+from modelyard.registry.v1 import (
+    aliases_pb2,
+    audit_pb2,
+    cards_pb2,
+    deployments_pb2,
+    evaluations_pb2,
+    imports_pb2,
+    models_pb2,
+    namespaces_pb2,
+    versions_pb2,
+)
+from services.embedded.postgres import SERVICE_ROLE
+from services.registry.store.changelog import Changelog
+from services.registry.store.database import DatabaseSettings, open_database
+from services.registry.store.models import ModelStore
+from services.registry.store.servers import Server
+from services.registry.store.statements import Statement
+from services.registry.tests.calls import DEFAULT, deploy, import_items, move, owner, status, watch, write_card
+from services.registry.tests.yard import Registry, running
+
+SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
+SMALL = 3000
+# A row or a handful, by nature.
+_TINY = {"revision", "namespaces", "namespace_usage", "schema_migrations", "pg_class", "pg_stats"}
+
+
+@pytest.fixture(scope="module")
+async def database(new_database: Callable[[], str]) -> AsyncIterator[str]:
+    """
+    A database with many models.
+    """
+    if SCALE:
+        folder = Path(os.environ.get("MODELYARD_PLANS_STATE", f".modelyard/bench/{SCALE}"))
+        with grown(SCALE, lambda _: None, folder) as postgres:
+            yield postgres.url(user=SERVICE_ROLE)
+        return
+    url = new_database()
+    await populate(owner(url), SMALL, lambda _: None)
+    yield url
+
+
+def drawn() -> list[Drawn]:
+    """
+    The last ones of the population.
+    """
+    return list(draw(SCALE or SMALL))[-200:]
+
+
+Asked = dict[str, tuple[Statement, tuple[Any, ...]]]
+
+
+@pytest.fixture(scope="module")
+async def asked(database: str) -> Asked:
+    """
+    Every statement that the registry's calls send, with the values of one time, by name.
+    """
+    found: Asked = {}
+    original = Server.on
+
+    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
+        found[statement.name] = (statement, tuple(args))
+        return await original(self, connection, method, statement, args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "on", on)
+        async with running(database) as registry:
+            for call in (reads, searches, writes, others):
+                await call(registry)
+    return found
+
+
+async def reads(registry: Registry) -> None:
+    """
+    Every read but searches.
+    """
+    ids = [each.model_id for each in drawn() if each.number % 50 == 0]
+    name = f"{DEFAULT}/models/{ids[0]}"
+    await registry.models.GetModel(models_pb2.GetModelRequest(name=name))
+    names = [f"{DEFAULT}/models/{each.model_id}" for each in drawn()[:100]]
+    await registry.models.BatchGetModels(models_pb2.BatchGetModelsRequest(parent=DEFAULT, names=names))
+    page = await registry.models.ListModels(models_pb2.ListModelsRequest(parent=DEFAULT, page_size=10))
+    again = models_pb2.ListModelsRequest(parent=DEFAULT, page_size=10, page_token=page.next_page_token)
+    await registry.models.ListModels(again)
+    await registry.namespaces.GetNamespace(namespaces_pb2.GetNamespaceRequest(name=DEFAULT))
+    await registry.namespaces.ListNamespaces(namespaces_pb2.ListNamespacesRequest())
+    await registry.versions.GetVersion(versions_pb2.GetVersionRequest(name=f"{name}/versions/1"))
+    await registry.versions.ListVersions(versions_pb2.ListVersionsRequest(parent=name))
+    alias = f"{name}/aliases/production"
+    await registry.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=alias))
+    await registry.aliases.ListAliases(aliases_pb2.ListAliasesRequest(parent=name))
+    await registry.aliases.ListAliasMoves(aliases_pb2.ListAliasMovesRequest(parent=alias))
+    await registry.cards.GetCard(cards_pb2.GetCardRequest(name=f"{name}/card"))
+    await registry.cards.ListCardNumbers(cards_pb2.ListCardNumbersRequest(parent=f"{name}/card"))
+    for parent in (name, f"{name}/versions/1"):
+        await registry.evaluations.ListEvaluations(evaluations_pb2.ListEvaluationsRequest(parent=parent))
+    deployment = await registry.deployments.ListDeployments(
+        deployments_pb2.ListDeploymentsRequest(parent=DEFAULT, model=name)
+    )
+    await registry.deployments.GetDeployment(deployments_pb2.GetDeploymentRequest(name=deployment.deployments[0].name))
+
+
+async def searches(registry: Registry) -> None:
+    """
+    Searches of every kind, leaderboards and the audit.
+    """
+    one = drawn()[0]
+    words = one.model_id.replace("_", " ").split(".")[0]
+    label = f'labels.architecture = "{one.labels["architecture"]}"'
+    for query, condition, order in (
+        (words, "", ""),
+        ("vision", "", ""),
+        ("visoin", "", ""),
+        ("", label, ""),
+        ("", "evaluations.imagenet.top1 > 80 AND parameters < 20000000", ""),
+        ("vision", f"{label} AND task = retrieval", ""),
+        ("vision", "", "parameter_count desc"),
+        ("", "", "create_time"),
+        ("", "", "update_time desc"),
+    ):
+        await registry.models.SearchModels(
+            models_pb2.SearchModelsRequest(parent=DEFAULT, query=query, filter=condition, order_by=order)
+        )
+    for ascending in (False, True):
+        await registry.evaluations.QueryLeaderboard(
+            evaluations_pb2.QueryLeaderboardRequest(
+                parent=DEFAULT,
+                dataset="imagenet",
+                metric="top1",
+                filter="parameter_count < 20000000",
+                ascending=ascending,
+            )
+        )
+    queries: list[dict[str, Any]] = [
+        {"resource_prefix": f"{DEFAULT}/models/{one.model_id}"},
+        {"actor": "vision@example.org"},
+        {"action": "MoveAliases"},
+        {"start_time": datetime(2024, 1, 2, tzinfo=UTC), "end_time": datetime(2024, 1, 3, tzinfo=UTC)},
+        {},
+    ]
+    for request in queries:
+        await registry.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(page_size=10, **request))
+
+
+async def writes(registry: Registry) -> None:
+    """
+    Every write.
+    """
+    model, run = f"plans-{os.getpid()}", str(os.getpid())
+    name = f"{DEFAULT}/models/{model}"
+    content = models_pb2.Model(description="for plans", labels={"a": "b"})
+    create = models_pb2.CreateModelRequest(parent=DEFAULT, model_id=model, model=content, request_id=run)
+    for _ in range(2):
+        await registry.models.CreateModel(create)
+    await registry.models.UpdateModel(
+        models_pb2.UpdateModelRequest(model=models_pb2.Model(name=name), update_mask=FieldMask(paths=["owner"]))
+    )
+    for _ in range(2):
+        lineage = versions_pb2.Lineage(parent_version=f"{DEFAULT}/models/{drawn()[0].model_id}/versions/1")
+        await registry.versions.CreateVersion(
+            versions_pb2.CreateVersionRequest(parent=name, version=versions_pb2.Version(lineage=lineage))
+        )
+    await registry.versions.UpdateVersion(
+        versions_pb2.UpdateVersionRequest(
+            version=versions_pb2.Version(name=f"{name}/versions/1"), update_mask=FieldMask(paths=["stage"])
+        )
+    )
+    await registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=f"{name}/versions/1"))
+    await registry.versions.FailVersion(versions_pb2.FailVersionRequest(name=f"{name}/versions/2"))
+    await move(registry, model, ("a", 1))
+    await move(registry, model, ("a", 0))
+    await registry.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=f"{name}/aliases/a"))
+    await write_card(registry, model, markdown="# words")
+    result = evaluations_pb2.Evaluation(version=f"{name}/versions/1", dataset="d", metric="m", value=1)
+    await registry.evaluations.RecordEvaluations(
+        evaluations_pb2.RecordEvaluationsRequest(parent=DEFAULT, evaluations=[result])
+    )
+    await deploy(registry, f"p{run}", model)
+    await status(registry, f"p{run}", "FAILED")
+    item = imports_pb2.ImportModelsRequest.Item(model_id=f"{model}-imported", versions=[versions_pb2.Version()])
+    await import_items(registry, [item])
+    space = f"namespaces/plans-{run}"
+    await registry.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=f"plans-{run}"))
+    await registry.namespaces.UpdateNamespace(
+        namespaces_pb2.UpdateNamespaceRequest(
+            namespace=namespaces_pb2.Namespace(name=space), update_mask=FieldMask(paths=["owner"])
+        )
+    )
+    await registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name=space))
+    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name))
+    await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name))
+    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{name}-imported"))
+    await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{name}-imported"))
+
+
+async def others(registry: Registry) -> None:
+    """
+    What the registry does by itself.
+    """
+    async with aclosing(watch(registry, start_revision=2, heartbeat_interval=Duration(nanos=200_000_000))) as messages:
+        await anext(messages)
+    async with open_database(DatabaseSettings(url=registry.database)) as database:
+        await Changelog(database).after(1)
+        await ModelStore(database).due()
+
+
+async def test_every_statement_uses_an_index(asked: Asked, database: str) -> None:
+    """
+    No statement reads a table from one end to the other that grows with what is registered.
+    """
+    assert len(asked) > 60
+    connection = await asyncpg.connect(owner(database))
+    scans: dict[str, set[str]] = {}
+    try:
+        await connection.execute("SET plan_cache_mode = force_custom_plan")
+        if not SCALE:
+            await connection.execute("SET enable_seqscan = off")
+        for name, (statement, args) in sorted(asked.items()):
+            if not re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)", statement.sql):
+                continue
+            plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.sql}", *args))
+            if found := {each["Relation Name"] for each in _nodes(plan[0]["Plan"]) if each["Node Type"] == "Seq Scan"}:
+                scans[name] = found - _TINY
+    finally:
+        await connection.close()
+    assert {name: tables for name, tables in scans.items() if tables} == {}
+
+
+def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for inner in plan.get("Plans", ()) for node in _nodes(inner))]
