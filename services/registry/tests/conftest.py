@@ -43,6 +43,15 @@ async def shared(new_database: Callable[[], str]) -> AsyncIterator[Registry]:
         yield found
 
 
+@pytest.fixture(scope="module")
+async def new_registry(new_database: Callable[[], str]) -> AsyncIterator[Registry]:
+    """
+    A registry for the tests of one module.
+    """
+    async with running(new_database()) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 async def full(shared: Registry) -> Registry:
     """

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
-from services.embedded.postgres import Postgres
-from services.registry.migrate import Migration, MigrationError, migrate, migrations
+from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
+from services.embedded.postgres import SERVICE_ROLE, Postgres
+from services.registry.migrate import Migration, MigrationError, grant, migrate, migrations
+from services.registry.tests.yard import running
 
 ROOT = Path(__file__).resolve().parents[3]
 ONE = Migration(1, "0001_one.sql", "CREATE TABLE one (x int)")
@@ -180,3 +183,82 @@ async def test_the_shipped_files_are_sound(new_database: Callable[[], str]) -> N
         with pytest.raises(asyncpg.PostgresError):
             await connection.execute(statement)
     await connection.close()
+
+
+OLD_DATA = """
+INSERT INTO namespaces VALUES ('team', '', '', '', '{}', 0, 0, now(), now(), 2, 128);
+INSERT INTO namespace_usage VALUES ('team', 2);
+INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                    annotations, parameter_count, latest_version, create_time, update_time, revision, octets, search)
+SELECT 'team', id, '', 'A pelican', '', '', '', '', labels::jsonb, '{}', 7, 1, now(), now(), 3, 200,
+       model_words(id, '', labels::jsonb, 'A pelican')
+  FROM (VALUES ('convnext_base', '{"team": "vision"}'), ('resnet50', '{}')) AS old (id, labels);
+INSERT INTO versions
+SELECT id, 1, 'READY', '', '', '[]', '', '{}', '', '', '', '{}', 1000, now(), now(), 3, 200 FROM models;
+INSERT INTO aliases SELECT id, 'production', 1, tstzrange(now(), NULL), 'ann', 3 FROM models;
+INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time, create_time,
+                         revision, octets)
+SELECT 'team', id, 1, 'imagenet', 'top1', 80 + id, '{}', now(), now(), 3, 512 FROM models;
+UPDATE revision SET value = 3;
+INSERT INTO changes SELECT n, now(), '{namespaces/team}', '{1}', '{true}' FROM generate_series(2, 3) AS n;
+INSERT INTO audit
+SELECT n, 1, now(), 'ann', 'CreateModel', 'namespaces/team', '', NULL, '{}' FROM generate_series(2, 3) AS n;
+"""
+
+
+async def test_from_the_first_schema_to_the_last(connection: asyncpg.Connection[asyncpg.Record], empty: str) -> None:
+    """
+    A database of the first schema with data in it comes to the newest: all of it is read, searched and written as if it
+    had been made today, and what the first program writes meanwhile is found, too.
+    """
+    await migrate(connection, migrations()[:1])
+    await connection.execute(OLD_DATA)
+    assert await migrate(connection, migrations()) == [each.name for each in migrations()[1:]]
+    # The first program is still running, and knows nothing of new columns.
+    await connection.execute("""
+    INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                        annotations, parameter_count, create_time, update_time, revision, octets, search)
+    SELECT 'team', 'late', '', '', '', '', '', '', '{"team": "vision"}', '{}', 0, now(), now(), 3, 200,
+           model_words('late', '', '{"team": "vision"}', '')
+    """)
+    await grant(connection, SERVICE_ROLE)
+    assert await connection.fetchval("SELECT asset_bytes FROM namespace_usage WHERE namespace_id = 'team'") == 2000
+    async with running(empty.replace("//postgres@", f"//{SERVICE_ROLE}@")) as registry:
+
+        async def found(**request: Any) -> set[str]:
+            search = models_pb2.SearchModelsRequest(parent="namespaces/team", **request)
+            return {each.name.rpartition("/")[2] for each in (await registry.models.SearchModels(search)).models}
+
+        assert await found(query="pelican") == {"convnext_base", "resnet50"}
+        assert await found(query="convnxt") == {"convnext_base"}
+        assert await found(query="pelcian") == {"convnext_base", "resnet50"}
+        assert await found(filter="labels.team:vision") == {"convnext_base", "late"}
+        assert await found(filter="evaluations.imagenet.top1 > 80") == {"convnext_base", "resnet50"}
+        name = "namespaces/team/models/resnet50"
+        alias = await registry.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=f"{name}/aliases/production"))
+        assert alias.version == f"{name}/versions/1"
+        version = await registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=name))
+        assert (version.number, version.revision) == (2, 4)
+
+
+async def test_an_index_that_was_interrupted_is_built_again(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """
+    What a stopped run left half built does not pass for an index.
+    """
+    index = Migration(2, "0002_index.sql", "-- outside a transaction\nCREATE UNIQUE INDEX CONCURRENTLY i ON one (x);\n")
+    await migrate(connection, [ONE])
+    await connection.execute("INSERT INTO one VALUES (1), (1)")
+    with pytest.raises(MigrationError, match=r"0002_index\.sql stopped, run it again: could not create unique index"):
+        await migrate(connection, [ONE, index])
+    assert not await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass")
+    await connection.execute("DELETE FROM one")
+    assert await migrate(connection, [ONE, index]) == ["0002_index.sql"]
+    assert await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass")
+
+
+async def test_a_role_that_is_no_name(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """
+    The service's role goes into statements as text: nothing but a plain name is taken.
+    """
+    with pytest.raises(MigrationError, match="MODELYARD_DATABASE_SERVICE_ROLE must match"):
+        await grant(connection, "x; DROP TABLE audit")
