@@ -14,7 +14,19 @@ from pathlib import Path
 import grpc
 
 from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET
-from modelyard.cli.commands import aliases, assets, evaluations, imports, models, namespaces, versions, watch
+from modelyard.cli.commands import (
+    aliases,
+    assets,
+    audit,
+    cards,
+    deployments,
+    evaluations,
+    imports,
+    models,
+    namespaces,
+    versions,
+    watch,
+)
 from modelyard.cli.output import Output
 from modelyard.cli.parsing import common
 from modelyard.client import Client, connect
@@ -27,6 +39,9 @@ names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the
 
 exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrupted.
 """
+
+
+_ROOMS = (namespaces, models, versions, aliases, cards, evaluations, deployments, assets, imports, watch, audit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         json=False,
     )
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (namespaces, models, versions, aliases, evaluations, assets, imports, watch):
+    for room in _ROOMS:
         room.add(group)
     return parser
 

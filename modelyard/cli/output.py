@@ -72,6 +72,15 @@ class Output:
         for name, value in shown:
             print(f"{name.ljust(width)}  {value}")
 
+    def line(self, message: Message, text: str) -> None:
+        """
+        Print one of many things that come one by one.
+        """
+        if self.json:
+            self._line(message)
+        else:
+            print(text, flush=True)
+
     def note(self, text: str) -> None:
         """
         Say something beside the answer.

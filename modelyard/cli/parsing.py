@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
@@ -75,6 +76,27 @@ def pair(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def moment(text: str) -> datetime:
+    """
+    A time, for options; UTC unless it says another zone.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-01-31T12:00:00") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def confirmed(parser: argparse.ArgumentParser, what: str) -> None:
+    """
+    Let a command that cannot be taken back ask for --yes.
+    """
+    parser.add_argument("--yes", action="store_true", required=True, help=f"yes, {what}")
 
 
 def _at_least_0(text: str) -> int:

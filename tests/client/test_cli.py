@@ -329,3 +329,127 @@ def test_reader_that_has_enough(cli: Run, gateway: str) -> None:
     assert listing.stderr is not None
     assert listing.stderr.read() == ""
     listing.wait(20)
+
+
+def test_a_model_that_goes_and_comes_back(cli: Run) -> None:
+    """
+    A deleted model is left out of the list, comes back, and is purged only with --yes.
+    """
+    namespace = _new("going")
+    cli("namespaces", "create", namespace)
+    cli("models", "create", f"{namespace}/m")
+    assert cli("models", "delete", f"{namespace}/m").code == 0
+    assert cli("models", "list", namespace).out == ""
+    assert len(cli("models", "list", namespace, "--deleted").table()) == 1 + 1
+    assert cli("models", "undelete", f"{namespace}/m").code == 0
+    assert len(cli("models", "list", namespace).table()) == 1 + 1
+    cli("models", "delete", f"{namespace}/m")
+    full = cli("namespaces", "delete", namespace)
+    assert (full.code, "NAMESPACE_NOT_EMPTY" in full.err) == (1, True)
+    assert cli("models", "purge", f"{namespace}/m").code == 2
+    assert cli("models", "purge", f"{namespace}/m", "--yes").code == 0
+    assert cli("namespaces", "delete", namespace).code == 0
+    assert cli("namespaces", "get", namespace).code == 1
+
+
+def test_namespace_update(cli: Run) -> None:
+    """
+    What is given of a namespace changes, a quota included, and the rest stays.
+    """
+    namespace = _new("team")
+    cli("namespaces", "create", namespace, "--owner", "ada", "--label", "a=1")
+    (changed,) = cli("--json", "namespaces", "update", namespace, "--max-models", "1", "--label", "b=2").messages()
+    assert (changed["owner"], changed["labels"], changed["quota"]) == ("ada", {"a": "1", "b": "2"}, {"maxModels": "1"})
+    assert cli("models", "create", f"{namespace}/m").code == 0
+    full = cli("models", "create", f"{namespace}/n")
+    assert (full.code, "MODEL_QUOTA" in full.err) == (1, True)
+
+
+def test_the_history_of_an_alias(cli: Run) -> None:
+    """
+    Where an alias pointed when is shown, also at a time; a rollback and a removal are part of it.
+    """
+    model = _new("m")
+    cli("models", "create", model)
+    for _ in range(2):
+        cli("versions", "create", model)
+    for number in ("1", "2"):
+        cli("versions", "finalize", f"{model}@{number}")
+        cli("aliases", "set", model, "production", number)
+    assert f"{model}/versions/1" in cli("aliases", "rollback", model, "production").out
+    assert cli("aliases", "remove", model, "production").code == 0
+    moves = cli("--json", "aliases", "history", model, "production").messages()
+    assert [each.get("version", "").rpartition("/")[2] for each in moves] == ["", "1", "2", "1"]
+    then = cli("aliases", "get", model, "production", "--at", moves[2]["startTime"])
+    assert f"{model}/versions/2" in then.out
+    bad = cli("aliases", "get", model, "production", "--at", "yesterday")
+    assert (bad.code, "is not a time" in bad.err) == (2, True)
+
+
+def test_versions_that_change_and_fail(cli: Run) -> None:
+    """
+    A PENDING version changes, a READY one only in its labels, and one that is given up says why.
+    """
+    model = _new("m")
+    cli("models", "create", model)
+    for _ in range(2):
+        cli("versions", "create", model)
+    assert "candidate" in cli("versions", "update", f"{model}@1", "--stage", "candidate").out
+    cli("versions", "finalize", f"{model}@1")
+    fixed = cli("versions", "update", f"{model}@1", "--stage", "other")
+    assert (fixed.code, "VERSION_IMMUTABLE" in fixed.err) == (1, True)
+    assert "a=b" in cli("versions", "update", f"{model}@1", "--label", "a=b").out
+    assert "out of memory" in cli("versions", "fail", f"{model}@2", "out of memory").out
+
+
+def test_cards(cli: Run, tmp_path: Path) -> None:
+    """
+    A README.md is imported, exported to the letter, and kept by its number.
+    """
+    model, readme, copy = _new("m"), tmp_path / "README.md", tmp_path / "copy.md"
+    readme.write_bytes(b"---\r\nlicense: mit\r\nfoo: [1, 2]\r\n---\r\n# M\r\n")
+    cli("models", "create", model)
+    made = cli("cards", "import", model, str(readme))
+    assert (made.code, "mit" in made.out, "foo" in made.out) == (0, True, True)
+    assert cli("cards", "export", model, "--output", str(copy)).code == 0
+    assert copy.read_bytes() == readme.read_bytes()
+    readme.write_text("# other")
+    cli("cards", "import", model, str(readme))
+    assert cli("cards", "export", model).out == "# other"
+    assert cli("cards", "export", model, "--number", "1").out.startswith("---")
+    assert len(cli("cards", "numbers", model).table()) == 1 + 2
+    readme.write_bytes(b"\xff")
+    assert "is not UTF-8" in cli("cards", "import", model, str(readme)).err
+    readme.write_text("---\na: [\n---\n")
+    assert "line" in cli("cards", "import", model, str(readme)).err
+
+
+def test_deployments(cli: Run) -> None:
+    """
+    A deployment is registered, moves only as it may, and is found by its environment.
+    """
+    model, name, place = _new("m"), _new("d"), _new("edge")
+    cli("models", "create", model)
+    cli("versions", "create", model)
+    cli("versions", "finalize", f"{model}@1")
+    assert cli("deployments", "create", name, f"{model}@1", "--environment", place, "--replicas", "2").code == 0
+    assert "rolling_out" in cli("deployments", "status", name, "rolling_out", "--message", "go").out
+    wrong = cli("deployments", "status", name, "pending")
+    assert (wrong.code, "ILLEGAL_TRANSITION" in wrong.err) == (1, True)
+    assert cli("deployments", "list", "--environment", place).table()[1][:3] == [name, place, "rolling_out"]
+    assert f"{model}/versions/1" in cli("deployments", "get", f"default/{name}").out
+
+
+def test_audit(cli: Run) -> None:
+    """
+    Who did what to a model is listed, the newest first, with what changed.
+    """
+    model = _new("m")
+    cli("models", "create", model, "--owner", "ada")
+    cli("models", "update", model, "--owner", "bob")
+    rows = cli("audit", f"namespaces/default/models/{model}").out.splitlines()
+    assert "UpdateModel" in rows[1]
+    assert 'owner="bob"' in rows[1]
+    assert "CreateModel" in rows[2]
+    assert cli("audit", "--action", "Nothing").out == ""
+    assert cli("audit", f"namespaces/default/models/{model}", "--until", "2020-01-01").out == ""

@@ -9,7 +9,7 @@ import uuid
 
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, limited, moment, subcommands
 from modelyard.client import Client
 from modelyard.registry.v1 import aliases_pb2 as pb
 
@@ -23,6 +23,17 @@ def add(group: Group) -> None:
     parser.add_argument("model", metavar="MODEL")
     limited(parser)
     parser = command(commands, "get", get, "show an alias")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("alias", metavar="ALIAS")
+    parser.add_argument("--at", type=moment, metavar="TIME", help="as it was then, such as 2026-01-31T12:00")
+    parser = command(commands, "history", history, "show where an alias pointed when, the newest first")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("alias", metavar="ALIAS")
+    limited(parser)
+    parser = command(commands, "rollback", rollback, "point an alias at what it pointed at before its last move")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("alias", metavar="ALIAS")
+    parser = command(commands, "remove", remove, "remove an alias; its history stays")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
     parser = command(commands, "set", set_, "point an alias at a version; it is made when it is not there")
@@ -50,7 +61,47 @@ def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Show an alias.
     """
-    show(output, yard.aliases.GetAlias(pb.GetAliasRequest(name=f"{model_name(args.model)}/aliases/{args.alias}")))
+    request = pb.GetAliasRequest(name=_name(args))
+    if args.at is not None:
+        request.read_time.FromDatetime(args.at)
+    show(output, yard.aliases.GetAlias(request))
+
+
+def history(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Show where an alias pointed when.
+    """
+    columns: list[Column[pb.AliasMove]] = [
+        Column("VERSION", lambda each: each.version.rpartition("/")[2] or "removed", right=True),
+        Column("FROM", lambda each: time_of(each.start_time)),
+        Column("UNTIL", lambda each: time_of(each.end_time) if each.HasField("end_time") else "now"),
+        Column("BY", lambda each: each.actor),
+        Column("REVISION", lambda each: str(each.revision), right=True),
+    ]
+    request = pb.ListAliasMovesRequest(parent=_name(args))
+    output.many(all_pages(yard.aliases.ListAliasMoves, request, "moves", args.limit), columns, "no moves")
+
+
+def rollback(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Point an alias at what it pointed at before its last move.
+    """
+    request = pb.RollbackAliasRequest(name=_name(args), request_id=uuid.uuid4().hex)
+    show(output, yard.aliases.RollbackAlias(request))
+
+
+def remove(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Remove an alias.
+    """
+    move = pb.MoveAliasesRequest.Move(alias_id=args.alias)
+    request = pb.MoveAliasesRequest(parent=model_name(args.model), moves=[move], request_id=uuid.uuid4().hex)
+    yard.aliases.MoveAliases(request)
+    output.note(f"{_name(args)} is gone")
+
+
+def _name(args: argparse.Namespace) -> str:
+    return f"{model_name(args.model)}/aliases/{args.alias}"
 
 
 def set_(yard: Client, args: argparse.Namespace, output: Output) -> None:

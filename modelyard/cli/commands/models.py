@@ -9,7 +9,7 @@ import uuid
 
 from modelyard.cli.names import DEFAULT_NAMESPACE, model_name, namespace_name, split_model
 from modelyard.cli.output import Column, Output, count, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, confirmed, limited, pair, subcommands
 from modelyard.client import Client
 from modelyard.registry.v1 import models_pb2 as pb
 
@@ -37,6 +37,7 @@ def add(group: Group) -> None:
     commands = subcommands(group, "models", "models")
     parser = command(commands, "list", list_, "list the models of a namespace")
     parser.add_argument("namespace", metavar="NAMESPACE", nargs="?", default=DEFAULT_NAMESPACE)
+    parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted and not yet purged")
     limited(parser)
     parser = command(commands, "search", search, "find models by words and by a filter, best match first")
     parser.add_argument("query", metavar="WORD", nargs="*", help="all of them must match")
@@ -49,6 +50,13 @@ def add(group: Group) -> None:
     command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")
     _settable(command(commands, "create", create, "add a model"))
     _settable(command(commands, "update", update, "change what is given of a model, and leave the rest"))
+    parser = command(commands, "delete", delete, "delete a model; until it is purged that can be taken back")
+    parser.add_argument("model", metavar="MODEL")
+    parser = command(commands, "undelete", undelete, "take a deletion back")
+    parser.add_argument("model", metavar="MODEL")
+    parser = command(commands, "purge", purge, "remove a deleted model for good, with its versions and results")
+    parser.add_argument("model", metavar="MODEL")
+    confirmed(parser, "for good")
 
 
 def _settable(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +71,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     List the models of a namespace.
     """
-    request = pb.ListModelsRequest(parent=namespace_name(args.namespace))
+    request = pb.ListModelsRequest(parent=namespace_name(args.namespace), show_deleted=args.deleted)
     output.many(all_pages(yard.models.ListModels, request, "models", args.limit), _COLUMNS, "no models")
 
 
@@ -111,6 +119,31 @@ def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
     request.update_mask.paths.extend(_fill(model, args))
     request.model.CopyFrom(model)
     show(output, yard.models.UpdateModel(request))
+
+
+def delete(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Delete a model.
+    """
+    request = pb.DeleteModelRequest(name=model_name(args.model), request_id=uuid.uuid4().hex)
+    show(output, yard.models.DeleteModel(request))
+
+
+def undelete(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Take a deletion back.
+    """
+    request = pb.UndeleteModelRequest(name=model_name(args.model), request_id=uuid.uuid4().hex)
+    show(output, yard.models.UndeleteModel(request))
+
+
+def purge(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Remove a deleted model for good.
+    """
+    name = model_name(args.model)
+    yard.models.PurgeModel(pb.PurgeModelRequest(name=name, request_id=uuid.uuid4().hex))
+    output.note(f"{name} is gone")
 
 
 def _fill(model: pb.Model, args: argparse.Namespace) -> list[str]:

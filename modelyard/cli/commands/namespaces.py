@@ -28,6 +28,16 @@ def add(group: Group) -> None:
     parser.add_argument("--description", default="")
     parser.add_argument("--owner", default="", help="who answers for it")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
+    parser = command(commands, "update", update, "change what is given of a namespace, and leave the rest")
+    parser.add_argument("namespace", metavar="NAMESPACE")
+    parser.add_argument("--display-name")
+    parser.add_argument("--description")
+    parser.add_argument("--owner", help="who answers for it")
+    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
+    parser.add_argument("--max-models", type=int, metavar="N", help="how many models it may hold; 0 for any number")
+    parser.add_argument("--max-asset-bytes", type=int, metavar="N", help="how large its versions may be in all")
+    parser = command(commands, "delete", delete, "remove an empty namespace")
+    parser.add_argument("namespace", metavar="NAMESPACE")
 
 
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -61,6 +71,37 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
         namespace_id=args.namespace.removeprefix("namespaces/"), namespace=namespace, request_id=uuid.uuid4().hex
     )
     show(output, yard.namespaces.CreateNamespace(request))
+
+
+def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Change a namespace. What there is of labels and quotas is read first; the etag keeps two who do that at once from
+    losing one.
+    """
+    namespace = yard.namespaces.GetNamespace(pb.GetNamespaceRequest(name=namespace_name(args.namespace)))
+    paths = [field for field in ("display_name", "description", "owner") if getattr(args, field) is not None]
+    for field in paths:
+        setattr(namespace, field, getattr(args, field))
+    for key, value in args.label or ():
+        if value:
+            namespace.labels[key] = value
+        else:
+            namespace.labels.pop(key, None)
+    quotas = [field for field in ("max_models", "max_asset_bytes") if getattr(args, field) is not None]
+    for field in quotas:
+        setattr(namespace.quota, field, getattr(args, field))
+    request = pb.UpdateNamespaceRequest(namespace=namespace, request_id=uuid.uuid4().hex)
+    request.update_mask.paths.extend([*paths, *(["labels"] if args.label else []), *(["quota"] if quotas else [])])
+    show(output, yard.namespaces.UpdateNamespace(request))
+
+
+def delete(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Remove an empty namespace.
+    """
+    name = namespace_name(args.namespace)
+    yard.namespaces.DeleteNamespace(pb.DeleteNamespaceRequest(name=name, request_id=uuid.uuid4().hex))
+    output.note(f"{name} is gone")
 
 
 def show(output: Output, namespace: pb.Namespace) -> None:

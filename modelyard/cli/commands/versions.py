@@ -37,13 +37,22 @@ def add(group: Group) -> None:
         help="a file, by its digest",
     )
     parser.add_argument("--description", default="")
-    parser.add_argument("--stage", default="", help="a free word for where it stands")
+    parser.add_argument("--stage", default="", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--parent-version", type=version_ref, metavar="VERSION", help="what it was trained from")
     parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
     parser.add_argument("--run", dest="lineage_run", default="", help="the run that made it")
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
     _version(command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY"))
+
+    parser = command(commands, "update", update, "change what is given of a version: only labels once it is READY")
+    _version(parser)
+    parser.add_argument("--description")
+    parser.add_argument("--stage", help="a free word for what it was made for")
+    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
+    parser = command(commands, "fail", fail, "give a PENDING version up")
+    _version(parser)
+    parser.add_argument("reason", metavar="REASON", help="why; it is kept")
 
 
 def _version(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +138,33 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
     )
     request = pb.CreateVersionRequest(parent=model_name(args.model), version=version, request_id=uuid.uuid4().hex)
     show(output, yard.versions.CreateVersion(request))
+
+
+def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Change a version. Its labels are read first; the etag keeps two who do that at once from losing one.
+    """
+    version = yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, args.version)))
+    paths = [field for field in ("description", "stage") if getattr(args, field) is not None]
+    for field in paths:
+        setattr(version, field, getattr(args, field))
+    for key, value in args.label or ():
+        if value:
+            version.labels[key] = value
+        else:
+            version.labels.pop(key, None)
+    request = pb.UpdateVersionRequest(version=version, request_id=uuid.uuid4().hex)
+    request.update_mask.paths.extend([*paths, *(["labels"] if args.label else [])])
+    show(output, yard.versions.UpdateVersion(request))
+
+
+def fail(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Give a PENDING version up.
+    """
+    name = resolve(yard, args.version)
+    request = pb.FailVersionRequest(name=name, failure=args.reason, request_id=uuid.uuid4().hex)
+    show(output, yard.versions.FailVersion(request))
 
 
 def finalize(yard: Client, args: argparse.Namespace, output: Output) -> None:

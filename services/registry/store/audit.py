@@ -57,9 +57,11 @@ def _statement(wanted: AuditFilter, page: Page) -> tuple[Statement, list[Any]]:
         if value:
             where.append(f"{column} = {parameters.add(value, 'text')}")
     if wanted.start is not None:
-        where.append(f"time >= {parameters.add(wanted.start, 'timestamptz')}")
+        start = parameters.add(wanted.start, "timestamptz")
+        where += [f"time >= {start}", f"revision >= {_bound('min', f'time >= {start}', 'time')}"]
     if wanted.end is not None:
-        where.append(f"time < {parameters.add(wanted.end, 'timestamptz')}")
+        end = parameters.add(wanted.end, "timestamptz")
+        where += [f"time < {end}", f"revision <= {_bound('max', f'time < {end}', 'time DESC')}"]
     if page.after is not None:
         revision, ordinal = (parameters.add(part, "bigint") for part in page.after)
         where.append(f"(revision, ordinal) < ({revision}, {ordinal})")
@@ -69,6 +71,17 @@ SELECT {_COLUMNS}
        {_SIZES} AS sizes
 """
     return page_of("audit.list", found), parameters.values
+
+
+def _bound(end: str, where: str, order: str) -> str:
+    """
+    The revision at one end of a stretch of time, so that nobody reads from the newest entry down to an old stretch.
+
+    Times go with revisions, but for a clock that was set back: the first thousand entries are looked at, not one.
+    """
+    return (
+        f"(SELECT {end}(revision) FROM (SELECT revision FROM audit WHERE {where} ORDER BY {order} LIMIT 1000) AS edge)"
+    )
 
 
 def _entry(row: Row) -> AuditEntry:

@@ -37,10 +37,10 @@ _END = Statement(
 _TRIM = Statement(
     "changes.trim",
     """
-DELETE FROM changes WHERE revision IN (
+DELETE FROM changes WHERE revision = ANY (ARRAY(
     SELECT revision FROM changes
      WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM revision)
-     ORDER BY revision LIMIT 10000)
+     ORDER BY revision LIMIT 10000))
 """,
 )
 

@@ -1,0 +1,117 @@
+"""
+`modelyard cards …`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from pathlib import Path
+
+from modelyard.cli.names import model_name
+from modelyard.cli.output import Column, Output, time_of
+from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
+from modelyard.client import Client
+from modelyard.registry.v1 import cards_pb2 as pb
+
+_PROSE = (
+    "intended_use",
+    "training_data",
+    "evaluation_data",
+    "metrics",
+    "limitations",
+    "ethical_considerations",
+    "license",
+)
+
+
+def add(group: Group) -> None:
+    """
+    Say what there is.
+    """
+    commands = subcommands(group, "cards", "model cards, in the Hugging Face format")
+    parser = command(commands, "get", get, "show what a card says beside its Markdown")
+    _card(parser)
+    parser = command(commands, "export", export, "print a card as a README.md: front matter and Markdown")
+    _card(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write it there instead")
+    parser = command(commands, "import", import_, "write a model's card from a README.md")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("file", metavar="FILE", help="the README.md; - for standard input")
+    parser = command(commands, "numbers", numbers, "list who wrote which number of a card when")
+    parser.add_argument("model", metavar="MODEL")
+    limited(parser)
+
+
+def _card(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--number", type=int, default=0, metavar="N", help="an older one; the newest by default")
+
+
+def _name(model: str) -> str:
+    return f"{model_name(model)}/card"
+
+
+def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Show a card.
+    """
+    show(output, yard.cards.GetCard(pb.GetCardRequest(name=_name(args.model), number=args.number)))
+
+
+def export(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Print or write a card as a README.md.
+    """
+    answer = yard.cards.ExportCard(pb.ExportCardRequest(name=_name(args.model), number=args.number))
+    if args.output is None:
+        sys.stdout.write(answer.content)
+        return
+    # Bytes: line ends are the card's own.
+    args.output.write_bytes(answer.content.encode())
+    output.note(f"written to {args.output}")
+
+
+def import_(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Write a model's card from a README.md.
+    """
+    data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
+    try:
+        content = data.decode()
+    except UnicodeDecodeError as error:
+        raise OSError(f"{args.file} is not UTF-8: byte {error.start} cannot be read") from None
+    request = pb.ImportCardRequest(name=_name(args.model), content=content, request_id=uuid.uuid4().hex)
+    show(output, yard.cards.ImportCard(request))
+
+
+def numbers(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    List who wrote which number of a card when.
+    """
+    columns: list[Column[pb.Card]] = [
+        Column("NUMBER", lambda each: str(each.number), right=True),
+        Column("WRITTEN", lambda each: time_of(each.update_time)),
+        Column("BY", lambda each: each.actor),
+        Column("REVISION", lambda each: str(each.revision), right=True),
+    ]
+    request = pb.ListCardNumbersRequest(parent=_name(args.model))
+    output.many(all_pages(yard.cards.ListCardNumbers, request, "cards", args.limit), columns, "no card")
+
+
+def show(output: Output, card: pb.Card) -> None:
+    """
+    Print a card without its Markdown.
+    """
+    facts = [
+        ("name", card.name),
+        ("number", str(card.number)),
+        *((field.replace("_", " "), getattr(card, field)) for field in _PROSE),
+        ("other keys", ", ".join(card.extra.fields)),
+        ("markdown", f"{len(card.markdown):,} characters" if card.markdown else ""),
+        ("written", time_of(card.update_time)),
+        ("by", card.actor),
+        ("revision", str(card.revision)),
+    ]
+    output.one(card, facts)
