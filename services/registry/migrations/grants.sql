@@ -6,6 +6,11 @@ DO $$ BEGIN
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made before, or by another database of this server
 END $$;
 
+-- Imports stage their rows in a temporary table.
+DO $$ BEGIN
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO $role', current_database());
+END $$;
+
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM $role;
 GRANT USAGE ON SCHEMA public TO $role;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO $role;

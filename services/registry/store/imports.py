@@ -25,6 +25,17 @@ from services.registry.store.trouble import Conflict
 from services.registry.store.usage import USED, check_room, check_used, count
 from services.registry.store.writing import Transaction, last
 
+# Results come by the ten thousand: COPY takes them in a quarter of the time that parameters need.
+STAGE = Statement(
+    "models.stage_import",
+    """
+CREATE TEMPORARY TABLE IF NOT EXISTS staged_results (
+    model_id text COLLATE "C", version bigint, dataset text, metric text, value double precision, parameters text,
+    evaluate_time timestamptz, octets integer, ordinal integer
+) ON COMMIT DELETE ROWS
+""",
+)
+
 _EXISTING = Statement(
     "models.existing", "SELECT model_id FROM models WHERE namespace_id = $1 AND model_id = ANY($2::text[])"
 )
@@ -71,11 +82,7 @@ _IMPORT = last(
                              create_time, revision)
     SELECT made.namespace_id, made.id, version, dataset, metric, result.value, parameters::jsonb,
            coalesce(evaluate_time, now()), octets, now(), next.value
-      FROM next, unnest($36::text[], $37::bigint[], $38::text[], $39::text[], $40::float8[], $41::text[],
-                        $42::timestamptz[], $43::integer[])
-           WITH ORDINALITY
-           AS result (model_id, version, dataset, metric, value, parameters, evaluate_time, octets, ordinal)
-      JOIN made USING (model_id)
+      FROM next, staged_results AS result JOIN made USING (model_id)
      ORDER BY ordinal
     RETURNING 1
 ), spelt AS (
@@ -88,7 +95,7 @@ _IMPORT = last(
            AS word
     ON CONFLICT DO NOTHING
 )
-{count("$44", "$45::bigint", "$46::bigint")}
+{count("$36", "$37::bigint", "$38::bigint")}
 SELECT next.value AS written, (SELECT count(*) FROM made) AS models, (SELECT count(*) FROM numbered) AS versions,
        (SELECT count(*) FROM scored) AS results, {USED}
   FROM next, used
@@ -125,6 +132,8 @@ class ImportStore:
         size = sum(version.size_bytes for item in fresh for version in item.versions)
         await check_room(transaction, parent, models=len(fresh), size=size)
         await _check_parents(transaction, fresh)
+        await transaction.rows(STAGE)
+        await transaction.copy("models.copy_results", "staged_results", _results(fresh))
         columns = [*_columns(fresh), parent.namespace, len(fresh), size]
         try:
             row = (await transaction.last(_IMPORT, _journal(fresh), *columns))[0]
@@ -160,8 +169,12 @@ def _columns(items: Sequence[Item]) -> list[Any]:
         for item in items
         for number, draft in enumerate(item.versions, start=1)
     ]
+    return [*_turned(models, _MODEL_WIDTH), *_turned(versions, _VERSION_WIDTH)]
+
+
+def _results(items: Sequence[Item]) -> list[tuple[Any, ...]]:
     results = [(item.name.model, each.version.number, each) for item in items for each in item.results]
-    return [*_turned(models, _MODEL_WIDTH), *_turned(versions, _VERSION_WIDTH), *result_columns(results)]
+    return list(zip(*result_columns(results), range(len(results)), strict=True))
 
 
 def _version(model: str, number: int, draft: VersionDraft) -> list[Any]:
