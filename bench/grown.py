@@ -5,6 +5,7 @@ Databases of a size, kept between runs: `.modelyard/bench/{count}` holds a Postg
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
@@ -43,20 +44,36 @@ def grown(count: int, say: Say, folder: Path | None = None) -> Iterator[Postgres
     state = (folder or ROOT / ".modelyard" / "bench" / str(count)).resolve()
     whole = state / "whole"
     supervisor = Supervisor(state / "log")
-    try:
-        if not whole.exists():
-            shutil.rmtree(state, ignore_errors=True)
-        state.mkdir(parents=True, exist_ok=True)
-        postgres = Postgres.inside(state)
-        supervisor.start([postgres.part(**_SERVER)])
-        _migrate(postgres)
-        if not whole.exists():
-            say(f"making {count:,} models in {state}")
-            asyncio.run(populate(postgres.url(), count, say))
-            whole.touch()
-        yield postgres
-    finally:
-        supervisor.stop()
+    with _alone(state):
+        try:
+            if not whole.exists():
+                shutil.rmtree(state, ignore_errors=True)
+            state.mkdir(parents=True, exist_ok=True)
+            postgres = Postgres.inside(state)
+            supervisor.start([postgres.part(**_SERVER)])
+            _migrate(postgres)
+            if not whole.exists():
+                say(f"making {count:,} models in {state}")
+                asyncio.run(populate(postgres.url(), count, say))
+                whole.touch()
+            yield postgres
+        finally:
+            supervisor.stop()
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """
+    Raises:
+        SystemExit: another bench or test uses that database: each would measure, and stop, the other's.
+    """
+    state.parent.mkdir(parents=True, exist_ok=True)
+    with state.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{state} is in use by another bench") from None
+        yield
 
 
 def _migrate(postgres: Postgres) -> None:

@@ -19,9 +19,9 @@ from services.registry.settings import RegistrySettings
 from services.registry.store.changelog import Changelog
 from services.registry.store.database import check_schema, connector, open_database
 from services.registry.store.feed import ChangeFeed
+from services.registry.store.grouping import Writer
 from services.registry.store.models import ModelStore
 from services.registry.store.sweeping import sweeping
-from services.registry.store.writing import Writer
 
 
 @asynccontextmanager

@@ -16,7 +16,8 @@ from services.chassis.errors import InvalidArgument, Unavailable
 from services.chassis.interceptors import request_id
 from services.registry.model.calls import ANONYMOUS, Missing, Write
 from services.registry.store.database import min_revision
-from services.registry.store.writing import Transaction, Writer
+from services.registry.store.grouping import Writer
+from services.registry.store.writing import Transaction
 
 REVISION = "x-revision"
 MIN_REVISION = "x-min-revision"

@@ -39,13 +39,13 @@ from services.registry.store.database import Database
 from services.registry.store.deployments import DeploymentStore
 from services.registry.store.evaluations import EvaluationStore
 from services.registry.store.feed import ChangeFeed
+from services.registry.store.grouping import Writer
 from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
 from services.registry.store.searches import SearchStore
 from services.registry.store.versions import VersionStore
-from services.registry.store.writing import Writer
 
 
 def add_servicers(

@@ -6,7 +6,7 @@ Without an order of its own, a search with words has four tiers, best first: the
 have all words in their name or display name; models that have them anywhere, as they are or stemmed; models in which
 something begins with them, or in which a mistyped word is spelt as in the vocabulary. Within a tier the newest model
 comes first. So a page is read in index order, and what matches half a million models costs no more than what matches
-fifty: nothing is ranked that is not shown. (docs/adr/0009 compares this with ts_rank.)
+fifty: nothing is ranked that is not shown. (docs/adr/0010 compares this with ts_rank.)
 """
 
 from __future__ import annotations

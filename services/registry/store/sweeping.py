@@ -16,8 +16,8 @@ from functools import partial
 from services.chassis.errors import FailedPrecondition, ModelyardError
 from services.registry.model.calls import Missing, Write
 from services.registry.store.changelog import Changelog
+from services.registry.store.grouping import Writer
 from services.registry.store.models import ModelStore
-from services.registry.store.writing import Writer
 
 _EVERY_SECONDS = 60.0
 _ACTOR = "modelyard-registry"

@@ -20,9 +20,9 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.registry.store.database import DatabaseSettings, open_database
+from services.registry.store.grouping import Writer
 from services.registry.store.models import ModelStore
 from services.registry.store.sweeping import purge_due
-from services.registry.store.writing import Writer
 from services.registry.tests.calls import DEFAULT, add_version, create, get, import_items, move, record, result, sql
 from services.registry.tests.yard import Failing, Registry, running
 

@@ -1,0 +1,318 @@
+"""
+One transaction for a group of writes (docs/adr/0009): their request ids, their two parts, their answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+
+from services.chassis.errors import AlreadyExists, ModelyardError
+from services.registry.model.calls import Write
+from services.registry.store.pool import Connection
+from services.registry.store.servers import Row, Server
+from services.registry.store.statements import Statement
+from services.registry.store.trouble import translated
+from services.registry.store.writing import Transaction, Work
+
+T = TypeVar("T")
+
+_BEGIN = Statement("write.begin", "BEGIN")
+_COMMIT = Statement("write.commit", "COMMIT")
+_ROLLBACK = Statement("write.rollback", "ROLLBACK")
+
+_CLAIM = Statement(
+    "requests.claim",
+    """
+INSERT INTO requests (actor, request_id, action, digest)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) AS claim (actor, request_id, action, digest)
+ ORDER BY actor, request_id
+ON CONFLICT (actor, request_id) DO UPDATE
+   SET action = excluded.action, digest = excluded.digest, revision = NULL, answer = NULL, create_time = now()
+ WHERE requests.create_time < now() - interval '24 hours'
+RETURNING actor, request_id
+""",
+)
+
+_CLAIMED = Statement(
+    "requests.get", "SELECT action, digest, revision, answer FROM requests WHERE actor = $1 AND request_id = $2"
+)
+
+_ANSWER = Statement(
+    "requests.answer",
+    """
+WITH dropped AS (
+    DELETE FROM requests USING unnest($5::text[], $6::text[]) AS failed (actor, request_id)
+     WHERE requests.actor = failed.actor AND requests.request_id = failed.request_id
+)
+UPDATE requests SET revision = answered.revision, answer = answered.answer
+  FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS answered (actor, request_id, revision, answer)
+ WHERE requests.actor = answered.actor AND requests.request_id = answered.request_id
+""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """
+    A write that was done, now or earlier.
+
+    Args:
+        value: what was written; None for a retry.
+        answer: the first answer, for a retry.
+        revision: of the write. A dry one has none and reflects the one before.
+    """
+
+    value: T | None
+    answer: bytes | None
+    revision: int
+
+
+@dataclass(eq=False, slots=True)
+class Job(Generic[T]):
+    """
+    A write that waits for its turn.
+
+    Args:
+        touches: the resources that it locks; None means that it goes alone.
+    """
+
+    write: Write
+    work: Work[T]
+    encode: Callable[[T], bytes]
+    touches: frozenset[str] | None
+    done: asyncio.Future[Done[T]]
+
+    @property
+    def claims(self) -> bool:
+        return bool(self.write.request_id) and not self.write.dry
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """
+        What no other write may have at the same time: what it touches, and its request id.
+        """
+        own = {f"{self.write.actor}\0{self.write.request_id}"} if self.claims else set()
+        return frozenset((self.touches or frozenset()) | own)
+
+    @property
+    def place(self) -> str:
+        """
+        Where it stands among the writes of its group: what it locks, by name.
+        """
+        return min(self.touches or ("",))
+
+
+class Failed(Exception):  # noqa: N818 - says where an error happened, and carries it
+    """
+    A write of a group failed in its second part: *error* is why.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Together:
+    """
+    One transaction for a group.
+    """
+
+    def __init__(self, server: Server, group: list[Job[Any]]) -> None:
+        self._server = server
+        self._group = group
+        self._failed: list[tuple[Job[Any], BaseException]] = []
+        self._dones: list[tuple[Job[Any], Done[Any]]] = []
+
+    async def run(self) -> None:
+        """
+        Raises:
+            ModelyardError: the database's, for all of them.
+            Failed: the error of one of them: nothing was written.
+        """
+        async with self._server.connection() as connection:
+            self._connection = connection
+            await self._execute(_BEGIN)
+            try:
+                await self._work()
+            except BaseException:
+                if not connection.is_closed():
+                    await self._execute(_ROLLBACK)
+                raise
+            # A dry run leaves nothing, and a group in which nothing was written has nothing to commit.
+            dry = any(job.write.dry for job in self._group)
+            await self._execute(_ROLLBACK if dry else _COMMIT)
+        for job, error in self._failed:
+            fail([job], error)
+        for job, done in self._dones:
+            if not job.done.done():
+                job.done.set_result(done)
+
+    async def _work(self) -> None:
+        turns: list[Turn] = []
+        try:
+            for job in await self._claim([job for job in self._group if not job.done.done()]):
+                turns.append(Turn(self._server, self._connection, job))
+                if (error := await turns[-1].prepare()) is not None:
+                    turns.pop()
+                    self._failed.append((job, error))
+            for turn in turns:
+                self._dones.append((turn.job, await turn.finish()))
+        finally:
+            for turn in turns:
+                turn.cancel()
+        await self._answer()
+
+    async def _claim(self, group: list[Job[Any]]) -> list[Job[Any]]:
+        """
+        Claim the request ids, or find the answers that they were given. Waits for another call with the same id.
+
+        Returns:
+            The writes that are to be done.
+        """
+        claims = [job.write for job in group if job.claims]
+        if not claims:
+            return group
+        columns = [[getattr(write, name) for write in claims] for name in ("actor", "request_id", "action", "digest")]
+        rows: list[Row] = await self._fetch(_CLAIM, *columns)
+        claimed = {(row["actor"], row["request_id"]) for row in rows}
+        return [
+            job
+            for job in group
+            if not job.claims or (job.write.actor, job.write.request_id) in claimed or await self._is_fresh(job)
+        ]
+
+    async def _is_fresh(self, job: Job[Any]) -> bool:
+        """
+        Whether a write whose request id is taken is to be done after all; if not, how it went is noted.
+        """
+        write = job.write
+        while not (rows := await self._fetch(_CLAIMED, write.actor, write.request_id)):
+            # It expired and was swept between the two statements: now it can be claimed.
+            if await self._fetch(_CLAIM, [write.actor], [write.request_id], [write.action], [write.digest]):
+                return True
+        if rows[0]["action"] != write.action or rows[0]["digest"] != write.digest:
+            self._failed.append((job, _reused(write, rows[0]["action"])))
+        else:
+            self._dones.append((job, Done(None, rows[0]["answer"], rows[0]["revision"])))
+        return False
+
+    async def _answer(self) -> None:
+        # The one thing that follows the revision: the answer contains it.
+        answered = [(job, done) for job, done in self._dones if job.claims and done.answer is None]
+        # A write that failed gives its id back: it may be sent again.
+        failed = [job.write for job, error in self._failed if job.claims and not _is_reuse(error)]
+        if not answered and not failed:
+            return
+        await self._fetch(
+            _ANSWER,
+            [job.write.actor for job, _ in answered],
+            [job.write.request_id for job, _ in answered],
+            [done.revision for _, done in answered],
+            [job.encode(done.value) for job, done in answered],
+            [write.actor for write in failed],
+            [write.request_id for write in failed],
+        )
+
+    async def _fetch(self, statement: Statement, *args: Any) -> list[Row]:
+        rows: list[Row] = await self._server.on(self._connection, asyncpg.Connection.fetch, statement, args)
+        return rows
+
+    async def _execute(self, statement: Statement) -> None:
+        await self._server.on(self._connection, asyncpg.Connection.execute, statement, ())
+
+
+class Turn:
+    """
+    One write of a group: runs its work up to `Transaction.last`, and on when its turn has come.
+    """
+
+    def __init__(self, server: Server, connection: Connection, job: Job[Any]) -> None:
+        self.job = job
+        self._parked = asyncio.Event()
+        self._go = asyncio.Event()
+        self._transaction = Transaction(server, connection, job.write, self._turn)
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def prepare(self) -> ModelyardError | None:
+        """
+        Do the first part.
+
+        Returns:
+            Why the write is not to be done, if so.
+
+        Raises:
+            Exception: the database's, or a mistake of ours: the transaction is lost.
+        """
+        parked = asyncio.ensure_future(self._parked.wait())
+        try:
+            await asyncio.wait({parked, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            parked.cancel()
+        if self._parked.is_set():
+            return None
+        try:
+            self._task.result()
+        except ModelyardError as error:
+            return error
+        except Exception as error:
+            if translated(error) is not None:
+                raise
+            raise Failed(error) from error
+        raise AssertionError("a write ends with `last` or `nothing`")
+
+    async def finish(self) -> Done[Any]:
+        """
+        Do the second part.
+
+        Raises:
+            Failed: the write's own error.
+            Exception: the database's.
+        """
+        self._go.set()
+        try:
+            value = await self._task
+        except Exception as error:
+            if translated(error) is not None:
+                raise
+            raise Failed(error) from error
+        transaction = self._transaction
+        return Done(value, None, transaction.revision - (transaction.wrote and self.job.write.dry))
+
+    def cancel(self) -> None:
+        """
+        Give it up, unless it is done.
+        """
+        self._task.cancel()
+
+    async def _work(self) -> Any:
+        return await self.job.work(self._transaction)
+
+    async def _turn(self) -> None:
+        self._parked.set()
+        await self._go.wait()
+
+
+def fail(jobs: Sequence[Job[Any]], error: BaseException) -> None:
+    """
+    Tell writes that they have failed; those that know how they went already are left alone.
+    """
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(error)
+
+
+def _reused(write: Write, action: str) -> AlreadyExists:
+    return AlreadyExists(
+        "REQUEST_ID_REUSED",
+        write.request_id,
+        f"request_id {write.request_id} was used for another request",
+        metadata={"action": action},
+    )
+
+
+def _is_reuse(error: BaseException) -> bool:
+    return isinstance(error, ModelyardError) and error.reason == "REQUEST_ID_REUSED"
