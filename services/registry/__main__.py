@@ -37,6 +37,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         feed = ChangeFeed(log, connector(settings.database()))
         await stack.enter_async_context(feed.following(server.draining))
         writer, purge_after = Writer(database), timedelta(seconds=settings.purge_after)
+        stack.push_async_callback(writer.close)
         await stack.enter_async_context(sweeping(log, settings.keep, ModelStore(database), writer))
         cdn = [await stack.enter_async_context(grpc.aio.insecure_channel(str(each))) for each in settings.cdn]
         add_servicers(server, database, writer, feed, cdn, keep=purge_after)

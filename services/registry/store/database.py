@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, ModelyardError, Unavailable
-from services.registry.store.pool import Connection, Pool
+from services.registry.store.pool import Connection, Pool, Taken
 from services.registry.store.queries import Queries
 from services.registry.store.replicas import Replicas
 from services.registry.store.servers import Explainer, Row, Server, Snapshot
@@ -120,7 +120,7 @@ class Database:
         """
         return await self._anywhere(lambda server: server.search(work, within))
 
-    def connection(self) -> AbstractAsyncContextManager[Connection]:
+    def connection(self) -> Taken:
         """
         A connection to the primary for several statements.
         """

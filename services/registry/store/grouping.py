@@ -30,6 +30,7 @@ _ATTEMPTS = 4
 _MOST_TOGETHER = 64
 # While one group waits for the disk, the next one reads and locks.
 _IN_FLIGHT = 2
+_LAST_SECONDS = 2.0
 
 
 class Writer:
@@ -72,6 +73,13 @@ class Writer:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
+
+    async def close(self) -> None:
+        """
+        Wait for the writes in flight: their callers may have gone, and the connections are about to.
+        """
+        if self._groups:
+            await asyncio.wait(self._groups, timeout=_LAST_SECONDS)
 
     def _start(self) -> None:
         while self._free and (group := self._take()):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from services.chassis.errors import ModelyardError, ResourceExhausted
-from services.registry.store.trouble import LOST
+from services.registry.store.trouble import LOST, translated
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]  # generic in its stubs only
@@ -211,7 +211,11 @@ class Pool:
 
 class Taken:
     """
-    `async with Taken(pool) as connection`: gives it back, mended when it may be in the middle of something.
+    `async with Taken(pool) as connection`: gives it back, mended when it may be in the middle of something. Driver
+    errors leave it as ours.
+
+    Not a generator: the end of an event loop closes those in the middle of their block, and the connection would go to
+    somebody else while the block still uses it.
     """
 
     __slots__ = ("_connection", "_pool")
@@ -220,7 +224,11 @@ class Taken:
         self._pool = pool
 
     async def __aenter__(self) -> Connection:
-        self._connection = await self._pool.take()
+        try:
+            self._connection = await self._pool.take()
+        except Exception as error:
+            _raise_translated(error)
+            raise
         return self._connection
 
     async def __aexit__(
@@ -231,3 +239,10 @@ class Taken:
             self._pool.give(self._connection)
         else:
             self._pool.give_broken(self._connection)
+        if error is not None:
+            _raise_translated(error)
+
+
+def _raise_translated(error: BaseException) -> None:
+    if (ours := translated(error)) is not None:
+        raise ours from error

@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -22,6 +21,7 @@ from services.registry.store.trouble import translated
 Row = asyncpg.Record
 
 _EXPLAIN_EVERY_SECONDS = 60.0
+_PLANNED = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "VALUES"})
 _PLAN = Statement("explain", "SELECT line FROM generic_plan($1) AS line")
 
 _log = logging.getLogger(__name__)
@@ -91,18 +91,11 @@ class Server:
                 "SEARCH_TOO_SLOW", f"the search took longer than {seconds:g} s: narrow it with words or conditions"
             ) from None
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    def connection(self) -> Taken:
         """
         A connection for several statements.
         """
-        try:
-            async with Taken(self.pool) as connection:
-                yield connection
-        except Exception as error:
-            if (known := translated(error)) is not None:
-                raise known from error
-            raise
+        return Taken(self.pool)
 
     async def on(
         self, connection: Connection, method: Callable[..., Any], statement: Statement, args: Sequence[Any]
@@ -175,7 +168,8 @@ class Explainer:
         Log the plan of *statement* soon, unless that was done a moment ago.
         """
         now = time.monotonic()
-        if now - self._told.get(statement.name, float("-inf")) < _EXPLAIN_EVERY_SECONDS:
+        planned = statement.sql.split(None, 1)[0].upper() in _PLANNED
+        if not planned or now - self._told.get(statement.name, float("-inf")) < _EXPLAIN_EVERY_SECONDS:
             return
         self._told[statement.name] = now
         task = asyncio.get_running_loop().create_task(self._explain(statement))

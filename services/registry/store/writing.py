@@ -101,6 +101,9 @@ class Transaction:
             args: its own parameters, from $10 on.
         """
         await self._turn()
+        if not self._connection.is_in_transaction():
+            # Outside it the statement would commit by itself, without the request id that keeps it from being repeated.
+            raise RuntimeError("the transaction has ended before its last statement")
         self.wrote = True
         write = self.write
         rows = await self.rows(

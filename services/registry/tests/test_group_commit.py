@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -14,6 +16,13 @@ import grpc
 import pytest
 
 from modelyard.registry.v1 import models_pb2, namespaces_pb2, versions_pb2
+from services.registry.model.calls import Write
+from services.registry.model.models import Model, ModelDraft
+from services.registry.model.names import ModelName
+from services.registry.store.database import DatabaseSettings, open_database
+from services.registry.store.grouping import Writer
+from services.registry.store.models import ModelStore
+from services.registry.store.writing import Transaction
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -223,3 +232,40 @@ async def test_two_registries(database: str, seed: int) -> None:
                 one, "SELECT count(*) FROM versions JOIN models ON id = model WHERE model_id = $1", model
             )
         assert await sql(one, "SELECT count(*) = max(revision) FROM changes")
+
+
+def test_the_end_of_a_loop_splits_no_write(database: str) -> None:
+    """
+    When an event loop ends in the middle of a write, the write is whole or not there: never without its request id.
+    """
+    asyncio.run(_end_in_the_middle(database))
+
+
+async def _end_in_the_middle(url: str) -> None:
+    draft, parked, go = ModelDraft(), asyncio.Event(), asyncio.Event()
+    async with AsyncExitStack() as stack:
+        # The loop is not to know of the generator that closes the pool: it may come to that one last.
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None)
+        database = await stack.enter_async_context(open_database(DatabaseSettings(url=url)))
+        sys.set_asyncgen_hooks(*hooks)
+        models, writer = ModelStore(database), Writer(database)
+
+        async def work(transaction: Transaction) -> Model:
+            parked.set()
+            await go.wait()
+            return await models.create(transaction, ModelName("default", "m"), draft)
+
+        write = Write("ann", "CreateModel", "r", "", b"digest")
+        writing = asyncio.create_task(writer.run(write, work, lambda model: b"answer", [ModelName("default", "m")]))
+        await parked.wait()
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        await asyncio.sleep(0.1)
+        go.set()
+        await asyncio.wait({writing})
+    connection = await asyncpg.connect(url)
+    try:
+        counts = [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in ("models", "requests")]  # noqa: S608
+    finally:
+        await connection.close()
+    assert counts in ([0, 0], [1, 1])
