@@ -52,7 +52,7 @@ def create(postgres: Postgres, seconds: float, clients: int) -> ghz.Measured:
     port = free_port()
     supervisor = Supervisor(_VENV / "log")
     try:
-        supervisor.start([_part(postgres.url("mlflow"), port)])
+        supervisor.start([_part(postgres.url("mlflow").replace("://", "+psycopg2://", 1), port)])
         return _load(port, seconds, clients)
     finally:
         supervisor.stop()

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from services.registry.model.changes import Image
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
@@ -14,7 +16,8 @@ class AuditEntry:
     One line of the audit.
 
     Args:
-        before, after: the resource as JSON text; None where there was none.
+        before, after: the resource; None where there was none. An integer that a JSON number cannot hold exactly
+            (RFC 8259, section 6: beyond 2**53) is text.
         shortened: the images are left out, because the entry is larger than an answer may be.
     """
 
@@ -24,8 +27,8 @@ class AuditEntry:
     action: str
     resource: str
     request_id: str
-    before: str | None
-    after: str | None
+    before: Image | None
+    after: Image | None
     shortened: bool
 
 

@@ -89,7 +89,7 @@ class DeploymentService(DeploymentServiceServicer):
             pb.Deployment,
             lambda tx: self._deployments.update_status(tx, update),
             from_deployment,
-            touches=[name],
+            touches=None,  # it locks the model, too, and the request does not name it
         )
 
     async def WatchDeployment(

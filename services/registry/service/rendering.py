@@ -26,7 +26,7 @@ from services.registry.model.aliases import Alias, Stretch
 from services.registry.model.audit import AuditEntry
 from services.registry.model.calls import etag
 from services.registry.model.cards import Card
-from services.registry.model.changes import Discontinuity, Event, Heartbeat
+from services.registry.model.changes import Discontinuity, Event, Heartbeat, Image
 from services.registry.model.deployments import Deployment
 from services.registry.model.evaluations import Evaluation, Place
 from services.registry.model.models import Model
@@ -197,8 +197,8 @@ def from_audit_entry(entry: AuditEntry) -> audit_pb2.AuditEntry:
     )
 
 
-def _struct(text: str | None) -> Struct | None:
-    return None if text is None else json_format.Parse(text, Struct())
+def _struct(image: Image | None) -> Struct | None:
+    return None if image is None else json_format.ParseDict(dict(image), Struct())
 
 
 def from_card(card: Card) -> cards_pb2.Card:

@@ -5,9 +5,13 @@ The audit in the database: written by every write (store/writing.py), read here,
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.registry.model.audit import AuditEntry, AuditFilter
+from services.registry.model.changes import Image
 from services.registry.model.pages import Listed, Page
 from services.registry.store.conditions import Parameters
 from services.registry.store.database import Database
@@ -15,16 +19,20 @@ from services.registry.store.paging import MOST_OCTETS, listed, page_of
 from services.registry.store.servers import Row
 from services.registry.store.statements import Statement
 
-# An entry that alone is larger than a page comes without its images, and says so.
+# What the JSON of a page may take, and of an entry: one that is larger comes without its images, and says so.
+_MOST_JSON = 1 << 20
 _COLUMNS = f"""revision, ordinal, time, actor, action, resource, request_id,
-       CASE WHEN sizes.octets < {MOST_OCTETS} THEN before END AS before,
-       CASE WHEN sizes.octets < {MOST_OCTETS} THEN after END AS after,
-       sizes.octets >= {MOST_OCTETS} AS shortened,
-       CASE WHEN sizes.octets < {MOST_OCTETS} THEN sizes.octets ELSE 512 END AS octets"""
-# A Struct is at most about twice as large as its JSON.
-_SIZES = """
-LATERAL (SELECT 256 + 2 * (coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0)) AS octets)
+       CASE WHEN json.octets < {_MOST_JSON} THEN before END AS before,
+       CASE WHEN json.octets < {_MOST_JSON} THEN after END AS after,
+       json.octets >= {_MOST_JSON} AS shortened,
+       256 + CASE WHEN json.octets < {_MOST_JSON} THEN json.octets * ({MOST_OCTETS} / {_MOST_JSON}) ELSE 0 END AS octets
 """
+# Entries from before the column `octets` have to be read to be measured.
+_JSON = """
+LATERAL (SELECT coalesce(audit.octets, octet_length(before::text), 0) + CASE WHEN audit.octets IS NULL
+                 THEN coalesce(octet_length(after::text), 0) ELSE 0 END AS octets)
+"""
+_EXACT = 2**53
 
 
 class AuditStore:
@@ -43,7 +51,10 @@ class AuditStore:
             DeadlineExceeded: it took longer than a search may.
         """
         found = await self._database.search(*_statement(wanted, page), within=within)
-        return listed(page, found, ("", ""), _entry, lambda row: [row["revision"], row["ordinal"]])
+        fitting = _fitting(found) if found[0]["found_count"] else []
+        entries = iter(fitting)
+        kept = found[: len(fitting) or 1]
+        return listed(page, kept, ("", ""), lambda _: next(entries), lambda row: [row["revision"], row["ordinal"]])
 
 
 def _statement(wanted: AuditFilter, page: Page) -> tuple[Statement, list[Any]]:
@@ -68,7 +79,7 @@ def _statement(wanted: AuditFilter, page: Page) -> tuple[Statement, list[Any]]:
     found = f"""
 SELECT {_COLUMNS}
   FROM (SELECT * FROM audit WHERE {" AND ".join(where)} ORDER BY revision DESC, ordinal DESC LIMIT $1) AS audit,
-       {_SIZES} AS sizes
+       {_JSON} AS json
 """
     return page_of("audit.list", found), parameters.values
 
@@ -84,6 +95,24 @@ def _bound(end: str, where: str, order: str) -> str:
     )
 
 
+def _fitting(rows: Sequence[Row]) -> list[AuditEntry]:
+    """
+    As many entries as fit a message.
+    """
+    fitting: list[AuditEntry] = []
+    room = MOST_OCTETS
+    for row in rows:
+        entry = _entry(row)
+        octets = _octets(entry.before) + _octets(entry.after)
+        if octets > MOST_OCTETS:
+            entry, octets = replace(entry, before=None, after=None, shortened=True), 0
+        room -= octets + 256
+        if room < 0 and fitting:
+            break
+        fitting.append(entry)
+    return fitting
+
+
 def _entry(row: Row) -> AuditEntry:
     return AuditEntry(
         row["revision"],
@@ -92,7 +121,28 @@ def _entry(row: Row) -> AuditEntry:
         row["action"],
         row["resource"],
         row["request_id"],
-        row["before"],
-        row["after"],
+        _image(row["before"]),
+        _image(row["after"]),
         row["shortened"],
     )
+
+
+def _image(text: str | None) -> Image | None:
+    image: Image | None = None if text is None else json.loads(text, parse_int=_integer)
+    return image
+
+
+def _integer(digits: str) -> int | str:
+    number = int(digits)
+    return number if -_EXACT <= number <= _EXACT else digits
+
+
+def _octets(value: Any) -> int:
+    """
+    At least as many bytes as a value takes in a google.protobuf.Struct.
+    """
+    if isinstance(value, dict):
+        return 10 + sum(20 + len(key.encode()) + _octets(each) for key, each in value.items())
+    if isinstance(value, list):
+        return 10 + sum(5 + _octets(each) for each in value)
+    return 6 + len(value.encode()) if isinstance(value, str) else 9

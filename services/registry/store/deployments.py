@@ -36,13 +36,13 @@ SELECT revision.value AS head, found.*
 """,
 )
 
-# The model stays locked against a deletion until the deployment that holds it is committed.
+# FOR SHARE, not FOR KEY SHARE: a deletion only sets a column, and has to wait until the deployment is committed.
 _VERSION = Statement(
     "versions.to_deploy",
     """
 SELECT versions.model, versions.state FROM models JOIN versions ON versions.model = models.id
  WHERE models.namespace_id = $1 AND models.model_id = $2 AND models.delete_time IS NULL AND versions.number = $3
-   FOR KEY SHARE OF models
+   FOR SHARE OF models
 """,
 )
 
@@ -67,7 +67,7 @@ _LOCK = Statement(
     f"""
 WITH held AS (
     SELECT models.id, models.delete_time FROM deployments JOIN models ON models.id = deployments.model
-     WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR KEY SHARE OF models
+     WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR SHARE OF models
 )
 SELECT {rows.DEPLOYMENT}, held.delete_time IS NOT NULL AS deleted FROM held, deployments
  WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR NO KEY UPDATE OF deployments

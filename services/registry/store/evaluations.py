@@ -25,7 +25,7 @@ _LOCK = Statement(
     """
 SELECT id, model_id FROM models
  WHERE namespace_id = $1 AND model_id = ANY($2::text[]) AND delete_time IS NULL
- ORDER BY model_id FOR KEY SHARE
+ ORDER BY model_id FOR SHARE
 """,
 )
 

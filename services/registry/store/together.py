@@ -102,9 +102,10 @@ class Job(Generic[T]):
     @property
     def place(self) -> str:
         """
-        Where it stands among the writes of its group: what it locks, by name.
+        Where it stands among the writes of its group: the model that it locks ("…/models/m" sorts behind
+        "…/deployments/d").
         """
-        return min(self.touches or ("",))
+        return max(self.touches or ("",))
 
 
 class Failed(Exception):  # noqa: N818 - says where an error happened, and carries it

@@ -83,7 +83,7 @@ _LOCK = Statement(
     "versions.lock",
     f"""
 WITH model AS (
-    SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR KEY SHARE
+    SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR SHARE
 )
 SELECT versions.model, {rows.VERSION} FROM model JOIN versions ON versions.model = model.id
  WHERE versions.number = $3 FOR NO KEY UPDATE OF versions

@@ -26,8 +26,9 @@ WITH next AS (
     INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
     SELECT value, clock_timestamp(), $1, $2, $3 FROM next
 ), audited AS (
-    INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after)
-    SELECT value, ordinal, clock_timestamp(), $4, $5, resource, $6, before::jsonb, after::jsonb
+    INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after, octets)
+    SELECT value, ordinal, clock_timestamp(), $4, $5, resource, $6, before::jsonb, after::jsonb,
+           coalesce(octet_length(before), 0) + coalesce(octet_length(after), 0)
       FROM next, unnest($7::text[], $8::text[], $9::text[]) WITH ORDINALITY AS entry (resource, before, after, ordinal)
 )
 """

@@ -65,6 +65,30 @@ async def test_who_did_what(registry: Registry) -> None:
     assert (newest.before["owner"], newest.after["owner"]) == ("ann", "bob")
 
 
+async def test_large_numbers_are_exact(registry: Registry) -> None:
+    """
+    An integer that a JSON number cannot hold is text in an image, to the last digit.
+    """
+    await create(registry, "m", models_pb2.Model(parameter_count=2**53 + 1))
+    (entry,) = await entries(registry, resource_prefix=f"{DEFAULT}/models/m")
+    assert entry.after["parameter_count"] == str(2**53 + 1)
+
+
+async def test_pages_fit_a_message(registry: Registry) -> None:
+    """
+    A page holds as many entries as a client takes by default, whatever is in them; one that is too large for any page
+    says so.
+    """
+    await create(registry, "m")
+    await add_version(registry, "m")
+    for turn in range(30):
+        await record(registry, *(result("m", 1, f"d{n}", "m", float(turn)) for n in range(2000)))
+    await record(registry, *(result("m", 1, f"d{n}", "m", float(n)) for n in range(10_000)))
+    found = await entries(registry, size=1000, resource_prefix=f"{DEFAULT}/models/m")
+    assert [len(each.after["evaluations"]) for each in found[1:31]] == [2000] * 30  # type: ignore[arg-type]
+    assert found[0].shortened or len(found[0].after["evaluations"]) == 10_000  # type: ignore[arg-type]
+
+
 async def test_every_write_is_audited_once(registry: Registry) -> None:
     """
     Every mutation of the contract leaves an entry for each resource that its change event names, with its revision.

@@ -15,7 +15,7 @@ from modelyard.registry.v1 import deployments_pb2 as pb
 from modelyard.registry.v1 import models_pb2
 from services.registry.model.deployments import TRANSITIONS, DeploymentState
 from services.registry.tests.calls import DEFAULT, add_version, create, deploy, sql, status
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.yard import Failing, Registry, running
 
 # How to come to each state by legal moves.
 _PATHS = {
@@ -91,6 +91,30 @@ async def test_only_ready_versions(ready: Registry) -> None:
     with Failing() as failed:
         await deploy(ready, "d", "m")
     assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+
+
+async def test_a_deleted_model_runs_nowhere(registry: Registry) -> None:
+    """
+    A model is deleted or deployed, or a deployment of it brought back, but never both, whatever process does it.
+    """
+    async with running(registry.database) as other:
+        for turn in range(12):
+            model, here, there = f"m{turn}", *((registry, other) if turn % 2 else (other, registry))
+            await create(registry, model)
+            await add_version(registry, model)
+            await deploy(registry, f"old-{turn}", model)
+            await status(registry, f"old-{turn}", "FAILED")
+            await asyncio.gather(
+                here.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/{model}")),
+                deploy(there, f"new-{turn}", model),
+                status(here, f"old-{turn}", "ROLLING_OUT"),
+                return_exceptions=True,
+            )
+    both = """
+SELECT count(*) FROM deployments JOIN models ON models.id = deployments.model
+ WHERE delete_time IS NOT NULL AND state NOT IN ('FAILED', 'ROLLED_BACK', 'RETIRED')
+"""
+    assert await sql(registry, both) == 0
 
 
 async def test_bad_fields(shared: Registry) -> None:
