@@ -300,7 +300,7 @@ def test_watch_until_ctrl_c(cli: Run, gateway: str) -> None:
     """
     model = _new("watched")
     cli("models", "create", model)
-    # A shell starts what goes to the background with Ctrl-C ignored, and this test with it: our children would inherit it.
+    # A shell starts what goes to the background with Ctrl-C ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     watching = _start("--target", gateway, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}")
     try:
