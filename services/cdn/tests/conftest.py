@@ -22,7 +22,7 @@ from botocore.config import Config
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cdn.tests.calls import Stub
-from services.cdn.tests.link import Link
+from services.embedded.link import Link
 from services.embedded.parts import free_port
 from services.embedded.s3 import REGION, S3
 

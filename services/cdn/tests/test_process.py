@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import ROOT, Cdn, serving, settings
-from services.cdn.tests.link import Link
+from services.embedded.link import Link
 from services.embedded.s3 import S3
 
 if TYPE_CHECKING:

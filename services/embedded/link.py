@@ -1,5 +1,5 @@
 """
-A TCP link to S3 that tests can cut: real servers at both ends, trouble in between.
+A TCP link that tests can cut, slow down and garble: real servers at both ends, trouble in between.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ class Link:
         self._target = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
         self.port = 0
         self.received = 0
         # After how many more bytes from the server the link breaks; None means never.
         self.break_after: int | None = None
+        # Seconds that what comes back takes longer.
+        self.delay = 0.0
+        # What comes back in place of what the server says; None means the truth.
+        self.garbage: bytes | None = None
         self._passing = asyncio.Event()
         self._passing.set()
 
@@ -42,6 +47,10 @@ class Link:
             self._server.close()
             self._server = None
         self.cut()
+        if pumps := set(self._pumps):
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
         await asyncio.sleep(0)
 
     def cut(self) -> None:
@@ -74,9 +83,15 @@ class Link:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, back}
+        pumps = [
+            asyncio.create_task(self._pump(reader, back, counted=False)),
+            asyncio.create_task(self._pump(there, writer, counted=True)),
+        ]
+        self._pumps.update(pumps)
         try:
-            await asyncio.gather(self._pump(reader, back, counted=False), self._pump(there, writer, counted=True))
+            await asyncio.wait(pumps)
         finally:
+            self._pumps.difference_update(pumps)
             self._writers -= {writer, back}
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool) -> None:
@@ -85,6 +100,8 @@ class Link:
                 await self._passing.wait()
                 if counted:
                     self._count(len(data))
+                    await asyncio.sleep(self.delay)
+                    data = self.garbage or data
                 sink.write(data)
                 await sink.drain()
         sink.close()
