@@ -171,16 +171,26 @@ class Heartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    CURRENT_UNTIL_FIELD_NUMBER: _builtins.int
     applied_revision: _builtins.int
     """Every revision up to and including this one has been sent, or touched nothing that was asked for."""
+    @_builtins.property
+    def current_until(self) -> _duration_pb2.Duration:
+        """How long after the stream began `applied_revision` was the newest one: whoever has applied it knows everything that
+        was committed until then. A client that adds this to the time at which it asked for the stream, on its own clock,
+        knows how old its knowledge is at the most, however long messages were on their way. Unset while the stream has not
+        caught up yet.
+        """
+
     def __init__(
         self,
         *,
         applied_revision: _builtins.int = ...,
+        current_until: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_until", b"current_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "current_until", b"current_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

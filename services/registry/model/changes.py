@@ -114,9 +114,14 @@ class Revision:
 class Heartbeat:
     """
     Nothing is missing up to *applied*.
+
+    Args:
+        applied: a revision.
+        current: seconds after the stream began at which it was the newest one; None while the stream is behind.
     """
 
     applied: int
+    current: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

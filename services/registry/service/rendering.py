@@ -251,7 +251,10 @@ def from_event(event: Event) -> changes_pb2.WatchChangesResponse:
     What a watcher is told.
     """
     if isinstance(event, Heartbeat):
-        return changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=event.applied))
+        heartbeat = changes_pb2.Heartbeat(applied_revision=event.applied)
+        if event.current is not None:
+            heartbeat.current_until.FromNanoseconds(int(event.current * 1e9))
+        return changes_pb2.WatchChangesResponse(heartbeat=heartbeat)
     if isinstance(event, Discontinuity):
         return changes_pb2.WatchChangesResponse(
             discontinuity=changes_pb2.Discontinuity(oldest_revision=event.oldest, head_revision=event.head)

@@ -91,32 +91,34 @@ class ChangeFeed:
             InvalidArgument: *start* is more than one past the head.
             Unavailable: the database does not answer, so that nobody knows whether something is missing.
         """
+        began = time.monotonic()
         await self._confirm(0)
         if start > self._head + 1:
             raise InvalidArgument.of("start_revision", f"must be at most {self._head + 1}, one past the head")
         sent = start - 1 if start else self._head
-        first = True
-        beat = time.monotonic()
+        first, beat = True, float("-inf")
         while not self._closed:
+            due = time.monotonic() - beat >= heartbeat
+            if due:
+                await self._confirm(heartbeat)
+                await self._check_not_set_back(sent)
+            # Once everything up to this head is sent, the watcher knows all that there was when it was confirmed.
+            head, confirmed = self._head, self._confirmed
             found = await self._after(sent)
             if isinstance(found, Discontinuity):
                 yield found
-                sent, first, beat = found.head, False, time.monotonic()
+                sent, first, beat = found.head, False, float("-inf")
                 continue
-            if first:
+            if first and found:
                 yield Heartbeat(sent)
-                first = False
+            first = False
             for revision in found:
                 sent = revision.number
                 if changes := revision.concerning(prefix):
                     yield Revision(revision.number, revision.commit_time, changes)
-                    beat = time.monotonic()
-            if time.monotonic() - beat >= heartbeat:
-                await self._confirm(heartbeat)
-                await self._check_not_set_back(sent)
-                if self._head == sent or found:
-                    yield Heartbeat(sent)
-                    beat = time.monotonic()
+            if due and sent >= head:
+                yield Heartbeat(sent, max(confirmed - began, 0.0))
+                beat = time.monotonic()
             elif not found:
                 await self._wait(sent, beat + heartbeat)
 

@@ -35,12 +35,29 @@ async def first(messages: AsyncIterator[pb.WatchChangesResponse]) -> pb.WatchCha
 
 async def test_begins_with_a_heartbeat(registry: Registry) -> None:
     """
-    The first message says from where on nothing will be missing.
+    The first message says from where on nothing will be missing, and whether that is the newest revision.
     """
     await create(registry, "m")
     for start, applied in ((0, 2), (1, 0), (2, 1), (3, 2)):
         async with aclosing(watch(registry, start_revision=start)) as messages:
-            assert (await first(messages)).heartbeat == pb.Heartbeat(applied_revision=applied)
+            beat = (await first(messages)).heartbeat
+            assert (beat.applied_revision, beat.HasField("current_until")) == (applied, applied == 2)
+
+
+async def test_a_heartbeat_says_until_when_it_is_current(registry: Registry) -> None:
+    """
+    Once a stream has caught up, its heartbeats bear a time since its beginning that grows and is never in the future.
+    """
+    await create(registry, "m")
+    began = time.monotonic()
+    async with aclosing(watch(registry, start_revision=1, heartbeat_interval=BEAT)) as messages:
+        told = [await first(messages) for _ in range(6)]
+        assert [each.WhichOneof("event") for each in told[:3]] == ["heartbeat", "revision", "revision"]
+        beats = [each.heartbeat for each in told if each.HasField("heartbeat")]
+        current = [beat.current_until.ToNanoseconds() / 1e9 for beat in beats[1:]]
+        assert not beats[0].HasField("current_until")
+        assert current == sorted(current)
+        assert 0 <= current[0] < current[-1] <= time.monotonic() - began
 
 
 async def test_tells_what_happened(registry: Registry) -> None:
@@ -165,6 +182,7 @@ async def test_discontinuity(database: str) -> None:
     async with running(database) as registry:
         async with aclosing(watch(registry, start_revision=2)) as messages:
             assert (await first(messages)).discontinuity == pb.Discontinuity(oldest_revision=4, head_revision=6)
+            assert (await first(messages)).heartbeat.applied_revision == 6
             await create(registry, "next")
             assert (await first(messages)).revision.revision == 7
         async with aclosing(watch(registry, start_revision=4)) as messages:
