@@ -18,6 +18,7 @@ from modelyard.cli.commands import (
     aliases,
     assets,
     audit,
+    caches,
     cards,
     deployments,
     evaluations,
@@ -41,7 +42,7 @@ exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrup
 """
 
 
-_ROOMS = (namespaces, models, versions, aliases, cards, evaluations, deployments, assets, imports, watch, audit)
+_ROOMS = (namespaces, models, versions, aliases, cards, evaluations, deployments, assets, imports, watch, audit, caches)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

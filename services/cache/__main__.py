@@ -4,24 +4,33 @@ The cache: `python -m services.cache`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from modelyard.cache.v1.cache_pb2_grpc import (
-    KeyValueServiceServicer,
     add_CacheAdminServiceServicer_to_server,
     add_KeyValueServiceServicer_to_server,
 )
-from services.cache.coherence import Coherence
-from services.cache.follower import Follower
-from services.cache.layers import Near
 from services.cache.metrics import CacheMetrics
-from services.cache.origin import Origin
-from services.cache.policies import policies
-from services.cache.proxy import Levels, ReadThrough
-from services.cache.service import CacheAdminService
+from services.cache.model.coherence import Coherence
+from services.cache.model.hot import HotKeys
+from services.cache.model.near import Near
+from services.cache.proxy.follower import Follower
+from services.cache.proxy.loading import Keeping
+from services.cache.proxy.origin import Origin
+from services.cache.proxy.policies import policies
+from services.cache.proxy.read_through import ReadThrough
+from services.cache.service.admin import CacheAdminService
+from services.cache.service.values import KeyValueService, yards
 from services.cache.settings import CacheSettings
-from services.cache.store import SharedStore
+from services.cache.showing import show
+from services.cache.store.compression import Compression
+from services.cache.store.hot import HotStore
+from services.cache.store.shared import Shared
+from services.cache.store.valkey import Valkey
+from services.cache.store.values import ValueStore
+from services.cache.warming import Warmer
 from services.chassis.server import Server, main
 from services.chassis.settings import load
 
@@ -37,43 +46,61 @@ async def compose(server: Server) -> AsyncIterator[None]:
     settings = load(CacheSettings)
     async with AsyncExitStack() as stack:
         near, metrics = Near(settings.near_bytes), CacheMetrics()
-        shared = SharedStore(settings.valkey_url, settings.password(), timeout=settings.valkey_timeout)
-        stack.push_async_callback(shared.close)
+        valkey = Valkey(
+            settings.valkey_url, settings.password(), cluster=settings.valkey_cluster, timeout=settings.valkey_timeout
+        )
+        stack.push_async_callback(valkey.close)
+        shared = Shared(valkey, Compression(settings.compression, settings.most_entry_bytes()), settings.prefix)
         stack.push_async_callback(metrics.settle)
-        levels = Levels(near, shared, settings.ttl(), settings.most_value_bytes, metrics)
+        keeping = Keeping(
+            near,
+            shared,
+            settings.ttl(),
+            absent_ttl=settings.ttl_absent,
+            grace=settings.grace,
+            most_value_bytes=settings.most_value_bytes,
+            lease_wait=settings.lease_wait,
+            metrics=metrics,
+        )
         registry, cdn = Origin("registry", settings.registry_targets()), Origin("cdn", settings.cdn_targets())
         for origin in (registry, cdn):
             stack.push_async_callback(origin.close)
         coherence = Coherence(bound=settings.stream_bound)
         follower = Follower(registry, coherence, near.clear)
         await stack.enter_async_context(follower.following())
+
         # The asset service tells no changes yet: what it answers is passed on and never kept.
         sources = {"registry": (registry, coherence), "cdn": (cdn, Coherence())}
-        for policy in policies():
-            read = ReadThrough(policy, *sources[policy.origin], levels)
-            server.add_methods(policy.service, {policy.method: read.handler()})
-        admin = CacheAdminService(near, shared, {"registry": (follower, coherence)})  # type: ignore[abstract] # see below
-        server.add(add_CacheAdminServiceServicer_to_server, admin)
-        # The methods that they lack answer UNIMPLEMENTED.
-        server.add(add_KeyValueServiceServicer_to_server, KeyValueServiceServicer())  # type: ignore[abstract]
-        _measure(metrics, near, shared, follower, coherence)
-        server.metrics.registry.register(metrics)
-        yield
-
-
-def _measure(metrics: CacheMetrics, near: Near, shared: SharedStore, follower: Follower, coherence: Coherence) -> None:
-    metrics.gauges.update(
-        {
-            "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.bytes),
-            "modelyard_cache_near_entries": ("Entries in the near level", lambda: len(near)),
-            "modelyard_cache_near_evicted": ("Entries that had to go for others", lambda: near.evicted),
-            "modelyard_cache_shared_errors": ("Commands that Valkey failed", lambda: shared.errors),
-            "modelyard_cache_breaker_open": ("Whether Valkey is left alone", lambda: shared.breaker.state != "closed"),
-            "modelyard_cache_stream_age_seconds": ("Since the stream was last heard of", lambda: coherence.age),
-            "modelyard_cache_stream_revision": ("The revision applied last", lambda: coherence.applied),
-            "modelyard_cache_stream_breaks": ("Streams that have ended", lambda: follower.breaks),
+        hot = HotKeys(settings.warm_keys)
+        reads: Mapping[str, ReadThrough] = {
+            policy.path: ReadThrough(policy, *sources[policy.origin], keeping, hot) for policy in policies()
         }
-    )
+        for read in reads.values():
+            server.add_methods(read.policy.service, {read.policy.method: read.handler()})
+        process = f"{socket.gethostname()}:{settings.listen}"
+        warmer = Warmer(
+            reads,
+            coherence,
+            hot,
+            HotStore(valkey, settings.prefix, process),
+            most_keys=settings.warm_keys,
+            rate=settings.warm_rate,
+        )
+        admin = CacheAdminService(near, shared, {"registry": (follower, coherence)}, warmer)
+        server.add(add_CacheAdminServiceServicer_to_server, admin)
+
+        values = ValueStore(valkey, settings.prefix)
+        found = yards(settings.namespaces, values, settings.stream_bound, near.clear)
+        for yard in found.values():
+            stack.push_async_callback(yard.feed.close)
+            if yard.namespace.near:
+                yard.feed.start()
+        server.add(add_KeyValueServiceServicer_to_server, KeyValueService(found, values, near, server.draining))
+
+        show(metrics, near, shared, follower, coherence, found)
+        server.metrics.registry.register(metrics)
+        await stack.enter_async_context(warmer.working(settings.warm_patience))
+        yield
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ What the cache measures of itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 # Writes to the shared level that wait; more are dropped, because the level may be slow and memory is not endless.
 _MOST_BACKGROUND = 1000
+_RESULTS = ("near", "shared", "miss", "bypass", "stale")
 
 
 @dataclass(slots=True)
@@ -26,8 +27,11 @@ class Counts:
     shared: int = 0
     miss: int = 0
     bypass: int = 0
+    stale: int = 0
+    absent: int = 0
     loads: int = 0
-    invalid: int = 0
+    waits: int = 0
+    renewals: int = 0
 
 
 class CacheMetrics(Collector):
@@ -36,6 +40,9 @@ class CacheMetrics(Collector):
 
     Attributes:
         gauges: further numbers by name and help, read when asked.
+        counters: as gauges, of what only grows.
+        evictions: of the near level, by cause.
+        namespaces: hits and misses of the key-value cache, by namespace.
     """
 
     def __init__(self) -> None:
@@ -43,6 +50,9 @@ class CacheMetrics(Collector):
         self._tasks: set[asyncio.Task[None]] = set()
         self.dropped = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.evictions: Mapping[str, int] = {}
+        self.namespaces: Mapping[str, Mapping[str, int]] = {}
 
     def of(self, kind: str) -> Counts:
         """
@@ -74,21 +84,42 @@ class CacheMetrics(Collector):
         """
         reads = CounterMetricFamily(
             "modelyard_cache_reads",
-            "Reads by what answered them: near, shared, miss, bypass",
+            "Reads by what they were on the way in: near, shared, miss, bypass; stale ones are counted again",
             labels=["class", "result"],
         )
-        loads = CounterMetricFamily("modelyard_cache_loads", "Calls of the origin after a miss", labels=["class"])
-        invalid = CounterMetricFamily(
-            "modelyard_cache_invalidated", "Entries found stale by revision", labels=["class"]
-        )
+        by_class = {
+            name: CounterMetricFamily(f"modelyard_cache_{name}", text, labels=["class"])
+            for name, text in (
+                ("loads", "Calls of the origin"),
+                ("waits", "Reads that waited for somebody else's load"),
+                ("renewals", "Entries renewed before they expired"),
+                ("absent", "Reads that were answered with a NOT_FOUND that was kept"),
+            )
+        }
         for kind, counts in self._counts.items():
-            for result in ("near", "shared", "miss", "bypass"):
+            for result in _RESULTS:
                 reads.add_metric([kind, result], getattr(counts, result))
-            loads.add_metric([kind], counts.loads)
-            invalid.add_metric([kind], counts.invalid)
-        yield from (reads, loads, invalid)
+            for name, family in by_class.items():
+                family.add_metric([kind], getattr(counts, name))
+        yield reads
+        yield from by_class.values()
+        evictions = CounterMetricFamily(
+            "modelyard_cache_near_evictions", "Entries that left the near level", labels=["cause"]
+        )
+        for cause in ("size", "invalid", "expired", "cleared"):
+            evictions.add_metric([cause], self.evictions.get(cause, 0))
+        yield evictions
+        values = CounterMetricFamily(
+            "modelyard_cache_values", "Reads of the key-value cache", labels=["namespace", "result"]
+        )
+        for name, results in self.namespaces.items():
+            for result in ("hit", "miss"):
+                values.add_metric([name, result], results.get(result, 0))
+        yield values
         yield CounterMetricFamily(
             "modelyard_cache_shared_dropped", "Writes to the shared level dropped", value=self.dropped
         )
+        for name, (text, read) in self.counters.items():
+            yield CounterMetricFamily(name, text, value=read())
         for name, (text, read) in self.gauges.items():
             yield GaugeMetricFamily(name, text, value=read())

@@ -615,6 +615,7 @@ class StatsResponse(_message.Message):
     entries: _builtins.int
     bytes: _builtins.int
     evictions: _builtins.int
+    """Entries that went because their time was over."""
     def __init__(
         self,
         *,
@@ -762,6 +763,7 @@ class FlushRequest(_message.Message):
 
     SHARED_FIELD_NUMBER: _builtins.int
     shared: _builtins.bool
+    """Whether to drop the answers in the shared store, too."""
     def __init__(
         self,
         *,

@@ -208,7 +208,8 @@ class KeyValueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Increment(self, request, context):
-        """Increment adds to a counter and returns its new value; a missing one starts at 0.
+        """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
+        the counter: later calls do not lengthen its life, so that a counter can limit a rate.
 
         Errors:
         FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
@@ -228,7 +229,8 @@ class KeyValueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Stats(self, request, context):
-        """Stats returns counts and sizes of a namespace.
+        """Stats returns counts and sizes of a namespace: hits and misses are those of the process that answers, since its
+        start; the rest is the whole namespace's.
 
         Errors: none of its own.
         """
@@ -237,7 +239,8 @@ class KeyValueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Watch streams invalidations of a namespace from `start_sequence` on.
+        """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
+        that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
 
         Errors:
         INVALID_ARGUMENT  `start_sequence` is negative.
@@ -715,7 +718,7 @@ class CacheAdminServiceServicer:
     """
 
     def Warm(self, request, context):
-        """Warm loads the most-read keys of the last run, or the given ones, at a bounded rate.
+        """Warm loads the answers that were read most, by all processes together, at a bounded rate.
 
         Errors:
         FAILED_PRECONDITION  a warm-up is running (WARMING).
@@ -725,7 +728,8 @@ class CacheAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Flush(self, request, context):
-        """Flush drops every entry of this process's memory, and of the shared store when asked.
+        """Flush drops every answer in this process's memory, and in the shared store when asked. The namespaces of
+        KeyValueService keep what they have.
 
         Errors:
         UNAVAILABLE  the shared store does not answer.

@@ -95,7 +95,8 @@ class KeyValueServiceStub:
       ABORTED  the lease has expired, or the key was set or invalidated since (LEASE_LOST): the value was not stored.
     """
     Increment: _grpc.UnaryUnaryMultiCallable[_cache_pb2.IncrementRequest, _cache_pb2.IncrementResponse]
-    """Increment adds to a counter and returns its new value; a missing one starts at 0.
+    """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
+    the counter: later calls do not lengthen its life, so that a counter can limit a rate.
 
     Errors:
       FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
@@ -107,12 +108,14 @@ class KeyValueServiceStub:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this scan's.
     """
     Stats: _grpc.UnaryUnaryMultiCallable[_cache_pb2.StatsRequest, _cache_pb2.StatsResponse]
-    """Stats returns counts and sizes of a namespace.
+    """Stats returns counts and sizes of a namespace: hits and misses are those of the process that answers, since its
+    start; the rest is the whole namespace's.
 
     Errors: none of its own.
     """
     Watch: _grpc.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]
-    """Watch streams invalidations of a namespace from `start_sequence` on.
+    """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
+    that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
 
     Errors:
       INVALID_ARGUMENT  `start_sequence` is negative.
@@ -185,7 +188,8 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
       ABORTED  the lease has expired, or the key was set or invalidated since (LEASE_LOST): the value was not stored.
     """
     Increment: _aio.UnaryUnaryMultiCallable[_cache_pb2.IncrementRequest, _cache_pb2.IncrementResponse]  # type: ignore[assignment]
-    """Increment adds to a counter and returns its new value; a missing one starts at 0.
+    """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
+    the counter: later calls do not lengthen its life, so that a counter can limit a rate.
 
     Errors:
       FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
@@ -197,12 +201,14 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this scan's.
     """
     Stats: _aio.UnaryUnaryMultiCallable[_cache_pb2.StatsRequest, _cache_pb2.StatsResponse]  # type: ignore[assignment]
-    """Stats returns counts and sizes of a namespace.
+    """Stats returns counts and sizes of a namespace: hits and misses are those of the process that answers, since its
+    start; the rest is the whole namespace's.
 
     Errors: none of its own.
     """
     Watch: _aio.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]  # type: ignore[assignment]
-    """Watch streams invalidations of a namespace from `start_sequence` on.
+    """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
+    that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
 
     Errors:
       INVALID_ARGUMENT  `start_sequence` is negative.
@@ -332,7 +338,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.IncrementRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.IncrementResponse, _abc.Awaitable[_cache_pb2.IncrementResponse]]:
-        """Increment adds to a counter and returns its new value; a missing one starts at 0.
+        """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
+        the counter: later calls do not lengthen its life, so that a counter can limit a rate.
 
         Errors:
           FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
@@ -356,7 +363,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.StatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.StatsResponse, _abc.Awaitable[_cache_pb2.StatsResponse]]:
-        """Stats returns counts and sizes of a namespace.
+        """Stats returns counts and sizes of a namespace: hits and misses are those of the process that answers, since its
+        start; the rest is the whole namespace's.
 
         Errors: none of its own.
         """
@@ -367,7 +375,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.WatchResponse], _abc.AsyncIterator[_cache_pb2.WatchResponse]]:
-        """Watch streams invalidations of a namespace from `start_sequence` on.
+        """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
+        that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
 
         Errors:
           INVALID_ARGUMENT  `start_sequence` is negative.
@@ -383,13 +392,14 @@ class CacheAdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CacheAdminServiceAsyncStub: ...
     Warm: _grpc.UnaryUnaryMultiCallable[_cache_pb2.WarmRequest, _cache_pb2.WarmResponse]
-    """Warm loads the most-read keys of the last run, or the given ones, at a bounded rate.
+    """Warm loads the answers that were read most, by all processes together, at a bounded rate.
 
     Errors:
       FAILED_PRECONDITION  a warm-up is running (WARMING).
     """
     Flush: _grpc.UnaryUnaryMultiCallable[_cache_pb2.FlushRequest, _cache_pb2.FlushResponse]
-    """Flush drops every entry of this process's memory, and of the shared store when asked.
+    """Flush drops every answer in this process's memory, and in the shared store when asked. The namespaces of
+    KeyValueService keep what they have.
 
     Errors:
       UNAVAILABLE  the shared store does not answer.
@@ -406,13 +416,14 @@ class CacheAdminServiceAsyncStub(CacheAdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Warm: _aio.UnaryUnaryMultiCallable[_cache_pb2.WarmRequest, _cache_pb2.WarmResponse]  # type: ignore[assignment]
-    """Warm loads the most-read keys of the last run, or the given ones, at a bounded rate.
+    """Warm loads the answers that were read most, by all processes together, at a bounded rate.
 
     Errors:
       FAILED_PRECONDITION  a warm-up is running (WARMING).
     """
     Flush: _aio.UnaryUnaryMultiCallable[_cache_pb2.FlushRequest, _cache_pb2.FlushResponse]  # type: ignore[assignment]
-    """Flush drops every entry of this process's memory, and of the shared store when asked.
+    """Flush drops every answer in this process's memory, and in the shared store when asked. The namespaces of
+    KeyValueService keep what they have.
 
     Errors:
       UNAVAILABLE  the shared store does not answer.
@@ -432,7 +443,7 @@ class CacheAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.WarmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.WarmResponse, _abc.Awaitable[_cache_pb2.WarmResponse]]:
-        """Warm loads the most-read keys of the last run, or the given ones, at a bounded rate.
+        """Warm loads the answers that were read most, by all processes together, at a bounded rate.
 
         Errors:
           FAILED_PRECONDITION  a warm-up is running (WARMING).
@@ -444,7 +455,8 @@ class CacheAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.FlushRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.FlushResponse, _abc.Awaitable[_cache_pb2.FlushResponse]]:
-        """Flush drops every entry of this process's memory, and of the shared store when asked.
+        """Flush drops every answer in this process's memory, and in the shared store when asked. The namespaces of
+        KeyValueService keep what they have.
 
         Errors:
           UNAVAILABLE  the shared store does not answer.

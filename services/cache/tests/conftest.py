@@ -5,12 +5,15 @@ A cache with an origin and an empty Valkey for each test.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import redis
 
-from services.cache.tests.yard import Cache, Origin, running, serving
+from services.cache.tests.yard import Backend, Cache, Origin, running, serving
+from services.embedded.supervisor import Supervisor
 from services.embedded.valkey import Valkey
+from services.embedded.valkey_cluster import ValkeyCluster
 
 
 @pytest.fixture
@@ -30,18 +33,34 @@ async def target(origin: Origin) -> AsyncIterator[str]:
         yield address
 
 
-@pytest.fixture
-def store(valkey: Valkey) -> str:
+@pytest.fixture(scope="session")
+def valkey_cluster(servers: tuple[Supervisor, Path]) -> ValkeyCluster:
     """
-    The address of Valkey with nothing in it.
+    Six Valkey servers that are one cluster.
     """
+    supervisor, state = servers
+    found = ValkeyCluster(state)
+    found.start(supervisor)
+    return found
+
+
+@pytest.fixture(params=["standalone", "cluster"])
+def store(request: pytest.FixtureRequest) -> Backend:
+    """
+    Valkey, alone and as a cluster, with nothing in it.
+    """
+    if request.param == "cluster":
+        nodes: ValkeyCluster = request.getfixturevalue("valkey_cluster")
+        nodes.clear()
+        return Backend(nodes.url, cluster=True)
+    valkey: Valkey = request.getfixturevalue("valkey")
     with redis.Redis(port=valkey.port) as client:
         client.flushall()
-    return valkey.url
+    return Backend(valkey.url)
 
 
 @pytest.fixture
-async def cache(target: str, store: str) -> AsyncIterator[Cache]:
+async def cache(target: str, store: Backend) -> AsyncIterator[Cache]:
     """
     A cache.
     """

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import redis
+from prometheus_client import CollectorRegistry
 
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
@@ -24,6 +27,28 @@ from services.chassis.settings import load
 from services.embedded.parts import free_port
 
 NAME = "namespaces/default/models/m"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """
+    A Valkey, or a cluster of them.
+    """
+
+    url: str
+    cluster: bool = False
+
+    def client(self) -> Any:
+        """
+        A client to look at it with.
+        """
+        return redis.RedisCluster.from_url(self.url) if self.cluster else redis.Redis.from_url(self.url)
+
+    def environ(self) -> dict[str, str]:
+        """
+        The settings of a cache that uses it.
+        """
+        return {"MODELYARD_VALKEY_URL": self.url, "MODELYARD_VALKEY_CLUSTER": "true" if self.cluster else "false"}
 
 
 class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServiceServicer):
@@ -40,8 +65,14 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.gate = asyncio.Event()
         self.gate.set()
         self.silent = False
+        self.backlog = asyncio.Event()
+        self.backlog.set()
         self.says_revision = True
         self.size = 0
+        self.private = False
+        self.slowness = 0.0
+        self.away = False
+        self.minimums: list[int] = []
         self._changed = asyncio.Condition()
         self._breaks = 0
 
@@ -69,14 +100,22 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         Read at once, answer when the gate is open.
         """
         self.calls += 1
+        asked: Any = dict(context.invocation_metadata() or ())
+        self.minimums.append(int(asked.get("x-min-revision", "0")))
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         owner, revision = self.owners.get(request.name), self.revision
         await self.gate.wait()
+        await asyncio.sleep(self.slowness)
         if owner is None:
             context.set_trailing_metadata((("grpc-status-details-bin", b"details"), ("x-revision", str(revision))))
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
             raise AssertionError("abort raises")
-        if self.says_revision:
-            context.set_trailing_metadata((("x-revision", str(revision)),))
+        said = (("x-revision", str(revision)),) if self.says_revision else ()
+        if self.private:
+            owner = str(asked.get("x-modelyard-subject", ""))
+            said = (*said, ("cache-control", "private"))
+        context.set_trailing_metadata(said)
         return models_pb2.Model(name=request.name, owner=owner, revision=revision, description="x" * self.size)
 
     async def WatchChanges(
@@ -85,13 +124,18 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         """
         As the registry: heartbeats first and between, every revision once.
         """
-        breaks = self._breaks
+        began, breaks = time.monotonic_ns(), self._breaks
         after = request.start_revision - 1 if request.start_revision else self.revision
         if request.start_revision and request.start_revision < self.oldest:
             after = self.revision
             gap = changes_pb2.Discontinuity(oldest_revision=self.oldest, head_revision=self.revision)
             yield changes_pb2.WatchChangesResponse(discontinuity=gap)
+        elif request.start_revision and after < self.revision:
+            # As the registry says it of a stream that is behind.
+            yield changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=after))
+            await self.backlog.wait()
         while self._breaks == breaks:
+            current = time.monotonic_ns() - began
             for revision, name in [entry for entry in self.log if entry[0] > after]:
                 change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED)
                 event = changes_pb2.Revision(revision=revision, changes=[change])
@@ -99,7 +143,9 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
                 yield changes_pb2.WatchChangesResponse(revision=event)
             while self.silent:
                 await asyncio.sleep(0.05)
-            yield changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=after))
+            heartbeat = changes_pb2.Heartbeat(applied_revision=after)
+            heartbeat.current_until.FromNanoseconds(current)
+            yield changes_pb2.WatchChangesResponse(heartbeat=heartbeat)
             async with self._changed:
                 try:
                     await asyncio.wait_for(self._changed.wait(), 0.1)
@@ -124,8 +170,9 @@ class Cache:
     A running cache.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metrics: CollectorRegistry) -> None:
         self.channel = channel
+        self._metrics = metrics
         self._stub = models_pb2_grpc.ModelServiceStub(channel)
 
     async def read(self, name: str = NAME, **metadata: str) -> Answer:
@@ -137,6 +184,14 @@ class Cache:
         model = await call
         trailing: dict[str, Any] = dict(await call.trailing_metadata())
         return Answer(model.owner, str(trailing["x-cache"]), trailing)
+
+    def number(self, metric: str, **labels: str) -> float:
+        """
+        A metric of this process.
+        """
+        found = self._metrics.get_sample_value(metric, {key.rstrip("_"): value for key, value in labels.items()})
+        assert found is not None, (metric, labels)
+        return found
 
     async def warm(self, name: str = NAME) -> None:
         """
@@ -164,7 +219,7 @@ async def serving(origin: Origin) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running(origin: str, valkey: str, **environ: str) -> AsyncIterator[Cache]:
+async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator[Cache]:
     """
     A cache in front of *origin*, composed as in production.
     """
@@ -175,7 +230,7 @@ async def running(origin: str, valkey: str, **environ: str) -> AsyncIterator[Cac
             {
                 "MODELYARD_REGISTRY_TARGET": origin,
                 "MODELYARD_CDN_TARGET": "127.0.0.1:1",
-                "MODELYARD_VALKEY_URL": valkey,
+                **valkey.environ(),
                 "MODELYARD_LISTEN": f"127.0.0.1:{port}",
                 **environ,
             }
@@ -193,7 +248,7 @@ async def running(origin: str, valkey: str, **environ: str) -> AsyncIterator[Cac
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Cache(channel)
+                yield Cache(channel, server.metrics.registry)
         finally:
             server.drain()
             await host.drain(2)

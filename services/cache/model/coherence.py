@@ -22,7 +22,7 @@ class Coherence:
     floor cannot be judged and is invalid.
 
     Args:
-        bound: seconds without a word from the stream after which nothing is served any more.
+        bound: how old what is known may be, in seconds, before nothing is served any more.
         most_tags: how many tags are kept apart.
         clock: in seconds, for tests.
 
@@ -64,6 +64,15 @@ class Coherence:
             revision: its number; one that is known already changes nothing.
             changes: the resources that it changed, and whether everything below changed with each.
         """
+        self.touch(revision, changes)
+        self.applied = max(self.applied, revision)
+        if len(self._touched) + len(self._subtrees) > self._most_tags:
+            self.reset(self.applied)
+
+    def touch(self, revision: int, changes: Iterable[tuple[str, bool]]) -> None:
+        """
+        Take in changes of a revision that is known otherwise than from the stream: others before it may still come.
+        """
         for resource, subtree in changes:
             for prefix in prefixes(resource):
                 if self._touched.get(prefix, 0) < revision:
@@ -71,16 +80,16 @@ class Coherence:
             if subtree and self._subtrees.get(resource, 0) < revision:
                 self._subtrees[resource] = revision
                 self._newest_subtree = max(self._newest_subtree, revision)
-        self.heard(revision)
-        if len(self._touched) + len(self._subtrees) > self._most_tags:
-            self.reset(self.applied)
 
-    def heard(self, applied: int) -> None:
+    def heard(self, applied: int, at: float) -> None:
         """
         The stream says that nothing is missing up to *applied*.
+
+        Args:
+            at: the time at which that was the newest revision, or one before it: what this knows is from then.
         """
         self.applied = max(self.applied, applied)
-        self._heard = self._clock()
+        self._heard = max(self._heard, at)
 
     def reset(self, head: int) -> None:
         """
@@ -90,19 +99,19 @@ class Coherence:
         self._subtrees.clear()
         self._newest_subtree = 0
         self.applied = self.floor = head
-        self._heard = self._clock()
 
     @property
     def age(self) -> float:
         """
-        Seconds since the stream last said where it stands; infinite before it has.
+        How old what this knows is, in seconds: everything that was committed before is known. Infinite before the
+        stream has told.
         """
         return self._clock() - self._heard
 
     @property
     def live(self) -> bool:
         """
-        Whether the stream was heard of lately enough to serve anything.
+        Whether what this knows is new enough to serve anything.
         """
         return self._clock() - self._heard <= self._bound
 
@@ -116,6 +125,15 @@ class Coherence:
         if any(touched.get(tag, 0) > revision for tag in tags):
             return False
         return self._newest_subtree <= revision or not self._below_a_newer_subtree(revision, tags)
+
+    def newest(self, tags: Sequence[str]) -> int:
+        """
+        The newest revision that is known to have touched *tags*: what is read below it is invalid already.
+        """
+        newest = max((self._touched.get(tag, 0) for tag in tags), default=0)
+        if self._newest_subtree > newest:
+            newest = max(newest, *(self._subtrees.get(prefix, 0) for tag in tags for prefix in prefixes(tag)), 0)
+        return max(newest, self.floor)
 
     def reaches(self, minimum: int, revision: int) -> bool:
         """

@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import grpc
 from google.protobuf import duration_pb2
 
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1.changes_pb2_grpc import ChangeServiceStub
-from services.cache.coherence import Coherence
-from services.cache.origin import Origin
+from services.cache.model.coherence import Coherence
+from services.cache.proxy.origin import Origin
+from services.cache.tasks import end
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ class Follower:
     Attributes:
         connected: whether a stream is open.
         breaks: how many streams have ended.
+        changes: how many changes of resources have been told.
     """
 
-    def __init__(self, origin: Origin, coherence: Coherence, forgotten: Callable[[], None]) -> None:
+    def __init__(self, origin: Origin, coherence: Coherence, forgotten: Callable[[], object]) -> None:
         self._origin = origin
         self._coherence = coherence
         self._forgotten = forgotten
@@ -47,6 +50,7 @@ class Follower:
         self._next = 0
         self.connected = False
         self.breaks = 0
+        self.changes = 0
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -57,9 +61,7 @@ class Follower:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end(task)
 
     async def _follow(self) -> None:
         wait = _RETRY[0]
@@ -89,6 +91,7 @@ class Follower:
         request = changes_pb2.WatchChangesRequest(
             start_revision=self._next, heartbeat_interval=duration_pb2.Duration(nanos=int(HEARTBEAT * 1e9))
         )
+        asked = time.monotonic()
         call = ChangeServiceStub(self._origin.channel()).WatchChanges(request)
         try:
             while True:
@@ -97,21 +100,26 @@ class Follower:
                 if not isinstance(event, changes_pb2.WatchChangesResponse):
                     # The end of a stream that ended well: the origin is going away.
                     return
-                self._take(event)
+                self._take(event, asked)
         finally:
             call.cancel()
 
-    def _take(self, event: changes_pb2.WatchChangesResponse) -> None:
+    def _take(self, event: changes_pb2.WatchChangesResponse, asked: float) -> None:
         self.connected = True
         match event.WhichOneof("event"):
             case "revision":
                 changes = ((change.resource, change.subtree) for change in event.revision.changes)
                 self._coherence.apply(event.revision.revision, changes)
-            case "heartbeat" if self._next == 0:
-                # What was kept before this point cannot be judged.
-                self._reset(event.heartbeat.applied_revision)
+                self.changes += len(event.revision.changes)
             case "heartbeat":
-                self._coherence.heard(event.heartbeat.applied_revision)
+                if self._next == 0:
+                    # What was kept before this point cannot be judged.
+                    self._reset(event.heartbeat.applied_revision)
+                if event.heartbeat.HasField("current_until"):
+                    # The stream began after it was asked for, so that this is not too late, on our own clock.
+                    current = event.heartbeat.current_until
+                    known = asked + current.seconds + current.nanos / 1e9
+                    self._coherence.heard(event.heartbeat.applied_revision, known)
             case "discontinuity":
                 self._reset(event.discontinuity.head_revision)
         self._next = self._coherence.applied + 1

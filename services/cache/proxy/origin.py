@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,12 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 # What goes on to the origin. The rest is between the caller and us.
 _PASSED_ON = {
     "x-request-id",
-    "x-min-revision",
     "x-modelyard-subject",
     "x-modelyard-scopes",
     "traceparent",
     "tracestate",
 }
+_DETAILS = "grpc-status-details-bin"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", 64 * 2**20),
@@ -39,14 +40,26 @@ class Answer:
     What the origin said.
 
     Args:
-        value: the serialised answer.
+        value: the serialised answer; of an absence, its `google.rpc.Status`.
         trailing: its trailing metadata.
         revision: the one that it reflects; None when it does not say.
+        took: seconds that it took.
+        absence: the message of a NOT_FOUND; None for an answer.
     """
 
     value: bytes
     trailing: Metadata
     revision: int | None
+    took: float
+    absence: str | None = None
+
+    @property
+    def private(self) -> bool:
+        """
+        Whether it is for this caller alone: `cache-control: private` or `no-store` (RFC 9111, section 5.2.2).
+        """
+        said = [str(value) for key, value in self.trailing if key == "cache-control"]
+        return any("private" in value or "no-store" in value for value in said)
 
 
 class Origin:
@@ -70,7 +83,7 @@ class Origin:
         """
         return next(self._turns)
 
-    async def call(self, path: str, request: bytes, metadata: Metadata, timeout: float) -> Answer:
+    async def call(self, path: str, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
         """
         Ask the origin.
 
@@ -78,12 +91,16 @@ class Origin:
             path: of the RPC.
             request: serialised.
             metadata: the caller's; what does not concern the origin is left out.
+            minimum: the revision that the answer has to reflect.
             timeout: in seconds.
 
         Raises:
-            grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did.
+            grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did. A NOT_FOUND that says which
+                revision it reflects is an answer.
         """
         passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
+        if minimum:
+            passed_on = (*passed_on, ("x-min-revision", str(minimum)))
         for left in reversed(range(len(self._channels))):
             try:
                 return await self._ask(self.channel(), path, request, passed_on, timeout)
@@ -100,11 +117,20 @@ class Origin:
         if method is None:
             method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             self._methods[channel, path] = method
+        began = time.monotonic()
         call = method(request, metadata=metadata, timeout=timeout)
-        value = await call
+        try:
+            value, absence = await call, None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            value, absence = b"", error.details() or ""
         trailing = tuple((key, item) for key, item in await call.trailing_metadata())
         revision = next((int(item) for key, item in trailing if key == "x-revision" and str(item).isdecimal()), None)
-        return Answer(value, trailing, revision)
+        if absence is not None:
+            details = next((item for key, item in trailing if key == _DETAILS), b"")
+            value = details if isinstance(details, bytes) else b""
+        return Answer(value, trailing, revision, time.monotonic() - began, absence)
 
     async def close(self) -> None:
         """

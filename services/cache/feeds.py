@@ -1,0 +1,154 @@
+"""
+Follows the logs of the key-value cache's namespaces: for what is kept in memory, and for those who watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from services.cache.model.coherence import Coherence
+from services.cache.model.namespaces import Namespace
+from services.cache.model.values import Invalidation, Log
+from services.cache.store.values import ValueStore
+from services.cache.tasks import end
+from services.chassis.errors import ResourceExhausted, Unavailable
+
+_RETRY_SECONDS = 0.2
+
+
+class Feed:
+    """
+    One namespace's log, read once for the whole process.
+
+    Args:
+        namespace: whose log.
+        store: where it is.
+        coherence: what is known of the changes.
+        forgotten: called when everything that was kept has to go.
+
+    Attributes:
+        coherence: what is known of the changes.
+    """
+
+    def __init__(
+        self, namespace: Namespace, store: ValueStore, coherence: Coherence, forgotten: Callable[[], object]
+    ) -> None:
+        self.coherence = coherence
+        self._namespace = namespace
+        self._store = store
+        self._forgotten = forgotten
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """
+        Begin to follow, unless it does already.
+        """
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """
+        Follow no longer.
+        """
+        await end(self._task)
+
+    async def watch(
+        self, start: int, heartbeat: float, ending: asyncio.Event
+    ) -> AsyncIterator[Invalidation | tuple[str, int]]:
+        """
+        What changes from a sequence on.
+
+        Args:
+            start: the first sequence wanted; 0 for what comes from now on.
+            heartbeat: seconds after which to say where it stands.
+            ending: set when it is to end.
+
+        Yields:
+            Invalidations in order; ("applied", sequence) when nothing is missing up to it; ("discontinuity", sequence)
+            when the log does not reach back.
+
+        Raises:
+            Unavailable: Valkey does not answer.
+        """
+        self.start()
+        epoch: int | None = None
+        after = start - 1 if start else None
+        while not ending.is_set():
+            changed = self._changed
+            log = await self._store.log(self._namespace, after or 0)
+            if after is None:
+                after = log.head
+                log = Log(log.epoch, log.head, log.kept, (), complete=True)
+            else:
+                after = _begun(log, epoch, after)
+                if _broken(log, epoch, after):
+                    yield "discontinuity", log.head
+                    epoch, after = log.epoch, log.head
+                    continue
+            epoch = log.epoch
+            for event in log.events:
+                yield event
+                after = event.sequence
+            if log.complete:
+                after = max(after, log.head)
+                yield "applied", after
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), heartbeat)
+
+    async def _follow(self) -> None:
+        epoch: int | None = None
+        after = 0
+        while True:
+            try:
+                asked = time.monotonic()
+                log = await self._store.log(self._namespace, after)
+                after = _begun(log, epoch, after)
+                if epoch is None or _broken(log, epoch, after):
+                    self.coherence.reset(log.head)
+                    if epoch is not None:
+                        self._forgotten()
+                    epoch, after = log.epoch, log.head
+                    self._wake()
+                    continue
+                epoch = log.epoch
+                for event in log.events:
+                    self.coherence.apply(event.sequence, [(name, False) for name in names(event.keys, event.tags)])
+                    after = event.sequence
+                if log.complete:
+                    after = max(after, log.head)
+                    self.coherence.heard(after, asked)
+                if log.events:
+                    self._wake()
+                if log.complete:
+                    await self._store.wait(self._namespace, after)
+            except (Unavailable, ResourceExhausted):
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def names(keys: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
+    """
+    Keys and tags as the names that `Coherence` compares.
+    """
+    return (*("k:" + key for key in keys), *("t:" + tag for tag in tags))
+
+
+def _begun(log: Log, epoch: int | None, after: int) -> int:
+    """
+    Where to go on when there was nothing until now: at the beginning.
+    """
+    return max(after, log.kept) if epoch == 0 and log.kept == log.epoch else after
+
+
+def _broken(log: Log, epoch: int | None, after: int) -> bool:
+    """
+    Whether something between *after* and the log is missing: it was lost, or cut off.
+    """
+    return after < log.kept or (bool(epoch) and log.epoch != epoch) or (not log.epoch and after > 0)

@@ -1,0 +1,240 @@
+"""
+The read-through proxy: one handler for every RPC with a policy, bytes in and bytes out.
+
+near → shared → origin. What is found is served only while `Coherence` says that it is still true; when the origin is
+away, what is past its time is served with a mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from typing import Any
+
+import grpc
+
+from services.cache.model.coherence import Coherence
+from services.cache.model.entries import Entry
+from services.cache.model.hot import HotKeys
+from services.cache.proxy.loading import LOAD_SECONDS, Keeping, Loaded, Loads
+from services.cache.proxy.origin import Answer, Metadata, Origin
+from services.cache.proxy.policies import Policy
+from services.cache.proxy.wishes import Wish, wish
+from services.chassis.context import Context
+from services.chassis.deadlines import outgoing_timeout
+
+# Who has an answer past its time does not wait longer than this for a better one.
+_PATIENCE = 1.0
+_AWAY = {grpc.StatusCode.UNAVAILABLE}
+_OWN = {"x-cache", "age", "x-request-id"}
+
+
+class ReadThrough:
+    """
+    The handler of one RPC.
+
+    Args:
+        policy: of the RPC.
+        origin: who answers it.
+        coherence: what is known of the origin's changes.
+        keeping: where answers are kept.
+        hot: counts which keys are read.
+    """
+
+    def __init__(self, policy: Policy, origin: Origin, coherence: Coherence, keeping: Keeping, hot: HotKeys) -> None:
+        self.policy = policy
+        self._coherence = coherence
+        self._keeping = keeping
+        self._near = keeping.near
+        self._hot = hot
+        self._prefix = policy.path.encode() + b"\0"
+        self._counts = keeping.metrics.of(policy.kind)
+        self._loads = Loads(policy, origin, coherence, keeping)
+
+    def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
+        """
+        For the server: without serializers, so that bytes come and go.
+        """
+        return grpc.unary_unary_rpc_method_handler(self.serve)
+
+    async def serve(self, request: bytes, context: Context) -> bytes:
+        """
+        Answer from the nearest level that is known to be true, else from the origin.
+        """
+        metadata = context.invocation_metadata() or ()
+        wanted = wish(metadata)
+        key = self._prefix + request
+        self._hot.read(key)
+        entry = None
+        if not wanted.fresh:
+            entry = self._near.get(key)
+            if entry is not None:
+                now = time.time()
+                if self._serves(entry, wanted.minimum, now):
+                    self._counts.near += 1
+                    if now > entry.renewable:
+                        self._renew(key, request, metadata, entry, now)
+                    return await self._found(entry, "near", now, context)
+                if not self._coherence.valid(entry.revision, entry.tags):
+                    self._near.drop(key, "invalid")
+                    entry = None
+        return await self._further(key, request, wanted, metadata, entry, context)
+
+    async def warm(self, request: bytes) -> bool:
+        """
+        Bring the answer to *request* into memory, and say whether that took a call of the origin.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered.
+        """
+        key = self._prefix + request
+        entry = self._near.get(key) or await self._keeping.shared.get(key)
+        if entry is not None and self._serves(entry, 0, time.time()):
+            self._near.put(key, entry)
+            return False
+        await self._loads.call(key, request, (), 0, LOAD_SECONDS)
+        return True
+
+    def _serves(self, entry: Entry, minimum: int, now: float) -> bool:
+        # Again after every wait: the stream may have moved on or broken meanwhile.
+        coherence = self._coherence
+        return (
+            entry.expires > now
+            and coherence.live
+            and coherence.valid(entry.revision, entry.tags)
+            and (not minimum or coherence.reaches(minimum, entry.revision))
+        )
+
+    async def _further(
+        self, key: bytes, request: bytes, wanted: Wish, metadata: Metadata, near: Entry | None, context: Context
+    ) -> bytes:
+        if wanted.fresh or not self._coherence.live:
+            self._counts.bypass += 1
+            how = "bypass"
+        else:
+            found = await self._keeping.shared.get(key)
+            now = time.time()
+            if found is not None and self._serves(found, wanted.minimum, now):
+                self._near.put(key, found)
+                self._counts.shared += 1
+                return await self._found(found, "shared", now, context)
+            self._counts.miss += 1
+            how = "miss"
+        late = near if near is not None and self._may_be_late(near, wanted) else None
+        try:
+            loaded = await self._loaded(key, request, wanted, metadata, None if late is None else _PATIENCE)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) or error.code() in _AWAY:
+                late = late or await self._late(key, wanted)
+                if late is not None:
+                    self._counts.stale += 1
+                    return await self._found(late, "stale", time.time(), context)
+            if isinstance(error, TimeoutError):
+                raise
+            await _pass_on(error, context)
+            raise
+        if loaded.answer is not None:
+            return await self._answered(loaded.answer, how, context)
+        if loaded.entry is not None:
+            return await self._found(loaded.entry, "shared", time.time(), context)
+        raise AssertionError("a load brings an answer or an entry")
+
+    async def _loaded(
+        self, key: bytes, request: bytes, wanted: Wish, metadata: Metadata, patience: float | None
+    ) -> Loaded:
+        """
+        Ask the origin, or wait for somebody who does.
+
+        Args:
+            patience: seconds that it may take at the most; None for as long as the caller waits.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered.
+            TimeoutError: it did not, and there is no more time, or there is something to serve instead.
+        """
+        timeout = outgoing_timeout(otherwise=LOAD_SECONDS)
+        if wanted.fresh or self._loads.passes(key):
+            return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+        if patience is not None:
+            timeout = min(timeout, patience)
+        async with asyncio.timeout(timeout):
+            load = self._loads.under_way(key)
+            if load is not None:
+                self._counts.waits += 1
+                # Shielded, because others may wait for the same load.
+                loaded = await asyncio.shield(load)
+                if loaded.private:
+                    return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+                # A load that began before the caller's write may be older than what it has seen.
+                if loaded.revision >= wanted.minimum:
+                    return loaded
+
+            def good(entry: Entry) -> bool:
+                return self._serves(entry, wanted.minimum, time.time())
+
+            return await asyncio.shield(self._loads.start(key, request, metadata, wanted.minimum, good))
+
+    async def _late(self, key: bytes, wanted: Wish) -> Entry | None:
+        entry = await self._keeping.shared.get(key)
+        return entry if entry is not None and self._may_be_late(entry, wanted) else None
+
+    def _may_be_late(self, entry: Entry, wanted: Wish) -> bool:
+        """
+        Whether an entry may be served although it is past its time or the stream is silent: nothing that is known to
+        have changed, and nothing older than what the caller has seen.
+        """
+        return (
+            not wanted.fresh
+            and entry.absence is None
+            and time.time() < entry.expires + self._keeping.grace
+            and self._coherence.valid(entry.revision, entry.tags)
+            and self._coherence.reaches(wanted.minimum, entry.revision)
+        )
+
+    def _renew(self, key: bytes, request: bytes, metadata: Metadata, entry: Entry, now: float) -> None:
+        """
+        Renew a hot entry before it expires, each read with a chance that grows towards the end: XFetch (Vattani,
+        Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", PVLDB 8(8), 2015), with beta = 1.
+        """
+        if now - entry.took * math.log(1.0 - random.random()) < entry.expires:  # noqa: S311 - no secret hangs on it
+            return
+        if self._loads.under_way(key) is None:
+            self._counts.renewals += 1
+
+            def good(other: Entry) -> bool:
+                return other.expires > entry.expires and self._serves(other, 0, time.time())
+
+            load = self._loads.start(key, request, metadata, 0, good)
+            # Nobody waits for it, so nobody is told when it fails: the entry is still good for its time.
+            load.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _found(self, entry: Entry, level: str, now: float, context: Context) -> bytes:
+        age = str(max(0, int(now - entry.stored)))
+        trailing = (("x-cache", level), ("x-revision", str(entry.revision)), ("age", age))
+        if entry.absence is None:
+            context.set_trailing_metadata(trailing)
+            return entry.value
+        self._counts.absent += 1
+        details = (("grpc-status-details-bin", entry.value),) if entry.value else ()
+        context.set_trailing_metadata((*trailing, *details))
+        await context.abort(grpc.StatusCode.NOT_FOUND, entry.absence)
+        raise AssertionError("abort raises")
+
+    async def _answered(self, answer: Answer, how: str, context: Context) -> bytes:
+        kept = tuple((key, value) for key, value in answer.trailing if key not in _OWN)
+        context.set_trailing_metadata((*kept, ("x-cache", how), ("age", "0")))
+        if answer.absence is not None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, answer.absence)
+        return answer.value
+
+
+async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> None:
+    """
+    Answer as the origin did, to the letter: code, message, details.
+    """
+    found: Any = error.trailing_metadata() or ()
+    trailing = tuple((key, value) for key, value in found if key != "x-request-id")
+    context.set_trailing_metadata(trailing)
+    await context.abort(error.code(), error.details() or "")

@@ -1,0 +1,82 @@
+"""
+A look into this process of the cache, and the means to move it.
+"""
+
+from __future__ import annotations
+
+from google.protobuf import duration_pb2
+
+from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
+from services.cache.model.coherence import Coherence
+from services.cache.model.near import Near
+from services.cache.proxy.follower import Follower
+from services.cache.store.shared import Shared
+from services.cache.warming import Warmer
+from services.chassis.context import Context
+from services.chassis.errors import Violations
+
+_MOST_RATE = 100_000
+
+
+class CacheAdminService(cache_pb2_grpc.CacheAdminServiceServicer):
+    """
+    Serves `modelyard.cache.v1.CacheAdminService`.
+
+    Args:
+        near: the level in this process.
+        shared: the level in Valkey.
+        streams: what is followed, by the name of the service behind it.
+        warmer: warms up.
+    """
+
+    def __init__(
+        self, near: Near, shared: Shared, streams: dict[str, tuple[Follower, Coherence]], warmer: Warmer
+    ) -> None:
+        self._near = near
+        self._shared = shared
+        self._streams = streams
+        self._warmer = warmer
+
+    async def Warm(self, request: cache_pb2.WarmRequest, _context: Context) -> cache_pb2.WarmResponse:
+        """
+        Load the most-read keys.
+        """
+        violations = Violations()
+        for field, value in (("key_count", request.key_count), ("rate", request.rate)):
+            if not 0 <= value <= _MOST_RATE:
+                violations.add(field, f"must be from 0 to {_MOST_RATE:,}")
+        violations.raise_if_any()
+        warmed = await self._warmer.warm(request.key_count, request.rate)
+        return cache_pb2.WarmResponse(loaded_count=warmed.loaded, skipped_count=warmed.skipped)
+
+    async def Flush(self, request: cache_pb2.FlushRequest, _context: Context) -> cache_pb2.FlushResponse:
+        """
+        Drop what is kept in this process, and in Valkey when asked.
+        """
+        dropped = await self._shared.flush() if request.shared else 0
+        return cache_pb2.FlushResponse(dropped_count=dropped + self._near.clear())
+
+    async def GetStatus(self, _request: cache_pb2.GetStatusRequest, _context: Context) -> cache_pb2.GetStatusResponse:
+        """
+        The levels, the change streams and the breaker of this process.
+        """
+        return cache_pb2.GetStatusResponse(
+            near_entries=len(self._near),
+            near_bytes=self._near.size,
+            breaker_state=self._shared.valkey.breaker.state,
+            streams=[
+                cache_pb2.GetStatusResponse.Stream(
+                    service=name,
+                    connected=follower.connected,
+                    applied_revision=coherence.applied,
+                    age=_duration(min(coherence.age, 1e9)),
+                )
+                for name, (follower, coherence) in self._streams.items()
+            ],
+        )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    found = duration_pb2.Duration()
+    found.FromMilliseconds(round(seconds * 1000))
+    return found

@@ -1,0 +1,367 @@
+"""
+The key-value cache for internal services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
+from services.cache.feeds import Feed, names
+from services.cache.model import scans
+from services.cache.model.coherence import Coherence
+from services.cache.model.entries import Entry
+from services.cache.model.namespaces import MOST_TAGS, Namespace, check_key, check_keys
+from services.cache.model.near import Near
+from services.cache.model.values import Draft, Hit, Invalidation, Lease, Stored, Value
+from services.cache.proxy.wishes import Wish, wish
+from services.cache.store.values import ValueStore
+from services.chassis.context import Context
+from services.chassis.errors import InvalidArgument, NotFound
+
+_HEARTBEAT_SECONDS = 1.0
+_LEASE_SECONDS = (0.01, 5.0, 60.0)
+_PAGE = (100, 1000)
+_INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Yard:
+    """
+    A namespace, as this process has it.
+
+    Args:
+        namespace: its name and class.
+        feed: its log.
+        results: hits and misses of this process.
+    """
+
+    namespace: Namespace
+    feed: Feed
+    results: Counter[str] = field(default_factory=Counter)
+
+    def prefix(self) -> bytes:
+        """
+        What the near level's keys begin with.
+        """
+        return b"\0" + self.namespace.id.encode() + b"\0"
+
+
+def yards(
+    namespaces: Sequence[Namespace], store: ValueStore, bound: float, forgotten: Callable[[], object]
+) -> dict[str, Yard]:
+    """
+    The namespaces with what follows them.
+
+    Args:
+        bound: seconds without a word from Valkey after which nothing is served from memory.
+        forgotten: called when everything that is kept in memory has to go.
+    """
+    return {
+        namespace.id: Yard(namespace, Feed(namespace, store, Coherence(bound=bound), forgotten))
+        for namespace in namespaces
+    }
+
+
+class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
+    """
+    Serves `modelyard.cache.v1.KeyValueService`.
+
+    Args:
+        found: the namespaces, by name.
+        store: the values.
+        near: the level in this process, for the namespaces that use it.
+        draining: set when the process is about to end: watches end then.
+    """
+
+    def __init__(self, found: Mapping[str, Yard], store: ValueStore, near: Near, draining: asyncio.Event) -> None:
+        self._draining = draining
+        self._yards = found
+        self._store = store
+        self._near = near
+
+    async def Get(self, request: cache_pb2.GetRequest, context: Context) -> cache_pb2.GetResponse:
+        """
+        The value of a key.
+        """
+        yard = self._yard(request.namespace)
+        check_key(request.key, "key")
+        value = await self._get(yard, request.key, wish(context.invocation_metadata() or ()), context)
+        if value is None:
+            raise NotFound("KEY_NOT_FOUND", f"{request.namespace}/{request.key}", "there is no such key, or no longer")
+        return cache_pb2.GetResponse(entry=_entry(value), expire_time=_time(value.expires))
+
+    async def BatchGet(self, request: cache_pb2.BatchGetRequest, context: Context) -> cache_pb2.BatchGetResponse:
+        """
+        The values of keys.
+        """
+        yard = self._yard(request.namespace)
+        check_keys(request.keys, "keys")
+        found = await self._store.get(yard.namespace, request.keys)
+        values = [value for value in found.values if value is not None]
+        yard.results["hit"] += len(values)
+        yard.results["miss"] += len(found.values) - len(values)
+        _say(context, "shared", found.sequence)
+        return cache_pb2.BatchGetResponse(entries=map(_entry, values))
+
+    async def Set(self, request: cache_pb2.SetRequest, context: Context) -> cache_pb2.SetResponse:
+        """
+        Store a value.
+        """
+        yard = self._yard(request.namespace)
+        stored = await self._set(yard, [_draft(request.entry, yard.namespace, "entry")], context)
+        return cache_pb2.SetResponse(expire_time=_time(stored.expires))
+
+    async def BatchSet(self, request: cache_pb2.BatchSetRequest, context: Context) -> cache_pb2.BatchSetResponse:
+        """
+        Store values.
+        """
+        yard = self._yard(request.namespace)
+        check_keys([entry.key for entry in request.entries], "entries")
+        drafts = [_draft(entry, yard.namespace, f"entries[{at}]") for at, entry in enumerate(request.entries)]
+        await self._set(yard, drafts, context)
+        return cache_pb2.BatchSetResponse()
+
+    async def Delete(self, request: cache_pb2.DeleteRequest, context: Context) -> cache_pb2.DeleteResponse:
+        """
+        Remove keys.
+        """
+        yard = self._yard(request.namespace)
+        check_keys(request.keys, "keys")
+        sequence, count = await self._store.delete(yard.namespace, request.keys)
+        self._changed(yard, sequence, tuple(request.keys), (), context)
+        return cache_pb2.DeleteResponse(deleted_count=count)
+
+    async def Touch(self, request: cache_pb2.TouchRequest, _context: Context) -> cache_pb2.TouchResponse:
+        """
+        Give a key a new time-to-live.
+        """
+        yard = self._yard(request.namespace)
+        check_key(request.key, "key")
+        ttl = yard.namespace.ttl(_seconds(request, "ttl"), "ttl")
+        expires = await self._store.touch(yard.namespace, request.key, ttl)
+        if expires is None:
+            raise NotFound("KEY_NOT_FOUND", f"{request.namespace}/{request.key}", "there is no such key, or no longer")
+        self._near.drop(yard.prefix() + request.key.encode(), "invalid")
+        return cache_pb2.TouchResponse(expire_time=_time(expires))
+
+    async def InvalidateTags(
+        self, request: cache_pb2.InvalidateTagsRequest, context: Context
+    ) -> cache_pb2.InvalidateTagsResponse:
+        """
+        Make what has one of the tags stale.
+        """
+        yard = self._yard(request.namespace)
+        check_keys(request.tags, "tags")
+        sequence = await self._store.invalidate(yard.namespace, request.tags)
+        self._changed(yard, sequence, (), tuple(request.tags), context)
+        return cache_pb2.InvalidateTagsResponse(sequence=sequence)
+
+    async def GetOrLease(self, request: cache_pb2.GetOrLeaseRequest, context: Context) -> cache_pb2.GetOrLeaseResponse:
+        """
+        The value of a key, or the lease to fill it.
+        """
+        yard = self._yard(request.namespace)
+        check_key(request.key, "key")
+        least, usual, most = _LEASE_SECONDS
+        wanted = _seconds(request, "lease_duration")
+        seconds = usual if wanted is None else wanted
+        if not least <= seconds <= most:
+            raise InvalidArgument.of("lease_duration", f"must be from {least * 1000:g} ms to {most:g} s")
+        near = self._kept(yard, request.key, Wish(0, fresh=False))
+        if near is not None:
+            return cache_pb2.GetOrLeaseResponse(entry=_entry(near[0]))
+        outcome = await self._store.get_or_lease(yard.namespace, request.key, int(seconds * 1000))
+        if isinstance(outcome, Hit):
+            value = outcome.value
+            yard.results["hit"] += 1
+            self._keep(yard, outcome.sequence, value)
+            _say(context, "shared", outcome.sequence)
+            return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
+        yard.results["miss"] += 1
+        if isinstance(outcome, Lease):
+            lease = cache_pb2.GetOrLeaseResponse.Lease(token=outcome.token, expire_time=_time(outcome.expires))
+            return cache_pb2.GetOrLeaseResponse(lease=lease)
+        # Asked again soon, because most fills take less than their lease.
+        delay = Duration()
+        delay.FromMilliseconds(max(1, min(outcome.milliseconds, 50)))
+        return cache_pb2.GetOrLeaseResponse(retry_delay=delay)
+
+    async def Fill(self, request: cache_pb2.FillRequest, context: Context) -> cache_pb2.FillResponse:
+        """
+        Store the value that a lease was given for.
+        """
+        yard = self._yard(request.namespace)
+        if not (request.lease_token.isascii() and request.lease_token.isdecimal() and len(request.lease_token) < 20):
+            raise InvalidArgument.of("lease_token", "must be the token of a lease that GetOrLease gave")
+        draft = _draft(request.entry, yard.namespace, "entry")
+        stored = await self._store.fill(yard.namespace, request.lease_token, draft)
+        self._changed(yard, stored.sequence, (draft.key,), (), context)
+        return cache_pb2.FillResponse(expire_time=_time(stored.expires))
+
+    async def Increment(self, request: cache_pb2.IncrementRequest, context: Context) -> cache_pb2.IncrementResponse:
+        """
+        Add to a counter.
+        """
+        yard = self._yard(request.namespace)
+        check_key(request.key, "key")
+        ttl = yard.namespace.ttl(_seconds(request, "ttl"), "ttl")
+        sequence, value = await self._store.increment(yard.namespace, request.key, request.delta or 1, ttl)
+        self._changed(yard, sequence, (request.key,), (), context)
+        return cache_pb2.IncrementResponse(value=value)
+
+    async def Scan(self, request: cache_pb2.ScanRequest, _context: Context) -> cache_pb2.ScanResponse:
+        """
+        Keys of a namespace.
+        """
+        yard = self._yard(request.namespace)
+        if request.key_prefix:
+            check_key(request.key_prefix, "key_prefix")
+        if request.page_size < 0:
+            raise InvalidArgument.of("page_size", "must not be negative")
+        usual, most = _PAGE
+        size = min(request.page_size or usual, most)
+        after = scans.position(request.namespace, request.key_prefix, request.page_token)
+        keys = await self._store.scan(yard.namespace, request.key_prefix, after, size + 1)
+        more = len(keys) > size
+        token = scans.token(request.namespace, request.key_prefix, keys[size - 1]) if more else ""
+        return cache_pb2.ScanResponse(keys=keys[:size], next_page_token=token)
+
+    async def Stats(self, request: cache_pb2.StatsRequest, _context: Context) -> cache_pb2.StatsResponse:
+        """
+        Counts and sizes of a namespace.
+        """
+        yard = self._yard(request.namespace)
+        sizes = await self._store.sizes(yard.namespace)
+        return cache_pb2.StatsResponse(
+            hits=yard.results["hit"],
+            misses=yard.results["miss"],
+            entries=sizes.entries,
+            bytes=sizes.bytes,
+            evictions=sizes.evicted,
+        )
+
+    async def Watch(self, request: cache_pb2.WatchRequest, _context: Context) -> AsyncIterator[cache_pb2.WatchResponse]:
+        """
+        What changes in a namespace.
+        """
+        yard = self._yard(request.namespace)
+        if not 0 <= request.start_sequence < _INT64:
+            raise InvalidArgument.of("start_sequence", "must not be negative")
+        async for event in yard.feed.watch(request.start_sequence, _HEARTBEAT_SECONDS, self._draining):
+            match event:
+                case Invalidation(sequence, keys, tags):
+                    change = cache_pb2.WatchResponse.Invalidation(sequence=sequence, keys=keys, tags=tags)
+                    yield cache_pb2.WatchResponse(invalidation=change)
+                case "applied", sequence:
+                    yield cache_pb2.WatchResponse(applied_sequence=sequence)
+                case _, sequence:
+                    yield cache_pb2.WatchResponse(discontinuity_sequence=sequence)
+
+    def _yard(self, name: str) -> Yard:
+        yard = self._yards.get(name)
+        if yard is None:
+            there = ", ".join(sorted(self._yards))
+            raise InvalidArgument.of(
+                "namespace", f"must be one that is configured: {there}", reason="UNKNOWN_NAMESPACE"
+            )
+        return yard
+
+    async def _get(self, yard: Yard, key: str, wanted: Wish, context: Context) -> Value | None:
+        near = self._kept(yard, key, wanted)
+        if near is not None:
+            value, revision = near
+            _say(context, "near", revision)
+            return value
+        found = await self._store.get(yard.namespace, [key])
+        (there,) = found.values
+        yard.results["miss" if there is None else "hit"] += 1
+        _say(context, "miss" if there is None else "shared", found.sequence)
+        if there is not None:
+            self._keep(yard, found.sequence, there)
+        return there
+
+    def _kept(self, yard: Yard, key: str, wanted: Wish) -> tuple[Value, int] | None:
+        """
+        The value in memory and the sequence that it reflects, if it is known to be true.
+        """
+        if not yard.namespace.near or wanted.fresh:
+            return None
+        near_key = yard.prefix() + key.encode()
+        entry = self._near.get(near_key)
+        if entry is None:
+            return None
+        coherence = yard.feed.coherence
+        if not coherence.valid(entry.revision, entry.tags) or entry.expires <= time.time():
+            self._near.drop(near_key, "invalid")
+            return None
+        if not (coherence.live and coherence.reaches(wanted.minimum, entry.revision)):
+            return None
+        yard.results["hit"] += 1
+        tags = tuple(tag[2:] for tag in entry.tags[1:])
+        return Value(key, entry.value, tags, int(entry.expires * 1000)), entry.revision
+
+    def _keep(self, yard: Yard, sequence: int, value: Value) -> None:
+        tags = names((value.key,), value.tags)
+        if yard.namespace.near and yard.feed.coherence.valid(sequence, tags):
+            entry = Entry(value.value, sequence, tags, time.time(), value.expires / 1000)
+            self._near.put(yard.prefix() + value.key.encode(), entry)
+
+    async def _set(self, yard: Yard, drafts: Sequence[Draft], context: Context) -> Stored:
+        stored = await self._store.set(yard.namespace, drafts)
+        self._changed(yard, stored.sequence, tuple(draft.key for draft in drafts), (), context)
+        return stored
+
+    def _changed(
+        self, yard: Yard, sequence: int, keys: tuple[str, ...], tags: tuple[str, ...], context: Context
+    ) -> None:
+        """
+        What this process has written it knows at once; the others learn it from the log.
+        """
+        if yard.namespace.near:
+            yard.feed.coherence.touch(sequence, [(name, False) for name in names(keys, tags)])
+        context.set_trailing_metadata((("x-revision", str(sequence)),))
+
+
+def _say(context: Context, level: str, sequence: int) -> None:
+    context.set_trailing_metadata((("x-cache", level), ("x-revision", str(sequence))))
+
+
+def _draft(entry: cache_pb2.Entry, namespace: Namespace, field: str) -> Draft:
+    check_key(entry.key, f"{field}.key")
+    check_keys(entry.tags, f"{field}.tags", most=MOST_TAGS, least=0)
+    if len(entry.value) > namespace.most_value_bytes:
+        bound = namespace.most_value_bytes
+        raise InvalidArgument.of(
+            f"{field}.value", f"must be at most {bound:,} bytes in {namespace.id}: it is {len(entry.value):,}"
+        )
+    ttl = namespace.ttl(_seconds(entry, "ttl"), f"{field}.ttl")
+    return Draft(entry.key, entry.value, tuple(dict.fromkeys(entry.tags)), ttl)
+
+
+def _seconds(
+    message: cache_pb2.Entry | cache_pb2.TouchRequest | cache_pb2.IncrementRequest | cache_pb2.GetOrLeaseRequest,
+    field: str,
+) -> float | None:
+    if not message.HasField(field):  # type: ignore[arg-type] # each has the field that it is asked for
+        return None
+    found: Duration = getattr(message, field)
+    return found.seconds + found.nanos / 1e9
+
+
+def _entry(value: Value) -> cache_pb2.Entry:
+    return cache_pb2.Entry(key=value.key, value=value.value, tags=value.tags)
+
+
+def _time(milliseconds: int) -> Timestamp:
+    found = Timestamp()
+    found.FromDatetime(datetime.fromtimestamp(milliseconds / 1000, UTC))
+    return found

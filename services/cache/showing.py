@@ -1,0 +1,60 @@
+"""
+Where everything in this process stands, for Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.cache.metrics import CacheMetrics
+from services.cache.model.coherence import Coherence
+from services.cache.model.near import Near
+from services.cache.proxy.follower import Follower
+from services.cache.service.values import Yard
+from services.cache.store.shared import Shared
+
+
+def show(
+    metrics: CacheMetrics,
+    near: Near,
+    shared: Shared,
+    follower: Follower,
+    coherence: Coherence,
+    values: Mapping[str, Yard],
+) -> None:
+    """
+    Show where everything stands.
+
+    Args:
+        metrics: what shows it.
+        near, shared: the levels.
+        follower, coherence: the stream of changes.
+        values: the namespaces of the key-value cache.
+    """
+    valkey, compression = shared.valkey, shared.compression
+    metrics.evictions = near.evictions
+    metrics.namespaces = {name: yard.results for name, yard in values.items()}
+    metrics.gauges.update(
+        {
+            "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.size),
+            "modelyard_cache_near_entries": ("Entries in the near level", lambda: len(near)),
+            "modelyard_cache_breaker_open": ("Whether Valkey is left alone", lambda: not valkey.breaker.closed),
+            "modelyard_cache_stream_age_seconds": (
+                "Since the stream was last heard of: nothing served is staler than this and what is on its way",
+                lambda: coherence.age,
+            ),
+            "modelyard_cache_stream_revision": ("The revision applied last", lambda: coherence.applied),
+            "modelyard_cache_valkey_connections": ("Connections to Valkey in use", lambda: valkey.connections),
+        }
+    )
+    metrics.counters.update(
+        {
+            "modelyard_cache_invalidations": ("Changes that the stream has told", lambda: follower.changes),
+            "modelyard_cache_stream_breaks": ("Streams that have ended", lambda: follower.breaks),
+            "modelyard_cache_breaker_opened": ("Times that Valkey stopped answering", lambda: valkey.breaker.opened),
+            "modelyard_cache_valkey_unreachable": ("Commands without an answer", lambda: valkey.unreachable),
+            "modelyard_cache_valkey_refused": ("Commands that Valkey refused", lambda: valkey.refused),
+            "modelyard_cache_compression_in_bytes": ("Before compression", lambda: compression.bytes_in),
+            "modelyard_cache_compression_out_bytes": ("After compression", lambda: compression.bytes_out),
+        }
+    )

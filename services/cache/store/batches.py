@@ -1,0 +1,79 @@
+"""
+Concurrent gets share a round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from services.cache.store.valkey import Refused, Unreachable, Valkey
+
+# Round trips under way at once, and keys in one. Measured by `make bench-cache`, docs/adr/0013.
+_LANES = 2
+_MOST_KEYS = 64
+
+
+class Gets:
+    """
+    Gets values: what is asked for while the lanes are busy goes together with the next round trip.
+
+    A caller that gives up leaves the round trip alone, so that no answer can reach another caller than its own.
+
+    Args:
+        valkey: where the values are.
+    """
+
+    def __init__(self, valkey: Valkey) -> None:
+        self._valkey = valkey
+        self._waiting: deque[tuple[bytes, asyncio.Future[bytes | None]]] = deque()
+        self._lanes: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: bytes) -> bytes | None:
+        """
+        The value of *key*; None when there is none.
+
+        Raises:
+            Unreachable, Refused: as `Valkey.run`.
+        """
+        answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, answer))
+        if len(self._lanes) < _LANES:
+            lane = asyncio.create_task(self._work())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
+        return await answer
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_KEYS))]
+            batch = [(key, answer) for key, answer in batch if not answer.done()]
+            if not batch:
+                continue
+            try:
+                values = await self._values([key for key, _ in batch])
+            except (Unreachable, Refused) as error:
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(type(error)(*error.args))
+                continue
+            for (_, answer), value in zip(batch, values, strict=True):
+                if not answer.done():
+                    answer.set_result(value if isinstance(value, bytes) else None)
+
+    async def _values(self, keys: list[bytes]) -> list[Any]:
+        if len(keys) == 1:
+            return [await self._valkey.run(lambda client: client.get(keys[0]))]
+        if self._valkey.cluster:
+            return await self._valkey.run(lambda client: _pipelined(client, keys))
+        found: list[Any] = await self._valkey.run(lambda client: client.mget(keys))
+        return found
+
+
+async def _pipelined(client: Any, keys: list[bytes]) -> list[Any]:
+    pipeline = client.pipeline()
+    for key in keys:
+        pipeline.get(key)
+    found: list[Any] = await pipeline.execute(raise_on_error=False)
+    return found

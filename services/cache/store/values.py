@@ -1,0 +1,223 @@
+"""
+The key-value cache in Valkey. The steps themselves are in scripts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from services.cache.model.namespaces import Namespace
+from services.cache.model.values import Draft, Found, Hit, Invalidation, Lease, Log, Sizes, Stored, Value, Wait
+from services.cache.store import scripts
+from services.cache.store.valkey import Full, Refused, Script, Unreachable, Valkey
+from services.chassis.errors import Aborted, FailedPrecondition, ResourceExhausted, Unavailable
+
+T = TypeVar("T")
+_LOG_PAGE = 1000
+_BLOCK_MILLISECONDS = 400
+
+
+class ValueStore:
+    """
+    Values by namespace and key.
+
+    Every method raises `Unavailable` when Valkey does not answer, and `ResourceExhausted` when it has no memory left.
+
+    Args:
+        valkey: the connection.
+        prefix: what the keys begin with: one for each suite that uses the same Valkey.
+    """
+
+    def __init__(self, valkey: Valkey, prefix: str) -> None:
+        self._valkey = valkey
+        self._prefix = prefix
+
+    async def get(self, namespace: Namespace, keys: Sequence[str]) -> Found:
+        """
+        The values of *keys*.
+        """
+
+        def read(answer: Any) -> Found:
+            sequence, *found = answer
+            values = [None if one is None else _value(one, key) for one, key in zip(found, keys, strict=True)]
+            return Found(int(sequence), values)
+
+        return await self._run(scripts.GET, namespace, read, *keys)
+
+    async def set(self, namespace: Namespace, drafts: Sequence[Draft]) -> Stored:
+        """
+        Store values: all of them or none.
+
+        Raises:
+            ResourceExhausted: the namespace's quota is used up.
+        """
+        arguments = [part for draft in drafts for part in (draft.key, draft.value, draft.ttl, "\n".join(draft.tags))]
+        return await self._run(scripts.SET, namespace, _stored, namespace.most_bytes, *arguments)
+
+    async def delete(self, namespace: Namespace, keys: Sequence[str]) -> tuple[int, int]:
+        """
+        Remove *keys*: the sequence, and how many there were.
+        """
+        return await self._run(scripts.DELETE, namespace, _two_integers, *keys)
+
+    async def touch(self, namespace: Namespace, key: str, ttl: int) -> int | None:
+        """
+        Give *key* a new time-to-live: when it expires, in ms since the epoch, or None where there is none.
+        """
+        return await self._run(scripts.TOUCH, namespace, lambda found: None if found is None else int(found), key, ttl)
+
+    async def invalidate(self, namespace: Namespace, tags: Sequence[str]) -> int:
+        """
+        Make every entry with one of *tags* stale: the sequence.
+        """
+        return await self._run(scripts.INVALIDATE, namespace, int, int(namespace.most_ttl_seconds * 1000), *tags)
+
+    async def get_or_lease(self, namespace: Namespace, key: str, milliseconds: int) -> Hit | Lease | Wait:
+        """
+        The value of *key*, or the lease to fill it, or how long somebody else may take.
+        """
+
+        def read(answer: Any) -> Hit | Lease | Wait:
+            match answer:
+                case [b"entry", sequence, found]:
+                    return Hit(int(sequence), _value(found, key))
+                case [b"lease", token, expires]:
+                    return Lease(str(int(token)), int(expires))
+                case [b"wait", left]:
+                    return Wait(int(left))
+            raise ValueError("neither an entry nor a lease")
+
+        return await self._run(scripts.GET_OR_LEASE, namespace, read, key, milliseconds)
+
+    async def fill(self, namespace: Namespace, token: str, draft: Draft) -> Stored:
+        """
+        Store the value that a lease was given for.
+
+        Raises:
+            Aborted: the lease was lost.
+            ResourceExhausted: the namespace's quota is used up.
+        """
+        entry = (draft.key, draft.value, draft.ttl, "\n".join(draft.tags))
+        return await self._run(scripts.FILL, namespace, _stored, namespace.most_bytes, token, *entry)
+
+    async def increment(self, namespace: Namespace, key: str, delta: int, ttl: int) -> tuple[int, int]:
+        """
+        Add to a counter: the sequence, and its new value.
+
+        Raises:
+            FailedPrecondition: it is none, or would overflow.
+            ResourceExhausted: the namespace's quota is used up.
+        """
+        return await self._run(scripts.INCREMENT, namespace, _two_integers, namespace.most_bytes, key, delta, ttl)
+
+    async def scan(self, namespace: Namespace, prefix: str, after: str, most: int) -> list[str]:
+        """
+        Keys in order.
+
+        Args:
+            prefix: of the keys.
+            after: the key after which to begin; empty for the beginning.
+            most: how many.
+        """
+        begin = f"({after}" if after else f"[{prefix}" if prefix else "-"
+        # Keys are ASCII: no byte of one is above 0x7f.
+        end = f"({prefix}\x7f" if prefix else "+"
+        return await self._run(scripts.SCAN, namespace, lambda found: [key.decode() for key in found], begin, end, most)
+
+    async def sizes(self, namespace: Namespace) -> Sizes:
+        """
+        What the namespace holds.
+        """
+        return await self._run(scripts.STATS, namespace, lambda found: Sizes(*map(int, found)))
+
+    async def log(self, namespace: Namespace, after: int) -> Log:
+        """
+        What changed after a sequence.
+        """
+
+        def read(answer: Any) -> Log:
+            epoch, head, kept, found = answer
+            events = [_invalidation(int(sequence), fields) for sequence, fields in found]
+            return Log(int(epoch), int(head), int(kept), events, len(events) < _LOG_PAGE)
+
+        return await self._run(scripts.LOG, namespace, read, after, _LOG_PAGE)
+
+    async def wait(self, namespace: Namespace, after: int) -> None:
+        """
+        Return when something has changed after a sequence, or after a while.
+        """
+        log = self._base(namespace) + b":log"
+        try:
+            await self._valkey.run(
+                lambda client: client.xread({log: f"{after}-0"}, count=1, block=_BLOCK_MILLISECONDS),
+                timeout=2 * _BLOCK_MILLISECONDS / 1000,
+            )
+        except (Unreachable, Refused) as error:
+            _translate(error)
+
+    def _base(self, namespace: Namespace) -> bytes:
+        # In braces: all keys of a namespace are in one hash slot, where scripts can use them together.
+        return f"{self._prefix}:v:{{{namespace.id}}}".encode()
+
+    async def _run(
+        self, script: Script, namespace: Namespace, read: Callable[[Any], T], *arguments: bytes | int | str
+    ) -> T:
+        base = self._base(namespace)
+        try:
+            answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments])
+        except (Unreachable, Refused) as error:
+            _translate(error)
+        _check(answer, namespace)
+        try:
+            found = read(answer)
+        except (ValueError, TypeError, AttributeError) as error:
+            self._valkey.doubt()
+            raise Unavailable("SHARED_STORE", "what the shared store says makes no sense", retry_after=0.5) from error
+        self._valkey.trust()
+        return found
+
+
+def _translate(error: Unreachable | Refused) -> NoReturn:
+    if isinstance(error, Full):
+        raise ResourceExhausted("CACHE_FULL", "Valkey has no memory left", retry_after=1.0) from error
+    message = "the shared store does not answer" if isinstance(error, Unreachable) else f"the shared store: {error}"
+    raise Unavailable("SHARED_STORE", message, retry_after=0.5) from error
+
+
+def _check(answer: Any, namespace: Namespace) -> None:
+    match answer:
+        case b"QUOTA":
+            raise ResourceExhausted(
+                "CACHE_QUOTA",
+                f"the quota of {namespace.id}, {namespace.most_bytes:,} bytes, is used up",
+                metadata={"namespace": namespace.id},
+            )
+        case b"LOST":
+            raise Aborted("LEASE_LOST", "the lease has ended, or the key was set or invalidated since: ask again")
+        case b"NAN":
+            raise FailedPrecondition("NOT_A_COUNTER", "the key holds something else than a whole number")
+        case b"OVERFLOW":
+            raise FailedPrecondition("OVERFLOW", "the counter would leave the range of int64")
+
+
+def _stored(answer: Any) -> Stored:
+    return Stored(*_two_integers(answer))
+
+
+def _two_integers(answer: Any) -> tuple[int, int]:
+    first, second = answer
+    return int(first), int(second)
+
+
+def _value(found: Any, wanted: str) -> Value:
+    key, value, tags, expires = found
+    if key != wanted.encode() or not isinstance(value, bytes):
+        raise ValueError("the answer to another question")
+    return Value(wanted, value, tuple(tags.decode().split("\n")) if tags else (), int(expires))
+
+
+def _invalidation(sequence: int, fields: list[bytes]) -> Invalidation:
+    pairs = list(zip(fields[::2], fields[1::2], strict=True))
+    keys = tuple(name.decode() for kind, name in pairs if kind == b"k")
+    return Invalidation(sequence, keys, tuple(name.decode() for kind, name in pairs if kind == b"t"))

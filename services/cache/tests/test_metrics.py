@@ -1,0 +1,122 @@
+"""
+The cache seen from outside: what Prometheus is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import pytest
+
+from modelyard.cache.v1 import cache_pb2 as pb
+from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
+from services.cache.tests.yard import Backend, Cache, Origin, running
+
+
+@pytest.fixture
+async def other(target: str, store: Backend) -> AsyncIterator[Cache]:
+    """
+    A process that keeps nothing in memory.
+    """
+    async with running(target, store, MODELYARD_CACHE_NEAR_BYTES="0") as found:
+        yield found
+
+
+async def until(found: Callable[[], bool]) -> None:
+    """
+    Wait for what happens in the background.
+    """
+    async with asyncio.timeout(5):
+        while not found():
+            await asyncio.sleep(0.02)
+
+
+async def test_reads_by_what_answered_them(cache: Cache, other: Cache, origin: Origin) -> None:
+    """
+    Hits are counted by level and class, and so are misses, bypasses, loads and waits.
+    """
+    await cache.warm()
+    before = cache.number("modelyard_cache_reads_total", class_="models", result="near")
+    await cache.read()
+    await cache.read(cache_control="no-cache")
+    assert cache.number("modelyard_cache_reads_total", class_="models", result="near") == before + 1
+    assert cache.number("modelyard_cache_reads_total", class_="models", result="bypass") >= 1
+    assert cache.number("modelyard_cache_reads_total", class_="models", result="miss") == 1
+    await until(lambda: other.number("modelyard_cache_stream_age_seconds") < 1)
+    assert (await other.read()).cache == "shared"
+    assert other.number("modelyard_cache_reads_total", class_="models", result="shared") == 1
+    assert other.number("modelyard_cache_loads_total", class_="models") == 0
+    loads = cache.number("modelyard_cache_loads_total", class_="models")
+    origin.gate.clear()
+    origin.owners["namespaces/default/models/n"] = "n"
+    reads = [asyncio.create_task(cache.read("namespaces/default/models/n")) for _ in range(5)]
+    await until(lambda: cache.number("modelyard_cache_waits_total", class_="models") == 4)
+    origin.gate.set()
+    await asyncio.gather(*reads)
+    assert cache.number("modelyard_cache_loads_total", class_="models") == loads + 1
+
+
+async def test_stale_answers_and_absences(cache: Cache, origin: Origin, target: str, store: Backend) -> None:
+    """
+    Answers past their time are counted, and so is every NOT_FOUND that was kept.
+    """
+    async with running(target, store, MODELYARD_CACHE_TTL_MODELS_SECONDS="0.2") as brief:
+        await brief.warm()
+        origin.away = True
+        await asyncio.sleep(0.3)
+        assert (await brief.read()).cache == "stale"
+        assert brief.number("modelyard_cache_reads_total", class_="models", result="stale") == 1
+    origin.away = False
+    await cache.warm()
+    origin.owners.pop("namespaces/default/models/none", None)
+    origin.owners["namespaces/default/models/none"] = None  # type: ignore[assignment]
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await cache.read("namespaces/default/models/none")
+    assert cache.number("modelyard_cache_absent_total", class_="models") == 2
+
+
+async def test_what_changes(cache: Cache, origin: Origin) -> None:
+    """
+    Invalidations, the revision and the age of the stream, and evictions with their cause.
+    """
+    await cache.warm()
+    revision = await origin.write("second")
+    await until(lambda: cache.number("modelyard_cache_stream_revision") == revision)
+    assert cache.number("modelyard_cache_invalidations_total") == 1
+    assert cache.number("modelyard_cache_stream_age_seconds") < 2
+    await cache.read()
+    assert cache.number("modelyard_cache_near_evictions_total", cause="invalid") == 1
+    breaks = cache.number("modelyard_cache_stream_breaks_total")
+    await origin.break_streams()
+    await until(lambda: cache.number("modelyard_cache_stream_breaks_total") == breaks + 1)
+
+
+async def test_what_is_kept(cache: Cache, origin: Origin) -> None:
+    """
+    Entries and bytes in memory, connections to Valkey, and what compression saves.
+    """
+    origin.size = 5000
+    await cache.warm()
+    assert cache.number("modelyard_cache_near_entries") == 1
+    assert cache.number("modelyard_cache_near_bytes") > 5000
+    assert cache.number("modelyard_cache_valkey_connections") >= 1
+    assert cache.number("modelyard_cache_breaker_open") == 0
+    before, after = (cache.number(f"modelyard_cache_compression_{way}_bytes_total") for way in ("in", "out"))
+    assert before > 5000
+    assert after < before / 10
+
+
+async def test_values_by_namespace(cache: Cache) -> None:
+    """
+    Hits and misses of the key-value cache are counted by namespace.
+    """
+    stub = KeyValueServiceStub(cache.channel)
+    await stub.Set(pb.SetRequest(namespace="sessions", entry=pb.Entry(key="a", value=b"x")))
+    await stub.Get(pb.GetRequest(namespace="sessions", key="a"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Get(pb.GetRequest(namespace="sessions", key="b"))
+    for result in ("hit", "miss"):
+        assert cache.number("modelyard_cache_values_total", namespace="sessions", result=result) == 1

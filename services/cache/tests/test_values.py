@@ -1,0 +1,514 @@
+"""
+The key-value cache, on one Valkey and on a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from modelyard.cache.v1 import cache_pb2 as pb
+from modelyard.cache.v1 import cache_pb2_grpc
+from services.cache.model.namespaces import parse
+from services.cache.tests.yard import Backend, Cache, running
+
+SMALL = """
+[small]
+ttl_seconds = 60
+most_ttl_seconds = 120
+most_value_bytes = 1000
+most_bytes = 20_000
+near = false
+
+[close]
+ttl_seconds = 60
+most_ttl_seconds = 120
+most_value_bytes = 1000
+most_bytes = 1_000_000
+near = true
+"""
+
+
+class Values:
+    """
+    The key-value service of a cache.
+    """
+
+    def __init__(self, cache: Cache, namespace: str = "small") -> None:
+        self.stub: Any = cache_pb2_grpc.KeyValueServiceStub(cache.channel)
+        self.namespace = namespace
+
+    async def set(self, key: str, value: bytes, tags: Iterable[str] = (), ttl: float | None = None) -> None:
+        """
+        Store a value.
+        """
+        entry = pb.Entry(key=key, value=value, tags=tags, ttl=None if ttl is None else seconds(ttl))
+        await self.stub.Set(pb.SetRequest(namespace=self.namespace, entry=entry))
+
+    async def get(self, key: str, **metadata: str) -> tuple[bytes | None, str]:
+        """
+        The value of a key, and where it came from.
+        """
+        pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
+        call = self.stub.Get(pb.GetRequest(namespace=self.namespace, key=key), metadata=pairs)
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return None, "miss"
+        return answer.entry.value, next(str(value) for key, value in await call.trailing_metadata() if key == "x-cache")
+
+    async def lease(self, key: str, duration: float = 5) -> pb.GetOrLeaseResponse:
+        """
+        The value of a key, or a lease.
+        """
+        request = pb.GetOrLeaseRequest(namespace=self.namespace, key=key, lease_duration=seconds(duration))
+        found: pb.GetOrLeaseResponse = await self.stub.GetOrLease(request)
+        return found
+
+    async def fill(self, key: str, token: str, value: bytes, tags: Iterable[str] = ()) -> None:
+        """
+        Use a lease.
+        """
+        entry = pb.Entry(key=key, value=value, tags=tags)
+        await self.stub.Fill(pb.FillRequest(namespace=self.namespace, lease_token=token, entry=entry))
+
+    async def invalidate(self, *tags: str) -> int:
+        """
+        Make what has the tags stale.
+        """
+        answer = await self.stub.InvalidateTags(pb.InvalidateTagsRequest(namespace=self.namespace, tags=tags))
+        return int(answer.sequence)
+
+    async def increment(self, key: str, delta: int = 0) -> int:
+        """
+        Add to a counter.
+        """
+        request = pb.IncrementRequest(namespace=self.namespace, key=key, delta=delta)
+        return int((await self.stub.Increment(request)).value)
+
+    async def stats(self) -> pb.StatsResponse:
+        """
+        What the namespace holds.
+        """
+        found: pb.StatsResponse = await self.stub.Stats(pb.StatsRequest(namespace=self.namespace))
+        return found
+
+
+def seconds(number: float) -> Duration:
+    """
+    A duration.
+    """
+    found = Duration()
+    found.FromNanoseconds(int(number * 1e9))
+    return found
+
+
+async def code(call: Any) -> tuple[str, str]:
+    """
+    The status and the reason with which a call fails.
+    """
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    trailing: Any = failed.value.trailing_metadata() or ()
+    details = dict(trailing).get("grpc-status-details-bin", b"")
+    reasons = ("KEY_NOT_FOUND", "CACHE_QUOTA", "LEASE_LOST", "NOT_A_COUNTER", "OVERFLOW", "UNKNOWN_NAMESPACE")
+    return failed.value.code().name, next((reason for reason in reasons if reason.encode() in details), "")
+
+
+@pytest.fixture
+def namespaces(tmp_path: Path) -> str:
+    """
+    The file of the namespaces.
+    """
+    path = tmp_path / "namespaces.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+async def cached(target: str, store: Backend, namespaces: str) -> AsyncIterator[Cache]:
+    """
+    A cache with the namespaces.
+    """
+    async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as found:
+        yield found
+
+
+@pytest.fixture
+async def other(cached: Cache, target: str, store: Backend, namespaces: str) -> AsyncIterator[Cache]:
+    """
+    Another process of the same cache.
+    """
+    async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as found:
+        yield found
+
+
+@pytest.fixture
+def values(cached: Cache) -> Values:
+    """
+    The namespace that is kept in Valkey alone.
+    """
+    return Values(cached)
+
+
+async def test_a_value_comes_back(values: Values) -> None:
+    """
+    What was set is got, with its tags and when it expires, until it is deleted.
+    """
+    value = os.urandom(500)
+    await values.set("a/b:c", value, ["user:1"])
+    answer = await values.stub.Get(pb.GetRequest(namespace="small", key="a/b:c"))
+    assert (answer.entry.value, list(answer.entry.tags)) == (value, ["user:1"])
+    assert answer.HasField("expire_time")
+    deleted = await values.stub.Delete(pb.DeleteRequest(namespace="small", keys=["a/b:c", "none"]))
+    assert deleted.deleted_count == 1
+    assert await code(values.stub.Get(pb.GetRequest(namespace="small", key="a/b:c"))) == ("NOT_FOUND", "KEY_NOT_FOUND")
+
+
+async def test_values_expire(values: Values) -> None:
+    """
+    A value is gone after its time, whether its own, its namespace's or a touched one.
+    """
+    await values.set("short", b"1", ttl=0.2)
+    await values.set("touched", b"1", ttl=0.2)
+    await values.stub.Touch(pb.TouchRequest(namespace="small", key="touched", ttl=seconds(60)))
+    await asyncio.sleep(0.3)
+    assert (await values.get("short"))[0] is None
+    assert (await values.get("touched"))[0] == b"1"
+    touch = values.stub.Touch(pb.TouchRequest(namespace="small", key="short"))
+    assert await code(touch) == ("NOT_FOUND", "KEY_NOT_FOUND")
+
+
+async def test_many_at_once(values: Values) -> None:
+    """
+    A batch is stored and read in one call, in the order of the keys and without those that are not there.
+    """
+    entries = [pb.Entry(key=f"k{number}", value=str(number).encode()) for number in range(30)]
+    await values.stub.BatchSet(pb.BatchSetRequest(namespace="small", entries=entries))
+    keys = [f"k{number}" for number in range(40, -1, -1)]
+    found = await values.stub.BatchGet(pb.BatchGetRequest(namespace="small", keys=keys))
+    assert [entry.key for entry in found.entries] == [f"k{number}" for number in range(29, -1, -1)]
+
+
+async def test_a_batch_with_a_bad_entry_stores_none(values: Values) -> None:
+    """
+    One entry that is too large for the namespace keeps the others out, too, and is named.
+    """
+    entries = [pb.Entry(key="good", value=b"1"), pb.Entry(key="bad", value=b"x" * 1001)]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await values.stub.BatchSet(pb.BatchSetRequest(namespace="small", entries=entries))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "entries[1].value" in str(refused.value.trailing_metadata())
+    assert (await values.get("good"))[0] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field"),
+    [
+        ("Get", pb.GetRequest(namespace="small", key="a b"), "key"),
+        ("Get", pb.GetRequest(namespace="small", key=""), "key"),
+        ("Get", pb.GetRequest(namespace="small", key="é"), "key"),
+        ("Get", pb.GetRequest(namespace="small", key="k" * 513), "key"),
+        ("Get", pb.GetRequest(namespace="nowhere", key="k"), "namespace"),
+        ("BatchGet", pb.BatchGetRequest(namespace="small"), "keys"),
+        ("BatchGet", pb.BatchGetRequest(namespace="small", keys=["k"] * 1001), "keys"),
+        ("Set", pb.SetRequest(namespace="small", entry=pb.Entry(key="k", tags=["t"] * 17)), "entry.tags"),
+        ("Set", pb.SetRequest(namespace="small", entry=pb.Entry(key="k", ttl=seconds(121))), "entry.ttl"),
+        ("Set", pb.SetRequest(namespace="small", entry=pb.Entry(key="k", ttl=seconds(0))), "entry.ttl"),
+        ("InvalidateTags", pb.InvalidateTagsRequest(namespace="small", tags=["a\n"]), "tags[0]"),
+        ("GetOrLease", pb.GetOrLeaseRequest(namespace="small", key="k", lease_duration=seconds(61)), "lease_duration"),
+        ("Fill", pb.FillRequest(namespace="small", lease_token="x", entry=pb.Entry(key="k")), "lease_token"),
+        ("Scan", pb.ScanRequest(namespace="small", page_size=-1), "page_size"),
+        ("Scan", pb.ScanRequest(namespace="small", page_token="x"), "page_token"),
+    ],
+)
+async def test_bad_input_is_named(values: Values, method: str, request_: Any, field: str) -> None:
+    """
+    What is wrong with a request is INVALID_ARGUMENT with the name of the field.
+    """
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await getattr(values.stub, method)(request_)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in str(refused.value.trailing_metadata())
+
+
+async def test_all_of_a_user_in_one_call(values: Values) -> None:
+    """
+    InvalidateTags ends every value with the tag, and nothing that comes later or has another one.
+    """
+    for number in range(20):
+        await values.set(f"session-{number}", b"s", [f"user:{number % 2}", "all"])
+    await values.invalidate("user:0")
+    left = [number for number in range(20) if (await values.get(f"session-{number}"))[0]]
+    assert left == list(range(1, 20, 2))
+    await values.set("session-0", b"again", ["user:0", "all"])
+    assert (await values.get("session-0"))[0] == b"again"
+    assert (await values.stats()).entries >= 11
+
+
+async def test_a_quota_answers(values: Values) -> None:
+    """
+    A full namespace refuses what is new with CACHE_QUOTA, and takes it when something has gone or expired.
+    """
+    stored, most = 0, 20_000 // 900
+    for number in range(5):
+        await values.set(f"k{number}", b"x" * 900, ttl=1)
+    refused = ("", "")
+    for stored in range(5, most + 1):
+        try:
+            await values.set(f"k{stored}", b"x" * 900)
+        except grpc.aio.AioRpcError:
+            refused = await code(values.set(f"k{stored}", b"x" * 900))
+            break
+    assert refused == ("RESOURCE_EXHAUSTED", "CACHE_QUOTA")
+    assert stored > 5
+    stats = await values.stats()
+    assert (stats.entries, stats.bytes <= 20_000) == (stored, True)
+    # The same size under the same key needs no more room.
+    await values.set("k6", b"y" * 900)
+    await values.stub.Delete(pb.DeleteRequest(namespace="small", keys=["k6"]))
+    await values.set("new", b"x" * 900)
+    await asyncio.sleep(1.1)
+    for number in range(5):
+        await values.set(f"later-{number}", b"x" * 900)
+    assert (await values.stats()).evictions == 5
+
+
+async def test_one_caller_gets_the_lease(values: Values) -> None:
+    """
+    Of many callers of a missing key one gets a lease, the others are told when to ask again, and then get its value.
+    """
+    outcomes = await asyncio.gather(*(values.lease("cold") for _ in range(30)))
+    leases = [each.lease for each in outcomes if each.WhichOneof("outcome") == "lease"]
+    assert len(leases) == 1
+    assert all(each.retry_delay.nanos > 0 for each in outcomes if each.WhichOneof("outcome") == "retry_delay")
+    await values.fill("cold", leases[0].token, b"filled")
+    assert (await values.lease("cold")).entry.value == b"filled"
+
+
+async def test_an_overtaken_filler_writes_nothing(values: Values) -> None:
+    """
+    A lease is lost when it ends, when the key is set or deleted, when a tag of the value is invalidated, and when it
+    was used.
+    """
+
+    async def ended(key: str, token: str) -> None:
+        await asyncio.sleep(0.1)
+
+    async def set_since(key: str, token: str) -> None:
+        await values.set(key, b"newer")
+
+    async def deleted(key: str, token: str) -> None:
+        await values.stub.Delete(pb.DeleteRequest(namespace="small", keys=[key]))
+
+    async def invalidated(key: str, token: str) -> None:
+        await values.invalidate("tag")
+
+    async def used(key: str, token: str) -> None:
+        await values.fill(key, token, b"newer")
+
+    async def leased_again(key: str, token: str) -> None:
+        await asyncio.sleep(0.1)
+        assert (await values.lease(key)).lease.token > token
+
+    for overtake in (ended, set_since, deleted, invalidated, used, leased_again):
+        key = overtake.__name__
+        token = (await values.lease(key, 0.05 if overtake in (ended, leased_again) else 5)).lease.token
+        await overtake(key, token)
+        fill = values.fill(key, token, b"old", ["tag"])
+        assert await code(fill) == ("ABORTED", "LEASE_LOST"), key
+        assert (await values.get(key))[0] in (None, b"newer")
+
+
+async def test_counters(values: Values) -> None:
+    """
+    Concurrent increments add up exactly; a value that is no number is refused, and so is an overflow.
+    """
+    await asyncio.gather(*(values.increment("counter", delta) for delta in (1, 2, -3, 0) for _ in range(25)))
+    assert await values.increment("counter", 5) == 30
+    assert (await values.get("counter"))[0] == b"30"
+    await values.set("text", b"no number")
+    assert await code(values.increment("text")) == ("FAILED_PRECONDITION", "NOT_A_COUNTER")
+    await values.set("large", str(2**63 - 1).encode())
+    assert await code(values.increment("large")) == ("FAILED_PRECONDITION", "OVERFLOW")
+    assert (await values.get("large"))[0] == str(2**63 - 1).encode()
+
+
+async def test_scans_go_through_pages(values: Values) -> None:
+    """
+    Pages hold what was asked for, in order, each key once, and a token is good for its own scan only.
+    """
+    keys = sorted([f"user:{number}" for number in range(25)] + ["user", "usfs", "other"])
+    for key in keys:
+        await values.set(key, b"")
+    await values.set("user:gone", b"", ttl=0.01)
+    await asyncio.sleep(0.05)
+    found: list[str] = []
+    token = ""
+    while True:
+        request = pb.ScanRequest(namespace="small", key_prefix="user", page_size=7, page_token=token)
+        page = await values.stub.Scan(request)
+        assert len(page.keys) <= 7
+        found += page.keys
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == [key for key in keys if key.startswith("user")]
+    first = await values.stub.Scan(pb.ScanRequest(namespace="small", page_size=2))
+    assert list(first.keys) == keys[:2]
+    wrong = pb.ScanRequest(namespace="small", key_prefix="user", page_token=first.next_page_token)
+    assert (await code(values.stub.Scan(wrong)))[0] == "INVALID_ARGUMENT"
+
+
+async def test_a_lost_namespace_is_empty(values: Values, store: Backend) -> None:
+    """
+    Whichever part of a namespace Valkey loses, no invalidated value comes back, and no writing fails.
+    """
+    for part in ("meta", "tags", "names", "sizes", "ends", "log"):
+        await values.set("revoked", b"1", ["user:1"])
+        await values.invalidate("user:1")
+        with store.client() as client:
+            client.delete(b"modelyard:v:{small}:" + part.encode())
+        assert (await values.get("revoked"))[0] is None, part
+        await values.set("new", b"2", ["user:1"])
+        assert (await values.get("new"))[0] == b"2", part
+
+
+async def test_reads_from_memory_follow_the_other_processes(cached: Cache, other: Cache) -> None:
+    """
+    A namespace that is kept in memory serves from there, and a change by another process is seen when its log has told.
+    """
+    mine, theirs = Values(cached, "close"), Values(other, "close")
+    await mine.set("k", b"first", ["tag"])
+    assert await mine.get("k") == (b"first", "shared")
+    assert await mine.get("k") == (b"first", "near")
+    for change, after in (
+        (theirs.set("k", b"second", ["tag"]), b"second"),
+        (theirs.invalidate("tag"), None),
+        (theirs.set("k", b"third"), b"third"),
+    ):
+        await change
+        async with asyncio.timeout(5):
+            while (await mine.get("k"))[0] != after:
+                await asyncio.sleep(0.005)
+        assert {(await mine.get("k"))[0] for _ in range(20)} == {after}
+
+
+async def test_a_writer_reads_what_it_wrote(cached: Cache, other: Cache) -> None:
+    """
+    In its own process at once; in another one with the sequence of its write as `x-min-revision`.
+    """
+    mine, theirs = Values(cached, "close"), Values(other, "close")
+    for number in range(50):
+        value = str(number).encode()
+        entry = pb.Entry(key="k", value=value)
+        call = mine.stub.Set(pb.SetRequest(namespace="close", entry=entry))
+        await call
+        sequence = str(dict(await call.trailing_metadata())["x-revision"])
+        assert (await theirs.get("k", x_min_revision=sequence))[0] == value
+        assert (await mine.get("k"))[0] == value
+
+
+async def test_watch_tells_every_change_once(values: Values, cached: Cache) -> None:
+    """
+    A watch tells what was set, deleted and invalidated, in order, and goes on where it was after a break.
+    """
+    sequence = await values.invalidate("begin")
+    told: list[tuple[str, ...]] = []
+    want = 12
+
+    async def watch(until: int) -> None:
+        nonlocal sequence
+        async with asyncio.timeout(10):
+            stream = values.stub.Watch(pb.WatchRequest(namespace="small", start_sequence=sequence + 1))
+            async for event in stream:
+                match event.WhichOneof("event"):
+                    case "invalidation":
+                        sequence = event.invalidation.sequence
+                        told.append((*event.invalidation.keys, *event.invalidation.tags))
+                    case "discontinuity_sequence":
+                        raise AssertionError("nothing was cut off")
+                if len(told) >= until:
+                    stream.cancel()
+                    return
+
+    first = asyncio.create_task(watch(5))
+    expected: list[tuple[str, ...]] = []
+    for number in range(want // 3):
+        await values.set(f"k{number}", b"1")
+        await values.stub.Delete(pb.DeleteRequest(namespace="small", keys=[f"k{number}", "x"]))
+        await values.invalidate("t1", "t2")
+        expected += [(f"k{number}",), (f"k{number}", "x"), ("t1", "t2")]
+    await first
+    await watch(want)
+    assert told == expected
+
+
+async def test_watch_says_what_it_cannot_tell(values: Values, store: Backend) -> None:
+    """
+    A watch that asks for more than the log holds, or whose log is lost, is told of a discontinuity.
+    """
+    await values.set("k", b"1")
+
+    async def first(start: int) -> str:
+        stream = values.stub.Watch(pb.WatchRequest(namespace="small", start_sequence=start), timeout=10)
+        async for event in stream:
+            stream.cancel()
+            return str(event.WhichOneof("event"))
+        raise AssertionError("it ended")
+
+    assert await first(1) == "discontinuity_sequence"
+    assert await first(0) == "applied_sequence"
+    stream = values.stub.Watch(pb.WatchRequest(namespace="small"), timeout=10)
+    events: list[str] = []
+    async for event in stream:
+        events.append(str(event.WhichOneof("event")))
+        if events[-1] == "discontinuity_sequence":
+            stream.cancel()
+            break
+        with store.client() as client:
+            client.flushall()
+    await values.set("k", b"2")
+    assert events[-1] == "discontinuity_sequence"
+
+
+async def test_without_valkey_it_says_so(target: str, namespaces: str) -> None:
+    """
+    What neither memory nor Valkey can answer is UNAVAILABLE.
+    """
+    async with running(target, Backend("redis://127.0.0.1:1/0"), MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as cache:
+        values = Values(cache)
+        assert (await code(values.get("k")))[0] == "UNAVAILABLE"
+        assert (await code(values.set("k", b"")))[0] == "UNAVAILABLE"
+        assert (await code(values.increment("k")))[0] == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[Bad]\n", "[Bad]"),
+        ("a = 1\n", "must be a table"),
+        ("[a]\nttl_seconds = 1\n", "is missing"),
+        (SMALL.replace("near = true", "nearby = true"), "[close] nearby"),
+        (SMALL.replace("near = true", "near = 1"), "[close] near"),
+        (SMALL.replace("= 1000", "= -1"), "[small] most_value_bytes"),
+        (SMALL.replace("most_ttl_seconds = 120", "most_ttl_seconds = 1"), "[small] most_ttl_seconds"),
+        ("[", "not TOML"),
+    ],
+)
+def test_a_bad_file_of_namespaces_says_what_is_wrong(text: str, says: str) -> None:
+    """
+    A file that does not describe namespaces is refused with the place and the fix.
+    """
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        parse(text)
+    assert says in str(refused.value)

@@ -1,0 +1,144 @@
+"""
+What is warm after a restart, and what can be looked at and moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from modelyard.cache.v1 import cache_pb2 as pb
+from modelyard.cache.v1 import cache_pb2_grpc
+from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
+
+
+def admin(cache: Cache) -> Any:
+    """
+    The admin service of a cache.
+    """
+    return cache_pb2_grpc.CacheAdminServiceStub(cache.channel)
+
+
+async def read_often(cache: Cache, origin: Origin, count: int, reads: int = 100) -> None:
+    """
+    Make models and read each of them often.
+    """
+    for number in range(count):
+        await origin.write(str(number), f"{NAME}-{number}")
+    await cache.warm()
+    for number in range(count):
+        for _ in range(reads):
+            await cache.read(f"{NAME}-{number}")
+
+
+async def test_a_new_process_begins_warm(target: str, store: Backend, origin: Origin) -> None:
+    """
+    What the last run read most is in memory before the first call, without a call of the origin when Valkey has it.
+    """
+    async with running(target, store) as cache:
+        await read_often(cache, origin, 5)
+    calls = origin.calls
+    async with running(target, store) as cache:
+        for number in range(5):
+            answer = await cache.read(f"{NAME}-{number}")
+            assert (answer.owner, answer.cache) == (str(number), "near")
+    assert origin.calls == calls
+
+
+async def test_what_changed_is_loaded_anew(target: str, store: Backend, origin: Origin) -> None:
+    """
+    A warm-up brings what is true now, not what was read last.
+    """
+    async with running(target, store) as cache:
+        await read_often(cache, origin, 3)
+    await origin.write("changed", f"{NAME}-1")
+    with store.client() as client:
+        for key in list(client.scan_iter(match=b"modelyard:r:*")):
+            client.delete(key)
+    async with running(target, store) as cache:
+        answer = await cache.read(f"{NAME}-1")
+        assert (answer.owner, answer.cache) == ("changed", "near")
+
+
+async def test_readiness_waits_only_so_long(target: str, store: Backend, origin: Origin) -> None:
+    """
+    An origin that hangs does not keep the process from being ready.
+    """
+    async with running(target, store) as cache:
+        await read_often(cache, origin, 3)
+    with store.client() as client:
+        for key in list(client.scan_iter(match=b"modelyard:r:*")):
+            client.delete(key)
+    origin.gate.clear()
+    began = time.monotonic()
+    async with running(target, store, MODELYARD_CACHE_WARM_PATIENCE_SECONDS="0.3"):
+        assert time.monotonic() - began < 3
+        origin.gate.set()
+
+
+async def test_warm_on_demand(target: str, store: Backend, origin: Origin) -> None:
+    """
+    Warm loads as many keys as it is told, at the rate that it is told, one warm-up at a time.
+    """
+    async with running(target, store) as cache:
+        await read_often(cache, origin, 8)
+        await admin(cache).Flush(pb.FlushRequest(shared=True))
+        began = time.monotonic()
+        running_ = asyncio.create_task(_warm(cache, key_count=5, rate=20))
+        await asyncio.sleep(0.05)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await admin(cache).Warm(pb.WarmRequest())
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        warmed = await running_
+        assert (warmed.loaded_count, warmed.skipped_count) == (5, 0)
+        assert time.monotonic() - began >= 0.2
+        assert (await _warm(cache, key_count=5)).loaded_count == 0
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await admin(cache).Warm(pb.WarmRequest(rate=-1))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def _warm(cache: Cache, **arguments: int) -> pb.WarmResponse:
+    found: pb.WarmResponse = await admin(cache).Warm(pb.WarmRequest(**arguments))
+    return found
+
+
+async def test_flush_drops_what_it_says(cache: Cache, origin: Origin, target: str, store: Backend) -> None:
+    """
+    Flush drops this process's memory, and Valkey's entries when asked, and says how many those were.
+    """
+    for number in range(4):
+        await origin.write(str(number), f"{NAME}-{number}")
+        await cache.warm(f"{NAME}-{number}")
+    await asyncio.sleep(0.1)
+    assert (await admin(cache).Flush(pb.FlushRequest())).dropped_count == 4
+    assert (await cache.read(f"{NAME}-0")).cache == "shared"
+    assert (await admin(cache).Flush(pb.FlushRequest(shared=True))).dropped_count == 5
+    calls = origin.calls
+    assert (await cache.read(f"{NAME}-0")).cache == "miss"
+    assert origin.calls == calls + 1
+
+
+async def test_what_is_compressed_comes_back(target: str, store: Backend, origin: Origin) -> None:
+    """
+    Answers above 1 KiB are smaller in Valkey, by whichever method, and other processes read them.
+    """
+    await origin.write("large", f"{NAME}-large")
+    origin.size = 50_000
+    for method in ("zstd", "gzip", "none"):
+        async with running(target, store, MODELYARD_CACHE_COMPRESSION=method) as cache:
+            await admin(cache).Flush(pb.FlushRequest(shared=True))
+            await cache.warm(f"{NAME}-large")
+            await asyncio.sleep(0.1)
+            with store.client() as client:
+                (key,) = list(client.scan_iter(match=b"modelyard:r:*"))
+                assert (client.strlen(key) < 5_000) is (method != "none")
+        async with running(target, store) as cache:
+            async with asyncio.timeout(5):
+                while not (await admin(cache).GetStatus(pb.GetStatusRequest())).streams[0].connected:
+                    await asyncio.sleep(0.02)
+            assert (await cache.read(f"{NAME}-large")).cache in ("shared", "near")

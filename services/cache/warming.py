@@ -1,0 +1,148 @@
+"""
+Brings the most-read answers of the last run back into memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import grpc
+
+from services.cache.model.coherence import Coherence
+from services.cache.model.hot import HotKeys
+from services.cache.proxy.read_through import ReadThrough
+from services.cache.store.hot import HotStore
+from services.cache.tasks import end
+from services.chassis.errors import FailedPrecondition
+
+_log = logging.getLogger(__name__)
+
+_SAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """
+    What a warm-up did.
+
+    Args:
+        loaded: answers that the origin was asked for.
+        skipped: answers that were there already, or that the origin did not give.
+    """
+
+    loaded: int
+    skipped: int
+
+
+class Warmer:
+    """
+    Warms up, and keeps what the next warm-up needs.
+
+    Args:
+        reads: the RPCs that are read through, by path.
+        coherence: what is known of the origin's changes: before it is live, nothing that is loaded could be served.
+        hot: the keys that are read.
+        store: where they are kept over the end of the process.
+        most_keys: of one warm-up, unless it is told otherwise.
+        rate: calls of the origin per second, unless it is told otherwise.
+    """
+
+    def __init__(
+        self,
+        reads: Mapping[str, ReadThrough],
+        coherence: Coherence,
+        hot: HotKeys,
+        store: HotStore,
+        *,
+        most_keys: int,
+        rate: int,
+    ) -> None:
+        self._reads = reads
+        self._coherence = coherence
+        self._hot = hot
+        self._store = store
+        self._most_keys = most_keys
+        self._rate = rate
+        self._running = False
+
+    @asynccontextmanager
+    async def working(self, patience: float) -> AsyncIterator[None]:
+        """
+        Warm up and save the hot keys for as long as the block lasts.
+
+        Args:
+            patience: seconds that the beginning of the block waits for the warm-up at the most.
+        """
+        first = asyncio.create_task(self._first())
+        saving = asyncio.create_task(self._save_now_and_then())
+        try:
+            await asyncio.wait({first}, timeout=patience)
+            yield
+        finally:
+            for task in (first, saving):
+                await end(task)
+            await self._save()
+
+    async def warm(self, key_count: int = 0, rate: int = 0) -> Warmed:
+        """
+        Load the most-read keys, one after the other.
+
+        Args:
+            key_count: how many; 0 for the setting.
+            rate: calls of the origin per second; 0 for the setting.
+
+        Raises:
+            FailedPrecondition: a warm-up is running.
+        """
+        if self._running:
+            raise FailedPrecondition("WARMING", "a warm-up is running: wait for it to end")
+        self._running = True
+        try:
+            mine = [key for key, _ in self._hot.top()]
+            keys = list(dict.fromkeys([*mine, *await self._store.load()]))[: key_count or self._most_keys]
+            return await self._load(keys, rate or self._rate)
+        finally:
+            self._running = False
+
+    async def _load(self, keys: list[bytes], rate: int) -> Warmed:
+        loaded = skipped = 0
+        began = time.monotonic()
+        for key in keys:
+            path, _, request = key.partition(b"\0")
+            read = self._reads.get(path.decode())
+            try:
+                called = read is not None and await read.warm(request)
+            except (grpc.aio.AioRpcError, ValueError):
+                called = None
+            if called:
+                loaded += 1
+                await asyncio.sleep(began + loaded / rate - time.monotonic())
+            else:
+                skipped += 1
+        return Warmed(loaded, skipped)
+
+    async def _first(self) -> None:
+        if not await self._store.load():
+            return
+        while not self._coherence.live:  # noqa: ASYNC110 - it is live by the clock, which nobody signals
+            await asyncio.sleep(0.02)
+        began = time.monotonic()
+        with suppress(FailedPrecondition):
+            warmed = await self.warm()
+            took = time.monotonic() - began
+            _log.info("warmed up: %d loaded, %d skipped, in %.1f s", warmed.loaded, warmed.skipped, took)
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            await self._save()
+            self._hot.age()
+
+    async def _save(self) -> None:
+        if top := self._hot.top():
+            await self._store.save(top)
