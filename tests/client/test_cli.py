@@ -455,3 +455,16 @@ def test_audit(cli: Run) -> None:
     assert "CreateModel" in rows[2]
     assert cli("audit", "--action", "Nothing").out == ""
     assert cli("audit", f"namespaces/default/models/{model}", "--until", "2020-01-01").out == ""
+
+
+def test_the_cache(cli: Run) -> None:
+    """
+    The cache shows its state and its namespaces, is warmed up and emptied.
+    """
+    shown = cli("cache", "status").out
+    assert "closed" in shown
+    assert "changes of registry  revision " in shown
+    assert cli("cache", "warm", "--keys", "10").out.startswith("loaded")
+    assert cli("cache", "flush", "--shared").out.startswith("dropped")
+    assert cli("--json", "cache", "stats", "sessions").messages()
+    assert cli("cache", "stats", "nonsense").code == 1
