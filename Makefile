@@ -12,7 +12,7 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry drill plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache drill check-coherence plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,8 +70,14 @@ bench-hosts: $(READY) tools ## GetModel served by the Envoy host and by the grpc
 bench-registry: $(READY) tools ## The registry's calls at a size, uncached (SCALE=10000,1000000 ROUNDS=3 SECONDS=4 PEERS=1)
 	@$(BIN)/python -m bench.registry
 
+bench-cache: $(READY) ## The cache beside its floors: hits, hit rate, stampede, memory (PARTS=compare,hit-rate,…)
+	@$(BIN)/python -m bench.cache
+
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
+
+check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
+	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py
 
 plans: $(READY) ## Ask the planner of a registry with a million models whether every statement uses an index (SCALE=1000000)
 	@MODELYARD_PLANS_SCALE=$(or $(SCALE),1000000) $(BIN)/pytest --quiet --timeout 3600 services/registry/tests/test_plans.py
