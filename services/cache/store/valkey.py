@@ -119,9 +119,19 @@ class Valkey:
         self.breaker.succeeded()
         return found
 
-    async def script(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int | str]) -> Any:
+    async def script(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes | int | str],
+        *,
+        timeout: float | None = None,
+    ) -> Any:
         """
         Run a script.
+
+        Args:
+            timeout: as for `run`.
 
         Raises:
             Unreachable, Refused: as `run`.
@@ -134,7 +144,7 @@ class Valkey:
                 # It was started anew.
                 return await client.eval(script.text, len(keys), *keys, *arguments)
 
-        return await self.run(call)
+        return await self.run(call, timeout=timeout)
 
     def doubt(self) -> None:
         """

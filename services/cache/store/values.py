@@ -15,6 +15,8 @@ from services.chassis.errors import Aborted, FailedPrecondition, ResourceExhaust
 
 T = TypeVar("T")
 _LOG_PAGE = 1000
+# There is nobody else to ask, so that a hiccup of Valkey is worth waiting for.
+_SECONDS = 0.5
 _BLOCK_MILLISECONDS = 400
 
 
@@ -165,7 +167,7 @@ class ValueStore:
     ) -> T:
         base = self._base(namespace)
         try:
-            answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments])
+            answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments], timeout=_SECONDS)
         except (Unreachable, Refused) as error:
             _translate(error)
         _check(answer, namespace)

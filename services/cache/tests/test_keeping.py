@@ -162,8 +162,9 @@ async def test_hot_entries_are_renewed_before_they_expire(target: str, store: Ba
     """
     Under steady reads an entry whose load takes long never runs out: no read waits, and the origin is asked again.
     """
-    async with running(target, store, MODELYARD_CACHE_TTL_MODELS_SECONDS="1.5") as cache:
-        origin.slowness = 0.1
+    async with running(target, store, MODELYARD_CACHE_TTL_MODELS_SECONDS="2") as cache:
+        # So slow that of the reads before its last 0.3 seconds some eleven are expected to renew it.
+        origin.slowness = 0.3
         await cache.warm()
         calls, seen = origin.calls, set()
         for _ in range(400):

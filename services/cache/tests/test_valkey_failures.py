@@ -22,6 +22,8 @@ from services.embedded.testing import scratch
 from services.embedded.valkey import Valkey
 from services.embedded.valkey_cluster import ValkeyCluster
 
+IMPATIENT = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.05"}
+
 
 async def status(cache: Cache) -> cache_pb2.GetStatusResponse:
     """
@@ -106,7 +108,7 @@ async def test_valkey_slow(target: str, origin: Origin, valkey: Valkey) -> None:
     Behind a link that takes two seconds the first reads wait for a bound, and then the breaker keeps the others from
     waiting at all.
     """
-    async with linked(valkey) as (link, backend), running(target, backend) as cache:
+    async with linked(valkey) as (link, backend), running(target, backend, **IMPATIENT) as cache:
         await cache.warm()
         link.delay = 2.0
         first = await cold_reads(cache, origin, 6)
@@ -206,7 +208,7 @@ async def test_valkey_that_answers_garbage(target: str, origin: Origin, valkey: 
         b"+OK\r\n",
         b":1\r\n",
     ):
-        async with linked(valkey) as (link, backend), running(target, backend) as cache:
+        async with linked(valkey) as (link, backend), running(target, backend, **IMPATIENT) as cache:
             await cache.warm()
             link.garbage = garbage
             await cold_reads(cache, origin, 10)
