@@ -40,19 +40,16 @@ class Gets:
         answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, answer))
         if len(self._lanes) < _LANES:
-            lane = asyncio.create_task(self._work())
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+            self._lanes.add(asyncio.create_task(self._work()))
         return await answer
 
     async def _work(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_KEYS))]
-            batch = [(key, answer) for key, answer in batch if not answer.done()]
-            if not batch:
-                continue
+        while batch := self._next():
             try:
                 values = await self._values([key for key, _ in batch])
+                if not isinstance(values, list) or len(values) != len(batch):
+                    self._valkey.doubt()
+                    raise Unreachable("the answer to another question")
             except (Unreachable, Refused) as error:
                 for _, answer in batch:
                     if not answer.done():
@@ -61,6 +58,20 @@ class Gets:
             for (_, answer), value in zip(batch, values, strict=True):
                 if not answer.done():
                     answer.set_result(value if isinstance(value, bytes) else None)
+        # In the same step in which nothing was found waiting: whoever comes after this starts a lane of their own. (A
+        # callback of the task would run later, and who came in between would wait for ever.)
+        self._lanes.discard(asyncio.current_task())  # type: ignore[arg-type] # it runs in a task
+
+    def _next(self) -> list[tuple[bytes, asyncio.Future[bytes | None]]]:
+        """
+        What goes with the next round trip: of those who still wait.
+        """
+        batch: list[tuple[bytes, asyncio.Future[bytes | None]]] = []
+        while self._waiting and len(batch) < _MOST_KEYS:
+            key, answer = self._waiting.popleft()
+            if not answer.done():
+                batch.append((key, answer))
+        return batch
 
     async def _values(self, keys: list[bytes]) -> list[Any]:
         if len(keys) == 1:
