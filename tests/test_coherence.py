@@ -37,7 +37,8 @@ from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
 from services.embedded.valkey import Valkey
-from services.registry.migrate import grant, migrate, migrations
+from services.ledger.migrate import grant, migrate, migrations
+from services.registry.migrate import FOLDER
 
 SECONDS = float(os.environ.get("MODELYARD_CHECK_SECONDS", "15"))
 CACHES, MODELS, WRITERS, READERS = 3, 20, 4, 12
@@ -316,8 +317,8 @@ def servers() -> Iterator[tuple[Supervisor, Postgres, Valkey]]:
 
 async def _migrate(url: str) -> None:
     connection = await asyncpg.connect(url)
-    await migrate(connection, migrations())
-    await grant(connection, SERVICE_ROLE)
+    await migrate(connection, migrations(FOLDER))
+    await grant(connection, FOLDER, SERVICE_ROLE)
     await connection.close()
 
 

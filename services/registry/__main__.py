@@ -12,14 +12,15 @@ import grpc
 
 from services.chassis.server import Server, main
 from services.chassis.settings import load
-from services.registry.metrics import DatabaseMetrics
-from services.registry.migrate import migrations
+from services.ledger.metrics import DatabaseMetrics
+from services.ledger.migrate import migrations
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import check_schema, connector, open_database
+from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.grouping import Writer
+from services.registry.migrate import FOLDER
 from services.registry.service.registry import add_servicers
 from services.registry.settings import RegistrySettings
-from services.registry.store.changelog import Changelog
-from services.registry.store.database import check_schema, connector, open_database
-from services.registry.store.feed import ChangeFeed
-from services.registry.store.grouping import Writer
 from services.registry.store.models import ModelStore
 from services.registry.store.sweeping import sweeping
 
@@ -31,10 +32,12 @@ async def compose(server: Server) -> AsyncIterator[None]:
     """
     settings = load(RegistrySettings)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings.database()))
-        await check_schema(database, newest=len(migrations()))
+        # A word and a misspelling of it have about a fifth of their trigrams in common.
+        reached = settings.database("modelyard-registry", "pg_trgm.similarity_threshold = 0.2")
+        database = await stack.enter_async_context(open_database(reached))
+        await check_schema(database, len(migrations(FOLDER)), "services.registry.migrate")
         log = Changelog(database)
-        feed = ChangeFeed(log, connector(settings.database()))
+        feed = ChangeFeed(log, connector(reached), "registry_changes")
         await stack.enter_async_context(feed.following(server.draining))
         writer, purge_after = Writer(database), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)

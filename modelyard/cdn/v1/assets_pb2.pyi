@@ -54,6 +54,9 @@ class Asset(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     CONTENT_ENCODINGS_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
+    PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """assets/{sha256}."""
     sha256: _builtins.str
@@ -62,6 +65,12 @@ class Asset(_message.Message):
     media_type: _builtins.str
     format: Global___Asset.Format.ValueType
     """Output only: what the bytes were recognised as."""
+    private: _builtins.bool
+    """Whether it is reached over HTTP with a signed URL only."""
+    parameter_count: _builtins.int
+    """Output only: of a safetensors file."""
+    revision: _builtins.int
+    """Output only: the revision of the last change."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -83,10 +92,13 @@ class Asset(_message.Message):
         format: Global___Asset.Format.ValueType = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         content_encodings: _abc.Iterable[_builtins.str] | None = ...,
+        private: _builtins.bool = ...,
+        parameter_count: _builtins.int = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encodings", b"content_encodings", "create_time", b"create_time", "format", b"format", "media_type", b"media_type", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encodings", b"content_encodings", "create_time", b"create_time", "format", b"format", "media_type", b"media_type", "name", b"name", "parameter_count", b"parameter_count", "private", b"private", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,19 +226,27 @@ class UploadRequest(_message.Message):
         SHA256_FIELD_NUMBER: _builtins.int
         SIZE_BYTES_FIELD_NUMBER: _builtins.int
         MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+        OWNER_FIELD_NUMBER: _builtins.int
+        PRIVATE_FIELD_NUMBER: _builtins.int
         sha256: _builtins.str
         size_bytes: _builtins.int
         media_type: _builtins.str
+        owner: _builtins.str
+        """Whose quota it counts on: the full name of a version, or static/{path}. Empty counts on nobody's."""
+        private: _builtins.bool
+        """Keep it from /assets/{sha256}. Bytes that somebody has uploaded publicly are public."""
         def __init__(
             self,
             *,
             sha256: _builtins.str = ...,
             size_bytes: _builtins.int = ...,
             media_type: _builtins.str = ...,
+            owner: _builtins.str = ...,
+            private: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["media_type", b"media_type", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["media_type", b"media_type", "owner", b"owner", "private", b"private", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -550,29 +570,74 @@ Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
 class CollectGarbageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CONDEMNED_COUNT_FIELD_NUMBER: _builtins.int
+    CONDEMNED_BYTES_FIELD_NUMBER: _builtins.int
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_BYTES_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    condemned_count: _builtins.int
+    """What is no longer there, or would not be."""
+    condemned_bytes: _builtins.int
     deleted_count: _builtins.int
+    """Whose bytes were deleted, or would be."""
     deleted_bytes: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 1,000 of them."""
+        """At most 1,000 of those that are no longer there."""
 
     def __init__(
         self,
         *,
+        condemned_count: _builtins.int = ...,
+        condemned_bytes: _builtins.int = ...,
         deleted_count: _builtins.int = ...,
         deleted_bytes: _builtins.int = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_bytes", b"deleted_bytes", "deleted_count", b"deleted_count", "names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned_bytes", b"condemned_bytes", "condemned_count", b"condemned_count", "deleted_bytes", b"deleted_bytes", "deleted_count", b"deleted_count", "names", b"names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAssetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAssetRequest: _TypeAlias = DeleteAssetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAssetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAssetResponse: _TypeAlias = DeleteAssetResponse  # noqa: Y015
 
 @_typing.final
 class GetStorageTotalsRequest(_message.Message):

@@ -76,6 +76,11 @@ class AssetServiceStub:
                 request_serializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.UnpinRequest.SerializeToString,
                 response_deserializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.UnpinResponse.FromString,
                 _registered_method=True)
+        self.DeleteAsset = channel.unary_unary(
+                '/modelyard.cdn.v1.AssetService/DeleteAsset',
+                request_serializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.DeleteAssetRequest.SerializeToString,
+                response_deserializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.DeleteAssetResponse.FromString,
+                _registered_method=True)
         self.CollectGarbage = channel.unary_unary(
                 '/modelyard.cdn.v1.AssetService/CollectGarbage',
                 request_serializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.CollectGarbageRequest.SerializeToString,
@@ -131,7 +136,8 @@ class AssetServiceServicer:
 
         Errors:
         INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-        chunk's offset is not where the last one ended (OFFSET_GAP).
+        chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
+        file does not fit its bytes (SAFETENSORS_INVALID).
         DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
         RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
         UNAVAILABLE         the object store does not answer: retry.
@@ -188,8 +194,23 @@ class AssetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAsset(self, request, context):
+        """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
+        that a download under way can end. An upload of the same bytes brings it back.
+
+        Errors:
+        INVALID_ARGUMENT     `name` is malformed.
+        NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+        FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CollectGarbage(self, request, context):
-        """CollectGarbage deletes assets that nobody pins and that are older than the grace time.
+        """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
+        to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
+        by an earlier one.
 
         Errors:
         INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
@@ -251,6 +272,11 @@ def add_AssetServiceServicer_to_server(servicer, server):
                     servicer.Unpin,
                     request_deserializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.UnpinRequest.FromString,
                     response_serializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.UnpinResponse.SerializeToString,
+            ),
+            'DeleteAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAsset,
+                    request_deserializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.DeleteAssetRequest.FromString,
+                    response_serializer=modelyard_dot_cdn_dot_v1_dot_assets__pb2.DeleteAssetResponse.SerializeToString,
             ),
             'CollectGarbage': grpc.unary_unary_rpc_method_handler(
                     servicer.CollectGarbage,
@@ -481,6 +507,33 @@ class AssetService:
             '/modelyard.cdn.v1.AssetService/Unpin',
             modelyard_dot_cdn_dot_v1_dot_assets__pb2.UnpinRequest.SerializeToString,
             modelyard_dot_cdn_dot_v1_dot_assets__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.cdn.v1.AssetService/DeleteAsset',
+            modelyard_dot_cdn_dot_v1_dot_assets__pb2.DeleteAssetRequest.SerializeToString,
+            modelyard_dot_cdn_dot_v1_dot_assets__pb2.DeleteAssetResponse.FromString,
             options,
             channel_credentials,
             insecure,

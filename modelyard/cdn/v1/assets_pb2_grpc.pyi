@@ -61,7 +61,8 @@ class AssetServiceStub:
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                          chunk's offset is not where the last one ended (OFFSET_GAP).
+                          chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
+                          file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
       UNAVAILABLE         the object store does not answer: retry.
@@ -98,8 +99,19 @@ class AssetServiceStub:
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
     """
+    DeleteAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.DeleteAssetRequest, _assets_pb2.DeleteAssetResponse]
+    """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
+    that a download under way can end. An upload of the same bytes brings it back.
+
+    Errors:
+      INVALID_ARGUMENT     `name` is malformed.
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+      FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+    """
     CollectGarbage: _grpc.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]
-    """CollectGarbage deletes assets that nobody pins and that are older than the grace time.
+    """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
+    to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
+    by an earlier one.
 
     Errors:
       INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
@@ -145,7 +157,8 @@ class AssetServiceAsyncStub(AssetServiceStub):
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                          chunk's offset is not where the last one ended (OFFSET_GAP).
+                          chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
+                          file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
       UNAVAILABLE         the object store does not answer: retry.
@@ -182,8 +195,19 @@ class AssetServiceAsyncStub(AssetServiceStub):
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
     """
+    DeleteAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.DeleteAssetRequest, _assets_pb2.DeleteAssetResponse]  # type: ignore[assignment]
+    """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
+    that a download under way can end. An upload of the same bytes brings it back.
+
+    Errors:
+      INVALID_ARGUMENT     `name` is malformed.
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+      FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+    """
     CollectGarbage: _aio.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]  # type: ignore[assignment]
-    """CollectGarbage deletes assets that nobody pins and that are older than the grace time.
+    """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
+    to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
+    by an earlier one.
 
     Errors:
       INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
@@ -250,7 +274,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                              chunk's offset is not where the last one ended (OFFSET_GAP).
+                              chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
+                              file does not fit its bytes (SAFETENSORS_INVALID).
           DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
           UNAVAILABLE         the object store does not answer: retry.
@@ -313,12 +338,29 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DeleteAsset(
+        self,
+        request: _assets_pb2.DeleteAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assets_pb2.DeleteAssetResponse, _abc.Awaitable[_assets_pb2.DeleteAssetResponse]]:
+        """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
+        that a download under way can end. An upload of the same bytes brings it back.
+
+        Errors:
+          INVALID_ARGUMENT     `name` is malformed.
+          NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+          FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+        """
+
+    @_abc_1.abstractmethod
     def CollectGarbage(
         self,
         request: _assets_pb2.CollectGarbageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.CollectGarbageResponse, _abc.Awaitable[_assets_pb2.CollectGarbageResponse]]:
-        """CollectGarbage deletes assets that nobody pins and that are older than the grace time.
+        """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
+        to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
+        by an earlier one.
 
         Errors:
           INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.

@@ -121,7 +121,8 @@ class DeliveryServiceServicer:
         """InvalidatePaths makes the edge forget paths, in batches.
 
         Errors:
-        INVALID_ARGUMENT  a path does not start with a slash, or there are none or more than 3,000.
+        INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+        FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,7 +67,8 @@ class DeliveryServiceStub:
     """InvalidatePaths makes the edge forget paths, in batches.
 
     Errors:
-      INVALID_ARGUMENT  a path does not start with a slash, or there are none or more than 3,000.
+      INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+      FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
     """
     GetInvalidation: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetInvalidationRequest, _delivery_pb2.Invalidation]
     """GetInvalidation returns how far an invalidation is.
@@ -115,7 +116,8 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     """InvalidatePaths makes the edge forget paths, in batches.
 
     Errors:
-      INVALID_ARGUMENT  a path does not start with a slash, or there are none or more than 3,000.
+      INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+      FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
     """
     GetInvalidation: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetInvalidationRequest, _delivery_pb2.Invalidation]  # type: ignore[assignment]
     """GetInvalidation returns how far an invalidation is.
@@ -190,7 +192,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """InvalidatePaths makes the edge forget paths, in batches.
 
         Errors:
-          INVALID_ARGUMENT  a path does not start with a slash, or there are none or more than 3,000.
+          INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+          FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
         """
 
     @_abc_1.abstractmethod

@@ -34,6 +34,7 @@ class Upload(_message.Message):
     PART_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """uploads/{upload}."""
     sha256: _builtins.str
@@ -46,6 +47,8 @@ class Upload(_message.Message):
     """The size of every part but the last."""
     complete: _builtins.bool
     """True when the asset is there already: nothing needs to be sent."""
+    direct: _builtins.bool
+    """True when parts go to the object store directly."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it is given up if nobody writes."""
@@ -62,10 +65,11 @@ class Upload(_message.Message):
         part_size_bytes: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         complete: _builtins.bool = ...,
+        direct: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "complete", b"complete", "expire_time", b"expire_time", "media_type", b"media_type", "name", b"name", "owner", b"owner", "part_size_bytes", b"part_size_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "complete", b"complete", "direct", b"direct", "expire_time", b"expire_time", "media_type", b"media_type", "name", b"name", "owner", b"owner", "part_size_bytes", b"part_size_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -80,12 +84,16 @@ class StartUploadRequest(_message.Message):
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     size_bytes: _builtins.int
     media_type: _builtins.str
     owner: _builtins.str
     """Whose quota it counts on: the full name of a version, or static/{path}."""
     request_id: _builtins.str
+    """Has no effect: asking for the same upload twice finds the same one."""
+    private: _builtins.bool
+    """Keep it from /assets/{sha256}. Bytes that somebody has uploaded publicly are public."""
     def __init__(
         self,
         *,
@@ -94,10 +102,11 @@ class StartUploadRequest(_message.Message):
         media_type: _builtins.str = ...,
         owner: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        private: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["media_type", b"media_type", "owner", b"owner", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media_type", b"media_type", "owner", b"owner", "private", b"private", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

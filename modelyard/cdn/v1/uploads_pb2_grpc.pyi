@@ -54,22 +54,30 @@ class UploadServiceStub:
     """WriteUpload sends chunks from `committed_bytes` on.
 
     Errors:
-      INVALID_ARGUMENT  a chunk is larger than 4 MiB, or goes past the declared size.
-      NOT_FOUND         no such upload (UPLOAD_NOT_FOUND).
-      ABORTED           another writer has taken over (UPLOAD_TAKEN_OVER).
-      OUT_OF_RANGE      a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+      INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
+                           file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+      NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+      FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
+      OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
     """
     CreateUploadUrls: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadUrlsRequest, _uploads_pb2.CreateUploadUrlsResponse]
     """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
 
     Errors:
-      INVALID_ARGUMENT  a part number is out of range, or there are none or more than 1,000.
-      NOT_FOUND         no such upload (UPLOAD_NOT_FOUND).
+      INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
+      NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+      FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
     """
     FinishUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.FinishUploadRequest, _assets_pb2.Asset]
-    """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again.
+    """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again. Parts that were
+    sent directly are read back from the object store for that, at some hundred MB/s; whoever does not wait that long asks
+    again.
 
     Errors:
+      INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
+                           gone.
+      ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
       DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.
@@ -106,22 +114,30 @@ class UploadServiceAsyncStub(UploadServiceStub):
     """WriteUpload sends chunks from `committed_bytes` on.
 
     Errors:
-      INVALID_ARGUMENT  a chunk is larger than 4 MiB, or goes past the declared size.
-      NOT_FOUND         no such upload (UPLOAD_NOT_FOUND).
-      ABORTED           another writer has taken over (UPLOAD_TAKEN_OVER).
-      OUT_OF_RANGE      a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+      INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
+                           file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+      NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+      FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
+      OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
     """
     CreateUploadUrls: _aio.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadUrlsRequest, _uploads_pb2.CreateUploadUrlsResponse]  # type: ignore[assignment]
     """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
 
     Errors:
-      INVALID_ARGUMENT  a part number is out of range, or there are none or more than 1,000.
-      NOT_FOUND         no such upload (UPLOAD_NOT_FOUND).
+      INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
+      NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+      FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
     """
     FinishUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.FinishUploadRequest, _assets_pb2.Asset]  # type: ignore[assignment]
-    """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again.
+    """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again. Parts that were
+    sent directly are read back from the object store for that, at some hundred MB/s; whoever does not wait that long asks
+    again.
 
     Errors:
+      INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
+                           gone.
+      ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
       DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.
@@ -173,10 +189,12 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """WriteUpload sends chunks from `committed_bytes` on.
 
         Errors:
-          INVALID_ARGUMENT  a chunk is larger than 4 MiB, or goes past the declared size.
-          NOT_FOUND         no such upload (UPLOAD_NOT_FOUND).
-          ABORTED           another writer has taken over (UPLOAD_TAKEN_OVER).
-          OUT_OF_RANGE      a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+          INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
+                               file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+          NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+          ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+          FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
+          OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
         """
 
     @_abc_1.abstractmethod
@@ -188,8 +206,9 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
 
         Errors:
-          INVALID_ARGUMENT  a part number is out of range, or there are none or more than 1,000.
-          NOT_FOUND         no such upload (UPLOAD_NOT_FOUND).
+          INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
+          NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+          FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
         """
 
     @_abc_1.abstractmethod
@@ -198,9 +217,14 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _uploads_pb2.FinishUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.Asset, _abc.Awaitable[_assets_pb2.Asset]]:
-        """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again.
+        """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again. Parts that were
+        sent directly are read back from the object store for that, at some hundred MB/s; whoever does not wait that long asks
+        again.
 
         Errors:
+          INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
+                               gone.
+          ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
           FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
           DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.

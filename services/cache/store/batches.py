@@ -60,7 +60,7 @@ class Gets:
                     answer.set_result(value if isinstance(value, bytes) else None)
         # In the same step in which nothing was found waiting: whoever comes after this starts a lane of their own. (A
         # callback of the task would run later, and who came in between would wait for ever.)
-        self._lanes.discard(asyncio.current_task())  # type: ignore[arg-type] # it runs in a task
+        self._lanes.discard(asyncio.current_task())
 
     def _next(self) -> list[tuple[bytes, asyncio.Future[bytes | None]]]:
         """

@@ -54,7 +54,7 @@ async def test_an_answer_of_another_shape_reaches_nobody(valkey: Any, garbage: o
     async def answers(_keys: list[bytes]) -> Any:
         return garbage
 
-    gets._values = answers  # type: ignore[method-assign] # no server can be brought to this through a real client
+    gets._values = answers  # type: ignore[method-assign, assignment] # no server can be brought to this through a real client
     async with asyncio.timeout(5):
         found = await asyncio.gather(*(gets.get(b"k") for _ in range(5)), return_exceptions=True)
     assert all(isinstance(one, Unreachable) for one in found), found

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, FailedPrecondition
-from services.registry.model.calls import Missing
-from services.registry.model.checks import Checks
+from services.ledger.model.calls import Missing
 from services.registry.model.names import ALIAS_ID, AliasName, ModelName, VersionName
 from services.registry.model.versions import VersionState
 

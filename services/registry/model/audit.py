@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.registry.model.changes import Image
+from services.ledger.model.changes import Image
 
 
 @dataclass(frozen=True, slots=True)

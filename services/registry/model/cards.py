@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from services.registry.model.changes import Image
-from services.registry.model.checks import Checks
+from services.chassis.checks import Checks
+from services.ledger.model.changes import Image
 from services.registry.model.frontmatter import MOST_FRONT, changed_front
 from services.registry.model.names import CardName
 

@@ -8,7 +8,7 @@ import math
 import re
 from datetime import UTC, datetime
 
-from services.registry.model.checks import SLUG
+from services.chassis.checks import MOST_INT64, SLUG
 from services.registry.model.filters import (
     TEXTS,
     CreateTime,
@@ -21,7 +21,6 @@ from services.registry.model.filters import (
     Text,
     Value,
 )
-from services.registry.model.names import MOST_INT64
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
-from services.registry.model.changes import Image
-from services.registry.model.checks import Checks
+from services.ledger.model.changes import Image
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,62}")

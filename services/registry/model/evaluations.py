@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.registry.model.checks import SLUG, Checks
+from services.chassis.checks import SLUG, Checks
 from services.registry.model.filters import Condition
 from services.registry.model.names import ModelName, NamespaceName, VersionName
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from services.registry.model.checks import Checks
+from services.chassis.checks import Checks
 
 MOST_FRONT = 256 * 1024
 _MOST_NODES = 20_000

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.registry.model.changes import Image
-from services.registry.model.checks import Checks
+from services.chassis.checks import Checks
+from services.ledger.model.changes import Image
 from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import MODEL_ID, ModelName, NamespaceName, VersionName

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from services.registry.model.checks import Checks
+from services.chassis.checks import Checks
 
 
 def check_mask(checks: Checks, paths: Iterable[str], mutable: Collection[str]) -> frozenset[str]:

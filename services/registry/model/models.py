@@ -8,9 +8,9 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
+from services.chassis.checks import MOST_ANNOTATION_VALUE, Checks
 from services.chassis.errors import FailedPrecondition
-from services.registry.model.changes import Image
-from services.registry.model.checks import MOST_ANNOTATION_VALUE, Checks
+from services.ledger.model.changes import Image
 from services.registry.model.names import DeploymentName, ModelName
 
 MUTABLE = (

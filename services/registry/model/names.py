@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol, Self
 
+from services.chassis.checks import MOST_INT64
 from services.chassis.errors import InvalidArgument
 
 NAMESPACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -15,30 +15,9 @@ MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ALIAS_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 DEPLOYMENT_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
-MOST_INT64 = 2**63 - 1
-
 _NAMESPACE = rf"namespaces/({NAMESPACE_ID.pattern})"
 _MODEL = rf"{_NAMESPACE}/models/({MODEL_ID.pattern})"
 _VERSION = rf"{_MODEL}/versions/([1-9][0-9]{{0,18}})"
-
-
-class Name(Protocol):
-    """
-    A kind of resource name.
-    """
-
-    @classmethod
-    def parse(cls, text: str, field: str = "name") -> Self:
-        """
-        Raises:
-            InvalidArgument: *text* is not such a name; the violation is on *field*.
-        """
-
-    @classmethod
-    def nowhere(cls) -> Self:
-        """
-        A name that stands in for one that did not parse, while the rest of a request is being checked.
-        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
+from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
-from services.registry.model.changes import Image
-from services.registry.model.checks import Checks
+from services.ledger.model.changes import Image
 from services.registry.model.names import ModelName, NamespaceName
 
 MUTABLE = ("display_name", "description", "owner", "labels", "quota")

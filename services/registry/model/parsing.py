@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from services.registry.model.checks import Checks
+from services.chassis.checks import Checks
 from services.registry.model.comparing import FilterError, field_of, value_of
 from services.registry.model.filters import Comparison, Condition, Every, LabelKeys, Negation, Op, Some
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.registry.model.checks import Checks
+from services.chassis.checks import Checks
+from services.ledger.model.pages import Key
 from services.registry.model.filters import Condition
 from services.registry.model.names import NamespaceName
-from services.registry.model.pages import Key
 
 MOST_QUERY = 1024
 MOST_WORDS = 32

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
-from services.registry.model.changes import Image
-from services.registry.model.checks import Checks
+from services.ledger.model.changes import Image
 from services.registry.model.names import VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")

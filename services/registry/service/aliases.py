@@ -8,12 +8,12 @@ from datetime import datetime
 
 from modelyard.registry.v1 import aliases_pb2 as pb
 from modelyard.registry.v1.aliases_pb2_grpc import AliasServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.aliases import MOST_MOVES, Alias, Move, check_moves
-from services.registry.model.checks import Checks
 from services.registry.model.names import AliasName, ModelName
-from services.registry.model.pages import Page, Query
-from services.registry.service.calls import Mutations, reflect
 from services.registry.service.parsing import to_time
 from services.registry.service.rendering import from_alias, from_stretch
 from services.registry.store.aliases import AliasStore

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from modelyard.registry.v1 import audit_pb2 as pb
 from modelyard.registry.v1.audit_pb2_grpc import AuditServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
 from services.chassis.deadlines import remaining
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import reflect
 from services.registry.model.audit import AuditFilter
-from services.registry.model.checks import Checks
 from services.registry.model.names import is_resource_prefix
-from services.registry.model.pages import Page, Query
-from services.registry.service.calls import reflect
 from services.registry.service.parsing import to_time
 from services.registry.service.rendering import from_audit_entry
 from services.registry.store.audit import AuditStore

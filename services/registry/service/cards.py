@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from modelyard.registry.v1 import cards_pb2 as pb
 from modelyard.registry.v1.cards_pb2_grpc import CardServiceServicer
+from services.chassis.checks import MOST_INT64, Checks
 from services.chassis.context import Context
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.cards import MUTABLE, SECTIONS, CardDraft, CardUpdate
-from services.registry.model.checks import Checks
 from services.registry.model.frontmatter import parse_card
 from services.registry.model.masks import check_mask
-from services.registry.model.names import MOST_INT64, CardName
-from services.registry.model.pages import Page, Query
-from services.registry.service.calls import Mutations, reflect
+from services.registry.model.names import CardName
 from services.registry.service.parsing import to_card_draft
 from services.registry.service.rendering import from_card
 from services.registry.store.cards import CardStore

@@ -9,18 +9,18 @@ from contextlib import aclosing
 
 from modelyard.registry.v1 import deployments_pb2 as pb
 from modelyard.registry.v1.deployments_pb2_grpc import DeploymentServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
-from services.registry.model.changes import Heartbeat, Revision
-from services.registry.model.checks import Checks
+from services.ledger.model.changes import Heartbeat, Revision
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, reflect
+from services.ledger.store.database import min_revision
+from services.ledger.store.feed import ChangeFeed
 from services.registry.model.deployments import ENVIRONMENT, DeploymentFilter, DeploymentState, StatusUpdate
 from services.registry.model.names import DEPLOYMENT_ID, DeploymentName, ModelName, NamespaceName
-from services.registry.model.pages import Page, Query
-from services.registry.service.calls import Mutations, reflect
 from services.registry.service.parsing import to_deployment_draft
 from services.registry.service.rendering import from_deployment
-from services.registry.store.database import min_revision
 from services.registry.store.deployments import DeploymentStore
-from services.registry.store.feed import ChangeFeed
 
 _HEARTBEAT = 30.0
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from modelyard.registry.v1 import evaluations_pb2 as pb
 from modelyard.registry.v1.evaluations_pb2_grpc import EvaluationServiceServicer
+from services.chassis.checks import SLUG, Checks
 from services.chassis.context import Context
 from services.chassis.deadlines import remaining
-from services.registry.model.checks import SLUG, Checks
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.evaluations import (
     MOST_RECORDED,
     EvaluationDraft,
@@ -17,9 +19,7 @@ from services.registry.model.evaluations import (
     Recorded,
 )
 from services.registry.model.names import ModelName, NamespaceName, VersionName
-from services.registry.model.pages import Page, Query
 from services.registry.model.parsing import parse_filter
-from services.registry.service.calls import Mutations, reflect
 from services.registry.service.parsing import to_evaluation_draft
 from services.registry.service.rendering import from_evaluation, from_place
 from services.registry.store.evaluations import EvaluationStore

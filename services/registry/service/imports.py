@@ -10,12 +10,12 @@ from functools import partial
 from modelyard.registry.v1 import evaluations_pb2
 from modelyard.registry.v1 import imports_pb2 as pb
 from modelyard.registry.v1.imports_pb2_grpc import ImportServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
-from services.registry.model.checks import Checks
+from services.ledger.service.calls import Mutations
 from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.imports import MOST_ITEMS, Batch, Imported, Item, check_items
 from services.registry.model.names import ModelName, NamespaceName, VersionName
-from services.registry.service.calls import Mutations
 from services.registry.service.parsing import to_evaluation_draft, to_model_draft, to_version_draft
 from services.registry.store.imports import ImportStore
 

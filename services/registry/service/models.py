@@ -10,16 +10,16 @@ from google.protobuf.empty_pb2 import Empty
 
 from modelyard.registry.v1 import models_pb2 as pb
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
 from services.chassis.deadlines import remaining
-from services.registry.model.checks import Checks
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, nothing, reflect
 from services.registry.model.masks import check_mask
 from services.registry.model.models import MUTABLE, ModelUpdate
 from services.registry.model.names import MODEL_ID, ModelName, NamespaceName
-from services.registry.model.pages import Page, Query
 from services.registry.model.parsing import parse_filter
 from services.registry.model.searches import Search, parse_order, parse_words
-from services.registry.service.calls import Mutations, nothing, reflect
 from services.registry.service.parsing import to_model_draft
 from services.registry.service.rendering import from_model
 from services.registry.store.models import ModelStore

@@ -8,13 +8,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from modelyard.registry.v1 import namespaces_pb2 as pb
 from modelyard.registry.v1.namespaces_pb2_grpc import NamespaceServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
-from services.registry.model.checks import Checks
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, nothing, reflect
 from services.registry.model.masks import check_mask
 from services.registry.model.names import NAMESPACE_ID, NamespaceName
 from services.registry.model.namespaces import MUTABLE, NamespaceUpdate
-from services.registry.model.pages import Page, Query
-from services.registry.service.calls import Mutations, nothing, reflect
 from services.registry.service.parsing import to_namespace_draft
 from services.registry.service.rendering import from_namespace
 from services.registry.store.namespaces import NamespaceStore

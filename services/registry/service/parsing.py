@@ -11,8 +11,8 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.registry.v1 import cards_pb2, deployments_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
+from services.chassis.checks import Checks
 from services.registry.model.cards import CardDraft
-from services.registry.model.checks import Checks
 from services.registry.model.deployments import DeploymentDraft
 from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.models import ModelDraft

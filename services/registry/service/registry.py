@@ -20,10 +20,13 @@ from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_se
 from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServicer_to_server
 from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
 from services.chassis.server import Server
+from services.ledger.service.calls import Mutations
+from services.ledger.store.database import Database
+from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.grouping import Writer
 from services.registry.service.aliases import AliasService
 from services.registry.service.assets import Assets
 from services.registry.service.audit import AuditService
-from services.registry.service.calls import Mutations
 from services.registry.service.cards import CardService
 from services.registry.service.changes import ChangeService
 from services.registry.service.deployments import DeploymentService
@@ -35,11 +38,8 @@ from services.registry.service.versions import VersionService
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
 from services.registry.store.cards import CardStore
-from services.registry.store.database import Database
 from services.registry.store.deployments import DeploymentStore
 from services.registry.store.evaluations import EvaluationStore
-from services.registry.store.feed import ChangeFeed
-from services.registry.store.grouping import Writer
 from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore

@@ -11,7 +11,6 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
@@ -22,11 +21,11 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
+from services.ledger.model.calls import etag
+from services.ledger.model.changes import Image
 from services.registry.model.aliases import Alias, Stretch
 from services.registry.model.audit import AuditEntry
-from services.registry.model.calls import etag
 from services.registry.model.cards import Card
-from services.registry.model.changes import Discontinuity, Event, Heartbeat, Image
 from services.registry.model.deployments import Deployment
 from services.registry.model.evaluations import Evaluation, Place
 from services.registry.model.models import Model
@@ -243,28 +242,4 @@ def from_deployment(deployment: Deployment) -> deployments_pb2.Deployment:
         update_time=_time(deployment.update_time),
         revision=deployment.revision,
         etag=etag(deployment.revision),
-    )
-
-
-def from_event(event: Event) -> changes_pb2.WatchChangesResponse:
-    """
-    What a watcher is told.
-    """
-    if isinstance(event, Heartbeat):
-        heartbeat = changes_pb2.Heartbeat(applied_revision=event.applied)
-        if event.current is not None:
-            heartbeat.current_until.FromNanoseconds(int(event.current * 1e9))
-        return changes_pb2.WatchChangesResponse(heartbeat=heartbeat)
-    if isinstance(event, Discontinuity):
-        return changes_pb2.WatchChangesResponse(
-            discontinuity=changes_pb2.Discontinuity(oldest_revision=event.oldest, head_revision=event.head)
-        )
-    changes = [
-        changes_pb2.Change(
-            resource=each.resource, kind=changes_pb2.Change.Kind.ValueType(each.kind), subtree=each.subtree
-        )
-        for each in event.changes
-    ]
-    return changes_pb2.WatchChangesResponse(
-        revision=changes_pb2.Revision(revision=event.number, commit_time=_time(event.commit_time), changes=changes)
     )

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
+from services.chassis.checks import Checks
 from services.chassis.context import Context
-from services.registry.model.checks import Checks
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.masks import check_mask
 from services.registry.model.names import ModelName, VersionName
-from services.registry.model.pages import Page, Query
 from services.registry.model.versions import MUTABLE, VersionUpdate
 from services.registry.service.assets import Assets
-from services.registry.service.calls import Mutations, reflect
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.rendering import from_version
 from services.registry.store.versions import VersionStore

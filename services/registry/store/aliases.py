@@ -8,19 +8,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from services.chassis.errors import InvalidArgument
+from services.ledger.model.calls import Missing, Read
+from services.ledger.model.changes import Change, ChangeKind, Entry, Image, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.aliases import Alias, Move, Stretch, check_move, check_moved
-from services.registry.model.calls import Missing, Read
-from services.registry.model.changes import Change, ChangeKind, Entry, Image, Journal
 from services.registry.model.names import AliasName, ModelName
-from services.registry.model.pages import Listed, Page
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
-from services.registry.store.database import Database
 from services.registry.store.locks import lock_model
-from services.registry.store.paging import MODEL, after, listed, page_of
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement, read
-from services.registry.store.writing import Transaction, last
+from services.registry.store.parents import MODEL
 
 _GET = read(
     "aliases.get",

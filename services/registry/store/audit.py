@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from services.ledger.model.changes import Image
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import MOST_OCTETS, listed, page_of
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
 from services.registry.model.audit import AuditEntry, AuditFilter
-from services.registry.model.changes import Image
-from services.registry.model.pages import Listed, Page
 from services.registry.store.conditions import Parameters
-from services.registry.store.database import Database
-from services.registry.store.paging import MOST_OCTETS, listed, page_of
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement
 
 # What the JSON of a page may take, and of an entry: one that is larger comes without its images, and says so.
 _MOST_JSON = 1 << 20

@@ -5,17 +5,18 @@ Model cards in the database: a row for each number.
 
 from __future__ import annotations
 
-from services.registry.model.calls import Missing, Read, check_etag
+from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.changes import ChangeKind, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.cards import SECTIONS, Card, CardDraft, CardUpdate
-from services.registry.model.changes import ChangeKind, Journal
 from services.registry.model.names import CardName, ModelName
-from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
-from services.registry.store.database import Database
 from services.registry.store.locks import lock_model
-from services.registry.store.paging import MODEL, after, listed, page_of
-from services.registry.store.statements import Statement, read
-from services.registry.store.writing import Transaction, last
+from services.registry.store.parents import MODEL
 
 _GET = read(
     "cards.get",

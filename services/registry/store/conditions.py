@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from services.ledger.model.pages import Key
 from services.registry.model.filters import (
     Comparison,
     Condition,
@@ -23,7 +24,6 @@ from services.registry.model.filters import (
     Text,
 )
 from services.registry.model.names import NamespaceName
-from services.registry.model.pages import Key
 
 SQL_OPS = {
     Op.EQUAL: "=",

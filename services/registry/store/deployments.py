@@ -8,8 +8,13 @@ from __future__ import annotations
 import asyncpg
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition
-from services.registry.model.calls import Missing, Read, check_etag
-from services.registry.model.changes import Journal
+from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.changes import Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import listed, page_of
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.deployments import (
     Deployment,
     DeploymentDraft,
@@ -18,14 +23,10 @@ from services.registry.model.deployments import (
     check_transition,
 )
 from services.registry.model.names import DeploymentName
-from services.registry.model.pages import Listed, Page
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters
-from services.registry.store.database import Database
-from services.registry.store.paging import NAMESPACE, listed, page_of
-from services.registry.store.statements import Statement, read
-from services.registry.store.writing import Transaction, last
+from services.registry.store.parents import NAMESPACE
 
 _GET = read(
     "deployments.get",

@@ -9,16 +9,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from services.registry.model.calls import Missing
-from services.registry.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.model.calls import Missing
+from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.statements import Statement
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.evaluations import Evaluation, EvaluationDraft, EvaluationFilter, Recorded
 from services.registry.model.names import NamespaceName, VersionName
-from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
-from services.registry.store.database import Database
-from services.registry.store.paging import after, listed, page_of
-from services.registry.store.statements import Statement
-from services.registry.store.writing import Transaction, last
 
 _LOCK = Statement(
     "models.lock_many",

@@ -12,18 +12,18 @@ from typing import Any
 import asyncpg
 
 from services.chassis.errors import AlreadyExists
-from services.registry.model.calls import Missing
-from services.registry.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.model.calls import Missing
+from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.store.statements import Statement
+from services.ledger.store.trouble import Conflict
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.imports import Batch, Imported, Item, first_state, parent_versions
 from services.registry.model.names import VersionName
 from services.registry.model.versions import VersionDraft
 from services.registry.store import rows
 from services.registry.store.evaluations import result_columns
 from services.registry.store.models import model_columns
-from services.registry.store.statements import Statement
-from services.registry.store.trouble import Conflict
 from services.registry.store.usage import USED, check_room, check_used, count
-from services.registry.store.writing import Transaction, last
 
 # Results come by the ten thousand: COPY takes them in a quarter of the time that parameters need.
 STAGE = Statement(

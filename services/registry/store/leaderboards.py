@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import listed, page_of
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
 from services.registry.model.evaluations import Leaderboard, Place
 from services.registry.model.names import ModelName, NamespaceName
-from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
-from services.registry.store.database import Database
-from services.registry.store.paging import NAMESPACE, listed, page_of
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement
+from services.registry.store.parents import NAMESPACE
 
 
 class LeaderboardStore:

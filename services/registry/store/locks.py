@@ -4,11 +4,11 @@ What a write locks before it takes its revision: always the model first, so that
 
 from __future__ import annotations
 
-from services.registry.model.calls import Missing
+from services.ledger.model.calls import Missing
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
+from services.ledger.store.writing import Transaction
 from services.registry.model.names import ModelName
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement
-from services.registry.store.writing import Transaction
 
 _LOCK = Statement(
     "models.lock",

@@ -12,19 +12,20 @@ from typing import Any
 import asyncpg
 
 from services.chassis.errors import AlreadyExists, InvalidArgument
-from services.registry.model.calls import Missing, Read, check_etag
-from services.registry.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.batching import Batcher
+from services.ledger.store.database import Database, min_revision
+from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_deleted, still_deployed
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName
-from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
-from services.registry.store.batching import Batcher
-from services.registry.store.database import Database, min_revision
-from services.registry.store.paging import MOST_OCTETS, NAMESPACE, after, listed, page_of
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement, read
+from services.registry.store.parents import NAMESPACE
 from services.registry.store.usage import USED, check_room, check_used, count
-from services.registry.store.writing import Transaction, last
 
 # One row for each name wanted, in their order; without a model where there is none.
 _GET = read(

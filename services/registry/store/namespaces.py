@@ -10,16 +10,16 @@ from typing import Any
 import asyncpg
 
 from services.chassis.errors import AlreadyExists
-from services.registry.model.calls import Missing, Read, check_etag
-from services.registry.model.changes import ChangeKind, Journal
+from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.changes import ChangeKind, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.namespaces import Namespace, NamespaceDraft, NamespaceUpdate, check_deletable
-from services.registry.model.pages import Listed, Page
 from services.registry.store import rows
-from services.registry.store.database import Database
-from services.registry.store.paging import after, listed, page_of
-from services.registry.store.statements import Statement, read
-from services.registry.store.writing import Transaction, last
 
 _GET = read(
     "namespaces.get",

@@ -18,11 +18,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from services.ledger.store.servers import Snapshot
+from services.ledger.store.statements import Statement
 from services.registry.model.filters import Comparison, Condition, Every, Label, Op, ParameterCount, Score
 from services.registry.model.searches import Search
 from services.registry.store.conditions import SQL_OPS
-from services.registry.store.servers import Snapshot
-from services.registry.store.statements import Statement
 
 # So many models are found and sorted sooner than anything else is done.
 FEW = 2_000

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from services.ledger.store.servers import Row
 from services.registry.model.aliases import Alias, Stretch
 from services.registry.model.cards import Card, CardDraft
 from services.registry.model.deployments import Deployment, DeploymentDraft, DeploymentState
@@ -15,7 +16,6 @@ from services.registry.model.models import Model, ModelDraft
 from services.registry.model.names import AliasName, CardName, DeploymentName, ModelName, NamespaceName, VersionName
 from services.registry.model.namespaces import Namespace, NamespaceDraft
 from services.registry.model.versions import Artifact, Lineage, Version, VersionDraft, VersionState
-from services.registry.store.servers import Row
 
 NAMESPACE = """namespace_id, display_name, description, owner, labels, max_models, max_asset_bytes, create_time,
  update_time, revision"""

@@ -15,16 +15,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from services.ledger.model.pages import Key, Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import listed, page_of
+from services.ledger.store.servers import Row, Snapshot
+from services.ledger.store.statements import Statement
 from services.registry.model.models import Model
-from services.registry.model.pages import Key, Listed, Page
 from services.registry.model.searches import Search
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
-from services.registry.store.database import Database
 from services.registry.store.narrowing import FEW, MANY, SOME, Narrowing
-from services.registry.store.paging import NAMESPACE, listed, page_of
-from services.registry.store.servers import Row, Snapshot
-from services.registry.store.statements import Statement
+from services.registry.store.parents import NAMESPACE
 from services.registry.store.wording import Wording, understand
 
 _COLUMNS = {

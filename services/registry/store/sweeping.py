@@ -14,9 +14,9 @@ from datetime import timedelta
 from functools import partial
 
 from services.chassis.errors import FailedPrecondition, ModelyardError
-from services.registry.model.calls import Missing, Write
-from services.registry.store.changelog import Changelog
-from services.registry.store.grouping import Writer
+from services.ledger.model.calls import Missing, Write
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.grouping import Writer
 from services.registry.store.models import ModelStore
 
 _EVERY_SECONDS = 60.0

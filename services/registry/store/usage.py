@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.chassis.errors import ResourceExhausted
-from services.registry.model.calls import Missing
+from services.ledger.model.calls import Missing
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
+from services.ledger.store.writing import Transaction
 from services.registry.model.names import NamespaceName
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement
-from services.registry.store.writing import Transaction
 
 # Key share: the namespace cannot be deleted meanwhile, and nobody else has to wait.
 _ROOM = Statement(

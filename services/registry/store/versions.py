@@ -9,10 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from services.chassis.errors import Aborted
-from services.registry.model.calls import Missing, Read, check_etag
-from services.registry.model.changes import Image, Journal
+from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.changes import Image, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import ModelName, VersionName
-from services.registry.model.pages import Listed, Page
 from services.registry.model.versions import (
     Version,
     VersionDraft,
@@ -23,12 +27,9 @@ from services.registry.model.versions import (
     check_not_ready,
 )
 from services.registry.store import rows
-from services.registry.store.database import Database
 from services.registry.store.locks import lock_model
-from services.registry.store.paging import MODEL, after, listed, page_of
-from services.registry.store.statements import Statement, read
+from services.registry.store.parents import MODEL
 from services.registry.store.usage import USED, check_room, check_used, count
-from services.registry.store.writing import Transaction, last
 
 _GET = read(
     "versions.get",

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.registry.store.servers import Row, Snapshot
-from services.registry.store.statements import Statement
+from services.ledger.store.servers import Row, Snapshot
+from services.ledger.store.statements import Statement
 
 # Words that begin with a word; beyond so many the index is asked for the beginning itself, which is slower.
 _MOST_LONGER = 100

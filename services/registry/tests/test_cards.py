@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from modelyard.registry.v1 import cards_pb2 as pb
 from modelyard.registry.v1 import models_pb2
+from services.chassis.checks import Checks
 from services.registry.model.cards import SECTIONS
-from services.registry.model.checks import Checks
 from services.registry.model.frontmatter import changed_front, parse_card
 from services.registry.tests.calls import DEFAULT, create, get, update, write_card
 from services.registry.tests.yard import Failing, Registry

@@ -16,8 +16,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from modelyard.changes.v1 import changes_pb2 as pb
 from modelyard.registry.v1 import models_pb2
-from services.registry.store.changelog import Changelog
-from services.registry.store.database import DatabaseSettings, open_database
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import DatabaseSettings, open_database
 from services.registry.tests.calls import DEFAULT, add_version, create, move, revisions, sql, update, watch
 from services.registry.tests.yard import Failing, Registry, running
 

@@ -38,7 +38,8 @@ from services.embedded import suite
 from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
-from services.registry.migrate import grant, migrate, migrations
+from services.ledger.migrate import grant, migrate, migrations
+from services.registry.migrate import FOLDER
 
 WRITES = int(os.environ.get("MODELYARD_DRILL_WRITES", "1000"))
 WRITERS, WATCHERS = 64, 8
@@ -87,8 +88,8 @@ class Yard:
 
 async def _migrate(url: str) -> None:
     connection = await asyncpg.connect(url)
-    await migrate(connection, migrations())
-    await grant(connection, SERVICE_ROLE)
+    await migrate(connection, migrations(FOLDER))
+    await grant(connection, FOLDER, SERVICE_ROLE)
     await connection.close()
 
 

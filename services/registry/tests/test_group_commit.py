@@ -16,13 +16,13 @@ import grpc
 import pytest
 
 from modelyard.registry.v1 import models_pb2, namespaces_pb2, versions_pb2
-from services.registry.model.calls import Write
+from services.ledger.model.calls import Write
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
+from services.ledger.store.writing import Transaction
 from services.registry.model.models import Model, ModelDraft
 from services.registry.model.names import ModelName
-from services.registry.store.database import DatabaseSettings, open_database
-from services.registry.store.grouping import Writer
 from services.registry.store.models import ModelStore
-from services.registry.store.writing import Transaction
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,

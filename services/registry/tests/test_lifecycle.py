@@ -19,8 +19,8 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
-from services.registry.store.database import DatabaseSettings, open_database
-from services.registry.store.grouping import Writer
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
 from services.registry.store.models import ModelStore
 from services.registry.store.sweeping import purge_due
 from services.registry.tests.calls import DEFAULT, add_version, create, get, import_items, move, record, result, sql

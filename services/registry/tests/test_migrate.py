@@ -17,7 +17,8 @@ import pytest
 
 from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
 from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.registry.migrate import Migration, MigrationError, grant, migrate, migrations
+from services.ledger.migrate import Migration, MigrationError, grant, migrate, migrations
+from services.registry.migrate import FOLDER
 from services.registry.tests.yard import running
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,7 +93,7 @@ async def test_does_not_wait_for_a_busy_table(
     """
     A file that needs a table in use gives up soon instead of making everybody queue behind it.
     """
-    monkeypatch.setattr("services.registry.migrate._LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr("services.ledger.migrate._LOCK_TIMEOUT", "100ms")
     await migrate(connection, [ONE])
     other = await asyncpg.connect(empty)
     async with other.transaction():
@@ -107,8 +108,8 @@ async def test_several_at_once(empty: str) -> None:
     Of processes that start at the same time one migrates and the others wait for it.
     """
     connections = [await asyncpg.connect(empty) for _ in range(4)]
-    done = await asyncio.gather(*(migrate(each, migrations()) for each in connections))
-    assert sorted(map(len, done)) == [0, 0, 0, len(migrations())]
+    done = await asyncio.gather(*(migrate(each, migrations(FOLDER)) for each in connections))
+    assert sorted(map(len, done)) == [0, 0, 0, len(migrations(FOLDER))]
     for each in connections:
         await each.close()
 
@@ -141,7 +142,10 @@ def test_command(empty: str) -> None:
     The command says what it did.
     """
     first, second = (run(MODELYARD_DATABASE_URL=empty) for _ in range(2))
-    assert (first.returncode, first.stderr.strip()) == (0, "migrated: " + ", ".join(each.name for each in migrations()))
+    assert (first.returncode, first.stderr.strip()) == (
+        0,
+        "migrated: " + ", ".join(each.name for each in migrations(FOLDER)),
+    )
     assert (second.returncode, second.stderr.strip()) == (0, "the database has the newest schema")
 
 
@@ -211,9 +215,9 @@ async def test_from_the_first_schema_to_the_last(connection: asyncpg.Connection[
     A database of the first schema with data in it comes to the newest: all of it is read, searched and written as if it
     had been made today, and what the first program writes meanwhile is found, too.
     """
-    await migrate(connection, migrations()[:1])
+    await migrate(connection, migrations(FOLDER)[:1])
     await connection.execute(OLD_DATA)
-    assert await migrate(connection, migrations()) == [each.name for each in migrations()[1:]]
+    assert await migrate(connection, migrations(FOLDER)) == [each.name for each in migrations(FOLDER)[1:]]
     # The first program is still running, and knows nothing of new columns.
     await connection.execute("""
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
@@ -221,7 +225,7 @@ async def test_from_the_first_schema_to_the_last(connection: asyncpg.Connection[
     SELECT 'team', 'late', '', '', '', '', '', '', '{"team": "vision"}', '{}', 0, now(), now(), 3, 200,
            model_words('late', '', '{"team": "vision"}', '')
     """)
-    await grant(connection, SERVICE_ROLE)
+    await grant(connection, FOLDER, SERVICE_ROLE)
     assert await connection.fetchval("SELECT asset_bytes FROM namespace_usage WHERE namespace_id = 'team'") == 2000
     async with running(empty.replace("//postgres@", f"//{SERVICE_ROLE}@")) as registry:
 
@@ -261,4 +265,4 @@ async def test_a_role_that_is_no_name(connection: asyncpg.Connection[asyncpg.Rec
     The service's role goes into statements as text: nothing but a plain name is taken.
     """
     with pytest.raises(MigrationError, match="MODELYARD_DATABASE_SERVICE_ROLE must match"):
-        await grant(connection, "x; DROP TABLE audit")
+        await grant(connection, FOLDER, "x; DROP TABLE audit")

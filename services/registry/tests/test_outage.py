@@ -21,7 +21,8 @@ from services.chassis.errors import FailedPrecondition, Unavailable
 from services.embedded.postgres import Postgres
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
-from services.registry.migrate import migrate, migrations
+from services.ledger.migrate import migrate, migrations
+from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create, get, owner, sql, watch
 from services.registry.tests.yard import Failing, Registry, running
 
@@ -67,7 +68,7 @@ def mortal() -> Iterator[Server]:
 
 async def _migrate(database: str) -> None:
     connection = await asyncpg.connect(database)
-    await migrate(connection, migrations())
+    await migrate(connection, migrations(FOLDER))
     await connection.close()
 
 

@@ -35,12 +35,12 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.embedded.postgres import SERVICE_ROLE
-from services.registry.store.changelog import Changelog
-from services.registry.store.database import DatabaseSettings, open_database
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.servers import Server
+from services.ledger.store.statements import Statement
 from services.registry.store.imports import STAGE
 from services.registry.store.models import ModelStore
-from services.registry.store.servers import Server
-from services.registry.store.statements import Statement
 from services.registry.tests.calls import DEFAULT, deploy, import_items, move, owner, status, watch, write_card
 from services.registry.tests.yard import Registry, running
 

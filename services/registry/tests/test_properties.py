@@ -31,21 +31,19 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
+from services.chassis.checks import MOST_INT64, Checks, Name
 from services.chassis.errors import InvalidArgument
-from services.registry.model.checks import Checks
+from services.ledger.model.pages import Key, Query
 from services.registry.model.masks import check_mask
 from services.registry.model.models import MUTABLE, ModelDraft
 from services.registry.model.names import (
-    MOST_INT64,
     AliasName,
     CardName,
     DeploymentName,
     ModelName,
-    Name,
     NamespaceName,
     VersionName,
 )
-from services.registry.model.pages import Key, Query
 from services.registry.model.parsing import parse_filter
 from services.registry.tests.calls import (
     DEFAULT,

@@ -17,7 +17,8 @@ from modelyard.registry.v1 import models_pb2
 from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
-from services.registry.migrate import grant, migrate, migrations
+from services.ledger.migrate import grant, migrate, migrations
+from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create
 from services.registry.tests.yard import Failing, Registry, running
 
@@ -80,8 +81,8 @@ def pair() -> Iterator[Pair]:
 
 async def _migrate(url: str) -> None:
     connection = await asyncpg.connect(url)
-    await migrate(connection, migrations())
-    await grant(connection, SERVICE_ROLE)
+    await migrate(connection, migrations(FOLDER))
+    await grant(connection, FOLDER, SERVICE_ROLE)
     await connection.close()
 
 

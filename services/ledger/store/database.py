@@ -1,5 +1,5 @@
 """
-The registry's database: a primary, and replicas for the reads that they may answer.
+A service's database: a primary, and replicas for the reads that they may answer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import asyncpg
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, ModelyardError, Unavailable
-from services.registry.store.pool import Connection, Pool, Taken
-from services.registry.store.queries import Queries
-from services.registry.store.replicas import Replicas
-from services.registry.store.servers import Explainer, Row, Server, Snapshot
-from services.registry.store.statements import Statement
-from services.registry.store.trouble import translated
+from services.ledger.store.pool import Connection, Pool, Taken
+from services.ledger.store.queries import Queries
+from services.ledger.store.replicas import Replicas
+from services.ledger.store.servers import Explainer, Row, Searches, Server, Snapshot
+from services.ledger.store.statements import Statement
+from services.ledger.store.trouble import translated
 
 T = TypeVar("T")
 
@@ -52,6 +52,8 @@ class DatabaseSettings:
         slow: seconds from which a statement is logged.
         explain: log the plans of slow statements, too.
         most_lag: seconds that a replica may be behind and still serve.
+        application: what connections call themselves.
+        search_settings: on top of those that every search has, as "name = value".
     """
 
     url: str
@@ -67,6 +69,8 @@ class DatabaseSettings:
     slow: float = 0.1
     explain: bool = False
     most_lag: float = 5.0
+    application: str = "modelyard"
+    search_settings: Sequence[str] = ()
 
 
 class Database:
@@ -161,7 +165,7 @@ def connector(settings: DatabaseSettings, url: str | None = None, **server_setti
         server_settings: on top of the usual ones.
     """
     own = {
-        "application_name": "modelyard-registry",
+        "application_name": settings.application,
         "jit": "off",  # compiling takes longer than the statements here
         "statement_timeout": str(int(settings.statement_timeout * 1000)),
         "client_min_messages": "warning",
@@ -195,7 +199,8 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
 
     def server(name: str, url: str, least: int) -> Server:
         pool = Pool(connector(settings, url), least, settings.most, settings.patience)
-        return Server(name, pool, queries, settings.search_timeout, max(1, settings.most * 3 // 4))
+        searches = Searches(settings.search_timeout, max(1, settings.most * 3 // 4), settings.search_settings)
+        return Server(name, pool, queries, searches)
 
     primary = server("primary", settings.url, settings.least)
     # A replica may be down when we start: its connections are opened when it is first asked.
@@ -212,8 +217,12 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
         yield Database(primary, replicas)
 
 
-async def check_schema(database: Database, newest: int) -> None:
+async def check_schema(database: Database, newest: int, program: str) -> None:
     """
+    Args:
+        newest: the number of the newest migration.
+        program: what runs the migrations, "services.registry.migrate".
+
     Raises:
         FailedPrecondition: the database has not been migrated as far as this program needs.
     """
@@ -225,7 +234,7 @@ async def check_schema(database: Database, newest: int) -> None:
     if number < newest:
         raise FailedPrecondition(
             "SCHEMA_TOO_OLD",
-            f"the database has migration {number} of {newest}: run `python -m services.registry.migrate` first",
+            f"the database has migration {number} of {newest}: run `python -m {program}` first",
         )
 
 

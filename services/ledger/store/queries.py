@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, ItemsView
 
 from services.chassis.histograms import Histogram
-from services.registry.store.statements import Statement
+from services.ledger.store.statements import Statement
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from services.chassis.errors import ModelyardError, ResourceExhausted
-from services.registry.store.trouble import LOST, translated
+from services.ledger.store.trouble import LOST, translated
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]  # generic in its stubs only

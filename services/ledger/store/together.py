@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 
 from services.chassis.errors import AlreadyExists, ModelyardError
-from services.registry.model.calls import Write
-from services.registry.store.pool import Connection
-from services.registry.store.servers import Row, Server
-from services.registry.store.statements import Statement
-from services.registry.store.trouble import translated
-from services.registry.store.writing import Transaction, Work
+from services.ledger.model.calls import Write
+from services.ledger.store.pool import Connection
+from services.ledger.store.servers import Row, Server
+from services.ledger.store.statements import Statement
+from services.ledger.store.trouble import translated
+from services.ledger.store.writing import Transaction, Work
 
 T = TypeVar("T")
 

@@ -8,15 +8,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from services.chassis.errors import DeadlineExceeded, ModelyardError
-from services.registry.store.pool import Connection, Pool, Taken
-from services.registry.store.queries import Queries
-from services.registry.store.statements import Statement
-from services.registry.store.trouble import translated
+from services.ledger.store.pool import Connection, Pool, Taken
+from services.ledger.store.queries import Queries
+from services.ledger.store.statements import Statement
+from services.ledger.store.trouble import translated
 
 Row = asyncpg.Record
 
@@ -27,6 +28,22 @@ _PLAN = Statement("explain", "SELECT line FROM generic_plan($1) AS line")
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Searches:
+    """
+    What searches may take.
+
+    Args:
+        timeout: seconds that one may take.
+        at_once: how many may run at once: slow ones must not take every connection from the point reads.
+        settings: of the database, for each: "name = value".
+    """
+
+    timeout: float
+    at_once: int
+    settings: Sequence[str] = ()
+
+
 class Server:
     """
     A server, the primary or a replica.
@@ -35,16 +52,16 @@ class Server:
         name: "primary" or "replica 1".
         pool: the connections to it.
         queries: counts the statements.
-        search_timeout: seconds that a search may take.
-        searches: how many may run at once: slow ones must not take every connection from the point reads.
+        searches: what they may take.
     """
 
-    def __init__(self, name: str, pool: Pool, queries: Queries, search_timeout: float, searches: int) -> None:
+    def __init__(self, name: str, pool: Pool, queries: Queries, searches: Searches) -> None:
         self.name = name
         self.pool = pool
         self.queries = queries
-        self._search_timeout = search_timeout
-        self._searches = asyncio.Semaphore(searches)
+        self._search_timeout = searches.timeout
+        self._search_settings = "".join(f"; SET LOCAL {one}" for one in searches.settings)
+        self._searches = asyncio.Semaphore(searches.at_once)
 
     async def fetch_row(self, statement: Statement, args: Sequence[Any]) -> Row | None:
         """
@@ -76,8 +93,7 @@ class Server:
         # one search faster and ten searches slower.
         settings = (
             f"SET LOCAL statement_timeout = {int(seconds * 1000) or 1}; SET LOCAL plan_cache_mode = force_custom_plan; "
-            "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL random_page_cost = 1.1; "
-            "SET LOCAL pg_trgm.similarity_threshold = 0.2"
+            "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL random_page_cost = 1.1" + self._search_settings
         )
         try:
             async with self._searches, self.connection() as connection:

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from services.registry.model.calls import Write
-from services.registry.model.changes import Image, Journal
-from services.registry.store.pool import Connection
-from services.registry.store.servers import Row, Server
-from services.registry.store.statements import Statement
+from services.ledger.model.calls import Write
+from services.ledger.model.changes import Image, Journal
+from services.ledger.store.pool import Connection
+from services.ledger.store.servers import Row, Server
+from services.ledger.store.statements import Statement
 
 T = TypeVar("T")
 

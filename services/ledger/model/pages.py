@@ -18,8 +18,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from services.registry.model.checks import Checks
-from services.registry.model.names import MOST_INT64
+from services.chassis.checks import MOST_INT64, Checks
 
 T = TypeVar("T")
 

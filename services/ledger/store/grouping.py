@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from services.chassis.errors import ModelyardError
-from services.registry.model.calls import Write
-from services.registry.store.database import Database
-from services.registry.store.together import Done, Failed, Job, Together, fail
-from services.registry.store.trouble import Conflict
-from services.registry.store.writing import Work
+from services.ledger.model.calls import Write
+from services.ledger.store.database import Database
+from services.ledger.store.together import Done, Failed, Job, Together, fail
+from services.ledger.store.trouble import Conflict
+from services.ledger.store.writing import Work
 
 T = TypeVar("T")
 

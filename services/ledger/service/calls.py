@@ -14,10 +14,10 @@ from google.protobuf.message import Message
 from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, Unavailable
 from services.chassis.interceptors import request_id
-from services.registry.model.calls import ANONYMOUS, Missing, Write
-from services.registry.store.database import min_revision
-from services.registry.store.grouping import Writer
-from services.registry.store.writing import Transaction
+from services.ledger.model.calls import ANONYMOUS, Missing, Write
+from services.ledger.store.database import min_revision
+from services.ledger.store.grouping import Writer
+from services.ledger.store.writing import Transaction
 
 REVISION = "x-revision"
 MIN_REVISION = "x-min-revision"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.registry.store.batching import Batcher
+from services.ledger.store.batching import Batcher
 
 
 class Loads:

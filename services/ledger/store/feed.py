@@ -18,12 +18,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from services.chassis.errors import InvalidArgument, ModelyardError, Unavailable
-from services.registry.model.changes import Discontinuity, Event, Heartbeat, Revision
-from services.registry.store.changelog import Changelog
-from services.registry.store.pool import Connection
-from services.registry.store.trouble import LOST, translated
+from services.ledger.model.changes import Discontinuity, Event, Heartbeat, Revision
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.pool import Connection
+from services.ledger.store.trouble import LOST, translated
 
-_CHANNEL = "registry_changes"
 _LOOK_SECONDS = 1.0
 _LOOK_DEAF_SECONDS = 0.1
 _MOST_KEPT = 20_000
@@ -38,11 +37,13 @@ class ChangeFeed:
     Args:
         log: reads the log.
         connect: opens the connection that listens; None to do without, by looking alone.
+        channel: what it listens to.
     """
 
-    def __init__(self, log: Changelog, connect: Callable[[], Any] | None) -> None:
+    def __init__(self, log: Changelog, connect: Callable[[], Any] | None, channel: str) -> None:
         self._log = log
         self._connect = connect
+        self._channel = channel
         self._head = 0
         self._confirmed = float("-inf")
         self._recent: deque[Revision] = deque()
@@ -223,7 +224,7 @@ class ChangeFeed:
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _connection: ended.set())
         try:
-            await connection.add_listener(_CHANNEL, lambda *_: self._wake.set())
+            await connection.add_listener(self._channel, lambda *_: self._wake.set())
             self._is_deaf = False
             self._wake.set()
             await ended.wait()

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from services.registry.model.calls import Missing
-from services.registry.model.pages import Key, Listed, Page
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement, read
+from services.ledger.model.calls import Missing
+from services.ledger.model.pages import Key, Listed, Page
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement, read
 
 T = TypeVar("T")
 
 # What a page may hold. Clients take 4 MiB by default, and `octets` is an estimate.
 MOST_OCTETS = 3 << 20
-
-NAMESPACE = "SELECT namespace_id FROM namespaces WHERE namespace_id = $1"
-MODEL = "SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2"
 
 
 def page_of(name: str, rows: str, parent: str = "SELECT true") -> Statement:

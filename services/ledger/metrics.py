@@ -1,5 +1,5 @@
 """
-What the registry measures of its database.
+What a service measures of its database.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.registry.store.database import Database
+from services.ledger.store.database import Database
 
 _QUERY = "modelyard_database_query"
 _POOL = "modelyard_database_pool"

@@ -8,13 +8,33 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 from services.chassis.errors import InvalidArgument, Violations
-from services.registry.model.names import MOST_INT64, Name
+
+
+class Name(Protocol):
+    """
+    A kind of resource name.
+    """
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> Self:
+        """
+        Raises:
+            InvalidArgument: *text* is not such a name; the violation is on *field*.
+        """
+
+    @classmethod
+    def nowhere(cls) -> Self:
+        """
+        A name that stands in for one that did not parse, while the rest of a request is being checked.
+        """
+
 
 N = TypeVar("N", bound=Name)
 
+MOST_INT64 = 2**63 - 1
 MOST_LABELS = 64
 MOST_LABEL_VALUE = 256
 MOST_ANNOTATION_VALUE = 4096

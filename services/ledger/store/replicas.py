@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.chassis.errors import ModelyardError, Unavailable
-from services.registry.store.servers import Server
-from services.registry.store.statements import read
+from services.ledger.store.servers import Server
+from services.ledger.store.statements import read
 
 _HEAD = read("revision.head", "SELECT value AS head FROM revision")
 _LOOK_SECONDS = 0.25

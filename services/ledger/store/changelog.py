@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from services.registry.model.changes import Change, ChangeKind, Revision
-from services.registry.store.database import Database
-from services.registry.store.servers import Row
-from services.registry.store.statements import Statement
+from services.ledger.model.changes import Change, ChangeKind, Revision
+from services.ledger.store.database import Database
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
 
 # At most 256 revisions at a time, and not many more than 10,000 changes: a bulk write has thousands.
 _AFTER = Statement(

@@ -1,0 +1,223 @@
+"""
+Migrations: bring a service's database to the newest schema.
+
+Numbered SQL files, forward only, each in a transaction of its own; one that begins with `-- outside a transaction`
+builds indexes while everybody goes on writing, statement by statement, and can be run again when it was interrupted.
+What ran is recorded with a checksum: a file that changes after it ran makes every later migration refuse, because
+nobody could say any more which schema a database has. At the end the service's role gets what it needs, no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from services.chassis.errors import ModelyardError
+from services.chassis.settings import SettingsError, load
+from services.ledger.settings import MigrationSettings
+from services.ledger.store.database import connector, patiently
+from services.ledger.store.pool import Connection
+
+# Any number that no other program on the same database uses for an advisory lock.
+_LOCK = 0x6D6F64656C79
+_LOCK_TIMEOUT = "5s"
+_LOCK_PAUSE = 0.1
+_OUTSIDE = "-- outside a transaction\n"
+_GRANTS = "grants.sql"
+_ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+_RECORD = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+_HALF_BUILT = """
+SELECT format('%I.%I', nspname, relname) AS name
+  FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+ WHERE NOT indisvalid AND nspname = current_schema()
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class MigrationError(Exception):
+    """
+    The database cannot be migrated; the message says why and what to do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """
+    One numbered file.
+    """
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def outside(self) -> bool:
+        """
+        Whether it runs outside a transaction.
+        """
+        return self.sql.startswith(_OUTSIDE)
+
+    @property
+    def sha256(self) -> str:
+        """
+        The checksum that is recorded.
+        """
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations(folder: Path) -> list[Migration]:
+    """
+    The files of *folder* in order.
+
+    Raises:
+        MigrationError: a name is not NNNN_word.sql, or the numbers are not 1, 2, 3 …
+    """
+    found = []
+    for path in sorted(set(folder.glob("*.sql")) - {folder / _GRANTS}):
+        match = re.fullmatch(r"([0-9]{4})_[a-z0-9_]+\.sql", path.name)
+        if match is None:
+            raise MigrationError(f"{path.name} is not named like 0001_first.sql")
+        found.append(Migration(int(match[1]), path.name, path.read_text(encoding="utf-8")))
+    if [each.number for each in found] != list(range(1, len(found) + 1)):
+        raise MigrationError(f"migrations must be numbered 0001, 0002 …; there are {[each.name for each in found]}")
+    return found
+
+
+async def migrate(connection: Connection, files: Sequence[Migration]) -> list[str]:
+    """
+    Run what has not run yet.
+
+    Returns:
+        The names of the files that ran.
+
+    Raises:
+        MigrationError: a file changed after it ran, a newer program migrated the database, or a file failed.
+    """
+    # Whoever starts at the same time waits here, and then finds everything done. It asks again and again instead of
+    # waiting in the database: an index that is being built would wait for that statement, and it for the index.
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110 - not an Event's
+        await asyncio.sleep(_LOCK_PAUSE)
+    try:
+        await connection.execute(_RECORD)
+        rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migrations ORDER BY number")
+        _check(files, rows)
+        pending = files[len(rows) :]
+        for each in pending:
+            await (_apply_outside(connection, each) if each.outside else _apply(connection, each))
+        return [each.name for each in pending]
+    finally:
+        if not connection.is_closed():
+            await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+
+
+def _check(files: Sequence[Migration], rows: Sequence[asyncpg.Record]) -> None:
+    known = {each.number: each for each in files}
+    for row in rows:
+        each = known.get(row["number"])
+        if each is None:
+            raise MigrationError(f"the database has {row['name']}, which this program does not know: run a newer one")
+        if each.sha256 != row["sha256"]:
+            raise MigrationError(
+                f"{each.name} has changed since it ran on this database: restore it, and put the change into a new file"
+            )
+
+
+async def _apply(connection: Connection, each: Migration) -> None:
+    try:
+        async with connection.transaction():
+            # A statement that waits for a busy table makes all others queue behind it: better to fail and be run again.
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = 0")
+            await connection.execute(each.sql)
+            await _record(connection, each)
+    except asyncpg.LockNotAvailableError:
+        raise MigrationError(f"{each.name} waited {_LOCK_TIMEOUT} for a table that is in use: run it again") from None
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"{each.name} failed, and nothing of it was kept: {error}") from error
+
+
+async def _apply_outside(connection: Connection, each: Migration) -> None:
+    statements = [part for part in re.split(r";\s*\n", each.sql) if re.sub(r"--.*", "", part).strip()]
+    try:
+        # What an interrupted run left half built would count as there.
+        for row in await connection.fetch(_HALF_BUILT):
+            await connection.execute(f"DROP INDEX CONCURRENTLY {row['name']}")
+        for statement in statements:
+            await connection.execute(statement)
+        await _record(connection, each)
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"{each.name} stopped, run it again: {error}") from error
+
+
+async def _record(connection: Connection, each: Migration) -> None:
+    sql = "INSERT INTO schema_migrations (number, name, sha256) VALUES ($1, $2, $3)"
+    await connection.execute(sql, each.number, each.name, each.sha256)
+
+
+async def grant(connection: Connection, folder: Path, role: str) -> None:
+    """
+    Give the service's role what the folder's grants.sql lists, and make the role if there is none.
+
+    Raises:
+        MigrationError: *role* is not a plain name, or the owner may not do this.
+    """
+    if not _ROLE.fullmatch(role):
+        raise MigrationError(f"MODELYARD_DATABASE_SERVICE_ROLE must match {_ROLE.pattern}")
+    try:
+        async with connection.transaction():
+            # One at a time: the catalogs do not like two who grant the same.
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK + 1)
+            await connection.execute((folder / _GRANTS).read_text(encoding="utf-8").replace("$role", role))
+    except asyncpg.PostgresError as error:
+        raise MigrationError(
+            f"the role {role} cannot be given its rights: {error}. Make it beforehand if the owner may make no roles"
+        ) from error
+
+
+async def _main(folder: Path) -> list[str]:
+    settings = load(MigrationSettings)
+    database = settings.database()
+    connect = connector(database, statement_timeout="0")
+    connection: Connection = await patiently(connect, database.startup)
+    try:
+        done = await migrate(connection, migrations(folder))
+        await grant(connection, folder, settings.service_role)
+        return done
+    finally:
+        await connection.close()
+
+
+def main(folder: Path) -> int:
+    """
+    Migrate the database that the environment names.
+
+    Args:
+        folder: of the migrations.
+
+    Returns:
+        The exit code: 0 when the database has the newest schema.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        done = asyncio.run(_main(folder))
+    except (MigrationError, ModelyardError, SettingsError) as error:
+        _log.error("%s", error)
+        return 1
+    _log.info("%s", f"migrated: {', '.join(done)}" if done else "the database has the newest schema")
+    return 0

@@ -1,0 +1,3 @@
+"""
+Calls, changes and pages: no I/O.
+"""

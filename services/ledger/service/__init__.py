@@ -1,0 +1,3 @@
+"""
+What every method does with the metadata of its call, and the change stream.
+"""

@@ -1,0 +1,3 @@
+"""
+PostgreSQL: pooled connections, named statements, writes with a revision, the log of changes and its watchers.
+"""
