@@ -5,26 +5,67 @@ The asset service: `python -m services.cdn`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
-from services.cdn.service import AssetService
+from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
+from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
+from services.cdn.migrate import FOLDER
+from services.cdn.service.assets import AssetService
+from services.cdn.service.changes import ChangeService
+from services.cdn.service.storing import Storing
+from services.cdn.service.uploads import UploadService
 from services.cdn.settings import CdnSettings
-from services.cdn.store import open_assets
+from services.cdn.store.assets import open_assets
+from services.cdn.store.collection import Collection
+from services.cdn.store.finishing import Finisher
+from services.cdn.store.pins import Pins
+from services.cdn.store.records import Records
+from services.cdn.store.sweeping import Sweeper
+from services.cdn.store.uploads import Uploads
 from services.chassis.server import Server, main
 from services.chassis.settings import load
+from services.ledger.metrics import DatabaseMetrics
+from services.ledger.migrate import migrations
+from services.ledger.service.calls import Mutations
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import check_schema, connector, open_database
+from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.grouping import Writer
 
 
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
     """
-    Serve AssetService for as long as the block lasts.
+    Serve the assets for as long as the block lasts.
     """
     settings = load(CdnSettings)
-    async with open_assets(settings.s3(), upload_memory=settings.upload_memory) as assets:
-        # The methods that it lacks answer UNIMPLEMENTED.
-        server.add(add_AssetServiceServicer_to_server, AssetService(assets))  # type: ignore[abstract]
+    reached = settings.database("modelyard-cdn")
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(reached))
+        await check_schema(database, len(migrations(FOLDER)), "services.cdn.migrate")
+        log, writer = Changelog(database), Writer(database)
+        feed = ChangeFeed(log, connector(reached), "cdn_changes")
+        await stack.enter_async_context(feed.following(server.draining))
+        stack.push_async_callback(writer.close)
+
+        records, pins = Records(database), Pins(database, settings.owner_quota)
+        assets = await stack.enter_async_context(open_assets(settings.s3(), records, settings.limits()))
+        uploads = Uploads(database, settings.upload_lifetime, settings.most_uploads)
+        finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
+        grace, rhythm = settings.grace(), settings.rhythm()
+        sweeper = Sweeper(assets.bucket, uploads, finisher, collection, log, grace, rhythm)
+        await stack.enter_async_context(sweeper.sweeping())
+
+        mutations = Mutations(writer)
+        storing = Storing(assets, records, pins, mutations)
+        service = AssetService(assets, records, pins, collection, storing, mutations, grace)
+        server.add(add_AssetServiceServicer_to_server, service)
+        server.add(add_UploadServiceServicer_to_server, UploadService(assets, records, uploads, finisher, storing))
+        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
+        server.metrics.registry.register(DatabaseMetrics(database))
         server.health.depends_on("s3", assets.ping)
+        server.health.depends_on("postgresql", database.ping)
         yield
 
 

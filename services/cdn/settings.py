@@ -6,14 +6,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.cdn.store import S3Settings
-from services.chassis.settings import CommonSettings, Secret, SettingsError, integer, secret, setting, text, url
+from datetime import timedelta
+
+from services.cdn.store.assets import Limits
+from services.cdn.store.collection import Grace
+from services.cdn.store.s3 import S3Settings
+from services.cdn.store.sweeping import Rhythm
+from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
+from services.ledger.settings import LedgerSettings
 
 _MIB = 1024 * 1024
+_DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CdnSettings(CommonSettings):
+class CdnSettings(LedgerSettings):
     """
     Where the bytes are kept, and what moving them may cost.
     """
@@ -33,6 +40,90 @@ class CdnSettings(CommonSettings):
         default=256 * _MIB,
         help="what all uploads of a worker together may hold in memory; more of them wait",
     )
+
+    least_compressed: int = setting(
+        "MODELYARD_COMPRESS_LEAST_BYTES",
+        integer(0, 1 << 30),
+        default=1024,
+        help="text from this size on is also stored compressed",
+    )
+    most_compressed: int = setting(
+        "MODELYARD_COMPRESS_MOST_BYTES",
+        integer(0, 1 << 30),
+        default=32 * _MIB,
+        help="text up to this size: it is in memory meanwhile",
+    )
+    upload_ttl: float = setting(
+        "MODELYARD_UPLOAD_TTL_SECONDS",
+        seconds(1, 30 * _DAY),
+        default=_DAY,
+        help="when an upload is given up that nobody goes on with",
+    )
+    most_uploads: int = setting(
+        "MODELYARD_UPLOADS_MOST", integer(1, 1_000_000), default=10_000, help="how many uploads may be open"
+    )
+    owner_quota: int = setting(
+        "MODELYARD_OWNER_QUOTA_BYTES",
+        integer(0, 1 << 60),
+        default=0,
+        help="how much one version or static file may pin; 0 for any amount",
+    )
+    collect_grace: float = setting(
+        "MODELYARD_COLLECT_GRACE_SECONDS",
+        seconds(0, 3650 * _DAY),
+        default=7 * _DAY,
+        help="how long an asset that nobody pins is left alone",
+    )
+    collect_grace_least: float = setting(
+        "MODELYARD_COLLECT_GRACE_LEAST_SECONDS",
+        seconds(0, 3650 * _DAY),
+        default=3600.0,
+        help="the shortest such time that a call of CollectGarbage may ask for",
+    )
+    collect_delay: float = setting(
+        "MODELYARD_COLLECT_DELAY_SECONDS",
+        seconds(0, 365 * _DAY),
+        default=3600.0,
+        help="how long the bytes of an asset stay after it was taken away, for downloads under way",
+    )
+    collect_every: float = setting(
+        "MODELYARD_COLLECT_EVERY_SECONDS",
+        seconds(0, 365 * _DAY),
+        default=3600.0,
+        help="how often what nobody pins is collected; 0 for never",
+    )
+    sweep_every: float = setting(
+        "MODELYARD_SWEEP_EVERY_SECONDS",
+        seconds(0.1, _DAY),
+        default=60.0,
+        help="how often abandoned uploads are looked for",
+    )
+
+    @property
+    def upload_lifetime(self) -> timedelta:
+        """
+        How long an upload is kept when nobody writes.
+        """
+        return timedelta(seconds=self.upload_ttl)
+
+    def limits(self) -> Limits:
+        """
+        What moving bytes may cost.
+        """
+        return Limits(self.upload_memory, self.least_compressed, self.most_compressed)
+
+    def grace(self) -> Grace:
+        """
+        How long what nobody pins is left alone.
+        """
+        times = (self.collect_grace, self.collect_delay, self.collect_grace_least)
+        return Grace(*(timedelta(seconds=each) for each in times))
+
+    def rhythm(self) -> Rhythm:
+        """
+        How often things are looked after. A multipart upload that belongs to nothing is as old as an abandoned one.
+        """
+        return Rhythm(self.sweep_every, self.collect_every, self.upload_lifetime, self.keep)
 
     def s3(self) -> S3Settings:
         """

@@ -60,11 +60,11 @@ CREATE TABLE requests (
 );
 CREATE INDEX requests_by_time ON requests (create_time);
 
--- An asset is LIVE, then CONDEMNED (nobody finds it, its bytes are there, an upload brings it back), then DELETING (its
--- bytes may be gone at any moment, and nothing brings it back), then gone (docs/adr/0015).
+-- An asset is INCOMING (its bytes may be on their way to S3), LIVE, CONDEMNED (nobody finds it, its bytes are there, an
+-- upload brings it back), DELETING (its bytes may be gone at any moment, and nothing brings it back), gone (docs/adr/0015).
 CREATE TABLE assets (
     sha256          text COLLATE "C" PRIMARY KEY CHECK (sha256 ~ '^[0-9a-f]{64}$'),
-    state           text NOT NULL CHECK (state IN ('LIVE', 'CONDEMNED', 'DELETING')),
+    state           text NOT NULL CHECK (state IN ('INCOMING', 'LIVE', 'CONDEMNED', 'DELETING')),
     size_bytes      bigint NOT NULL CHECK (size_bytes >= 0),
     media_type      text NOT NULL,
     private         boolean NOT NULL,
@@ -106,7 +106,7 @@ CREATE TABLE owners (
     bytes  bigint NOT NULL CHECK (bytes >= 0)
 ) WITH (fillfactor = 50);
 
--- What is stored in all; one row.
+-- All assets that are LIVE; one row.
 CREATE TABLE totals (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     assets    bigint NOT NULL CHECK (assets >= 0),

@@ -2,22 +2,49 @@
 Values and rules of assets; no I/O.
 """
 
-from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, Asset, Span, parse_part
-from services.cdn.model.names import asset_name, parse_digests, parse_name
-from services.cdn.model.pages import Page, next_token
-from services.cdn.model.uploads import UPLOAD_MEMORY_BYTES, Draft, Intake
+from services.cdn.model.assets import (
+    DEFAULT_MEDIA_TYPE,
+    ENCODINGS,
+    Asset,
+    Span,
+    all_keys,
+    asset_key,
+    parse_part,
+    staging_key,
+    variant_key,
+)
+from services.cdn.model.names import (
+    asset_name,
+    check_owner,
+    is_prefix,
+    parse_digests,
+    parse_name,
+    parse_names,
+    parse_upload,
+)
+from services.cdn.model.uploads import MAX_CHUNK_BYTES, UPLOAD_MEMORY_BYTES, Draft, Intake, Upload, UploadWay
 
 __all__ = [
     "DEFAULT_MEDIA_TYPE",
+    "ENCODINGS",
+    "MAX_CHUNK_BYTES",
     "UPLOAD_MEMORY_BYTES",
     "Asset",
     "Draft",
     "Intake",
-    "Page",
     "Span",
+    "Upload",
+    "UploadWay",
+    "all_keys",
+    "asset_key",
     "asset_name",
-    "next_token",
+    "check_owner",
+    "is_prefix",
     "parse_digests",
     "parse_name",
+    "parse_names",
     "parse_part",
+    "parse_upload",
+    "staging_key",
+    "variant_key",
 ]

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from services.cdn.model.names import asset_name, parse_name
 from services.chassis.errors import InvalidArgument, Violations
+from services.ledger.model.changes import Image
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -22,13 +23,25 @@ class Asset:
         sha256: their digest, 64 lower-case hexadecimal digits.
         size_bytes: how many they are.
         media_type: what the first upload of them declared.
+        private: whether they are reached over HTTP with a signed URL only.
         create_time: when they were stored.
+        revision: of the last change.
+        format: what they were recognised as, as the contract spells it without FORMAT_; empty for nothing known.
+        warnings: things to know before use.
+        encodings: content encodings that are stored beside the original.
+        parameter_count: of a safetensors file.
     """
 
     sha256: str
     size_bytes: int
     media_type: str
+    private: bool
     create_time: datetime
+    revision: int
+    format: str = ""
+    warnings: tuple[str, ...] = ()
+    encodings: tuple[str, ...] = ()
+    parameter_count: int = 0
 
     @property
     def name(self) -> str:
@@ -36,6 +49,52 @@ class Asset:
         The resource name, ``assets/{sha256}``.
         """
         return asset_name(self.sha256)
+
+    @property
+    def key(self) -> str:
+        """
+        Where its bytes are in the bucket.
+        """
+        return asset_key(self.sha256, private=self.private)
+
+    def image(self) -> Image:
+        """
+        For the audit.
+        """
+        return {"size_bytes": self.size_bytes, "media_type": self.media_type, "private": self.private}
+
+
+def asset_key(sha256: str, *, private: bool) -> str:
+    """
+    Where the bytes of an asset are in the bucket: what is public has its own prefix, which the gateway serves.
+    """
+    return f"private/{sha256}" if private else f"assets/{sha256}"
+
+
+def variant_key(encoding: str, key: str) -> str:
+    """
+    Where the bytes of *key* are, in a content encoding.
+    """
+    return f"{encoding}/{key}"
+
+
+def staging_key(upload: str) -> str:
+    """
+    Where bytes are that nobody has verified yet.
+    """
+    return f"staging/{upload}"
+
+
+def all_keys(sha256: str) -> list[str]:
+    """
+    Everywhere where bytes of an asset may be.
+    """
+    own = [asset_key(sha256, private=private) for private in (False, True)]
+    return [*own, *(variant_key(encoding, key) for encoding in ENCODINGS for key in own)]
+
+
+#: The content encodings that are stored beside an original, the best one first.
+ENCODINGS = ("zstd", "gzip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +112,13 @@ class Span:
         Whether that is all of the asset.
         """
         return not self.offset and not self.limit
+
+    def within(self, start: int, size: int) -> Span:
+        """
+        The same part of the *size* bytes that begin at *start*.
+        """
+        left = max(size - self.offset, 0)
+        return Span(start + self.offset, min(self.limit or left, left))
 
 
 def parse_part(name: str, offset: int, limit: int) -> tuple[str, Span]:

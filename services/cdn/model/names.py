@@ -13,6 +13,12 @@ DIGEST_RULE = "must be 64 lower-case hexadecimal digits"
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"assets/([0-9a-f]{64})")
+_UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_VERSION = re.compile(
+    r"namespaces/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/models/[A-Za-z0-9][A-Za-z0-9._-]{0,127}/versions/[1-9][0-9]{0,18}"
+)
+_STATIC = re.compile(r"static(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)+")
+_MAX_OWNER_BYTES = 519
 
 
 def asset_name(sha256: str) -> str:
@@ -50,3 +56,49 @@ def parse_digests(digests: list[str], field: str = "sha256") -> list[str]:
             wrong.add(f"{field}[{place}]", DIGEST_RULE)
     wrong.raise_if_any()
     return list(dict.fromkeys(digests))
+
+
+def parse_names(names: list[str], field: str = "names", *, least: int = 1) -> list[str]:
+    """
+    The digests of assets' names, without repetitions, in their order.
+
+    Raises:
+        InvalidArgument: there are too few or too many, or one is malformed (the first ten are named).
+    """
+    if not least <= len(names) <= MAX_DIGESTS:
+        raise InvalidArgument.of(field, f"must hold {least} to {MAX_DIGESTS} names")
+    wrong = Violations()
+    for place, name in enumerate(names):
+        if not _NAME.fullmatch(name) and len(wrong) < 10:
+            wrong.add(f"{field}[{place}]", f"must be assets/{{sha256}}; the digest {DIGEST_RULE}")
+    wrong.raise_if_any()
+    return list(dict.fromkeys(name.removeprefix("assets/") for name in names))
+
+
+def parse_upload(name: str, field: str = "name") -> str:
+    """
+    The id that an upload's name holds.
+
+    Raises:
+        InvalidArgument: *name* is not uploads/{upload}.
+    """
+    match = _UPLOAD.fullmatch(name)
+    if match is None:
+        raise InvalidArgument.of(field, "must be uploads/{upload}, as StartUpload gave it")
+    return match[1]
+
+
+def check_owner(wrong: Violations, field: str, owner: str) -> None:
+    """
+    Note it when *owner* is neither the full name of a version nor static/{path}.
+    """
+    known = _VERSION.fullmatch(owner) or _STATIC.fullmatch(owner)
+    if not known or len(owner.encode(errors="replace")) > _MAX_OWNER_BYTES:
+        wrong.add(field, "must be namespaces/{namespace}/models/{model}/versions/{number}, or static/{path}")
+
+
+def is_prefix(name: str) -> bool:
+    """
+    Whether *name* may be that of a resource or of a collection of this service.
+    """
+    return name.split("/", 1)[0] in {"assets", "static", "namespaces"} and name.isprintable() and len(name) <= 1024

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 
-from services.cdn.model.assets import DEFAULT_MEDIA_TYPE
-from services.cdn.model.names import DIGEST, DIGEST_RULE
+from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key, asset_name
+from services.cdn.model.formats import Inspection
+from services.cdn.model.names import DIGEST, DIGEST_RULE, check_owner
 from services.chassis.errors import DataLoss, InvalidArgument, Violations
 
 MIB = 1024 * 1024
@@ -32,30 +35,58 @@ _MAX_MEDIA_TYPE = 255
 @dataclass(frozen=True, slots=True)
 class Draft:
     """
-    What the header of an upload declares, checked.
+    What an upload declares, checked.
+
+    Args:
+        sha256: the digest of all bytes.
+        size_bytes: how many they are.
+        media_type: what they are.
+        owner: whose quota they count on; empty for nobody's.
+        private: whether they are kept from /assets/{sha256}.
     """
 
     sha256: str
     size_bytes: int
     media_type: str
+    owner: str = ""
+    private: bool = False
 
     @classmethod
-    def parse(cls, sha256: str, size_bytes: int, media_type: str) -> Draft:
+    def parse(cls, sha256: str, size_bytes: int, media_type: str, owner: str, *, private: bool, where: str) -> Draft:
         """
+        Args:
+            where: what the fields are in: "header.", or empty.
+
         Raises:
-            InvalidArgument: says everything that is wrong with the header at once.
+            InvalidArgument: says everything that is wrong at once.
         """
         wrong = Violations()
         if not DIGEST.fullmatch(sha256):
-            wrong.add("header.sha256", DIGEST_RULE)
+            wrong.add(f"{where}sha256", DIGEST_RULE)
         if not 0 <= size_bytes <= MAX_ASSET_BYTES:
-            wrong.add("header.size_bytes", f"must be from 0 to {MAX_ASSET_BYTES}")
+            wrong.add(f"{where}size_bytes", f"must be from 0 to {MAX_ASSET_BYTES}")
         if media_type and not (len(media_type) <= _MAX_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(media_type)):
             wrong.add(
-                "header.media_type", f"must be a media type such as text/plain, at most {_MAX_MEDIA_TYPE} characters"
+                f"{where}media_type", f"must be a media type such as text/plain, at most {_MAX_MEDIA_TYPE} characters"
             )
+        if owner:
+            check_owner(wrong, f"{where}owner", owner)
         wrong.raise_if_any()
-        return cls(sha256, size_bytes, media_type or DEFAULT_MEDIA_TYPE)
+        return cls(sha256, size_bytes, media_type or DEFAULT_MEDIA_TYPE, owner, private)
+
+    @property
+    def key(self) -> str:
+        """
+        Where the bytes go when they are verified.
+        """
+        return asset_key(self.sha256, private=self.private)
+
+    @property
+    def name(self) -> str:
+        """
+        The name of the asset that it becomes.
+        """
+        return asset_name(self.sha256)
 
     @property
     def part_bytes(self) -> int:
@@ -73,7 +104,7 @@ class Draft:
         if sha256 != self.sha256:
             raise DataLoss(
                 "DIGEST_MISMATCH",
-                f"the bytes that came have the sha256 {sha256}, the header declares {self.sha256}: nothing was stored",
+                f"the bytes that came have the sha256 {sha256}, {self.sha256} was declared: nothing was stored",
                 metadata={"declared": self.sha256, "received": sha256},
             )
 
@@ -85,7 +116,7 @@ class Draft:
         if size_bytes != self.size_bytes:
             raise DataLoss(
                 "SIZE_MISMATCH",
-                f"{size_bytes} bytes came, the header declares {self.size_bytes}: nothing was stored",
+                f"{size_bytes} bytes came, {self.size_bytes} were declared: nothing was stored",
                 metadata={"declared": str(self.size_bytes), "received": str(size_bytes)},
             )
 
@@ -126,3 +157,79 @@ class Intake:
             DataLoss: the stream ended before all declared bytes came (SIZE_MISMATCH).
         """
         self._draft.check_size(self.received)
+
+
+class UploadWay(StrEnum):
+    """
+    How the bytes of an upload come; nothing is said before the first ones.
+    """
+
+    UNSAID = ""
+    STREAM = "STREAM"
+    DIRECT = "DIRECT"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """
+    An upload that can be taken up again.
+
+    Args:
+        id: of it.
+        draft: what it declares.
+        part_bytes: the size of every part but the last.
+        way: how the bytes come.
+        key: where the parts go; empty before the first one.
+        multipart: what the object store calls that.
+        parts: how many came through us and are stored for good.
+        hash_state: of SHA-256 after those.
+        inspection: what the first part was recognised as.
+        writer: the fencing token of who writes.
+        expire_time: when it is given up.
+    """
+
+    id: str
+    draft: Draft
+    part_bytes: int
+    way: UploadWay
+    key: str
+    multipart: str
+    parts: int
+    hash_state: bytes | None
+    inspection: Inspection | None
+    writer: int
+    expire_time: datetime
+
+    @property
+    def name(self) -> str:
+        """
+        The resource name, ``uploads/{upload}``.
+        """
+        return f"uploads/{self.id}"
+
+    @property
+    def committed_bytes(self) -> int:
+        """
+        What came through us and is stored for good.
+        """
+        return min(self.parts * self.part_bytes, self.draft.size_bytes)
+
+    @property
+    def part_count(self) -> int:
+        """
+        How many parts it has in all.
+        """
+        return -(-self.draft.size_bytes // self.part_bytes)
+
+    @property
+    def staged(self) -> bool:
+        """
+        Whether the parts go where nobody has verified them yet.
+        """
+        return self.key.startswith("staging/")
+
+    def part_size(self, number: int) -> int:
+        """
+        How large part *number* is, from 1 on.
+        """
+        return min(self.part_bytes, self.draft.size_bytes - (number - 1) * self.part_bytes)

@@ -1,8 +1,3 @@
 """
-Assets on S3: ``AssetStore`` is what the service uses, ``s3`` and ``bucket`` are all that knows boto3.
+Assets: their bytes on S3 (s3.py is where boto3 is), and what is known of them in PostgreSQL.
 """
-
-from services.cdn.store.assets import AssetStore, open_assets
-from services.cdn.store.s3 import S3Settings
-
-__all__ = ["AssetStore", "S3Settings", "open_assets"]

@@ -1,16 +1,18 @@
 """
-Every call to S3, in our words: a digest in, an asset out.
+Every call to S3, in our words.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from services.cdn.model import DEFAULT_MEDIA_TYPE, Asset, Draft, Span, asset_name
+from services.cdn.model import DEFAULT_MEDIA_TYPE, Span
 from services.cdn.store.s3 import Lane, S3Settings
 
 if TYPE_CHECKING:
@@ -18,15 +20,62 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 #: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
-_FOREVER = "public, max-age=31536000, immutable"
+FOREVER = "public, max-age=31536000, immutable"
+#: S3 copies at most this much in one call.
+_MOST_COPIED = 5 * 1024**3
+_COPIED_PART = 1024**3
+
+
+class Hash(Protocol):
+    """
+    What takes in the bytes that are read.
+    """
+
+    def update(self, data: bytes, /) -> None:
+        """
+        Take in the next bytes.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """
+    What S3 knows of an object.
+    """
+
+    size_bytes: int
+    media_type: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    A part of a multipart upload.
+    """
+
+    number: int
+    etag: str
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Multipart:
+    """
+    A multipart upload that is open.
+    """
+
+    key: str
+    id: str
+    time: datetime
 
 
 class Bucket:
     """
-    The assets of one bucket, each under its resource name as the key.
+    Objects of one bucket, by key.
 
-    The short calls about assets have threads of their own, so that a hundred slow transfers do not hold them up, and
-    are given up sooner, so that a caller hears quickly that S3 is down.
+    The short calls have threads of their own, so that a hundred slow transfers do not hold them up, and are given up
+    sooner, so that a caller hears quickly that S3 is down.
     """
 
     def __init__(self, settings: S3Settings) -> None:
@@ -41,122 +90,196 @@ class Bucket:
         """
         await self._quick.run(partial(self._quick.client.head_bucket, Bucket=self._bucket))
 
-    async def head(self, sha256: str) -> Asset:
+    async def head(self, key: str) -> Stored:
         """
         Raises:
-            Missing: no such asset.
+            Missing: no such object.
         """
-        head = partial(self._quick.client.head_object, Bucket=self._bucket, Key=asset_name(sha256))
-        found = await self._quick.run(head)
+        found = await self._quick.run(partial(self._quick.client.head_object, Bucket=self._bucket, Key=key))
         media_type = found.get("ContentType") or DEFAULT_MEDIA_TYPE
-        return Asset(sha256, found["ContentLength"], media_type, found["LastModified"])
+        return Stored(found["ContentLength"], media_type, found["LastModified"])
 
-    async def keys(self, after: str, count: int) -> tuple[list[str], bool]:
-        """
-        Up to *count* keys below ``assets/`` that come after *after*, and whether there are more.
-        """
-        ask = partial(
-            self._quick.client.list_objects_v2,
-            Bucket=self._bucket,
-            Prefix=asset_name(""),
-            StartAfter=after,
-            MaxKeys=count,
-        )
-        found = await self._quick.run(ask)
-        return [entry["Key"] for entry in found.get("Contents", [])], found["IsTruncated"]
-
-    async def put(self, draft: Draft, body: bytearray) -> None:
+    async def put(
+        self, key: str, body: bytes | bytearray, media_type: str, *, encoding: str = "", first: bool = True
+    ) -> None:
         """
         Store *body* whole.
+
+        Args:
+            encoding: the content encoding of *body*.
+            first: refuse when there is something already.
 
         Raises:
             Taken: it is stored already.
         """
-        put = partial(
+        more = {"ContentEncoding": encoding} if encoding else {}
+        if first:
+            more["IfNoneMatch"] = "*"
+        put: Callable[[], object] = partial(
             self._bulk.client.put_object,
             Bucket=self._bucket,
-            Key=asset_name(draft.sha256),
-            ContentType=draft.media_type,
-            CacheControl=_FOREVER,
-            IfNoneMatch="*",
-            Body=body,  # type: ignore[arg-type] # boto3 takes it, and copies nothing
+            Key=key,
+            ContentType=media_type,
+            CacheControl=FOREVER,
+            Body=body,  # type: ignore[arg-type] # boto3 takes a bytearray, too, and copies nothing
+            **more,  # type: ignore[arg-type]
         )
         await self._bulk.run(put)
 
-    async def start(self, draft: Draft) -> str:
+    async def start(self, key: str, media_type: str) -> str:
         """
         Begin an upload in parts; returns its id.
         """
         create = partial(
             self._bulk.client.create_multipart_upload,
             Bucket=self._bucket,
-            Key=asset_name(draft.sha256),
-            ContentType=draft.media_type,
-            CacheControl=_FOREVER,
+            Key=key,
+            ContentType=media_type,
+            CacheControl=FOREVER,
         )
         return (await self._bulk.run(create))["UploadId"]
 
-    async def send(self, sha256: str, upload: str, number: int, body: bytearray) -> CompletedPartTypeDef:
+    async def send(self, key: str, upload: str, number: int, body: bytearray) -> Part:
         """
         Store part *number*, from 1 on.
+
+        Raises:
+            Missing: no such upload.
         """
         send = partial(
             self._bulk.client.upload_part,
             Bucket=self._bucket,
-            Key=asset_name(sha256),
+            Key=key,
             UploadId=upload,
             PartNumber=number,
             Body=body,  # type: ignore[arg-type] # boto3 takes it, and copies nothing
         )
-        return {"PartNumber": number, "ETag": (await self._bulk.run(send))["ETag"]}
+        return Part(number, (await self._bulk.run(send))["ETag"], len(body))
 
-    async def complete(self, sha256: str, upload: str, parts: Sequence[CompletedPartTypeDef]) -> None:
+    async def parts(self, key: str, upload: str) -> list[Part]:
         """
-        Make the parts one asset: only now does anybody see it.
+        The parts that have come, in order.
+
+        Raises:
+            Missing: no such upload.
+        """
+
+        def work() -> list[Part]:
+            pages = self._quick.client.get_paginator("list_parts").paginate(
+                Bucket=self._bucket, Key=key, UploadId=upload
+            )
+            return [
+                Part(part["PartNumber"], part["ETag"], part["Size"]) for page in pages for part in page.get("Parts", [])
+            ]
+
+        return await self._quick.run(work)
+
+    async def complete(self, key: str, upload: str, parts: Sequence[Part], *, first: bool = True) -> None:
+        """
+        Make the parts one object: only now does anybody see it.
+
+        Args:
+            first: refuse when there is something already.
 
         Raises:
             Taken: it is stored already; the upload is still open.
             Missing: no such upload, perhaps because it is complete.
         """
-        complete = partial(
+        listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        complete: Callable[[], object] = partial(
             self._bulk.client.complete_multipart_upload,
             Bucket=self._bucket,
-            Key=asset_name(sha256),
+            Key=key,
             UploadId=upload,
-            MultipartUpload={"Parts": parts},
-            IfNoneMatch="*",
+            MultipartUpload={"Parts": listed},
+            **({"IfNoneMatch": "*"} if first else {}),  # type: ignore[arg-type]
         )
         await self._bulk.run(complete)
 
-    async def abort(self, sha256: str, upload: str) -> None:
+    async def abort(self, key: str, upload: str) -> None:
         """
         Raises:
             Missing: no such upload (any more).
         """
-        abort = partial(
-            self._bulk.client.abort_multipart_upload, Bucket=self._bucket, Key=asset_name(sha256), UploadId=upload
-        )
+        abort = partial(self._bulk.client.abort_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload)
         await self._bulk.run(abort)
 
-    async def open(self, sha256: str, span: Span) -> StreamingBody:
+    async def open_uploads(self) -> list[Multipart]:
         """
-        The bytes of a part of an asset, to be read in ``read`` and then closed.
+        The multipart uploads that are open, up to a thousand.
+        """
+        ask = partial(self._quick.client.list_multipart_uploads, Bucket=self._bucket)
+        found = await self._quick.run(ask)
+        return [Multipart(each["Key"], each["UploadId"], each["Initiated"]) for each in found.get("Uploads", [])]
+
+    def part_url(self, key: str, upload: str, number: int, size_bytes: int, seconds: int) -> str:
+        """
+        An address to which a part of *size_bytes* can be sent for *seconds*, with that length and no other.
+        """
+        return self._quick.client.generate_presigned_url(
+            "upload_part",
+            Params={
+                "Bucket": self._bucket,
+                "Key": key,
+                "UploadId": upload,
+                "PartNumber": number,
+                "ContentLength": size_bytes,
+            },
+            ExpiresIn=seconds,
+        )
+
+    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
+        """
+        Copy within the bucket, without a byte through us.
 
         Raises:
-            Missing: no such asset.
+            Missing: there is no *source*.
+        """
+        if size_bytes > _MOST_COPIED:
+            await self._copy_in_parts(source, key, size_bytes, media_type)
+            return
+        copy = partial(
+            self._bulk.client.copy_object,
+            Bucket=self._bucket,
+            Key=key,
+            CopySource={"Bucket": self._bucket, "Key": source},
+            MetadataDirective="REPLACE",
+            ContentType=media_type,
+            CacheControl=FOREVER,
+        )
+        await self._bulk.run(copy)
+
+    async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
+        """
+        Remove objects; those that are not there are no matter.
+
+        Args:
+            until: a time of `time.monotonic()` after which nothing is removed any more.
+
+        Raises:
+            Unavailable: S3 does not answer, or it is too late.
+        """
+        for key in keys:
+            await self._quick.run(partial(_delete, self._quick, self._bucket, key, until))
+
+    async def open(self, key: str, span: Span) -> StreamingBody:
+        """
+        The bytes of a part of an object, to be read in ``read`` and then closed.
+
+        Raises:
+            Missing: no such object.
             PastEnd: the span begins at the end or after it.
         """
-        name = asset_name(sha256)
         if span.whole:
-            get = partial(self._bulk.client.get_object, Bucket=self._bucket, Key=name)
+            get = partial(self._bulk.client.get_object, Bucket=self._bucket, Key=key)
         else:
             last = span.offset + span.limit - 1 if span.limit else ""
             get = partial(
-                self._bulk.client.get_object, Bucket=self._bucket, Key=name, Range=f"bytes={span.offset}-{last}"
+                self._bulk.client.get_object, Bucket=self._bucket, Key=key, Range=f"bytes={span.offset}-{last}"
             )
         return (await self._bulk.run(get))["Body"]
 
-    async def read(self, body: StreamingBody, size: int, digest: hashlib._Hash) -> bytes:
+    async def read(self, body: StreamingBody, size: int, digest: Hash) -> bytes:
         """
         The next *size* bytes of *body*, fewer at its end only; they are added to *digest*.
 
@@ -176,3 +299,34 @@ class Bucket:
         Wait for the calls under way, then close the connections.
         """
         await asyncio.gather(self._quick.close(), self._bulk.close())
+
+    async def _copy_in_parts(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
+        upload = await self.start(key, media_type)
+
+        async def part(number: int, first: int) -> Part:
+            last = min(first + _COPIED_PART, size_bytes) - 1
+            copy = partial(
+                self._bulk.client.upload_part_copy,
+                Bucket=self._bucket,
+                Key=key,
+                UploadId=upload,
+                PartNumber=number,
+                CopySource={"Bucket": self._bucket, "Key": source},
+                CopySourceRange=f"bytes={first}-{last}",
+            )
+            return Part(number, (await self._bulk.run(copy))["CopyPartResult"]["ETag"])
+
+        try:
+            ranges = enumerate(range(0, size_bytes, _COPIED_PART), start=1)
+            parts = [await part(number, first) for number, first in ranges]
+            await self.complete(key, upload, parts, first=False)
+        except BaseException:
+            await asyncio.shield(self.abort(key, upload))
+            raise
+
+
+def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:
+    # Here, in the thread that sends it, and not before: whoever was stopped in between has no right to it any more.
+    if until is not None and time.monotonic() > until:
+        raise TimeoutError
+    lane.client.delete_object(Bucket=bucket, Key=key)

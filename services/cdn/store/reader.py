@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from services.cdn.model import Span, asset_name
+from services.cdn.model import Asset, Span
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.chores import Chores
 from services.cdn.store.s3 import Missing, PastEnd
@@ -32,13 +32,13 @@ class AssetReader:
 
     Args:
         bucket: where from.
-        sha256: the digest of the asset.
+        asset: which one.
         span: the wanted part.
         chores: closes the connection when the taker has gone away in the middle of a read.
     """
 
-    def __init__(self, bucket: Bucket, sha256: str, span: Span, chores: Chores) -> None:
-        self._bucket, self._sha256, self._span, self._chores = bucket, sha256, span, chores
+    def __init__(self, bucket: Bucket, asset: Asset, span: Span, chores: Chores) -> None:
+        self._bucket, self._asset, self._span, self._chores = bucket, asset, span, chores
         self._hash = hashlib.sha256()
         self._position = span.offset
         self._body: StreamingBody | None = None
@@ -60,6 +60,7 @@ class AssetReader:
             Unavailable: S3 does not answer.
             DataLoss: all of the asset was read, and what S3 keeps is damaged (ASSET_DAMAGED).
         """
+        self._check_offset()
         ahead = asyncio.create_task(self._next())
         try:
             while piece := await asyncio.shield(ahead):
@@ -68,9 +69,16 @@ class AssetReader:
                 yield offset, piece
         finally:
             self._chores.add(self._close(ahead))
-        if self._span.whole and self.sha256 != self._sha256:
-            raise DataLoss(
-                "ASSET_DAMAGED", f"what is stored as {asset_name(self._sha256)} has the sha256 {self.sha256}"
+        if self._span.whole and self.sha256 != self._asset.sha256:
+            raise DataLoss("ASSET_DAMAGED", f"what is stored as {self._asset.name} has the sha256 {self.sha256}")
+
+    def _check_offset(self) -> None:
+        size = self._asset.size_bytes
+        if self._span.offset > size:
+            raise OutOfRange(
+                "OFFSET_PAST_END",
+                f"offset {self._span.offset} is past the end of {self._asset.name}, which has {size} bytes",
+                metadata={"size_bytes": str(size)},
             )
 
     async def _next(self) -> bytes:
@@ -97,24 +105,14 @@ class AssetReader:
         try:
             return await self._open_from(Span(self._position, limit))
         except Missing:
-            raise NotFound("ASSET_NOT_FOUND", asset_name(self._sha256)) from None
+            raise NotFound("ASSET_NOT_FOUND", self._asset.name) from None
 
     async def _open_from(self, span: Span) -> StreamingBody | None:
         try:
-            return await self._bucket.open(self._sha256, span)
+            return await self._bucket.open(self._asset.key, span)
         except PastEnd:
-            await self._check_offset()
+            # S3 refuses to begin at the end, where a client that resumes may well stand, and knows no empty ranges.
             return None
-
-    async def _check_offset(self) -> None:
-        # S3 refuses to begin at the end, where a client that resumes may well stand, and knows no empty ranges.
-        size = (await self._bucket.head(self._sha256)).size_bytes
-        if self._span.offset > size:
-            raise OutOfRange(
-                "OFFSET_PAST_END",
-                f"offset {self._span.offset} is past the end of {asset_name(self._sha256)}, which has {size} bytes",
-                metadata={"size_bytes": str(size)},
-            )
 
     def _drop(self) -> None:
         if self._body is not None:

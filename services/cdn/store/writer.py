@@ -8,22 +8,18 @@ import asyncio
 import hashlib
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
-from services.cdn.store.bucket import Bucket
+from services.cdn.model.formats import Inspection, inspect
+from services.cdn.store.aborting import abort
+from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
+from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
-from services.chassis.errors import ModelyardError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+from services.cdn.store.encodings import Variants
 
 _log = logging.getLogger(__name__)
-
-#: Seconds to wait before each try to abort an upload that failed.
-_ABORT_DELAYS = (0.0, 1.0, 5.0, 20.0)
 
 
 class AssetWriter:
@@ -31,31 +27,37 @@ class AssetWriter:
     Takes the bytes of an asset in order and stores them under their digest, or not at all.
 
     What fits in one part is kept back and written with one PUT; the rest becomes a multipart upload, which S3 shows to
-    nobody until it is completed. Neither happens before the digest is verified.
+    nobody until it is completed. Neither happens before the digest is verified and the key is reserved.
 
     Args:
         bucket: where to.
+        records: reserves the key.
+        variants: made of what is text.
         draft: what is to come.
         budget: of the memory that all uploads share.
         chores: takes what remains to be done when the caller has gone away.
 
     Example:
-        async with AssetWriter(bucket, draft, budget, chores) as writer:
+        async with store.write(draft) as writer:
             async for data in chunks:
                 await writer.write(data)
-            await writer.finish()
+            arrival = await writer.finish()
     """
 
-    def __init__(self, bucket: Bucket, draft: Draft, budget: Budget, chores: Chores) -> None:
-        self._bucket, self._draft, self._budget, self._chores = bucket, draft, budget, chores
+    def __init__(
+        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Budget, chores: Chores
+    ) -> None:
+        self._bucket, self._records, self._variants = bucket, records, variants
+        self._draft, self._budget, self._chores = draft, budget, chores
+        self._inspection: Inspection | None = None
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
         # What the buffer may grow to: taken from the budget, 0 while there is no buffer.
         self._granted = 0
         self._at_once = max(1, UPLOAD_MEMORY_BYTES // draft.part_bytes - 1)
         self._upload: asyncio.Task[str] | None = None
-        self._parts: list[asyncio.Task[CompletedPartTypeDef]] = []
-        self._under_way: set[asyncio.Task[CompletedPartTypeDef]] = set()
+        self._parts: list[asyncio.Task[Part]] = []
+        self._under_way: set[asyncio.Task[Part]] = set()
         self._completing: asyncio.Task[None] | None = None
         self._finished = False
 
@@ -88,25 +90,40 @@ class AssetWriter:
                 await self._hash_buffer()
                 await self._ship()
 
-    async def finish(self) -> None:
+    async def finish(self) -> Arrival:
         """
-        Verify the digest, then make the asset visible. One that is there already stays as it is.
+        Verify the digest, then store the bytes under it. What is there already stays as it is.
 
         Raises:
             DataLoss: the bytes do not have the declared digest (DIGEST_MISMATCH).
+            InvalidArgument: the header of a safetensors file does not fit its bytes.
             Unavailable: S3 does not answer.
         """
+        draft = self._draft
         await self._hash_buffer()
-        self._draft.check_digest(self._hash.hexdigest())
+        draft.check_digest(self._hash.hexdigest())
+        inspection = await self._inspect()
+        await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
         if self._upload is None:
+            whole = bytes(self._buffer) if self._variants.wants(draft.size_bytes, draft.media_type) else None
             await self._put()
         else:
+            whole = None
             if self._buffer:
                 await self._ship()
             parts = [await part for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
         self._finished = True
+        encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, whole)
+        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
+
+    async def _inspect(self) -> Inspection:
+        # The first part, before it goes: what lies about itself is refused early.
+        if self._inspection is None:
+            draft = self._draft
+            self._inspection = await asyncio.to_thread(inspect, bytes(self._buffer), draft.size_bytes, draft.media_type)
+        return self._inspection
 
     async def _begin_part(self) -> None:
         left = self._draft.size_bytes - len(self._parts) * self._draft.part_bytes
@@ -122,8 +139,9 @@ class AssetWriter:
     async def _ship(self) -> None:
         # Tasks of their own, that no cancel reaches: a caller that goes away must neither free the memory while a
         # thread reads it, nor leave an upload that nobody knows the id of.
+        await self._inspect()
         if self._upload is None:
-            self._upload = asyncio.create_task(self._bucket.start(self._draft))
+            self._upload = asyncio.create_task(self._bucket.start(self._draft.key, self._draft.media_type))
         upload = await asyncio.shield(self._upload)
         while len(self._under_way) >= self._at_once:
             done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
@@ -134,27 +152,27 @@ class AssetWriter:
         self._parts.append(part)
         self._under_way.add(part)
 
-    async def _send(self, upload: str, number: int, body: bytearray, granted: int) -> CompletedPartTypeDef:
+    async def _send(self, upload: str, number: int, body: bytearray, granted: int) -> Part:
         try:
-            return await self._bucket.send(self._draft.sha256, upload, number, body)
+            return await self._bucket.send(self._draft.key, upload, number, body)
         finally:
             self._budget.give(granted)
 
     async def _put(self) -> None:
         try:
-            await self._bucket.put(self._draft, self._buffer)
+            await self._bucket.put(self._draft.key, self._buffer, self._draft.media_type)
         except Taken:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
 
-    async def _complete(self, upload: str, parts: list[CompletedPartTypeDef]) -> None:
+    async def _complete(self, upload: str, parts: list[Part]) -> None:
         try:
-            await self._bucket.complete(self._draft.sha256, upload, parts)
+            await self._bucket.complete(self._draft.key, upload, parts)
         except Taken:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
-            self._chores.add(self._abort(upload))
+            self._chores.add(abort(self._bucket, self._draft.key, upload))
         except Missing:
             # The first try went through and its answer was lost: a retry finds no such upload, but the asset.
-            await self._bucket.head(self._draft.sha256)
+            await self._bucket.head(self._draft.key)
 
     async def _discard(self, starting: asyncio.Task[str]) -> None:
         await asyncio.gather(starting, *self._parts, return_exceptions=True)
@@ -162,16 +180,4 @@ class AssetWriter:
             await asyncio.gather(self._completing, return_exceptions=True)
         completed = self._completing is not None and self._completing.exception() is None
         if not completed and starting.exception() is None:
-            await self._abort(starting.result())
-
-    async def _abort(self, upload: str) -> None:
-        for delay in _ABORT_DELAYS:
-            await asyncio.sleep(delay)
-            try:
-                await self._bucket.abort(self._draft.sha256, upload)
-            except Missing:
-                return
-            except ModelyardError as error:
-                _log.warning("upload %s of %s is not aborted yet: %s", upload, self._draft.sha256, error)
-            else:
-                return
+            await abort(self._bucket, self._draft.key, starting.result())

@@ -162,10 +162,13 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
     own: str = getattr(request, "request_id", "")  # imports have none
     content = request.SerializeToString(deterministic=True) if own else b""
     digest = hashlib.sha256(action.encode() + b"\0" + content).digest()
-    return Write(_subject(context), action, own, request_id() or "", digest, dry)
+    return Write(subject(context), action, own, request_id() or "", digest, dry)
 
 
-def _subject(context: Context) -> str:
+def subject(context: Context) -> str:
+    """
+    Who calls, as the gateway has verified it.
+    """
     for key, value in context.invocation_metadata() or ():
         if key == SUBJECT and isinstance(value, str) and value:
             return value[:_MOST_SUBJECT]

@@ -1,0 +1,237 @@
+"""
+AssetService: messages in, messages out; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer
+from services.cdn.model import (
+    Asset,
+    Draft,
+    Intake,
+    Span,
+    asset_name,
+    check_owner,
+    parse_digests,
+    parse_name,
+    parse_names,
+    parse_part,
+)
+from services.cdn.service.rendering import from_asset, from_index
+from services.cdn.service.storing import Storing
+from services.cdn.store.assets import AssetStore
+from services.cdn.store.collection import Collection, Grace
+from services.cdn.store.pins import Pins
+from services.cdn.store.records import Records
+from services.chassis.checks import Checks
+from services.chassis.context import Context
+from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
+from services.ledger.model.pages import Page, Query
+from services.ledger.service.calls import Mutations, reflect, subject
+
+
+class AssetService(AssetServiceServicer):
+    """
+    The servicer of modelyard.cdn.v1.AssetService.
+
+    Args:
+        assets: the bytes.
+        records: what is known of them.
+        pins: who keeps them.
+        collection: forgets what nobody keeps.
+        storing: makes assets visible.
+        mutations: does the writes.
+        grace: how long what nobody keeps is left alone.
+    """
+
+    def __init__(
+        self,
+        assets: AssetStore,
+        records: Records,
+        pins: Pins,
+        collection: Collection,
+        storing: Storing,
+        mutations: Mutations,
+        grace: Grace,
+    ) -> None:
+        self._assets = assets
+        self._records = records
+        self._pins = pins
+        self._collection = collection
+        self._storing = storing
+        self._mutations = mutations
+        self._grace = grace
+
+    async def GetAsset(self, request: pb.GetAssetRequest, context: Context) -> pb.Asset:
+        sha256 = parse_name(request.name)
+        return from_asset((await reflect(context, self._records.get(sha256))).value)
+
+    async def ListAssets(self, request: pb.ListAssetsRequest, context: Context) -> pb.ListAssetsResponse:
+        checks = Checks()
+        if request.owner:
+            check_owner(checks, "owner", request.owner)
+        page = Page.check(
+            checks, Query("ListAssets", (request.owner,), (str,)), request.page_size, request.page_token
+        )
+        checks.raise_if_any()
+        found = await reflect(context, self._records.list_page(page, request.owner))
+        return pb.ListAssetsResponse(assets=map(from_asset, found.items), next_page_token=found.token)
+
+    async def FindMissing(self, request: pb.FindMissingRequest, context: Context) -> pb.FindMissingResponse:
+        digests = parse_digests(list(request.sha256))
+        return pb.FindMissingResponse(sha256=await self._records.missing(digests))
+
+    async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
+        messages = aiter(request_iterator)
+        header, draft = await _header(messages)
+        stored = await self._storing.there(context, header, draft)
+        if stored is not None:
+            return stored
+        async with self._assets.write(draft) as writer:
+            async for data in _chunks(messages, draft):
+                await writer.write(data)
+            arrival = await writer.finish()
+        return await self._storing.arrived(context, header, arrival)
+
+    async def Download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.DownloadResponse]:
+        sha256, span = parse_part(request.name, request.offset, request.limit)
+        asset = (await self._records.get(sha256)).value
+        start = 0
+        if request.tensor:
+            start, span = await self._tensor(asset, request.tensor, span)
+        reader = self._assets.read(asset, span)
+        async with aclosing(reader.pieces()) as pieces:
+            async for offset, data in pieces:
+                yield pb.DownloadResponse(chunk=pb.Chunk(offset=offset - start, data=data))
+        context.set_trailing_metadata((*context.trailing_metadata(), ("x-sha256", reader.sha256)))
+
+    async def GetTensorIndex(self, request: pb.GetTensorIndexRequest, context: Context) -> pb.TensorIndex:
+        sha256 = parse_name(request.name)
+        return from_index((await reflect(context, self._records.tensors(sha256))).value)
+
+    async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
+        digests = parse_names(list(request.names))
+        owner = _owner(request.owner, request.request_id)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.PinResponse,
+            lambda tx: self._pins.add(tx, owner, digests),
+            lambda count: pb.PinResponse(pinned_count=count),
+            touches=[owner, *map(asset_name, digests)],
+        )
+
+    async def Unpin(self, request: pb.UnpinRequest, context: Context) -> pb.UnpinResponse:
+        digests = parse_names(list(request.names), least=0)
+        owner = _owner(request.owner, request.request_id)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.UnpinResponse,
+            lambda tx: self._pins.remove(tx, owner, digests),
+            lambda count: pb.UnpinResponse(unpinned_count=count),
+            # What it unpins may be anything: nothing else may be in its transaction.
+            touches=None,
+        )
+
+    async def DeleteAsset(self, request: pb.DeleteAssetRequest, context: Context) -> pb.DeleteAssetResponse:
+        checks = Checks()
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        sha256 = parse_name(request.name)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.DeleteAssetResponse,
+            lambda tx: self._records.condemn(tx, sha256),
+            lambda _: pb.DeleteAssetResponse(),
+            touches=[request.name],
+        )
+
+    async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
+        grace = self._grace
+        if request.HasField("grace"):
+            idle = timedelta(seconds=request.grace.seconds, microseconds=request.grace.nanos // 1000)
+            if idle < self._grace.least:
+                rule = f"must be at least {self._grace.least.total_seconds():g} s, which the service's settings say"
+                raise InvalidArgument.of("grace", rule)
+            grace = Grace(idle, self._grace.condemned, self._grace.least)
+        found = await self._collection.collect(grace, dry=request.dry_run, actor=subject(context))
+        return pb.CollectGarbageResponse(
+            condemned_count=found.condemned_count,
+            condemned_bytes=found.condemned_bytes,
+            deleted_count=found.deleted_count,
+            deleted_bytes=found.deleted_bytes,
+            names=found.names,
+        )
+
+    async def GetStorageTotals(
+        self, request: pb.GetStorageTotalsRequest, context: Context
+    ) -> pb.GetStorageTotalsResponse:
+        checks = Checks()
+        prefix = checks.text("owner_prefix", request.owner_prefix, 1024)
+        page = Page.check(checks, Query("GetStorageTotals", (prefix,), (str,)), request.page_size, request.page_token)
+        checks.raise_if_any()
+        found = await self._pins.totals(page, prefix)
+        return pb.GetStorageTotalsResponse(
+            asset_count=found.assets,
+            stored_bytes=found.bytes,
+            owners=[
+                pb.GetStorageTotalsResponse.OwnerTotal(owner=one.owner, asset_count=one.assets, bytes=one.bytes)
+                for one in found.owners.items
+            ],
+            next_page_token=found.owners.token,
+        )
+
+    async def _tensor(self, asset: Asset, name: str, span: Span) -> tuple[int, Span]:
+        """
+        Where a tensor begins, and the wanted part of it within the file.
+        """
+        tensor = (await self._records.tensors(asset.sha256)).value.find(name)
+        if tensor is None:
+            raise NotFound("TENSOR_NOT_FOUND", f"{asset.name}/tensors/{name[:200]}")
+        if span.offset > tensor.size_bytes:
+            raise OutOfRange("OFFSET_PAST_END", f"offset {span.offset} is past the end of a tensor of {tensor.size_bytes} bytes")
+        return tensor.offset, span.within(tensor.offset, tensor.size_bytes)
+
+
+def _owner(owner: str, request_id: str) -> str:
+    checks = Checks()
+    check_owner(checks, "owner", owner)
+    checks.request_id(request_id)
+    checks.raise_if_any()
+    return owner
+
+
+async def _header(messages: AsyncIterator[pb.UploadRequest]) -> tuple[pb.UploadRequest, Draft]:
+    async for message in messages:
+        if message.WhichOneof("part") != "header":
+            break
+        header = message.header
+        return message, Draft.parse(
+            header.sha256,
+            header.size_bytes,
+            header.media_type,
+            header.owner,
+            private=header.private,
+            where="header.",
+        )
+    raise InvalidArgument.of("header", "must be the first message of the stream")
+
+
+async def _chunks(messages: AsyncIterator[pb.UploadRequest], draft: Draft) -> AsyncIterator[bytes]:
+    intake = Intake(draft)
+    async for message in messages:
+        part = message.WhichOneof("part")
+        if part == "header":
+            raise InvalidArgument.of("header", "must be in the first message only")
+        if part is None:
+            raise InvalidArgument.of("chunk", "must be set in every message but the first")
+        intake.accept(message.chunk.offset, len(message.chunk.data))
+        yield message.chunk.data
+    intake.finish()

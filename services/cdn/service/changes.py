@@ -1,0 +1,31 @@
+"""
+ChangeService.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceServicer
+from modelyard.changes.v1 import changes_pb2 as pb
+from services.cdn.model import is_prefix
+from services.chassis.context import Context
+from services.ledger.service.changes import watch_changes
+from services.ledger.store.feed import ChangeFeed
+
+
+class ChangeService(ChangeServiceServicer):
+    """
+    The servicer of modelyard.cdn.v1.ChangeService.
+    """
+
+    def __init__(self, feed: ChangeFeed) -> None:
+        self._feed = feed
+
+    async def WatchChanges(
+        self, request: pb.WatchChangesRequest, context: Context
+    ) -> AsyncIterator[pb.WatchChangesResponse]:
+        async with aclosing(watch_changes(self._feed, request, is_prefix, "static/logo.png")) as events:
+            async for event in events:
+                yield event

@@ -1,0 +1,82 @@
+"""
+Values as messages.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelyard.cdn.v1 import assets_pb2, uploads_pb2
+from services.cdn.model import Asset, Upload, UploadWay
+from services.cdn.model.formats import TensorIndex
+
+
+def from_asset(asset: Asset) -> assets_pb2.Asset:
+    """
+    The message of an asset.
+    """
+    known = asset.format and assets_pb2.Asset.Format.Value(f"FORMAT_{asset.format}")
+    return assets_pb2.Asset(
+        name=asset.name,
+        sha256=asset.sha256,
+        size_bytes=asset.size_bytes,
+        media_type=asset.media_type,
+        create_time=_time(asset.create_time),
+        format=known or assets_pb2.Asset.FORMAT_UNSPECIFIED,
+        warnings=asset.warnings,
+        content_encodings=asset.encodings,
+        private=asset.private,
+        parameter_count=asset.parameter_count,
+        revision=asset.revision,
+    )
+
+
+def from_index(index: TensorIndex) -> assets_pb2.TensorIndex:
+    """
+    The message of an index of tensors.
+    """
+    return assets_pb2.TensorIndex(
+        tensors=[
+            assets_pb2.TensorIndex.Tensor(
+                name=tensor.name,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                offset=tensor.offset,
+                size_bytes=tensor.size_bytes,
+            )
+            for tensor in index.tensors
+        ],
+        parameter_count=index.parameter_count,
+        metadata=index.metadata,
+    )
+
+
+def from_upload(upload: Upload, committed: int, *, complete: bool = False) -> uploads_pb2.Upload:
+    """
+    The message of an upload.
+
+    Args:
+        committed: bytes that are stored for good.
+        complete: the asset is there.
+    """
+    draft = upload.draft
+    return uploads_pb2.Upload(
+        name=upload.name,
+        sha256=draft.sha256,
+        size_bytes=draft.size_bytes,
+        media_type=draft.media_type,
+        owner=draft.owner,
+        committed_bytes=committed,
+        part_size_bytes=upload.part_bytes,
+        expire_time=_time(upload.expire_time),
+        complete=complete,
+        direct=upload.way is UploadWay.DIRECT,
+    )
+
+
+def _time(moment: datetime) -> Timestamp:
+    found = Timestamp()
+    found.FromDatetime(moment)
+    return found

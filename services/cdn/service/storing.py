@@ -1,0 +1,80 @@
+"""
+How bytes become an asset, whichever way they came.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.model import Asset, Draft
+from services.cdn.service.rendering import from_asset
+from services.cdn.store.assets import AssetStore
+from services.cdn.store.pins import Pins
+from services.cdn.store.records import Arrival, Records
+from services.chassis.context import Context
+from services.ledger.service.calls import Mutations
+
+
+class Storing:
+    """
+    Makes assets visible, and finds those that are there.
+
+    Args:
+        assets: the bytes.
+        records: what is known of them.
+        pins: knows the quotas.
+        mutations: does the writes.
+    """
+
+    def __init__(self, assets: AssetStore, records: Records, pins: Pins, mutations: Mutations) -> None:
+        self._assets, self._records, self._pins, self._mutations = assets, records, pins, mutations
+
+    async def there(self, context: Context, request: Message, draft: Draft) -> pb.Asset | None:
+        """
+        The asset that *draft* declares, if its bytes are stored. A private one becomes public when they are declared so.
+
+        Raises:
+            DataLoss: the asset has another size than declared.
+            ResourceExhausted: the owner's quota is used up.
+        """
+        await self._pins.check_room(draft.owner, draft.size_bytes)
+        asset = await self._records.find(draft.sha256)
+        if asset is None:
+            return None
+        draft.check_size(asset.size_bytes)
+        if draft.private or not asset.private:
+            return from_asset(asset)
+        published = await self._mutations.do(
+            context,
+            request,
+            pb.Asset,
+            lambda tx: self._records.publish(tx, draft.sha256, self._assets.copy_to_public),
+            from_asset,
+            touches=None,
+        )
+        self._assets.forget_private(asset)
+        return published
+
+    async def arrived(self, context: Context, request: Message, arrival: Arrival) -> pb.Asset:
+        """
+        Make an asset visible whose bytes are verified and in S3.
+        """
+        found: list[Asset] = []
+
+        def render(asset: Asset) -> pb.Asset:
+            found.append(asset)
+            return from_asset(asset)
+
+        answer = await self._mutations.do(
+            context,
+            request,
+            pb.Asset,
+            lambda tx: self._records.register(tx, arrival),
+            render,
+            touches=[f"assets/{arrival.sha256}"],
+        )
+        if found and not found[-1].private:
+            # Somebody may have stored the same bytes privately.
+            self._assets.forget_private(found[-1])
+        return answer

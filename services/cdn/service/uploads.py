@@ -1,0 +1,165 @@
+"""
+UploadService: uploads that survive a break on any side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from google.protobuf.duration_pb2 import Duration
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cdn.v1 import uploads_pb2 as pb
+from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
+from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
+from services.cdn.service.rendering import from_asset, from_upload
+from services.cdn.service.storing import Storing
+from services.cdn.store.assets import AssetStore
+from services.cdn.store.finishing import Finisher
+from services.cdn.store.records import Records
+from services.cdn.store.resuming import UploadWriter, begin
+from services.cdn.store.uploads import Uploads, check_way
+from services.chassis.context import Context
+from services.chassis.errors import InvalidArgument, OutOfRange, Violations
+
+_LEAST_TTL, _USUAL_TTL, _MOST_TTL = 60, 3600, 12 * 3600
+_MOST_URLS = 1000
+
+
+class UploadService(UploadServiceServicer):
+    """
+    The servicer of modelyard.cdn.v1.UploadService.
+
+    Args:
+        assets: the bytes.
+        records: what is known of assets.
+        uploads: how far uploads are.
+        finisher: verifies them.
+        storing: makes assets visible.
+    """
+
+    def __init__(
+        self, assets: AssetStore, records: Records, uploads: Uploads, finisher: Finisher, storing: Storing
+    ) -> None:
+        self._assets = assets
+        self._records = records
+        self._uploads = uploads
+        self._finisher = finisher
+        self._storing = storing
+
+    async def StartUpload(self, request: pb.StartUploadRequest, context: Context) -> pb.Upload:
+        draft = Draft.parse(
+            request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
+        )
+        stored = await self._storing.there(context, request, draft)
+        upload = await self._uploads.open(draft)
+        if stored is not None:
+            # So that FinishUpload gives the asset, as for any other upload.
+            await self._finisher.finished(upload)
+            return from_upload(upload, draft.size_bytes, complete=True)
+        return from_upload(upload, await self._finisher.committed_bytes(upload))
+
+    async def QueryUpload(self, request: pb.QueryUploadRequest, context: Context) -> pb.Upload:
+        upload = await self._uploads.get(parse_upload(request.name))
+        return from_upload(upload, await self._finisher.committed_bytes(upload))
+
+    async def WriteUpload(
+        self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context
+    ) -> pb.Upload:
+        messages = aiter(request_iterator)
+        first = await anext(messages, None)
+        if first is None:
+            raise InvalidArgument.of("name", "must be in the first message of the stream")
+        async with await self._writer(first.name) as writer:
+            try:
+                await _take(first, writer)
+                async for message in messages:
+                    await _take(message, writer)
+                upload = await writer.finish()
+            except InvalidArgument as error:
+                if error.reason == "SAFETENSORS_INVALID":
+                    await self._finisher.give_up(writer.upload.id)
+                raise
+        return from_upload(upload, upload.committed_bytes)
+
+    async def CreateUploadUrls(
+        self, request: pb.CreateUploadUrlsRequest, context: Context
+    ) -> pb.CreateUploadUrlsResponse:
+        upload = await self._uploads.get(parse_upload(request.name))
+        seconds = _check_urls(request, upload)
+        check_way(upload, UploadWay.DIRECT)
+        upload = await begin(self._assets.bucket, self._uploads, upload, UploadWay.DIRECT)
+        urls = []
+        for number in request.part_numbers:
+            size = upload.part_size(number)
+            url = self._assets.bucket.part_url(upload.key, upload.multipart, number, size, seconds)
+            urls.append(
+                pb.CreateUploadUrlsResponse.PartUrl(
+                    part_number=number, url=url, headers={"content-length": str(size)}
+                )
+            )
+        return pb.CreateUploadUrlsResponse(urls=urls)
+
+    async def FinishUpload(self, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
+        name = parse_upload(request.name)
+        sha256 = await self._uploads.was_finished(name)
+        if sha256 is not None:
+            return from_asset((await self._records.get(sha256)).value)
+        async with self._finisher.claimed(name) as upload:
+            asset = await self._storing.there(context, request, upload.draft)
+            if asset is None:
+                arrival = await self._finisher.verify(upload)
+                asset = await self._storing.arrived(context, request, arrival)
+            await self._finisher.finished(upload)
+        return asset
+
+    async def AbortUpload(self, request: pb.AbortUploadRequest, context: Context) -> pb.AbortUploadResponse:
+        await self._finisher.give_up(parse_upload(request.name))
+        return pb.AbortUploadResponse()
+
+    async def _writer(self, name: str) -> UploadWriter:
+        upload = await self._uploads.get(parse_upload(name))
+        check_way(upload, UploadWay.STREAM)
+        upload = await self._uploads.take(upload.id)
+        if upload.draft.size_bytes:
+            upload = await begin(self._assets.bucket, self._uploads, upload, UploadWay.STREAM)
+        return UploadWriter(self._assets.bucket, self._uploads, upload, self._assets.budget, self._assets.chores)
+
+
+async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
+    """
+    Write the bytes of a message, which must go on where the last one ended.
+    """
+    if message.name and message.name != writer.upload.name:
+        raise InvalidArgument.of("name", "must be that of the first message, or empty")
+    if not message.chunk.data:
+        return
+    chunk, received, size = message.chunk, writer.received, writer.upload.draft.size_bytes
+    if len(chunk.data) > MAX_CHUNK_BYTES:
+        raise InvalidArgument.of("chunk.data", f"must be at most {MAX_CHUNK_BYTES} bytes")
+    if chunk.offset != received:
+        raise OutOfRange(
+            "OFFSET_GAP",
+            f"the chunk begins at {chunk.offset}, and {writer.upload.name} stands at {received}",
+            metadata={"committed_bytes": str(writer.upload.committed_bytes), "received_bytes": str(received)},
+        )
+    if received + len(chunk.data) > size:
+        raise InvalidArgument.of("chunk.data", f"goes past the declared size, {size} bytes")
+    await writer.write(chunk.data)
+
+
+def _check_urls(request: pb.CreateUploadUrlsRequest, upload: Upload) -> int:
+    wrong = Violations()
+    if not 1 <= len(request.part_numbers) <= _MOST_URLS:
+        wrong.add("part_numbers", f"must hold 1 to {_MOST_URLS}")
+    for place, number in enumerate(request.part_numbers):
+        if not 1 <= number <= upload.part_count and len(wrong) < 10:
+            wrong.add(f"part_numbers[{place}]", f"must be from 1 to {upload.part_count}")
+    ttl: Duration = request.ttl
+    seconds = ttl.seconds if request.HasField("ttl") else _USUAL_TTL
+    if not _LEAST_TTL <= seconds <= _MOST_TTL:
+        wrong.add("ttl", "must be from 1 min to 12 h")
+    wrong.raise_if_any()
+    return seconds
+
+

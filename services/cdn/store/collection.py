@@ -1,0 +1,204 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+Forgets what nobody keeps, in two phases (docs/adr/0015).
+
+First an asset that nobody pins is condemned: nobody finds it any more, and its bytes are still there for whoever reads
+them at this moment. Later it is marked as being deleted, and only then, under a lock on its row that everybody respects
+who would store the same bytes, S3 loses them and the row goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from services.cdn.model import Asset, all_keys
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.records import CONDEMN, condemned
+from services.cdn.store.rows import ASSET, to_asset
+from services.chassis.errors import ModelyardError
+from services.ledger.model.calls import Write
+from services.ledger.store.database import Database
+from services.ledger.store.grouping import Writer
+from services.ledger.store.statements import Statement
+from services.ledger.store.writing import Transaction
+
+_ACTOR = "modelyard-cdn"
+_BATCH = 200
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+# The lock on a row ends with its connection, which the server closes after a minute without a statement. Nothing is
+# deleted that late.
+_LOCKED_SECONDS = 20.0
+
+_IDLE = Statement(
+    "collection.idle",
+    f"""
+SELECT {ASSET}, touch_time FROM assets
+ WHERE state = 'LIVE' AND touch_time < now() - $1::interval AND (touch_time, sha256) > ($3, $4)
+   AND NOT EXISTS (SELECT FROM pins WHERE pins.sha256 = assets.sha256)
+ ORDER BY touch_time, sha256 LIMIT $2
+""",
+)
+
+_LOCK = Statement(
+    "collection.lock",
+    """
+SELECT sha256 FROM assets
+ WHERE sha256 = ANY($1) AND state = 'LIVE' AND touch_time < now() - $2::interval
+ ORDER BY sha256 FOR NO KEY UPDATE
+""",
+)
+
+# A statement of its own, after the locks: it sees the pins that were added while we waited for them.
+_UNPINNED = Statement(
+    "collection.unpinned",
+    f"""
+SELECT {ASSET} FROM assets
+ WHERE sha256 = ANY($1) AND NOT EXISTS (SELECT FROM pins WHERE pins.sha256 = assets.sha256)
+""",
+)
+
+_IS_DUE = """
+((state = 'CONDEMNED' AND condemn_time < now() - $1::interval) OR state = 'DELETING'
+ OR (state = 'INCOMING' AND touch_time < now() - $2::interval))
+"""
+
+_DUE = Statement(
+    "collection.due",
+    f"SELECT sha256, size_bytes FROM assets WHERE {_IS_DUE} AND sha256 > $4 ORDER BY sha256 LIMIT $3",
+)
+
+_DUE_TOTAL = Statement(
+    "collection.due_total",
+    f"SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM assets WHERE {_IS_DUE}",
+)
+
+_DELETING = Statement(
+    "collection.deleting", f"UPDATE assets SET state = 'DELETING' WHERE sha256 = $3 AND {_IS_DUE} RETURNING sha256"
+)
+
+_HOLD = Statement(
+    "collection.hold", "SELECT sha256 FROM assets WHERE sha256 = $1 AND state = 'DELETING' FOR UPDATE SKIP LOCKED"
+)
+
+_GONE = Statement("collection.gone", "DELETE FROM assets WHERE sha256 = $1")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """
+    How long things are left alone.
+
+    Args:
+        idle: what nobody pins, before it is condemned; and what began to be stored and never came.
+        condemned: what is condemned, before its bytes go.
+        least: the shortest idle time that a caller may ask for.
+    """
+
+    idle: timedelta
+    condemned: timedelta
+    least: timedelta
+
+
+@dataclass(slots=True)
+class Collected:
+    """
+    What a collection did, or would do.
+    """
+
+    condemned_count: int = 0
+    condemned_bytes: int = 0
+    deleted_count: int = 0
+    deleted_bytes: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+class Collection:
+    """
+    Both phases.
+
+    Args:
+        database: what is known of assets.
+        writer: does the writes.
+        bucket: where the bytes are.
+    """
+
+    def __init__(self, database: Database, writer: Writer, bucket: Bucket) -> None:
+        self._database = database
+        self._writer = writer
+        self._bucket = bucket
+
+    async def collect(self, grace: Grace, *, dry: bool = False, actor: str = _ACTOR) -> Collected:
+        """
+        Do both phases once, or say what they would do.
+        """
+        found = Collected()
+        await self._delete(grace, found, dry=dry)
+        await self._condemn(grace, found, dry=dry, actor=actor)
+        return found
+
+    async def _condemn(self, grace: Grace, found: Collected, *, dry: bool, actor: str) -> None:
+        since = (_EVER, "")
+        while rows := await self._database.fetch(_IDLE, grace.idle, _BATCH, *since):
+            idle = [to_asset(row) for row in rows]
+            since = (rows[-1]["touch_time"], rows[-1]["sha256"])
+            gone = idle if dry else await self._condemn_batch(idle, grace, actor)
+            found.condemned_count += len(gone)
+            found.condemned_bytes += sum(asset.size_bytes for asset in gone)
+            found.names += [asset.name for asset in gone][: 1000 - len(found.names)]
+
+    async def _condemn_batch(self, assets: list[Asset], grace: Grace, actor: str) -> list[Asset]:
+        gone: list[Asset] = []
+
+        async def work(transaction: Transaction) -> None:
+            gone.clear()
+            locked = await transaction.rows(_LOCK, [asset.sha256 for asset in assets], grace.idle)
+            rows = await transaction.rows(_UNPINNED, [row["sha256"] for row in locked])
+            gone.extend(map(to_asset, rows))
+            if not gone:
+                await transaction.nothing()
+                return
+            await transaction.last(CONDEMN, condemned(gone), [asset.sha256 for asset in gone])
+
+        write = Write(actor, "CollectGarbage", "", "", b"")
+        await self._writer.run(write, work, lambda _: b"", [asset.name for asset in assets])
+        return gone
+
+    async def _delete(self, grace: Grace, found: Collected, *, dry: bool) -> None:
+        if dry:
+            row = await self._database.fetch_row(_DUE_TOTAL, grace.condemned, grace.idle)
+            found.deleted_count, found.deleted_bytes = row["count"], row["bytes"]
+            return
+        after = ""
+        while rows := await self._database.fetch(_DUE, grace.condemned, grace.idle, _BATCH, after):
+            after = rows[-1]["sha256"]
+            for row in rows:
+                if await self._delete_one(row["sha256"], grace):
+                    found.deleted_count += 1
+                    found.deleted_bytes += row["size_bytes"]
+
+    async def _delete_one(self, sha256: str, grace: Grace) -> bool:
+        """
+        Delete the bytes of one asset.
+
+        Returns:
+            Whether they are gone; not when somebody else is at it, or it was brought back.
+        """
+        # Committed before anything is deleted: from here on nobody brings it back.
+        if not await self._database.fetch(_DELETING, grace.condemned, grace.idle, sha256):
+            return False
+        async with self._database.connection() as connection, connection.transaction():
+            until = time.monotonic() + _LOCKED_SECONDS
+            if not await connection.fetch(_HOLD.sql, sha256):
+                return False
+            try:
+                await self._bucket.delete(all_keys(sha256), until=until)
+            except ModelyardError as error:
+                _log.warning("the bytes of %s are not deleted yet: %s", sha256, error)
+                return False
+            await connection.execute(_GONE.sql, sha256)
+        return True

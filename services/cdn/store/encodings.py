@@ -1,0 +1,66 @@
+"""
+Compressed variants of what is text, stored beside it for whoever accepts their encoding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from services.cdn.model import Span, variant_key
+from services.cdn.model.compression import is_text
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.variants import compressed
+
+
+class _Nothing:
+    def update(self, data: bytes, /) -> None:
+        """
+        Take in nothing.
+        """
+
+
+class Variants:
+    """
+    Makes them.
+
+    Args:
+        bucket: where they go.
+        least_bytes: what is smaller is left alone.
+        most_bytes: what is larger is left alone: it would have to be in memory.
+    """
+
+    def __init__(self, bucket: Bucket, *, least_bytes: int, most_bytes: int) -> None:
+        self._bucket = bucket
+        self._least, self._most = least_bytes, most_bytes
+
+    def wants(self, size_bytes: int, media_type: str) -> bool:
+        """
+        Whether an asset gets any, if they are smaller.
+        """
+        return self._least <= size_bytes <= self._most and is_text(media_type)
+
+    async def make(self, key: str, size_bytes: int, media_type: str, whole: bytes | None) -> tuple[str, ...]:
+        """
+        Store the variants of an object that save something.
+
+        Args:
+            key: of the object.
+            whole: its bytes, where they are at hand.
+
+        Returns:
+            The encodings that are stored.
+        """
+        if not self.wants(size_bytes, media_type):
+            return ()
+        if whole is None:
+            body = await self._bucket.open(key, Span())
+            try:
+                whole = await self._bucket.read(body, size_bytes, _Nothing())
+            finally:
+                body.close()
+        work = partial(compressed, whole, media_type, least_bytes=self._least, most_bytes=self._most)
+        found = await asyncio.to_thread(work)
+        for encoding, data in found.items():
+            await self._bucket.put(variant_key(encoding, key), data, media_type, encoding=encoding, first=False)
+        return tuple(sorted(found))

@@ -1,0 +1,201 @@
+"""
+Verifies an upload whose bytes are all there, and puts them under the asset's key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
+from services.cdn.model.formats import Inspection, inspect
+from services.cdn.store.aborting import abort
+from services.cdn.store.assets import AssetStore
+from services.cdn.store.bucket import Part
+from services.cdn.store.digests import Digest
+from services.cdn.store.records import Arrival, Records
+from services.cdn.store.s3 import Missing, Taken
+from services.cdn.store.uploads import Uploads
+from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError
+
+_PIECE = 4 << 20
+_HEAD = 8 << 20
+_CLAIM_SECONDS = 60.0
+
+
+class Finisher:
+    """
+    Finishes uploads.
+
+    Args:
+        assets: the bytes.
+        records: reserves the keys.
+        uploads: knows how far uploads are.
+    """
+
+    def __init__(self, assets: AssetStore, records: Records, uploads: Uploads) -> None:
+        self._assets, self._records, self._uploads = assets, records, uploads
+        self._bucket = assets.bucket
+
+    @asynccontextmanager
+    async def claimed(self, name: str) -> AsyncIterator[Upload]:
+        """
+        Be the only one who finishes an upload while the block lasts. An upload whose bytes are wrong goes with the error.
+
+        Raises:
+            NotFound: there is no such upload.
+            Aborted: somebody else is finishing it.
+        """
+        upload = await self._uploads.claim(name, _CLAIM_SECONDS)
+        keeping = asyncio.create_task(self._keep(upload))
+        try:
+            yield upload
+        except (DataLoss, InvalidArgument):
+            self._assets.chores.add(self.give_up(upload.id))
+            raise
+        except BaseException:
+            self._assets.chores.add(self._uploads.let_go(upload))
+            raise
+        finally:
+            keeping.cancel()
+
+    async def verify(self, upload: Upload) -> Arrival:
+        """
+        Check size and digest, and complete the bytes under the asset's key.
+
+        Raises:
+            FailedPrecondition: bytes are missing (UPLOAD_INCOMPLETE).
+            DataLoss: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
+            InvalidArgument: the header of a safetensors file does not fit its bytes.
+        """
+        draft = upload.draft
+        if not draft.size_bytes:
+            return await self._empty(draft)
+        if upload.staged:
+            inspection = await self._verify_staged(upload)
+            await self._reserve(draft)
+            await self._bucket.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
+        else:
+            parts = await self._all_parts(upload)
+            if upload.hash_state is None or upload.inspection is None:
+                raise AssertionError("a part is recorded with both")
+            draft.check_digest(Digest.resume(upload.hash_state).hexdigest())
+            inspection = upload.inspection
+            await self._reserve(draft)
+            await self._complete(upload, parts)
+        encodings = await self._assets.variants.make(draft.key, draft.size_bytes, draft.media_type, None)
+        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
+
+    async def finished(self, upload: Upload) -> None:
+        """
+        The asset is visible: remember it, and take the rest away.
+        """
+        await self._uploads.finished(upload.id, upload.draft.sha256)
+        self._assets.chores.add(self.clean(upload))
+
+    async def give_up(self, upload: str) -> None:
+        """
+        Forget an upload and what it left in S3.
+        """
+        dropped = await self._uploads.drop(upload)
+        if dropped is not None:
+            await self.clean(dropped)
+
+    async def clean(self, upload: Upload) -> None:
+        """
+        Take away what an upload left in S3 that is no asset.
+        """
+        if upload.multipart:
+            await abort(self._bucket, upload.key, upload.multipart)
+        if upload.way is UploadWay.DIRECT or upload.staged:
+            await self._bucket.delete([staging_key(upload.id)])
+
+    async def committed_bytes(self, upload: Upload) -> int:
+        """
+        How many bytes of an upload are stored for good, without a gap.
+        """
+        if upload.way is not UploadWay.DIRECT or not upload.multipart:
+            return upload.committed_bytes
+        with suppress(Missing):
+            committed = 0
+            for number, part in enumerate(await self._bucket.parts(upload.key, upload.multipart), start=1):
+                if part.number != number or part.size_bytes != upload.part_size(number):
+                    break
+                committed += part.size_bytes
+            return committed
+        # It was completed, and not verified yet.
+        return upload.draft.size_bytes
+
+    async def _keep(self, upload: Upload) -> None:
+        while True:
+            await asyncio.sleep(_CLAIM_SECONDS / 3)
+            with suppress(ModelyardError):
+                await self._uploads.keep_claim(upload, _CLAIM_SECONDS)
+
+    async def _empty(self, draft: Draft) -> Arrival:
+        draft.check_digest(hashlib.sha256().hexdigest())
+        await self._reserve(draft)
+        with suppress(Taken):
+            await self._bucket.put(draft.key, b"", draft.media_type)
+        return Arrival(draft.sha256, 0, draft.media_type, draft.private, inspect(b"", 0, draft.media_type))
+
+    async def _reserve(self, draft: Draft) -> None:
+        await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
+
+    async def _all_parts(self, upload: Upload) -> list[Part]:
+        if upload.parts < upload.part_count:
+            raise _incomplete(upload, upload.committed_bytes)
+        return await self._uploads.parts(upload)
+
+    async def _complete(self, upload: Upload, parts: list[Part]) -> None:
+        try:
+            await self._bucket.complete(upload.key, upload.multipart, parts)
+        except Taken:
+            # Stored by another upload of the same bytes; what is open of this one is cleaned away.
+            return
+        except Missing:
+            # The first try went through and its answer was lost: a retry finds no such upload, but the object.
+            await self._bucket.head(upload.key)
+
+    async def _verify_staged(self, upload: Upload) -> Inspection:
+        if not upload.multipart:
+            raise _incomplete(upload, 0)
+        await self._complete_staged(upload)
+        stored = await self._bucket.head(upload.key)
+        upload.draft.check_size(stored.size_bytes)
+        digest, head = await self._read_back(upload)
+        upload.draft.check_digest(digest)
+        return await asyncio.to_thread(inspect, head, upload.draft.size_bytes, upload.draft.media_type)
+
+    async def _complete_staged(self, upload: Upload) -> None:
+        try:
+            parts = await self._bucket.parts(upload.key, upload.multipart)
+        except Missing:
+            # Complete already.
+            return
+        sizes = [(part.number, part.size_bytes) for part in parts]
+        if sizes != [(number, upload.part_size(number)) for number in range(1, upload.part_count + 1)]:
+            raise _incomplete(upload, await self.committed_bytes(upload))
+        with suppress(Missing):
+            await self._bucket.complete(upload.key, upload.multipart, parts, first=False)
+
+    async def _read_back(self, upload: Upload) -> tuple[str, bytes]:
+        digest, head = hashlib.sha256(), b""
+        body = await self._bucket.open(upload.key, Span())
+        try:
+            while piece := await self._bucket.read(body, _PIECE, digest):
+                if len(head) < _HEAD:
+                    head += piece[: _HEAD - len(head)]
+        finally:
+            body.close()
+        return digest.hexdigest(), head
+
+
+def _incomplete(upload: Upload, committed: int) -> FailedPrecondition:
+    return FailedPrecondition(
+        "UPLOAD_INCOMPLETE",
+        f"{upload.name} has {committed:,} of {upload.draft.size_bytes:,} bytes: go on from there",
+        metadata={"committed_bytes": str(committed)},
+    )

@@ -1,0 +1,207 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+Who keeps what: pins, and what owners hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.cdn.model import asset_name
+from services.chassis.errors import ResourceExhausted
+from services.ledger.model.calls import Missing
+from services.ledger.model.changes import ChangeKind, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
+
+# In one order everywhere, so that two who lock the same rows never wait for each other. Nobody can condemn them then.
+_LOCK = Statement(
+    "pins.lock_assets",
+    """
+SELECT sha256, size_bytes FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE' ORDER BY sha256 FOR NO KEY UPDATE
+""",
+)
+
+# An owner without a row can be locked, too.
+_LOCK_OWNER = Statement("owners.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+
+_HELD = Statement(
+    "owners.held",
+    """
+SELECT coalesce((SELECT bytes FROM owners WHERE owner = $1), 0) AS bytes,
+       ARRAY(SELECT sha256 FROM pins WHERE owner = $1 AND sha256 = ANY($2)) AS pinned
+""",
+)
+
+_PIN = last(
+    "pins.add",
+    """
+, made AS (
+    INSERT INTO pins (owner, sha256, size_bytes, create_time)
+    SELECT $10, sha256, size_bytes, now() FROM assets, next WHERE sha256 = ANY($11)
+    RETURNING size_bytes
+), held AS (
+    INSERT INTO owners (owner, assets, bytes)
+    SELECT $10, count(*), coalesce(sum(size_bytes), 0) FROM made
+    ON CONFLICT (owner) DO UPDATE
+       SET assets = owners.assets + excluded.assets, bytes = owners.bytes + excluded.bytes
+)
+SELECT value AS written FROM next
+""",
+)
+
+_PINNED = Statement(
+    "pins.of_owner",
+    "SELECT sha256 FROM pins WHERE owner = $1 AND ($2::text[] IS NULL OR sha256 = ANY($2)) ORDER BY sha256",
+)
+
+# What loses a pin has its grace time from now on.
+_UNPIN = last(
+    "pins.remove",
+    """
+, gone AS (
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY($11) RETURNING sha256, size_bytes
+), touched AS (
+    UPDATE assets SET touch_time = now() FROM gone WHERE assets.sha256 = gone.sha256
+), held AS (
+    UPDATE owners
+       SET assets = assets - (SELECT count(*) FROM gone),
+           bytes = bytes - (SELECT coalesce(sum(size_bytes), 0) FROM gone)
+     WHERE owner = $10
+)
+SELECT value AS written FROM next
+""",
+)
+
+_OWNED = read(
+    "owners.get",
+    """
+SELECT revision.value AS head, owners.bytes FROM revision LEFT JOIN owners ON owners.owner = $1
+""",
+)
+
+_TOTALS = read("totals.get", "SELECT revision.value AS head, totals.assets, totals.bytes FROM revision, totals")
+
+_OWNERS = page_of(
+    "owners.list",
+    """
+SELECT owner, assets, bytes, 200 AS octets FROM owners
+ WHERE starts_with(owner, $3) AND assets > 0 AND ($1::text IS NULL OR owner > $1) AND owner >= $3
+ ORDER BY owner LIMIT $2
+""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """
+    What an owner holds.
+    """
+
+    owner: str
+    assets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """
+    What is stored, and a page of who holds it.
+    """
+
+    assets: int
+    bytes: int
+    owners: Listed[Holding]
+
+
+class Pins:
+    """
+    Adds and removes pins.
+
+    Args:
+        database: where.
+        quota: bytes that an owner may pin; 0 for as many as it likes.
+    """
+
+    def __init__(self, database: Database, quota: int) -> None:
+        self._database = database
+        self._quota = quota
+
+    async def add(self, transaction: Transaction, owner: str, digests: Sequence[str]) -> int:
+        """
+        Pin assets, all or none.
+
+        Returns:
+            How many were not pinned before.
+
+        Raises:
+            Missing: one of them is not there.
+            ResourceExhausted: the owner's quota is used up.
+        """
+        rows = await transaction.rows(_LOCK, list(digests))
+        sizes = {row["sha256"]: row["size_bytes"] for row in rows}
+        for digest in digests:
+            if digest not in sizes:
+                raise Missing("ASSET_NOT_FOUND", asset_name(digest))
+        await transaction.row(_LOCK_OWNER, owner)
+        held = await transaction.row(_HELD, owner, list(digests))
+        assert held is not None  # noqa: S101 - for the type checker: there is always one
+        fresh = [digest for digest in digests if digest not in set(held["pinned"])]
+        if not fresh:
+            await transaction.nothing()
+            return 0
+        self._check(owner, held["bytes"], sum(sizes[digest] for digest in fresh))
+        journal = Journal.of(owner, ChangeKind.UPDATED, None, {"pinned": [asset_name(digest) for digest in fresh]})
+        await transaction.last(_PIN, journal, owner, fresh)
+        return len(fresh)
+
+    async def remove(self, transaction: Transaction, owner: str, digests: Sequence[str]) -> int:
+        """
+        Take pins back.
+
+        Args:
+            digests: empty for all of the owner's.
+
+        Returns:
+            How many there were.
+        """
+        await transaction.row(_LOCK_OWNER, owner)
+        pinned = [row["sha256"] for row in await transaction.rows(_PINNED, owner, list(digests) or None)]
+        if not pinned:
+            await transaction.nothing()
+            return 0
+        journal = Journal.of(owner, ChangeKind.UPDATED, {"pinned": [asset_name(digest) for digest in pinned]}, None)
+        await transaction.last(_UNPIN, journal, owner, pinned)
+        return len(pinned)
+
+    async def check_room(self, owner: str, size_bytes: int) -> None:
+        """
+        Raises:
+            ResourceExhausted: the owner could not pin so many bytes more.
+        """
+        if owner and self._quota:
+            row = await self._database.fetch_row(_OWNED, owner)
+            self._check(owner, row["bytes"] or 0, size_bytes)
+
+    async def totals(self, page: Page, prefix: str) -> Totals:
+        """
+        What is stored in all, and what owners hold whose names begin with *prefix*.
+        """
+        stored = await self._database.fetch_row(_TOTALS)
+        rows = await self._database.fetch(_OWNERS, *after(page, 1), prefix)
+        owners = listed(
+            page, rows, ("", ""), lambda row: Holding(row["owner"], row["assets"], row["bytes"]), lambda row: [row["owner"]]
+        )
+        return Totals(stored["assets"], stored["bytes"], owners)
+
+    def _check(self, owner: str, held: int, more: int) -> None:
+        if self._quota and held + more > self._quota:
+            raise ResourceExhausted(
+                "ASSET_QUOTA",
+                f"{owner} holds {held:,} bytes and may hold {self._quota:,}: {more:,} more do not fit",
+                metadata={"owner": owner, "quota_bytes": str(self._quota)},
+            )

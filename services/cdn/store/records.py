@@ -1,0 +1,316 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+What is known of assets, in the database.
+
+No bytes are trusted that have no row: a row is there before S3 gets anything under an asset's key (`reserve`), and goes
+after S3 has lost it (collection.py). So nothing in S3 has to be searched for what nobody knows (docs/adr/0015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from services.cdn.model import Asset, asset_name
+from services.cdn.model.formats import Inspection, TensorIndex
+from services.cdn.store.rows import ASSET, to_asset
+from services.chassis.errors import Aborted, FailedPrecondition, Unavailable
+from services.ledger.model.calls import Missing, Read
+from services.ledger.model.changes import ChangeKind, Journal
+from services.ledger.model.pages import Listed, Page
+from services.ledger.store.database import Database
+from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
+
+_GET = read(
+    "assets.get",
+    f"""
+SELECT revision.value AS head, found.*
+  FROM revision
+  LEFT JOIN (SELECT {ASSET} FROM assets WHERE sha256 = $1 AND state = 'LIVE') AS found ON true
+""",
+)
+
+_TENSORS = read(
+    "assets.tensors",
+    """
+SELECT revision.value AS head, found.*
+  FROM revision
+  LEFT JOIN (SELECT assets.sha256, tensors.index FROM assets LEFT JOIN tensors USING (sha256)
+              WHERE assets.sha256 = $1 AND state = 'LIVE') AS found ON true
+""",
+)
+
+_LIST = page_of(
+    "assets.list",
+    f"""
+SELECT {ASSET}, 400 AS octets FROM assets
+ WHERE state = 'LIVE' AND ($1::text IS NULL OR sha256 > $1)
+ ORDER BY sha256 LIMIT $2
+""",
+)
+
+_LIST_OF_OWNER = page_of(
+    "assets.list_of_owner",
+    f"""
+SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
+ WHERE pins.owner = $3 AND state = 'LIVE' AND ($1::text IS NULL OR pins.sha256 > $1)
+ ORDER BY pins.sha256 LIMIT $2
+""",
+)
+
+# Whoever asks is about to use them, so that their grace time begins anew; not at every question, for the disk's sake.
+_FIND = Statement(
+    "assets.find",
+    """
+WITH touched AS (
+    UPDATE assets SET touch_time = now()
+     WHERE sha256 = ANY($1) AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
+)
+SELECT sha256 FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE'
+""",
+)
+
+_RESERVE = Statement(
+    "assets.reserve",
+    """
+INSERT INTO assets (sha256, state, size_bytes, media_type, private, create_time, touch_time, revision)
+VALUES ($1, 'INCOMING', $2, $3, $4, now(), now(), 0)
+ON CONFLICT (sha256) DO UPDATE
+   SET touch_time = now(),
+       state = CASE WHEN assets.state = 'CONDEMNED' THEN 'INCOMING' ELSE assets.state END,
+       condemn_time = CASE WHEN assets.state = 'CONDEMNED' THEN NULL ELSE assets.condemn_time END
+RETURNING state
+""",
+)
+
+_LOCK = Statement("assets.lock", f"SELECT {ASSET}, state FROM assets WHERE sha256 = $1 FOR NO KEY UPDATE")
+
+_REGISTER = last(
+    "assets.register",
+    f"""
+, made AS (
+    UPDATE assets
+       SET state = 'LIVE', size_bytes = $11, media_type = $12, private = $13, format = $14, warnings = $15,
+           encodings = $16, parameter_count = $17, create_time = now(), touch_time = now(), condemn_time = NULL,
+           revision = next.value
+      FROM next
+     WHERE sha256 = $10
+    RETURNING {ASSET}
+), indexed AS (
+    INSERT INTO tensors (sha256, index) SELECT sha256, $18 FROM made WHERE $18::bytea IS NOT NULL
+    ON CONFLICT (sha256) DO NOTHING
+), counted AS (
+    UPDATE totals SET assets = assets + 1, bytes = bytes + $11
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+_PUBLISH = last(
+    "assets.publish",
+    f"""
+, made AS (
+    UPDATE assets SET private = false, touch_time = now(), revision = next.value FROM next WHERE sha256 = $10
+    RETURNING {ASSET}
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+_PINNED = Statement("pins.first_of_asset", "SELECT owner FROM pins WHERE sha256 = $1 LIMIT 1")
+
+#: Takes the digests.
+CONDEMN = last(
+    "assets.condemn",
+    """
+, gone AS (
+    UPDATE assets SET state = 'CONDEMNED', condemn_time = now(), revision = next.value
+      FROM next WHERE sha256 = ANY($10)
+    RETURNING size_bytes
+), counted AS (
+    UPDATE totals SET assets = assets - (SELECT count(*) FROM gone),
+                      bytes = bytes - (SELECT coalesce(sum(size_bytes), 0) FROM gone)
+)
+SELECT value AS written FROM next
+""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """
+    An asset whose bytes are verified and in S3 under its key.
+
+    Args:
+        sha256: its digest.
+        size_bytes: how many they are.
+        media_type: what was declared.
+        private: which of the two keys.
+        inspection: what they were recognised as.
+        encodings: that are stored beside it.
+    """
+
+    sha256: str
+    size_bytes: int
+    media_type: str
+    private: bool
+    inspection: Inspection
+    encodings: tuple[str, ...] = ()
+
+
+class Records:
+    """
+    Reads and writes what is known of assets.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, sha256: str) -> Read[Asset]:
+        """
+        Raises:
+            Missing: there is no such asset.
+        """
+        row = await self._database.fetch_row(_GET, sha256)
+        if row["sha256"] is None:
+            raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
+        return Read(to_asset(row), row["head"])
+
+    async def find(self, sha256: str) -> Asset | None:
+        """
+        The asset, if there is one; its grace time begins anew.
+        """
+        if not await self._database.fetch(_FIND, [sha256]):
+            return None
+        try:
+            return (await self.get(sha256)).value
+        except Missing:
+            return None
+
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        """
+        Those of *digests* that are not stored, in their order. The grace time of the others begins anew.
+        """
+        found = {row["sha256"] for row in await self._database.fetch(_FIND, list(digests))}
+        return [digest for digest in digests if digest not in found]
+
+    async def tensors(self, sha256: str) -> Read[TensorIndex]:
+        """
+        Raises:
+            Missing: there is no such asset.
+            FailedPrecondition: it is not a safetensors file, or its header was too long to be indexed.
+        """
+        row = await self._database.fetch_row(_TENSORS, sha256)
+        if row["sha256"] is None:
+            raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
+        if row["index"] is None:
+            raise FailedPrecondition("NOT_SAFETENSORS", f"{asset_name(sha256)} has no index of tensors")
+        return Read(TensorIndex.decode(row["index"]), row["head"])
+
+    async def list_page(self, page: Page, owner: str) -> Listed[Asset]:
+        """
+        A page of assets by digest.
+
+        Args:
+            owner: only what it pins; empty for all.
+        """
+        statement, more = (_LIST_OF_OWNER, [owner]) if owner else (_LIST, [])
+        rows = await self._database.fetch(statement, *after(page, 1), *more)
+        return listed(page, rows, ("", ""), to_asset, lambda row: [row["sha256"]])
+
+    async def reserve(self, sha256: str, size_bytes: int, media_type: str, *, private: bool) -> None:
+        """
+        Keep the asset's keys from being deleted, before anything is written there.
+
+        Raises:
+            Unavailable: the bytes that were there are being deleted at this moment.
+        """
+        rows = await self._database.fetch(_RESERVE, sha256, size_bytes, media_type, private)
+        if rows[0]["state"] == "DELETING":
+            raise Unavailable("ASSET_GOING", f"{asset_name(sha256)} is being deleted: retry", retry_after=2.0)
+
+    async def register(self, transaction: Transaction, arrival: Arrival) -> Asset:
+        """
+        Make an asset visible whose bytes are in S3.
+
+        Raises:
+            Aborted: its reservation is gone.
+        """
+        row = await transaction.row(_LOCK, arrival.sha256)
+        if row is None or row["state"] in {"CONDEMNED", "DELETING"}:
+            raise Aborted("ASSET_GOING", f"{asset_name(arrival.sha256)} took too long to be stored: retry")
+        before = to_asset(row)
+        if row["state"] == "LIVE":
+            if before.private and not arrival.private:
+                journal = Journal.updated(before.name, {"private": True}, {"private": False})
+                return to_asset((await transaction.last(_PUBLISH, journal, arrival.sha256))[0])
+            await transaction.nothing()
+            return before
+        seen = arrival.inspection
+        image = {"size_bytes": arrival.size_bytes, "media_type": arrival.media_type, "private": arrival.private}
+        rows = await transaction.last(
+            _REGISTER,
+            Journal.created(before.name, image),
+            arrival.sha256,
+            arrival.size_bytes,
+            arrival.media_type,
+            arrival.private,
+            seen.format,
+            list(seen.warnings),
+            list(arrival.encodings),
+            seen.parameter_count,
+            None if seen.tensors is None else seen.tensors.encode(),
+        )
+        return to_asset(rows[0])
+
+    async def publish(self, transaction: Transaction, sha256: str, copy: Callable[[Asset], Awaitable[None]]) -> Asset:
+        """
+        Make a private asset public.
+
+        Args:
+            copy: puts its bytes under the public key; under the row's lock, so that nobody takes them away meanwhile.
+
+        Raises:
+            Missing: there is no such asset any more.
+        """
+        row = await transaction.row(_LOCK, sha256)
+        if row is None or row["state"] != "LIVE":
+            raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
+        asset = to_asset(row)
+        if not asset.private:
+            await transaction.nothing()
+            return asset
+        await copy(asset)
+        journal = Journal.updated(asset.name, {"private": True}, {"private": False})
+        return to_asset((await transaction.last(_PUBLISH, journal, sha256))[0])
+
+    async def condemn(self, transaction: Transaction, sha256: str) -> None:
+        """
+        Take an asset away that nobody pins.
+
+        Raises:
+            Missing: there is no such asset.
+            FailedPrecondition: somebody pins it.
+        """
+        row = await transaction.row(_LOCK, sha256)
+        if row is None or row["state"] != "LIVE":
+            raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
+        # A statement of its own, so that it sees the pins that were added while we waited for the lock.
+        pin = await transaction.row(_PINNED, sha256)
+        if pin is not None:
+            raise FailedPrecondition(
+                "ASSET_PINNED", f"{asset_name(sha256)} is pinned by {pin['owner']}", metadata={"owner": pin["owner"]}
+            )
+        await transaction.last(CONDEMN, condemned([to_asset(row)]), [sha256])
+
+
+def condemned(assets: Sequence[Asset]) -> Journal:
+    """
+    The journal of a write that takes assets away.
+    """
+    journals = [Journal.of(asset.name, ChangeKind.DELETED, asset.image(), None) for asset in assets]
+    return Journal(
+        [change for one in journals for change in one.changes], [entry for one in journals for entry in one.entries]
+    )

@@ -1,0 +1,172 @@
+"""
+The bytes of an upload that can be taken up again, on their way into S3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+
+from services.cdn.model import Upload, UploadWay, staging_key
+from services.cdn.model.formats import Inspection, inspect
+from services.cdn.store.aborting import abort
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.budget import Budget
+from services.cdn.store.chores import Chores
+from services.cdn.store.digests import Digest, resumable
+from services.cdn.store.s3 import Missing
+from services.cdn.store.uploads import Progress, Uploads
+from services.chassis.errors import NotFound
+
+_log = logging.getLogger(__name__)
+
+
+async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay) -> Upload:
+    """
+    Open the multipart upload that the bytes go to, unless it is open.
+
+    Bytes that come through us go under the asset's own key, where nobody sees them before they are verified and complete.
+    What comes directly can only be verified once it is complete, so that it goes under a key that nobody is told; so does
+    what comes through us where SHA-256's state cannot be kept.
+
+    Raises:
+        FailedPrecondition: the bytes come the other way.
+    """
+    if upload.multipart:
+        return await uploads.begin(upload, way, upload.key, upload.multipart)
+    staged = way is UploadWay.DIRECT or not resumable()
+    key = staging_key(upload.id) if staged else upload.draft.key
+    multipart = await bucket.start(key, upload.draft.media_type)
+    try:
+        begun = await uploads.begin(upload, way, key, multipart)
+    except BaseException:
+        await asyncio.shield(abort(bucket, key, multipart))
+        raise
+    if begun.multipart != multipart:
+        await abort(bucket, key, multipart)
+    return begun
+
+
+class UploadWriter:
+    """
+    Takes the bytes of an upload from where it stands. A part counts when S3 has it and the database knows: one part is on
+    its way and one is being filled, so that whoever goes on after a break sends less than two of them again.
+
+    Args:
+        bucket: where to.
+        uploads: knows how far it is.
+        upload: taken, and begun when it has bytes.
+        budget: of the memory that all uploads share.
+        chores: takes what remains to be done when the caller has gone away.
+
+    Example:
+        async with UploadWriter(bucket, uploads, upload, budget, chores) as writer:
+            async for data in chunks:
+                await writer.write(data)
+            upload = await writer.finish()
+    """
+
+    def __init__(self, bucket: Bucket, uploads: Uploads, upload: Upload, budget: Budget, chores: Chores) -> None:
+        self._bucket, self._uploads, self._budget, self._chores = bucket, uploads, budget, chores
+        self.upload = upload
+        self._digest: Digest | None = None
+        if not upload.staged:
+            self._digest = Digest() if upload.hash_state is None else Digest.resume(upload.hash_state)
+        self._number = upload.parts + 1
+        self._buffer = bytearray()
+        self._granted = 0
+        self._under_way: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> UploadWriter:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._free()
+        if self._under_way is not None and not self._under_way.done():
+            self._chores.add(_settled(self._under_way))
+
+    @property
+    def received(self) -> int:
+        """
+        Where the next byte goes.
+        """
+        return (self._number - 1) * self.upload.part_bytes + len(self._buffer)
+
+    async def write(self, data: bytes) -> None:
+        """
+        Take the next bytes; waits while a part is on its way and another one is full.
+
+        Raises:
+            InvalidArgument: the header of a safetensors file does not fit its bytes.
+            Aborted: another writer has taken over.
+            Unavailable: S3 does not answer, or too many uploads run at once.
+        """
+        view = memoryview(data)
+        while view:
+            size = self.upload.part_size(self._number)
+            if not self._granted:
+                await self._budget.take(size)
+                self._granted = size
+            room = size - len(self._buffer)
+            self._buffer += view[:room]
+            view = view[room:]
+            if len(self._buffer) == size:
+                await self._ship()
+
+    async def finish(self) -> Upload:
+        """
+        Wait for the part that is on its way. What is not a whole part is dropped.
+
+        Returns:
+            The upload as it stands.
+        """
+        await self._settle()
+        return self.upload
+
+    async def _ship(self) -> None:
+        await self._settle()
+        body, granted, number = self._buffer, self._granted, self._number
+        self._buffer, self._granted, self._number = bytearray(), 0, number + 1
+        # A task of its own, that no cancel reaches: what S3 has taken shall count.
+        self._under_way = asyncio.create_task(self._send(number, body, granted))
+
+    async def _settle(self) -> None:
+        if self._under_way is not None:
+            await asyncio.shield(self._under_way)
+
+    async def _send(self, number: int, body: bytearray, granted: int) -> None:
+        upload = self.upload
+        try:
+            seen = await self._take_in(number, body)
+            try:
+                part = await self._bucket.send(upload.key, upload.multipart, number, body)
+            except Missing:
+                raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
+            state = None if self._digest is None else self._digest.state()
+            self.upload = await self._uploads.record(upload, Progress(part, state, seen))
+        finally:
+            self._budget.give(granted)
+
+    async def _take_in(self, number: int, body: bytearray) -> Inspection | None:
+        draft = self.upload.draft
+
+        def work() -> Inspection | None:
+            if self._digest is not None:
+                self._digest.update(body)
+            return inspect(bytes(body), draft.size_bytes, draft.media_type) if number == 1 else None
+
+        return await asyncio.to_thread(work)
+
+    def _free(self) -> None:
+        if self._granted:
+            self._budget.give(self._granted)
+            self._granted = 0
+
+
+async def _settled(task: asyncio.Task[None]) -> None:
+    found = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(found[0], Exception):
+        _log.info("the last part of an upload that broke is lost: %s", found[0])

@@ -1,0 +1,120 @@
+"""
+Keeps what is only kept for a time from growing for ever: abandoned uploads, the log of changes, what nobody pins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from services.cdn.store.aborting import abort
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.collection import Collection, Grace
+from services.cdn.store.finishing import Finisher
+from services.cdn.store.uploads import Uploads
+from services.chassis.errors import ModelyardError
+from services.ledger.store.changelog import Changelog
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """
+    How often things are looked after.
+
+    Args:
+        sweep: seconds between two looks for abandoned uploads.
+        collect: seconds between two collections; 0 for none.
+        orphan: how old a multipart upload must be that belongs to nothing.
+        keep: how far back the log of changes reaches.
+    """
+
+    sweep: float
+    collect: float
+    orphan: timedelta
+    keep: timedelta
+
+
+class Sweeper:
+    """
+    Looks after all of it.
+
+    Args:
+        bucket: where uploads leave parts.
+        uploads: how far uploads are.
+        finisher: takes away what they left.
+        collection: forgets what nobody pins.
+        log: of changes.
+        grace: how long what nobody pins is left alone.
+        rhythm: how often.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        uploads: Uploads,
+        finisher: Finisher,
+        collection: Collection,
+        log: Changelog,
+        grace: Grace,
+        rhythm: Rhythm,
+    ) -> None:
+        self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
+        self._collection, self._changelog, self._grace, self._rhythm = collection, log, grace, rhythm
+        self._collected = time.monotonic()
+
+    @asynccontextmanager
+    async def sweeping(self) -> AsyncIterator[None]:
+        """
+        Sweep now and then while the block lasts.
+        """
+        task = asyncio.create_task(self._sweep_now_and_then())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def sweep(self) -> None:
+        """
+        Do it once.
+
+        Raises:
+            ModelyardError: the database or S3 does not answer.
+        """
+        await self._changelog.trim(self._rhythm.keep)
+        while expired := await self._uploads.drop_expired():
+            for upload in expired:
+                _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
+                await self._finisher.clean(upload)
+        await self._abort_orphans()
+        if self._rhythm.collect and time.monotonic() - self._collected > self._rhythm.collect:
+            self._collected = time.monotonic()
+            found = await self._collection.collect(self._grace)
+            if found.condemned_count or found.deleted_count:
+                _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
+
+    async def _abort_orphans(self) -> None:
+        # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
+        before = datetime.now(UTC) - self._rhythm.orphan
+        old = {each.id: each.key for each in await self._bucket.open_uploads() if each.time < before}
+        for multipart in await self._uploads.unknown(list(old)):
+            await abort(self._bucket, old[multipart], multipart)
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            # Several processes do this: never at the same moment.
+            await asyncio.sleep(self._rhythm.sweep * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            try:
+                await self.sweep()
+            except ModelyardError as error:
+                _log.warning("could not sweep: %s", error)
