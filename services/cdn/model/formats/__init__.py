@@ -1,0 +1,8 @@
+"""
+What an asset is, told from its first bytes. Nothing is loaded or run to find out.
+"""
+
+from services.cdn.model.formats.inspection import HEAD_BYTES, Inspection, inspect
+from services.cdn.model.formats.tensors import Tensor, TensorIndex
+
+__all__ = ["HEAD_BYTES", "Inspection", "Tensor", "TensorIndex", "inspect"]

@@ -1,0 +1,106 @@
+"""
+Pickles and what holds them: recognised without running any of it.
+
+The opcodes and the lengths of their arguments are those of the standard library's ``pickletools``. A pickle of protocol
+0 or 1 has no mark and is not recognised: no warning is no promise that a file is safe.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from itertools import islice
+
+WARNING = "pickle: loading it can run code of whoever made it"
+
+#: How many opcodes must make sense before bytes are called a pickle; fewer do when it ends.
+_ENOUGH = 32
+_OPCODES = {opcode.code.encode("latin-1")[0]: opcode for opcode in pickletools.opcodes}
+_PROTO, _STOP, _FRAME = 0x80, ord("."), 0x95
+#: GLOBAL, INST, STACK_GLOBAL and EXT1 to EXT4: what a pickle calls is found with one of them.
+_NAMING = frozenset(b"ci\x93\x82\x83\x84")
+#: Arguments that begin with their own length: the bytes of that length.
+_COUNTED = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+#: torch.save makes a zip with a pickle in the first of these entries, TorchScript one with both.
+_ENTRIES = (b"data.pkl", b"constants.pkl")
+_LOCAL_HEADER = b"PK\x03\x04"
+#: Of a local file header, before the entry's name (APPNOTE.TXT, 4.3.7).
+_LOCAL_HEADER_BYTES = 30
+_MOST_ENTRIES = 1000
+
+
+def is_pickle(head: bytes, size_bytes: int) -> bool:
+    """
+    Whether a file of *size_bytes* that begins with *head* is a pickle of protocol 2 to 5, or a zip that PyTorch loads
+    one from. The first pickle of PyTorch's old format is a magic number, so that it is a pickle, too.
+    """
+    return _is_raw(head, size_bytes) or _is_torch_zip(head)
+
+
+def _is_raw(head: bytes, size_bytes: int) -> bool:
+    if len(head) < 4 or head[0] != _PROTO or not 2 <= head[1] <= 5:
+        return False
+    codes = list(islice(_walk(head, 2, size_bytes), _ENOUGH))
+    if codes[-1] is None:
+        # Readers run a pickle up to where it breaks.
+        return not _NAMING.isdisjoint(codes)
+    # More than a lone STOP; or an argument that is longer than the head.
+    return len(codes) > 1 or len(head) < size_bytes
+
+
+def _walk(head: bytes, place: int, size_bytes: int) -> Iterator[int | None]:
+    """
+    The opcodes from *place* on, to the end of the pickle or of the head; None is something that no pickle has.
+    """
+    while place < len(head):
+        code = head[place]
+        opcode = _OPCODES.get(code)
+        end = None if opcode is None or code == _PROTO else _end(head, place + 1, opcode.arg)
+        if end is None or end > size_bytes or (code == _FRAME and not _frame_fits(head, place, size_bytes)):
+            yield None
+            return
+        yield code
+        if code == _STOP:
+            return
+        place = end
+
+
+def _frame_fits(head: bytes, place: int, size_bytes: int) -> bool:
+    return place + 9 + int.from_bytes(head[place + 1 : place + 9], "little") <= size_bytes
+
+
+def _end(head: bytes, place: int, argument: pickletools.ArgumentDescriptor | None) -> int | None:
+    """
+    Where an opcode's argument at *place* ends, which may be past the head; None when it does not end.
+    """
+    if argument is None:
+        return place
+    if argument.n >= 0:
+        return place + argument.n
+    if (width := _COUNTED.get(argument.n)) is not None:
+        return place + width + int.from_bytes(head[place : place + width], "little")
+    for _ in range(2 if argument is pickletools.stringnl_noescape_pair else 1):
+        place = head.find(b"\n", place) + 1
+        if not place:
+            return None
+    return place
+
+
+def _is_torch_zip(head: bytes) -> bool:
+    place = 0 if head.startswith(_LOCAL_HEADER) else -1
+    for _ in range(_MOST_ENTRIES):
+        if place < 0:
+            return False
+        length = int.from_bytes(head[place + 26 : place + 28], "little")
+        start = place + _LOCAL_HEADER_BYTES
+        name = head[start : start + length]
+        if name.rpartition(b"/")[2] in _ENTRIES:
+            return True
+        # By its signature, not by the entry's size: PyTorch writes the sizes behind the bytes.
+        place = head.find(_LOCAL_HEADER, start)
+    return False

@@ -1,0 +1,55 @@
+"""
+Media types (RFC 9110, section 8.3.1), as far as their kind matters here.
+"""
+
+from __future__ import annotations
+
+#: What clients declare that do not know: it says nothing.
+_UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_TEXT_SUFFIXES = ("+json", "+xml", "+yaml")
+_TEXT_SUBTYPES = frozenset(
+    {
+        "application/ecmascript",
+        "application/graphql",
+        "application/javascript",
+        "application/json",
+        "application/json5",
+        "application/jsonl",
+        "application/jsonlines",
+        "application/sql",
+        "application/toml",
+        "application/x-httpd-php",
+        "application/x-javascript",
+        "application/x-jsonlines",
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/x-sh",
+        "application/x-tex",
+        "application/x-yaml",
+        "application/xml",
+        "application/xml-dtd",
+        "application/yaml",
+    }
+)
+
+
+def essence(media_type: str) -> str:
+    """
+    *media_type* in lower case, without its parameters: ``text/plain`` of ``Text/Plain; charset=utf-8``.
+    """
+    return media_type.partition(";")[0].strip().lower()
+
+
+def is_unknown(media_type: str) -> bool:
+    """
+    Whether *media_type* leaves open what the bytes are.
+    """
+    return essence(media_type) in _UNKNOWN
+
+
+def is_text(media_type: str) -> bool:
+    """
+    Whether bytes of *media_type* are text that people and editors read, whatever its encoding.
+    """
+    plain = essence(media_type)
+    return plain.startswith("text/") or plain.endswith(_TEXT_SUFFIXES) or plain in _TEXT_SUBTYPES
