@@ -39,7 +39,7 @@ def registries() -> Iterator[tuple[dict[str, str], Path]]:
     The registry under each host on one PostgreSQL with the timm models in it: addresses by host, and the descriptors.
     """
     with scratch() as state:
-        stack = Stack(StackSettings(state=state, gateway_port=0, parts=["migration"]))
+        stack = Stack(StackSettings(state=state, gateway_port=0, parts=["registry-migration"]))
         stack.start()
         try:
             addresses = {}

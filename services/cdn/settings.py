@@ -5,7 +5,6 @@ The asset service's settings. Only `__main__` loads them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from datetime import timedelta
 
 from services.cdn.store.assets import Limits

@@ -21,6 +21,7 @@ from services.embedded.parts import EmbeddedError, Part, as_user
 
 VERSION = "18"
 DATABASE = "modelyard"
+ASSETS_DATABASE = "modelyard_cdn"
 # What the registry logs in as; its migration makes it.
 SERVICE_ROLE = "modelyard_service"
 _USER = "embedded_postgres"
@@ -154,8 +155,10 @@ class Postgres:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _ready(self) -> None:
-        if DATABASE not in self.sql("SELECT datname FROM pg_database").splitlines():
-            self.sql(f"CREATE DATABASE {DATABASE}")
+        there = self.sql("SELECT datname FROM pg_database").splitlines()
+        for database in (DATABASE, ASSETS_DATABASE):
+            if database not in there:
+                self.sql(f"CREATE DATABASE {database}")
 
     def _prepare_sockets(self) -> None:
         self.socket_folder.mkdir(parents=True, exist_ok=True)

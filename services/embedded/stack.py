@@ -21,7 +21,7 @@ from gateway.render import Addresses
 from services.chassis.hosts import envoy
 from services.embedded import suite
 from services.embedded.parts import EmbeddedError, Part, free_port, is_free
-from services.embedded.postgres import SERVICE_ROLE, Postgres
+from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Progress, Supervisor
 from services.embedded.valkey import Valkey
@@ -186,7 +186,8 @@ class Stack:
             self.postgres.part(),
             self.valkey.part(),
             self.s3.part(),
-            suite.migration(self.postgres.url()),
+            suite.migration("registry", self.postgres.url()),
+            suite.migration("cdn", self.postgres.url(ASSETS_DATABASE)),
             *(service.part() for service in self.services.values()),
             suite.gateway(self._state, addresses, self._gateway_serves),
         ]
@@ -199,6 +200,7 @@ class Stack:
         registry_target = ports_of(registry := suite.ports(self.settings.workers), self.settings.workers)
         cdn_target = ports_of(cdn := suite.ports(self.settings.workers), self.settings.workers)
         s3 = {
+            "MODELYARD_DATABASE_URL": self.postgres.url(ASSETS_DATABASE, SERVICE_ROLE),
             "MODELYARD_S3_ENDPOINT": self.s3.endpoint,
             "MODELYARD_S3_BUCKET": BUCKET,
             "MODELYARD_S3_REGION": REGION,
@@ -212,8 +214,8 @@ class Stack:
             "MODELYARD_VALKEY_URL": self.valkey.url,
         }
         return [
-            self._service("registry", "modelyard.registry.v1.ModelService", ["migration"], database, registry),
-            self._service("cdn", "modelyard.cdn.v1.AssetService", ["s3"], s3, cdn),
+            self._service("registry", "modelyard.registry.v1.ModelService", ["registry-migration"], database, registry),
+            self._service("cdn", "modelyard.cdn.v1.AssetService", ["s3", "cdn-migration"], s3, cdn),
             self._service("cache", "modelyard.cache.v1.CacheAdminService", ["valkey"], cache),
         ]
 

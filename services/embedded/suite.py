@@ -92,13 +92,13 @@ def serving(target: str, service: str) -> None:
             raise RuntimeError(f"{service} is not ready")
 
 
-def migration(database_url: str) -> Part:
+def migration(service: str, database_url: str) -> Part:
     """
-    Bring the database's schema up to date; ends when it is.
+    Bring the schema of a service's database up to date; ends when it is.
     """
     return Part(
-        name="migration",
-        argv=[sys.executable, "-m", "services.registry.migrate"],
+        name=f"{service}-migration",
+        argv=[sys.executable, "-m", f"services.{service}.migrate"],
         ready=None,
         needs=["postgresql"],
         environment={"MODELYARD_DATABASE_URL": database_url},

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,15 +86,7 @@ def migrated(postgres: Postgres) -> str:
     """
     The name of a database with the registry's schema, to make others from.
     """
-    postgres.sql("CREATE DATABASE migrated")
-    subprocess.run(
-        [sys.executable, "-m", "services.registry.migrate"],
-        env={"MODELYARD_DATABASE_URL": postgres.url("migrated"), "PATH": ""},
-        cwd=Path(__file__).resolve().parents[2],
-        check=True,
-        timeout=60,
-    )
-    return "migrated"
+    return _migrated(postgres, "registry")
 
 
 @pytest.fixture
@@ -110,9 +103,31 @@ def new_database(postgres: Postgres, migrated: str) -> Callable[[], str]:
     Makes a fresh migrated database and returns its address, for the service's role.
     """
 
-    def make() -> str:
-        name = f"test_{next(_numbers)}"
-        postgres.sql(f"CREATE DATABASE {name} TEMPLATE {migrated}")
-        return postgres.url(name, SERVICE_ROLE)
+    return partial(_copy_of, postgres, migrated)
 
-    return make
+
+@pytest.fixture(scope="session")
+def new_assets_database(postgres: Postgres) -> Callable[[], str]:
+    """
+    Makes a fresh database with the asset service's schema and returns its address, for the service's role.
+    """
+    return partial(_copy_of, postgres, _migrated(postgres, "cdn"))
+
+
+def _migrated(postgres: Postgres, service: str) -> str:
+    name = f"migrated_{service}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    subprocess.run(
+        [sys.executable, "-m", f"services.{service}.migrate"],
+        env={"MODELYARD_DATABASE_URL": postgres.url(name), "PATH": ""},
+        cwd=Path(__file__).resolve().parents[2],
+        check=True,
+        timeout=60,
+    )
+    return name
+
+
+def _copy_of(postgres: Postgres, template: str) -> str:
+    name = f"test_{next(_numbers)}"
+    postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return postgres.url(name, SERVICE_ROLE)

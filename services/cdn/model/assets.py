@@ -100,25 +100,26 @@ ENCODINGS = ("zstd", "gzip")
 @dataclass(frozen=True, slots=True)
 class Span:
     """
-    The wanted part of an asset: from *offset* on, *limit* bytes or, when that is 0, to the end.
+    The wanted part of an asset: from *offset* on, *limit* bytes or, when that is 0, to the end; or *nothing* of it.
     """
 
     offset: int = 0
     limit: int = 0
+    nothing: bool = False
 
     @property
     def whole(self) -> bool:
         """
         Whether that is all of the asset.
         """
-        return not self.offset and not self.limit
+        return not self.offset and not self.limit and not self.nothing
 
     def within(self, start: int, size: int) -> Span:
         """
         The same part of the *size* bytes that begin at *start*.
         """
         left = max(size - self.offset, 0)
-        return Span(start + self.offset, min(self.limit or left, left))
+        return Span(start + self.offset, min(self.limit or left, left), nothing=not left)
 
 
 def parse_part(name: str, offset: int, limit: int) -> tuple[str, Span]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key, asset_name
+from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key
 from services.cdn.model.formats import Inspection
-from services.cdn.model.names import DIGEST, DIGEST_RULE, check_owner
+from services.cdn.model.names import DIGEST, DIGEST_RULE, asset_name, check_owner
 from services.chassis.errors import DataLoss, InvalidArgument, Violations
 
 MIB = 1024 * 1024

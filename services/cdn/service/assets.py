@@ -75,9 +75,7 @@ class AssetService(AssetServiceServicer):
         checks = Checks()
         if request.owner:
             check_owner(checks, "owner", request.owner)
-        page = Page.check(
-            checks, Query("ListAssets", (request.owner,), (str,)), request.page_size, request.page_token
-        )
+        page = Page.check(checks, Query("ListAssets", (request.owner,), (str,)), request.page_size, request.page_token)
         checks.raise_if_any()
         found = await reflect(context, self._records.list_page(page, request.owner))
         return pb.ListAssetsResponse(assets=map(from_asset, found.items), next_page_token=found.token)
@@ -101,9 +99,7 @@ class AssetService(AssetServiceServicer):
     async def Download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.DownloadResponse]:
         sha256, span = parse_part(request.name, request.offset, request.limit)
         asset = (await self._records.get(sha256)).value
-        start = 0
-        if request.tensor:
-            start, span = await self._tensor(asset, request.tensor, span)
+        start, span = await self._wanted(asset, request.tensor, span)
         reader = self._assets.read(asset, span)
         async with aclosing(reader.pieces()) as pieces:
             async for offset, data in pieces:
@@ -188,15 +184,19 @@ class AssetService(AssetServiceServicer):
             next_page_token=found.owners.token,
         )
 
-    async def _tensor(self, asset: Asset, name: str, span: Span) -> tuple[int, Span]:
+    async def _wanted(self, asset: Asset, name: str, span: Span) -> tuple[int, Span]:
         """
-        Where a tensor begins, and the wanted part of it within the file.
+        Where a tensor begins, or the file when none is named, and the wanted part within the file.
         """
+        if not name:
+            return 0, span
         tensor = (await self._records.tensors(asset.sha256)).value.find(name)
         if tensor is None:
             raise NotFound("TENSOR_NOT_FOUND", f"{asset.name}/tensors/{name[:200]}")
         if span.offset > tensor.size_bytes:
-            raise OutOfRange("OFFSET_PAST_END", f"offset {span.offset} is past the end of a tensor of {tensor.size_bytes} bytes")
+            raise OutOfRange(
+                "OFFSET_PAST_END", f"offset {span.offset} is past the end of a tensor of {tensor.size_bytes} bytes"
+            )
         return tensor.offset, span.within(tensor.offset, tensor.size_bytes)
 
 

@@ -32,7 +32,7 @@ class Storing:
 
     async def there(self, context: Context, request: Message, draft: Draft) -> pb.Asset | None:
         """
-        The asset that *draft* declares, if its bytes are stored. A private one becomes public when they are declared so.
+        The asset that *draft* declares, if its bytes are stored. A private one becomes public when it is declared so.
 
         Raises:
             DataLoss: the asset has another size than declared.

@@ -63,9 +63,7 @@ class UploadService(UploadServiceServicer):
         upload = await self._uploads.get(parse_upload(request.name))
         return from_upload(upload, await self._finisher.committed_bytes(upload))
 
-    async def WriteUpload(
-        self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context
-    ) -> pb.Upload:
+    async def WriteUpload(self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context) -> pb.Upload:
         messages = aiter(request_iterator)
         first = await anext(messages, None)
         if first is None:
@@ -94,9 +92,7 @@ class UploadService(UploadServiceServicer):
             size = upload.part_size(number)
             url = self._assets.bucket.part_url(upload.key, upload.multipart, number, size, seconds)
             urls.append(
-                pb.CreateUploadUrlsResponse.PartUrl(
-                    part_number=number, url=url, headers={"content-length": str(size)}
-                )
+                pb.CreateUploadUrlsResponse.PartUrl(part_number=number, url=url, headers={"content-length": str(size)})
             )
         return pb.CreateUploadUrlsResponse(urls=urls)
 
@@ -161,5 +157,3 @@ def _check_urls(request: pb.CreateUploadUrlsRequest, upload: Upload) -> int:
         wrong.add("ttl", "must be from 1 min to 12 h")
     wrong.raise_if_any()
     return seconds
-
-

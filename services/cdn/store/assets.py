@@ -57,9 +57,7 @@ class AssetStore:
         self.bucket = Bucket(settings)
         self.budget = Budget(limits.upload_memory)
         self.chores = Chores()
-        self.variants = Variants(
-            self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed
-        )
+        self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
         self._records = records
 
     async def ping(self) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from functools import partial
 
 from services.cdn.model import Span, variant_key
-from services.cdn.model.compression import is_text
+from services.cdn.model.media_types import is_text
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.variants import compressed
 

@@ -42,7 +42,7 @@ class Finisher:
     @asynccontextmanager
     async def claimed(self, name: str) -> AsyncIterator[Upload]:
         """
-        Be the only one who finishes an upload while the block lasts. An upload whose bytes are wrong goes with the error.
+        Be the only one who finishes an upload while the block lasts. An upload whose bytes are wrong goes with it.
 
         Raises:
             NotFound: there is no such upload.

@@ -1,4 +1,3 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
 """
 Who keeps what: pins, and what owners hold.
 """
@@ -15,6 +14,7 @@ from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement, read
 from services.ledger.store.writing import Transaction, last
 
@@ -193,9 +193,7 @@ class Pins:
         """
         stored = await self._database.fetch_row(_TOTALS)
         rows = await self._database.fetch(_OWNERS, *after(page, 1), prefix)
-        owners = listed(
-            page, rows, ("", ""), lambda row: Holding(row["owner"], row["assets"], row["bytes"]), lambda row: [row["owner"]]
-        )
+        owners = listed(page, rows, ("", ""), _holding, lambda row: [row["owner"]])
         return Totals(stored["assets"], stored["bytes"], owners)
 
     def _check(self, owner: str, held: int, more: int) -> None:
@@ -205,3 +203,7 @@ class Pins:
                 f"{owner} holds {held:,} bytes and may hold {self._quota:,}: {more:,} more do not fit",
                 metadata={"owner": owner, "quota_bytes": str(self._quota)},
             )
+
+
+def _holding(row: Row) -> Holding:
+    return Holding(row["owner"], row["assets"], row["bytes"])

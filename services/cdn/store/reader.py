@@ -98,6 +98,8 @@ class AssetReader:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _open(self) -> StreamingBody | None:
+        if self._span.nothing:
+            return None
         done = self._position - self._span.offset
         if done and done == self._span.limit:
             return None

@@ -26,9 +26,9 @@ async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay
     """
     Open the multipart upload that the bytes go to, unless it is open.
 
-    Bytes that come through us go under the asset's own key, where nobody sees them before they are verified and complete.
-    What comes directly can only be verified once it is complete, so that it goes under a key that nobody is told; so does
-    what comes through us where SHA-256's state cannot be kept.
+    Bytes that come through us go under the asset's own key, where nobody sees them before they are verified and
+    complete. What comes directly can only be verified once it is complete, so that it goes under a key that nobody is
+    told; so does what comes through us where SHA-256's state cannot be kept.
 
     Raises:
         FailedPrecondition: the bytes come the other way.
@@ -50,8 +50,8 @@ async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay
 
 class UploadWriter:
     """
-    Takes the bytes of an upload from where it stands. A part counts when S3 has it and the database knows: one part is on
-    its way and one is being filled, so that whoever goes on after a break sends less than two of them again.
+    Takes the bytes of an upload from where it stands. A part counts when S3 has it and the database knows: one part is
+    on its way and one is being filled, so that whoever goes on after a break sends less than two of them again.
 
     Args:
         bucket: where to.

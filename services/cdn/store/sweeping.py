@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from services.cdn.store.aborting import abort
-from services.cdn.store.bucket import Bucket
+from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.uploads import Uploads
@@ -23,6 +23,7 @@ from services.chassis.errors import ModelyardError
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
+_PREFIXES = ("assets/", "private/", "staging/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Sweeper:
     async def _abort_orphans(self) -> None:
         # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
         before = datetime.now(UTC) - self._rhythm.orphan
-        old = {each.id: each.key for each in await self._bucket.open_uploads() if each.time < before}
+        old = {each.id: each.key for each in await self._bucket.open_uploads() if _is_ours(each, before)}
         for multipart in await self._uploads.unknown(list(old)):
             await abort(self._bucket, old[multipart], multipart)
 
@@ -118,3 +119,7 @@ class Sweeper:
                 await self.sweep()
             except ModelyardError as error:
                 _log.warning("could not sweep: %s", error)
+
+
+def _is_ours(multipart: Multipart, before: datetime) -> bool:
+    return multipart.key.startswith(_PREFIXES) and multipart.time < before

@@ -19,8 +19,8 @@ from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
 
 _COLUMNS = (
-    "id, sha256, size_bytes, media_type, owner, private, part_bytes, way, key, multipart, parts, hash_state, inspection, "
-    "writer, create_time, expire_time"
+    "id, sha256, size_bytes, media_type, owner, private, part_bytes, way, key, multipart, parts, hash_state, "
+    "inspection, writer, create_time, expire_time"
 )
 
 _OPEN = Statement(
@@ -248,9 +248,7 @@ class Uploads:
         Go on finishing for some seconds more; whether that is still so.
         """
         return bool(
-            await self._database.fetch(
-                _KEEP_CLAIM, uuid.UUID(upload.id), upload.writer, timedelta(seconds=seconds)
-            )
+            await self._database.fetch(_KEEP_CLAIM, uuid.UUID(upload.id), upload.writer, timedelta(seconds=seconds))
         )
 
     async def let_go(self, upload: Upload) -> None:

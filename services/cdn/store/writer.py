@@ -15,9 +15,9 @@ from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
+from services.cdn.store.encodings import Variants
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
-from services.cdn.store.encodings import Variants
 
 _log = logging.getLogger(__name__)
 

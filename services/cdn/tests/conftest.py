@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,36 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Place:
+    """
+    Where a service keeps everything: a bucket and a database.
+    """
+
+    bucket: str
+    database: str
+
+
+@dataclass(frozen=True)
+class World:
+    """
+    What services need.
+    """
+
+    s3: S3
+    client: S3Client
+    link: Link
+    new_database: Callable[[], str]
+
+    def place(self) -> Place:
+        """
+        A new one.
+        """
+        bucket = f"test-{uuid.uuid4().hex[:12]}"
+        self.client.create_bucket(Bucket=bucket)
+        return Place(bucket, self.new_database())
+
+
+@dataclass(frozen=True)
 class Cdn:
     """
     A running asset service: how to call it, its link to S3, its bucket, its process.
@@ -72,6 +102,7 @@ class Cdn:
     link: Link
     store: Store
     pid: int
+    place: Place
 
 
 @pytest.fixture(scope="session")
@@ -102,20 +133,28 @@ async def link(s3: S3) -> AsyncIterator[Link]:
 
 
 @pytest.fixture(scope="session")
-async def cdn(s3: S3, s3_client: S3Client, link: Link, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cdn]:
+def world(s3: S3, s3_client: S3Client, link: Link, new_assets_database: Callable[[], str]) -> World:
+    """
+    What services need.
+    """
+    return World(s3, s3_client, link, new_assets_database)
+
+
+@pytest.fixture(scope="session")
+async def cdn(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cdn]:
     """
     The asset service that the tests share.
     """
-    async with serving(s3, s3_client, link, tmp_path_factory.mktemp("cdn")) as running:
+    async with serving(world, tmp_path_factory.mktemp("cdn")) as running:
         yield running
 
 
 @pytest.fixture
-async def own_cdn(s3: S3, s3_client: S3Client, link: Link, tmp_path: Path) -> AsyncIterator[Cdn]:
+async def own_cdn(world: World, tmp_path: Path) -> AsyncIterator[Cdn]:
     """
-    An asset service for one test, with an empty bucket.
+    An asset service for one test, with an empty bucket and an empty database.
     """
-    async with serving(s3, s3_client, link, tmp_path) as running:
+    async with serving(world, tmp_path) as running:
         yield running
 
 
@@ -137,29 +176,38 @@ def store(cdn: Cdn) -> Store:
 
 @asynccontextmanager
 async def serving(
-    s3: S3, client: S3Client, link: Link, folder: Path, *, host: str = "auto", bucket: str = "", dies: bool = False
+    world: World,
+    folder: Path,
+    *,
+    host: str = "auto",
+    place: Place | None = None,
+    dies: bool = False,
+    **more: str,
 ) -> AsyncIterator[Cdn]:
     """
-    `python -m services.cdn`, with a bucket of its own unless one is given; ends with exit code 0 unless it *dies*.
+    `python -m services.cdn`, with a place of its own unless one is given; ends with exit code 0 unless it *dies*.
+
+    Args:
+        more: further settings.
     """
-    store = Store(client, bucket or f"test-{uuid.uuid4().hex[:12]}")
-    if not bucket:
-        client.create_bucket(Bucket=store.bucket)
-    environment = settings(s3, link, store.bucket) | {"MODELYARD_HOST": host}
+    place = place or world.place()
+    store = Store(world.client, place.bucket)
+    environment = settings(world.s3, world.link, place) | {"MODELYARD_HOST": host, **more}
     with process(environment, folder, dies=dies) as (target, pid):
         options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.max_send_message_length", 16 << 20)]
         async with grpc.aio.insecure_channel(target, options) as channel:
             await ready(channel)
-            yield Cdn(Stub(channel), channel, target, link, store, pid)
+            yield Cdn(Stub(channel), channel, target, world.link, store, pid, place)
 
 
-def settings(s3: S3, link: Link, bucket: str) -> dict[str, str]:
+def settings(s3: S3, link: Link, place: Place) -> dict[str, str]:
     """
     The environment of the service.
     """
     return {
         "MODELYARD_S3_ENDPOINT": f"http://127.0.0.1:{link.port}",
-        "MODELYARD_S3_BUCKET": bucket,
+        "MODELYARD_DATABASE_URL": place.database,
+        "MODELYARD_S3_BUCKET": place.bucket,
         "MODELYARD_S3_REGION": REGION,
         "MODELYARD_S3_ACCESS_KEY_FILE": str(s3.access_key_file),
         "MODELYARD_S3_SECRET_KEY_FILE": str(s3.secret_key_file),

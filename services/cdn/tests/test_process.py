@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 import psutil
@@ -20,21 +19,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
-from services.cdn.tests.conftest import ROOT, Cdn, serving, settings
+from services.cdn.tests.conftest import ROOT, Cdn, Place, World, serving, settings
 from services.embedded.link import Link
 from services.embedded.s3 import S3
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_the_other_host(s3: S3, s3_client: S3Client, link: Link, tmp_path: Path) -> None:
+async def test_the_other_host(world: World, tmp_path: Path) -> None:
     """
     Served by grpcio, uploads and downloads are the same, early answers and refusals included.
     """
-    async with serving(s3, s3_client, link, tmp_path, host="grpcio") as cdn:
+    async with serving(world, tmp_path, host="grpcio") as cdn:
         data = some_bytes(20 * MIB)
         asset = await upload(cdn.stub, data)
         assert await download(cdn.stub, asset.name) == (data, digest(data))
@@ -49,7 +45,9 @@ def test_one_key_without_the_other(s3: S3, link: Link) -> None:
     """
     Half of the credentials is a mistake: the service says so in one line and does not start.
     """
-    environment = settings(s3, link, "any") | {"MODELYARD_S3_SECRET_KEY_FILE": ""}
+    environment = settings(s3, link, Place("any", "postgresql://nobody@127.0.0.1:1/x")) | {
+        "MODELYARD_S3_SECRET_KEY_FILE": ""
+    }
     done = subprocess.run(
         [sys.executable, "-m", "services.cdn"],
         cwd=ROOT,
@@ -139,7 +137,7 @@ async def test_s3_holds_the_client_back(cdn: Cdn) -> None:
     await cdn.store.no_open_uploads(40)
 
 
-async def test_killed_in_the_middle(s3: S3, s3_client: S3Client, link: Link, tmp_path: Path) -> None:
+async def test_killed_in_the_middle(world: World, tmp_path: Path) -> None:
     """
     A service that is killed in the middle of an upload leaves nothing visible, and the next one takes the bytes.
     """
@@ -148,13 +146,13 @@ async def test_killed_in_the_middle(s3: S3, s3_client: S3Client, link: Link, tmp
 
     async def messages() -> AsyncIterator[pb.UploadRequest]:
         yield header(data)
-        for place, message in enumerate(chunks(data)):
+        for number, message in enumerate(chunks(data)):
             yield message
-            if place == 30:
+            if number == 30:
                 under_way.set()
                 await asyncio.sleep(60)
 
-    async with serving(s3, s3_client, link, tmp_path, dies=True) as cdn:
+    async with serving(world, tmp_path, dies=True) as cdn:
         call = cdn.stub.Upload(messages(), timeout=60)
         await under_way.wait()
         for process in psutil.Process(cdn.pid).children(recursive=True):
@@ -162,9 +160,9 @@ async def test_killed_in_the_middle(s3: S3, s3_client: S3Client, link: Link, tmp
         with pytest.raises(grpc.RpcError) as caught:
             await call
         assert failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
-        bucket = cdn.store.bucket
+        place = cdn.place
         assert not cdn.store.has(digest(data))
-    async with serving(s3, s3_client, link, tmp_path, bucket=bucket) as cdn:
+    async with serving(world, tmp_path, place=place) as cdn:
         assert (await upload(cdn.stub, data)).size_bytes == len(data)
 
 
