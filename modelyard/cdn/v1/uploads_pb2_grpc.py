@@ -134,7 +134,8 @@ class UploadServiceServicer:
         ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-        DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.
+        DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
+        replaced some of them (PARTS_REPLACED): the upload is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

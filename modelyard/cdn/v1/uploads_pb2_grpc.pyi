@@ -80,7 +80,8 @@ class UploadServiceStub:
       ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.
+      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
+                           replaced some of them (PARTS_REPLACED): the upload is gone.
     """
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]
     """AbortUpload gives an upload up and frees what it stored. Idempotent.
@@ -140,7 +141,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
       ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.
+      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
+                           replaced some of them (PARTS_REPLACED): the upload is gone.
     """
     AbortUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]  # type: ignore[assignment]
     """AbortUpload gives an upload up and frees what it stored. Idempotent.
@@ -227,7 +229,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
           ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
           FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-          DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH): the upload is gone.
+          DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
+                               replaced some of them (PARTS_REPLACED): the upload is gone.
         """
 
     @_abc_1.abstractmethod

@@ -86,7 +86,7 @@ class AssetStore:
         public = asset_key(asset.sha256, private=False)
         await self.bucket.copy(asset.key, public, asset.size_bytes, asset.media_type)
         # The old variants go with the asset, at the latest.
-        await self.variants.make(public, asset.size_bytes, asset.media_type, None)
+        await self.variants.make(public, asset.size_bytes, asset.media_type, asset.format, None)
 
     def forget_private(self, asset: Asset) -> None:
         """

@@ -46,6 +46,7 @@ class Stored:
     size_bytes: int
     media_type: str
     time: datetime
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Bucket:
         """
         found = await self._quick.run(partial(self._quick.client.head_object, Bucket=self._bucket, Key=key))
         media_type = found.get("ContentType") or DEFAULT_MEDIA_TYPE
-        return Stored(found["ContentLength"], media_type, found["LastModified"])
+        return Stored(found["ContentLength"], media_type, found["LastModified"], found["ETag"].strip('"'))
 
     async def put(
         self, key: str, body: bytes | bytearray, media_type: str, *, encoding: str = "", first: bool = True
@@ -154,7 +155,7 @@ class Bucket:
             PartNumber=number,
             Body=body,  # type: ignore[arg-type] # boto3 takes it, and copies nothing
         )
-        return Part(number, (await self._bulk.run(send))["ETag"], len(body))
+        return Part(number, (await self._bulk.run(send))["ETag"].strip('"'), len(body))
 
     async def parts(self, key: str, upload: str) -> list[Part]:
         """
@@ -168,9 +169,8 @@ class Bucket:
             pages = self._quick.client.get_paginator("list_parts").paginate(
                 Bucket=self._bucket, Key=key, UploadId=upload
             )
-            return [
-                Part(part["PartNumber"], part["ETag"], part["Size"]) for page in pages for part in page.get("Parts", [])
-            ]
+            parts = [part for page in pages for part in page.get("Parts", [])]
+            return [Part(part["PartNumber"], part["ETag"].strip('"'), part["Size"]) for part in parts]
 
         return await self._quick.run(work)
 

@@ -8,7 +8,7 @@ import asyncio
 from functools import partial
 
 from services.cdn.model import Span, variant_key
-from services.cdn.model.media_types import is_text
+from services.cdn.model.compression import worth_trying
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.variants import compressed
 
@@ -34,24 +34,28 @@ class Variants:
         self._bucket = bucket
         self._least, self._most = least_bytes, most_bytes
 
-    def wants(self, size_bytes: int, media_type: str) -> bool:
+    def wants(self, size_bytes: int, media_type: str, seen: str) -> bool:
         """
         Whether an asset gets any, if they are smaller.
-        """
-        return self._least <= size_bytes <= self._most and is_text(media_type)
 
-    async def make(self, key: str, size_bytes: int, media_type: str, whole: bytes | None) -> tuple[str, ...]:
+        Args:
+            seen: the format that it was recognised as.
+        """
+        return worth_trying(media_type, size_bytes, format=seen, least_bytes=self._least, most_bytes=self._most)
+
+    async def make(self, key: str, size_bytes: int, media_type: str, seen: str, whole: bytes | None) -> tuple[str, ...]:
         """
         Store the variants of an object that save something.
 
         Args:
             key: of the object.
+            seen: the format that it was recognised as.
             whole: its bytes, where they are at hand.
 
         Returns:
             The encodings that are stored.
         """
-        if not self.wants(size_bytes, media_type):
+        if not self.wants(size_bytes, media_type, seen):
             return ()
         if whole is None:
             body = await self._bucket.open(key, Span())
@@ -59,7 +63,7 @@ class Variants:
                 whole = await self._bucket.read(body, size_bytes, _Nothing())
             finally:
                 body.close()
-        work = partial(compressed, whole, media_type, least_bytes=self._least, most_bytes=self._most)
+        work = partial(compressed, whole, media_type, format=seen, least_bytes=self._least, most_bytes=self._most)
         found = await asyncio.to_thread(work)
         for encoding, data in found.items():
             await self._bucket.put(variant_key(encoding, key), data, media_type, encoding=encoding, first=False)

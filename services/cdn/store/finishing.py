@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
-from services.cdn.model.formats import Inspection, inspect
+from services.cdn.model.formats import HEAD_BYTES, Inspection
 from services.cdn.store.aborting import abort
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.bucket import Part
 from services.cdn.store.digests import Digest
+from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
 from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError
 
 _PIECE = 4 << 20
-_HEAD = 8 << 20
 _CLAIM_SECONDS = 60.0
 
 
@@ -53,9 +54,13 @@ class Finisher:
         try:
             yield upload
         except (DataLoss, InvalidArgument):
-            self._assets.chores.add(self.give_up(upload.id))
+            await self.give_up(upload.id)
+            raise
+        except Exception:
+            await self._uploads.let_go(upload)
             raise
         except BaseException:
+            # Nobody waits any more.
             self._assets.chores.add(self._uploads.let_go(upload))
             raise
         finally:
@@ -85,7 +90,9 @@ class Finisher:
             inspection = upload.inspection
             await self._reserve(draft)
             await self._complete(upload, parts)
-        encodings = await self._assets.variants.make(draft.key, draft.size_bytes, draft.media_type, None)
+        encodings = await self._assets.variants.make(
+            draft.key, draft.size_bytes, draft.media_type, inspection.format, None
+        )
         return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
 
     async def finished(self, upload: Upload) -> None:
@@ -101,7 +108,7 @@ class Finisher:
         """
         dropped = await self._uploads.drop(upload)
         if dropped is not None:
-            await self.clean(dropped)
+            self._assets.chores.add(self.clean(dropped))
 
     async def clean(self, upload: Upload) -> None:
         """
@@ -139,7 +146,7 @@ class Finisher:
         await self._reserve(draft)
         with suppress(Taken):
             await self._bucket.put(draft.key, b"", draft.media_type)
-        return Arrival(draft.sha256, 0, draft.media_type, draft.private, inspect(b"", 0, draft.media_type))
+        return Arrival(draft.sha256, 0, draft.media_type, draft.private, await inspected(b"", draft))
 
     async def _reserve(self, draft: Draft) -> None:
         await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
@@ -150,6 +157,21 @@ class Finisher:
         return await self._uploads.parts(upload)
 
     async def _complete(self, upload: Upload, parts: list[Part]) -> None:
+        """
+        Make the recorded parts an object. S3 refuses parts with other etags than those of the list, and not every
+        server that is like it does: a writer that was overtaken may have sent other bytes in the place of a part.
+        """
+        with suppress(Missing):
+            there = {part.number: part.etag for part in await self._bucket.parts(upload.key, upload.multipart)}
+            if any(there.get(part.number) != part.etag for part in parts):
+                raise _replaced(upload)
+        await self._complete_once(upload, parts)
+        found, expected = (await self._bucket.head(upload.key)).etag, multipart_etag(parts)
+        if expected is not None and found.endswith(f"-{len(parts)}") and found != expected:
+            await self._bucket.delete([upload.key])
+            raise _replaced(upload)
+
+    async def _complete_once(self, upload: Upload, parts: list[Part]) -> None:
         try:
             await self._bucket.complete(upload.key, upload.multipart, parts)
         except Taken:
@@ -167,7 +189,7 @@ class Finisher:
         upload.draft.check_size(stored.size_bytes)
         digest, head = await self._read_back(upload)
         upload.draft.check_digest(digest)
-        return await asyncio.to_thread(inspect, head, upload.draft.size_bytes, upload.draft.media_type)
+        return await inspected(head, upload.draft)
 
     async def _complete_staged(self, upload: Upload) -> None:
         try:
@@ -186,11 +208,26 @@ class Finisher:
         body = await self._bucket.open(upload.key, Span())
         try:
             while piece := await self._bucket.read(body, _PIECE, digest):
-                if len(head) < _HEAD:
-                    head += piece[: _HEAD - len(head)]
+                if len(head) < HEAD_BYTES:
+                    head += piece[: HEAD_BYTES - len(head)]
         finally:
             body.close()
         return digest.hexdigest(), head
+
+
+def multipart_etag(parts: list[Part]) -> str | None:
+    """
+    The etag of an object that was made of parts: the MD5 of their MD5s and their number, as S3 and most servers that
+    are like it have it; None where a part's etag is no MD5 (encrypted buckets).
+    """
+    if not all(re.fullmatch(r"[0-9a-f]{32}", part.etag) for part in parts):
+        return None
+    sums = b"".join(bytes.fromhex(part.etag) for part in parts)
+    return f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def _replaced(upload: Upload) -> DataLoss:
+    return DataLoss("PARTS_REPLACED", f"parts of {upload.name} were replaced by another writer: begin again")
 
 
 def _incomplete(upload: Upload, committed: int) -> FailedPrecondition:

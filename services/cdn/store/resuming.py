@@ -9,12 +9,12 @@ import logging
 from types import TracebackType
 
 from services.cdn.model import Upload, UploadWay, staging_key
-from services.cdn.model.formats import Inspection, inspect
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.digests import Digest, resumable
+from services.cdn.store.inspecting import inspected
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Progress, Uploads
 from services.chassis.errors import NotFound
@@ -140,7 +140,9 @@ class UploadWriter:
     async def _send(self, number: int, body: bytearray, granted: int) -> None:
         upload = self.upload
         try:
-            seen = await self._take_in(number, body)
+            seen = await inspected(body, upload.draft) if number == 1 else None
+            if self._digest is not None:
+                await asyncio.to_thread(self._digest.update, body)
             try:
                 part = await self._bucket.send(upload.key, upload.multipart, number, body)
             except Missing:
@@ -149,16 +151,6 @@ class UploadWriter:
             self.upload = await self._uploads.record(upload, Progress(part, state, seen))
         finally:
             self._budget.give(granted)
-
-    async def _take_in(self, number: int, body: bytearray) -> Inspection | None:
-        draft = self.upload.draft
-
-        def work() -> Inspection | None:
-            if self._digest is not None:
-                self._digest.update(body)
-            return inspect(bytes(body), draft.size_bytes, draft.media_type) if number == 1 else None
-
-        return await asyncio.to_thread(work)
 
     def _free(self) -> None:
         if self._granted:

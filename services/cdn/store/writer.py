@@ -10,12 +10,13 @@ import logging
 from types import TracebackType
 
 from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
-from services.cdn.model.formats import Inspection, inspect
+from services.cdn.model.formats import Inspection
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.encodings import Variants
+from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 
@@ -105,7 +106,8 @@ class AssetWriter:
         inspection = await self._inspect()
         await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
         if self._upload is None:
-            whole = bytes(self._buffer) if self._variants.wants(draft.size_bytes, draft.media_type) else None
+            wanted = self._variants.wants(draft.size_bytes, draft.media_type, inspection.format)
+            whole = bytes(self._buffer) if wanted else None
             await self._put()
         else:
             whole = None
@@ -115,14 +117,13 @@ class AssetWriter:
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
         self._finished = True
-        encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, whole)
+        encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, inspection.format, whole)
         return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
 
     async def _inspect(self) -> Inspection:
         # The first part, before it goes: what lies about itself is refused early.
         if self._inspection is None:
-            draft = self._draft
-            self._inspection = await asyncio.to_thread(inspect, bytes(self._buffer), draft.size_bytes, draft.media_type)
+            self._inspection = await inspected(self._buffer, self._draft)
         return self._inspection
 
     async def _begin_part(self) -> None:

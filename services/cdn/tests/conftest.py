@@ -48,12 +48,29 @@ class Store:
         found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"assets/{sha256}")
         return any(entry["Key"] == f"assets/{sha256}" for entry in found.get("Contents", []))
 
-    async def no_open_uploads(self, patience: float = 10) -> None:
+    def keys(self, prefix: str) -> list[str]:
+        """
+        The keys that begin with *prefix*.
+        """
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+        return [entry["Key"] for entry in found.get("Contents", [])]
+
+    def open_uploads(self, of: str | tuple[str, ...] = "") -> list[str]:
+        """
+        The keys of the multipart uploads that are open, of those that begin with *of*.
+        """
+        found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
+        return [each["Key"] for each in found if each["Key"].startswith(of)]
+
+    async def no_open_uploads(self, patience: float = 10, of: tuple[str, ...] = ("",)) -> None:
         """
         Fails unless within *patience* seconds no multipart upload is open any more.
+
+        Args:
+            of: what the keys of those that matter begin with.
         """
         for _ in range(int(patience * 10)):
-            left = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
+            left = self.open_uploads(of)
             if not left:
                 return
             await asyncio.sleep(0.1)

@@ -5,7 +5,6 @@ What is known of assets: one, a list, and which are missing.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable
 
 import grpc
 import pytest
@@ -127,22 +126,3 @@ async def test_find_missing_malformed(stub: Stub) -> None:
             await stub.FindMissing(pb.FindMissingRequest(sha256=digests))
         found = failure(caught.value)
         assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
-
-
-async def test_what_is_not_there_yet(stub: Stub) -> None:
-    """
-    The parts of the contract that this server does not have answer UNIMPLEMENTED, never something made up.
-    """
-    calls: list[Awaitable[object]] = [
-        stub.GetTensorIndex(pb.GetTensorIndexRequest(name=f"assets/{NOWHERE}")),
-        stub.Pin(pb.PinRequest()),
-        stub.Unpin(pb.UnpinRequest()),
-        stub.CollectGarbage(pb.CollectGarbageRequest()),
-        stub.GetStorageTotals(pb.GetStorageTotalsRequest()),
-        stub.ListAssets(pb.ListAssetsRequest(owner="static/a")),
-        stub.Download(pb.DownloadRequest(name=f"assets/{NOWHERE}", tensor="w")).read(),
-    ]
-    for call in calls:
-        with pytest.raises(grpc.RpcError) as caught:
-            await call
-        assert failure(caught.value).code is grpc.StatusCode.UNIMPLEMENTED

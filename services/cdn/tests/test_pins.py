@@ -1,0 +1,312 @@
+"""
+Who keeps what, and what is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceStub
+from modelyard.changes.v1 import changes_pb2
+from services.cdn.tests.calls import Stub, digest, download, failure, some_bytes, upload
+from services.cdn.tests.conftest import Cdn, World, serving
+
+OWNER = "namespaces/default/models/m/versions/1"
+OTHER = "static/img/logo.png"
+
+
+@pytest.fixture(scope="module")
+async def hasty(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cdn]:
+    """
+    A service that forgets at once what nobody pins, when it is asked, and lets an owner pin 1,000 bytes.
+    """
+    async with serving(
+        world,
+        tmp_path_factory.mktemp("hasty"),
+        MODELYARD_COLLECT_GRACE_SECONDS="0",
+        MODELYARD_COLLECT_GRACE_LEAST_SECONDS="0",
+        MODELYARD_COLLECT_DELAY_SECONDS="0",
+        MODELYARD_COLLECT_EVERY_SECONDS="0",
+        MODELYARD_OWNER_QUOTA_BYTES="1000",
+    ) as found:
+        yield found
+
+
+async def pin(stub: Stub, owner: str, *names: str) -> int:
+    """
+    Pin assets.
+    """
+    return (await stub.Pin(pb.PinRequest(owner=owner, names=names))).pinned_count
+
+
+async def unpin(stub: Stub, owner: str, *names: str) -> int:
+    """
+    Take pins back.
+    """
+    return (await stub.Unpin(pb.UnpinRequest(owner=owner, names=names))).unpinned_count
+
+
+async def collect(stub: Stub, *, dry: bool = False) -> pb.CollectGarbageResponse:
+    """
+    Collect.
+    """
+    return await stub.CollectGarbage(pb.CollectGarbageRequest(dry_run=dry))
+
+
+async def is_there(stub: Stub, name: str) -> bool:
+    """
+    Whether an asset is there.
+    """
+    try:
+        await stub.GetAsset(pb.GetAssetRequest(name=name))
+    except grpc.RpcError as error:
+        if failure(error).reason != "ASSET_NOT_FOUND":
+            raise
+        return False
+    return True
+
+
+async def test_pins_are_idempotent(hasty: Cdn) -> None:
+    """
+    Pinning and unpinning say what changed, and doing either twice changes nothing.
+    """
+    stub = hasty.stub
+    names = [(await upload(stub, some_bytes(10 + n))).name for n in range(3)]
+    assert [await pin(stub, OWNER, *names[:2]), await pin(stub, OWNER, *names), await pin(stub, OWNER, *names)] == [
+        2,
+        1,
+        0,
+    ]
+    listed = await stub.ListAssets(pb.ListAssetsRequest(owner=OWNER))
+    assert [asset.name for asset in listed.assets] == sorted(names)
+    assert [await unpin(stub, OWNER, names[0]), await unpin(stub, OWNER, names[0]), await unpin(stub, OWNER)] == [
+        1,
+        0,
+        2,
+    ]
+    assert not (await stub.ListAssets(pb.ListAssetsRequest(owner=OWNER))).assets
+
+
+async def test_all_or_none(hasty: Cdn) -> None:
+    """
+    When one of the assets is missing none is pinned, and the error names it.
+    """
+    there = (await upload(hasty.stub, some_bytes(10))).name
+    missing = f"assets/{digest(some_bytes(9))}"
+    with pytest.raises(grpc.RpcError) as caught:
+        await pin(hasty.stub, OWNER, there, missing)
+    assert (failure(caught.value).code, failure(caught.value).reason) == (grpc.StatusCode.NOT_FOUND, "ASSET_NOT_FOUND")
+    assert await pin(hasty.stub, OWNER, there) == 1
+    await unpin(hasty.stub, OWNER)
+
+
+async def test_quota(hasty: Cdn) -> None:
+    """
+    An owner pins as much as its quota and no more; what it has pinned already counts once; uploads for it are refused
+    before their bytes come.
+    """
+    stub = hasty.stub
+    names = [(await upload(stub, some_bytes(400))).name for _ in range(3)]
+    assert await pin(stub, OTHER, *names[:2]) == 2
+    assert await pin(stub, OTHER, *names[:2]) == 0
+    with pytest.raises(grpc.RpcError) as caught:
+        await pin(stub, OTHER, *names)
+    assert (failure(caught.value).code, failure(caught.value).reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "ASSET_QUOTA",
+    )
+    header = pb.UploadRequest.Header(sha256=digest(b"q"), size_bytes=201, owner=OTHER)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(iter([pb.UploadRequest(header=header)]))
+    assert failure(caught.value).reason == "ASSET_QUOTA"
+    totals = await stub.GetStorageTotals(pb.GetStorageTotalsRequest(owner_prefix="static/"))
+    assert [(one.owner, one.asset_count, one.bytes) for one in totals.owners] == [(OTHER, 2, 800)]
+    await unpin(stub, OTHER)
+    assert not (await stub.GetStorageTotals(pb.GetStorageTotalsRequest(owner_prefix="static/"))).owners
+
+
+async def test_what_nobody_pins_is_forgotten(hasty: Cdn) -> None:
+    """
+    A collection takes away what nobody pins, a dry one says so and changes nothing; the next one deletes the bytes.
+    """
+    stub = hasty.stub
+    await collect(stub)
+    await collect(stub)
+    kept, loose = [await upload(stub, some_bytes(30 + n), "text/plain") for n in range(2)]
+    await pin(stub, OWNER, kept.name)
+    before = await stub.GetStorageTotals(pb.GetStorageTotalsRequest())
+    dry = await collect(stub, dry=True)
+    assert (dry.condemned_count, dry.condemned_bytes, list(dry.names)) == (1, 31, [loose.name])
+    assert await is_there(stub, loose.name)
+    done = await collect(stub)
+    assert (done.condemned_count, list(done.names), done.deleted_count) == (1, [loose.name], 0)
+    assert not await is_there(stub, loose.name)
+    assert hasty.store.has(loose.sha256)
+    assert (await collect(stub, dry=True)).deleted_bytes == 31
+    assert (await collect(stub)).deleted_count == 1
+    assert not hasty.store.has(loose.sha256)
+    assert await is_there(stub, kept.name)
+    after = await stub.GetStorageTotals(pb.GetStorageTotalsRequest())
+    assert (before.asset_count - after.asset_count, before.stored_bytes - after.stored_bytes) == (1, 31)
+    await unpin(stub, OWNER)
+
+
+async def test_what_is_uploaded_again_is_back(hasty: Cdn) -> None:
+    """
+    An asset that was taken away comes back with an upload of its bytes, whether they were deleted or not.
+    """
+    data = some_bytes(50)
+    name = (await upload(hasty.stub, data)).name
+    for collections in (1, 2):
+        for _ in range(collections):
+            await collect(hasty.stub)
+        assert not await is_there(hasty.stub, name)
+        await upload(hasty.stub, data)
+        await pin(hasty.stub, OWNER, name)
+        await collect(hasty.stub)
+        await collect(hasty.stub)
+        assert (await download(hasty.stub, name))[0] == data
+        await unpin(hasty.stub, OWNER)
+
+
+async def test_grace(cdn: Cdn) -> None:
+    """
+    What was uploaded lately stays, and a call may not ask for less than the least grace.
+    """
+    name = (await upload(cdn.stub, some_bytes(10))).name
+    assert name not in (await collect(cdn.stub)).names
+    assert await is_there(cdn.stub, name)
+    with pytest.raises(grpc.RpcError) as caught:
+        await cdn.stub.CollectGarbage(pb.CollectGarbageRequest(grace=Duration(seconds=1)))
+    assert failure(caught.value).fields == {"grace"}
+
+
+async def test_delete(hasty: Cdn) -> None:
+    """
+    DeleteAsset takes away what nobody pins at once, and nothing else.
+    """
+    stub = hasty.stub
+    name = (await upload(stub, some_bytes(10))).name
+    await pin(stub, OWNER, name)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.DeleteAsset(pb.DeleteAssetRequest(name=name))
+    assert (failure(caught.value).code, failure(caught.value).reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "ASSET_PINNED",
+    )
+    await unpin(stub, OWNER)
+    await stub.DeleteAsset(pb.DeleteAssetRequest(name=name))
+    assert not await is_there(stub, name)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.DeleteAsset(pb.DeleteAssetRequest(name=name))
+    assert failure(caught.value).reason == "ASSET_NOT_FOUND"
+
+
+async def test_a_collection_that_lost_s3(world: World, tmp_path: Path) -> None:
+    """
+    A collection that cannot reach S3 loses nothing it should keep, and the next one ends what it began.
+    """
+    settings = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "DELAY", "EVERY")}
+    async with serving(world, tmp_path, **settings) as cdn:
+        asset = await upload(cdn.stub, some_bytes(10))
+        await collect(cdn.stub)
+        await cdn.link.down()
+        try:
+            assert (await collect(cdn.stub)).deleted_count == 0
+        finally:
+            await cdn.link.up()
+        # Its bytes may be gone at any moment: until they are, nobody can bring it back.
+        assert (await collect(cdn.stub)).deleted_count == 1
+        assert not cdn.store.has(asset.sha256)
+
+
+async def test_changes_are_told(hasty: Cdn) -> None:
+    """
+    The change stream tells when an asset comes, becomes public, and goes; GetAsset says which revision it reflects.
+    """
+    stub = hasty.stub
+    data = some_bytes(10)
+    call = stub.GetAsset(pb.GetAssetRequest(name=(await upload(stub, some_bytes(5))).name))
+    await call
+    start = int(dict(await call.trailing_metadata())["x-revision"]) + 1
+    header = pb.UploadRequest.Header(sha256=digest(data), size_bytes=10, private=True)
+    chunk = pb.Chunk(offset=0, data=data)
+    private = await stub.Upload(iter([pb.UploadRequest(header=header), pb.UploadRequest(chunk=chunk)]))
+    assert private.private
+    public = await upload(stub, data)
+    assert not public.private
+    await stub.DeleteAsset(pb.DeleteAssetRequest(name=public.name))
+    request = changes_pb2.WatchChangesRequest(start_revision=start, resource_prefix=public.name)
+    kinds: list[int] = []
+    watch = ChangeServiceStub(hasty.channel).WatchChanges(request, timeout=10)
+    async for event in watch:
+        kinds += [change.kind for change in event.revision.changes]
+        if len(kinds) == 3:
+            break
+    watch.cancel()
+    change = changes_pb2.Change
+    assert kinds == [change.KIND_CREATED, change.KIND_UPDATED, change.KIND_DELETED]
+
+
+async def test_private_bytes(hasty: Cdn) -> None:
+    """
+    Private bytes are not under the public key until somebody uploads them publicly, which takes no bytes.
+    """
+    data = some_bytes(20)
+    sha256 = digest(data)
+    header = pb.UploadRequest.Header(sha256=sha256, size_bytes=20, private=True)
+    messages = [pb.UploadRequest(header=header), pb.UploadRequest(chunk=pb.Chunk(offset=0, data=data))]
+    await hasty.stub.Upload(iter(messages))
+    assert not hasty.store.has(sha256)
+    assert (await download(hasty.stub, f"assets/{sha256}"))[0] == data
+    public = pb.UploadRequest.Header(sha256=sha256, size_bytes=20)
+    assert not (await hasty.stub.Upload(iter([pb.UploadRequest(header=public)]))).private
+    assert hasty.store.has(sha256)
+    assert (await download(hasty.stub, f"assets/{sha256}"))[0] == data
+    again = await hasty.stub.Upload(iter(messages[:1]))
+    assert not again.private
+
+
+async def test_bad_requests(cdn: Cdn) -> None:
+    """
+    What is malformed is named.
+    """
+    good = f"assets/{digest(b'x')}"
+    for call, fields in [
+        (cdn.stub.Pin(pb.PinRequest(owner=OWNER)), {"names"}),
+        (cdn.stub.Pin(pb.PinRequest(owner=OWNER, names=[good, "x"])), {"names[1]"}),
+        (cdn.stub.Pin(pb.PinRequest(owner="static/a//b", names=[good])), {"owner"}),
+        (cdn.stub.Unpin(pb.UnpinRequest(owner="")), {"owner"}),
+        (cdn.stub.Unpin(pb.UnpinRequest(owner=OWNER, request_id="\n")), {"request_id"}),
+        (cdn.stub.ListAssets(pb.ListAssetsRequest(owner="x")), {"owner"}),
+        (cdn.stub.GetStorageTotals(pb.GetStorageTotalsRequest(page_size=-1)), {"page_size"}),
+        (cdn.stub.DeleteAsset(pb.DeleteAssetRequest(name="assets/..")), {"name"}),
+    ]:
+        with pytest.raises(grpc.RpcError) as caught:
+            await call
+        assert (failure(caught.value).code, failure(caught.value).fields) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            fields,
+        )
+
+
+async def test_many_pins_at_once(hasty: Cdn) -> None:
+    """
+    Pins of the same assets by many owners at once all count, in whatever order they lock.
+    """
+    names = [(await upload(hasty.stub, some_bytes(9))).name for _ in range(20)]
+    owners = [f"static/many/{n}" for n in range(16)]
+    await asyncio.gather(
+        *(pin(hasty.stub, owner, *(names if n % 2 else reversed(names))) for n, owner in enumerate(owners))
+    )
+    totals = await hasty.stub.GetStorageTotals(pb.GetStorageTotalsRequest(owner_prefix="static/many/"))
+    assert [one.asset_count for one in totals.owners] == [20] * 16
+    assert not set(names) & set((await collect(hasty.stub)).names)
+    await asyncio.gather(*(unpin(hasty.stub, owner) for owner in owners))

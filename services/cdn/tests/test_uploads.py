@@ -1,0 +1,483 @@
+"""
+Uploads that can be taken up again: by us, and straight to S3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from urllib.error import HTTPError
+
+import grpc
+import psutil
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cdn.v1 import uploads_pb2 as pb
+from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
+from services.cdn.tests.calls import MIB, digest, download, failure, some_bytes, upload
+from services.cdn.tests.conftest import Cdn, World, serving
+
+OWNER = "namespaces/default/models/m/versions/1"
+PART = 8 * MIB
+
+
+class Client:
+    """
+    One upload, as a client sees it.
+    """
+
+    def __init__(self, cdn: Cdn, data: bytes, **more: object) -> None:
+        self.cdn, self.data = cdn, data
+        self.stub = UploadServiceStub(cdn.channel)
+        self.name = ""
+        self._request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data), **more)  # type: ignore[arg-type]
+
+    async def start(self) -> pb.Upload:
+        found = await self.stub.StartUpload(self._request, timeout=20)
+        self.name = found.name
+        return found
+
+    async def query(self) -> pb.Upload:
+        return await self.stub.QueryUpload(pb.QueryUploadRequest(name=self.name), timeout=20)
+
+    async def write(self, begin: int, end: int | None = None) -> pb.Upload:
+        return await self.stub.WriteUpload(self.messages(begin, end), timeout=60)
+
+    async def finish(self) -> assets_pb2.Asset:
+        return await self.stub.FinishUpload(pb.FinishUploadRequest(name=self.name), timeout=60)
+
+    async def urls(self, numbers: Sequence[int]) -> pb.CreateUploadUrlsResponse:
+        return await self.stub.CreateUploadUrls(
+            pb.CreateUploadUrlsRequest(name=self.name, part_numbers=numbers), timeout=20
+        )
+
+    async def has_begun(self, data: bytes) -> None:
+        """
+        Wait until the first message of a write has arrived.
+        """
+        while not self.cdn.store.open_uploads(f"assets/{digest(data)}"):
+            await asyncio.sleep(0.05)
+
+    async def left_nothing(self) -> None:
+        """
+        Fails unless soon nothing of it is in S3 but the asset.
+        """
+        staging = f"staging/{self.name.removeprefix('uploads/')}"
+        await self.cdn.store.no_open_uploads(of=(staging, f"assets/{digest(self.data)}"))
+        for _ in range(50):
+            if not (left := self.cdn.store.keys(staging)):
+                return
+            await asyncio.sleep(0.1)
+        pytest.fail(f"{left} are still there")
+
+    async def messages(
+        self, begin: int, end: int | None = None, then: Callable[[], object] | None = None
+    ) -> AsyncIterator[pb.WriteUploadRequest]:
+        end = len(self.data) if end is None else end
+        name = self.name
+        for offset in range(begin, max(end, begin + 1), MIB):
+            chunk = assets_pb2.Chunk(offset=offset, data=self.data[offset : min(offset + MIB, end)])
+            yield pb.WriteUploadRequest(name=name, chunk=chunk)
+            name = ""
+        if then is not None:
+            then()
+            await asyncio.sleep(60)
+
+
+def put(url: str, data: bytes) -> int:
+    """
+    PUT to a presigned address: the status.
+    """
+    request = urllib.request.Request(url, data=data, method="PUT", headers={"content-type": ""})  # noqa: S310 - http
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART + 5])
+async def test_what_goes_in_comes_out(cdn: Cdn, size: int) -> None:
+    """
+    Started, written in one go and finished, an upload is the asset; finishing again gives it again.
+    """
+    client = Client(cdn, some_bytes(size), media_type="image/png")
+    started = await client.start()
+    assert (started.committed_bytes, started.part_size_bytes, started.size_bytes) == (0, PART, size)
+    written = await client.write(0)
+    assert written.committed_bytes == size
+    asset = await client.finish()
+    assert (asset.sha256, asset.size_bytes) == (digest(client.data), size)
+    assert await download(cdn.stub, asset.name) == (client.data, asset.sha256)
+    assert await client.finish() == asset
+    await client.left_nothing()
+
+
+async def test_starting_twice_is_one_upload(cdn: Cdn) -> None:
+    """
+    Who starts an upload of the same digest and owner finds the open one, as far as it is; another owner has its own.
+    """
+    data = some_bytes(2 * PART + 1)
+    client = Client(cdn, data, owner=OWNER)
+    name = (await client.start()).name
+    await client.write(0, PART + 3)
+    again = Client(cdn, data, owner=OWNER)
+    assert ((await again.start()).name, (await again.query()).committed_bytes) == (name, PART)
+    assert (await Client(cdn, data).start()).name != name
+    await again.write(PART)
+    assert (await again.finish()).sha256 == digest(data)
+
+
+async def test_what_is_there_needs_no_bytes(cdn: Cdn) -> None:
+    """
+    An upload of stored bytes is complete from the start, and finishing it gives the asset.
+    """
+    data = some_bytes(100)
+    asset = await upload(cdn.stub, data)
+    client = Client(cdn, data, owner=OWNER)
+    started = await client.start()
+    assert started.complete
+    assert await client.finish() == asset
+
+
+async def test_a_client_that_goes_away(cdn: Cdn) -> None:
+    """
+    After a break a client goes on where the upload stands, and sends less than two parts again.
+    """
+    client = Client(cdn, some_bytes(5 * PART + 7))
+    await client.start()
+    sent = asyncio.Event()
+    call = client.stub.WriteUpload(client.messages(0, 3 * PART + 5 * MIB, sent.set), timeout=60)
+    await sent.wait()
+    await asyncio.sleep(0.5)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(0.5)
+    stands = (await client.query()).committed_bytes
+    assert 3 * PART + 5 * MIB - stands < 2 * PART
+    assert stands % PART == 0
+    await client.write(stands)
+    asset = await client.finish()
+    assert await download(cdn.stub, asset.name) == (client.data, asset.sha256)
+
+
+async def test_a_service_that_dies(world: World, tmp_path: Path) -> None:
+    """
+    After a kill -9 of the service another one goes on where the upload stood, and the digest is that of all bytes.
+    """
+    data = some_bytes(6 * PART + 9)
+    async with serving(world, tmp_path, dies=True) as cdn:
+        client = Client(cdn, data)
+        await client.start()
+        sent = asyncio.Event()
+        call = client.stub.WriteUpload(client.messages(0, 4 * PART + MIB, sent.set), timeout=60)
+        await sent.wait()
+        await asyncio.sleep(0.5)
+        for process in psutil.Process(cdn.pid).children(recursive=True):
+            process.kill()
+        with pytest.raises(grpc.RpcError):
+            await call
+        place = cdn.place
+    async with serving(world, tmp_path, place=place) as cdn:
+        client = Client(cdn, data)
+        stands = (await client.start()).committed_bytes
+        assert 4 * PART + MIB - stands < 2 * PART
+        await client.write(stands)
+        asset = await client.finish()
+        assert await download(cdn.stub, asset.name) == (data, asset.sha256)
+        await client.left_nothing()
+
+
+async def test_s3_that_goes_away(cdn: Cdn) -> None:
+    """
+    When S3 goes away in the middle the write is UNAVAILABLE, and goes on where the upload stands when S3 is back.
+    """
+    client = Client(cdn, some_bytes(5 * PART))
+    await client.start()
+    await client.write(0, PART)
+
+    async def messages() -> AsyncIterator[pb.WriteUploadRequest]:
+        async for message in client.messages(PART):
+            if message.chunk.offset == 2 * PART + MIB:
+                await cdn.link.down()
+            await asyncio.sleep(0.01)
+            yield message
+
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            await client.stub.WriteUpload(messages(), timeout=60)
+        assert failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
+    finally:
+        await cdn.link.up()
+    stands = (await client.query()).committed_bytes
+    assert PART <= stands <= 3 * PART
+    await client.write(stands)
+    assert (await client.finish()).sha256 == digest(client.data)
+
+
+async def test_a_writer_that_was_overtaken(cdn: Cdn) -> None:
+    """
+    Of two writers of one upload the newer one counts: the older one is ABORTED, and the bytes are right.
+    """
+    client = Client(cdn, some_bytes(4 * PART))
+    await client.start()
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[pb.WriteUploadRequest]:
+        async for message in client.messages(0):
+            if message.chunk.offset == MIB:
+                await go_on.wait()
+            yield message
+
+    first = asyncio.ensure_future(client.stub.WriteUpload(slowly(), timeout=60))
+    await client.has_begun(client.data)
+    await client.write(0, 2 * PART)
+    go_on.set()
+    with pytest.raises(grpc.RpcError) as caught:
+        await first
+    assert (failure(caught.value).code, failure(caught.value).reason) == (
+        grpc.StatusCode.ABORTED,
+        "UPLOAD_TAKEN_OVER",
+    )
+    await client.write((await client.query()).committed_bytes)
+    assert (await client.finish()).sha256 == digest(client.data)
+
+
+async def test_a_liar_that_was_overtaken(cdn: Cdn) -> None:
+    """
+    What an overtaken writer sent in the place of another's part does not become a part of the asset.
+    """
+    liar = Client(cdn, some_bytes(2 * PART))
+    await liar.start()
+    data, go_on = liar.data, asyncio.Event()
+    liar.data = some_bytes(2 * PART)
+
+    async def slowly() -> AsyncIterator[pb.WriteUploadRequest]:
+        async for message in liar.messages(0, PART):
+            if message.chunk.offset == MIB:
+                await go_on.wait()
+            yield message
+
+    lying = asyncio.ensure_future(liar.stub.WriteUpload(slowly(), timeout=60))
+    await liar.has_begun(data)
+    honest = Client(cdn, data)
+    await honest.start()
+    await honest.write(0)
+    go_on.set()
+    with pytest.raises(grpc.RpcError):
+        await lying
+    with pytest.raises(grpc.RpcError) as caught:
+        await honest.finish()
+    assert failure(caught.value).reason == "PARTS_REPLACED"
+    assert not cdn.store.has(digest(data))
+    await honest.start()
+    await honest.write(0)
+    asset = await honest.finish()
+    assert await download(cdn.stub, asset.name) == (data, asset.sha256)
+
+
+async def test_a_gap(cdn: Cdn) -> None:
+    """
+    A chunk that does not begin where the upload stands is OUT_OF_RANGE, before or after it, and says where it stands.
+    """
+    client = Client(cdn, some_bytes(2 * PART))
+    await client.start()
+    await client.write(0, PART)
+    for offset in (0, PART - 1, PART + 1, 2 * PART - 1):
+        with pytest.raises(grpc.RpcError) as caught:
+            await client.write(offset, offset + 1)
+        assert (failure(caught.value).code, failure(caught.value).reason) == (
+            grpc.StatusCode.OUT_OF_RANGE,
+            "OFFSET_GAP",
+        )
+    assert (await client.query()).committed_bytes == PART
+
+
+async def test_finishing_too_early(cdn: Cdn) -> None:
+    """
+    An upload that lacks bytes is FAILED_PRECONDITION and goes on afterwards.
+    """
+    client = Client(cdn, some_bytes(PART + 1))
+    await client.start()
+    for end in (0, PART):
+        if end:
+            await client.write(0, end)
+        with pytest.raises(grpc.RpcError) as caught:
+            await client.finish()
+        assert failure(caught.value).reason == "UPLOAD_INCOMPLETE"
+    await client.write(PART)
+    assert (await client.finish()).sha256 == digest(client.data)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_wrong_digest(cdn: Cdn, direct: bool) -> None:
+    """
+    Bytes with another digest than declared are DATA_LOSS however they came: nothing is registered, nothing stays.
+    """
+    data, lie = some_bytes(PART + 100), some_bytes(PART + 100)
+    client = Client(cdn, data)
+    await client.start()
+    client.data = lie
+    if direct:
+        urls = (await client.urls([1, 2])).urls
+        for url, part in zip(urls, (lie[:PART], lie[PART:]), strict=True):
+            assert await asyncio.to_thread(put, url.url, part) == 200
+    else:
+        await client.write(0)
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.finish()
+    assert (failure(caught.value).code, failure(caught.value).reason) == (
+        grpc.StatusCode.DATA_LOSS,
+        "DIGEST_MISMATCH",
+    )
+    await client.left_nothing()
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.query()
+    assert failure(caught.value).reason == "UPLOAD_NOT_FOUND"
+    assert not cdn.store.has(digest(data))
+    assert not cdn.store.has(digest(lie))
+
+
+async def test_straight_to_s3(cdn: Cdn) -> None:
+    """
+    Parts may be sent to S3 in any order, past us; the upload tells how many are there, and finishing verifies them.
+    """
+    data = some_bytes(2 * PART + 11)
+    client = Client(cdn, data)
+    await client.start()
+    urls = (await client.urls([3, 1, 2])).urls
+    assert [url.part_number for url in urls] == [3, 1, 2]
+    parts = {1: data[:PART], 2: data[PART : 2 * PART], 3: data[2 * PART :]}
+    for url, committed in zip(urls, (0, PART, len(data)), strict=True):
+        assert await asyncio.to_thread(put, url.url, parts[url.part_number]) == 200
+        standing = await client.query()
+        assert (standing.committed_bytes, standing.direct) == (committed, True)
+    asset = await client.finish()
+    assert await download(cdn.stub, asset.name) == (data, asset.sha256)
+    await client.left_nothing()
+
+
+async def test_a_part_of_another_size(cdn: Cdn) -> None:
+    """
+    A part that was sent straight to S3 with another length than its own does not count.
+    """
+    data = some_bytes(PART + 11)
+    client = Client(cdn, data)
+    await client.start()
+    urls = (await client.urls([1, 2])).urls
+    await asyncio.to_thread(put, urls[0].url, data[:PART])
+    await asyncio.to_thread(put, urls[1].url, data[PART:] + b"x")
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.finish()
+    assert failure(caught.value).reason == "UPLOAD_INCOMPLETE"
+    assert await asyncio.to_thread(put, urls[1].url, data[PART:]) == 200
+    assert (await client.finish()).sha256 == digest(data)
+
+
+async def test_one_way_or_the_other(cdn: Cdn) -> None:
+    """
+    The bytes of an upload come through us or straight to S3: what came first decides.
+    """
+    direct, streamed = Client(cdn, some_bytes(100)), Client(cdn, some_bytes(100))
+    await direct.start()
+    await direct.urls([1])
+    with pytest.raises(grpc.RpcError) as caught:
+        await direct.write(0)
+    assert failure(caught.value).reason == "UPLOAD_DIRECT"
+    await streamed.start()
+    await streamed.write(0)
+    with pytest.raises(grpc.RpcError) as caught:
+        await streamed.urls([1])
+    assert failure(caught.value).reason == "UPLOAD_STREAMED"
+
+
+async def test_two_that_finish_at_once(cdn: Cdn) -> None:
+    """
+    Of two calls that finish an upload at once one may be told to ask again; both end with the asset.
+    """
+    client = Client(cdn, some_bytes(2 * PART))
+    await client.start()
+    await client.write(0)
+
+    async def finish() -> assets_pb2.Asset:
+        while True:
+            try:
+                return await client.finish()
+            except grpc.RpcError as error:
+                if failure(error).reason != "UPLOAD_FINISHING":
+                    raise
+                await asyncio.sleep(0.05)
+
+    first, second = await asyncio.gather(finish(), finish())
+    assert first == second
+
+
+async def test_giving_up(cdn: Cdn) -> None:
+    """
+    An aborted upload leaves nothing, and aborting again is no error.
+    """
+    client = Client(cdn, some_bytes(2 * PART))
+    await client.start()
+    await client.write(0, PART)
+    for _ in range(2):
+        await client.stub.AbortUpload(pb.AbortUploadRequest(name=client.name))
+    await client.left_nothing()
+    for call in (client.query, client.finish, lambda: client.write(PART, PART + 1)):
+        with pytest.raises(grpc.RpcError) as caught:
+            await call()
+        assert failure(caught.value).reason == "UPLOAD_NOT_FOUND"
+
+
+async def test_abandoned_uploads(world: World, tmp_path: Path) -> None:
+    """
+    An upload that nobody goes on with is given up after its time, with all that it left in S3, whichever way it came;
+    and so are parts that belong to nothing.
+    """
+    async with serving(world, tmp_path, MODELYARD_UPLOAD_TTL_SECONDS="1.5", MODELYARD_SWEEP_EVERY_SECONDS="0.2") as cdn:
+        streamed, direct = Client(cdn, some_bytes(2 * PART)), Client(cdn, some_bytes(2 * PART))
+        await streamed.start()
+        await streamed.write(0, PART)
+        await direct.start()
+        await direct.urls([1])
+        cdn.store.client.create_multipart_upload(Bucket=cdn.store.bucket, Key=f"assets/{digest(b'?')}")
+        await cdn.store.no_open_uploads(patience=20)
+        for client in (streamed, direct):
+            with pytest.raises(grpc.RpcError) as caught:
+                await client.query()
+            assert failure(caught.value).reason == "UPLOAD_NOT_FOUND"
+
+
+BAD_STARTS = [
+    ({"sha256": "x"}, {"sha256"}),
+    ({"size_bytes": -1}, {"size_bytes"}),
+    ({"media_type": "?"}, {"media_type"}),
+    ({"owner": "me"}, {"owner"}),
+    ({"owner": "static/../x"}, {"owner"}),
+    ({"owner": "static/a\0b"}, {"owner"}),
+    ({"owner": "namespaces/n/models/m/versions/0"}, {"owner"}),
+]
+
+
+@pytest.mark.parametrize(("change", "fields"), BAD_STARTS)
+async def test_bad_starts(cdn: Cdn, change: dict[str, object], fields: set[str]) -> None:
+    """
+    A malformed upload is refused with the field's name.
+    """
+    request = pb.StartUploadRequest(sha256=digest(b"x"), size_bytes=1)
+    for name, value in change.items():
+        setattr(request, name, value)
+    with pytest.raises(grpc.RpcError) as caught:
+        await UploadServiceStub(cdn.channel).StartUpload(request)
+    assert (failure(caught.value).code, failure(caught.value).fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
+
+
+async def test_names_with_four_byte_characters(cdn: Cdn) -> None:
+    """
+    A static file's path may have any character, four bytes long too.
+    """
+    client = Client(cdn, some_bytes(3), owner="static/模型/🦜.bin")
+    assert (await client.start()).owner == "static/模型/🦜.bin"
