@@ -19,10 +19,14 @@ from services.ledger.store.database import check_schema, connector, open_databas
 from services.ledger.store.feed import ChangeFeed
 from services.ledger.store.grouping import Writer
 from services.registry.migrate import FOLDER
+from services.registry.service.assets import Assets
+from services.registry.service.pins import Pins
 from services.registry.service.registry import add_servicers
+from services.registry.service.unpinning import unpinning
 from services.registry.settings import RegistrySettings
 from services.registry.store.models import ModelStore
 from services.registry.store.sweeping import sweeping
+from services.registry.store.unpins import UnpinStore
 
 
 @asynccontextmanager
@@ -43,7 +47,10 @@ async def compose(server: Server) -> AsyncIterator[None]:
         stack.push_async_callback(writer.close)
         await stack.enter_async_context(sweeping(log, settings.keep, ModelStore(database), writer))
         cdn = [await stack.enter_async_context(grpc.aio.insecure_channel(str(each))) for each in settings.cdn]
-        add_servicers(server, database, writer, feed, cdn, keep=purge_after)
+        assets = Assets(cdn)
+        pins = Pins(assets, UnpinStore(database))
+        await stack.enter_async_context(unpinning(pins))
+        add_servicers(server, database, writer, feed, assets, pins, keep=purge_after)
         server.metrics.registry.register(DatabaseMetrics(database))
         server.health.depends_on("postgresql", database.ping)
         yield

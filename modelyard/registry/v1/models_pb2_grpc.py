@@ -188,7 +188,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeModel(self, request, context):
-        """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays.
+        """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays. Some
+        minutes later the bytes of its versions may be collected.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.

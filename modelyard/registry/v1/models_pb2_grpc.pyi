@@ -103,7 +103,8 @@ class ModelServiceStub:
       FAILED_PRECONDITION  it is not deleted (MODEL_NOT_DELETED).
     """
     PurgeModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.PurgeModelRequest, _empty_pb2.Empty]
-    """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays.
+    """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays. Some
+    minutes later the bytes of its versions may be collected.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -185,7 +186,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
       FAILED_PRECONDITION  it is not deleted (MODEL_NOT_DELETED).
     """
     PurgeModel: _aio.UnaryUnaryMultiCallable[_models_pb2.PurgeModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays.
+    """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays. Some
+    minutes later the bytes of its versions may be collected.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -318,7 +320,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.PurgeModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays.
+        """PurgeModel removes a deleted model for good, with its versions, aliases, card and evaluations; its audit stays. Some
+        minutes later the bytes of its versions may be collected.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.

@@ -131,6 +131,9 @@ class VersionServiceServicer:
         NOT_FOUND            no such version (VERSION_NOT_FOUND).
         FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
         names path and sha256), or the version is FAILED (VERSION_FAILED).
+        ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+        (PINS_TAKEN_BACK): retry.
+        RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
         UNAVAILABLE          the asset service does not answer: retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -138,7 +141,7 @@ class VersionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FailVersion(self, request, context):
-        """FailVersion gives a PENDING version up; the reason is kept.
+        """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.

@@ -77,10 +77,13 @@ class VersionServiceStub:
       NOT_FOUND            no such version (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                            names path and sha256), or the version is FAILED (VERSION_FAILED).
+      ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+                           (PINS_TAKEN_BACK): retry.
+      RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
       UNAVAILABLE          the asset service does not answer: retry.
     """
     FailVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.FailVersionRequest, _versions_pb2.Version]
-    """FailVersion gives a PENDING version up; the reason is kept.
+    """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -137,10 +140,13 @@ class VersionServiceAsyncStub(VersionServiceStub):
       NOT_FOUND            no such version (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                            names path and sha256), or the version is FAILED (VERSION_FAILED).
+      ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+                           (PINS_TAKEN_BACK): retry.
+      RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
       UNAVAILABLE          the asset service does not answer: retry.
     """
     FailVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.FailVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
-    """FailVersion gives a PENDING version up; the reason is kept.
+    """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -224,6 +230,9 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            no such version (VERSION_NOT_FOUND).
           FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                                names path and sha256), or the version is FAILED (VERSION_FAILED).
+          ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+                               (PINS_TAKEN_BACK): retry.
+          RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
           UNAVAILABLE          the asset service does not answer: retry.
         """
 
@@ -233,7 +242,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.FailVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
-        """FailVersion gives a PENDING version up; the reason is kept.
+        """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.

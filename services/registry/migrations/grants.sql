@@ -20,6 +20,6 @@ GRANT INSERT ON audit TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
-GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests TO $role;
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests, unpins TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
 GRANT INSERT ON cards, evaluations, words TO $role;

@@ -1,5 +1,5 @@
 """
-The cdn service as the registry sees it: whether the bytes are there that a version names.
+The cdn service as the registry sees it: whether the bytes are there that a version names, and that they stay.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import grpc
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
+from modelyard.problems import Problem, explain
 from services.chassis.deadlines import outgoing_timeout
-from services.chassis.errors import FailedPrecondition, Unavailable
+from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
 from services.chassis.interceptors import request_id
 from services.registry.model.versions import Artifact, Version, VersionState
 
 _AT_ONCE = 16
+_UNPIN_SECONDS = 5.0
 
 
 class Assets:
@@ -49,11 +51,43 @@ class Assets:
                     raise _missing(artifact)
             sizes = await self._sizes(digests)
         except grpc.aio.AioRpcError as error:
-            raise Unavailable(
-                "ASSET_SERVICE_UNAVAILABLE", "the asset service does not answer: retry", retry_after=1.0
-            ) from error
+            raise _unavailable() from error
         for artifact in version.draft.artifacts:
             _check_size(artifact, sizes[artifact.sha256])
+
+    async def pin(self, version: Version) -> None:
+        """
+        Keep the artifacts of a version from being collected. All of them or none.
+
+        Raises:
+            FailedPrecondition: one is not stored any more (ASSET_MISSING).
+            ResourceExhausted: the version may not keep so much (ASSET_QUOTA).
+            Unavailable: the cdn service does not answer: perhaps they were pinned.
+        """
+        digests = dict.fromkeys(artifact.sha256 for artifact in version.draft.artifacts)
+        # No request id: what was pinned once may have been taken back since, and then this has to pin again.
+        request = pb.PinRequest(names=map(_name, digests), owner=str(version.name))
+        try:
+            await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise _not_pinned(version, explain(error)) from error
+
+    async def unpin(self, owner: str, once: str) -> None:
+        """
+        Let go of all that an owner pins.
+
+        Args:
+            once: the request id under which it is done once, however often it is asked for.
+
+        Raises:
+            Unavailable: the cdn service does not answer: perhaps it was done.
+        """
+        request = pb.UnpinRequest(owner=owner, request_id=once)
+        timeout = min(outgoing_timeout(), _UNPIN_SECONDS)
+        try:
+            await next(self._turns).Unpin(request, timeout=timeout, metadata=_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise _unavailable() from error
 
     async def _missing(self, digests: list[str]) -> set[str]:
         answer = await next(self._turns).FindMissing(
@@ -68,7 +102,7 @@ class Assets:
             async with turns:
                 try:
                     asset = await next(self._turns).GetAsset(
-                        pb.GetAssetRequest(name=f"assets/{artifact.sha256}"),
+                        pb.GetAssetRequest(name=_name(artifact.sha256)),
                         timeout=outgoing_timeout(),
                         metadata=_metadata(),
                     )
@@ -84,6 +118,27 @@ class Assets:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def _name(sha256: str) -> str:
+    return f"assets/{sha256}"
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("ASSET_SERVICE_UNAVAILABLE", "the asset service does not answer: retry", retry_after=1.0)
+
+
+def _not_pinned(version: Version, problem: Problem) -> ModelyardError:
+    metadata = problem.metadata or {}
+    if problem.code is grpc.StatusCode.NOT_FOUND:
+        for artifact in version.draft.artifacts:
+            if metadata.get("resource") == _name(artifact.sha256):
+                return _missing(artifact)
+        return FailedPrecondition("ASSET_MISSING", f"{problem.message}: upload it first", metadata=metadata)
+    # A server that is busy says RESOURCE_EXHAUSTED, too.
+    if problem.code is grpc.StatusCode.RESOURCE_EXHAUSTED and problem.reason == "ASSET_QUOTA":
+        return ResourceExhausted("ASSET_QUOTA", problem.message, metadata=metadata)
+    return _unavailable()
 
 
 def _missing(artifact: Artifact) -> FailedPrecondition:

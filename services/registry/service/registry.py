@@ -4,10 +4,7 @@ All servicers of the registry, put together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
-
-import grpc
 
 from modelyard.registry.v1.aliases_pb2_grpc import add_AliasServiceServicer_to_server
 from modelyard.registry.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
@@ -34,6 +31,7 @@ from services.registry.service.evaluations import EvaluationService
 from services.registry.service.imports import ImportService
 from services.registry.service.models import ModelService
 from services.registry.service.namespaces import NamespaceService
+from services.registry.service.pins import Pins
 from services.registry.service.versions import VersionService
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
@@ -53,7 +51,8 @@ def add_servicers(
     database: Database,
     writer: Writer,
     feed: ChangeFeed,
-    cdn: Sequence[grpc.aio.Channel],
+    assets: Assets,
+    pins: Pins,
     *,
     keep: timedelta,
 ) -> None:
@@ -65,14 +64,15 @@ def add_servicers(
         database: where everything is kept.
         writer: does the writes.
         feed: the change stream.
-        cdn: to the workers of the service that keeps the bytes.
+        assets: the service that keeps the bytes.
+        pins: what keeps them from being collected.
         keep: how long a deleted model is kept before it is purged.
     """
     once = Mutations(writer)
     models = ModelStore(database)
     namespaces = NamespaceService(NamespaceStore(database), once)
     model_service = ModelService(models, SearchStore(database), once, keep)
-    versions = VersionService(VersionStore(database), Assets(cdn), once)
+    versions = VersionService(VersionStore(database), assets, pins, once)
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), once)
     server.add(add_NamespaceServiceServicer_to_server, namespaces)

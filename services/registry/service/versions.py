@@ -15,6 +15,7 @@ from services.registry.model.names import ModelName, VersionName
 from services.registry.model.versions import MUTABLE, VersionUpdate
 from services.registry.service.assets import Assets
 from services.registry.service.parsing import to_version_draft
+from services.registry.service.pins import Pins
 from services.registry.service.rendering import from_version
 from services.registry.store.versions import VersionStore
 
@@ -24,9 +25,10 @@ class VersionService(VersionServiceServicer):
     The servicer of modelyard.registry.v1.VersionService.
     """
 
-    def __init__(self, versions: VersionStore, assets: Assets, mutations: Mutations) -> None:
+    def __init__(self, versions: VersionStore, assets: Assets, pins: Pins, mutations: Mutations) -> None:
         self._versions = versions
         self._assets = assets
+        self._pins = pins
         self._mutations = mutations
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
@@ -67,11 +69,12 @@ class VersionService(VersionServiceServicer):
         version = (await self._versions.get(name)).value
         # Outside of the transaction: nobody must wait for a row while another service is being asked.
         await self._assets.verify(version)
+        claim = await self._pins.pin(version)
         return await self._mutations.do(
             context,
             request,
             pb.Version,
-            lambda tx: self._versions.finalize(tx, version),
+            lambda tx: self._versions.finalize(tx, version, claim),
             from_version,
             touches=[name.parent],
         )

@@ -25,6 +25,7 @@ from services.registry.model.models import Model, ModelDraft, ModelUpdate, check
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName
 from services.registry.store import rows
 from services.registry.store.parents import NAMESPACE
+from services.registry.store.unpins import owe
 from services.registry.store.usage import USED, check_room, check_used, count
 
 # One row for each name wanted, in their order; without a model where there is none.
@@ -145,6 +146,7 @@ SELECT (SELECT coalesce(sum(size_bytes), 0)::bigint FROM versions WHERE model = 
 """,
 )
 
+# Every CTE sees the versions that the deletion takes with it.
 _PURGE = last(
     "models.purge",
     f"""
@@ -152,6 +154,7 @@ _PURGE = last(
     DELETE FROM models USING next WHERE id = $10 RETURNING next.value
 )
 {count("$11", "-1", "-$12::bigint")}
+{owe("SELECT $13::text || '/versions/' || number AS owner FROM versions WHERE model = $10")}
 SELECT gone.value AS written FROM gone, used
 """,
 )
@@ -292,7 +295,8 @@ class ModelStore:
 
     async def purge(self, transaction: Transaction, name: ModelName, *, due: bool = False) -> None:
         """
-        Remove a deleted model for good, with all that is below it and the deployments that ran it.
+        Remove a deleted model for good, with all that is below it and the deployments that ran it. The pins of its
+        versions are taken back afterwards.
 
         Args:
             due: only when its time has come; what was undeleted meanwhile stays.
@@ -314,7 +318,7 @@ class ModelStore:
             changes.append(Change(str(each), ChangeKind.DELETED))
             entries.append(Entry(str(each), {"model": str(name)}, None))
         journal = Journal(changes, entries)
-        await transaction.last(_PURGE, journal, key, name.namespace, remains["size"])
+        await transaction.last(_PURGE, journal, key, name.namespace, remains["size"], str(name))
         return None
 
     async def due(self) -> list[ModelName]:

@@ -29,6 +29,7 @@ from services.registry.model.versions import (
 from services.registry.store import rows
 from services.registry.store.locks import lock_model
 from services.registry.store.parents import MODEL
+from services.registry.store.unpins import check_claim, keep, owe
 from services.registry.store.usage import USED, check_room, check_used, count
 
 _GET = read(
@@ -108,7 +109,8 @@ SELECT made.revision AS written, made.*, {USED} FROM made, used
 """,
 )
 
-# A FAILED version does not count against its namespace's quota.
+# A FAILED version does not count against its namespace's quota, and keeps no bytes; a READY one keeps those that were
+# pinned under its claim.
 _SETTLE = last(
     "versions.settle",
     f"""
@@ -118,6 +120,8 @@ _SETTLE = last(
     RETURNING {rows.VERSION}
 )
 {count("$14", "0", "-$15::bigint")}
+{keep("$16")}
+{owe("SELECT $17::text AS owner WHERE $17::text IS NOT NULL")}
 SELECT made.revision AS written, made.* FROM made
 """,
 )
@@ -192,17 +196,18 @@ class VersionStore:
         check_used(name.parent.parent, row, size=more)
         return rows.to_version(row, name.parent)
 
-    async def finalize(self, transaction: Transaction, checked: Version) -> Version:
+    async def finalize(self, transaction: Transaction, checked: Version, claim: int | None) -> Version:
         """
-        Make a version READY whose artifacts have been verified.
+        Make a version READY whose artifacts have been verified and pinned.
 
         Args:
             checked: the version as it was when they were.
+            claim: under which they were pinned; None when there are no artifacts.
 
         Raises:
             Missing: there is no such version any more.
             FailedPrecondition: it is FAILED.
-            Aborted: it has changed since.
+            Aborted: it has changed since, or its pins may have been taken back.
         """
         name = checked.name
         model, version = await _lock(transaction, name)
@@ -212,11 +217,13 @@ class VersionStore:
             return version
         if version.revision != checked.revision:
             raise Aborted("VERSION_CHANGED", f"{name} changed while its artifacts were being verified: retry")
-        return await _settle(transaction, model, version, VersionState.READY, "")
+        if version.draft.artifacts:
+            await check_claim(transaction, name, claim)
+        return await _settle(transaction, model, version, VersionState.READY, "", claim)
 
     async def fail(self, transaction: Transaction, name: VersionName, failure: str) -> Version:
         """
-        Give a PENDING version up; a FAILED one stays as it is.
+        Give a PENDING version up, and with it its pins; a FAILED one stays as it is.
 
         Raises:
             Missing: there is no such version.
@@ -237,12 +244,21 @@ async def _lock(transaction: Transaction, name: VersionName) -> tuple[int, Versi
     return row["model"], rows.to_version(row, name.parent)
 
 
-async def _settle(transaction: Transaction, model: int, version: Version, state: VersionState, failure: str) -> Version:
+async def _settle(
+    transaction: Transaction,
+    model: int,
+    version: Version,
+    state: VersionState,
+    failure: str,
+    claim: int | None = None,
+) -> Version:
     name = version.name
     after_: Image = {"state": state, "failure": failure} if failure else {"state": state}
     journal = Journal.updated(name, {"state": version.state}, after_)
-    returned = version.draft.size_bytes if state is VersionState.FAILED else 0
-    row = await transaction.last(_SETTLE, journal, model, name.number, state, failure, name.namespace, returned)
+    failed = state is VersionState.FAILED
+    returned, unpinned = (version.draft.size_bytes, str(name)) if failed else (0, None)
+    columns = [model, name.number, state, failure, name.namespace, returned, claim, unpinned]
+    row = await transaction.last(_SETTLE, journal, *columns)
     return rows.to_version(row[0], name.parent)
 
 

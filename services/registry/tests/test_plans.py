@@ -39,13 +39,17 @@ from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
+from services.registry.model.pins import Debt
 from services.registry.store.imports import STAGE
 from services.registry.store.models import ModelStore
+from services.registry.store.unpins import UnpinStore
 from services.registry.tests.calls import DEFAULT, deploy, import_items, move, owner, status, watch, write_card
+from services.registry.tests.shelf import new_shelf, serving
 from services.registry.tests.yard import Registry, running
 
 SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
 SMALL = 3000
+SHA256 = "a" * 64
 # A row or a handful, by nature.
 _TINY = {"revision", "namespaces", "namespace_usage", "schema_migrations"}
 
@@ -89,7 +93,9 @@ async def asked(database: str) -> Asked:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Server, "on", on)
-        async with running(database) as registry:
+        shelf = new_shelf()
+        shelf.sizes[SHA256] = 1
+        async with serving(shelf) as cdn, running(database, cdn) as registry:
             for call in (reads, searches, writes, others):
                 await call(registry)
     return found
@@ -173,8 +179,8 @@ async def writes(registry: Registry) -> None:
     """
     model, run = f"plans-{os.getpid()}", str(os.getpid())
     name = f"{DEFAULT}/models/{model}"
-    content = models_pb2.Model(description="for plans", labels={"a": "b"})
-    create = models_pb2.CreateModelRequest(parent=DEFAULT, model_id=model, model=content, request_id=run)
+    made = models_pb2.Model(description="for plans", labels={"a": "b"})
+    create = models_pb2.CreateModelRequest(parent=DEFAULT, model_id=model, model=made, request_id=run)
     for _ in range(2):
         await registry.models.CreateModel(create)
     await registry.models.UpdateModel(
@@ -182,9 +188,9 @@ async def writes(registry: Registry) -> None:
     )
     for _ in range(2):
         lineage = versions_pb2.Lineage(parent_version=f"{DEFAULT}/models/{drawn()[0].model_id}/versions/1")
-        await registry.versions.CreateVersion(
-            versions_pb2.CreateVersionRequest(parent=name, version=versions_pb2.Version(lineage=lineage))
-        )
+        files = [versions_pb2.Artifact(path="a", sha256=SHA256, size_bytes=1)]
+        content = versions_pb2.Version(lineage=lineage, artifacts=files)
+        await registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=name, version=content))
     await registry.versions.UpdateVersion(
         versions_pb2.UpdateVersionRequest(
             version=versions_pb2.Version(name=f"{name}/versions/1"), update_mask=FieldMask(paths=["stage"])
@@ -227,6 +233,8 @@ async def others(registry: Registry) -> None:
     async with open_database(DatabaseSettings(url=registry.database)) as database:
         await Changelog(database).after(1)
         await ModelStore(database).due()
+        await UnpinStore(database).take()
+        await UnpinStore(database).paid([Debt(1, "", "")])
 
 
 async def test_every_statement_uses_an_index(asked: Asked, database: str) -> None:

@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc
 from modelyard.registry.v1 import versions_pb2 as pb
-from services.chassis.context import Context
 from services.registry.tests.calls import DEFAULT, add_version, create, get, sql
+from services.registry.tests.shelf import Shelf, new_shelf, serving
 from services.registry.tests.yard import Failing, Registry, running
 
 BYTES = b"weights"
@@ -22,40 +21,14 @@ SHA256 = hashlib.sha256(BYTES).hexdigest()
 OTHER = hashlib.sha256(b"other").hexdigest()
 
 
-class Shelf(assets_pb2_grpc.AssetServiceServicer):
-    """
-    Answers for the assets that it was told of. The whole suite (tests/) finalizes against the real cdn service.
-    """
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, int] = {}
-        self.down = False
-
-    async def FindMissing(
-        self, request: assets_pb2.FindMissingRequest, context: Context
-    ) -> assets_pb2.FindMissingResponse:
-        if self.down:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
-        return assets_pb2.FindMissingResponse(sha256=[each for each in request.sha256 if each not in self.sizes])
-
-    async def GetAsset(self, request: assets_pb2.GetAssetRequest, context: Context) -> assets_pb2.Asset:
-        assert context.time_remaining() is not None, "an outgoing call without a deadline"
-        sha256 = request.name.removeprefix("assets/")
-        return assets_pb2.Asset(name=request.name, sha256=sha256, size_bytes=self.sizes[sha256])
-
-
 @pytest.fixture
 async def shelf() -> AsyncIterator[tuple[Shelf, str]]:
     """
     An asset service and its address.
     """
-    shelf = Shelf()  # type: ignore[abstract]  # nobody calls the rest
-    server = grpc.aio.server()
-    assets_pb2_grpc.add_AssetServiceServicer_to_server(shelf, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield shelf, f"127.0.0.1:{port}"
-    await server.stop(0)
+    shelf = new_shelf()
+    async with serving(shelf) as address:
+        yield shelf, address
 
 
 @pytest.fixture
