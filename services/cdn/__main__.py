@@ -40,7 +40,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     Serve the assets for as long as the block lasts.
     """
     settings = load(CdnSettings)
-    reached = settings.database("modelyard-cdn")
+    reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))
         await check_schema(database, len(migrations(FOLDER)), "services.cdn.migrate")
@@ -50,7 +50,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         stack.push_async_callback(writer.close)
 
         records, pins = Records(database), Pins(database, settings.owner_quota)
-        assets = await stack.enter_async_context(open_assets(settings.s3(), records, settings.limits()))
+        assets = await stack.enter_async_context(open_assets(bucket, records, settings.limits()))
         uploads = Uploads(database, settings.upload_lifetime, settings.most_uploads)
         finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
         grace, rhythm = settings.grace(), settings.rhythm()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from modelyard.cdn.v1 import assets_pb2 as pb
-from services.cdn.model import Asset, Draft
+from services.cdn.model import Draft, asset_name
 from services.cdn.service.rendering import from_asset
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.pins import Pins
@@ -60,21 +60,11 @@ class Storing:
         """
         Make an asset visible whose bytes are verified and in S3.
         """
-        found: list[Asset] = []
-
-        def render(asset: Asset) -> pb.Asset:
-            found.append(asset)
-            return from_asset(asset)
-
-        answer = await self._mutations.do(
+        return await self._mutations.do(
             context,
             request,
             pb.Asset,
             lambda tx: self._records.register(tx, arrival),
-            render,
-            touches=[f"assets/{arrival.sha256}"],
+            from_asset,
+            touches=[asset_name(arrival.sha256)],
         )
-        if found and not found[-1].private:
-            # Somebody may have stored the same bytes privately.
-            self._assets.forget_private(found[-1])
-        return answer

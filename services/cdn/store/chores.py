@@ -9,6 +9,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from services.chassis.errors import ModelyardError
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,11 @@ class Chores:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ModelyardError):
+            # The database or the object store is away: the sweep ends what was begun.
+            _log.warning("work in the background was given up: %s", error)
+        elif error is not None:
             _log.error("work in the background failed", exc_info=error)
 
     async def finish(self, seconds: float) -> None:

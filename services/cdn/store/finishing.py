@@ -162,8 +162,8 @@ class Finisher:
         server that is like it does: a writer that was overtaken may have sent other bytes in the place of a part.
         """
         with suppress(Missing):
-            there = {part.number: part.etag for part in await self._bucket.parts(upload.key, upload.multipart)}
-            if any(there.get(part.number) != part.etag for part in parts):
+            there = {(part.number, part.etag) for part in await self._bucket.parts(upload.key, upload.multipart)}
+            if not there.issuperset((part.number, part.etag) for part in parts):
                 raise _replaced(upload)
         await self._complete_once(upload, parts)
         found, expected = (await self._bucket.head(upload.key)).etag, multipart_etag(parts)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from types import TracebackType
 
 from services.cdn.model import Upload, UploadWay, staging_key
@@ -34,7 +35,8 @@ async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay
         FailedPrecondition: the bytes come the other way.
     """
     if upload.multipart:
-        return await uploads.begin(upload, way, upload.key, upload.multipart)
+        await uploads.begin(upload, way, upload.key, upload.multipart)
+        return replace(upload, way=way)
     staged = way is UploadWay.DIRECT or not resumable()
     key = staging_key(upload.id) if staged else upload.draft.key
     multipart = await bucket.start(key, upload.draft.media_type)
@@ -45,7 +47,8 @@ async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay
         raise
     if begun.multipart != multipart:
         await abort(bucket, key, multipart)
-    return begun
+    # Not the writer that there is by now, if another one has taken over meanwhile: its token is not ours.
+    return replace(upload, way=begun.way, key=begun.key, multipart=begun.multipart)
 
 
 class UploadWriter:

@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ class Store:
         found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return [each["Key"] for each in found if each["Key"].startswith(of)]
 
-    async def no_open_uploads(self, patience: float = 10, of: tuple[str, ...] = ("",)) -> None:
+    async def no_open_uploads(self, patience: float = 10, of: str | tuple[str, ...] = "") -> None:
         """
         Fails unless within *patience* seconds no multipart upload is open any more.
 
@@ -210,7 +210,7 @@ async def serving(
     place = place or world.place()
     store = Store(world.client, place.bucket)
     environment = settings(world.s3, world.link, place) | {"MODELYARD_HOST": host, **more}
-    with process(environment, folder, dies=dies) as (target, pid):
+    async with process(environment, folder, dies=dies) as (target, pid):
         options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.max_send_message_length", 16 << 20)]
         async with grpc.aio.insecure_channel(target, options) as channel:
             await ready(channel)
@@ -231,8 +231,8 @@ def settings(s3: S3, link: Link, place: Place) -> dict[str, str]:
     }
 
 
-@contextmanager
-def process(environment: dict[str, str], folder: Path, *, dies: bool) -> Iterator[tuple[str, int]]:
+@asynccontextmanager
+async def process(environment: dict[str, str], folder: Path, *, dies: bool) -> AsyncIterator[tuple[str, int]]:
     """
     Run the service; gives its address and its process id.
     """
@@ -251,7 +251,8 @@ def process(environment: dict[str, str], folder: Path, *, dies: bool) -> Iterato
     finally:
         running.terminate()
         try:
-            code = running.wait(40)
+            # In a thread: the link to S3, which the service may need to its end, is on this loop.
+            code = await asyncio.to_thread(running.wait, 40)
         except subprocess.TimeoutExpired:
             running.kill()
             code = running.wait()

@@ -5,8 +5,9 @@ Who keeps what, and what is forgotten.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,6 +21,10 @@ from services.cdn.tests.conftest import Cdn, World, serving
 
 OWNER = "namespaces/default/models/m/versions/1"
 OTHER = "static/img/logo.png"
+# Nothing is collected but when it is asked for, and then what nobody pins goes without delay.
+AT_ONCE: dict[str, Any] = {
+    f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "DELAY", "EVERY")
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +35,7 @@ async def hasty(world: World, tmp_path_factory: pytest.TempPathFactory) -> Async
     async with serving(
         world,
         tmp_path_factory.mktemp("hasty"),
-        MODELYARD_COLLECT_GRACE_SECONDS="0",
-        MODELYARD_COLLECT_GRACE_LEAST_SECONDS="0",
-        MODELYARD_COLLECT_DELAY_SECONDS="0",
-        MODELYARD_COLLECT_EVERY_SECONDS="0",
+        **AT_ONCE,
         MODELYARD_OWNER_QUOTA_BYTES="1000",
     ) as found:
         yield found
@@ -213,8 +215,7 @@ async def test_a_collection_that_lost_s3(world: World, tmp_path: Path) -> None:
     """
     A collection that cannot reach S3 loses nothing it should keep, and the next one ends what it began.
     """
-    settings = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "DELAY", "EVERY")}
-    async with serving(world, tmp_path, **settings) as cdn:
+    async with serving(world, tmp_path, **AT_ONCE) as cdn:
         asset = await upload(cdn.stub, some_bytes(10))
         await collect(cdn.stub)
         await cdn.link.down()
@@ -279,7 +280,7 @@ async def test_bad_requests(cdn: Cdn) -> None:
     What is malformed is named.
     """
     good = f"assets/{digest(b'x')}"
-    for call, fields in [
+    calls: list[tuple[Awaitable[object], set[str]]] = [
         (cdn.stub.Pin(pb.PinRequest(owner=OWNER)), {"names"}),
         (cdn.stub.Pin(pb.PinRequest(owner=OWNER, names=[good, "x"])), {"names[1]"}),
         (cdn.stub.Pin(pb.PinRequest(owner="static/a//b", names=[good])), {"owner"}),
@@ -288,7 +289,8 @@ async def test_bad_requests(cdn: Cdn) -> None:
         (cdn.stub.ListAssets(pb.ListAssetsRequest(owner="x")), {"owner"}),
         (cdn.stub.GetStorageTotals(pb.GetStorageTotalsRequest(page_size=-1)), {"page_size"}),
         (cdn.stub.DeleteAsset(pb.DeleteAssetRequest(name="assets/..")), {"name"}),
-    ]:
+    ]
+    for call, fields in calls:
         with pytest.raises(grpc.RpcError) as caught:
             await call
         assert (failure(caught.value).code, failure(caught.value).fields) == (

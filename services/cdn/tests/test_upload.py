@@ -83,7 +83,7 @@ async def test_wrong_digest(stub: Stub, store: Store, size: int) -> None:
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
     assert not store.has(declared)
     assert not store.has(digest(data))
-    await store.no_open_uploads()
+    await store.no_open_uploads(of=f"assets/{declared}")
 
 
 @pytest.mark.parametrize("size", [0, 100, 3 * MIB, 20 * MIB])
@@ -97,7 +97,7 @@ async def test_stream_that_ends_early(stub: Stub, store: Store, size: int) -> No
     found = failure(caught.value)
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
     assert not store.has(digest(data))
-    await store.no_open_uploads()
+    await store.no_open_uploads(of=f"assets/{digest(data)}")
 
 
 async def test_more_bytes_than_declared(stub: Stub, store: Store) -> None:
@@ -143,7 +143,7 @@ async def test_client_that_goes_away(stub: Stub, store: Store, sent: int) -> Non
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await store.no_open_uploads()
+    await store.no_open_uploads(of=f"assets/{digest(data)}")
     assert not store.has(digest(data))
 
 
@@ -162,7 +162,7 @@ async def test_deadline_in_the_middle(stub: Stub, store: Store) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         await stub.Upload(messages(), timeout=2)
     assert failure(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
-    await store.no_open_uploads()
+    await store.no_open_uploads(of=f"assets/{digest(data)}")
     assert not store.has(digest(data))
 
 
@@ -175,7 +175,7 @@ async def test_many_uploads_of_the_same_bytes(stub: Stub, store: Store, size: in
     assets = await asyncio.gather(*(upload(stub, data) for _ in range(4)))
     assert all(asset == assets[0] for asset in assets)
     assert await download(stub, assets[0].name) == (data, digest(data))
-    await store.no_open_uploads()
+    await store.no_open_uploads(of=f"assets/{digest(data)}")
 
 
 GOOD = some_bytes(8)
