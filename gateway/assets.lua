@@ -7,7 +7,6 @@ local ASKED = {
   ["if-match"] = true,
   ["if-modified-since"] = true,
   ["if-none-match"] = true,
-  ["if-range"] = true,
   ["if-unmodified-since"] = true,
   ["range"] = true,
 }
@@ -77,11 +76,28 @@ local function variants(accept_encoding)
   return table.concat(found, " ")
 end
 
+-- Not every S3 heeds If-Range, by which a client goes on with a file that it has a part of: without it the parts of two
+-- files, or of a file and its variant, would be put together. If-Match says the same to all of them, and s3.lua asks for
+-- the whole when it does not hold. RFC 9110, section 13.1.5: only strong tags; and a range may always be passed over.
+local function replace_if_range(headers)
+  local tag = headers:get("if-range")
+  if not tag or not headers:get("range") then
+    return
+  end
+  if tag:match('^"[^"]*"$') and not headers:get("if-match") then
+    headers:replace("if-match", tag)
+  else
+    headers:remove("range")
+  end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set("assets", "method", headers:get(":method"))
   metadata:set("assets", "key", headers:get(":path"):match("^[^?#]*"))
+  replace_if_range(headers)
+  metadata:set("assets", "whole_if_changed", headers:get("if-range") and headers:get("range") and "yes" or "no")
   -- A part of the original is not a part of a variant.
   metadata:set("assets", "variants", headers:get("range") and "" or variants(headers:get("accept-encoding") or ""))
   keep_only(headers, ASKED)
