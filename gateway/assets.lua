@@ -41,6 +41,10 @@ local ERRORS = {
   ["412"] = '{"code":9,"message":"the condition of the request does not hold","details":[]}',
   ["416"] = '{"code":11,"message":"the range begins after the last byte","details":[]}',
 }
+-- Envoy's own answers to requests with the content type of gRPC have the status 200, and a cache before the gateway would
+-- take them for the asset. These are what it makes of 404 and 405; S3 never has them.
+local OF_GRPC = {["12"] = "404", ["2"] = "405"}
+
 local UNAVAILABLE = '{"code":14,"message":"the store cannot be read at the moment","details":[]}'
 
 local function keep_only(headers, wanted)
@@ -106,6 +110,11 @@ end
 function envoy_on_response(handle)
   local headers = handle:headers()
   local status = headers:get(":status")
+  local grpc_status = headers:get("grpc-status")
+  if grpc_status then
+    status = OF_GRPC[grpc_status] or "503"
+    headers:replace(":status", status)
+  end
   keep_only(headers, ANSWERED)
   if headers:get("content-encoding") then
     -- Parts are parts of the original, which has other bytes than this.

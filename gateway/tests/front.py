@@ -132,7 +132,7 @@ def client(s3: S3) -> S3Client:
     """
     A client of the bucket's server.
     """
-    return boto3.client(
+    found: S3Client = boto3.client(
         "s3",
         endpoint_url=s3.endpoint,
         region_name=REGION,
@@ -140,3 +140,4 @@ def client(s3: S3) -> S3Client:
         aws_secret_access_key=s3.secret_key_file.read_text().strip(),
         config=Config(s3={"addressing_style": "path"}),
     )
+    return found

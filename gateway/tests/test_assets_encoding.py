@@ -5,6 +5,7 @@ Compressed variants of assets: who takes them gets them, if there are any.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,11 @@ from services.embedded.testing import scratch
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+DECODE: dict[str | None, Callable[[bytes], bytes]] = {
+    None: bytes,
+    "gzip": gzip.decompress,
+    "zstd": zstandard.decompress,
+}
 DATA = b"words that come again and again " * 50
 
 
@@ -57,8 +63,7 @@ def test_the_preferred_encoding_is_served(
     # Parts are parts of the original.
     assert answer.headers.get("accept-ranges") == (None if expected else "bytes")
     if method == "GET":
-        decode = {None: bytes, "gzip": gzip.decompress, "zstd": zstandard.decompress}[expected]
-        assert decode(answer.body) == DATA
+        assert DECODE[expected](answer.body) == DATA
 
 
 def test_without_the_header_the_original_is_served(door: Front, put: Put) -> None:

@@ -131,7 +131,7 @@ def test_a_known_asset_is_not_sent_again(door: Front, put: Put) -> None:
         {"if_none_match": f'"other",   {first.headers["etag"]}'},
         {"if_modified_since": first.headers["last-modified"]},
     ):
-        again = door.ask(path, **condition)
+        again = door.ask(path, "GET", None, **condition)
         assert (again.status, again.body) == (304, b""), condition
         assert again.headers["vary"] == "accept-encoding"
 
@@ -200,6 +200,20 @@ def test_only_reading_is_possible(door: Front, method: str, path: str) -> None:
     answer = door.ask(path, method, b"x")
     assert (answer.status, answer.headers["allow"], answer.error["code"]) == (405, "GET, HEAD", 12)
     assert answer.headers["vary"] == "accept-encoding"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [("/assets/x", "GET", 404), ("/static/%2f", "GET", 404), ("/assets/x", "POST", 405), (MISSING, "GET", 404)],
+)
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc-web+proto"])
+def test_errors_do_not_look_like_bytes(door: Front, path: str, method: str, status: int, content_type: str) -> None:
+    """
+    Whoever claims to speak gRPC gets the status of HTTP too: 200 would be kept by caches in place of the asset.
+    """
+    answer = door.ask(path, method, content_type=content_type)
+    assert (answer.status, answer.headers["cache-control"]) == (status, "no-store")
+    assert answer.error["code"] == (5 if status == 404 else 12)
 
 
 def test_what_s3_would_act_upon_stays_here(door: Front, put: Put) -> None:
