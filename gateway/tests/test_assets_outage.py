@@ -148,6 +148,20 @@ def test_keys_that_s3_refuses_are_the_gateways_trouble(tmp_path: Path, s3: S3, p
     assert "a-secret" not in log
 
 
+def test_the_keys_of_the_machines_owner_are_not_used(
+    tmp_path: Path, s3: S3, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    AWS settings in the environment of whoever starts the suite do not reach the embedded gateway.
+    """
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "mine")
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    with front.gateway(s3, tmp_path) as door:
+        assert door.ask(put(b"with the suite's keys")).status == 200
+
+
 def test_the_gateway_has_the_keys_from_a_file(s3: S3) -> None:
     """
     The keys are in a file that only its owner reads, and not in the gateway's environment.
