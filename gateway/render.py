@@ -5,8 +5,9 @@ Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services fro
 the whole configuration and writes the contracts' descriptors to FILE, which Envoy reads.
 
 Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
-role of the machine, the container or the pod. They need s3:GetObject on assets/*, static/*, zstd/* and gzip/*, and
-s3:ListBucket: without it S3 answers 403 where it would say that there is no such key, and nothing is ever missing.
+role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
+zstd/ and gzip/; and s3:ListBucket: without it S3 answers 403 where it would say that there is no such key, which looks
+as if it could not be read.
 """
 
 from __future__ import annotations
