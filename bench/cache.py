@@ -35,6 +35,7 @@ from bench import ghz
 from bench.form import Check, Report, Samples
 from bench.grown import grown
 from bench.population import NAMESPACE, draw
+from gateway.bucket import Bucket
 from gateway.render import Addresses, descriptor_set
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
 from services.embedded import suite
@@ -122,6 +123,7 @@ class Servers:
             registry=self.registry.addresses,
             cache=cache.addresses,
             cdn=[("127.0.0.1", 1)],
+            bucket=Bucket("none", endpoint="http://127.0.0.1:1"),
         )
         part: Part = suite.gateway(folder, addresses, lambda: suite.serving(f"127.0.0.1:{port}", self.registry.health))
         self._supervisor.start([replace(part, name=name, needs=())])

@@ -1,8 +1,13 @@
 """
 Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services from the contracts' descriptors.
 
-`python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --descriptors FILE` prints the whole
-configuration and writes the contracts' descriptors to FILE, which Envoy reads.
+`python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --bucket NAME --descriptors FILE` prints
+the whole configuration and writes the contracts' descriptors to FILE, which Envoy reads.
+
+Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
+role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
+zstd/ and gzip/; and s3:ListBucket: without it S3 answers 403 where it would say that there is no such key, which looks
+as if it could not be read.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
+from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
 
@@ -30,7 +36,7 @@ Address = tuple[str, int]
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """
-    Where the gateway listens, and where the services do: every worker's host and port.
+    Where the gateway listens, where the services do (every worker's host and port), and where the bytes are.
     """
 
     listen: Address
@@ -38,6 +44,7 @@ class Addresses:
     registry: Sequence[Address]
     cache: Sequence[Address]
     cdn: Sequence[Address]
+    bucket: Bucket
 
 
 def render(addresses: Addresses, descriptors: Path) -> str:
@@ -59,6 +66,7 @@ def render(addresses: Addresses, descriptors: Path) -> str:
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
+        **_bytes(addresses.bucket),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -103,6 +111,19 @@ def cached_methods(package: str) -> list[str]:
     ]
 
 
+def _bytes(bucket: Bucket) -> dict[str, object]:
+    return {
+        "ASSETS_LUA": TEMPLATE.with_name("assets.lua").read_text(),
+        "STATIC_PATH": STATIC_PATH,
+        "S3": [_endpoint(bucket.address)],
+        "S3_HOST": bucket.host,
+        "S3_LUA": TEMPLATE.with_name("s3.lua").read_text(),
+        "S3_PATH": bucket.path,
+        "S3_REGION": bucket.region,
+        "S3_TRANSPORT": bucket.transport(),
+    }
+
+
 def _is_cached(method: MethodDescriptor) -> bool:
     return bool(method.GetOptions().HasExtension(policy_pb2.policy))
 
@@ -116,7 +137,7 @@ def _fill(part: object, values: Mapping[str, object]) -> object:
         return {key: _fill(value, values) for key, value in part.items()}
     if isinstance(part, list):
         return [filled for value in part for filled in _repeat(value, values)]
-    if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z_]+)\}", part)):
+    if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z0-9_]+)\}", part)):
         return values[name[1]]
     return part
 
@@ -143,6 +164,14 @@ class _NoAliases(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _NoAliases, text: str) -> yaml.ScalarNode:
+    # A script stays readable in the rendered file.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text.strip() else None)
+
+
+_NoAliases.add_representer(str, _text)
+
+
 def _addresses(text: str) -> list[Address]:
     def one(part: str) -> Iterator[Address]:
         host, colon, port = part.strip().rpartition(":")
@@ -153,18 +182,37 @@ def _addresses(text: str) -> list[Address]:
     return [address for part in text.split(",") for address in one(part)]
 
 
+def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucket:
+    style = found.s3_style or ("path" if found.s3 else "virtual-host")
+    try:
+        return Bucket(found.bucket, found.region, found.s3, style == "virtual-host", found.s3_ca)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def main() -> None:
     """
     Print the configuration for the addresses on the command line.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
     parser.add_argument("--admin-port", type=int, default=9901, help="on loopback; default 9901")
     for service in ("registry", "cache", "cdn"):
         parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
+    parser.add_argument("--bucket", required=True, metavar="NAME", help="the bucket of the asset service")
+    parser.add_argument("--region", default="us-east-1", help="the bucket's; default us-east-1")
+    parser.add_argument("--s3", metavar="URL", help="an S3-compatible server, http:// or https://; default AWS")
+    parser.add_argument(
+        "--s3-style",
+        choices=["path", "virtual-host"],
+        help="where the bucket's name goes; default virtual-host on AWS (with dots it needs path), path elsewhere",
+    )
+    parser.add_argument("--s3-ca", type=Path, default=SYSTEM_CA, metavar="FILE", help=f"for https; default {SYSTEM_CA}")
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     found = parser.parse_args()
-    addresses = Addresses(found.listen[0], found.admin_port, found.registry, found.cache, found.cdn)
+    addresses = Addresses(
+        found.listen[0], found.admin_port, found.registry, found.cache, found.cdn, _bucket(found, parser)
+    )
     found.descriptors.write_bytes(descriptor_set())
     sys.stdout.write(render(addresses, found.descriptors))
 

@@ -9,6 +9,7 @@ import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -107,6 +108,16 @@ def test_reflection_lists_the_registry(stack: Stack) -> None:
     """
     with grpc.insecure_channel(stack.gateway) as channel:
         assert "modelyard.registry.v1.ModelService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+def test_an_uploaded_asset_is_served_over_http(stack: Stack, yard: modelyard.Client, tmp_path: Path) -> None:
+    """
+    What was uploaded with gRPC is downloaded with GET, under its digest.
+    """
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"through the front door")
+    asset = yard.upload_file(file)
+    assert get(stack, f"/assets/{asset.sha256}") == (200, b"through the front door")
 
 
 @pytest.fixture(scope="module")

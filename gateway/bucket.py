@@ -1,0 +1,103 @@
+"""
+Where the bytes are: the bucket that the gateway serves, and how it reaches it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+#: The certificate authorities of Debian and its relatives, the container image among them.
+SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
+
+#: What `static/` files may be called: parts that no server takes for another path. A slash, a backslash, a dot or a
+#: percent sign is never written as an escape, nor are there control characters.
+STATIC_PATH = (
+    r"/static(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]"
+    r"|%(?:2[0-46-9A-Da-d]|[346][0-9A-Fa-f]|5[0-9ABDEFabdef]|7[0-9A-Ea-e]|[89A-Fa-f][0-9A-Fa-f]))+)+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """
+    A bucket on AWS or on an S3-compatible server.
+
+    Args:
+        name: the bucket's.
+        region: as AWS calls it; it is part of the signature.
+        endpoint: the server's URL; None means AWS.
+        virtual_host: the bucket is a part of the host's name, as AWS wants it, and not the first part of the path.
+        authorities: a file with the certificates that the server's must descend from, for https.
+    """
+
+    name: str
+    region: str = "us-east-1"
+    endpoint: str | None = None
+    virtual_host: bool = False
+    authorities: Path = SYSTEM_CA
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: the name is no bucket's, or the endpoint is not http(s)://host[:port].
+        """
+        # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.name):
+            raise ValueError(f"{self.name!r} is not a bucket's name")
+        # https://datatracker.ietf.org/doc/html/rfc3986#section-3.2, without a user.
+        if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?", self.url):
+            # Not quoted: people put passwords into addresses.
+            raise ValueError("the address of S3 is not http://host[:port] or https://host[:port]")
+
+    @property
+    def url(self) -> str:
+        """
+        The server's URL.
+        """
+        return self.endpoint or f"https://s3.{self.region}.amazonaws.com"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """
+        The host and the port to connect to.
+        """
+        url = urlsplit(self.url)
+        name = f"{self.name}.{url.hostname}" if self.virtual_host else str(url.hostname)
+        return name, url.port or (443 if url.scheme == "https" else 80)
+
+    @property
+    def host(self) -> str:
+        """
+        The Host header: with the port where it is not the usual one.
+        """
+        url = urlsplit(self.url)
+        return self.address[0] + (f":{url.port}" if url.port else "")
+
+    @property
+    def path(self) -> str:
+        """
+        What the path of every key begins with.
+        """
+        return "" if self.virtual_host else f"/{self.name}"
+
+    def transport(self) -> dict[str, object]:
+        """
+        Envoy's transport socket: TLS with the server's name checked, or none.
+        """
+        kind = "type.googleapis.com/envoy.extensions.transport_sockets"
+        if urlsplit(self.url).scheme == "http":
+            plain = {"@type": f"{kind}.raw_buffer.v3.RawBuffer"}
+            return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": plain}
+        tls = {
+            "@type": f"{kind}.tls.v3.UpstreamTlsContext",
+            "sni": self.address[0],
+            "auto_sni_san_validation": True,
+            "common_tls_context": {
+                "alpn_protocols": ["http/1.1"],
+                "validation_context": {"trusted_ca": {"filename": str(self.authorities)}},
+            },
+        }
+        return {"name": "envoy.transport_sockets.tls", "typed_config": tls}

@@ -1,0 +1,39 @@
+-- Between the gateway and S3, before the signature: what each attempt asks for. The first attempts are for the compressed
+-- variants that the client takes (see assets.lua), and the last ones for the original.
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  -- The metadata of a request outlives its attempts.
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local assets = metadata:get("assets")
+  local variant, others = assets["variants"]:match("^(%S+)%s*(.*)$")
+  metadata:set("assets", "variant", variant or "")
+  metadata:set("assets", "variants", others or "")
+  local prefix = variant and "/" .. variant or ""
+  headers:replace(":path", handle:metadata():get("bucket") .. prefix .. assets["key"])
+  if assets["changed"] then
+    headers:remove("if-match")
+    headers:remove("range")
+  end
+end
+
+-- Whether there is something else to ask for.
+local function next_attempt(metadata, status)
+  local assets = metadata:get("assets")
+  if status == "412" and assets["whole_if_changed"] == "yes" and not assets["changed"] then
+    metadata:set("assets", "changed", "yes")
+    return true
+  end
+  return status == "404" and assets["variant"] ~= ""
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  -- The route's retry policy reads it, and only we may say it.
+  headers:remove("x-next-attempt")
+  if next_attempt(handle:streamInfo():dynamicMetadata(), headers:get(":status")) then
+    headers:add("x-next-attempt", "true")
+    -- Having read the answer to its end, the next attempt finds the connection still open.
+    handle:body()
+  end
+end

@@ -1,0 +1,143 @@
+"""
+A gateway alone, without any service behind it, before a bucket; and HTTP/1.1 by hand.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from gateway.bucket import Bucket
+from gateway.render import Addresses
+from services.embedded import suite
+from services.embedded.parts import free_port
+from services.embedded.s3 import BUCKET, REGION, S3
+from services.embedded.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+NOBODY = ("127.0.0.1", 1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    A whole answer. The headers' names are in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """
+        The google.rpc.Status in the body.
+        """
+        assert self.headers["content-type"] == "application/json"
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+@dataclass(frozen=True)
+class Front:
+    """
+    The gateway on a loopback port.
+    """
+
+    port: int
+    admin_port: int
+
+    def count(self, *names: str) -> dict[str, int]:
+        """
+        Envoy's counters of these names.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
+        connection.request("GET", "/stats")
+        lines = connection.getresponse().read().decode().splitlines()
+        connection.close()
+        found = dict(line.split(": ", 1) for line in lines)
+        return {name: int(found[name]) for name in names}
+
+    def connect(self) -> http.client.HTTPConnection:
+        """
+        A connection to it.
+        """
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+        """
+        Send a request as it is, without making the path a proper one.
+        """
+        connection = self.connect()
+        try:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for name, value in given.items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("content-length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, found, answer.read())
+        finally:
+            connection.close()
+
+
+@contextmanager
+def gateway(s3: S3, state: Path, environment: Mapping[str, str] | None = None) -> Iterator[Front]:
+    """
+    Run a gateway before *s3*, whose services do not answer, with its files in *state*.
+
+    Args:
+        s3: the server, running or not.
+        state: a folder.
+        environment: in place of the one that leads to the bucket's keys.
+    """
+    front = Front(free_port(), free_port())
+    addresses = Addresses(
+        listen=("127.0.0.1", front.port),
+        admin_port=front.admin_port,
+        registry=[NOBODY],
+        cache=[NOBODY],
+        cdn=[NOBODY],
+        bucket=Bucket(BUCKET, REGION, s3.endpoint),
+    )
+
+    def ready() -> None:
+        if front.ask("/healthz").status != 200:
+            raise RuntimeError("the gateway is not ready")
+
+    state.mkdir(parents=True, exist_ok=True)
+    supervisor = Supervisor(state / "log")
+    part = suite.gateway(state, addresses, ready, environment or s3.environment)
+    try:
+        supervisor.start([replace(part, needs=())])
+        yield front
+    finally:
+        supervisor.stop()
+
+
+def client(s3: S3) -> S3Client:
+    """
+    A client of the bucket's server.
+    """
+    found: S3Client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name=REGION,
+        aws_access_key_id=s3.access_key_file.read_text().strip(),
+        aws_secret_access_key=s3.secret_key_file.read_text().strip(),
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    return found

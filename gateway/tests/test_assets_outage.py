@@ -1,0 +1,173 @@
+"""
+Large downloads, and S3 that goes away: whole bytes or an error, never a short file that looks whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.tests import front
+from gateway.tests.conftest import Put
+from services.embedded.parts import Part, free_port
+from services.embedded.s3 import BUCKET, S3
+from services.embedded.supervisor import Supervisor
+from services.embedded.testing import scratch
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MIB = 1 << 20
+UNAVAILABLE = {"code": 14, "message": "the store cannot be read at the moment", "details": []}
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """
+    A gateway before an S3 server that may be killed.
+    """
+
+    door: front.Front
+    s3: S3
+    part: Part
+    supervisor: Supervisor
+
+    def kill(self) -> None:
+        """
+        Kill the server with -9.
+        """
+        self.supervisor.kill(self.part.name)
+
+    def revive(self) -> None:
+        """
+        Start it again, with what it had.
+        """
+        self.supervisor.start([self.part])
+
+
+@pytest.fixture
+def fragile() -> Iterator[Fragile]:
+    with scratch() as state:
+        supervisor = Supervisor(state / "log")
+        server = S3(state, free_port())
+        # Its data goes, so it need not be put away properly, which takes a while.
+        part = replace(server.part(), stop_signal=signal.SIGKILL)
+        try:
+            supervisor.start([part])
+            with front.gateway(server, state / "gateway") as door:
+                yield Fragile(door, server, part, supervisor)
+        finally:
+            supervisor.stop()
+
+
+def whole(door: front.Front, path: str) -> bytes:
+    """
+    The bytes at *path*, as soon as the server finds them again after its start.
+    """
+    for _ in range(100):
+        if (answer := door.ask(path)).status == 200:
+            return answer.body
+        time.sleep(0.1)
+    pytest.fail(f"still {answer.status} after ten seconds")
+
+
+def test_a_large_asset_arrives_bit_for_bit(door: front.Front, bucket: S3Client) -> None:
+    """
+    200 MiB come through as they are, with their length.
+    """
+    data = random.Random(1).randbytes(200 * _MIB)  # noqa: S311 - any bytes, the same ones in each run
+    key = f"assets/{hashlib.sha256(data).hexdigest()}"
+    bucket.put_object(Bucket=BUCKET, Key=key, Body=data)
+    answer = door.ask(f"/{key}")
+    assert (answer.status, answer.headers["content-length"]) == (200, str(len(data)))
+    assert hashlib.sha256(answer.body).hexdigest() == key.removeprefix("assets/")
+
+
+def test_a_download_that_breaks_is_not_a_short_file(fragile: Fragile) -> None:
+    """
+    S3 dies in the middle of a download: the client sees fewer bytes than were announced, and the gateway goes on.
+    """
+    client = front.client(fragile.s3)
+    path = f"/assets/{'1' * 64}"
+    client.put_object(Bucket=BUCKET, Key=path[1:], Body=bytes(64 * _MIB))
+    connection = fragile.door.connect()
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert (answer.status, answer.length) == (200, 64 * _MIB)
+    answer.read(_MIB)
+    fragile.kill()
+    # It compares with the length that was announced.
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    connection.close()
+
+    assert fragile.door.ask("/healthz").status == 200
+    down = fragile.door.ask(path)
+    assert (down.status, down.error) == (503, UNAVAILABLE)
+    fragile.revive()
+    assert len(whole(fragile.door, path)) == 64 * _MIB
+
+
+@pytest.mark.parametrize("accept", ["", "zstd, gzip"])
+@pytest.mark.parametrize("path", [f"/assets/{'0' * 64}", "/static/index.html"])
+def test_without_s3_it_says_so(tmp_path: Path, s3: S3, path: str, accept: str) -> None:
+    """
+    Where nobody listens the answer is 503 as JSON, which nobody keeps, and names no address.
+    """
+    nobody = S3(s3.state, free_port())
+    with front.gateway(nobody, tmp_path) as door:
+        answer = door.ask(path, accept_encoding=accept)
+        assert (answer.status, answer.error) == (503, UNAVAILABLE)
+        assert (answer.headers["cache-control"], answer.headers["vary"]) == ("no-store", "accept-encoding")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert door.ask(path, "HEAD", accept_encoding=accept).status == 503
+        assert door.ask(path, accept_encoding=accept, content_type="application/grpc").status == 503
+
+
+def test_keys_that_s3_refuses_are_the_gateways_trouble(tmp_path: Path, s3: S3, put: Put) -> None:
+    """
+    With wrong keys the client gets 503 and nothing of what S3 says; the log has its reason.
+    """
+    credentials = tmp_path / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = nobody\naws_secret_access_key = a-secret\n")
+    environment = {**s3.environment, "AWS_SHARED_CREDENTIALS_FILE": str(credentials)}
+    with front.gateway(s3, tmp_path / "gateway", environment) as door:
+        answer = door.ask(put(b"not for nobody"))
+        assert (answer.status, answer.error) == (503, UNAVAILABLE)
+    log = (tmp_path / "gateway" / "log" / "gateway.log").read_text()
+    assert "S3 answered 403 InvalidAccessKeyId" in log
+    assert "a-secret" not in log
+
+
+def test_the_keys_of_the_machines_owner_are_not_used(
+    tmp_path: Path, s3: S3, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    AWS settings in the environment of whoever starts the suite do not reach the embedded gateway.
+    """
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "mine")
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    with front.gateway(s3, tmp_path) as door:
+        assert door.ask(put(b"with the suite's keys")).status == 200
+
+
+def test_the_gateway_has_the_keys_from_a_file(s3: S3) -> None:
+    """
+    The keys are in a file that only its owner reads, and not in the gateway's environment.
+    """
+    file = Path(s3.environment["AWS_SHARED_CREDENTIALS_FILE"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    secret = s3.secret_key_file.read_text().strip()
+    assert secret in file.read_text()
+    assert secret not in "".join(s3.environment.values())
