@@ -47,7 +47,7 @@ async def delivering(
             edge = Edge(edge_settings)
             stack.push_async_callback(edge.close)
             await stack.enter_async_context(invalidating(database, edge, settings.pace()))
-        objects = StaticObjects(copier, settings.ages())
+        objects = StaticObjects(copier, settings.static_ages)
         await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
         # A writer of its own: a write of a static file waits for the object store, and uploads must not wait for that.
         writer = Writer(database)

@@ -5,9 +5,7 @@ The settings of how bytes reach readers over HTTP. The service's own settings de
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from services.cdn.model.delivery import LifeBounds
 from services.cdn.model.static_files import USUAL_AGE, CacheAges
@@ -21,22 +19,22 @@ _WEEK = 7 * 86400
 _PATTERN = re.compile(r"\*|[a-z0-9.+_-]+/(?:\*|[a-z0-9.+_-]+)")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 # Pages and data change with every release; the rest of a site mostly stays.
-_AGES = MappingProxyType({"text/html": 300, "application/json": 300, "text/*": USUAL_AGE, "*": USUAL_AGE})
+_AGES = CacheAges((("text/html", 300), ("application/json", 300), ("text/*", USUAL_AGE), ("*", USUAL_AGE)))
 
 
-def ages() -> Kind[Mapping[str, int]]:
+def ages() -> Kind[CacheAges]:
     """
     A table of content types.
     """
 
-    def parse(value: str) -> Mapping[str, int]:
+    def parse(value: str) -> CacheAges:
         found: dict[str, int] = {}
         for part in value.split(","):
             pattern, _, age = part.partition("=")
             if not _PATTERN.fullmatch(pattern.strip()) or not re.fullmatch(r"[0-9]{1,9}", age.strip()):
                 raise ValueError(f'"{part.strip()}" is not that')
             found[pattern.strip()] = int(age)
-        return MappingProxyType(found)
+        return CacheAges(tuple(found.items()))
 
     return Kind("content type=seconds with commas between them, such as text/html=300,image/*=600,*=600", parse)
 
@@ -107,7 +105,7 @@ class DeliverySettings(LedgerSettings):
         default=_WEEK,
         help="the longest time to ask for; S3 signs for seven days at most",
     )
-    static_ages: Mapping[str, int] = setting(
+    static_ages: CacheAges = setting(
         "MODELYARD_STATIC_AGES", ages(), default=_AGES, help="how long static files may be cached, by content type"
     )
     invalidation_interval: float = setting(
@@ -141,12 +139,6 @@ class DeliverySettings(LedgerSettings):
                 ["MODELYARD_SIGNED_URL_SECONDS must be from …_LEAST_SECONDS to …_MOST_SECONDS of the same name"]
             )
         return LifeBounds(self.signed_url_seconds, self.signed_url_least, self.signed_url_most)
-
-    def ages(self) -> CacheAges:
-        """
-        The table of content types.
-        """
-        return CacheAges(self.static_ages)
 
     def cloudfront_key(self) -> CloudFrontKey | None:
         """

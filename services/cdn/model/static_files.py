@@ -137,10 +137,10 @@ class CacheAges:
     The table of content types: how long each may be kept by those who have it.
 
     Args:
-        seconds: by "text/html", "text/*" or "*"; the closest one counts.
+        entries: seconds by "text/html", "text/*" or "*"; the closest one counts.
     """
 
-    seconds: Mapping[str, int]
+    entries: tuple[tuple[str, int], ...] = ()
 
     def control(self, media_type: str) -> str:
         """
@@ -148,7 +148,9 @@ class CacheAges:
         """
         essence = media_type.partition(";")[0].strip().lower()
         kind = f"{essence.partition('/')[0]}/*"
-        for pattern in (essence, kind, "*"):
-            if pattern in self.seconds:
-                return f"public, max-age={self.seconds[pattern]}"
-        return f"public, max-age={USUAL_AGE}"
+        table = dict(self.entries)
+        age = table.get(essence, table.get(kind, table.get("*", USUAL_AGE)))
+        return f"public, max-age={age}"
+
+    def __str__(self) -> str:
+        return ",".join(f"{pattern}={age}" for pattern, age in self.entries)

@@ -135,7 +135,7 @@ class CloudFrontSigner:
     Signs for a distribution.
 
     CloudFront Developer Guide, "Create a signed URL using a canned policy" and "… using a custom policy": RSA with
-    SHA-1 (PKCS #1 v1.5) over the policy. A canned policy is short and can only say when; the custom one says from where,
+    SHA-1 (PKCS #1 v1.5) over the policy. A canned policy is short and says only when; a custom one says from where,
     too, and may have a * in its resource.
 
     Raises:
