@@ -127,6 +127,13 @@ class DeliverySettings(LedgerSettings):
         help="how often in a row CloudFront may not answer before an invalidation fails",
     )
 
+    invalidation_pause: float = setting(
+        "MODELYARD_INVALIDATION_PAUSE_SECONDS",
+        seconds(0.01, 60),
+        default=1.0,
+        help="before CloudFront is asked again after trouble; doubled each time, up to a minute",
+    )
+
     def lives(self) -> LifeBounds:
         """
         How long signed addresses may give access.
@@ -184,4 +191,10 @@ class DeliverySettings(LedgerSettings):
         """
         How hard CloudFront is asked.
         """
-        return Pace(self.invalidation_interval, self.invalidation_poll, self.invalidation_attempts)
+        return Pace(
+            interval=self.invalidation_interval,
+            poll=self.invalidation_poll,
+            attempts=self.invalidation_attempts,
+            pause=self.invalidation_pause,
+            idle=min(1.0, self.invalidation_poll),
+        )
