@@ -5,7 +5,7 @@ Invalidations: queued, sent in batches, asked about, retried, and never lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -294,16 +294,28 @@ async def test_two_processes_share_the_work(database: Database, fresh: Place, cl
     assert len(set(cloud.references())) == len(cloud.creations)
 
 
+class DyingEdge(Edge):
+    """
+    The process dies when CloudFront has taken the batch, and before it can write that down.
+    """
+
+    async def invalidate(self, reference: str, paths: Sequence[str]) -> str:
+        """
+        See `Edge`.
+        """
+        await super().invalidate(reference, paths)
+        raise SystemError("killed")
+
+
 async def test_the_work_of_a_dead_process_is_taken_up(
     database: Database, fresh: Place, cloud: Cloud, edge: Edge
 ) -> None:
     """Nobody touches its batch while its lease lasts; then another goes on, under the same reference."""
     await queue(fresh, 3)
-    # It dies when CloudFront has taken the batch, and before it can write that down.
-    dying = Invalidator(database, edge, Pace(interval=0))
-    dying._progress = _die  # type: ignore[method-assign]
+    dying = DyingEdge(EdgeSettings(cloud.distribution, cloud.endpoint, "test", "test"))
     with pytest.raises(SystemError):
-        await dying.work()
+        await Invalidator(database, dying, Pace(interval=0)).work()
+    await dying.close()
     await queue(fresh, 2)
     other = Invalidator(database, edge, Pace(interval=0))
     assert await other.work()
@@ -315,10 +327,6 @@ async def test_the_work_of_a_dead_process_is_taken_up(
     first, second, again = cloud.references()
     assert again == first != second
     assert cloud.paths()[2] == cloud.paths()[0]
-
-
-async def _die(*_: object) -> None:
-    raise SystemError("killed")
 
 
 async def test_a_retry_of_the_call_is_the_same_invalidation(delivery: Delivery) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -31,6 +32,13 @@ def get(delivery: Delivery, path: str) -> grpc.aio.UnaryUnaryCall[pb.GetStaticFi
         pb.GetStaticFileRequest(name=f"static/{path}")
     )
     return call
+
+
+def revision(trailing: Any) -> int:
+    """
+    The one in the trailing metadata.
+    """
+    return int(dict(trailing or ())["x-revision"])
 
 
 async def delete(delivery: Delivery, path: str, request_id: str = "") -> None:
@@ -94,7 +102,7 @@ async def test_get_says_what_a_path_points_at_and_its_revision(delivery: Deliver
     put = await delivery.put("read", await delivery.place.asset(some_bytes()))
     call = get(delivery, "read")
     assert await call == put
-    assert int(str(dict(await call.trailing_metadata() or ())["x-revision"])) >= put.revision
+    assert revision(await call.trailing_metadata()) >= put.revision
 
 
 async def test_absence_has_a_revision(delivery: Delivery) -> None:
@@ -102,7 +110,7 @@ async def test_absence_has_a_revision(delivery: Delivery) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await get(delivery, "nothing/here")
     assert failure(error.value).reason == "STATIC_FILE_NOT_FOUND"
-    assert int(str(dict(error.value.trailing_metadata() or ())["x-revision"])) >= 1
+    assert revision(error.value.trailing_metadata()) >= 1
 
 
 async def test_a_private_asset_is_refused(delivery: Delivery) -> None:

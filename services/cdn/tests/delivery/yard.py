@@ -147,15 +147,27 @@ class Delivery:
     remove_shares: Callable[[], Awaitable[int]]
 
     async def put(
-        self, path: str, sha256: str, *, request_id: str = "", etag: str = "", **headers: str
+        self,
+        path: str,
+        sha256: str,
+        *,
+        cache_control: str = "",
+        content_disposition: str = "",
+        etag: str = "",
+        request_id: str = "",
     ) -> pb.StaticFile:
         """
         Point a path at an asset.
         """
-        static_file = pb.StaticFile(name=f"static/{path}", asset=f"assets/{sha256}", etag=etag, **headers)
-        answer: pb.StaticFile = await self.stub.PutStaticFile(
-            pb.PutStaticFileRequest(static_file=static_file, request_id=request_id)
+        static_file = pb.StaticFile(
+            name=f"static/{path}",
+            asset=f"assets/{sha256}",
+            cache_control=cache_control,
+            content_disposition=content_disposition,
+            etag=etag,
         )
+        request = pb.PutStaticFileRequest(static_file=static_file, request_id=request_id)
+        answer: pb.StaticFile = await self.stub.PutStaticFile(request)
         return answer
 
 
