@@ -39,8 +39,10 @@ async def delivering(
     edge_settings, key = settings.edge(), settings.cloudfront_key()
     has_edge = edge_settings is not None
     async with AsyncExitStack() as stack:
-        copier = Copier(s3)
+        # Threads for each: a version that is copied must not hold static files up.
+        copier, sharer = Copier(s3), Copier(s3)
         stack.push_async_callback(copier.close)
+        stack.push_async_callback(sharer.close)
         signer = CloudFrontSigner(key) if key else S3Signer(s3, settings.s3_public_endpoint)
         stack.push_async_callback(signer.close)
         if edge_settings is not None:
@@ -54,11 +56,11 @@ async def delivering(
         stack.push_async_callback(writer.close)
         service = DeliveryService(
             StaticFileStore(database, objects, has_edge=has_edge),
-            Links(database, signer, Shares(database, copier)),
+            Links(database, signer, Shares(database, sharer)),
             settings.lives(),
             InvalidationStore(database),
             Mutations(writer),
             has_edge=has_edge,
         )
         server.add(add_DeliveryServiceServicer_to_server, service)
-        yield partial(remove_shares, database, copier)
+        yield partial(remove_shares, database, sharer)

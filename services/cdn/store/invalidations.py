@@ -112,6 +112,9 @@ _LEASE = timedelta(seconds=60)
 _MOST_POLL_SECONDS = 60.0
 _MOST_PAUSE_SECONDS = 60.0
 _AUDITED = 100
+#: How long one that has ended can be looked at.
+_KEEP = timedelta(days=30)
+_FORGET_EVERY_SECONDS = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -253,15 +256,20 @@ class Invalidator:
 @asynccontextmanager
 async def invalidating(database: Database, edge: Edge, pace: Pace) -> AsyncIterator[None]:
     """
-    Carry invalidations out while the block lasts.
+    Carry invalidations out while the block lasts, and forget those that ended long ago.
     """
-    task = asyncio.create_task(_keep_invalidating(Invalidator(database, edge, pace), pace.idle))
+    tasks = [
+        asyncio.create_task(_keep_invalidating(Invalidator(database, edge, pace), pace.idle)),
+        asyncio.create_task(_keep_forgetting(InvalidationStore(database))),
+    ]
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 async def _keep_invalidating(invalidator: Invalidator, idle: float) -> None:
@@ -273,6 +281,15 @@ async def _keep_invalidating(invalidator: Invalidator, idle: float) -> None:
             _log.warning("cannot carry invalidations out for now: %s", error)
         if not found:
             await asyncio.sleep(idle * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+
+
+async def _keep_forgetting(store: InvalidationStore) -> None:
+    while True:
+        await asyncio.sleep(_FORGET_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        try:
+            await store.forget(_KEEP)
+        except ModelyardError as error:
+            _log.warning("could not forget old invalidations: %s", error)
 
 
 def _invalidation(row: Row) -> Invalidation:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -215,6 +216,37 @@ async def test_copies_go_with_their_pins(delivery: Delivery) -> None:
     await place.pin(gone, [sha256])
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=gone))
     assert place.keys(f"versions/{gone}/") == {f"versions/{gone}/{sha256}"}
+
+
+async def test_nothing_is_left_that_nobody_knows_of(delivery: Delivery) -> None:
+    """However signing, losing pins and removing interleave, every copy has a row, and goes in the end."""
+    place, owner = delivery.place, "namespaces/team/models/storm/versions/1"
+    digests = [await place.asset(some_bytes()) for _ in range(4)]
+
+    async def sign() -> None:
+        for _ in range(8):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))
+
+    async def pin() -> None:
+        for _ in range(8):
+            await place.pin(owner, digests)
+            await asyncio.sleep(0.02)
+            await place.unpin(owner)
+
+    async def remove() -> None:
+        for _ in range(16):
+            await delivery.remove_shares()
+
+    await asyncio.gather(sign(), sign(), sign(), pin(), remove(), remove())
+    rows = await place.sql("SELECT sha256 FROM shares WHERE owner = $1", owner)
+    assert place.keys(f"versions/{owner}/") <= {f"versions/{owner}/{row['sha256']}" for row in rows}
+    await place.pin(owner, digests)
+    await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))
+    assert place.keys(f"versions/{owner}/") == {f"versions/{owner}/{sha256}" for sha256 in digests}
+    await place.unpin(owner)
+    assert await delivery.remove_shares() == len(digests)
+    assert place.keys(f"versions/{owner}/") == set()
 
 
 async def test_copies_go_when_no_address_leads_to_them(delivery: Delivery) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,8 +20,13 @@ from services.cdn.model.static_files import CacheAges, Headers
 from services.cdn.store.copying import Copier
 from services.cdn.store.mending import Mender
 from services.cdn.store.static_objects import StaticObjects
+from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
 from services.cdn.tests.calls import MIB, failure
 from services.cdn.tests.delivery.yard import Delivery, Place, running, some_bytes
+from services.chassis.errors import Unavailable
+from services.embedded.link import Link
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.statements import Statement
 
 NOW = timedelta(0)
 
@@ -293,6 +300,52 @@ async def test_a_put_that_fails_late_is_mended(delivery: Delivery) -> None:
     await copier.close()
     assert (await get(delivery, "late")).asset == f"assets/{good}"
     assert delivery.place.read("static/late") == delivery.place.read(f"assets/{good}")
+
+
+async def test_a_writer_that_loses_its_database_is_mended(
+    new_place: Callable[[], Place], link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The objects are made and the row is not written: later they are what the row says again."""
+    place = new_place()
+    old, new = await place.asset(some_bytes()), await place.asset(some_bytes(), variants={"gzip": b"g"})
+    slow = replace(place, s3=replace(place.s3, endpoint=f"http://127.0.0.1:{link.port}"))
+    async with running(slow) as delivery:
+        await delivery.put("cut", old)
+        monkeypatch.setattr(link, "delay", 0.3)
+        put = asyncio.ensure_future(delivery.put("cut", new))
+        while not await place.sql("SELECT 1 FROM static_repairs"):
+            await asyncio.sleep(0.01)
+        await place.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND state = 'idle in transaction'"
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await put
+        assert failure(error.value).code is grpc.StatusCode.UNAVAILABLE
+        monkeypatch.setattr(link, "delay", 0.0)
+        assert place.read("static/cut") == place.read(f"assets/{new}")
+        copier = Copier(place.s3)
+        assert await mender(delivery, copier).mend(NOW) == 1
+        await copier.close()
+        assert (await get(delivery, "cut")).asset == f"assets/{old}"
+        assert place.read("static/cut") == place.read(f"assets/{old}")
+        assert place.head("gzip/static/cut") is None
+
+
+async def test_a_transaction_that_waits_for_the_bucket_is_kept_alive(place: Place) -> None:
+    """The database ends transactions in which nothing happens; this one is asked now and then."""
+    async with open_database(DatabaseSettings(url=place.url)) as database:
+
+        async def wait(every: float) -> None:
+            async with chore(database) as run:
+                await run(Statement("test.hasty", "SET LOCAL idle_in_transaction_session_timeout = 300"))
+                async with kept_alive(partial(run, STILL_HERE), every):
+                    await asyncio.sleep(1)
+                assert await run(STILL_HERE)
+
+        await wait(0.05)
+        with pytest.raises(Unavailable):
+            await wait(100)
 
 
 async def test_large_objects_are_copied_in_parts(place: Place) -> None:
