@@ -14,10 +14,12 @@ from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.store import S3Settings
 from services.cdn.store.copying import Copier
 from services.cdn.store.edge import Edge
-from services.cdn.store.invalidations import InvalidationStore, invalidating
+from services.cdn.store.invalidations import InvalidationStore
+from services.cdn.store.invalidator import invalidating
+from services.cdn.store.links import Links
 from services.cdn.store.mending import Mender, mending
 from services.cdn.store.shares import Shares, remove_shares
-from services.cdn.store.signing import CloudFrontSigner, Links, S3Signer
+from services.cdn.store.signing import CloudFrontSigner, S3Signer
 from services.cdn.store.static_files import StaticFileStore
 from services.cdn.store.static_objects import StaticObjects
 from services.chassis.server import Server

@@ -22,7 +22,7 @@ from services.cdn.model.delivery import (
 from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
 from services.cdn.store.invalidations import InvalidationStore
-from services.cdn.store.signing import Links
+from services.cdn.store.links import Links
 from services.cdn.store.static_files import StaticFileStore
 from services.chassis.checks import Checks
 from services.chassis.context import Context

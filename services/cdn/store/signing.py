@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 from urllib.parse import quote
@@ -17,16 +17,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from services.cdn.model.delivery import Signed, Terms
-from services.cdn.model.names import asset_name
+from services.cdn.model.delivery import Terms
 from services.cdn.store.s3 import Lane, S3Settings
-from services.cdn.store.shares import Shares, share_prefix
 from services.chassis.errors import FailedPrecondition
-from services.ledger.model.calls import Missing
-from services.ledger.store.database import Database
-from services.ledger.store.statements import Statement
-
-_PRIVATE = Statement("signing.asset", "SELECT private FROM assets WHERE sha256 = $1 AND state = 'LIVE'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +102,7 @@ class S3Signer:
         See `Signer`.
         """
         if terms.ip_range is not None:
-            raise _lacks("an IP range")
+            raise lacks("an IP range")
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
@@ -154,7 +147,7 @@ class CloudFrontSigner:
         See `Signer`.
         """
         if isinstance(terms.ip_range, ipaddress.IPv6Network):
-            raise _lacks("an IPv6 range", "CloudFront's policies hold IPv4 only")
+            raise lacks("an IPv6 range", "CloudFront's policies hold IPv4 only")
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
@@ -179,52 +172,8 @@ class CloudFrontSigner:
         return self._private_key.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - CloudFront's choice
 
 
-class Links:
+def lacks(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
     """
-    Gives addresses of assets and versions.
-
-    Args:
-        database: what is known of the assets.
-        signer: of the addresses.
-        shares: makes what a version's address leads to.
+    The error for what a signer cannot do.
     """
-
-    def __init__(self, database: Database, signer: Signer, shares: Shares) -> None:
-        self._database, self._signer, self._shares = database, signer, shares
-
-    async def asset(self, sha256: str, terms: Terms) -> Signed:
-        """
-        Raises:
-            Missing: there is no such asset.
-            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
-        """
-        self._signer.check(terms)
-        rows = await self._database.fetch(_PRIVATE, sha256)
-        if not rows:
-            raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
-        key = f"private/{sha256}" if rows[0]["private"] else asset_name(sha256)
-        return await self._sign(key, terms)
-
-    async def version(self, owner: str, terms: Terms) -> Signed:
-        """
-        An address that ends in a *, which stands for any digest of a file of the version.
-
-        Raises:
-            NotFound: the version pins nothing.
-            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
-        """
-        self._signer.check(terms)
-        if not self._signer.signs_prefixes:
-            raise _lacks("all files of a version at once")
-        await self._shares.make(owner, datetime.now(UTC) + timedelta(seconds=terms.seconds))
-        return await self._sign(f"{share_prefix(owner)}*", terms)
-
-    async def _sign(self, key: str, terms: Terms) -> Signed:
-        # Whole seconds, as in the address: what we say is never later than what it does.
-        expires = int(time.time()) + terms.seconds
-        url = await self._signer.sign(key, terms, expires)
-        return Signed(url, datetime.fromtimestamp(expires, UTC))
-
-
-def _lacks(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
     return FailedPrecondition("SIGNER_LACKS", f"{what} cannot be signed: {why}")
