@@ -40,9 +40,13 @@ class StaticFile(_message.Message):
     """Empty means by the table of content types in the settings."""
     content_disposition: _builtins.str
     revision: _builtins.int
+    """Output only: the revision of the last change."""
     etag: _builtins.str
+    """In an answer, the current one. In a request, the one that is to be replaced; empty means any."""
     @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only."""
+
     def __init__(
         self,
         *,
@@ -157,9 +161,11 @@ class SignUrlRequest(_message.Message):
     ip_range: _builtins.str
     """Only from these addresses, such as 192.0.2.0/24; empty means from anywhere."""
     download_name: _builtins.str
-    """The file name that a browser saves it as."""
+    """The file name that a browser saves it as; for an asset only."""
     @_builtins.property
-    def ttl(self) -> _duration_pb2.Duration: ...
+    def ttl(self) -> _duration_pb2.Duration:
+        """Unset means the setting's, an hour by default."""
+
     def __init__(
         self,
         *,
@@ -186,6 +192,9 @@ class SignUrlResponse(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     url: _builtins.str
+    """For GET. Of an asset: its address. Of a version: an address whose path ends in a *, before the query. Put the sha256
+    of an artifact in place of that *, and it is the address of this artifact: one signature is good for all of them.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -211,7 +220,7 @@ class InvalidatePathsRequest(_message.Message):
     request_id: _builtins.str
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Such as /static/index.html or /static/*."""
+        """Such as /static/index.html or /static/*; a * only at the end. Percent-encoded, as in an address."""
 
     def __init__(
         self,

@@ -72,12 +72,14 @@ class DeliveryServiceServicer:
     """
 
     def PutStaticFile(self, request, context):
-        """PutStaticFile points a path at an asset, served under /static/{path}.
+        """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
 
         Errors:
-        INVALID_ARGUMENT  the path is not relative or has empty, "." or ".." parts.
-        NOT_FOUND         no such asset (ASSET_NOT_FOUND).
-        ABORTED           `static_file.etag` is not the current one (ETAG_MISMATCH).
+        INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
+        than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+        NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+        FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
+        ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +100,8 @@ class DeliveryServiceServicer:
         """DeleteStaticFile takes a path away; the asset stays.
 
         Errors:
-        NOT_FOUND  no such path (STATIC_FILE_NOT_FOUND).
+        INVALID_ARGUMENT  `name` is not static/{path}.
+        NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,10 +111,11 @@ class DeliveryServiceServicer:
         """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
 
         Errors:
-        INVALID_ARGUMENT     `ttl` is out of the setting's bounds, or `ip_range` is not a CIDR block.
-        NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-        FAILED_PRECONDITION  the signer cannot do what was asked: a wildcard or an IP range needs CloudFront
-        (SIGNER_LACKS).
+        INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
+        control characters or is given for a version.
+        NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
+        FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+        IPv4 ranges only (SIGNER_LACKS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +125,8 @@ class DeliveryServiceServicer:
         """InvalidatePaths makes the edge forget paths, in batches.
 
         Errors:
-        INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+        INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
+        than 4,000 characters; or there are none or more than 3,000.
         FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -132,7 +137,8 @@ class DeliveryServiceServicer:
         """GetInvalidation returns how far an invalidation is.
 
         Errors:
-        NOT_FOUND  no such invalidation (INVALIDATION_NOT_FOUND).
+        INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
+        NOT_FOUND         no such invalidation, or it ended long ago (INVALIDATION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

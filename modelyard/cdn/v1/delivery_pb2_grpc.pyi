@@ -34,12 +34,14 @@ class DeliveryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeliveryServiceAsyncStub: ...
     PutStaticFile: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.PutStaticFileRequest, _delivery_pb2.StaticFile]
-    """PutStaticFile points a path at an asset, served under /static/{path}.
+    """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
 
     Errors:
-      INVALID_ARGUMENT  the path is not relative or has empty, "." or ".." parts.
-      NOT_FOUND         no such asset (ASSET_NOT_FOUND).
-      ABORTED           `static_file.etag` is not the current one (ETAG_MISMATCH).
+      INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
+                           than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+      FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
+      ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
     """
     GetStaticFile: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetStaticFileRequest, _delivery_pb2.StaticFile]
     """GetStaticFile returns what a path points at.
@@ -52,29 +54,33 @@ class DeliveryServiceStub:
     """DeleteStaticFile takes a path away; the asset stays.
 
     Errors:
-      NOT_FOUND  no such path (STATIC_FILE_NOT_FOUND).
+      INVALID_ARGUMENT  `name` is not static/{path}.
+      NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
     """
     SignUrl: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.SignUrlRequest, _delivery_pb2.SignUrlResponse]
     """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
 
     Errors:
-      INVALID_ARGUMENT     `ttl` is out of the setting's bounds, or `ip_range` is not a CIDR block.
-      NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-      FAILED_PRECONDITION  the signer cannot do what was asked: a wildcard or an IP range needs CloudFront
-                           (SIGNER_LACKS).
+      INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
+                           control characters or is given for a version.
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+                           IPv4 ranges only (SIGNER_LACKS).
     """
     InvalidatePaths: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.InvalidatePathsRequest, _delivery_pb2.Invalidation]
     """InvalidatePaths makes the edge forget paths, in batches.
 
     Errors:
-      INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+      INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
+                           than 4,000 characters; or there are none or more than 3,000.
       FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
     """
     GetInvalidation: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetInvalidationRequest, _delivery_pb2.Invalidation]
     """GetInvalidation returns how far an invalidation is.
 
     Errors:
-      NOT_FOUND  no such invalidation (INVALIDATION_NOT_FOUND).
+      INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
+      NOT_FOUND         no such invalidation, or it ended long ago (INVALIDATION_NOT_FOUND).
     """
 
 @_typing.type_check_only
@@ -83,12 +89,14 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutStaticFile: _aio.UnaryUnaryMultiCallable[_delivery_pb2.PutStaticFileRequest, _delivery_pb2.StaticFile]  # type: ignore[assignment]
-    """PutStaticFile points a path at an asset, served under /static/{path}.
+    """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
 
     Errors:
-      INVALID_ARGUMENT  the path is not relative or has empty, "." or ".." parts.
-      NOT_FOUND         no such asset (ASSET_NOT_FOUND).
-      ABORTED           `static_file.etag` is not the current one (ETAG_MISMATCH).
+      INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
+                           than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+      FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
+      ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
     """
     GetStaticFile: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetStaticFileRequest, _delivery_pb2.StaticFile]  # type: ignore[assignment]
     """GetStaticFile returns what a path points at.
@@ -101,29 +109,33 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     """DeleteStaticFile takes a path away; the asset stays.
 
     Errors:
-      NOT_FOUND  no such path (STATIC_FILE_NOT_FOUND).
+      INVALID_ARGUMENT  `name` is not static/{path}.
+      NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
     """
     SignUrl: _aio.UnaryUnaryMultiCallable[_delivery_pb2.SignUrlRequest, _delivery_pb2.SignUrlResponse]  # type: ignore[assignment]
     """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
 
     Errors:
-      INVALID_ARGUMENT     `ttl` is out of the setting's bounds, or `ip_range` is not a CIDR block.
-      NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-      FAILED_PRECONDITION  the signer cannot do what was asked: a wildcard or an IP range needs CloudFront
-                           (SIGNER_LACKS).
+      INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
+                           control characters or is given for a version.
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+                           IPv4 ranges only (SIGNER_LACKS).
     """
     InvalidatePaths: _aio.UnaryUnaryMultiCallable[_delivery_pb2.InvalidatePathsRequest, _delivery_pb2.Invalidation]  # type: ignore[assignment]
     """InvalidatePaths makes the edge forget paths, in batches.
 
     Errors:
-      INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+      INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
+                           than 4,000 characters; or there are none or more than 3,000.
       FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
     """
     GetInvalidation: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetInvalidationRequest, _delivery_pb2.Invalidation]  # type: ignore[assignment]
     """GetInvalidation returns how far an invalidation is.
 
     Errors:
-      NOT_FOUND  no such invalidation (INVALIDATION_NOT_FOUND).
+      INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
+      NOT_FOUND         no such invalidation, or it ended long ago (INVALIDATION_NOT_FOUND).
     """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -135,12 +147,14 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.PutStaticFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.StaticFile, _abc.Awaitable[_delivery_pb2.StaticFile]]:
-        """PutStaticFile points a path at an asset, served under /static/{path}.
+        """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
 
         Errors:
-          INVALID_ARGUMENT  the path is not relative or has empty, "." or ".." parts.
-          NOT_FOUND         no such asset (ASSET_NOT_FOUND).
-          ABORTED           `static_file.etag` is not the current one (ETAG_MISMATCH).
+          INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
+                               than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+          NOT_FOUND            no such asset (ASSET_NOT_FOUND).
+          FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
+          ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
         """
 
     @_abc_1.abstractmethod
@@ -165,7 +179,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteStaticFile takes a path away; the asset stays.
 
         Errors:
-          NOT_FOUND  no such path (STATIC_FILE_NOT_FOUND).
+          INVALID_ARGUMENT  `name` is not static/{path}.
+          NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
@@ -177,10 +192,11 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
 
         Errors:
-          INVALID_ARGUMENT     `ttl` is out of the setting's bounds, or `ip_range` is not a CIDR block.
-          NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-          FAILED_PRECONDITION  the signer cannot do what was asked: a wildcard or an IP range needs CloudFront
-                               (SIGNER_LACKS).
+          INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
+                               control characters or is given for a version.
+          NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
+          FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+                               IPv4 ranges only (SIGNER_LACKS).
         """
 
     @_abc_1.abstractmethod
@@ -192,7 +208,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """InvalidatePaths makes the edge forget paths, in batches.
 
         Errors:
-          INVALID_ARGUMENT     a path does not start with a slash, or there are none or more than 3,000.
+          INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
+                               than 4,000 characters; or there are none or more than 3,000.
           FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
         """
 
@@ -205,7 +222,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetInvalidation returns how far an invalidation is.
 
         Errors:
-          NOT_FOUND  no such invalidation (INVALIDATION_NOT_FOUND).
+          INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
+          NOT_FOUND         no such invalidation, or it ended long ago (INVALIDATION_NOT_FOUND).
         """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -16,3 +16,5 @@ GRANT UPDATE ON revision, totals TO $role;
 
 GRANT INSERT, UPDATE, DELETE ON assets, owners, uploads, requests TO $role;
 GRANT INSERT, DELETE ON tensors, pins, upload_parts, finished_uploads TO $role;
+
+GRANT INSERT, UPDATE, DELETE ON static_files, static_repairs, shares, invalidations TO $role;

@@ -1,0 +1,68 @@
+"""
+Puts the DeliveryService together. `__main__` calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_server
+from services.cdn.delivery_service import DeliveryService
+from services.cdn.delivery_settings import DeliverySettings
+from services.cdn.store import S3Settings
+from services.cdn.store.copying import Copier
+from services.cdn.store.edge import Edge
+from services.cdn.store.invalidations import InvalidationStore
+from services.cdn.store.invalidator import invalidating
+from services.cdn.store.links import Links
+from services.cdn.store.mending import Mender, mending
+from services.cdn.store.shares import Shares, remove_shares
+from services.cdn.store.signing import CloudFrontSigner, S3Signer
+from services.cdn.store.static_files import StaticFileStore
+from services.cdn.store.static_objects import StaticObjects
+from services.chassis.server import Server
+from services.ledger.service.calls import Mutations
+from services.ledger.store.database import Database
+from services.ledger.store.grouping import Writer
+
+
+@asynccontextmanager
+async def delivering(
+    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database
+) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """
+    Serve DeliveryService for as long as the block lasts, and do what it does in the background.
+
+    Returns:
+        What removes the copies of shared versions that nobody needs any more (see `remove_shares`).
+    """
+    edge_settings, key = settings.edge(), settings.cloudfront_key()
+    has_edge = edge_settings is not None
+    async with AsyncExitStack() as stack:
+        # Threads for each: a version that is copied must not hold static files up.
+        copier, sharer = Copier(s3), Copier(s3)
+        stack.push_async_callback(copier.close)
+        stack.push_async_callback(sharer.close)
+        signer = CloudFrontSigner(key) if key else S3Signer(s3, settings.s3_public_endpoint)
+        stack.push_async_callback(signer.close)
+        if edge_settings is not None:
+            edge = Edge(edge_settings)
+            stack.push_async_callback(edge.close)
+            await stack.enter_async_context(invalidating(database, edge, settings.pace()))
+        objects = StaticObjects(copier, settings.static_ages)
+        await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
+        # A writer of its own: a write of a static file waits for the object store, and uploads must not wait for that.
+        writer = Writer(database)
+        stack.push_async_callback(writer.close)
+        service = DeliveryService(
+            StaticFileStore(database, objects, has_edge=has_edge),
+            Links(database, signer, Shares(database, sharer)),
+            settings.lives(),
+            InvalidationStore(database),
+            Mutations(writer),
+            has_edge=has_edge,
+        )
+        server.add(add_DeliveryServiceServicer_to_server, service)
+        yield partial(remove_shares, database, sharer)

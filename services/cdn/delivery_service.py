@@ -1,0 +1,187 @@
+"""
+DeliveryService: messages in, messages out; decides nothing.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelyard.cdn.v1 import delivery_pb2 as pb
+from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceServicer
+from services.cdn.model.delivery import (
+    Invalidation,
+    InvalidationName,
+    LifeBounds,
+    Signed,
+    Terms,
+    parse_download_name,
+    parse_ip_range,
+    parse_paths,
+    parse_version,
+)
+from services.cdn.model.names import parse_name
+from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
+from services.cdn.store.invalidations import InvalidationStore
+from services.cdn.store.links import Links
+from services.cdn.store.static_files import StaticFileStore
+from services.chassis.checks import Checks
+from services.chassis.context import Context
+from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.ledger.model.calls import etag
+from services.ledger.service.calls import Mutations, reflect
+
+
+class DeliveryService(DeliveryServiceServicer):
+    """
+    The servicer of modelyard.cdn.v1.DeliveryService.
+
+    Args:
+        static_files: what paths point at.
+        links: gives signed addresses.
+        lives: how long these may give access.
+        invalidations: what the edge is to forget.
+        mutations: does the writes.
+        has_edge: there is a distribution in front.
+    """
+
+    def __init__(
+        self,
+        static_files: StaticFileStore,
+        links: Links,
+        lives: LifeBounds,
+        invalidations: InvalidationStore,
+        mutations: Mutations,
+        *,
+        has_edge: bool,
+    ) -> None:
+        self._static_files, self._links, self._lives = static_files, links, lives
+        self._invalidations, self._mutations, self._has_edge = invalidations, mutations, has_edge
+
+    async def PutStaticFile(self, request: pb.PutStaticFileRequest, context: Context) -> pb.StaticFile:
+        checks = Checks()
+        name = checks.name(StaticName, "static_file.name", request.static_file.name)
+        sha256 = _asset(checks, "static_file.asset", request.static_file.asset)
+        draft = StaticDraft(sha256, request.static_file.cache_control, request.static_file.content_disposition)
+        draft.check(checks, "static_file")
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            pb.StaticFile,
+            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag),
+            from_static_file,
+            touches=[name],
+        )
+
+    async def GetStaticFile(self, request: pb.GetStaticFileRequest, context: Context) -> pb.StaticFile:
+        name = StaticName.parse(request.name)
+        return from_static_file((await reflect(context, self._static_files.get(name))).value)
+
+    async def DeleteStaticFile(
+        self, request: pb.DeleteStaticFileRequest, context: Context
+    ) -> pb.DeleteStaticFileResponse:
+        checks = Checks()
+        name = checks.name(StaticName, "name", request.name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            pb.DeleteStaticFileResponse,
+            lambda tx: self._static_files.delete(tx, name),
+            lambda _: pb.DeleteStaticFileResponse(),
+            touches=[name],
+        )
+
+    async def SignUrl(self, request: pb.SignUrlRequest, context: Context) -> pb.SignUrlResponse:
+        checks = Checks()
+        target = request.WhichOneof("target")
+        sha256 = version = ""
+        if target == "asset":
+            sha256 = _asset(checks, "asset", request.asset)
+        elif target == "version":
+            version = parse_version(checks, "version", request.version)
+        else:
+            checks.add("asset", "must be set, or `version`")
+        terms = self._terms(checks, request)
+        if version and terms.download_name:
+            checks.add("download_name", "must be empty for a version: it has many files")
+        checks.raise_if_any()
+        return from_signed(await (self._links.asset(sha256, terms) if sha256 else self._links.version(version, terms)))
+
+    async def InvalidatePaths(self, request: pb.InvalidatePathsRequest, context: Context) -> pb.Invalidation:
+        checks = Checks()
+        paths = parse_paths(checks, "paths", request.paths)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        if not self._has_edge:
+            raise FailedPrecondition("NO_DISTRIBUTION", "there is no CloudFront in front that could forget anything")
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Invalidation,
+            lambda tx: self._invalidations.queue(tx, paths),
+            from_invalidation,
+            touches=[],
+        )
+
+    async def GetInvalidation(self, request: pb.GetInvalidationRequest, context: Context) -> pb.Invalidation:
+        return from_invalidation(await self._invalidations.get(InvalidationName.parse(request.name)))
+
+    def _terms(self, checks: Checks, request: pb.SignUrlRequest) -> Terms:
+        seconds = request.ttl.seconds if request.HasField("ttl") else None
+        return Terms(
+            self._lives.check(checks, "ttl", seconds),
+            parse_ip_range(checks, "ip_range", request.ip_range),
+            parse_download_name(checks, "download_name", request.download_name),
+        )
+
+
+def _asset(checks: Checks, field: str, name: str) -> str:
+    try:
+        return parse_name(name, field)
+    except InvalidArgument as error:
+        checks.extend(error.violations)
+        return ""
+
+
+def from_static_file(found: StaticFile) -> pb.StaticFile:
+    """
+    The message of a static file.
+    """
+    update_time = Timestamp()
+    update_time.FromDatetime(found.update_time)
+    return pb.StaticFile(
+        name=str(found.name),
+        asset=f"assets/{found.draft.sha256}",
+        cache_control=found.draft.cache_control,
+        content_disposition=found.draft.content_disposition,
+        update_time=update_time,
+        revision=found.revision,
+        etag=etag(found.revision),
+    )
+
+
+def from_signed(signed: Signed) -> pb.SignUrlResponse:
+    """
+    The message of a signed address.
+    """
+    expire_time = Timestamp()
+    expire_time.FromDatetime(signed.expire_time)
+    return pb.SignUrlResponse(url=signed.url, expire_time=expire_time)
+
+
+def from_invalidation(found: Invalidation) -> pb.Invalidation:
+    """
+    The message of an invalidation.
+    """
+    create_time = Timestamp()
+    create_time.FromDatetime(found.create_time)
+    return pb.Invalidation(
+        name=str(found.name),
+        state=pb.Invalidation.State.Value(f"STATE_{found.state}"),
+        paths=found.paths,
+        create_time=create_time,
+        failure=found.failure,
+    )

@@ -1,0 +1,203 @@
+"""
+Signed addresses and invalidations: what may be asked for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from urllib.parse import quote
+from uuid import UUID
+
+from services.cdn.model.static_files import has_control
+from services.chassis.checks import Checks
+from services.chassis.errors import InvalidArgument
+
+MOST_PATHS = 3000
+#: CloudFront's own limit (Developer Guide, "What you need to know when invalidating files").
+MOST_PATH = 4000
+MOST_DOWNLOAD_NAME = 255
+
+_SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_VERSION = re.compile(rf"namespaces/{_SLUG}/models/{_SLUG}/versions/[1-9][0-9]{{0,18}}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def parse_version(checks: Checks, field: str, text: str) -> str:
+    """
+    The full name of a version, which owns its assets' pins.
+    """
+    return checks.matches(field, text, _VERSION)
+
+
+@dataclass(frozen=True, slots=True)
+class LifeBounds:
+    """
+    How long a signed address may give access, in seconds.
+    """
+
+    usual: int
+    least: int
+    most: int
+
+    def check(self, checks: Checks, field: str, seconds: int | None) -> int:
+        """
+        The seconds that are asked for; the usual ones when none are.
+        """
+        if seconds is None:
+            return self.usual
+        if not self.least <= seconds <= self.most:
+            checks.add(field, f"must be from {self.least} to {self.most} seconds")
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    What a signed address gives.
+
+    Args:
+        seconds: how long.
+        ip_range: to whom; None means to anybody who has it.
+        download_name: the name under which a browser saves the bytes; empty means that it decides.
+    """
+
+    seconds: int
+    ip_range: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    download_name: str = ""
+
+    @property
+    def disposition(self) -> str:
+        """
+        The Content-Disposition that the address asks for, or an empty text.
+
+        RFC 6266: `filename*` in the encoding of RFC 8187 is the name; `filename` is for those that do not know it, with
+        everything replaced that they read in different ways (appendix D).
+        """
+        name = self.download_name
+        if not name:
+            return ""
+        plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
+        # RFC 8187, attr-char: what `quote` leaves alone ("_.-~", letters and digits), and these.
+        return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='!#$&+^`|')}"
+
+
+def parse_ip_range(checks: Checks, field: str, text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """
+    The network of a CIDR block (RFC 4632), None when there is no text.
+    """
+    if not text:
+        return None
+    try:
+        if "/" in text:
+            return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    checks.add(field, "must be a CIDR block without host bits, such as 192.0.2.0/24")
+    return None
+
+
+def parse_download_name(checks: Checks, field: str, text: str) -> str:
+    """
+    The name of a file. A control character would end the header that it goes into.
+    """
+    if len(text) > MOST_DOWNLOAD_NAME or has_control(text):
+        checks.add(field, f"must be at most {MOST_DOWNLOAD_NAME} characters without control characters")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """
+    A signed address, and when it ends.
+    """
+
+    url: str
+    expire_time: datetime
+
+
+class InvalidationState(StrEnum):
+    """
+    How far an invalidation is.
+    """
+
+    QUEUED = "QUEUED"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidationName:
+    """
+    invalidations/{invalidation}.
+    """
+
+    id: UUID
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> InvalidationName:
+        """
+        Raises:
+            InvalidArgument: *text* is not the name of an invalidation.
+        """
+        own = text.removeprefix("invalidations/")
+        if own == text or not _UUID.fullmatch(own):
+            raise InvalidArgument.of(field, "must be invalidations/{invalidation}, as InvalidatePaths gave it")
+        return cls(UUID(own))
+
+    def __str__(self) -> str:
+        return f"invalidations/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidation:
+    """
+    Paths that the edge forgets.
+
+    Args:
+        failure: why it FAILED.
+    """
+
+    name: InvalidationName
+    state: InvalidationState
+    paths: Sequence[str]
+    create_time: datetime
+    failure: str = ""
+
+
+def parse_paths(checks: Checks, field: str, paths: Sequence[str]) -> list[str]:
+    """
+    The paths without repetitions, in their order; the first ten that are wrong are named.
+    """
+    if not 1 <= len(paths) <= MOST_PATHS:
+        checks.add(field, f"must hold 1 to {MOST_PATHS:,} paths")
+        return []
+    wrong = 0
+    for place, path in enumerate(paths):
+        if (rule := _wrong_path(path)) and (wrong := wrong + 1) <= 10:
+            checks.add(f"{field}[{place}]", rule)
+    return list(dict.fromkeys(paths))
+
+
+def _wrong_path(path: str) -> str:
+    if not path.startswith("/"):
+        return "must start with a slash"
+    if "*" in path[:-1]:
+        return "must have a * at its end only"
+    if len(path) > MOST_PATH:
+        return f"must be at most {MOST_PATH:,} characters"
+    if not (path.isascii() and path.isprintable()) or " " in path:
+        return "must be printable ASCII without spaces: percent-encode everything else"
+    return ""
+
+
+def count_wildcards(paths: Sequence[str]) -> int:
+    """
+    How many of *paths* end in a *.
+    """
+    return sum(path.endswith("*") for path in paths)

@@ -1,0 +1,149 @@
+"""
+Copies within the bucket, which the object store makes by itself: the bytes never come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from services.cdn.model.static_files import Headers
+from services.cdn.store.s3 import Lane, Missing, S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+GIB = 1 << 30
+#: What CopyObject takes; more is copied in parts (S3 API reference, CopyObject and UploadPartCopy).
+MOST_AT_ONCE = 5 * GIB
+#: Large, because each part is a call, and small enough for a few of them to go side by side.
+PART = GIB
+_PARTS_AT_ONCE = 4
+
+
+class Copier:
+    """
+    Copies and removes objects.
+
+    Args:
+        settings: where the bucket is.
+        most_at_once: bytes up to which one call copies an object.
+        part: bytes of a part of a larger one.
+    """
+
+    def __init__(self, settings: S3Settings, *, most_at_once: int = MOST_AT_ONCE, part: int = PART) -> None:
+        self._bucket = settings.bucket
+        self._most_at_once, self._part = most_at_once, part
+        # S3 keeps the connection busy while it copies; others are silent until they are done.
+        self._lane = Lane(settings, "s3-copy", threads=16, connect=2, read=60, attempts=3)
+
+    async def copy(self, source: str, target: str, headers: Headers, size: int) -> None:
+        """
+        Make *target* a copy of *source*, with headers of its own.
+
+        Args:
+            source, target: keys.
+            size: of the source, in bytes.
+
+        Raises:
+            Missing: there is no *source*.
+            Unavailable: the object store does not answer.
+        """
+        described = _described(headers) | {"Bucket": self._bucket, "Key": target}
+        if size > self._most_at_once:
+            await self._copy_parts(source, target, described, size)
+            return
+        origin: Any = {"Bucket": self._bucket, "Key": source}
+        await self._lane.run(
+            partial(self._lane.client.copy_object, CopySource=origin, MetadataDirective="REPLACE", **described)
+        )
+
+    async def size(self, key: str) -> int:
+        """
+        Raises:
+            Missing: there is no such object.
+        """
+        head = partial(self._lane.client.head_object, Bucket=self._bucket, Key=key)
+        return (await self._lane.run(head))["ContentLength"]
+
+    async def remove(self, keys: Iterable[str]) -> None:
+        """
+        Remove objects; those that are not there are no matter.
+        """
+        # One by one: a call that removes many wants a checksum that several S3-compatible servers do not understand.
+        await asyncio.gather(*map(self._remove, keys))
+
+    async def below(self, prefix: str) -> set[str]:
+        """
+        The keys that begin with *prefix*, without it.
+        """
+        found: set[str] = set()
+        after, more = prefix, True
+        while more:
+            ask = partial(
+                self._lane.client.list_objects_v2, Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=1000
+            )
+            page = await self._lane.run(ask)
+            keys = [entry["Key"] for entry in page.get("Contents", [])]
+            found.update(key.removeprefix(prefix) for key in keys)
+            after, more = keys[-1] if keys else after, page["IsTruncated"] and bool(keys)
+        return found
+
+    async def close(self) -> None:
+        """
+        Wait for the calls under way, then close the connections.
+        """
+        await self._lane.close()
+
+    async def _remove(self, key: str) -> None:
+        with contextlib.suppress(Missing):
+            await self._lane.run(partial(self._lane.client.delete_object, Bucket=self._bucket, Key=key))
+
+    async def _copy_parts(self, source: str, target: str, described: dict[str, Any], size: int) -> None:
+        upload = (await self._lane.run(partial(self._lane.client.create_multipart_upload, **described)))["UploadId"]
+        names: dict[str, Any] = {"Bucket": self._bucket, "Key": target, "UploadId": upload}
+        try:
+            parts = await self._send_parts(source, names, size)
+            complete = partial(self._lane.client.complete_multipart_upload, MultipartUpload={"Parts": parts}, **names)
+            await self._lane.run(complete)
+        except BaseException:
+            await self._lane.run(partial(self._lane.client.abort_multipart_upload, **names))
+            raise
+
+    async def _send_parts(self, source: str, names: dict[str, Any], size: int) -> Sequence[CompletedPartTypeDef]:
+        room = asyncio.Semaphore(_PARTS_AT_ONCE)
+        origin: Any = {"Bucket": self._bucket, "Key": source}
+
+        async def send(number: int, first: int) -> CompletedPartTypeDef:
+            last = min(first + self._part, size) - 1
+            work = partial(
+                self._lane.client.upload_part_copy,
+                CopySource=origin,
+                CopySourceRange=f"bytes={first}-{last}",
+                PartNumber=number,
+                **names,
+            )
+            async with room:
+                made = await self._lane.run(work)
+            return {"PartNumber": number, "ETag": made["CopyPartResult"]["ETag"]}
+
+        starts = enumerate(range(0, size, self._part), start=1)
+        sending = [asyncio.create_task(send(number, first)) for number, first in starts]
+        try:
+            return await asyncio.gather(*sending)
+        finally:
+            for each in sending:
+                each.cancel()
+
+
+def _described(headers: Headers) -> dict[str, Any]:
+    named = {
+        "ContentType": headers.content_type,
+        "CacheControl": headers.cache_control,
+        "ContentDisposition": headers.content_disposition,
+        "ContentEncoding": headers.content_encoding,
+    }
+    return {name: value for name, value in named.items() if value}

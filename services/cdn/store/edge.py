@@ -1,0 +1,145 @@
+"""
+CloudFront's API: invalidations, and its errors told in our words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudfront import CloudFrontClient
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+# Common errors of AWS's services ("Common Error Types" in the API reference), and CloudFront's own for more than 3,000
+# paths or 15 wildcards at once.
+_FOR_NOW = {
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyInvalidationsInProgress",
+    "TooManyRequestsException",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """
+    Which distribution is in front.
+
+    Args:
+        distribution: its id.
+        endpoint: of CloudFront's API; None means AWS.
+        access_key, secret_key: None means the usual chain.
+    """
+
+    distribution: str
+    endpoint: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+
+class EdgeBusy(Exception):  # noqa: N818 - an outcome, which callers expect
+    """
+    CloudFront does not answer, or does not want to for now: the same call may work later.
+    """
+
+
+class EdgeRefuses(Exception):  # noqa: N818 - an outcome, which callers expect
+    """
+    CloudFront refuses the call, and will again.
+    """
+
+
+class Edge:
+    """
+    The distribution in front.
+    """
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self._distribution = settings.distribution
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="cloudfront")
+        self._client = _client(settings)
+
+    async def invalidate(self, reference: str, paths: Sequence[str]) -> str:
+        """
+        Begin an invalidation, or find the one that began under the same *reference* with the same *paths*.
+
+        Returns:
+            CloudFront's id of it.
+
+        Raises:
+            EdgeBusy, EdgeRefuses: as their docstrings say.
+        """
+        create = partial(
+            self._client.create_invalidation,
+            DistributionId=self._distribution,
+            InvalidationBatch={
+                "Paths": {"Quantity": len(paths), "Items": paths},
+                "CallerReference": reference,
+            },
+        )
+        return (await self._run(create))["Invalidation"]["Id"]
+
+    async def is_done(self, remote: str) -> bool:
+        """
+        Whether an invalidation is complete.
+
+        Raises:
+            EdgeBusy, EdgeRefuses: as their docstrings say.
+        """
+        get = partial(self._client.get_invalidation, DistributionId=self._distribution, Id=remote)
+        return (await self._run(get))["Invalidation"]["Status"].lower() == "completed"
+
+    async def close(self) -> None:
+        """
+        Wait for the calls under way, then end the threads.
+        """
+        await asyncio.to_thread(self._threads.shutdown)
+        self._client.close()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except ClientError as error:
+            raise _translate(error) from error
+        except (BotoCoreError, OSError) as error:
+            raise EdgeBusy(f"CloudFront cannot be reached ({type(error).__name__})") from error
+
+
+def _client(settings: EdgeSettings) -> CloudFrontClient:
+    client: CloudFrontClient = boto3.session.Session().client(
+        "cloudfront",
+        endpoint_url=settings.endpoint,
+        region_name="us-east-1",  # it is global, and signed for there
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=settings.secret_key,
+        # Once: whoever tries again later writes down that it did.
+        config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}),
+    )
+    return client
+
+
+def _translate(error: ClientError) -> Exception:
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    code = error.response["Error"].get("Code", "") or str(status)
+    if status >= 500 or status == 429 or code in _FOR_NOW:
+        return EdgeBusy(f"CloudFront says {code}")
+    # Its message may name roles and accounts: for the log, not for clients.
+    _log.error("CloudFront refuses an invalidation: %s", error)
+    return EdgeRefuses(f"CloudFront refuses it: {code}")

@@ -1,0 +1,65 @@
+"""
+Addresses of assets and of versions.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from services.cdn.model.delivery import Signed, Terms
+from services.cdn.model.names import asset_name
+from services.cdn.store.shares import Shares, share_prefix
+from services.cdn.store.signing import Signer, lacks
+from services.ledger.model.calls import Missing
+from services.ledger.store.database import Database
+from services.ledger.store.statements import Statement
+
+_PRIVATE = Statement("signing.asset", "SELECT private FROM assets WHERE sha256 = $1 AND state = 'LIVE'")
+
+
+class Links:
+    """
+    Gives addresses of assets and versions.
+
+    Args:
+        database: what is known of the assets.
+        signer: of the addresses.
+        shares: makes what a version's address leads to.
+    """
+
+    def __init__(self, database: Database, signer: Signer, shares: Shares) -> None:
+        self._database, self._signer, self._shares = database, signer, shares
+
+    async def asset(self, sha256: str, terms: Terms) -> Signed:
+        """
+        Raises:
+            Missing: there is no such asset.
+            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
+        """
+        self._signer.check(terms)
+        rows = await self._database.fetch(_PRIVATE, sha256)
+        if not rows:
+            raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
+        key = f"private/{sha256}" if rows[0]["private"] else asset_name(sha256)
+        return await self._sign(key, terms)
+
+    async def version(self, owner: str, terms: Terms) -> Signed:
+        """
+        An address that ends in a *, which stands for any digest of a file of the version.
+
+        Raises:
+            NotFound: the version pins nothing.
+            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
+        """
+        self._signer.check(terms)
+        if not self._signer.signs_prefixes:
+            raise lacks("all files of a version at once")
+        await self._shares.make(owner, datetime.now(UTC) + timedelta(seconds=terms.seconds))
+        return await self._sign(f"{share_prefix(owner)}*", terms)
+
+    async def _sign(self, key: str, terms: Terms) -> Signed:
+        # Whole seconds, as in the address: what we say is never later than what it does.
+        expires = int(time.time()) + terms.seconds
+        url = await self._signer.sign(key, terms, expires)
+        return Signed(url, datetime.fromtimestamp(expires, UTC))

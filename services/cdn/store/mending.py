@@ -1,0 +1,126 @@
+"""
+Mends static files whose write began and did not end: the bucket then holds something else than the database says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from uuid import uuid4
+
+from services.cdn.model.static_files import StaticName
+from services.cdn.store.s3 import Missing as NoObject
+from services.cdn.store.static_files import NOW, ORIGINAL, to_original, to_static_file
+from services.cdn.store.static_objects import StaticObjects
+from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
+from services.chassis.errors import ModelyardError
+from services.ledger.store.database import Database
+from services.ledger.store.statements import Statement
+
+_MARKED = Statement(
+    "static_repairs.old",
+    "SELECT name FROM static_repairs WHERE mark_time <= now() - $1::interval ORDER BY mark_time LIMIT 100",
+)
+# Not the lock that waits: who holds it is about to end its write.
+_TRY_LOCK = Statement("static_files.try_lock", "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 1)) AS is_locked")
+_IS_MARKED = Statement("static_repairs.get", "SELECT 1 FROM static_repairs WHERE name = $1")
+_UNMARK = Statement("static_repairs.unmark", "DELETE FROM static_repairs WHERE name = $1")
+_LATER = Statement("static_repairs.later", "UPDATE static_repairs SET mark_time = now() WHERE name = $1")
+_QUEUE = Statement(
+    "static_repairs.queue",
+    """
+INSERT INTO invalidations (id, state, paths, wildcards, create_time)
+VALUES ($1, 'QUEUED', ARRAY[$2::text], 0, clock_timestamp())
+""",
+)
+
+#: A copy that a dead process asked the object store for may still be under way there.
+_AGE = timedelta(seconds=60)
+_EVERY_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Mender:
+    """
+    Makes the objects of static files what their rows say.
+
+    Args:
+        database: where the rows are.
+        objects: makes their objects.
+        has_edge: there is a distribution in front, which has to forget what changes.
+    """
+
+    def __init__(self, database: Database, objects: StaticObjects, *, has_edge: bool) -> None:
+        self._database, self._objects, self._has_edge = database, objects, has_edge
+
+    async def mend(self, age: timedelta = _AGE) -> int:
+        """
+        Mend what was begun longer than *age* ago and did not end.
+
+        Returns:
+            How many static files were mended.
+        """
+        rows = await self._database.fetch(_MARKED, age)
+        mended = 0
+        for row in rows:
+            try:
+                mended += await self._mend(StaticName.parse(row["name"]))
+            except NoObject:
+                # Of no use to those behind it to wait for this one.
+                _log.error("%s cannot be mended: the bytes that it points at are not in the bucket", row["name"])
+                await self._database.fetch(_LATER, row["name"])
+        return mended
+
+    async def _mend(self, name: StaticName) -> bool:
+        async with chore(self._database) as run:
+            if not (await run(_TRY_LOCK, str(name)))[0]["is_locked"] or not await run(_IS_MARKED, str(name)):
+                return False
+            async with kept_alive(partial(run, STILL_HERE)):
+                await self._write(name, run)
+            await run(_UNMARK, str(name))
+            if self._has_edge:
+                await run(_QUEUE, uuid4(), name.url_path)
+        return True
+
+    async def _write(self, name: StaticName, run: Run) -> None:
+        rows = await run(NOW, str(name))
+        if not rows:
+            await self._objects.remove(name)
+            return
+        found = to_static_file(name, rows[0])
+        originals = await run(ORIGINAL, found.draft.sha256)
+        if not originals:
+            raise NoObject(found.draft.sha256)
+        await self._objects.write(name, found.draft, to_original(originals[0]))
+
+
+@asynccontextmanager
+async def mending(mender: Mender) -> AsyncIterator[None]:
+    """
+    Mend static files while the block lasts.
+    """
+    task = asyncio.create_task(_keep_mending(mender))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _keep_mending(mender: Mender) -> None:
+    while True:
+        # Several processes do this: never at the same moment.
+        await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        try:
+            if mended := await mender.mend():
+                _log.info("mended %d static files whose writes did not end", mended)
+        except ModelyardError as error:
+            _log.warning("could not mend static files: %s", error)

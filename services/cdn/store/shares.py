@@ -1,0 +1,152 @@
+"""
+Copies of a version's files below one prefix, so that one signature can give access to all of them and nothing else.
+
+A row is there before its copy is, and after it is gone: what may be in the bucket has a row, and what has no row is not
+there. What is there, the bucket says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from functools import partial
+
+from services.cdn.model.static_files import Headers
+from services.cdn.store.copying import Copier
+from services.cdn.store.s3 import Missing as NoObject
+from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
+from services.chassis.errors import NotFound
+from services.ledger.store.database import Database
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
+
+_PINNED = Statement(
+    "shares.pinned",
+    """
+SELECT assets.sha256, assets.size_bytes, media_type, private FROM pins JOIN assets USING (sha256)
+ WHERE owner = $1 ORDER BY assets.sha256
+""",
+)
+
+# Updates where it could do nothing: it has to wait for `remove_shares`, which holds the rows that it will delete.
+_NOTE = Statement(
+    "shares.note",
+    """
+INSERT INTO shares (owner, sha256, expire_time) SELECT $1, sha256, $3 FROM unnest($2::text[]) AS wanted (sha256)
+ ORDER BY sha256
+ON CONFLICT (owner, sha256) DO UPDATE SET expire_time = greatest(shares.expire_time, excluded.expire_time)
+""",
+)
+
+_UNUSED = Statement(
+    "shares.unused",
+    """
+SELECT owner, sha256 FROM shares
+ WHERE NOT EXISTS (SELECT FROM pins WHERE pins.owner = shares.owner AND pins.sha256 = shares.sha256)
+    OR expire_time < now() - $1::interval
+ LIMIT $2 FOR UPDATE SKIP LOCKED
+""",
+)
+
+_FORGET = Statement(
+    "shares.forget",
+    """
+DELETE FROM shares USING unnest($1::text[], $2::text[]) AS gone (owner, sha256)
+ WHERE shares.owner = gone.owner AND shares.sha256 = gone.sha256
+""",
+)
+
+_COPIES_AT_ONCE = 8
+_REMOVED_AT_ONCE = 100
+#: How long a copy is kept after the last address to it has ended: who shares a version often does so again.
+KEEP = timedelta(days=7)
+#: Bytes under their digest never change (RFC 8246). Public, because an edge does not keep what is private; it asks for
+#: a signature before it answers.
+_FOREVER = "public, max-age=31536000, immutable"
+
+
+def share_prefix(owner: str) -> str:
+    """
+    What the keys of an owner's copies begin with.
+    """
+    return f"versions/{owner}/"
+
+
+class Shares:
+    """
+    Makes the copies.
+
+    Args:
+        database: where the rows are.
+        copier: of the bucket.
+    """
+
+    def __init__(self, database: Database, copier: Copier) -> None:
+        self._database, self._copier = database, copier
+
+    async def make(self, owner: str, expire_time: datetime) -> None:
+        """
+        See to it that every asset that *owner* pins has its copy. One that is called off is taken up by the next call.
+
+        Args:
+            expire_time: when the address ends that they are needed for.
+
+        Raises:
+            NotFound: *owner* pins nothing (VERSION_NOT_FOUND).
+            Unavailable: the object store does not answer.
+        """
+        wanted = await self._database.fetch(_PINNED, owner)
+        if not wanted:
+            raise NotFound("VERSION_NOT_FOUND", owner, f"{owner} has no files: no such version, or it is not pinned")
+        digests = [row["sha256"] for row in wanted]
+        await self._database.fetch(_NOTE, owner, digests, expire_time)
+        there = await self._copier.below(share_prefix(owner))
+        missing = [row for row in wanted if row["sha256"] not in there]
+        if missing:
+            await self._copy_all(owner, missing)
+            # Again: if the owner has lost its pins meanwhile, rows may be gone that now have copies.
+            await self._database.fetch(_NOTE, owner, digests, expire_time)
+
+    async def _copy_all(self, owner: str, missing: list[Row]) -> None:
+        left = iter(missing)
+
+        async def work() -> None:
+            for row in left:
+                await self._copy(owner, row)
+
+        workers = [asyncio.create_task(work()) for _ in range(min(_COPIES_AT_ONCE, len(missing)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+
+    async def _copy(self, owner: str, row: Row) -> None:
+        source = f"{'private' if row['private'] else 'assets'}/{row['sha256']}"
+        target = f"{share_prefix(owner)}{row['sha256']}"
+        try:
+            await self._copier.copy(source, target, Headers(row["media_type"], _FOREVER), row["size_bytes"])
+        except NoObject:
+            raise NotFound("ASSET_NOT_FOUND", f"assets/{row['sha256']}") from None
+
+
+async def remove_shares(database: Database, copier: Copier, keep: timedelta = KEEP) -> int:
+    """
+    Remove the copies whose owner no longer pins them, and those to which no address has given access for *keep*.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        Unavailable: the object store does not answer; what is left is removed the next time.
+    """
+    removed = 0
+    while True:
+        async with chore(database) as run:
+            rows = await run(_UNUSED, keep, _REMOVED_AT_ONCE)
+            async with kept_alive(partial(run, STILL_HERE)):
+                await copier.remove(f"{share_prefix(row['owner'])}{row['sha256']}" for row in rows)
+            await run(_FORGET, [row["owner"] for row in rows], [row["sha256"] for row in rows])
+        removed += len(rows)
+        if len(rows) < _REMOVED_AT_ONCE:
+            return removed

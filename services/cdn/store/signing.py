@@ -1,0 +1,179 @@
+"""
+Signed addresses: by S3 (Signature Version 4 in the query) or by CloudFront (RSA).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Protocol
+from urllib.parse import quote
+
+from botocore.signers import CloudFrontSigner as PolicySigner
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from services.cdn.model.delivery import Terms
+from services.cdn.store.s3 import Lane, S3Settings
+from services.chassis.errors import FailedPrecondition
+
+
+@dataclass(frozen=True, slots=True)
+class CloudFrontKey:
+    """
+    What CloudFront knows us by.
+
+    Args:
+        domain: of the distribution.
+        key_pair: the id of the public key, which must be in a key group that the distribution trusts.
+        pem: the private key.
+    """
+
+    domain: str
+    key_pair: str
+    pem: str = field(repr=False)
+
+    def load(self) -> rsa.RSAPrivateKey:
+        """
+        Raises:
+            ValueError: *pem* is not the PEM of an RSA key without a passphrase.
+        """
+        try:
+            key = serialization.load_pem_private_key(self.pem.encode(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            # What was wrong with it could quote it.
+            raise ValueError("this is not a private key in PEM without a passphrase") from None
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise ValueError("this is not an RSA key")
+        return key
+
+
+class Signer(Protocol):
+    """
+    Signs addresses.
+    """
+
+    #: It can sign a whole prefix at once.
+    signs_prefixes: bool
+
+    def check(self, terms: Terms) -> None:
+        """
+        Raises:
+            FailedPrecondition: it cannot sign such terms (SIGNER_LACKS).
+        """
+
+    async def sign(self, key: str, terms: Terms, expires: int) -> str:
+        """
+        The address of the object *key*, or of all that a key with a * at its end stands for.
+
+        Args:
+            expires: when it ends, in seconds since 1970.
+        """
+
+    async def close(self) -> None:
+        """
+        End its threads, if it has any.
+        """
+
+
+class S3Signer:
+    """
+    Signs for the bucket itself. With keys that are lent for a time, an address ends when they do, which may be sooner.
+
+    Args:
+        settings: the bucket and the keys.
+        public_endpoint: where clients reach the object store, when that is not where we do.
+    """
+
+    signs_prefixes = False
+
+    def __init__(self, settings: S3Settings, public_endpoint: str | None) -> None:
+        self._bucket = settings.bucket
+        reached = replace(settings, endpoint=public_endpoint or settings.endpoint)
+        # Signing asks nobody, but fetching the keys of a machine's role does.
+        self._lane = Lane(reached, "s3-sign", threads=2, connect=1, read=5, attempts=2)
+
+    def check(self, terms: Terms) -> None:
+        """
+        See `Signer`.
+        """
+        if terms.ip_range is not None:
+            raise lacks("an IP range")
+
+    async def sign(self, key: str, terms: Terms, expires: int) -> str:
+        """
+        See `Signer`. Signature Version 4: Amazon S3 API Reference, "Authenticating Requests: Using Query Parameters".
+        """
+        params = {"Bucket": self._bucket, "Key": key}
+        if terms.disposition:
+            params["ResponseContentDisposition"] = terms.disposition
+        sign = partial(
+            self._lane.client.generate_presigned_url, "get_object", Params=params, ExpiresIn=expires - int(time.time())
+        )
+        return await self._lane.run(sign)
+
+    async def close(self) -> None:
+        """
+        See `Signer`.
+        """
+        await self._lane.close()
+
+
+class CloudFrontSigner:
+    """
+    Signs for a distribution.
+
+    CloudFront Developer Guide, "Create a signed URL using a canned policy" and "… using a custom policy": RSA with
+    SHA-1 (PKCS #1 v1.5) over the policy. A canned policy is short and says only when; a custom one says from where,
+    too, and may have a * in its resource.
+
+    Raises:
+        ValueError: the key is not one.
+    """
+
+    signs_prefixes = True
+
+    def __init__(self, key: CloudFrontKey) -> None:
+        self._private_key = key.load()
+        self._domain = key.domain
+        self._signer = PolicySigner(key.key_pair, self._rsa)
+
+    def check(self, terms: Terms) -> None:
+        """
+        See `Signer`.
+        """
+        if isinstance(terms.ip_range, ipaddress.IPv6Network):
+            raise lacks("an IPv6 range", "CloudFront's policies hold IPv4 only")
+
+    async def sign(self, key: str, terms: Terms, expires: int) -> str:
+        """
+        See `Signer`.
+        """
+        url = f"https://{self._domain}/{key}"
+        if terms.disposition:
+            url += f"?response-content-disposition={quote(terms.disposition, safe='')}"
+        moment = datetime.fromtimestamp(expires, UTC)
+        if terms.ip_range is None and not key.endswith("*"):
+            return str(self._signer.generate_presigned_url(url, date_less_than=moment))
+        ip_range = str(terms.ip_range) if terms.ip_range is not None else None
+        policy = self._signer.build_policy(url, moment, ip_address=ip_range)
+        return str(self._signer.generate_presigned_url(url, policy=policy))
+
+    async def close(self) -> None:
+        """
+        See `Signer`.
+        """
+
+    def _rsa(self, message: bytes) -> bytes:
+        return self._private_key.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - CloudFront's choice
+
+
+def lacks(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
+    """
+    The error for what a signer cannot do.
+    """
+    return FailedPrecondition("SIGNER_LACKS", f"{what} cannot be signed: {why}")

@@ -1,0 +1,228 @@
+# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+"""
+Static files in the database, each with its objects in the bucket.
+
+A write first takes the lock of its path, which it holds to the end of its transaction, and leaves a mark that outlives
+the transaction; then it changes the objects; then it writes the row and takes the mark away. So writes to one path come
+one after the other in the bucket as in the database, and when a write does not end (a crash, a lost connection), the
+mark tells `mending` to make the objects what the row says.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from uuid import UUID, uuid4
+
+from services.cdn.model.names import asset_name
+from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
+from services.cdn.store.s3 import Missing as NoObject
+from services.cdn.store.static_objects import Original, StaticObjects
+from services.cdn.store.transactions import STILL_HERE, kept_alive
+from services.chassis.errors import FailedPrecondition
+from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.changes import ChangeKind, Journal
+from services.ledger.store.database import Database
+from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement, read
+from services.ledger.store.writing import Transaction, last
+
+_COLUMNS = "static_files.sha256, cache_control, content_disposition, update_time, static_files.revision"
+
+_GET = read(
+    "static_files.get",
+    f"""
+SELECT revision.value AS head, found.*
+  FROM revision
+  LEFT JOIN (SELECT {_COLUMNS} FROM static_files WHERE name = $1) AS found ON true
+""",
+)
+
+LOCK = Statement("static_files.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))")
+# After the lock, in a statement of its own: it must see what the one before wrote.
+NOW = Statement("static_files.now", f"SELECT {_COLUMNS} FROM static_files WHERE name = $1")
+
+ORIGINAL = Statement(
+    "static_files.original",
+    "SELECT sha256, size_bytes, media_type, encodings, private FROM assets WHERE sha256 = $1 AND state = 'LIVE'",
+)
+# Not before the bytes are copied: whoever condemns assets or notes that they are in use must not wait for that.
+_HOLD = Statement("static_files.hold", "SELECT 1 FROM assets WHERE sha256 = $1 AND state = 'LIVE' FOR SHARE")
+_HOLD_OWNER = Statement("static_files.hold_owner", "SELECT 1 FROM owners WHERE owner = $1 FOR UPDATE")
+
+_MARK = Statement(
+    "static_repairs.mark",
+    """
+INSERT INTO static_repairs (name, mark_time) VALUES ($1, now())
+ON CONFLICT (name) DO UPDATE SET mark_time = excluded.mark_time
+""",
+)
+
+_QUEUED = """
+, queued AS (
+    INSERT INTO invalidations (id, state, paths, wildcards, create_time)
+    SELECT $11::uuid, 'QUEUED', ARRAY[$12::text], 0, clock_timestamp() FROM next WHERE $11::uuid IS NOT NULL
+), unmarked AS (
+    DELETE FROM static_repairs USING next WHERE name = $10
+)
+"""
+
+_PUT = last(
+    "static_files.put",
+    f"""
+{_QUEUED}
+, made AS (
+    INSERT INTO static_files (name, sha256, cache_control, content_disposition, update_time, revision)
+    SELECT $10, $13, $14, $15, clock_timestamp(), value FROM next
+    ON CONFLICT (name) DO UPDATE
+       SET sha256 = excluded.sha256, cache_control = excluded.cache_control,
+           content_disposition = excluded.content_disposition, update_time = excluded.update_time,
+           revision = excluded.revision
+    RETURNING {_COLUMNS}
+), unpinned AS (
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = $16 AND sha256 <> $13 RETURNING size_bytes
+), pinned AS (
+    INSERT INTO pins (owner, sha256, size_bytes, create_time)
+    SELECT $10, $13, $17, clock_timestamp() FROM next
+    ON CONFLICT (owner, sha256) DO NOTHING RETURNING size_bytes
+), difference AS (
+    SELECT (SELECT count(*) FROM pinned) - (SELECT count(*) FROM unpinned) AS assets,
+           (SELECT coalesce(sum(size_bytes), 0) FROM pinned) - (SELECT coalesce(sum(size_bytes), 0) FROM unpinned)
+           AS bytes
+), counted AS (
+    INSERT INTO owners AS known (owner, assets, bytes) SELECT $10, 1, $17 FROM next
+    ON CONFLICT (owner) DO UPDATE
+       SET assets = known.assets + (SELECT assets FROM difference),
+           bytes = known.bytes + (SELECT bytes FROM difference)
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+_DELETE = last(
+    "static_files.delete",
+    f"""
+{_QUEUED}
+, gone AS (
+    DELETE FROM static_files USING next WHERE name = $10 RETURNING next.value
+), unpinned AS (
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = $13 RETURNING size_bytes
+), counted AS (
+    UPDATE owners SET assets = assets - 1, bytes = bytes - size_bytes FROM unpinned WHERE owner = $10 AND assets > 1
+), emptied AS (
+    DELETE FROM owners USING unpinned WHERE owner = $10 AND assets = 1
+)
+SELECT gone.value AS written FROM gone
+""",
+)
+
+
+class StaticFileStore:
+    """
+    Reads and writes static files.
+
+    Args:
+        database: where the rows are.
+        objects: makes their objects.
+        has_edge: there is a distribution in front, which has to forget what changes.
+    """
+
+    def __init__(self, database: Database, objects: StaticObjects, *, has_edge: bool) -> None:
+        self._database, self._objects, self._has_edge = database, objects, has_edge
+
+    async def get(self, name: StaticName) -> Read[StaticFile]:
+        """
+        Raises:
+            Missing: there is no such path.
+        """
+        row = await self._database.fetch_row(_GET, str(name))
+        if row["sha256"] is None:
+            raise Missing("STATIC_FILE_NOT_FOUND", name, row["head"])
+        return Read(to_static_file(name, row), row["head"])
+
+    async def put(self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str) -> StaticFile:
+        """
+        Point a path at an asset.
+
+        Raises:
+            Missing: there is no such asset.
+            FailedPrecondition: it is private.
+            Aborted: *etag* is given, and not the current one.
+        """
+        before = await _lock(transaction, name)
+        check_etag(name, etag, before.revision if before else 0)
+        original = await self._original(transaction, draft.sha256)
+        await self._database.fetch(_MARK, str(name))
+        async with kept_alive(partial(transaction.row, STILL_HERE)):
+            try:
+                await self._objects.write(name, draft, original)
+            except NoObject:
+                raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256)) from None
+        if await transaction.row(_HOLD, draft.sha256) is None:
+            raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256))
+        await transaction.row(_HOLD_OWNER, str(name))
+        kind = ChangeKind.UPDATED if before else ChangeKind.CREATED
+        journal = Journal.of(name, kind, before.draft.image() if before else None, draft.image())
+        rows = await transaction.last(
+            _PUT,
+            journal,
+            *self._queueing(name),
+            draft.sha256,
+            draft.cache_control,
+            draft.content_disposition,
+            before.draft.sha256 if before else None,
+            original.size_bytes,
+        )
+        return to_static_file(name, rows[0])
+
+    async def delete(self, transaction: Transaction, name: StaticName) -> None:
+        """
+        Take a path away.
+
+        Raises:
+            Missing: there is no such path.
+        """
+        before = await _lock(transaction, name)
+        if before is None:
+            raise Missing("STATIC_FILE_NOT_FOUND", name)
+        await self._database.fetch(_MARK, str(name))
+        async with kept_alive(partial(transaction.row, STILL_HERE)):
+            await self._objects.remove(name)
+        await transaction.row(_HOLD_OWNER, str(name))
+        journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)
+        await transaction.last(_DELETE, journal, *self._queueing(name), before.draft.sha256)
+
+    async def _original(self, transaction: Transaction, sha256: str) -> Original:
+        row = await transaction.row(ORIGINAL, sha256)
+        if row is None:
+            raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
+        if row["private"]:
+            raise FailedPrecondition(
+                "ASSET_PRIVATE",
+                f"{asset_name(sha256)} is private and a static file is for everybody: sign a URL of it instead",
+                metadata={"resource": asset_name(sha256)},
+            )
+        return to_original(row)
+
+    def _queueing(self, name: StaticName) -> tuple[str, UUID | None, str]:
+        return str(name), uuid4() if self._has_edge else None, name.url_path
+
+
+async def _lock(transaction: Transaction, name: StaticName) -> StaticFile | None:
+    await transaction.row(LOCK, str(name))
+    row = await transaction.row(NOW, str(name))
+    return None if row is None else to_static_file(name, row)
+
+
+def to_static_file(name: StaticName, row: Row) -> StaticFile:
+    """
+    The static file of a row of `NOW`.
+    """
+    draft = StaticDraft(row["sha256"], row["cache_control"], row["content_disposition"])
+    return StaticFile(name, draft, row["update_time"], row["revision"])
+
+
+def to_original(row: Row) -> Original:
+    """
+    The asset of a row of `ORIGINAL`.
+    """
+    return Original(row["sha256"], row["size_bytes"], row["media_type"], tuple(row["encodings"]))
