@@ -67,6 +67,7 @@ def digest(file: BinaryIO, progress: Progress = no_progress) -> str:
     """
     The sha256 of what is left of *file*, in hexadecimal.
     """
+    progress(0, os.fstat(file.fileno()).st_size)
     return hashlib.file_digest(_Told(file, progress), "sha256").hexdigest()
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Called with the bytes done and the bytes in all; what it raises ends the transfer. A transfer that has to send
-#: something again says so: the bytes done become fewer.
+#: Called with the bytes done and the bytes in all, first with what was there before; what it raises ends the transfer.
+#: A transfer that has to send something again says so: the bytes done become fewer.
 Progress = Callable[[int, int], None]
 
 

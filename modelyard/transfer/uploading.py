@@ -58,6 +58,7 @@ def _at_once(sending: Sending, owner: str, private: bool) -> Plan[assets_pb2.Ass
         sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
     )
     while True:
+        sending.tell(0)
         try:
             asset: assets_pb2.Asset = yield Call("assets", "Upload", partial(sending.whole, header))
         except grpc.RpcError as error:
