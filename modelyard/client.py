@@ -125,7 +125,7 @@ class Client:
         survive a break of any kind: whoever calls this again goes on with the first part that is missing.
 
         Args:
-            path: of the file; or the file as an `Outgoing`, which is not hashed again.
+            path: of the file; or the file as an `Outgoing`, which is hashed and has a media type already.
             media_type: such as text/plain; empty means by the file's name.
             owner: whose quota it counts on: the full name of a version, or static/{path}; empty means nobody's.
             private: keep it from /assets/{sha256}, so that only signed URLs reach it.

@@ -46,7 +46,7 @@ class Total:
         self._bar = bar
         self._stopped = False
         self.done = 0
-        self._bar(0, total)
+        self._draw()
 
     def part(self) -> Progress:
         """
@@ -66,9 +66,14 @@ class Total:
                     self._bar.found(done)
                 self.done += done - (last or 0)
                 last = done
-                self._bar(self.done, self._total)
+                self._draw()
 
         return tell
+
+    def _draw(self) -> None:
+        # A bar of nothing says nothing.
+        if self._total:
+            self._bar(self.done, self._total)
 
     def stop(self) -> None:
         """

@@ -5,6 +5,7 @@ How often something is tried again, and how long to wait before.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 import grpc
 
@@ -20,11 +21,13 @@ class Attempts:
     Counts attempts at something that may be done again, as long as the service is just not available.
 
     Args:
-        reasons: reasons of an error (`Problem.reason`) after which another attempt helps, too.
+        reasons: of errors (`Problem.reason`) after which another attempt helps, too.
+        codes: of such errors.
     """
 
-    def __init__(self, *reasons: str) -> None:
+    def __init__(self, reasons: Collection[str] = (), codes: Collection[grpc.StatusCode] = ()) -> None:
         self._reasons = frozenset(reasons)
+        self._codes = {grpc.StatusCode.UNAVAILABLE, *codes}
         self._failed = 0
         self._gained = 0
 
@@ -40,7 +43,7 @@ class Attempts:
             grpc.RpcError: *error* itself, when another attempt cannot help or there were enough.
         """
         problem = explain(error)
-        helps = problem.code is grpc.StatusCode.UNAVAILABLE or problem.reason in self._reasons or _lost(problem)
+        helps = problem.code in self._codes or problem.reason in self._reasons or _lost(problem)
         if not helps or not self.another(gained):
             raise error
         return problem.retry_after or self.pause()
@@ -63,5 +66,7 @@ class Attempts:
 
 
 def _lost(problem: Problem) -> bool:
-    # grpc.aio says this, and not what the service said, when a message is on its way while the service ends the call.
-    return problem.code is grpc.StatusCode.INTERNAL and problem.message == "Internal error from Core"
+    # grpc.aio says the first, and not what the service said, when a message is on its way while the service ends the
+    # call; a proxy resets a stream whose service has died, and gRPC makes the second of that.
+    said = ("Internal error from Core", "Received RST_STREAM")
+    return problem.code is grpc.StatusCode.INTERNAL and problem.message.startswith(said)

@@ -4,9 +4,11 @@ A file that is sent.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mimetypes
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,9 @@ from modelyard.transfer.progress import Progress, no_progress
 
 _CHUNK_BYTES = 1024 * 1024
 
-#: Tells a file from one that took its place or was written to: device, inode, bytes, nanoseconds.
-_Stamp = tuple[int, int, int, int]
+#: Tells a file that was written to, or another one in its place: bytes, nanoseconds. No inode: not every file system
+#: gives the same one twice.
+_Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Outgoing:
         sha256: its digest, 64 lower-case hexadecimal digits.
         size_bytes: how large it is.
         media_type: such as text/plain; empty when nobody knows.
-        stamp: which file it was, and of when, as it was hashed.
+        stamp: size and time of the file that was hashed.
     """
 
     path: Path
@@ -51,16 +54,18 @@ class Outgoing:
             progress: called with the bytes hashed and the bytes in all.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be read, or is none, such as a pipe.
             FileChangedError: it changed meanwhile.
         """
         path = Path(path)
         with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "is not a file that can be read twice", str(path))
             stamp = _stamp(file)
             sha256 = digest(file, progress)
             if _stamp(file) != stamp:
                 raise FileChangedError(f"{path} changed while it was hashed: send it when nobody writes to it")
-        return cls(path, sha256, stamp[2], media_type or mimetypes.guess_type(path.name)[0] or "", stamp)
+        return cls(path, sha256, stamp[0], media_type or mimetypes.guess_type(path.name)[0] or "", stamp)
 
 
 def digest(file: BinaryIO, progress: Progress = no_progress) -> str:
@@ -186,4 +191,4 @@ class Sending:
 
 def _stamp(file: BinaryIO) -> _Stamp:
     found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns

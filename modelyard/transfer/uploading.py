@@ -78,7 +78,7 @@ class _Resumable:
         self._start = uploads_pb2.StartUploadRequest(
             sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
         )
-        self._attempts = Attempts(*_GOES_ON)
+        self._attempts = Attempts(_GOES_ON, [grpc.StatusCode.DEADLINE_EXCEEDED])
         self._committed = 0
         self._asked = 0
 

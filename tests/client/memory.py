@@ -44,7 +44,7 @@ class Memory:
     Args:
         part_bytes: of which whole ones are committed.
         stored: bytes by digest.
-        media_types: by digest, and who is private.
+        headers: media type, owner and whether it is private, by digest.
         opened: uploads by name.
         received: bytes that came in uploads, those that were sent again as well.
         sent: bytes that went out in downloads.
@@ -167,6 +167,8 @@ class Assets(AssetServiceServicer):
             memory.pause.wait()
             chunk = data[offset : min(offset + 64 * 1024, end)]
             if 0 <= left < len(chunk):
+                with memory.lock:
+                    memory.sent += left
                 yield assets_pb2.DownloadResponse(chunk=assets_pb2.Chunk(offset=offset, data=chunk[:left]))
                 fail(context, grpc.StatusCode.UNAVAILABLE, "")
             left -= len(chunk) if left >= 0 else 0

@@ -183,6 +183,7 @@ def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None
         ("FinishUpload", grpc.StatusCode.UNAVAILABLE, "CDN_STARTING"),
         ("FinishUpload", grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"),
         ("FinishUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+        ("StartUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
     ],
 )
 def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: grpc.StatusCode, reason: str) -> None:
@@ -248,13 +249,24 @@ def test_a_file_that_changes(upload: Upload, memory: Memory, tmp_path: Path, siz
     if how == "another file":
         # An open file stays what it was: only the next attempt meets the other one.
         memory.break_writes = deque([3 * MIB])
-        memory.answers["Upload"] = deque()
         if size < SIZE:
             assert upload(file, progress=change).size_bytes == size
             return
     with pytest.raises(modelyard.FileChangedError, match=r"weights\.bin changed while it was sent"):
         upload(file, progress=change)
     assert not memory.stored
+
+
+def test_a_pipe(upload: Upload, memory: Memory, tmp_path: Path) -> None:
+    """
+    What cannot be read twice is no file to upload.
+    """
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)
+    with pytest.raises(OSError, match="read twice"):
+        upload(tmp_path / "pipe")
+    os.close(writer)
+    assert memory.calls == []
 
 
 def test_a_file_that_changes_unseen(upload: Upload, memory: Memory, file: Path) -> None:
