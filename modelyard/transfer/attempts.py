@@ -67,6 +67,6 @@ class Attempts:
 
 def _lost(problem: Problem) -> bool:
     # grpc.aio says the first, and not what the service said, when a message is on its way while the service ends the
-    # call; a proxy resets a stream whose service has died, and gRPC makes the second of that.
-    said = ("Internal error from Core", "Received RST_STREAM")
-    return problem.code is grpc.StatusCode.INTERNAL and problem.message.startswith(said)
+    # call. A proxy resets a stream whose service has died in the middle, and gRPC makes the second of that.
+    said = ("Internal error from Core", "RST_STREAM")
+    return problem.code is grpc.StatusCode.INTERNAL and any(each in problem.message for each in said)
