@@ -179,6 +179,33 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+async def test_a_task_that_is_cancelled(
+    server: Server, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    A cancelled download ends, with the calls that it made, and leaves what the next one goes on with.
+    """
+    enough = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def watch(done: int, _total: int) -> None:
+        if done > 3 * MIB:
+            memory.pause.clear()
+            loop.call_soon_threadsafe(enough.set)
+
+    async with modelyard.aio.connect(server.target) as yard:
+        task = asyncio.create_task(yard.download_file(asset.name, tmp_path / "copy", progress=watch))
+        await enough.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        memory.pause.set()
+        memory.downloads.clear()
+        await yard.download_file(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert sum(limit for _, limit in memory.downloads) <= SIZE - 3 * MIB
+
+
 def _interrupted(download: Download, asset: assets_pb2.Asset, path: Path) -> Path:
     def interrupt(done: int, _total: int) -> None:
         if done > 4 * MIB:

@@ -336,6 +336,31 @@ def test_a_server_that_comes_back(upload: Upload, server: Server, memory: Memory
     assert len(memory.writes) > 1
 
 
+async def test_a_task_that_is_cancelled(server: Server, memory: Memory, file: Path) -> None:
+    """
+    A cancelled upload ends, and the next one goes on with the parts that came.
+    """
+    enough, data = asyncio.Event(), file.read_bytes()  # noqa: ASYNC240 - nothing else runs yet
+    async with modelyard.aio.connect(server.target) as yard:
+        loop = asyncio.get_running_loop()
+
+        def watch(done: int, _total: int) -> None:
+            if done > 6 * MIB:
+                memory.pause.clear()
+                loop.call_soon_threadsafe(enough.set)
+
+        task = asyncio.create_task(yard.upload_file(file, progress=watch))
+        await enough.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not memory.stored
+        memory.pause.set()
+        await yard.upload_file(file)
+    assert list(memory.stored.values()) == [data]
+    assert memory.writes[-1] > 0
+
+
 def test_a_client_that_is_killed(server: Server, memory: Memory, file: Path) -> None:
     """
     A client that is killed and started again goes on by itself: nothing but the file is needed for that.
