@@ -98,11 +98,7 @@ class _Resumable:
         Go on where the upload stands; returns the asset, or None when not all bytes were taken.
         """
         found: uploads_pb2.Upload = yield Call("uploads", "StartUpload", self._start)
-        if found.complete:
-            name = f"assets/{self._start.sha256}"
-            asset: assets_pb2.Asset = yield Call("assets", "GetAsset", assets_pb2.GetAssetRequest(name=name))
-            return asset
-        self._committed = found.committed_bytes
+        self._committed = self._size if found.complete else found.committed_bytes
         self._sending.tell(self._committed)
         if self._committed < self._size:
             messages = partial(self._sending.rest, found.name, self._committed)
@@ -111,7 +107,10 @@ class _Resumable:
             self._committed = found.committed_bytes
             if self._committed < self._size:
                 return None
-        asset = yield Call("uploads", "FinishUpload", uploads_pb2.FinishUploadRequest(name=found.name))
+        # Of one that is complete, this gives the asset, past any cache that has not heard of it yet.
+        asset: assets_pb2.Asset = yield Call(
+            "uploads", "FinishUpload", uploads_pb2.FinishUploadRequest(name=found.name)
+        )
         return asset
 
     def _pause(self, error: grpc.RpcError) -> float:
