@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -146,6 +147,30 @@ def test_acknowledged_writes_survive_a_kill(fragile: Stack, part: str) -> None:
         thread.join(timeout=30)
     with modelyard.connect(fragile.gateway) as yard:
         all_there(yard, writer)
+
+
+@pytest.mark.parametrize("part", ["cdn", "gateway", "s3", "postgresql"])
+def test_an_upload_survives_a_kill(fragile: Stack, part: str, tmp_path: Path) -> None:
+    """
+    The asset is right, and what was there did not go again, when a process on its way was killed in the middle.
+    """
+    data = random.SystemRandom().randbytes(48 * 1024 * 1024)
+    (tmp_path / "file").write_bytes(data)
+    steps: list[int] = []
+
+    def kill(done: int, _total: int) -> None:
+        steps.append(done)
+        if done > 32 * 1024 * 1024 and not killed:
+            killed.append(part)
+            fragile.kill(part)
+            fragile.revive(part)
+
+    with modelyard.connect(fragile.gateway) as yard:
+        killed: list[str] = []
+        asset = yard.upload_file(tmp_path / "file", progress=kill)
+        assert killed
+        assert patiently(partial(download, yard, asset.name)) == data
+    assert sum(before - after for before, after in pairwise(steps) if after < before) < 32 * 1024 * 1024
 
 
 @pytest.mark.parametrize("part", ["cdn", "gateway", "s3"])
