@@ -58,9 +58,11 @@ class Outgoing:
             FileChangedError: it changed meanwhile.
         """
         path = Path(path)
+        mode = path.stat().st_mode
+        # A pipe would be waited for when it is opened. What a folder is not, `open` says better.
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "is not a file that can be read twice", str(path))
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "is not a file that can be read twice", str(path))
             stamp = _stamp(file)
             sha256 = digest(file, progress)
             if _stamp(file) != stamp:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,7 @@ class Memory:
         answers: a reason for the next calls of a method to fail with, by method.
         garble: what Download makes of the bytes.
         pause: while it is clear, chunks of uploads and downloads wait.
+        pause_at: after how many bytes, in and out, it is cleared; 0 for never.
     """
 
     part_bytes: int = MIB
@@ -72,9 +74,32 @@ class Memory:
     answers: dict[str, deque[tuple[grpc.StatusCode, str]]] = field(default_factory=dict)
     garble: bytes = b""
     pause: threading.Event = field(default_factory=threading.Event)
+    pause_at: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
+        self.pause.set()
+
+    def wait(self) -> None:
+        """
+        Wait while there is a pause.
+        """
+        if 0 < self.pause_at <= self.received + self.sent:
+            self.pause.clear()
+        self.pause.wait()
+
+    def until_paused(self) -> None:
+        """
+        Wait until there is a pause.
+        """
+        while self.pause.is_set():
+            time.sleep(0.001)
+
+    def go_on(self) -> None:
+        """
+        End the pause, for good.
+        """
+        self.pause_at = 0
         self.pause.set()
 
     def put(self, data: bytes) -> assets_pb2.Asset:
@@ -143,7 +168,7 @@ class Assets(AssetServiceServicer):
         self._memory.called("Upload", context)
         header, data = next(request_iterator).header, bytearray()
         for request in request_iterator:
-            self._memory.pause.wait()
+            self._memory.wait()
             data += request.chunk.data
             self._memory.received += len(request.chunk.data)
         if len(data) != header.size_bytes:
@@ -164,7 +189,7 @@ class Assets(AssetServiceServicer):
             left = memory.break_downloads.popleft() if memory.break_downloads else -1
         offset, end = request.offset, request.offset + request.limit if request.limit else len(data)
         while offset < end and context.is_active():
-            memory.pause.wait()
+            memory.wait()
             chunk = data[offset : min(offset + 64 * 1024, end)]
             if 0 <= left < len(chunk):
                 with memory.lock:
@@ -210,7 +235,7 @@ class Uploads(UploadServiceServicer):
                 found = self._find(request.name, context)
                 found.writers = mine = found.writers + 1
                 memory.writes.append(request.chunk.offset)
-            memory.pause.wait()
+            memory.wait()
             if found.writers != mine:
                 fail(context, grpc.StatusCode.ABORTED, "UPLOAD_TAKEN_OVER")
             if request.chunk.offset != len(found.data) + len(buffer):
@@ -303,5 +328,5 @@ def serving(memory: Memory, *more: Any) -> Iterator[Server]:
     try:
         yield server
     finally:
-        memory.pause.set()
+        memory.go_on()
         server.stop()

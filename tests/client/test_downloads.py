@@ -163,15 +163,14 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, tmp_path: Path)
     script = f"import modelyard; modelyard.connect({server.target!r}).download_file({asset.name!r}, 'copy')"
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    memory.pause_at = 50 * MIB
     process = subprocess.Popen(command, cwd=tmp_path, env=environment)
-    while memory.sent < 50 * MIB:
-        time.sleep(0.001)
-    memory.pause.clear()
+    memory.until_paused()
     while not list(tmp_path.glob("*.ranges")):
         time.sleep(0.001)
     process.kill()
     process.wait()
-    memory.pause.set()
+    memory.go_on()
     memory.downloads.clear()
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
     assert (tmp_path / "copy").read_bytes() == data

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -265,17 +264,17 @@ def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Pa
     registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
     folder = tmp_path / "folder"
     command = [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
+    # The service stops in the middle and answers nothing any more: it does not end the command.
+    memory.pause_at = 50 * MIB
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pulling = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        while memory.sent < 50 * MIB:
-            time.sleep(0.001)
-        memory.pause.clear()
+        memory.until_paused()
         pulling.send_signal(signal.SIGINT)
         out, err = pulling.communicate(timeout=20)
     finally:
         pulling.kill()
-        memory.pause.set()
+        memory.go_on()
     assert (pulling.returncode, out) == (130, "")
     assert err.endswith("run the same command again to go on from there\n")
     for path in folder.glob("*.bin"):

@@ -262,10 +262,8 @@ def test_a_pipe(upload: Upload, memory: Memory, tmp_path: Path) -> None:
     What cannot be read twice is no file to upload.
     """
     os.mkfifo(tmp_path / "pipe")
-    writer = os.open(tmp_path / "pipe", os.O_RDWR)
     with pytest.raises(OSError, match="read twice"):
         upload(tmp_path / "pipe")
-    os.close(writer)
     assert memory.calls == []
 
 
@@ -368,13 +366,12 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, file: Path) -> 
     script = f"import modelyard; modelyard.connect({server.target!r}).upload_file({str(file)!r})"
     command = [sys.executable, "-c", script]
     memory.part_bytes = 4 * MIB
+    memory.pause_at = 5 * MIB
     client = subprocess.Popen(command, cwd=ROOT)
-    while memory.received < 5 * MIB:
-        time.sleep(0.001)
-    memory.pause.clear()
+    memory.until_paused()
     client.kill()
     client.wait()
-    memory.pause.set()
+    memory.go_on()
     first = memory.received
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
     assert list(memory.stored.values()) == [file.read_bytes()]
