@@ -183,6 +183,7 @@ def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None
         ("FinishUpload", grpc.StatusCode.UNAVAILABLE, "CDN_STARTING"),
         ("FinishUpload", grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"),
         ("FinishUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+        ("FinishUpload", grpc.StatusCode.DATA_LOSS, "PARTS_REPLACED"),
         ("StartUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
     ],
 )
