@@ -13,6 +13,17 @@ Example:
 from modelyard import aio
 from modelyard.client import Client, connect
 from modelyard.problems import Problem, Violation, explain
-from modelyard.transfer import IntegrityError, Progress
+from modelyard.transfer import FileChangedError, IntegrityError, Outgoing, Progress
 
-__all__ = ["Client", "IntegrityError", "Problem", "Progress", "Violation", "aio", "connect", "explain"]
+__all__ = [
+    "Client",
+    "FileChangedError",
+    "IntegrityError",
+    "Outgoing",
+    "Problem",
+    "Progress",
+    "Violation",
+    "aio",
+    "connect",
+    "explain",
+]

@@ -88,6 +88,8 @@ def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, An
         # Not faster than servers allow by default (gRPC proposal A8): five minutes.
         ("grpc.keepalive_time_ms", 300_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        # A transfer goes on soon after its server is back, not up to two minutes later.
+        ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.primary_user_agent", "modelyard"),
         *extra,
     ]

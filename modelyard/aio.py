@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from modelyard._aio_companions import companions
+from modelyard._aio_moving import carry_out, receive, receive_ranges
 from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, parse_target
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
@@ -29,7 +30,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2_grpc,
     versions_pb2_grpc,
 )
-from modelyard.transfer import Attempts, Incoming, Outgoing, Progress, no_progress
+from modelyard.transfer import RANGED_BYTES, Incoming, Outgoing, Progress, RangedIncoming, no_progress, upload
 
 
 def connect(
@@ -106,64 +107,65 @@ class Client:
         return self._session.revision()
 
     async def upload_file(
-        self, path: str | os.PathLike[str], *, media_type: str = "", progress: Progress = no_progress
+        self,
+        path: str | os.PathLike[str] | Outgoing,
+        *,
+        media_type: str = "",
+        owner: str = "",
+        private: bool = False,
+        progress: Progress = no_progress,
+        hashing: Progress = no_progress,
     ) -> assets_pb2.Asset:
         """
-        Store a file as an asset. Bytes that are stored already are not sent.
+        Store a file as an asset. Bytes that are stored already are not sent. Of a file above 8 MiB, the parts that came
+        survive a break of any kind: whoever calls this again goes on with the first part that is missing.
 
         Args:
-            path: of the file.
+            path: of the file; or the file as an `Outgoing`, which is hashed and has a media type already.
             media_type: such as text/plain; empty means by the file's name.
-            progress: called with the bytes done and the bytes in all.
+            owner: whose quota it counts on: the full name of a version, or static/{path}; empty means nobody's.
+            private: keep it from /assets/{sha256}, so that only signed URLs reach it.
+            progress: called with the bytes that are there and the bytes in all.
+            hashing: called with the bytes hashed and the bytes in all, before anything is sent.
 
         Raises:
             OSError: the file cannot be read.
-            grpc.RpcError: the upload failed, after a few attempts when the service was not available.
+            FileChangedError: the file changed meanwhile; nothing was stored under the digest that it had.
+            grpc.RpcError: the upload failed for good, such as with UPLOAD_TAKEN_OVER when somebody else sends the same
+                file, or too often without getting on.
         """
-        outgoing = await asyncio.to_thread(Outgoing.of, path, media_type)
-        attempts = Attempts()
-        while True:
-            try:
-                asset = await self.assets.Upload(outgoing.messages(progress))
-            except grpc.RpcError as error:
-                await asyncio.sleep(attempts.delay(error))
-            else:
-                progress(asset.size_bytes, asset.size_bytes)
-                return asset
+        file = path if isinstance(path, Outgoing) else await asyncio.to_thread(Outgoing.of, path, media_type, hashing)
+        return await carry_out(self, upload(file, owner=owner, private=private, progress=progress))
 
     async def download_file(
-        self, name: str, path: str | os.PathLike[str], *, progress: Progress = no_progress
+        self, name: str | assets_pb2.Asset, path: str | os.PathLike[str], *, progress: Progress = no_progress
     ) -> assets_pb2.Asset:
         """
         Write an asset into a file, which appears complete and verified, or not at all. What an interrupted download
-        left beside it is used again.
+        left beside it is used again. A file above 32 MiB comes in four streams at a time.
 
         Args:
-            name: of the asset, assets/{sha256}.
+            name: of the asset, assets/{sha256}; or the asset, which is not asked for again.
             path: of the file; one that is there is replaced.
             progress: called with the bytes done and the bytes in all.
 
         Raises:
             OSError: the file cannot be written.
             IntegrityError: the bytes that came are not those of the name; nothing of them was kept.
-            grpc.RpcError: the download failed, after a few attempts when the service was not available.
+            grpc.RpcError: the download failed, after a few attempts without getting on.
         """
-        asset = await self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name))
+        asset = await self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name)) if isinstance(name, str) else name
+        if asset.size_bytes > RANGED_BYTES:
+            with RangedIncoming(asset, path, progress) as ranged:
+                await receive_ranges(self, ranged)
+                while not await asyncio.to_thread(ranged.finish):
+                    await receive_ranges(self, ranged)
+            return asset
         with Incoming(asset, path, progress) as incoming:
-            await self._receive(incoming)
+            await receive(self, incoming)
             while not await asyncio.to_thread(incoming.finish):
-                await self._receive(incoming)
+                await receive(self, incoming)
         return asset
-
-    async def _receive(self, incoming: Incoming) -> None:
-        attempts = Attempts()
-        while incoming.missing:
-            try:
-                async for message in self.assets.Download(incoming.request()):
-                    await asyncio.to_thread(incoming.take, message.chunk)
-                incoming.ended()
-            except grpc.RpcError as error:
-                await asyncio.sleep(attempts.delay(error, incoming.received))
 
     async def close(self) -> None:
         """

@@ -5,11 +5,14 @@ Kill -9 of any one process while writes are running: every acknowledged write is
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -144,6 +147,58 @@ def test_acknowledged_writes_survive_a_kill(fragile: Stack, part: str) -> None:
         thread.join(timeout=30)
     with modelyard.connect(fragile.gateway) as yard:
         all_there(yard, writer)
+
+
+@pytest.mark.parametrize("part", ["cdn", "gateway", "s3", "postgresql"])
+def test_an_upload_survives_a_kill(fragile: Stack, part: str, tmp_path: Path) -> None:
+    """
+    The asset is right, and what was there did not go again, when a process on its way was killed in the middle.
+    """
+    data = random.SystemRandom().randbytes(48 * 1024 * 1024)
+    (tmp_path / "file").write_bytes(data)
+    steps: list[int] = []
+
+    def kill(done: int, _total: int) -> None:
+        steps.append(done)
+        if done > 32 * 1024 * 1024 and not killed:
+            killed.append(part)
+            fragile.kill(part)
+            fragile.revive(part)
+
+    with modelyard.connect(fragile.gateway) as yard:
+        killed: list[str] = []
+        asset = yard.upload_file(tmp_path / "file", progress=kill)
+        assert killed
+        assert patiently(partial(download, yard, asset.name)) == data
+    assert sum(before - after for before, after in pairwise(steps) if after < before) < 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize("part", ["cdn", "gateway", "s3"])
+def test_a_download_survives_a_kill(fragile: Stack, part: str, tmp_path: Path) -> None:
+    """
+    The file is right, and no byte of it came twice, when a process on its way was killed in the middle.
+    """
+    data = random.SystemRandom().randbytes(48 * 1024 * 1024)
+    header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    pieces = range(0, len(data), 1024 * 1024)
+    chunks = [assets_pb2.Chunk(offset=offset, data=data[offset : offset + 1024 * 1024]) for offset in pieces]
+    messages = [assets_pb2.UploadRequest(header=header), *(assets_pb2.UploadRequest(chunk=chunk) for chunk in chunks)]
+    steps: list[int] = []
+
+    def kill(done: int, _total: int) -> None:
+        steps.append(done)
+        if done > 16 * 1024 * 1024 and not killed:
+            killed.append(part)
+            fragile.kill(part)
+            fragile.revive(part)
+
+    with modelyard.connect(fragile.gateway) as yard:
+        killed: list[str] = []
+        asset = patiently(lambda: yard.assets.Upload(iter(messages)))
+        yard.download_file(asset.name, tmp_path / "copy", progress=kill)
+    assert killed
+    assert steps == sorted(set(steps))
+    assert (tmp_path / "copy").read_bytes() == data
 
 
 def _wait_for(condition: object) -> None:

@@ -28,6 +28,7 @@ from modelyard.cli.commands import (
     versions,
     watch,
 )
+from modelyard.cli.errors import RefusedError
 from modelyard.cli.output import Output
 from modelyard.cli.parsing import common
 from modelyard.client import Client, connect
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    except IntegrityError as error:
+    except (IntegrityError, RefusedError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 130

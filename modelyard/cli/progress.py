@@ -51,11 +51,17 @@ class Progress:
             self._drawn = now
             self._draw(done, total, now - self._began)
 
+    def found(self, count: int) -> None:
+        """
+        Of what will be told as done, *count* was there before: it says nothing about the speed.
+        """
+        self._first = (self._first or 0) + count
+
     def _draw(self, done: int, total: int, seconds: float) -> None:
         filled = _BAR if done >= total else _BAR * done // max(total, 1)
         bar = "█" * filled + "·" * (_BAR - filled)
         speed = (done - (self._first or 0)) / seconds if seconds > 0 else 0.0
-        rest = f", {(total - done) / speed:.0f} s left" if speed > 0 and done < total else ""
+        rest = f", {span((total - done) / speed)} left" if speed > 0 and done < total else ""
         counts = f"{amount(done, self._unit)} of {amount(total, self._unit)}"
         line = f"{self._title} {bar} {counts}, {amount(int(speed), self._unit)}/s{rest}"
         line = line[: shutil.get_terminal_size().columns - 1]
@@ -72,6 +78,16 @@ class Progress:
         if self._line:
             self._stream.write("\n")
             self._stream.flush()
+
+
+def span(seconds: float) -> str:
+    """
+    A time as people read it: "40 s", "12 min", "3 h 20 min".
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def amount(number: int, unit: str) -> str:

@@ -10,7 +10,9 @@ import pytest
 
 from modelyard.cli.names import VersionRef, model_name, split_model
 from modelyard.cli.output import table
-from modelyard.cli.progress import Progress, amount
+from modelyard.cli.parallel import StoppedError, Total
+from modelyard.cli.parsing import duration
+from modelyard.cli.progress import Progress, amount, span
 
 
 class Terminal(io.StringIO):
@@ -102,6 +104,57 @@ def test_a_bar_on_a_terminal_only() -> None:
         shown = stream.getvalue()
         assert ("2.0 KiB of 2.0 KiB" in shown) is drawn
         assert shown.endswith("\n") is drawn
+
+
+def test_one_bar_for_several() -> None:
+    """
+    Several transfers share one line with the sum; what was there before says nothing about the speed.
+    """
+    stream = Terminal()
+    with Progress("sending", stream=stream) as bar:
+        total = Total(4096, bar)
+        first, second = total.part(), total.part()
+        first(0, 1024)
+        second(2048, 3072)
+        first(1024, 1024)
+        # Sent again after a break.
+        second(1024, 3072)
+        second(3072, 3072)
+    assert total.done == 4096
+    lines = stream.getvalue().rstrip("\n").split("\r")
+    assert stream.getvalue().count("\n") == 1
+    assert "4.0 KiB of 4.0 KiB" in lines[-1]
+    assert bar._first == 2048
+
+
+def test_transfers_that_are_stopped() -> None:
+    """
+    Each of them learns it with its next chunk.
+    """
+    total = Total(10, Progress("sending", stream=io.StringIO()))
+    tell = total.part()
+    tell(1, 10)
+    total.stop()
+    with pytest.raises(StoppedError):
+        tell(2, 10)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (5400, "90 min"), (12000, "3 h 20 min")]
+)
+def test_spans(seconds: float, text: str) -> None:
+    """
+    Times read as people write them.
+    """
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("12h", 43200), ("7d", 604800)])
+def test_durations(text: str, seconds: int) -> None:
+    """
+    Times are given in the unit that suits.
+    """
+    assert duration(text).seconds == seconds
 
 
 def test_a_bar_of_nothing() -> None:

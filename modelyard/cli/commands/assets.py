@@ -5,14 +5,20 @@
 from __future__ import annotations
 
 import argparse
+import uuid
 from pathlib import Path
 
 from modelyard.cdn.v1 import assets_pb2 as pb
-from modelyard.cli.names import asset_name
-from modelyard.cli.output import Column, Output, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
+from modelyard.cdn.v1 import delivery_pb2
+from modelyard.cli.commands.versions import resolve, version_ref
+from modelyard.cli.names import VersionRef, asset_name
+from modelyard.cli.output import Column, Output, count, time_of
+from modelyard.cli.parsing import Group, all_pages, command, duration, limited, subcommands
 from modelyard.cli.progress import Progress, amount
 from modelyard.client import Client
+from modelyard.transfer import Outgoing
+
+_NAMES_SHOWN = 20
 
 
 def add(group: Group) -> None:
@@ -23,11 +29,25 @@ def add(group: Group) -> None:
     parser = command(commands, "put", put, "store files; bytes that are there already are not sent")
     parser.add_argument("file", metavar="FILE", nargs="+", type=Path)
     parser.add_argument("--media-type", default="", metavar="TYPE", help="such as text/plain; by default from the name")
+    parser.add_argument("--owner", default="", help="whose quota they count on: the full name of a version")
+    parser.add_argument("--private", action="store_true", help="let only signed URLs reach them over HTTP")
     parser = command(commands, "get", get, "write an asset into a file, verified; an interrupted one goes on")
     parser.add_argument("asset", metavar="SHA256")
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="named by the digest by default")
-    limited(command(commands, "ls", list_, "list assets"))
+    parser = command(commands, "ls", list_, "list assets")
+    parser.add_argument("--owner", default="", help="only what is pinned for it: the full name of a version")
+    limited(parser)
     command(commands, "stat", stat, "show an asset").add_argument("asset", metavar="SHA256")
+    parser = command(commands, "rm", remove, "take assets away that nobody pins")
+    parser.add_argument("asset", metavar="SHA256", nargs="+")
+    parser = command(commands, "url", url, "sign an address that gives access for a time")
+    parser.add_argument("resource", type=_resource, metavar="SHA256|VERSION", help="an asset, or all files of MODEL@3")
+    parser.add_argument("--ttl", type=duration, metavar="TIME", help="how long, such as 90s, 30m or 12h")
+    parser.add_argument("--ip", default="", metavar="RANGE", help="only from there, such as 192.0.2.0/24")
+    parser.add_argument("--name", default="", metavar="FILE", help="the file name that a browser saves it as")
+    parser = command(commands, "gc", collect, "take away what nobody pins, and then its bytes")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
+    parser.add_argument("--grace", type=duration, metavar="TIME", help="how old it must be, such as 12h or 7d")
 
 
 def put(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -35,8 +55,10 @@ def put(yard: Client, args: argparse.Namespace, output: Output) -> None:
     Store files.
     """
     for file in args.file:
+        with Progress(f"hashing {file.name}") as progress:
+            outgoing = Outgoing.of(file, args.media_type, progress)
         with Progress(f"storing {file.name}") as progress:
-            asset = yard.upload_file(file, media_type=args.media_type, progress=progress)
+            asset = yard.upload_file(outgoing, owner=args.owner, private=args.private, progress=progress)
         show(output, asset)
 
 
@@ -61,7 +83,8 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
         Column("TYPE", lambda each: each.media_type),
         Column("CREATED", lambda each: time_of(each.create_time)),
     ]
-    output.many(all_pages(yard.assets.ListAssets, pb.ListAssetsRequest(), "assets", args.limit), columns, "no assets")
+    request = pb.ListAssetsRequest(owner=args.owner)
+    output.many(all_pages(yard.assets.ListAssets, request, "assets", args.limit), columns, "no assets")
 
 
 def stat(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -69,6 +92,48 @@ def stat(yard: Client, args: argparse.Namespace, output: Output) -> None:
     Show an asset.
     """
     show(output, yard.assets.GetAsset(pb.GetAssetRequest(name=asset_name(args.asset))))
+
+
+def remove(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Take assets away.
+    """
+    for name in map(asset_name, args.asset):
+        yard.assets.DeleteAsset(pb.DeleteAssetRequest(name=name, request_id=uuid.uuid4().hex))
+        output.note(f"{name} is gone; its bytes go in a while")
+
+
+def url(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Sign an address.
+    """
+    request = delivery_pb2.SignUrlRequest(ttl=args.ttl, ip_range=args.ip, download_name=args.name)
+    if isinstance(args.resource, VersionRef):
+        request.version = resolve(yard, args.resource)
+    else:
+        request.asset = args.resource
+    signed = yard.delivery.SignUrl(request)
+    output.line(signed, signed.url)
+    output.note(f"until {time_of(signed.expire_time)} UTC")
+
+
+def collect(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Collect garbage.
+    """
+    done = yard.assets.CollectGarbage(pb.CollectGarbageRequest(grace=args.grace, dry_run=args.dry_run))
+    verb = "would be " if args.dry_run else ""
+    facts = [
+        (f"{verb}taken away", f"{done.condemned_count:,} assets, {amount(done.condemned_bytes, 'B')}"),
+        (f"bytes {verb}deleted", f"{done.deleted_count:,} assets, {amount(done.deleted_bytes, 'B')}"),
+        *(("", name) for name in done.names[:_NAMES_SHOWN]),
+        ("", "…" if done.condemned_count > _NAMES_SHOWN else ""),
+    ]
+    output.one(done, facts)
+
+
+def _resource(text: str) -> VersionRef | str:
+    return version_ref(text) if "@" in text or text.startswith("namespaces/") else asset_name(text)
 
 
 def show(output: Output, asset: pb.Asset) -> None:
@@ -80,7 +145,10 @@ def show(output: Output, asset: pb.Asset) -> None:
         ("size", f"{amount(asset.size_bytes, 'B')} ({asset.size_bytes:,} bytes)"),
         ("type", asset.media_type),
         ("format", pb.Asset.Format.Name(asset.format).removeprefix("FORMAT_").lower() if asset.format else ""),
+        ("parameters", count(asset.parameter_count)),
         ("warnings", "; ".join(asset.warnings)),
+        ("encodings", ", ".join(asset.content_encodings)),
+        ("private", "yes" if asset.private else ""),
         ("created", time_of(asset.create_time)),
     ]
     output.one(asset, facts)

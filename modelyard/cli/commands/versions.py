@@ -8,6 +8,7 @@ import argparse
 import re
 import uuid
 
+from modelyard.cli.commands import pull, push
 from modelyard.cli.names import VersionRef, model_name
 from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
@@ -45,6 +46,8 @@ def add(group: Group) -> None:
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
     _version(command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY"))
 
+    push.add(commands)
+    pull.add(commands)
     parser = command(commands, "update", update, "change what is given of a version: only labels once it is READY")
     _version(parser)
     parser.add_argument("--description")

@@ -1,0 +1,126 @@
+"""
+How the client for threads moves files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.transfer import STREAMS, Attempts, Incoming, Pause, Plan, RangedIncoming
+
+T = TypeVar("T")
+
+
+class Mover:
+    """
+    Carries out what transfers want, with the stubs of a client.
+
+    Args:
+        yard: the client.
+    """
+
+    def __init__(self, yard: Any) -> None:
+        self._yard = yard
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """
+        Wait for nothing any more: the client is closed.
+        """
+        self._closed.set()
+
+    def carry_out(self, plan: Plan[T]) -> T:
+        """
+        Do the steps of *plan*, and return what it returns.
+        """
+        step = plan.send
+        given: Any = None
+        while True:
+            try:
+                wanted = step(given)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            step, given = plan.send, None
+            if isinstance(wanted, Pause):
+                self._closed.wait(wanted.seconds)
+                continue
+            request = wanted.request() if callable(wanted.request) else wanted.request
+            try:
+                given = getattr(getattr(self._yard, wanted.stub), wanted.method)(request)
+            except grpc.RpcError as error:
+                step, given = plan.throw, error
+
+    def receive(self, incoming: Incoming) -> None:
+        """
+        Fetch the missing bytes of a small file.
+        """
+        attempts = Attempts()
+        while incoming.missing:
+            try:
+                for message in self._yard.assets.Download(incoming.request()):
+                    incoming.take(message.chunk)
+                incoming.ended()
+            except grpc.RpcError as error:
+                self._closed.wait(attempts.delay(error, incoming.received))
+
+    def receive_ranges(self, incoming: RangedIncoming) -> None:
+        """
+        Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
+        """
+        streams = _Streams()
+        with ThreadPoolExecutor(STREAMS, "modelyard-download") as pool:
+            futures = [pool.submit(self._receive_pieces, incoming, streams) for _ in range(STREAMS)]
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            finally:
+                streams.stop()
+
+    def _receive_pieces(self, incoming: RangedIncoming, streams: _Streams) -> None:
+        while (piece := incoming.next()) is not None:
+            attempts = Attempts()
+            while piece.missing:
+                try:
+                    with streams.of(self._yard.assets.Download(incoming.request(piece))) as stream:
+                        for message in stream:
+                            incoming.take(piece, message.chunk)
+                    incoming.ended(piece)
+                except grpc.RpcError as error:
+                    if streams.stopped.wait(attempts.delay(error, piece.done)):
+                        return
+
+
+class _Streams:
+    # The calls under way: cancelling one is the only way to reach a thread that waits for its next message.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[Any] = set()
+        self.stopped = threading.Event()
+
+    @contextmanager
+    def of(self, call: Any) -> Iterator[Iterator[assets_pb2.DownloadResponse]]:
+        with self._lock:
+            self._calls.add(call)
+        if self.stopped.is_set():
+            call.cancel()
+        try:
+            yield call
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+            # Whoever stops reading leaves the rest to be buffered otherwise.
+            call.cancel()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        with self._lock:
+            for call in self._calls:
+                call.cancel()

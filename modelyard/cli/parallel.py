@@ -1,0 +1,131 @@
+"""
+Several files at a time, with one bar for all of them, until the first that fails.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+import grpc
+
+from modelyard.cli.progress import Progress as Bar
+from modelyard.cli.progress import amount
+from modelyard.client import Client
+from modelyard.transfer import IntegrityError, Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: How many at a time.
+WORKERS = 4
+
+
+class StoppedError(Exception):
+    """
+    A transfer ends because another one failed, or somebody pressed Ctrl-C.
+    """
+
+
+class Total:
+    """
+    Adds up what several transfers say of themselves.
+
+    Args:
+        total: the bytes of all of them.
+        bar: told the sum, by one thread at a time.
+    """
+
+    def __init__(self, total: int, bar: Bar) -> None:
+        self._lock = threading.Lock()
+        self._total = total
+        self._bar = bar
+        self._stopped = False
+        self.done = 0
+        self._draw()
+
+    def part(self) -> Progress:
+        """
+        The progress to give to one of the transfers.
+
+        Raises:
+            StoppedError: (the progress) they are to stop.
+        """
+        last: int | None = None
+
+        def tell(done: int, _total: int) -> None:
+            nonlocal last
+            with self._lock:
+                if self._stopped:
+                    raise StoppedError
+                if last is None:
+                    self._bar.found(done)
+                self.done += done - (last or 0)
+                last = done
+                self._draw()
+
+        return tell
+
+    def _draw(self) -> None:
+        # A bar of nothing says nothing.
+        if self._total:
+            self._bar(self.done, self._total)
+
+    def stop(self) -> None:
+        """
+        Let each transfer end with its next chunk.
+        """
+        with self._lock:
+            self._stopped = True
+
+
+def in_parallel(yard: Client, do: Callable[[T, Progress], R], items: Iterable[T], total: Total) -> list[R]:
+    """
+    Do something for each item, some of them at a time.
+
+    Args:
+        yard: whose calls are cancelled when one fails, or on Ctrl-C: it is closed then.
+        do: is given an item and the progress to tell.
+        total: what adds that up.
+
+    Returns:
+        What *do* returned, in the order of the items.
+
+    Raises:
+        Exception: of the first that failed.
+    """
+    with ThreadPoolExecutor(WORKERS, "modelyard") as pool:
+        futures = [pool.submit(do, item, total.part()) for item in items]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                if future.exception() is not None:
+                    future.result()
+        except BaseException:
+            total.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            yard.close()
+            raise
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def resumable(title: str, size: int) -> Iterator[Total]:
+    """
+    Draw a bar for several transfers of *size* bytes in all; when they are interrupted or fail, say how to go on.
+    """
+    total: Total | None = None
+    try:
+        with Bar(title) as bar:
+            total = Total(size, bar)
+            yield total
+    except (KeyboardInterrupt, grpc.RpcError, IntegrityError, OSError):
+        done = total.done if total else 0
+        print(
+            f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to go on from there",
+            file=sys.stderr,
+        )
+        raise

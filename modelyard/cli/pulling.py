@@ -1,0 +1,157 @@
+"""
+How a version becomes a folder.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cli.errors import RefusedError
+from modelyard.cli.names import VersionRef, model_name
+from modelyard.cli.parallel import Total, in_parallel
+from modelyard.cli.paths import clashes, leads_out, wrong_with
+from modelyard.cli.progress import Progress
+from modelyard.client import Client
+from modelyard.problems import explain
+from modelyard.registry.v1 import aliases_pb2
+from modelyard.registry.v1 import versions_pb2 as pb
+from modelyard.transfer import Progress as Told
+from modelyard.transfer.outgoing import digest
+
+_NUMBER = re.compile(r"(.+):(latest|[0-9]+)")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """
+    A file of a version, and where it is to be.
+    """
+
+    artifact: pb.Artifact
+    place: Path
+
+
+def find(yard: Client, text: str) -> pb.Version:
+    """
+    The version that ``MODEL``, ``MODEL@production``, ``MODEL@3``, ``MODEL:3`` or a full name mean; the newest READY one
+    when it says none or ``latest``.
+
+    Raises:
+        grpc.RpcError: there is no such model, alias or version.
+        RefusedError: the version is not READY, or there is none that is.
+    """
+    numbered = _NUMBER.fullmatch(text)
+    if numbered is not None:
+        text = f"{numbered[1]}@{numbered[2]}"
+    try:
+        ref = VersionRef.parse(text)
+    except ValueError:
+        return _newest(yard, model_name(text))
+    if ref.alias == _LATEST:
+        return _latest(yard, ref, only_newest=numbered is not None)
+    name = ref.name if ref.number else _aliased(yard, ref)
+    version = yard.versions.GetVersion(pb.GetVersionRequest(name=name))
+    if version.state != pb.Version.STATE_READY:
+        state = pb.Version.State.Name(version.state).removeprefix("STATE_")
+        raise RefusedError(f"{version.name} is {state}: its files are not verified")
+    return version
+
+
+def _aliased(yard: Client, ref: VersionRef) -> str:
+    return yard.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=ref.name)).version
+
+
+def _latest(yard: Client, ref: VersionRef, only_newest: bool) -> pb.Version:
+    # Somebody may have an alias of that name, which is then what they mean.
+    if not only_newest:
+        try:
+            return yard.versions.GetVersion(pb.GetVersionRequest(name=_aliased(yard, ref)))
+        except grpc.RpcError as error:
+            if explain(error).reason != "ALIAS_NOT_FOUND":
+                raise
+    return _newest(yard, ref.model)
+
+
+def _newest(yard: Client, model: str) -> pb.Version:
+    request = pb.ListVersionsRequest(parent=model, page_size=1)
+    while True:
+        response = yard.versions.ListVersions(request)
+        for version in response.versions:
+            if version.state == pb.Version.STATE_READY:
+                return version
+        request.page_token = response.next_page_token
+        if not request.page_token:
+            raise RefusedError(f"{model} has no version that is READY")
+
+
+def targets(version: pb.Version, folder: Path) -> list[Target]:
+    """
+    Where the files of *version* are to be. The registry's word is not taken for it that they stay inside of *folder*.
+
+    Raises:
+        RefusedError: a path would lead out of the folder, by its own parts or by a link that is in the folder.
+    """
+    root = folder.resolve()
+    for artifact in version.artifacts:
+        reason = wrong_with(artifact.path) or ("leads out by a link" if leads_out(root, artifact.path) else "")
+        if not reason and not (_DIGEST.fullmatch(artifact.sha256) and artifact.size_bytes >= 0):
+            reason = "has no right digest or size"
+        if reason:
+            raise RefusedError(f"nothing was written: the path {artifact.path!r} of {version.name} {reason}")
+    if both := clashes([artifact.path for artifact in version.artifacts]):
+        raise RefusedError(f"nothing was written: {both[0]!r} of {version.name} is there twice, or is a folder, too")
+    return [Target(artifact, root / artifact.path) for artifact in version.artifacts]
+
+
+def changed(yard: Client, wanted: list[Target], progress: Progress) -> list[Target]:
+    """
+    Those that are not there, or not with these bytes.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    there = [target for target in wanted if _may_be(target)]
+
+    def is_right(target: Target, told: Told) -> bool:
+        with target.place.open("rb") as file:
+            return digest(file, told) == target.artifact.sha256
+
+    total = Total(sum(target.artifact.size_bytes for target in there), progress)
+    verdicts = in_parallel(yard, is_right, there, total)
+    right = {target.place for target, verdict in zip(there, verdicts, strict=True) if verdict}
+    return [target for target in wanted if target.place not in right]
+
+
+def _may_be(target: Target) -> bool:
+    try:
+        found = target.place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == target.artifact.size_bytes
+
+
+def fetch(yard: Client, missing: list[Target], total: Total) -> None:
+    """
+    Fetch files, the largest first, so that none of them is waited for at the end.
+
+    Raises:
+        OSError: a file cannot be written.
+        IntegrityError: other bytes came.
+        grpc.RpcError: a download failed.
+    """
+
+    def fetched(target: Target, told: Told) -> None:
+        target.place.parent.mkdir(parents=True, exist_ok=True)
+        sha256, size = target.artifact.sha256, target.artifact.size_bytes
+        asset = assets_pb2.Asset(name=f"assets/{sha256}", sha256=sha256, size_bytes=size)
+        yard.download_file(asset, target.place, progress=told)
+
+    in_parallel(yard, fetched, sorted(missing, key=lambda each: -each.artifact.size_bytes), total)

@@ -1,0 +1,138 @@
+"""
+How a folder becomes a version.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cli.folders import Found
+from modelyard.cli.parallel import Total, in_parallel
+from modelyard.cli.progress import Progress
+from modelyard.client import Client
+from modelyard.registry.v1 import versions_pb2 as pb
+from modelyard.transfer import Attempts, Outgoing
+from modelyard.transfer import Progress as Told
+
+R = TypeVar("R")
+
+# Among as many of the newest versions one is looked for that an interrupted push has made. Each may be megabytes.
+_LOOKED_AT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What is to be sent.
+
+    Args:
+        files: of the folder, hashed, in the order of what was found.
+        missing: one of each digest that is not stored.
+    """
+
+    files: list[Outgoing]
+    missing: list[Outgoing]
+
+    @property
+    def missing_bytes(self) -> int:
+        """
+        How much is to be sent.
+        """
+        return sum(file.size_bytes for file in self.missing)
+
+
+def prepare(yard: Client, found: list[Found], progress: Progress) -> Plan:
+    """
+    Hash the files, and ask which of them are not stored.
+
+    Raises:
+        OSError: a file cannot be read.
+        FileChangedError: one changed meanwhile.
+        grpc.RpcError: the service cannot be asked.
+    """
+
+    def hashed(file: Found, told: Told) -> Outgoing:
+        return Outgoing.of(file.place, progress=told)
+
+    files = in_parallel(yard, hashed, found, Total(sum(each.size_bytes for each in found), progress))
+    by_digest = {file.sha256: file for file in files}
+    response = yard.assets.FindMissing(assets_pb2.FindMissingRequest(sha256=by_digest))
+    return Plan(files, [by_digest[sha256] for sha256 in response.sha256])
+
+
+def send(yard: Client, plan: Plan, private: bool, total: Total) -> None:
+    """
+    Send what is missing, the largest first, so that none of them is waited for at the end.
+
+    Raises:
+        OSError: a file cannot be read.
+        FileChangedError: one changed meanwhile.
+        grpc.RpcError: an upload failed.
+    """
+
+    def sent(file: Outgoing, told: Told) -> assets_pb2.Asset:
+        return yard.upload_file(file, private=private, progress=told)
+
+    in_parallel(yard, sent, sorted(plan.missing, key=lambda file: -file.size_bytes), total)
+
+
+def artifacts(found: list[Found], files: Iterable[Outgoing]) -> list[pb.Artifact]:
+    """
+    The files as a version names them.
+    """
+    return [
+        pb.Artifact(path=each.path, sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type)
+        for each, file in zip(found, files, strict=True)
+    ]
+
+
+def version_of(yard: Client, model: str, wanted: pb.Version) -> tuple[pb.Version, bool]:
+    """
+    The version of *model* that is as *wanted*, READY.
+
+    Returns:
+        The version, and whether it was there: the newest may be the same already, or one that an interrupted push has
+        made is finished.
+
+    Raises:
+        grpc.RpcError: it cannot be made, or its files are not all there.
+    """
+    request = pb.ListVersionsRequest(parent=model, page_size=_LOOKED_AT)
+    for place, version in enumerate(yard.versions.ListVersions(request).versions):
+        there = version.state == pb.Version.STATE_READY and place == 0
+        if _same(version, wanted) and (there or version.state == pb.Version.STATE_PENDING):
+            return (version, True) if there else (_finalized(yard, version.name), False)
+    create = pb.CreateVersionRequest(parent=model, version=wanted, request_id=uuid.uuid4().hex)
+    return _finalized(yard, _retried(yard.versions.CreateVersion, create).name), False
+
+
+def _finalized(yard: Client, name: str) -> pb.Version:
+    return _retried(yard.versions.FinalizeVersion, pb.FinalizeVersionRequest(name=name, request_id=uuid.uuid4().hex))
+
+
+def _retried(call: Callable[[R], pb.Version], request: R) -> pb.Version:
+    # Both writes may be done again: they have a request id. After hours of sending, a service that starts just now must
+    # not be the end.
+    attempts = Attempts()
+    while True:
+        try:
+            return call(request)
+        except grpc.RpcError as error:
+            time.sleep(attempts.delay(error))
+
+
+def _same(version: pb.Version, wanted: pb.Version) -> bool:
+    ours, theirs = (sorted(each.artifacts, key=lambda file: file.path) for each in (wanted, version))
+    return (ours, wanted.description, wanted.stage, dict(wanted.labels)) == (
+        theirs,
+        version.description,
+        version.stage,
+        dict(version.labels),
+    )

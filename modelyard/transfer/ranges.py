@@ -1,0 +1,183 @@
+"""
+A large file that is received, in several streams at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.transfer import sidecar
+from modelyard.transfer.errors import IntegrityError
+from modelyard.transfer.outgoing import digest
+from modelyard.transfer.parts import check_asset, open_part, part_of, settle
+from modelyard.transfer.progress import Progress, no_progress
+from modelyard.transfer.sidecar import Piece
+
+#: Larger files are received in ranges, where the system can write at a place.
+RANGED_BYTES = 32 * 1024 * 1024 if hasattr(os, "pwrite") else 1 << 63
+#: How many at a time.
+STREAMS = 4
+
+# After so many bytes it is written down what is there: as much is fetched again after a kill.
+_SAVE_BYTES = 16 * 1024 * 1024
+
+
+class RangedIncoming:
+    """
+    A file to download in ranges: they are gathered beside it, in one file with a small one that says which bytes are
+    there, and moved in place when verified. Safe to use from several threads.
+
+    Args:
+        asset: what to download.
+        path: of the file.
+        progress: told after each chunk, by one thread at a time.
+
+    Raises:
+        IntegrityError: the asset's name is not that of its digest.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
+        check_asset(asset)
+        self._asset = asset
+        self._path = Path(path)
+        self._part = part_of(self._path, asset.sha256)
+        self._notes = self._part.with_name(f"{self._part.name}.ranges")
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._pieces: list[Piece] = []
+        self._waiting: list[Piece] = []
+        self._file: BinaryIO | None = None
+        self._resumed = False
+        self._unsaved = 0
+        self.received = 0
+
+    def __enter__(self) -> RangedIncoming:
+        self._file = open_part(self._part, self._path)
+        try:
+            self._look()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def _look(self) -> None:
+        pieces = sidecar.load(self._notes, self._asset.size_bytes)
+        # What is in a hole of a shorter file was never written.
+        there = os.fstat(self._open_file.fileno()).st_size
+        if pieces is None or any(piece.done > max(there, piece.start) for piece in pieces):
+            self._restart()
+        else:
+            self._begin(pieces)
+        self._resumed = self.received > 0
+        self._progress(self.received, self._asset.size_bytes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Under the lock: a thread that still writes must not find its file's number given to another file.
+        with self._lock:
+            if self._file is None:
+                return
+            self._file.close()
+            self._file = None
+            if kind is None or not self.received:
+                self._part.unlink(missing_ok=True)
+                self._notes.unlink(missing_ok=True)
+            else:
+                sidecar.save(self._notes, self._pieces)
+
+    def next(self) -> Piece | None:
+        """
+        A piece that nobody fetches yet; None when there is none left.
+        """
+        with self._lock:
+            return self._waiting.pop(0) if self._waiting else None
+
+    def request(self, piece: Piece) -> assets_pb2.DownloadRequest:
+        """
+        The request for the missing bytes of *piece*.
+        """
+        return assets_pb2.DownloadRequest(name=self._asset.name, offset=piece.done, limit=piece.end - piece.done)
+
+    def take(self, piece: Piece, chunk: assets_pb2.Chunk) -> None:
+        """
+        Write what came for *piece*.
+
+        Raises:
+            IntegrityError: it does not go on where the last chunk ended, or goes past the end of the piece.
+            OSError: it cannot be written.
+        """
+        if chunk.offset != piece.done or piece.done + len(chunk.data) > piece.end:
+            raise IntegrityError(f"a chunk of {self._asset.name} came for {chunk.offset}, not for {piece.done}")
+        with self._lock:
+            _write(self._open_file.fileno(), chunk.data, chunk.offset)
+            piece.done += len(chunk.data)
+            self.received += len(chunk.data)
+            self._unsaved += len(chunk.data)
+            if self._unsaved >= _SAVE_BYTES:
+                sidecar.save(self._notes, self._pieces)
+                self._unsaved = 0
+            self._progress(self.received, self._asset.size_bytes)
+
+    def ended(self, piece: Piece) -> None:
+        """
+        The stream of *piece* has ended without an error.
+
+        Raises:
+            IntegrityError: before all its bytes came.
+        """
+        if piece.missing:
+            raise IntegrityError(f"a stream of {self._asset.name} ended at byte {piece.done}, not at {piece.end}")
+
+    def finish(self) -> bool:
+        """
+        Verify the digest of the whole file and move it in place.
+
+        Returns:
+            Whether that was done. If not, what an earlier download left was damaged, and all bytes are missing again.
+
+        Raises:
+            IntegrityError: the bytes that came are not those of the name; they are thrown away.
+            OSError: the file cannot be written.
+        """
+        # Opened once more: what this file object may have buffered is not what was written past it.
+        with self._part.open("rb") as file:
+            sha256 = digest(file)
+        if sha256 != self._asset.sha256:
+            self._restart()
+            if self._resumed:
+                self._resumed = False
+                return False
+            raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: nothing was kept")
+        settle(self._open_file, self._part, self._path)
+        return True
+
+    @property
+    def _open_file(self) -> BinaryIO:
+        if self._file is None:
+            raise ValueError("not inside a with statement")
+        return self._file
+
+    def _restart(self) -> None:
+        self._notes.unlink(missing_ok=True)
+        self._open_file.truncate(0)
+        self._begin(sidecar.cut(self._asset.size_bytes, STREAMS))
+
+    def _begin(self, pieces: list[Piece]) -> None:
+        self._pieces = pieces
+        self._waiting = [piece for piece in pieces if piece.missing]
+        self.received = sum(piece.done - piece.start for piece in pieces)
+
+
+def _write(number: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(number, view, offset)
+        view, offset = view[count:], offset + count

@@ -1,0 +1,143 @@
+"""
+How a file gets there: small ones in one call, large ones as an upload that survives breaks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import grpc
+
+from modelyard.cdn.v1 import assets_pb2, uploads_pb2
+from modelyard.problems import explain
+from modelyard.transfer.attempts import Attempts
+from modelyard.transfer.errors import IntegrityError
+from modelyard.transfer.outgoing import Outgoing, Sending
+from modelyard.transfer.progress import Progress
+from modelyard.transfer.steps import Call, Pause, Plan
+
+#: Larger files are sent as an upload, of which the parts that came survive a break.
+RESUMABLE_BYTES = 8 * 1024 * 1024
+
+# After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and was
+# still read there: it replaced bytes that the next one had sent.
+_GOES_ON = ("OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
+# Finishing may mean that many gigabytes are read back: so often it is asked for again, with so many seconds between.
+_FINISH_ASKED, _FINISH_PAUSE = 120, 5.0
+
+
+def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> Plan[assets_pb2.Asset]:
+    """
+    The steps that store a file.
+
+    Args:
+        file: hashed already.
+        owner: whose quota it counts on; empty means nobody's.
+        private: whether it is reached over HTTP with a signed URL only.
+        progress: called with the bytes that are sent and the bytes in all.
+
+    Raises:
+        OSError: the file cannot be read.
+        FileChangedError: it changed since it was hashed.
+        IntegrityError: the service takes no more bytes, and does not say why.
+        grpc.RpcError: it failed for good, or too often without getting on.
+    """
+    sending = Sending(file, progress)
+    if file.size_bytes > RESUMABLE_BYTES:
+        asset = yield from _Resumable(sending, owner, private).steps()
+    else:
+        asset = yield from _at_once(sending, owner, private)
+    if asset.sha256 != file.sha256:
+        raise IntegrityError(f"{file.path} was stored under another digest than its own: {asset.name}")
+    progress(file.size_bytes, file.size_bytes)
+    return asset
+
+
+def _at_once(sending: Sending, owner: str, private: bool) -> Plan[assets_pb2.Asset]:
+    file, attempts = sending.file, Attempts()
+    header = assets_pb2.UploadRequest.Header(
+        sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
+    )
+    while True:
+        sending.tell(0)
+        try:
+            asset: assets_pb2.Asset = yield Call("assets", "Upload", partial(sending.whole, header))
+        except grpc.RpcError as error:
+            _blame(error, sending)
+            yield Pause(attempts.delay(error))
+        else:
+            return asset
+
+
+class _Resumable:
+    # No state is kept between attempts, or on disk: StartUpload finds the open upload of the same digest and owner, and
+    # says how far it is, whoever began it.
+    def __init__(self, sending: Sending, owner: str, private: bool) -> None:
+        file = sending.file
+        self._sending = sending
+        self._size = file.size_bytes
+        self._start = uploads_pb2.StartUploadRequest(
+            sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
+        )
+        self._attempts = Attempts(_GOES_ON, [grpc.StatusCode.DEADLINE_EXCEEDED])
+        self._committed = 0
+        self._asked = 0
+
+    def steps(self) -> Plan[assets_pb2.Asset]:
+        while True:
+            try:
+                asset = yield from self._attempt()
+            except grpc.RpcError as error:
+                yield Pause(self._pause(error))
+            else:
+                if asset is not None:
+                    return asset
+                yield Pause(self._unfinished())
+
+    def _attempt(self) -> Plan[assets_pb2.Asset | None]:
+        """
+        Go on where the upload stands; returns the asset, or None when not all bytes were taken.
+        """
+        found: uploads_pb2.Upload = yield Call("uploads", "StartUpload", self._start)
+        self._committed = self._size if found.complete else found.committed_bytes
+        self._sending.tell(self._committed)
+        if self._committed < self._size:
+            messages = partial(self._sending.rest, found.name, self._committed)
+            found = yield Call("uploads", "WriteUpload", messages)
+            self._sending.check()
+            self._committed = found.committed_bytes
+            if self._committed < self._size:
+                return None
+        # Of one that is complete, this gives the asset, past any cache that has not heard of it yet.
+        asset: assets_pb2.Asset = yield Call(
+            "uploads", "FinishUpload", uploads_pb2.FinishUploadRequest(name=found.name)
+        )
+        return asset
+
+    def _pause(self, error: grpc.RpcError) -> float:
+        _blame(error, self._sending)
+        problem = explain(error)
+        finishing = problem.reason == "UPLOAD_FINISHING" or (
+            problem.code is grpc.StatusCode.DEADLINE_EXCEEDED and self._committed == self._size
+        )
+        if not finishing:
+            return self._attempts.delay(error, self._committed)
+        self._asked += 1
+        if self._asked >= _FINISH_ASKED:
+            raise error
+        return min(_FINISH_PAUSE, 0.2 * 2.0**self._asked)
+
+    def _unfinished(self) -> float:
+        if not self._attempts.another(self._committed):
+            raise IntegrityError(
+                f"the upload of {self._sending.file.path} stands at byte {self._committed:,} of {self._size:,} "
+                "and does not go on: start it again later"
+            )
+        return self._attempts.pause()
+
+
+def _blame(error: grpc.RpcError, sending: Sending) -> None:
+    # A file that fails ends its stream early, and the service finds bytes missing: the file is what went wrong.
+    sending.check()
+    if explain(error).code is grpc.StatusCode.DATA_LOSS:
+        sending.check_digest()

@@ -1,0 +1,326 @@
+"""
+Large files on their way here: in several streams, resumed, verified, all or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import modelyard
+from modelyard import aio, client
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.transfer import attempts, ranges
+from modelyard.transfer.sidecar import Piece, cut, load, save
+from tests.client.memory import MIB, Memory, Server, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 6 * MIB + 7
+DATA = random.Random(1).randbytes(SIZE)  # noqa: S311 - any bytes
+
+#: Downloads an asset with a client of one of the two kinds.
+Download = Callable[..., Any]
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """
+    What the server holds.
+    """
+    return Memory()
+
+
+@pytest.fixture
+def asset(memory: Memory) -> assets_pb2.Asset:
+    """
+    An asset that is fetched in ranges.
+    """
+    return memory.put(DATA)
+
+
+@pytest.fixture
+def server(memory: Memory) -> Iterator[Server]:
+    """
+    A server of it.
+    """
+    with serving(memory) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Files are large from 1 MiB on, and nobody waits long between attempts.
+    """
+    for module in (client, aio):
+        monkeypatch.setattr(module, "RANGED_BYTES", MIB)
+    monkeypatch.setattr(ranges, "_SAVE_BYTES", MIB)
+    monkeypatch.setattr(attempts, "_LONGEST_DELAY", 0.01)
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def download(request: pytest.FixtureRequest, server: Server) -> Download:
+    """
+    Either client's download.
+    """
+
+    def with_threads(*args: Any, **more: Any) -> Any:
+        with modelyard.connect(server.target) as yard:
+            return yard.download_file(*args, **more)
+
+    def with_asyncio(*args: Any, **more: Any) -> Any:
+        async def go() -> Any:
+            async with modelyard.aio.connect(server.target) as yard:
+                return await yard.download_file(*args, **more)
+
+        return asyncio.run(go())
+
+    return with_threads if request.param == "threads" else with_asyncio
+
+
+def test_in_ranges(download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path) -> None:
+    """
+    A large file comes in four ranges that together are the file; progress grows to the whole; nothing else is left.
+    """
+    steps: list[tuple[int, int]] = []
+    assert download(asset.name, tmp_path / "copy", progress=lambda *step: steps.append(step)) == asset
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    length = 2 * MIB
+    assert sorted(memory.downloads) == [(0, length), (length, length), (2 * length, length), (3 * length, 7)]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == ((0, SIZE), (SIZE, SIZE))
+
+
+def test_breaks_go_on_at_the_last_byte(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    A stream that breaks is asked for again from its last byte on, and no byte comes twice.
+    """
+    memory.break_downloads = deque([1, 100_000, MIB + 3, 0, 5, 77_777])
+    download(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert not memory.break_downloads
+    assert memory.sent == SIZE
+
+
+def test_attempts_without_progress_are_bounded(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    A service that sends nothing is left alone after some attempts; what came is kept, and used when it is back.
+    """
+    memory.break_downloads = deque([0] * 1000)
+    with pytest.raises(grpc.RpcError):
+        download(asset.name, tmp_path / "copy")
+    assert len(memory.downloads) < 60
+    memory.break_downloads = deque([10] * 25)
+    download(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_an_interrupted_download_goes_on(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    After an interruption the file is not there, and what came is not asked for again.
+    """
+
+    def interrupt(done: int, _total: int) -> None:
+        if done > 4 * MIB:
+            raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        download(asset.name, tmp_path / "copy", progress=interrupt)
+    assert not (tmp_path / "copy").exists()
+    memory.downloads.clear()
+    steps: list[int] = []
+    download(asset.name, tmp_path / "copy", progress=lambda done, _total: steps.append(done))
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert steps[0] > 4 * MIB
+    assert sum(limit for _, limit in memory.downloads) == SIZE - steps[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_client_that_is_killed(server: Server, memory: Memory, tmp_path: Path) -> None:
+    """
+    A client that is killed leaves what it has written down, and the next one goes on with it.
+    """
+    data = random.SystemRandom().randbytes(72 * MIB)
+    asset = memory.put(data)
+    script = f"import modelyard; modelyard.connect({server.target!r}).download_file({asset.name!r}, 'copy')"
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    memory.pause_at = 50 * MIB
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    memory.until_paused()
+    while not list(tmp_path.glob("*.ranges")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    memory.go_on()
+    memory.downloads.clear()
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert (tmp_path / "copy").read_bytes() == data
+    assert sum(limit for _, limit in memory.downloads) < 60 * MIB
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+async def test_a_task_that_is_cancelled(
+    server: Server, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    A cancelled download ends, with the calls that it made, and leaves what the next one goes on with.
+    """
+    enough = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def watch(done: int, _total: int) -> None:
+        if done > 3 * MIB:
+            memory.pause.clear()
+            loop.call_soon_threadsafe(enough.set)
+
+    async with modelyard.aio.connect(server.target) as yard:
+        task = asyncio.create_task(yard.download_file(asset.name, tmp_path / "copy", progress=watch))
+        await enough.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        memory.pause.set()
+        memory.downloads.clear()
+        await yard.download_file(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert sum(limit for _, limit in memory.downloads) <= SIZE - 3 * MIB
+
+
+def _interrupted(download: Download, asset: assets_pb2.Asset, path: Path) -> Path:
+    def interrupt(done: int, _total: int) -> None:
+        if done > 4 * MIB:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        download(asset.name, path, progress=interrupt)
+    (part,) = path.parent.glob(".*.part")
+    return part
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "shorter", "no notes", "wrong notes", "notes of another file"])
+def test_a_damaged_rest(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path, damage: str
+) -> None:
+    """
+    A rest that is not what it says never becomes the file: it is thrown away, and all is fetched anew.
+    """
+    part = _interrupted(download, asset, tmp_path / "copy")
+    notes = part.with_name(f"{part.name}.ranges")
+    if damage == "other bytes":
+        with part.open("r+b") as file:
+            file.write(b"other")
+    if damage == "shorter":
+        os.truncate(part, 10)
+    if damage == "no notes":
+        notes.unlink()
+    if damage == "wrong notes":
+        notes.write_text(notes.read_text()[:-3])
+    if damage == "notes of another file":
+        save(notes, [Piece(0, 10, 10)])
+    memory.downloads.clear()
+    download(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert sum(limit for _, limit in memory.downloads) >= SIZE
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_other_bytes(download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path) -> None:
+    """
+    A service that sends other bytes is found out; nothing of them is kept, and a file that was there stays.
+    """
+    (tmp_path / "copy").write_text("old")
+    memory.garble = b"lies"
+    with pytest.raises(modelyard.IntegrityError, match="another sha256"):
+        download(asset.name, tmp_path / "copy")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("copy", "old")]
+    assert len(memory.downloads) == 4
+
+
+def test_other_bytes_after_an_interruption(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    All is fetched anew once, not for ever.
+    """
+    _interrupted(download, asset, tmp_path / "copy")
+    memory.downloads.clear()
+    memory.garble = b"lies"
+    with pytest.raises(modelyard.IntegrityError, match="another sha256"):
+        download(asset.name, tmp_path / "copy")
+    assert SIZE < sum(limit for _, limit in memory.downloads) < 2 * SIZE
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["part", "notes"])
+@pytest.mark.parametrize("size", [5, SIZE], ids=["small", "large"])
+def test_links_are_not_followed(download: Download, memory: Memory, tmp_path: Path, place: str, size: int) -> None:
+    """
+    A link where the bytes are gathered, or notes are kept, does not lead to a file of somebody else's.
+    """
+    asset = memory.put(DATA[:size])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    part = tmp_path / "folder" / f".copy.{asset.sha256[:16]}.part"
+    link = part if place == "part" else part.with_name(f"{part.name}.ranges")
+    link.symlink_to(tmp_path / "precious")
+    if place == "part":
+        with pytest.raises(OSError, match="symbolic link"):
+            download(asset.name, tmp_path / "folder" / "copy")
+    else:
+        download(asset.name, tmp_path / "folder" / "copy")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["assets/../../x", f"assets/{'A' * 64}"])
+def test_a_service_that_makes_up_names(download: Download, tmp_path: Path, name: str) -> None:
+    """
+    A digest becomes part of a file name: one that is none is refused.
+    """
+    wrong = assets_pb2.Asset(name=name, sha256=name.removeprefix("assets/"), size_bytes=5)
+    for size in (5, SIZE):
+        wrong.size_bytes = size
+        with pytest.raises(modelyard.IntegrityError, match="does not name the digest"):
+            download(wrong, tmp_path / "copy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_names(download: Download, asset: assets_pb2.Asset, tmp_path: Path) -> None:
+    """
+    The longest name that a file may have is no obstacle, in whatever script.
+    """
+    for name in ("n" * 255, "名" * 85):
+        download(asset.name, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("size", [1, MIB, MIB + 1, 40 * MIB, 5000 * MIB + 1])
+def test_pieces(size: int, tmp_path: Path) -> None:
+    """
+    Pieces lie side by side, cover all, and are the same when loaded.
+    """
+    pieces = cut(size, 4)
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert (pieces[0].start, pieces[-1].end) == (0, size)
+    pieces[0].done = 1
+    save(tmp_path / "notes", pieces)
+    assert load(tmp_path / "notes", size) == pieces
+    assert load(tmp_path / "notes", size + 1) is None

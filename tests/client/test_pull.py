@@ -1,0 +1,287 @@
+"""
+`modelyard versions pull`: a version becomes a folder, and nothing outside of the folder is touched.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelyard.cli.main import main
+from modelyard.registry.v1 import versions_pb2
+from tests.client.memory import MIB, Memory, Server, serving
+from tests.client.memory_registry import MODEL, PENDING, Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """
+    What the server holds.
+    """
+    return Memory()
+
+
+@pytest.fixture
+def registry(memory: Memory) -> Registry:
+    """
+    The versions of the model m.
+    """
+    return Registry(memory)
+
+
+@pytest.fixture
+def server(memory: Memory, registry: Registry) -> Iterator[Server]:
+    """
+    A server of both.
+    """
+    with serving(memory, registry.serve) as running:
+        yield running
+
+
+def _artifact(memory: Memory, path: str, data: bytes) -> versions_pb2.Artifact:
+    asset = memory.put(data)
+    return versions_pb2.Artifact(path=path, sha256=asset.sha256, size_bytes=len(data))
+
+
+def _pull(server: Server, version: str, folder: Path, *more: str) -> int:
+    return main(["--target", server.target, "versions", "pull", version, str(folder), *more])
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_version_becomes_a_folder(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    All files come, in their folders; again, nothing is asked for; what was changed or lost comes back, and what does
+    not belong to the version stays.
+    """
+    files = {"weights.bin": bytes(range(256)) * 5000, "a/b/词表.txt": b"1", "empty": b"", "twin": b"1"}
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "new" / "folder"
+    assert _pull(server, "m", folder) == 0
+    assert _files(folder) == files
+    printed = capsys.readouterr()
+    assert printed.out == f"{MODEL}/versions/1 is in {folder}\n"
+    assert "4 files, 0 B there already, 1.2 MiB to get" in printed.err
+    memory.downloads.clear()
+    (folder / "mine").write_text("mine")
+    assert _pull(server, "m", folder) == 0
+    assert memory.downloads == []
+    (folder / "twin").write_text("2")
+    (folder / "a" / "b" / "词表.txt").unlink()
+    assert _pull(server, "m", folder) == 0
+    assert _files(folder) == {**files, "mine": b"mine"}
+    assert len(memory.downloads) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("m", 3),
+        ("m:latest", 3),
+        ("m@latest", 3),
+        ("m:1", 1),
+        ("m@1", 1),
+        ("default/m@production", 2),
+        (f"{MODEL}/versions/1", 1),
+        (f"{MODEL}/aliases/production", 2),
+        (f"{MODEL}:2", 2),
+    ],
+)
+def test_which_version(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, text: str, number: int
+) -> None:
+    """
+    A number, an alias, or the newest that is READY.
+    """
+    for each in ("1", "2", "3"):
+        registry.add(_artifact(memory, "number", each.encode()))
+    registry.add(_artifact(memory, "number", b"4"), state=PENDING)
+    registry.aliases["production"] = f"{MODEL}/versions/2"
+    assert _pull(server, text, tmp_path / "folder") == 0
+    assert (tmp_path / "folder" / "number").read_text() == str(number)
+
+
+def test_an_alias_named_latest(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Somebody's alias of the name latest is what MODEL@latest means; MODEL:latest is the newest all the same.
+    """
+    for each in ("1", "2"):
+        registry.add(_artifact(memory, "number", each.encode()))
+    registry.aliases["latest"] = f"{MODEL}/versions/1"
+    for text, number in (("m@latest", "1"), ("m:latest", "2")):
+        assert _pull(server, text, tmp_path / "folder") == 0
+        assert (tmp_path / "folder" / "number").read_text() == number
+
+
+def test_no_such_version(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    What is not there, or not READY, is said in a line.
+    """
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    assert "has no version that is READY" in capsys.readouterr().err
+    registry.add(_artifact(memory, "a", b"1"), state=PENDING)
+    for text, line in (("m:1", "is PENDING"), ("m@nobody", "ALIAS_NOT_FOUND"), ("m:9", "VERSION_NOT_FOUND")):
+        assert _pull(server, text, tmp_path / "folder") == 1
+        assert line in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "a/../../x",
+        "/tmp/modelyard-x",  # noqa: S108 - must not be written
+        "a//b",
+        "./a",
+        "a/.",
+        "..",
+        "",
+        "C:/x",
+        "C:x",
+        "a/D:x",
+        "..\\x",
+        "\\\\host\\share\\x",
+        "a\0b",
+        ".a.0123456789abcdef.part",
+        "x" * 1025,
+    ],
+)
+def test_paths_that_lead_out(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    """
+    A version with a path that leads out of the folder, on whatever system, is refused before anything is written.
+    """
+    registry.add(_artifact(memory, "good", b"1"), _artifact(memory, path, b"2"))
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    assert "nothing was written: the path" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert memory.downloads == []
+
+
+@pytest.mark.parametrize("paths", [("a", "a"), ("a", "a/b"), ("a/b/c", "a")])
+def test_paths_that_clash(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, paths: tuple[str, str]
+) -> None:
+    """
+    A path that is there twice, or is a folder as well, is refused.
+    """
+    registry.add(*(_artifact(memory, path, str(place).encode()) for place, path in enumerate(paths)))
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_digest_that_is_none(server: Server, registry: Registry, tmp_path: Path) -> None:
+    """
+    A digest becomes part of a file name: one that is none is refused.
+    """
+    registry.add(versions_pb2.Artifact(path="a", sha256="../../../../x", size_bytes=1))
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("link", ["file", "folder", "dangling"])
+def test_links_that_lead_out(server: Server, memory: Memory, registry: Registry, tmp_path: Path, link: str) -> None:
+    """
+    A link that is in the folder already, and leads out of it, is not gone through.
+    """
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "x").write_text("precious")
+    if link == "file":
+        (folder / "x").symlink_to(outside / "x")
+        path = "x"
+    elif link == "folder":
+        (folder / "sub").symlink_to(outside)
+        path = "sub/x"
+    else:
+        (folder / "sub").symlink_to(outside / "new")
+        path = "sub/x"
+    registry.add(_artifact(memory, path, b"evil"))
+    assert _pull(server, "m", folder) == 1
+    assert _files(outside) == {"x": b"precious"}
+
+
+def test_links_that_stay(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    The folder itself may be a link, and links inside of it may lead to its own folders.
+    """
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "alias").symlink_to("sub")
+    registry.add(_artifact(memory, "alias/x", b"1"))
+    assert _pull(server, "m", tmp_path / "link") == 0
+    assert (tmp_path / "real" / "sub" / "x").read_bytes() == b"1"
+
+
+def test_other_bytes(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A service that sends other bytes than the version names is found out, and nothing of them is left.
+    """
+    registry.add(_artifact(memory, "a", b"right"))
+    memory.garble = b"wrong"
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    assert "have another sha256" in capsys.readouterr().err
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_json(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    With --json the version is printed, and nothing else.
+    """
+    registry.add(_artifact(memory, "a", b"1"))
+    assert _pull(server, "m", tmp_path / "folder", "--json") == 0
+    printed = capsys.readouterr()
+    assert (printed.err, printed.out.count("\n"), '"path": "a"' in printed.out) == ("", 1, True)
+
+
+def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Ctrl-C ends a pull soon and leaves no file that is not whole; the next one does not ask again for what came.
+    """
+    files = {f"{number}.bin": random.SystemRandom().randbytes(20 * MIB) for number in range(3)}
+    files["large.bin"] = random.SystemRandom().randbytes(40 * MIB)
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "folder"
+    command = [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
+    # The service stops in the middle and answers nothing any more: it does not end the command.
+    memory.pause_at = 50 * MIB
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pulling = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        memory.until_paused()
+        pulling.send_signal(signal.SIGINT)
+        out, err = pulling.communicate(timeout=20)
+    finally:
+        pulling.kill()
+        memory.go_on()
+    assert (pulling.returncode, out) == (130, "")
+    assert err.endswith("run the same command again to go on from there\n")
+    for path in folder.glob("*.bin"):
+        assert path.read_bytes() == files[path.name]
+    kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    assert kept > 20 * MIB
+    memory.sent = 0
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    assert _files(folder) == files
+    assert memory.sent < 100 * MIB - 20 * MIB

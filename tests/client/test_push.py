@@ -1,0 +1,283 @@
+"""
+`modelyard versions push`: a folder becomes a version, however often it is interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelyard.cli.main import main
+from tests.client.memory import MIB, Memory, Server, serving
+from tests.client.memory_registry import PENDING, READY, Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """
+    What the server holds.
+    """
+    return Memory()
+
+
+@pytest.fixture
+def registry(memory: Memory) -> Registry:
+    """
+    The versions of the model m.
+    """
+    return Registry(memory)
+
+
+@pytest.fixture
+def server(memory: Memory, registry: Registry) -> Iterator[Server]:
+    """
+    A server of both.
+    """
+    with serving(memory, registry.serve) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """
+    A folder with a large file, one that is there twice, an empty one, and a name in another script.
+    """
+    root = tmp_path / "net"
+    (root / "tokenizer").mkdir(parents=True)
+    (root / "weights.bin").write_bytes(random.SystemRandom().randbytes(12 * MIB))
+    (root / "config.json").write_text('{"layers": 1}')
+    (root / "tokenizer" / "config.json").write_text('{"layers": 1}')
+    (root / "tokenizer" / "词表.txt").write_text("一")
+    (root / "empty").touch()
+    return root
+
+
+def _push(server: Server, folder: Path, *more: str, model: str = "m") -> int:
+    return main(["--target", server.target, "versions", "push", model, str(folder), *more])
+
+
+def test_a_folder_becomes_a_version(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The version names every file by path, digest, size and type; what is there twice is sent once; the name is printed.
+    """
+    code = _push(server, folder, "--alias", "production", "--description", "first", "--label", "a=b", "--private")
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (0, "namespaces/default/models/m/versions/1\n")
+    (version,) = registry.versions
+    assert [artifact.path for artifact in version.artifacts] == [
+        "config.json",
+        "empty",
+        "tokenizer/config.json",
+        "tokenizer/词表.txt",
+        "weights.bin",
+    ]
+    for artifact in version.artifacts:
+        assert memory.stored[artifact.sha256] == (folder / artifact.path).read_bytes()
+        assert artifact.size_bytes == (folder / artifact.path).stat().st_size
+    assert version.artifacts[0].media_type == "application/json"
+    assert (version.state, version.description, dict(version.labels)) == (READY, "first", {"a": "b"})
+    assert registry.aliases == {"production": version.name}
+    assert memory.received == len(b"".join(memory.stored.values()))
+    assert all(private for _, _, private in memory.headers.values())
+    assert memory.calls.count("FindMissing") == 1
+    assert "5 files, 12.0 MiB: 13 B there already or twice in the folder, 12.0 MiB to send" in printed.err
+
+
+def test_again(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The same folder once more sends nothing and makes nothing; with one file changed, only that is sent.
+    """
+    _push(server, folder)
+    first = capsys.readouterr().out
+    memory.received = 0
+    assert _push(server, folder) == 0
+    assert capsys.readouterr().out == first
+    assert (memory.received, len(registry.versions)) == (0, 1)
+    (folder / "config.json").write_text("{}")
+    assert _push(server, folder) == 0
+    assert (memory.received, len(registry.versions)) == (2, 2)
+
+
+def test_a_version_that_was_left_pending(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A push that ended between making the version and finalizing it is finished by the next one.
+    """
+    memory.answers["FinalizeVersion"] = deque([(grpc.StatusCode.PERMISSION_DENIED, "")])
+    assert _push(server, folder) == 1
+    assert registry.versions[0].state == PENDING
+    assert _push(server, folder) == 0
+    assert [version.state for version in registry.versions] == [READY]
+    assert capsys.readouterr().out == f"{registry.versions[0].name}\n"
+
+
+def test_json(server: Server, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    With --json the version is printed, and nothing else.
+    """
+    assert _push(server, folder, "--json") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert f'"name": "{registry.versions[0].name}"' in printed.out
+    assert printed.out.count("\n") == 1
+
+
+_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+
+
+def _deep(folder: Path) -> None:
+    deep = folder.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (shutil.rmtree, "No such file"),
+        (lambda folder: (folder / "new").mkdir(), "new/ is an empty folder"),
+        (lambda folder: (folder / "link").symlink_to(ROOT / "README.md"), "is a link out of the folder"),
+        (lambda folder: (folder / "link").symlink_to(".."), "is a link out of the folder"),
+        (lambda folder: (folder / "link").symlink_to("nowhere"), "is a link that leads nowhere"),
+        (lambda folder: (folder / "link").symlink_to("link"), "is a link that leads nowhere"),
+        (lambda folder: (folder / "tokenizer" / "up").symlink_to(".."), "is a link to a folder that it is in"),
+        (lambda folder: (folder / "a\\b").touch(), "has a backslash"),
+        (lambda folder: (folder / "C:x").touch(), "begins like a drive letter"),
+        pytest.param(
+            lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).touch(), "is not UTF-8", marks=_LINUX
+        ),
+        (lambda folder: os.mkfifo(folder / "pipe"), "is neither a file nor a folder"),
+        pytest.param(_deep, "is longer than 1,024 characters", marks=_LINUX),
+        (lambda folder: (folder / ".w.0123456789abcdef.part").touch(), "is what an interrupted download left"),
+    ],
+)
+def test_what_is_refused(
+    server: Server,
+    memory: Memory,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    said: str,
+) -> None:
+    """
+    What no version can hold, or what would take something from elsewhere along, is refused before anything is sent.
+    """
+    spoil(folder)
+    assert _push(server, folder) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert memory.calls == []
+
+
+def test_links_in_circles(server: Server, memory: Memory, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Two folders with links to each other are not followed for ever; a folder without files is refused; all is told.
+    """
+    for here, there in (("a", "b"), ("b", "a")):
+        (folder / here).mkdir()
+        (folder / here / "link").symlink_to(f"../{there}")
+    assert _push(server, folder) == 1
+    said = capsys.readouterr().err
+    assert "a/link/link is a link to a folder that it is in; b/link/link is a link" in said
+    (folder.parent / "new").mkdir()
+    assert _push(server, folder.parent / "new") == 1
+    assert "holds no files" in capsys.readouterr().err
+    assert memory.calls == []
+
+
+def test_links_inside(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
+    """
+    Links that stay inside of the folder are followed.
+    """
+    (folder / "same.bin").symlink_to("weights.bin")
+    (folder / "vocabulary").symlink_to("tokenizer")
+    assert _push(server, folder) == 0
+    paths = {artifact.path: artifact.sha256 for artifact in registry.versions[0].artifacts}
+    assert paths["same.bin"] == paths["weights.bin"]
+    assert paths["vocabulary/config.json"] == paths["tokenizer/config.json"]
+
+
+def test_wrong_names(server: Server, memory: Memory, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A model that is not there, and an alias that can be none, are told before anything is sent.
+    """
+    assert _push(server, folder, model="other") == 1
+    assert "MODEL_NOT_FOUND" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _push(server, folder, "--alias", "Not An Alias")
+    assert _push(server, folder / "nothing") == 1
+    assert memory.received == 0
+    assert set(memory.calls) == {"GetModel"}
+
+
+def test_a_file_that_fails(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    When one file fails for good, the push ends with its error, makes no version, and says how to go on.
+    """
+    memory.answers["StartUpload"] = deque([(grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA")])
+    assert _push(server, folder) == 1
+    printed = capsys.readouterr().err
+    assert "RESOURCE_EXHAUSTED (ASSET_QUOTA)" in printed
+    assert "run the same command again" in printed
+    assert not registry.versions
+    assert _push(server, folder) == 0
+
+
+def test_ctrl_c(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
+    """
+    Ctrl-C ends a push soon, with exit code 130 and a line that says how to go on; the next one goes on, by itself.
+    """
+    for number in range(6):
+        (folder / f"{number}.bin").write_bytes(random.SystemRandom().randbytes(10 * MIB))
+    command = [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "push", "m", str(folder)]
+    # The service stops in the middle and answers nothing any more: it does not end the command.
+    memory.pause_at = 30 * MIB
+    # A shell starts what goes to the background with Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pushing = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        memory.until_paused()
+        pushing.send_signal(signal.SIGINT)
+        out, err = pushing.communicate(timeout=20)
+    finally:
+        pushing.kill()
+        memory.go_on()
+    assert (pushing.returncode, out) == (130, "")
+    assert err.endswith("run the same command again to go on from there\n")
+    assert "Traceback" not in err
+    assert not registry.versions
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{registry.versions[0].name}\n"
+    total = sum(len(data) for data in memory.stored.values())
+    assert total > 72 * MIB
+    assert memory.received < total + 4 * 2 * memory.part_bytes
+
+
+def test_a_media_type_is_of_the_name(server: Server, registry: Registry, folder: Path) -> None:
+    """
+    Files of the same bytes keep the types of their own names.
+    """
+    (folder / "config.txt").write_bytes((folder / "config.json").read_bytes())
+    assert _push(server, folder) == 0
+    types = {artifact.path: artifact.media_type for artifact in registry.versions[0].artifacts}
+    assert (types["config.txt"], types["config.json"]) == ("text/plain", "application/json")

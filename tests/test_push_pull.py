@@ -1,0 +1,113 @@
+"""
+A folder through the whole suite and back: by the command line, over real connections that break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+import modelyard
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cli.main import main
+from modelyard.registry.v1 import models_pb2, versions_pb2
+from services.embedded.link import Link
+from services.embedded.stack import Stack
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def model(yard: modelyard.Client) -> str:
+    """
+    A model that nobody has pushed to.
+    """
+    name = f"pushed-{random.SystemRandom().randbytes(4).hex()}"
+    yard.models.CreateModel(models_pb2.CreateModelRequest(parent="namespaces/default", model_id=name))
+    return name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """
+    A folder with a large file, an empty one, and a name in another script.
+    """
+    root = tmp_path / "net"
+    (root / "tokenizer").mkdir(parents=True)
+    (root / "weights.bin").write_bytes(random.SystemRandom().randbytes(40 * MIB + 1))
+    (root / "tokenizer" / "词表 ß.txt").write_bytes(random.SystemRandom().randbytes(1000))
+    (root / "empty").touch()
+    return root
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_there_and_back(
+    stack: Stack,
+    yard: modelyard.Client,
+    model: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    A pushed folder comes back as it was, by its alias; pushed again, nothing is sent and no version is made.
+    """
+    push = ["--target", stack.gateway, "versions", "push", model, str(folder), "--alias", "production"]
+    assert main(push) == 0
+    pushed = capsys.readouterr()
+    assert pushed.out == f"namespaces/default/models/{model}/versions/1\n"
+    assert "3 files, 40.0 MiB: 0 B there already or twice in the folder, 40.0 MiB to send" in pushed.err
+
+    pull = ["--target", stack.gateway, "versions", "pull", f"{model}@production", str(tmp_path / "copy")]
+    assert main(pull) == 0
+    assert _files(tmp_path / "copy") == _files(folder)
+    capsys.readouterr()
+
+    assert main(push) == 0
+    again = capsys.readouterr()
+    assert again.out == pushed.out
+    assert "40.0 MiB there already or twice in the folder, 0 B to send" in again.err
+    listed = yard.versions.ListVersions(
+        versions_pb2.ListVersionsRequest(parent=f"namespaces/default/models/{model}")
+    ).versions
+    assert [version.state for version in listed] == [versions_pb2.Version.STATE_READY]
+    assert {artifact.path for artifact in listed[0].artifacts} == set(_files(folder))
+
+
+async def test_a_connection_that_breaks(stack: Stack, folder: Path) -> None:
+    """
+    An upload whose connection breaks goes on with the parts that the service has, and makes the right asset.
+    """
+    link = Link(int(stack.gateway.rpartition(":")[2]))
+    await link.up()
+    stood: list[int] = []
+    last = 0
+
+    def watch(done: int, _total: int) -> None:
+        nonlocal last
+        if done < last:
+            stood.append(done)
+        last = done
+        if done in {20 * MIB, 35 * MIB} and len(stood) < 2:
+            loop.call_soon_threadsafe(link.cut)
+
+    loop = asyncio.get_running_loop()
+    try:
+        async with modelyard.aio.connect(f"127.0.0.1:{link.port}") as yard:
+            asset = await asyncio.wait_for(yard.upload_file(folder / "weights.bin", progress=watch), 90)
+            data = b"".join(
+                [
+                    message.chunk.data
+                    async for message in yard.assets.Download(assets_pb2.DownloadRequest(name=asset.name))
+                ]
+            )
+    finally:
+        await link.down()
+    assert stood
+    assert data == (folder / "weights.bin").read_bytes()
