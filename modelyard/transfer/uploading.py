@@ -19,8 +19,8 @@ from modelyard.transfer.steps import Call, Pause, Plan
 #: Larger files are sent as an upload, of which the parts that came survive a break.
 RESUMABLE_BYTES = 8 * 1024 * 1024
 
-# After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and was
-# still read there: it replaced bytes that the next one had sent.
+# After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and
+# was still read there: it replaced bytes that the next one had sent.
 _GOES_ON = ("OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
 # Finishing may mean that many gigabytes are read back: so often it is asked for again, with so many seconds between.
 _FINISH_ASKED, _FINISH_PAUSE = 120, 5.0

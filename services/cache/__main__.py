@@ -63,14 +63,16 @@ async def compose(server: Server) -> AsyncIterator[None]:
             metrics=metrics,
         )
         registry, cdn = Origin("registry", settings.registry_targets()), Origin("cdn", settings.cdn_targets())
+        sources: dict[str, tuple[Origin, Coherence]] = {}
+        streams: dict[str, tuple[Follower, Coherence]] = {}
         for origin in (registry, cdn):
             stack.push_async_callback(origin.close)
-        coherence = Coherence(bound=settings.stream_bound)
-        follower = Follower(registry, coherence, near.clear)
-        await stack.enter_async_context(follower.following())
+            # Each service counts its revisions by itself.
+            coherence = Coherence(bound=settings.stream_bound)
+            follower = Follower(origin, coherence, near.clear)
+            await stack.enter_async_context(follower.following())
+            sources[origin.name], streams[origin.name] = (origin, coherence), (follower, coherence)
 
-        # The asset service tells no changes yet: what it answers is passed on and never kept.
-        sources = {"registry": (registry, coherence), "cdn": (cdn, Coherence())}
         hot = HotKeys(settings.warm_keys)
         reads: Mapping[str, ReadThrough] = {
             policy.path: ReadThrough(policy, *sources[policy.origin], keeping, hot) for policy in policies()
@@ -80,13 +82,13 @@ async def compose(server: Server) -> AsyncIterator[None]:
         process = f"{socket.gethostname()}:{settings.listen}"
         warmer = Warmer(
             reads,
-            coherence,
+            streams["registry"][1],
             hot,
             HotStore(valkey, settings.prefix, process),
             most_keys=settings.warm_keys,
             rate=settings.warm_rate,
         )
-        admin = CacheAdminService(near, shared, {"registry": (follower, coherence)}, warmer)
+        admin = CacheAdminService(near, shared, streams, warmer)
         server.add(add_CacheAdminServiceServicer_to_server, admin)
 
         values = ValueStore(valkey, settings.prefix)
@@ -97,7 +99,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
                 yard.feed.start()
         server.add(add_KeyValueServiceServicer_to_server, KeyValueService(found, values, near, server.draining))
 
-        show(metrics, near, shared, follower, coherence, found)
+        show(metrics, near, shared, streams, found)
         server.metrics.registry.register(metrics)
         await stack.enter_async_context(warmer.working(settings.warm_patience))
         yield

@@ -34,6 +34,24 @@ class Counts:
     renewals: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StreamNumbers:
+    """
+    Where a change stream stands.
+
+    Args:
+        age: seconds since it was last heard of.
+        revision: the one applied last.
+        breaks: streams that have ended.
+        changes: that it has told.
+    """
+
+    age: float
+    revision: int
+    breaks: int
+    changes: int
+
+
 class CacheMetrics(Collector):
     """
     Collects the counts when Prometheus asks, so that counting is adding to an integer.
@@ -41,6 +59,7 @@ class CacheMetrics(Collector):
     Attributes:
         gauges: further numbers by name and help, read when asked.
         counters: as gauges, of what only grows.
+        streams: of changes, by the service behind, read when asked.
         evictions: of the near level, by cause.
         namespaces: hits and misses of the key-value cache, by namespace.
     """
@@ -51,6 +70,7 @@ class CacheMetrics(Collector):
         self.dropped = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.streams: dict[str, Callable[[], StreamNumbers]] = {}
         self.evictions: Mapping[str, int] = {}
         self.namespaces: Mapping[str, Mapping[str, int]] = {}
 
@@ -103,6 +123,7 @@ class CacheMetrics(Collector):
                 family.add_metric([kind], getattr(counts, name))
         yield reads
         yield from by_class.values()
+        yield from self._streams()
         evictions = CounterMetricFamily(
             "modelyard_cache_near_evictions", "Entries that left the near level", labels=["cause"]
         )
@@ -123,3 +144,23 @@ class CacheMetrics(Collector):
             yield CounterMetricFamily(name, text, value=read())
         for name, (text, read) in self.gauges.items():
             yield GaugeMetricFamily(name, text, value=read())
+
+    def _streams(self) -> Iterator[Metric]:
+        stream = "modelyard_cache_stream"
+        age = GaugeMetricFamily(
+            f"{stream}_age_seconds",
+            "Since the stream was last heard of: nothing served is staler than this and what is on its way",
+            labels=["service"],
+        )
+        revision = GaugeMetricFamily(f"{stream}_revision", "The revision applied last", labels=["service"])
+        breaks = CounterMetricFamily(f"{stream}_breaks", "Streams that have ended", labels=["service"])
+        told = CounterMetricFamily(
+            "modelyard_cache_invalidations", "Changes that the stream has told", labels=["service"]
+        )
+        for service, numbers in self.streams.items():
+            now = numbers()
+            age.add_metric([service], now.age)
+            revision.add_metric([service], now.revision)
+            breaks.add_metric([service], now.breaks)
+            told.add_metric([service], now.changes)
+        yield from (age, revision, breaks, told)

@@ -5,8 +5,9 @@ Where everything in this process stands, for Prometheus.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from services.cache.metrics import CacheMetrics
+from services.cache.metrics import CacheMetrics, StreamNumbers
 from services.cache.model.coherence import Coherence
 from services.cache.model.near import Near
 from services.cache.proxy.follower import Follower
@@ -18,8 +19,7 @@ def show(
     metrics: CacheMetrics,
     near: Near,
     shared: Shared,
-    follower: Follower,
-    coherence: Coherence,
+    streams: Mapping[str, tuple[Follower, Coherence]],
     values: Mapping[str, Yard],
 ) -> None:
     """
@@ -28,7 +28,7 @@ def show(
     Args:
         metrics: what shows it.
         near, shared: the levels.
-        follower, coherence: the stream of changes.
+        streams: of changes, by the name of the service behind.
         values: the namespaces of the key-value cache.
     """
     valkey, compression = shared.valkey, shared.compression
@@ -39,18 +39,11 @@ def show(
             "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.size),
             "modelyard_cache_near_entries": ("Entries in the near level", lambda: len(near)),
             "modelyard_cache_breaker_open": ("Whether Valkey is left alone", lambda: not valkey.breaker.closed),
-            "modelyard_cache_stream_age_seconds": (
-                "Since the stream was last heard of: nothing served is staler than this and what is on its way",
-                lambda: coherence.age,
-            ),
-            "modelyard_cache_stream_revision": ("The revision applied last", lambda: coherence.applied),
             "modelyard_cache_valkey_connections": ("Connections to Valkey in use", lambda: valkey.connections),
         }
     )
     metrics.counters.update(
         {
-            "modelyard_cache_invalidations": ("Changes that the stream has told", lambda: follower.changes),
-            "modelyard_cache_stream_breaks": ("Streams that have ended", lambda: follower.breaks),
             "modelyard_cache_breaker_opened": ("Times that Valkey stopped answering", lambda: valkey.breaker.opened),
             "modelyard_cache_valkey_unreachable": ("Commands without an answer", lambda: valkey.unreachable),
             "modelyard_cache_valkey_refused": ("Commands that Valkey refused", lambda: valkey.refused),
@@ -58,3 +51,10 @@ def show(
             "modelyard_cache_compression_out_bytes": ("After compression", lambda: compression.bytes_out),
         }
     )
+    metrics.streams.update(
+        {name: partial(_told, follower, coherence) for name, (follower, coherence) in streams.items()}
+    )
+
+
+def _told(follower: Follower, coherence: Coherence) -> StreamNumbers:
+    return StreamNumbers(coherence.age, coherence.applied, follower.breaks, follower.changes)

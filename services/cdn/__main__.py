@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
+from services.cdn.delivering import delivering
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
@@ -54,7 +55,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
         uploads = Uploads(database, settings.upload_lifetime, settings.most_uploads)
         finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
         grace, rhythm = settings.grace(), settings.rhythm()
-        sweeper = Sweeper(assets.bucket, uploads, finisher, collection, log, grace, rhythm)
+        remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database))
+        sweeper = Sweeper(assets.bucket, uploads, finisher, collection, remove_shares, log, grace, rhythm)
         await stack.enter_async_context(sweeper.sweeping())
 
         mutations = Mutations(writer)

@@ -9,15 +9,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_server
-from services.cdn.delivery_service import DeliveryService
 from services.cdn.delivery_settings import DeliverySettings
-from services.cdn.store import S3Settings
+from services.cdn.service.delivery import DeliveryService
 from services.cdn.store.copying import Copier
 from services.cdn.store.edge import Edge
 from services.cdn.store.invalidations import InvalidationStore
 from services.cdn.store.invalidator import invalidating
 from services.cdn.store.links import Links
 from services.cdn.store.mending import Mender, mending
+from services.cdn.store.s3 import S3Settings
 from services.cdn.store.shares import Shares, remove_shares
 from services.cdn.store.signing import CloudFrontSigner, S3Signer
 from services.cdn.store.static_files import StaticFileStore

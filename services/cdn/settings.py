@@ -7,19 +7,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.store.assets import Limits
 from services.cdn.store.collection import Grace
 from services.cdn.store.s3 import S3Settings
 from services.cdn.store.sweeping import Rhythm
 from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
-from services.ledger.settings import LedgerSettings
 
 _MIB = 1024 * 1024
 _DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CdnSettings(LedgerSettings):
+class CdnSettings(DeliverySettings):
     """
     Where the bytes are kept, and what moving them may cost.
     """

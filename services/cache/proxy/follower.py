@@ -9,12 +9,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 from google.protobuf import duration_pb2
 
 from modelyard.changes.v1 import changes_pb2
-from modelyard.registry.v1.changes_pb2_grpc import ChangeServiceStub
 from services.cache.model.coherence import Coherence
 from services.cache.proxy.origin import Origin
 from services.cache.tasks import end
@@ -32,7 +32,7 @@ class Follower:
     Keeps *coherence* where *origin* is.
 
     Args:
-        origin: whose changes.
+        origin: whose changes; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
         coherence: what is known of them.
         forgotten: called when everything that was kept has to go.
 
@@ -92,7 +92,12 @@ class Follower:
             start_revision=self._next, heartbeat_interval=duration_pb2.Duration(nanos=int(HEARTBEAT * 1e9))
         )
         asked = time.monotonic()
-        call = ChangeServiceStub(self._origin.channel()).WatchChanges(request)
+        watch: Any = self._origin.channel().unary_stream(
+            f"/modelyard.{self._origin.name}.v1.ChangeService/WatchChanges",
+            request_serializer=changes_pb2.WatchChangesRequest.SerializeToString,
+            response_deserializer=changes_pb2.WatchChangesResponse.FromString,
+        )
+        call = watch(request)
         try:
             while True:
                 async with asyncio.timeout(_SILENCE):

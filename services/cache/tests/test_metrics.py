@@ -44,7 +44,7 @@ async def test_reads_by_what_answered_them(cache: Cache, other: Cache, origin: O
     assert cache.number("modelyard_cache_reads_total", class_="models", result="near") == before + 1
     assert cache.number("modelyard_cache_reads_total", class_="models", result="bypass") >= 1
     assert cache.number("modelyard_cache_reads_total", class_="models", result="miss") == 1
-    await until(lambda: other.number("modelyard_cache_stream_age_seconds") < 1)
+    await until(lambda: other.number("modelyard_cache_stream_age_seconds", service="registry") < 1)
     assert (await other.read()).cache == "shared"
     assert other.number("modelyard_cache_reads_total", class_="models", result="shared") == 1
     assert other.number("modelyard_cache_loads_total", class_="models") == 0
@@ -84,14 +84,14 @@ async def test_what_changes(cache: Cache, origin: Origin) -> None:
     """
     await cache.warm()
     revision = await origin.write("second")
-    await until(lambda: cache.number("modelyard_cache_stream_revision") == revision)
-    assert cache.number("modelyard_cache_invalidations_total") == 1
-    assert cache.number("modelyard_cache_stream_age_seconds") < 2
+    await until(lambda: cache.number("modelyard_cache_stream_revision", service="registry") == revision)
+    assert cache.number("modelyard_cache_invalidations_total", service="registry") == 1
+    assert cache.number("modelyard_cache_stream_age_seconds", service="registry") < 2
     await cache.read()
     assert cache.number("modelyard_cache_near_evictions_total", cause="invalid") == 1
-    breaks = cache.number("modelyard_cache_stream_breaks_total")
+    breaks = cache.number("modelyard_cache_stream_breaks_total", service="registry")
     await origin.break_streams()
-    await until(lambda: cache.number("modelyard_cache_stream_breaks_total") == breaks + 1)
+    await until(lambda: cache.number("modelyard_cache_stream_breaks_total", service="registry") == breaks + 1)
 
 
 async def test_what_is_kept(cache: Cache, origin: Origin) -> None:

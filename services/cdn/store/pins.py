@@ -54,9 +54,14 @@ SELECT value AS written FROM next
 """,
 )
 
+# Locked before the revision is taken: the write touches the assets.
 _PINNED = Statement(
     "pins.of_owner",
-    "SELECT sha256 FROM pins WHERE owner = $1 AND ($2::text[] IS NULL OR sha256 = ANY($2)) ORDER BY sha256",
+    """
+SELECT assets.sha256 FROM pins JOIN assets USING (sha256)
+ WHERE owner = $1 AND ($2::text[] IS NULL OR assets.sha256 = ANY($2)) ORDER BY assets.sha256
+   FOR NO KEY UPDATE OF assets
+""",
 )
 
 # What loses a pin has its grace time from now on.

@@ -66,7 +66,9 @@ _FIND = Statement(
     """
 WITH touched AS (
     UPDATE assets SET touch_time = now()
-     WHERE sha256 = ANY($1) AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
+     WHERE sha256 IN (SELECT sha256 FROM assets
+                       WHERE sha256 = ANY($1) AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
+                         FOR NO KEY UPDATE SKIP LOCKED)
 )
 SELECT sha256 FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE'
 """,

@@ -1,5 +1,5 @@
 """
-The only file that knows boto3: clients, threads, and S3's errors told in our words.
+Where boto3 is: clients, threads, and S3's errors told in our words.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -53,6 +53,7 @@ class Sweeper:
         uploads: how far uploads are.
         finisher: takes away what they left.
         collection: forgets what nobody pins.
+        remove_shares: forgets the copies for shared versions that nobody needs.
         log: of changes.
         grace: how long what nobody pins is left alone.
         rhythm: how often.
@@ -64,12 +65,14 @@ class Sweeper:
         uploads: Uploads,
         finisher: Finisher,
         collection: Collection,
+        remove_shares: Callable[[], Awaitable[int]],
         log: Changelog,
         grace: Grace,
         rhythm: Rhythm,
     ) -> None:
         self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
-        self._collection, self._changelog, self._grace, self._rhythm = collection, log, grace, rhythm
+        self._collection, self._remove_shares = collection, remove_shares
+        self._changelog, self._grace, self._rhythm = log, grace, rhythm
         self._collected = time.monotonic()
 
     @asynccontextmanager
@@ -100,6 +103,7 @@ class Sweeper:
         await self._abort_orphans()
         if self._rhythm.collect and time.monotonic() - self._collected > self._rhythm.collect:
             self._collected = time.monotonic()
+            await self._remove_shares()
             found = await self._collection.collect(self._grace)
             if found.condemned_count or found.deleted_count:
                 _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)

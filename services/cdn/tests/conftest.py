@@ -238,14 +238,7 @@ async def process(environment: dict[str, str], folder: Path, *, dies: bool) -> A
     """
     listen, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     log = folder / "log"
-    with log.open("wb") as output:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "services.cdn"],
-            cwd=ROOT,
-            env={**os.environ, **environment, "MODELYARD_LISTEN": listen, "MODELYARD_METRICS": metrics},
-            stdout=output,
-            stderr=output,
-        )
+    running = _start({**environment, "MODELYARD_LISTEN": listen, "MODELYARD_METRICS": metrics}, log)
     try:
         yield listen, running.pid
     finally:
@@ -259,6 +252,17 @@ async def process(environment: dict[str, str], folder: Path, *, dies: bool) -> A
         if code and not dies:
             sys.stderr.write(log.read_text(errors="replace"))
     assert dies or code == 0
+
+
+def _start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.cdn"],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+        )
 
 
 async def ready(channel: grpc.aio.Channel) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.cdn.store import S3Settings
+from services.cdn.store.s3 import S3Settings
 from services.cdn.tests.delivery.yard import Delivery, Place, running
 from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.s3 import REGION, S3

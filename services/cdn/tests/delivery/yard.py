@@ -18,7 +18,7 @@ from modelyard.cdn.v1 import delivery_pb2 as pb
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.delivering import delivering
 from services.cdn.delivery_settings import DeliverySettings
-from services.cdn.store import S3Settings
+from services.cdn.store.s3 import S3Settings
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.metrics import Metrics
 from services.chassis.server import Server
