@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 
+from services.cdn.model.static_files import StaticName
 from services.chassis.errors import InvalidArgument, Violations
 
 MAX_DIGESTS = 10_000
@@ -17,8 +18,6 @@ _UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _VERSION = re.compile(
     r"namespaces/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/models/[A-Za-z0-9][A-Za-z0-9._-]{0,127}/versions/[1-9][0-9]{0,18}"
 )
-_STATIC = re.compile(r"static(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)+")
-_MAX_OWNER_BYTES = 519
 
 
 def asset_name(sha256: str) -> str:
@@ -92,8 +91,12 @@ def check_owner(wrong: Violations, field: str, owner: str) -> None:
     """
     Note it when *owner* is neither the full name of a version nor static/{path}.
     """
-    known = _VERSION.fullmatch(owner) or _STATIC.fullmatch(owner)
-    if not known or len(owner.encode(errors="replace")) > _MAX_OWNER_BYTES:
+    if owner.startswith("static/"):
+        try:
+            StaticName.parse(owner, field)
+        except InvalidArgument as error:
+            wrong.extend(error.violations)
+    elif not _VERSION.fullmatch(owner):
         wrong.add(field, "must be namespaces/{namespace}/models/{model}/versions/{number}, or static/{path}")
 
 

@@ -20,6 +20,8 @@ MOST_HEADER = 512
 USUAL_AGE = 600
 
 _PREFIX = "static/"
+# Some server on the way takes an escape of these for another path: the gateway serves no such name.
+_ESCAPES = frozenset("%\\")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class StaticName:
             raise InvalidArgument.of(field, 'the path must be relative, without empty, "." or ".." parts')
         if has_control(path):
             raise InvalidArgument.of(field, "the path must not contain control characters")
+        if not _ESCAPES.isdisjoint(path):
+            raise InvalidArgument.of(field, "the path must not contain a percent sign or a backslash")
         return cls(path)
 
     @classmethod
