@@ -132,6 +132,7 @@ class UploadServiceServicer:
         INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
         gone.
         ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+        RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
         DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
