@@ -238,6 +238,8 @@ class Mover:
         """
         GET assets through the gateway, to nowhere.
         """
+        # The gateway may have closed what nobody used for a while; the next request connects anew.
+        self._http.close()
         return self._each(self._browse, names)
 
     def remove(self) -> None:
