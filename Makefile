@@ -12,7 +12,7 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache drill check-coherence plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets drill check-coherence plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-registry: $(READY) tools ## The registry's calls at a size, uncached (SCAL
 
 bench-cache: $(READY) ## The cache beside its floors: hits, hit rate, stampede, memory (PARTS=compare,hit-rate,…)
 	@$(BIN)/python -m bench.cache
+
+bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the same S3 (PARTS=upload,… LARGEST=1073741824 ROUNDS=3)
+	@$(BIN)/python -m bench.assets
 
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
