@@ -204,13 +204,29 @@ class Bucket:
         abort = partial(self._bulk.client.abort_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload)
         await self._bulk.run(abort)
 
-    async def open_uploads(self) -> list[Multipart]:
+    async def open_uploads(self, at_once: int = 1000) -> list[Multipart]:
         """
-        The multipart uploads that are open, up to a thousand.
+        The multipart uploads that are open.
+
+        Args:
+            at_once: how many are asked for at a time.
         """
-        ask = partial(self._quick.client.list_multipart_uploads, Bucket=self._bucket)
+
+        def work() -> list[Multipart]:
+            asked = self._quick.client.get_paginator("list_multipart_uploads")
+            pages = asked.paginate(Bucket=self._bucket, PaginationConfig={"PageSize": at_once})
+            found = [each for page in pages for each in page.get("Uploads", [])]
+            return [Multipart(each["Key"], each["UploadId"], each["Initiated"]) for each in found]
+
+        return await self._quick.run(work)
+
+    async def below(self, prefix: str, before: datetime) -> list[str]:
+        """
+        The keys that begin with *prefix*, of what was stored before a time; up to a thousand are looked at.
+        """
+        ask = partial(self._quick.client.list_objects_v2, Bucket=self._bucket, Prefix=prefix)
         found = await self._quick.run(ask)
-        return [Multipart(each["Key"], each["UploadId"], each["Initiated"]) for each in found.get("Uploads", [])]
+        return [each["Key"] for each in found.get("Contents", []) if each["LastModified"] < before]
 
     def part_url(self, key: str, upload: str, number: int, size_bytes: int, seconds: int) -> str:
         """
