@@ -451,6 +451,29 @@ async def test_two_that_finish_at_once(cdn: Cdn) -> None:
     assert first == second
 
 
+@pytest.mark.parametrize("direct", [False, True])
+async def test_parts_that_are_gone(cdn: Cdn, direct: bool) -> None:
+    """
+    An upload whose parts the object store no longer has cannot be finished: it is NOT_FOUND, and begins anew.
+    """
+    client = Client(cdn, some_bytes(100))
+    await client.start()
+    await (client.urls([1]) if direct else client.write(0))
+    of = (f"staging/{client.name.removeprefix('uploads/')}", f"assets/{digest(client.data)}")
+    found = cdn.store.client.list_multipart_uploads(Bucket=cdn.store.bucket)["Uploads"]
+    for each in found:
+        if each["Key"] in of:
+            bucket, key, upload_id = cdn.store.bucket, each["Key"], each["UploadId"]
+            cdn.store.client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.finish()
+    gone = failure(caught.value)
+    assert (gone.code, gone.reason) == (grpc.StatusCode.NOT_FOUND, "UPLOAD_NOT_FOUND")
+    assert (await client.start()).committed_bytes == 0
+    await client.write(0)
+    assert (await client.finish()).sha256 == digest(client.data)
+
+
 async def test_giving_up(cdn: Cdn) -> None:
     """
     An aborted upload leaves nothing, and aborting again is no error.
