@@ -1,5 +1,5 @@
 """
-Variants are made in memory: of a few large texts at a time, however many arrive.
+Variants are made in memory: of a few large texts at a time, however many arrive; and which texts get any.
 """
 
 from __future__ import annotations
@@ -7,9 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import pytest
+
+from services.cdn.settings import CdnSettings
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.encodings import Variants
 from services.cdn.tests.calls import MIB
+from services.chassis.settings import SettingsError, load
 
 
 class Body:
@@ -78,3 +82,19 @@ async def test_small_ones_do_not_wait_for_large_ones() -> None:
     keys = [f"assets/{number}" for number in range(10)]
     await asyncio.gather(*(variants.make(key, MIB, "text/plain", "TEXT", None) for key in keys))
     assert counting.most > 2 * MIB
+
+
+def test_bounds_that_leave_nothing() -> None:
+    """
+    Settings under which no size would be compressed are refused, unless that is what they say.
+    """
+    environ = {
+        "MODELYARD_DATABASE_URL": "postgresql://me@localhost/cdn",
+        "MODELYARD_S3_BUCKET": "b",
+        "MODELYARD_COMPRESS_LEAST_BYTES": "2000",
+    }
+    with pytest.raises(SettingsError, match="MODELYARD_COMPRESS_LEAST_BYTES"):
+        load(CdnSettings, environ | {"MODELYARD_COMPRESS_MOST_BYTES": "1999"}).limits()
+    for most in (0, 2000):
+        limits = load(CdnSettings, environ | {"MODELYARD_COMPRESS_MOST_BYTES": str(most)}).limits()
+        assert limits.most_compressed == most
