@@ -114,9 +114,7 @@ class CdnSettings(DeliverySettings):
         """
         if 0 < self.most_compressed < self.least_compressed:
             raise SettingsError(
-                [
-                    "MODELYARD_COMPRESS_LEAST_BYTES must be at most …_MOST_BYTES of the same name, which may be 0 for none"
-                ]
+                ["MODELYARD_COMPRESS_LEAST_BYTES must be at most …_MOST_BYTES of the same name, or that is 0"]
             )
         return Limits(self.upload_memory, self.least_compressed, self.most_compressed)
 
