@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 #: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
 FOREVER = "public, max-age=31536000, immutable"
-#: S3 copies at most this much in one call.
-_MOST_COPIED = 5 * 1024**3
-_COPIED_PART = 1024**3
 
 
 class Hash(Protocol):
@@ -244,27 +241,6 @@ class Bucket:
             ExpiresIn=seconds,
         )
 
-    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
-        """
-        Copy within the bucket, without a byte through us.
-
-        Raises:
-            Missing: there is no *source*.
-        """
-        if size_bytes > _MOST_COPIED:
-            await self._copy_in_parts(source, key, size_bytes, media_type)
-            return
-        copy = partial(
-            self._bulk.client.copy_object,
-            Bucket=self._bucket,
-            Key=key,
-            CopySource={"Bucket": self._bucket, "Key": source},
-            MetadataDirective="REPLACE",
-            ContentType=media_type,
-            CacheControl=FOREVER,
-        )
-        await self._bulk.run(copy)
-
     async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
         """
         Remove objects; those that are not there are no matter.
@@ -315,30 +291,6 @@ class Bucket:
         Wait for the calls under way, then close the connections.
         """
         await asyncio.gather(self._quick.close(), self._bulk.close())
-
-    async def _copy_in_parts(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
-        upload = await self.start(key, media_type)
-
-        async def part(number: int, first: int) -> Part:
-            last = min(first + _COPIED_PART, size_bytes) - 1
-            copy = partial(
-                self._bulk.client.upload_part_copy,
-                Bucket=self._bucket,
-                Key=key,
-                UploadId=upload,
-                PartNumber=number,
-                CopySource={"Bucket": self._bucket, "Key": source},
-                CopySourceRange=f"bytes={first}-{last}",
-            )
-            return Part(number, (await self._bulk.run(copy))["CopyPartResult"]["ETag"])
-
-        try:
-            ranges = enumerate(range(0, size_bytes, _COPIED_PART), start=1)
-            parts = [await part(number, first) for number, first in ranges]
-            await self.complete(key, upload, parts, first=False)
-        except BaseException:
-            await asyncio.shield(self.abort(key, upload))
-            raise
 
 
 def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:

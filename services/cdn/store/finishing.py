@@ -85,7 +85,7 @@ class Finisher:
         if upload.staged:
             inspection = await self._verify_staged(upload)
             await self._reserve(draft)
-            await self._bucket.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
+            await self._assets.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
         else:
             parts = await self._all_parts(upload)
             if upload.hash_state is None or upload.inspection is None:

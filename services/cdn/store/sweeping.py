@@ -24,7 +24,8 @@ from services.chassis.errors import ModelyardError
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
-_PREFIXES = ("assets/", "private/", STAGING)
+# The last two: copies that are larger than one call makes.
+_PREFIXES = ("assets/", "private/", STAGING, "static/", "versions/")
 
 
 @dataclass(frozen=True, slots=True)
