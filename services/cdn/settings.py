@@ -108,7 +108,14 @@ class CdnSettings(DeliverySettings):
     def limits(self) -> Limits:
         """
         What moving bytes may cost.
+
+        Raises:
+            SettingsError: no size is both large enough and small enough to be compressed.
         """
+        if 0 < self.most_compressed < self.least_compressed:
+            raise SettingsError(
+                ["MODELYARD_COMPRESS_LEAST_BYTES must be at most …_MOST_BYTES of the same name, or that is 0"]
+            )
         return Limits(self.upload_memory, self.least_compressed, self.most_compressed)
 
     def grace(self) -> Grace:

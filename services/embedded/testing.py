@@ -7,11 +7,12 @@ Use them with `pytest_plugins = ["services.embedded.testing"]` in the conftest o
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -50,14 +51,15 @@ def servers() -> Iterator[tuple[Supervisor, Path]]:
 
 
 @pytest.fixture(scope="session")
-def postgres(servers: tuple[Supervisor, Path]) -> Postgres:
+def postgres(servers: tuple[Supervisor, Path]) -> Iterator[Postgres]:
     """
     A PostgreSQL server.
     """
     supervisor, state = servers
     server = Postgres.inside(state)
     supervisor.start([server.part()])
-    return server
+    yield server
+    _drop(supervisor, "postgresql", signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session")
@@ -71,14 +73,15 @@ def valkey(servers: tuple[Supervisor, Path]) -> Valkey:
 
 
 @pytest.fixture(scope="session")
-def s3(servers: tuple[Supervisor, Path]) -> S3:
+def s3(servers: tuple[Supervisor, Path]) -> Iterator[S3]:
     """
     An S3 server with its bucket.
     """
     supervisor, state = servers
     server = S3(state, free_port())
     supervisor.start([server.part()])
-    return server
+    yield server
+    _drop(supervisor, "s3", signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +115,12 @@ def new_assets_database(postgres: Postgres) -> Callable[[], str]:
     Makes a fresh database with the asset service's schema and returns its address, for the service's role.
     """
     return partial(_copy_of, postgres, _migrated(postgres, "cdn"))
+
+
+def _drop(supervisor: Supervisor, name: str, number: int) -> None:
+    # Its data goes with the run: writing it down in good order took some ten seconds. A test may have ended it already.
+    with suppress(KeyError):
+        supervisor.kill(name, number)
 
 
 def _migrated(postgres: Postgres, service: str) -> str:

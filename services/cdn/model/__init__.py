@@ -5,11 +5,13 @@ Values and rules of assets; no I/O.
 from services.cdn.model.assets import (
     DEFAULT_MEDIA_TYPE,
     ENCODINGS,
+    STAGING,
     Asset,
     Span,
     all_keys,
     asset_key,
     parse_part,
+    staged_upload,
     staging_key,
     variant_key,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "DEFAULT_MEDIA_TYPE",
     "ENCODINGS",
     "MAX_CHUNK_BYTES",
+    "STAGING",
     "UPLOAD_MEMORY_BYTES",
     "Asset",
     "Draft",
@@ -45,6 +48,7 @@ __all__ = [
     "parse_names",
     "parse_part",
     "parse_upload",
+    "staged_upload",
     "staging_key",
     "variant_key",
 ]

@@ -4,6 +4,7 @@ What an asset is, and which part of one is wanted.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,7 +83,20 @@ def staging_key(upload: str) -> str:
     """
     Where bytes are that nobody has verified yet.
     """
-    return f"staging/{upload}"
+    return f"{STAGING}{upload}"
+
+
+def staged_upload(key: str) -> str | None:
+    """
+    The id of the upload whose bytes are at *key*; None for what is no key of ours.
+    """
+    match = _STAGED.fullmatch(key)
+    return match[1] if match else None
+
+
+#: What the keys of bytes begin with that nobody has verified yet.
+STAGING = "staging/"
+_STAGED = re.compile(STAGING + "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 def all_keys(sha256: str) -> list[str]:

@@ -25,10 +25,12 @@ class Storing:
         records: what is known of them.
         pins: knows the quotas.
         mutations: does the writes.
+        slow: does those that wait for the object store; the others shall not wait for that.
     """
 
-    def __init__(self, assets: AssetStore, records: Records, pins: Pins, mutations: Mutations) -> None:
-        self._assets, self._records, self._pins, self._mutations = assets, records, pins, mutations
+    def __init__(self, assets: AssetStore, records: Records, pins: Pins, mutations: Mutations, slow: Mutations) -> None:
+        self._assets, self._records, self._pins = assets, records, pins
+        self._mutations, self._slow = mutations, slow
 
     async def there(self, context: Context, request: Message, draft: Draft) -> pb.Asset | None:
         """
@@ -45,7 +47,7 @@ class Storing:
         draft.check_size(asset.size_bytes)
         if draft.private or not asset.private:
             return from_asset(asset)
-        published = await self._mutations.do(
+        published = await self._slow.do(
             context,
             request,
             pb.Asset,

@@ -4,14 +4,17 @@ The bytes of assets, as the service sees them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services.cdn.model import Asset, Draft, Span, asset_key, variant_key
-from services.cdn.store.bucket import Bucket
+from services.cdn.model.static_files import Headers
+from services.cdn.store.bucket import FOREVER, Bucket
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
+from services.cdn.store.copying import Copier
 from services.cdn.store.encodings import Variants
 from services.cdn.store.reader import AssetReader
 from services.cdn.store.records import Records
@@ -55,6 +58,7 @@ class AssetStore:
 
     def __init__(self, settings: S3Settings, records: Records, limits: Limits) -> None:
         self.bucket = Bucket(settings)
+        self._copier = Copier(settings)
         self.budget = Budget(limits.upload_memory)
         self.chores = Chores()
         self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
@@ -79,12 +83,21 @@ class AssetStore:
         """
         return AssetReader(self.bucket, asset, span, self.chores)
 
+    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
+        """
+        Copy bytes that never change within the bucket.
+
+        Raises:
+            Missing: there is no *source*.
+        """
+        await self._copier.copy(source, key, Headers(media_type, FOREVER), size_bytes)
+
     async def copy_to_public(self, asset: Asset) -> None:
         """
         Put the bytes of a private asset under its public key, too.
         """
         public = asset_key(asset.sha256, private=False)
-        await self.bucket.copy(asset.key, public, asset.size_bytes, asset.media_type)
+        await self.copy(asset.key, public, asset.size_bytes, asset.media_type)
         # The old variants go with the asset, at the latest.
         await self.variants.make(public, asset.size_bytes, asset.media_type, asset.format, None)
 
@@ -101,7 +114,7 @@ class AssetStore:
         Finish what runs in the background, then close the connections.
         """
         await self.chores.finish(_PATIENCE)
-        await self.bucket.close()
+        await asyncio.gather(self.bucket.close(), self._copier.close())
 
 
 @asynccontextmanager

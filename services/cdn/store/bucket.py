@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 #: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
 FOREVER = "public, max-age=31536000, immutable"
-#: S3 copies at most this much in one call.
-_MOST_COPIED = 5 * 1024**3
-_COPIED_PART = 1024**3
 
 
 class Hash(Protocol):
@@ -204,13 +201,29 @@ class Bucket:
         abort = partial(self._bulk.client.abort_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload)
         await self._bulk.run(abort)
 
-    async def open_uploads(self) -> list[Multipart]:
+    async def open_uploads(self, at_once: int = 1000) -> list[Multipart]:
         """
-        The multipart uploads that are open, up to a thousand.
+        The multipart uploads that are open.
+
+        Args:
+            at_once: how many are asked for at a time.
         """
-        ask = partial(self._quick.client.list_multipart_uploads, Bucket=self._bucket)
+
+        def work() -> list[Multipart]:
+            asked = self._quick.client.get_paginator("list_multipart_uploads")
+            pages = asked.paginate(Bucket=self._bucket, PaginationConfig={"PageSize": at_once})
+            found = [each for page in pages for each in page.get("Uploads", [])]
+            return [Multipart(each["Key"], each["UploadId"], each["Initiated"]) for each in found]
+
+        return await self._quick.run(work)
+
+    async def below(self, prefix: str, before: datetime) -> list[str]:
+        """
+        The keys that begin with *prefix*, of what was stored before a time; up to a thousand are looked at.
+        """
+        ask = partial(self._quick.client.list_objects_v2, Bucket=self._bucket, Prefix=prefix)
         found = await self._quick.run(ask)
-        return [Multipart(each["Key"], each["UploadId"], each["Initiated"]) for each in found.get("Uploads", [])]
+        return [each["Key"] for each in found.get("Contents", []) if each["LastModified"] < before]
 
     def part_url(self, key: str, upload: str, number: int, size_bytes: int, seconds: int) -> str:
         """
@@ -227,27 +240,6 @@ class Bucket:
             },
             ExpiresIn=seconds,
         )
-
-    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
-        """
-        Copy within the bucket, without a byte through us.
-
-        Raises:
-            Missing: there is no *source*.
-        """
-        if size_bytes > _MOST_COPIED:
-            await self._copy_in_parts(source, key, size_bytes, media_type)
-            return
-        copy = partial(
-            self._bulk.client.copy_object,
-            Bucket=self._bucket,
-            Key=key,
-            CopySource={"Bucket": self._bucket, "Key": source},
-            MetadataDirective="REPLACE",
-            ContentType=media_type,
-            CacheControl=FOREVER,
-        )
-        await self._bulk.run(copy)
 
     async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
         """
@@ -299,30 +291,6 @@ class Bucket:
         Wait for the calls under way, then close the connections.
         """
         await asyncio.gather(self._quick.close(), self._bulk.close())
-
-    async def _copy_in_parts(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
-        upload = await self.start(key, media_type)
-
-        async def part(number: int, first: int) -> Part:
-            last = min(first + _COPIED_PART, size_bytes) - 1
-            copy = partial(
-                self._bulk.client.upload_part_copy,
-                Bucket=self._bucket,
-                Key=key,
-                UploadId=upload,
-                PartNumber=number,
-                CopySource={"Bucket": self._bucket, "Key": source},
-                CopySourceRange=f"bytes={first}-{last}",
-            )
-            return Part(number, (await self._bulk.run(copy))["CopyPartResult"]["ETag"])
-
-        try:
-            ranges = enumerate(range(0, size_bytes, _COPIED_PART), start=1)
-            parts = [await part(number, first) for number, first in ranges]
-            await self.complete(key, upload, parts, first=False)
-        except BaseException:
-            await asyncio.shield(self.abort(key, upload))
-            raise
 
 
 def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:

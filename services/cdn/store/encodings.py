@@ -10,7 +10,12 @@ from functools import partial
 from services.cdn.model import Span, variant_key
 from services.cdn.model.compression import worth_trying
 from services.cdn.store.bucket import Bucket
+from services.cdn.store.budget import Budget
 from services.cdn.store.variants import compressed
+
+#: How many of the largest texts may be in memory at once, and how many seconds others wait for their turn.
+_LARGEST_AT_ONCE = 2
+_PATIENCE = 120.0
 
 
 class _Nothing:
@@ -33,6 +38,7 @@ class Variants:
     def __init__(self, bucket: Bucket, *, least_bytes: int, most_bytes: int) -> None:
         self._bucket = bucket
         self._least, self._most = least_bytes, most_bytes
+        self._memory = Budget(_LARGEST_AT_ONCE * most_bytes, patience=_PATIENCE)
 
     def wants(self, size_bytes: int, media_type: str, seen: str) -> bool:
         """
@@ -54,9 +60,21 @@ class Variants:
 
         Returns:
             The encodings that are stored.
+
+        Raises:
+            Unavailable: S3 does not answer, or others held the memory for too long.
         """
         if not self.wants(size_bytes, media_type, seen):
             return ()
+        await self._memory.take(size_bytes)
+        try:
+            return await self._make(key, size_bytes, media_type, seen, whole)
+        finally:
+            self._memory.give(size_bytes)
+
+    async def _make(
+        self, key: str, size_bytes: int, media_type: str, seen: str, whole: bytes | None
+    ) -> tuple[str, ...]:
         if whole is None:
             body = await self._bucket.open(key, Span())
             try:

@@ -20,7 +20,7 @@ from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
-from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError
+from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 
 _PIECE = 4 << 20
 _CLAIM_SECONDS = 60.0
@@ -46,7 +46,7 @@ class Finisher:
         Be the only one who finishes an upload while the block lasts. An upload whose bytes are wrong goes with it.
 
         Raises:
-            NotFound: there is no such upload.
+            NotFound: there is no such upload, or the object store does not have its bytes any more.
             Aborted: somebody else is finishing it.
         """
         upload = await self._uploads.claim(name, _CLAIM_SECONDS)
@@ -56,6 +56,10 @@ class Finisher:
         except (DataLoss, InvalidArgument):
             await self.give_up(upload.id)
             raise
+        except Missing:
+            # Given up meanwhile, or the object store has forgotten the parts: there is nothing to go on with.
+            await self.give_up(upload.id)
+            raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
         except Exception:
             await self._uploads.let_go(upload)
             raise
@@ -81,7 +85,7 @@ class Finisher:
         if upload.staged:
             inspection = await self._verify_staged(upload)
             await self._reserve(draft)
-            await self._bucket.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
+            await self._assets.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
         else:
             parts = await self._all_parts(upload)
             if upload.hash_state is None or upload.inspection is None:

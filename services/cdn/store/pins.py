@@ -26,7 +26,7 @@ SELECT sha256, size_bytes FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE' 
 """,
 )
 
-# An owner without a row can be locked, too.
+# An owner without a row can be locked, too. Always before its assets, or who pins and who unpins wait for each other.
 _LOCK_OWNER = Statement("owners.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
 
 _HELD = Statement(
@@ -147,12 +147,12 @@ class Pins:
             Missing: one of them is not there.
             ResourceExhausted: the owner's quota is used up.
         """
+        await transaction.row(_LOCK_OWNER, owner)
         rows = await transaction.rows(_LOCK, list(digests))
         sizes = {row["sha256"]: row["size_bytes"] for row in rows}
         for digest in digests:
             if digest not in sizes:
                 raise Missing("ASSET_NOT_FOUND", asset_name(digest))
-        await transaction.row(_LOCK_OWNER, owner)
         held = await transaction.row(_HELD, owner, list(digests))
         assert held is not None  # noqa: S101 - for the type checker: there is always one
         fresh = [digest for digest in digests if digest not in set(held["pinned"])]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from services.cdn.model import Asset, asset_name
 from services.cdn.model.formats import Inspection, TensorIndex
 from services.cdn.store.rows import ASSET, to_asset
+from services.cdn.store.transactions import STILL_HERE, kept_alive
 from services.chassis.errors import Aborted, FailedPrecondition, Unavailable
 from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
@@ -284,7 +286,8 @@ class Records:
         if not asset.private:
             await transaction.nothing()
             return asset
-        await copy(asset)
+        async with kept_alive(partial(transaction.row, STILL_HERE)):
+            await copy(asset)
         journal = Journal.updated(asset.name, {"private": True}, {"private": False})
         return to_asset((await transaction.last(_PUBLISH, journal, sha256))[0])
 

@@ -96,7 +96,9 @@ class UploadWriter:
         """
         Where the next byte goes.
         """
-        return (self._number - 1) * self.upload.part_bytes + len(self._buffer)
+        # The last part may be shorter than the others.
+        before = min((self._number - 1) * self.upload.part_bytes, self.upload.draft.size_bytes)
+        return before + len(self._buffer)
 
     async def write(self, data: bytes) -> None:
         """

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from services.cdn.model.static_files import Headers
+from services.cdn.store.bucket import FOREVER
 from services.cdn.store.copying import Copier
 from services.cdn.store.s3 import Missing as NoObject
 from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
@@ -60,9 +61,6 @@ _COPIES_AT_ONCE = 8
 _REMOVED_AT_ONCE = 100
 #: How long a copy is kept after the last address to it has ended: who shares a version often does so again.
 KEEP = timedelta(days=7)
-#: Bytes under their digest never change (RFC 8246). Public, because an edge does not keep what is private; it asks for
-#: a signature before it answers.
-_FOREVER = "public, max-age=31536000, immutable"
 
 
 def share_prefix(owner: str) -> str:
@@ -124,8 +122,9 @@ class Shares:
     async def _copy(self, owner: str, row: Row) -> None:
         source = f"{'private' if row['private'] else 'assets'}/{row['sha256']}"
         target = f"{share_prefix(owner)}{row['sha256']}"
+        # Public, because an edge does not keep what is private; it asks for a signature before it answers.
         try:
-            await self._copier.copy(source, target, Headers(row["media_type"], _FOREVER), row["size_bytes"])
+            await self._copier.copy(source, target, Headers(row["media_type"], FOREVER), row["size_bytes"])
         except NoObject:
             raise NotFound("ASSET_NOT_FOUND", f"assets/{row['sha256']}") from None
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from services.cdn.model import STAGING, staged_upload, staging_key
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
@@ -23,7 +24,8 @@ from services.chassis.errors import ModelyardError
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
-_PREFIXES = ("assets/", "private/", "staging/")
+# The last two: copies that are larger than one call makes.
+_PREFIXES = ("assets/", "private/", STAGING, "static/", "versions/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,9 @@ class Sweeper:
         old = {each.id: each.key for each in await self._bucket.open_uploads() if _is_ours(each, before)}
         for multipart in await self._uploads.unknown(list(old)):
             await abort(self._bucket, old[multipart], multipart)
+        # Those that were completed for their verification, and could not be taken away then.
+        staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
+        await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
 
     async def _sweep_now_and_then(self) -> None:
         while True:

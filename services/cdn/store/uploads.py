@@ -48,7 +48,8 @@ _BEGIN = Statement(
     f"""
 UPDATE uploads
    SET way = $2, key = CASE WHEN multipart = '' THEN $3 ELSE key END,
-       multipart = CASE WHEN multipart = '' THEN $4 ELSE multipart END
+       multipart = CASE WHEN multipart = '' THEN $4 ELSE multipart END,
+       expire_time = now() + $5
  WHERE id = $1 AND way IN ('', $2)
 RETURNING {_COLUMNS}
 """,
@@ -107,6 +108,8 @@ RETURNING {_COLUMNS}
 )
 
 _KNOWN = Statement("uploads.known", "SELECT multipart FROM uploads WHERE multipart = ANY($1)")
+
+_OPEN_IDS = Statement("uploads.open_ids", "SELECT id FROM uploads WHERE id = ANY($1)")
 
 _FORGET = Statement(
     "uploads.forget",
@@ -192,7 +195,7 @@ class Uploads:
 
     async def begin(self, upload: Upload, way: UploadWay, key: str, multipart: str) -> Upload:
         """
-        Say how the bytes come, and where they go; what was said first counts.
+        Say how the bytes come, and where they go; what was said first counts. The upload's time begins anew.
 
         Returns:
             The upload as it is: its multipart upload may be another one than *multipart*.
@@ -201,7 +204,7 @@ class Uploads:
             FailedPrecondition: they come the other way.
             NotFound: there is no such upload any more.
         """
-        rows = await self._database.fetch(_BEGIN, uuid.UUID(upload.id), way, key, multipart)
+        rows = await self._database.fetch(_BEGIN, uuid.UUID(upload.id), way, key, multipart, self._ttl)
         if not rows:
             check_way(await self.get(upload.id), way)
         return _one(rows, upload.id)
@@ -290,6 +293,13 @@ class Uploads:
         """
         rows = await self._database.fetch(_KNOWN, list(multiparts))
         return set(multiparts) - {row["multipart"] for row in rows}
+
+    async def closed(self, uploads: Sequence[str]) -> set[str]:
+        """
+        Those of *uploads*, by their ids, that are open no longer.
+        """
+        rows = await self._database.fetch(_OPEN_IDS, [uuid.UUID(upload) for upload in uploads])
+        return set(uploads) - {str(row["id"]) for row in rows}
 
 
 def check_way(upload: Upload, way: UploadWay) -> None:

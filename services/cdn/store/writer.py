@@ -113,7 +113,8 @@ class AssetWriter:
             whole = None
             if self._buffer:
                 await self._ship()
-            parts = [await part for part in self._parts]
+            # Shielded, as `_ship` says: awaiting a task passes a cancel on to it.
+            parts = [await asyncio.shield(part) for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
         self._finished = True

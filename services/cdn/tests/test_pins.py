@@ -5,10 +5,11 @@ Who keeps what, and what is forgotten.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -21,6 +22,7 @@ from services.cdn.tests.conftest import Cdn, World, serving
 
 OWNER = "namespaces/default/models/m/versions/1"
 OTHER = "static/img/logo.png"
+_DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 # Nothing is collected but when it is asked for, and then what nobody pins goes without delay.
 AT_ONCE: dict[str, Any] = {
     f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "DELAY", "EVERY")
@@ -297,6 +299,27 @@ async def test_bad_requests(cdn: Cdn) -> None:
             grpc.StatusCode.INVALID_ARGUMENT,
             fields,
         )
+
+
+async def test_pins_that_come_and_go_at_once(hasty: Cdn) -> None:
+    """
+    Pinning and unpinning for one owner at once, from several processes, never wait for each other in a circle.
+    """
+    names = [(await upload(hasty.stub, some_bytes(9))).name for _ in range(20)]
+    connection = await asyncpg.connect(hasty.place.database)
+    try:
+        before = await connection.fetchval(_DEADLOCKS)
+
+        async def again(call: Callable[..., Awaitable[int]]) -> None:
+            for _ in range(15):
+                await call(hasty.stub, OWNER, *names)
+
+        await asyncio.gather(*(again(call) for call in (pin, unpin, pin, unpin)))
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        assert await connection.fetchval(_DEADLOCKS) == before
+    finally:
+        await connection.close()
+    await unpin(hasty.stub, OWNER)
 
 
 async def test_many_pins_at_once(hasty: Cdn) -> None:

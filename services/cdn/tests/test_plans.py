@@ -1,0 +1,227 @@
+# ruff: noqa: S608 - only numbers of our own go into these texts
+"""
+Every statement about assets, pins and uploads finds its rows by an index: the planner is asked, in front of as many
+rows as make the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import asyncpg
+import pytest
+
+from services.cdn.model import Draft, UploadWay
+from services.cdn.model.formats import Inspection
+from services.cdn.store.bucket import Bucket, Part
+from services.cdn.store.collection import Collection, Grace
+from services.cdn.store.pins import Pins
+from services.cdn.store.records import Arrival, Records
+from services.cdn.store.uploads import Progress, Uploads
+from services.chassis.checks import Checks
+from services.embedded.postgres import SERVICE_ROLE
+from services.ledger.model.calls import Write
+from services.ledger.model.pages import Page, Query
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import Database, DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
+from services.ledger.store.servers import Server
+from services.ledger.store.statements import Statement
+from services.ledger.store.writing import Transaction
+
+MANY = 100_000
+OWNER = "namespaces/default/models/m7/versions/1"
+# A row, by nature; and those of the ledger, which are the registry's test's.
+_SMALL = {"revision", "totals", "schema_migrations", "changes", "requests", "audit"}
+# There are as many open uploads as a setting allows: whoever opens one counts them, and the sweep looks at all.
+_COUNTED = {"uploads.open": {"uploads"}, "uploads.known": {"uploads"}}
+
+POPULATE = f"""
+INSERT INTO assets (sha256, state, size_bytes, media_type, private, create_time, touch_time, condemn_time, revision)
+SELECT encode(sha256(n::text::bytea), 'hex'),
+       CASE WHEN n % 1000 = 1 THEN 'CONDEMNED' WHEN n % 1000 = 2 THEN 'INCOMING' ELSE 'LIVE' END,
+       100, 'text/plain', false, now(), now() - n * interval '1 second',
+       CASE WHEN n % 1000 = 1 THEN now() - n * interval '1 second' END, 1
+  FROM generate_series(1, {MANY}) AS n;
+INSERT INTO pins (owner, sha256, size_bytes, create_time)
+SELECT 'namespaces/default/models/m' || n / 10 || '/versions/1', encode(sha256(n::text::bytea), 'hex'), 100, now()
+  FROM generate_series(1, {MANY}) AS n WHERE n % 1000 > 2;
+INSERT INTO owners (owner, assets, bytes) SELECT owner, count(*), sum(size_bytes) FROM pins GROUP BY owner;
+UPDATE totals SET assets = {MANY}, bytes = {MANY} * 100;
+INSERT INTO uploads (
+    id, sha256, size_bytes, media_type, owner, private, part_bytes, multipart, create_time, expire_time)
+SELECT gen_random_uuid(), encode(sha256(n::text::bytea), 'hex'), 100, 'text/plain', '', false, 8388608, n::text,
+       now(), now() + n * interval '1 second'
+  FROM generate_series(1, {MANY // 10}) AS n;
+INSERT INTO upload_parts (upload, number, etag) SELECT id, number, 'x' FROM uploads, generate_series(1, 5) AS number;
+INSERT INTO finished_uploads (id, sha256, finish_time)
+SELECT gen_random_uuid(), 'x', now() - n * interval '1 second' FROM generate_series(1, {MANY}) AS n;
+ANALYZE;
+"""
+
+
+@pytest.fixture(scope="module")
+async def url(new_assets_database: Callable[[], str]) -> str:
+    """
+    A database with many assets.
+    """
+    url = new_assets_database()
+    connection = await asyncpg.connect(owner(url))
+    try:
+        await connection.execute(POPULATE)
+    finally:
+        await connection.close()
+    return url
+
+
+def owner(url: str) -> str:
+    """
+    The same database, for the one who may do everything.
+    """
+    return url.replace(SERVICE_ROLE, "postgres")
+
+
+Asked = dict[str, tuple[Statement, tuple[Any, ...]]]
+
+
+@pytest.fixture(scope="module")
+async def asked(url: str) -> Asked:
+    """
+    Every statement that is sent, with the values of one time, by name.
+    """
+    found: Asked = {}
+    original = Server.on
+
+    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
+        found[statement.name] = (statement, tuple(args))
+        return await original(self, connection, method, statement, args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "on", on)
+        async with open_database(DatabaseSettings(url=url)) as database:
+            writer = Writer(database)
+            for call in (assets, pins, uploads):
+                await call(database, writer)
+            await Changelog(database).trim(timedelta(days=1))
+    return found
+
+
+async def assets(database: Database, writer: Writer) -> None:
+    """
+    What is known of assets, and what is forgotten.
+    """
+    records, sha256 = Records(database), digest("new")
+    await records.find(digest("7"))
+    await records.missing([digest(str(n)) for n in range(100)])
+    for of in ("", OWNER):
+        first = await records.list_page(page("ListAssets", of), of)
+        await records.list_page(page("ListAssets", of, first.token), of)
+    await records.reserve(sha256, 3, "text/plain", private=True)
+    arrival = Arrival(sha256, 3, "text/plain", private=True, inspection=Inspection("TEXT"))
+    await write(writer, lambda tx: records.register(tx, arrival))
+    await write(writer, lambda tx: records.publish(tx, sha256, lambda _: asyncio.sleep(0)))
+    await write(writer, lambda tx: records.condemn(tx, sha256))
+    collection = Collection(database, writer, cast("Bucket", Emptied()))
+    long = Grace(timedelta(seconds=MANY - 100), timedelta(seconds=MANY - 100), timedelta())
+    await collection.collect(long, dry=True)
+    await collection.collect(long)
+
+
+class Emptied:
+    """
+    A bucket that deletes whatever it is asked to.
+    """
+
+    async def delete(self, *_: object, **__: object) -> None:
+        """
+        Done.
+        """
+
+
+async def pins(database: Database, writer: Writer) -> None:
+    """
+    Who keeps what.
+    """
+    pins = Pins(database, 1 << 40)
+    digests = [digest(str(n)) for n in range(5003, 5053)]
+    await write(writer, lambda tx: pins.add(tx, "static/x", digests))
+    await write(writer, lambda tx: pins.remove(tx, "static/x", digests[:3]))
+    await write(writer, lambda tx: pins.remove(tx, "static/x", []))
+    await pins.check_room(OWNER, 1)
+    prefix = "namespaces/default/models/m77"
+    first = await pins.totals(page("GetStorageTotals", prefix), prefix)
+    await pins.totals(page("GetStorageTotals", prefix, first.owners.token), prefix)
+
+
+async def uploads(database: Database, _writer: Writer) -> None:
+    """
+    How far uploads are.
+    """
+    uploads = Uploads(database, timedelta(days=1), MANY)
+    upload = await uploads.take((await uploads.open(Draft(digest("up"), 10, "text/plain"))).id)
+    begun = await uploads.begin(upload, UploadWay.STREAM, "assets/x", "multipart")
+    await uploads.record(upload, Progress(Part(1, "etag"), b"state", None))
+    await uploads.parts(begun)
+    claimed = await uploads.claim(upload.id, 60)
+    await uploads.keep_claim(claimed, 60)
+    await uploads.let_go(claimed)
+    await uploads.finished(upload.id, upload.draft.sha256)
+    await uploads.was_finished(upload.id)
+    await uploads.drop(upload.id)
+    await uploads.drop_expired()
+    await uploads.unknown(["multipart"])
+    await uploads.closed([str(uuid.uuid4())])
+
+
+def digest(text: str) -> str:
+    """
+    Of the asset that was made of a number.
+    """
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def page(method: str, of: str, token: str = "") -> Page:
+    """
+    A page of ten.
+    """
+    return Page.check(Checks(), Query(method, (of,), (str,)), 10, token)
+
+
+async def write(writer: Writer, work: Callable[[Transaction], Awaitable[object]]) -> None:
+    """
+    Do a write.
+    """
+    await writer.run(Write("me", "Test", str(uuid.uuid4()), "", b""), work, lambda _: b"", None)
+
+
+async def test_every_statement_uses_an_index(asked: Asked, url: str) -> None:
+    """
+    No statement reads a table from one end to the other that grows with what is stored.
+    """
+    assert len(asked) >= 45
+    scans: dict[str, set[str]] = {}
+    connection = await asyncpg.connect(owner(url))
+    try:
+        await connection.execute("SET plan_cache_mode = force_custom_plan")
+        for name, (statement, args) in sorted(asked.items()):
+            if not statement.sql.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
+                continue
+            plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.sql}", *args))
+            read = {each["Relation Name"] for each in nodes(plan[0]["Plan"]) if each["Node Type"] == "Seq Scan"}
+            scans[name] = read - _SMALL - _COUNTED.get(name, set())
+    finally:
+        await connection.close()
+    assert {name: tables for name, tables in scans.items() if tables} == {}
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """
+    The nodes of a plan.
+    """
+    return [plan, *(node for inner in plan.get("Plans", ()) for node in nodes(inner))]

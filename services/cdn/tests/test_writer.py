@@ -1,0 +1,86 @@
+"""
+A caller that goes away in the middle of an upload: memory is free when nobody reads it any more, and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from services.cdn.model import Draft
+from services.cdn.store.bucket import Bucket, Part
+from services.cdn.store.budget import Budget
+from services.cdn.store.chores import Chores
+from services.cdn.store.encodings import Variants
+from services.cdn.store.records import Records
+from services.cdn.store.writer import AssetWriter
+from services.cdn.tests.calls import MIB, digest
+from services.chassis.errors import Unavailable
+
+
+class Slow:
+    """
+    A bucket and the records in front of it; the bucket takes no part before it may.
+    """
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.asked = 0
+        self.log: list[str] = []
+
+    async def reserve(self, *_: object, **__: object) -> None:
+        """
+        Always.
+        """
+
+    async def start(self, *_: object) -> str:
+        """
+        The id of an upload.
+        """
+        return "upload"
+
+    async def send(self, _key: str, _upload: str, number: int, body: bytearray) -> Part:
+        """
+        Take a part, when it may.
+        """
+        self.asked += 1
+        await self.may.wait()
+        self.log.append(f"part {number}")
+        return Part(number, "", len(body))
+
+    async def abort(self, *_: object) -> None:
+        """
+        Give the upload up.
+        """
+        self.log.append("abort")
+
+
+async def test_a_caller_that_goes_away_while_parts_are_sent() -> None:
+    """
+    Whoever goes away while the last parts are on their way neither frees their memory nor aborts before they are there.
+    """
+    slow, data = Slow(), bytes(9 * MIB)
+    bucket, budget, chores = cast("Bucket", slow), Budget(16 * MIB, patience=0.05), Chores()
+    draft = Draft(digest(data), len(data), "application/octet-stream")
+    variants = Variants(bucket, least_bytes=0, most_bytes=0)
+
+    async def store() -> None:
+        async with AssetWriter(bucket, cast("Records", slow), variants, draft, budget, chores) as writer:
+            await writer.write(data)
+            await writer.finish()
+
+    task = asyncio.create_task(store())
+    while slow.asked < 2:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(Unavailable):
+        await budget.take(16 * MIB)
+    assert slow.log == []
+    slow.may.set()
+    await chores.finish(5)
+    assert slow.log == ["part 1", "part 2", "abort"]
+    await budget.take(16 * MIB)
