@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 
 from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
 from services.cdn.model.formats import HEAD_BYTES, Inspection
@@ -17,7 +18,7 @@ from services.cdn.store.assets import AssetStore
 from services.cdn.store.bucket import Part
 from services.cdn.store.digests import Digest
 from services.cdn.store.inspecting import inspected
-from services.cdn.store.records import Arrival, Records
+from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
 from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError
@@ -74,26 +75,14 @@ class Finisher:
             FailedPrecondition: bytes are missing (UPLOAD_INCOMPLETE).
             DataLoss: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
             InvalidArgument: the header of a safetensors file does not fit its bytes.
+            Aborted: it took so long that the bytes were collected meanwhile.
         """
-        draft = upload.draft
-        if not draft.size_bytes:
-            return await self._empty(draft)
-        if upload.staged:
-            inspection = await self._verify_staged(upload)
-            await self._reserve(draft)
-            await self._bucket.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
-        else:
-            parts = await self._all_parts(upload)
-            if upload.hash_state is None or upload.inspection is None:
-                raise AssertionError("a part is recorded with both")
-            draft.check_digest(Digest.resume(upload.hash_state).hexdigest())
-            inspection = upload.inspection
-            await self._reserve(draft)
-            await self._complete(upload, parts)
-        encodings = await self._assets.variants.make(
-            draft.key, draft.size_bytes, draft.media_type, inspection.format, None
-        )
-        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
+        try:
+            return await self._store(upload)
+        except Missing:
+            # Its parts became an object that is gone: there is nothing to go on from.
+            await self.give_up(upload.id)
+            raise going(upload.draft.sha256) from None
 
     async def finished(self, upload: Upload) -> None:
         """
@@ -141,15 +130,36 @@ class Finisher:
             with suppress(ModelyardError):
                 await self._uploads.keep_claim(upload, _CLAIM_SECONDS)
 
+    async def _store(self, upload: Upload) -> Arrival:
+        draft = upload.draft
+        if not draft.size_bytes:
+            return await self._empty(draft)
+        if upload.staged:
+            inspection = await self._verify_staged(upload)
+            reserved = await self._reserve(draft)
+            await self._bucket.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
+        else:
+            parts = await self._all_parts(upload)
+            if upload.hash_state is None or upload.inspection is None:
+                raise AssertionError("a part is recorded with both")
+            draft.check_digest(Digest.resume(upload.hash_state).hexdigest())
+            inspection = upload.inspection
+            reserved = await self._reserve(draft)
+            await self._complete(upload, parts)
+        encodings = await self._assets.variants.make(
+            draft.key, draft.size_bytes, draft.media_type, inspection.format, None
+        )
+        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)
+
     async def _empty(self, draft: Draft) -> Arrival:
         draft.check_digest(hashlib.sha256().hexdigest())
-        await self._reserve(draft)
+        reserved = await self._reserve(draft)
         with suppress(Taken):
             await self._bucket.put(draft.key, b"", draft.media_type)
-        return Arrival(draft.sha256, 0, draft.media_type, draft.private, await inspected(b"", draft))
+        return Arrival(draft.sha256, 0, draft.media_type, draft.private, reserved, await inspected(b"", draft))
 
-    async def _reserve(self, draft: Draft) -> None:
-        await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
+    async def _reserve(self, draft: Draft) -> datetime:
+        return await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
 
     async def _all_parts(self, upload: Upload) -> list[Part]:
         if upload.parts < upload.part_count:
@@ -165,21 +175,27 @@ class Finisher:
             there = {(part.number, part.etag) for part in await self._bucket.parts(upload.key, upload.multipart)}
             if not there.issuperset((part.number, part.etag) for part in parts):
                 raise _replaced(upload)
-        await self._complete_once(upload, parts)
+        if not await self._complete_once(upload, parts):
+            return
         found, expected = (await self._bucket.head(upload.key)).etag, multipart_etag(parts)
         if expected is not None and found.endswith(f"-{len(parts)}") and found != expected:
             await self._bucket.delete([upload.key])
             raise _replaced(upload)
 
-    async def _complete_once(self, upload: Upload, parts: list[Part]) -> None:
+    async def _complete_once(self, upload: Upload, parts: list[Part]) -> bool:
+        """
+        Returns:
+            Whether what is under the key now may be of these parts.
+        """
         try:
             await self._bucket.complete(upload.key, upload.multipart, parts)
         except Taken:
             # Stored by another upload of the same bytes; what is open of this one is cleaned away.
-            return
+            return False
         except Missing:
             # The first try went through and its answer was lost: a retry finds no such upload, but the object.
             await self._bucket.head(upload.key)
+        return True
 
     async def _verify_staged(self, upload: Upload) -> Inspection:
         if not upload.multipart:

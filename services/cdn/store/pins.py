@@ -147,12 +147,13 @@ class Pins:
             Missing: one of them is not there.
             ResourceExhausted: the owner's quota is used up.
         """
+        # The owner first, as `remove` has to: whoever does one while another does the other would wait for each other.
+        await transaction.row(_LOCK_OWNER, owner)
         rows = await transaction.rows(_LOCK, list(digests))
         sizes = {row["sha256"]: row["size_bytes"] for row in rows}
         for digest in digests:
             if digest not in sizes:
                 raise Missing("ASSET_NOT_FOUND", asset_name(digest))
-        await transaction.row(_LOCK_OWNER, owner)
         held = await transaction.row(_HELD, owner, list(digests))
         assert held is not None  # noqa: S101 - for the type checker: there is always one
         fresh = [digest for digest in digests if digest not in set(held["pinned"])]
