@@ -5,6 +5,7 @@ The bytes of assets, as the service sees them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from services.cdn.store.writer import AssetWriter
 
 #: Seconds that work in the background may take at the end, within the time to drain.
 _PATIENCE = 10.0
+#: Seconds that the row of an asset is locked while its private bytes are removed: whoever pins it waits meanwhile.
+_HELD_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +106,17 @@ class AssetStore:
 
     def forget_private(self, asset: Asset) -> None:
         """
-        Remove the private bytes of an asset that is public now.
+        Remove the private bytes of an asset that is public now. What cannot be removed goes with the asset.
         """
+        self.chores.add(self._forget_private(asset))
+
+    async def _forget_private(self, asset: Asset) -> None:
         private = asset_key(asset.sha256, private=True)
         keys = [private, *(variant_key(encoding, private) for encoding in asset.encodings)]
-        self.chores.add(self.bucket.delete(keys))
+        # It may be taken away and stored again by now, privately: then they are its bytes.
+        async with self._records.held_public(asset.sha256) as is_public:
+            if is_public:
+                await self.bucket.delete(keys, until=time.monotonic() + _HELD_SECONDS)
 
     async def close(self) -> None:
         """

@@ -9,6 +9,7 @@ who would store the same bytes, S3 loses them and the row goes.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
@@ -75,8 +76,14 @@ _DUE_TOTAL = Statement(
     f"SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM assets WHERE {_IS_DUE}",
 )
 
+# Somebody who is deleting it at this moment is not waited for.
 _DELETING = Statement(
-    "collection.deleting", f"UPDATE assets SET state = 'DELETING' WHERE sha256 = $3 AND {_IS_DUE} RETURNING sha256"
+    "collection.deleting",
+    f"""
+UPDATE assets SET state = 'DELETING'
+ WHERE sha256 = (SELECT sha256 FROM assets WHERE sha256 = $3 AND {_IS_DUE} FOR UPDATE SKIP LOCKED)
+RETURNING sha256
+""",
 )
 
 _HOLD = Statement(
@@ -191,14 +198,28 @@ class Collection:
         # Committed before anything is deleted: from here on nobody brings it back.
         if not await self._database.fetch(_DELETING, grace.condemned, grace.idle, sha256):
             return False
+        stop = asyncio.Event()
+        # A task of its own, that no cancel reaches: the lock must not end before the request that it is for.
+        deleting = asyncio.create_task(self._delete_held(sha256, stop))
+        try:
+            return await asyncio.shield(deleting)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait({deleting})
+            raise
+
+    async def _delete_held(self, sha256: str, stop: asyncio.Event) -> bool:
         async with self._database.connection() as connection, connection.transaction():
             until = time.monotonic() + _LOCKED_SECONDS
             if not await connection.fetch(_HOLD.sql, sha256):
                 return False
-            try:
-                await self._bucket.delete(all_keys(sha256), until=until)
-            except ModelyardError as error:
-                _log.warning("the bytes of %s are not deleted yet: %s", sha256, error)
-                return False
+            for key in all_keys(sha256):
+                if stop.is_set():
+                    return False
+                try:
+                    await self._bucket.delete([key], until=until)
+                except ModelyardError as error:
+                    _log.warning("the bytes of %s are not deleted yet: %s", sha256, error)
+                    return False
             await connection.execute(_GONE.sql, sha256)
         return True

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 
 from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
 from services.cdn.model.formats import HEAD_BYTES, Inspection
@@ -78,13 +79,14 @@ class Finisher:
             FailedPrecondition: bytes are missing (UPLOAD_INCOMPLETE).
             DataLoss: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
             InvalidArgument: the header of a safetensors file does not fit its bytes.
+            Missing: it took so long that the bytes were collected meanwhile.
         """
         draft = upload.draft
         if not draft.size_bytes:
             return await self._empty(draft)
         if upload.staged:
             inspection = await self._verify_staged(upload)
-            await self._reserve(draft)
+            reserved = await self._reserve(draft)
             await self._assets.copy(upload.key, draft.key, draft.size_bytes, draft.media_type)
         else:
             parts = await self._all_parts(upload)
@@ -92,12 +94,12 @@ class Finisher:
                 raise AssertionError("a part is recorded with both")
             draft.check_digest(Digest.resume(upload.hash_state).hexdigest())
             inspection = upload.inspection
-            await self._reserve(draft)
+            reserved = await self._reserve(draft)
             await self._complete(upload, parts)
         encodings = await self._assets.variants.make(
             draft.key, draft.size_bytes, draft.media_type, inspection.format, None
         )
-        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
+        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)
 
     async def finished(self, upload: Upload) -> None:
         """
@@ -147,13 +149,13 @@ class Finisher:
 
     async def _empty(self, draft: Draft) -> Arrival:
         draft.check_digest(hashlib.sha256().hexdigest())
-        await self._reserve(draft)
+        reserved = await self._reserve(draft)
         with suppress(Taken):
             await self._bucket.put(draft.key, b"", draft.media_type)
-        return Arrival(draft.sha256, 0, draft.media_type, draft.private, await inspected(b"", draft))
+        return Arrival(draft.sha256, 0, draft.media_type, draft.private, reserved, await inspected(b"", draft))
 
-    async def _reserve(self, draft: Draft) -> None:
-        await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
+    async def _reserve(self, draft: Draft) -> datetime:
+        return await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
 
     async def _all_parts(self, upload: Upload) -> list[Part]:
         if upload.parts < upload.part_count:
@@ -169,21 +171,27 @@ class Finisher:
             there = {(part.number, part.etag) for part in await self._bucket.parts(upload.key, upload.multipart)}
             if not there.issuperset((part.number, part.etag) for part in parts):
                 raise _replaced(upload)
-        await self._complete_once(upload, parts)
+        if not await self._complete_once(upload, parts):
+            return
         found, expected = (await self._bucket.head(upload.key)).etag, multipart_etag(parts)
         if expected is not None and found.endswith(f"-{len(parts)}") and found != expected:
             await self._bucket.delete([upload.key])
             raise _replaced(upload)
 
-    async def _complete_once(self, upload: Upload, parts: list[Part]) -> None:
+    async def _complete_once(self, upload: Upload, parts: list[Part]) -> bool:
+        """
+        Returns:
+            Whether what is under the key now may be of these parts.
+        """
         try:
             await self._bucket.complete(upload.key, upload.multipart, parts)
         except Taken:
             # Stored by another upload of the same bytes; what is open of this one is cleaned away.
-            return
+            return False
         except Missing:
             # The first try went through and its answer was lost: a retry finds no such upload, but the object.
             await self._bucket.head(upload.key)
+        return True
 
     async def _verify_staged(self, upload: Upload) -> Inspection:
         if not upload.multipart:

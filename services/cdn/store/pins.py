@@ -147,6 +147,7 @@ class Pins:
             Missing: one of them is not there.
             ResourceExhausted: the owner's quota is used up.
         """
+        # The owner first, as `remove` has to: whoever does one while another does the other would wait for each other.
         await transaction.row(_LOCK_OWNER, owner)
         rows = await transaction.rows(_LOCK, list(digests))
         sizes = {row["sha256"]: row["size_bytes"] for row in rows}

@@ -8,14 +8,16 @@ after S3 has lost it (collection.py). So nothing in S3 has to be searched for wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from services.cdn.model import Asset, asset_name
 from services.cdn.model.formats import Inspection, TensorIndex
 from services.cdn.store.rows import ASSET, to_asset
-from services.cdn.store.transactions import STILL_HERE, kept_alive
+from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
 from services.chassis.errors import Aborted, FailedPrecondition, Unavailable
 from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
@@ -76,16 +78,18 @@ SELECT sha256 FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE'
 """,
 )
 
+# While a row is INCOMING, its create_time is when it became so: it tells one reservation from the next.
 _RESERVE = Statement(
     "assets.reserve",
     """
 INSERT INTO assets (sha256, state, size_bytes, media_type, private, create_time, touch_time, revision)
-VALUES ($1, 'INCOMING', $2, $3, $4, now(), now(), 0)
+VALUES ($1, 'INCOMING', $2, $3, $4, clock_timestamp(), now(), 0)
 ON CONFLICT (sha256) DO UPDATE
    SET touch_time = now(),
        state = CASE WHEN assets.state = 'CONDEMNED' THEN 'INCOMING' ELSE assets.state END,
+       create_time = CASE WHEN assets.state = 'CONDEMNED' THEN clock_timestamp() ELSE assets.create_time END,
        condemn_time = CASE WHEN assets.state = 'CONDEMNED' THEN NULL ELSE assets.condemn_time END
-RETURNING state
+RETURNING state, create_time
 """,
 )
 
@@ -123,6 +127,11 @@ SELECT made.revision AS written, made.* FROM made
 """,
 )
 
+_HOLD_PUBLIC = Statement(
+    "assets.hold_public",
+    "SELECT sha256 FROM assets WHERE sha256 = $1 AND state = 'LIVE' AND NOT private FOR NO KEY UPDATE",
+)
+
 _PINNED = Statement("pins.first_of_asset", "SELECT owner FROM pins WHERE sha256 = $1 LIMIT 1")
 
 #: Takes the digests.
@@ -152,6 +161,7 @@ class Arrival:
         size_bytes: how many they are.
         media_type: what was declared.
         private: which of the two keys.
+        reserved: what `Records.reserve` said, before they were written.
         inspection: what they were recognised as.
         encodings: that are stored beside it.
     """
@@ -160,6 +170,7 @@ class Arrival:
     size_bytes: int
     media_type: str
     private: bool
+    reserved: datetime
     inspection: Inspection
     encodings: tuple[str, ...] = ()
 
@@ -224,9 +235,13 @@ class Records:
         rows = await self._database.fetch(statement, *after(page, 1), *more)
         return listed(page, rows, ("", ""), to_asset, lambda row: [row["sha256"]])
 
-    async def reserve(self, sha256: str, size_bytes: int, media_type: str, *, private: bool) -> None:
+    async def reserve(self, sha256: str, size_bytes: int, media_type: str, *, private: bool) -> datetime:
         """
         Keep the asset's keys from being deleted, before anything is written there.
+
+        Returns:
+            Which reservation it is, or which asset if it is there: as long as the row says the same, nothing has been
+            deleted since.
 
         Raises:
             Unavailable: the bytes that were there are being deleted at this moment.
@@ -234,6 +249,8 @@ class Records:
         rows = await self._database.fetch(_RESERVE, sha256, size_bytes, media_type, private)
         if rows[0]["state"] == "DELETING":
             raise Unavailable("ASSET_GOING", f"{asset_name(sha256)} is being deleted: retry", retry_after=2.0)
+        reserved: datetime = rows[0]["create_time"]
+        return reserved
 
     async def register(self, transaction: Transaction, arrival: Arrival) -> Asset:
         """
@@ -244,14 +261,20 @@ class Records:
         """
         row = await transaction.row(_LOCK, arrival.sha256)
         if row is None or row["state"] in {"CONDEMNED", "DELETING"}:
-            raise Aborted("ASSET_GOING", f"{asset_name(arrival.sha256)} took too long to be stored: retry")
+            raise going(arrival.sha256)
         before = to_asset(row)
+        # Another reservation than ours protects another upload's bytes: ours may be gone since.
+        ours = before.create_time == arrival.reserved
         if row["state"] == "LIVE":
             if before.private and not arrival.private:
+                if not ours:
+                    raise going(arrival.sha256)
                 journal = Journal.updated(before.name, {"private": True}, {"private": False})
                 return to_asset((await transaction.last(_PUBLISH, journal, arrival.sha256))[0])
             await transaction.nothing()
             return before
+        if not ours:
+            raise going(arrival.sha256)
         seen = arrival.inspection
         image = {"size_bytes": arrival.size_bytes, "media_type": arrival.media_type, "private": arrival.private}
         rows = await transaction.last(
@@ -291,6 +314,14 @@ class Records:
         journal = Journal.updated(asset.name, {"private": True}, {"private": False})
         return to_asset((await transaction.last(_PUBLISH, journal, sha256))[0])
 
+    @asynccontextmanager
+    async def held_public(self, sha256: str) -> AsyncIterator[bool]:
+        """
+        Whether an asset is there and public; if so, it stays so while the block lasts, and nobody reserves it again.
+        """
+        async with chore(self._database) as run:
+            yield bool(await run(_HOLD_PUBLIC, sha256))
+
     async def condemn(self, transaction: Transaction, sha256: str) -> None:
         """
         Take an asset away that nobody pins.
@@ -309,6 +340,13 @@ class Records:
                 "ASSET_PINNED", f"{asset_name(sha256)} is pinned by {pin['owner']}", metadata={"owner": pin["owner"]}
             )
         await transaction.last(CONDEMN, condemned([to_asset(row)]), [sha256])
+
+
+def going(sha256: str) -> Aborted:
+    """
+    What an upload ends with whose bytes may have been collected before it was done.
+    """
+    return Aborted("ASSET_GOING", f"{asset_name(sha256)} took too long to be stored: retry")
 
 
 def condemned(assets: Sequence[Asset]) -> Journal:

@@ -17,7 +17,7 @@ from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.encodings import Variants
 from services.cdn.store.inspecting import inspected
-from services.cdn.store.records import Arrival, Records
+from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class AssetWriter:
         await self._hash_buffer()
         draft.check_digest(self._hash.hexdigest())
         inspection = await self._inspect()
-        await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
+        reserved = await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
         if self._upload is None:
             wanted = self._variants.wants(draft.size_bytes, draft.media_type, inspection.format)
             whole = bytes(self._buffer) if wanted else None
@@ -119,7 +119,7 @@ class AssetWriter:
             await asyncio.shield(self._completing)
         self._finished = True
         encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, inspection.format, whole)
-        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, inspection, encodings)
+        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)
 
     async def _inspect(self) -> Inspection:
         # The first part, before it goes: what lies about itself is refused early.
@@ -174,7 +174,10 @@ class AssetWriter:
             self._chores.add(abort(self._bucket, self._draft.key, upload))
         except Missing:
             # The first try went through and its answer was lost: a retry finds no such upload, but the asset.
-            await self._bucket.head(self._draft.key)
+            try:
+                await self._bucket.head(self._draft.key)
+            except Missing:
+                raise going(self._draft.sha256) from None
 
     async def _discard(self, starting: asyncio.Task[str]) -> None:
         await asyncio.gather(starting, *self._parts, return_exceptions=True)

@@ -1,0 +1,273 @@
+"""
+The asset service twice, as two processes would run it, in one process and in steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import asyncpg
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from modelyard.cdn.v1 import uploads_pb2
+from services.cdn.model import asset_key
+from services.cdn.service.assets import AssetService
+from services.cdn.service.storing import Storing
+from services.cdn.service.uploads import UploadService
+from services.cdn.store.assets import AssetStore
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.budget import Budget
+from services.cdn.store.chores import Chores
+from services.cdn.store.collection import Collection, Grace
+from services.cdn.store.encodings import Variants
+from services.cdn.store.finishing import Finisher
+from services.cdn.store.pins import Pins
+from services.cdn.store.records import Records
+from services.cdn.store.s3 import Missing
+from services.cdn.store.uploads import Uploads
+from services.cdn.tests.calls import chunk, digest, header
+from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
+from services.chassis.context import Context, Metadata
+from services.ledger.service.calls import Mutations
+from services.ledger.store.database import DatabaseSettings, connector
+from services.ledger.store.grouping import Writer
+from services.ledger.store.pool import Connection, Pool
+from services.ledger.store.queries import Queries
+from services.ledger.store.replicas import Replicas
+from services.ledger.store.servers import Searches
+
+_CLEAN = """
+DELETE FROM pins; DELETE FROM owners; DELETE FROM uploads; DELETE FROM finished_uploads; DELETE FROM assets;
+UPDATE totals SET assets = 0, bytes = 0
+"""
+
+_LOOK = """
+SELECT json_build_object(
+    'assets', (SELECT coalesce(json_agg(json_build_array(sha256, state, private)), '[]') FROM assets),
+    'pins', (SELECT coalesce(json_agg(json_build_array(owner, sha256)), '[]') FROM pins),
+    'miscounted', (SELECT count(*) FROM totals
+                    WHERE (assets, bytes) <> (SELECT count(*), coalesce(sum(size_bytes), 0) FROM assets
+                                               WHERE state = 'LIVE')),
+    'misheld', (SELECT count(*) FROM owners
+                 WHERE (assets, bytes) <> (SELECT count(*), coalesce(sum(size_bytes), 0) FROM pins
+                                            WHERE pins.owner = owners.owner)))::text
+"""
+
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+class _Call:
+    def invocation_metadata(self) -> Metadata | None:
+        return None
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
+        pass
+
+    def trailing_metadata(self) -> Sequence[Any]:
+        return ()
+
+
+def call() -> Context:
+    """
+    A call without metadata; the servicers here ask for no more of it.
+    """
+    return cast("Context", _Call())
+
+
+class _Store(AssetStore):
+    def __init__(self, bucket: Bucket, records: Records) -> None:
+        self.bucket, self.budget, self.chores = bucket, Budget(1 << 26), Chores()
+        self.variants = Variants(bucket, least_bytes=1 << 20, most_bytes=1 << 20)
+        self._records = records
+
+
+@dataclass(frozen=True)
+class Machine:
+    """
+    One process.
+    """
+
+    assets: AssetService
+    uploads: UploadService
+    storing: Storing
+    store: AssetStore
+    records: Records
+    writer: Writer
+
+
+def machine(database: SteppedDatabase, bucket: Bucket, grace: Grace) -> Machine:
+    """
+    What `services.cdn.__main__` puts together.
+    """
+    records, writer, pins = Records(database), Writer(database), Pins(database, 0)
+    store = _Store(bucket, records)
+    uploads = Uploads(database, timedelta(hours=1), 100)
+    mutations = Mutations(writer)
+    storing = Storing(store, records, pins, mutations)
+    finisher = Finisher(store, records, uploads)
+    collection = Collection(database, writer, bucket)
+    return Machine(
+        AssetService(store, records, pins, collection, storing, mutations, grace),
+        UploadService(store, records, uploads, finisher, storing),
+        storing,
+        store,
+        records,
+        writer,
+    )
+
+
+async def upload_at_once(machine: Machine, data: bytes, *, private: bool) -> None:
+    """
+    Upload by AssetService.
+    """
+    first = header(data)
+    first.header.private = private
+    await machine.assets.Upload(stream(first, chunk(0, data)), call())
+
+
+async def upload_resumably(machine: Machine, data: bytes, *, private: bool) -> None:
+    """
+    Upload by UploadService.
+    """
+    start = uploads_pb2.StartUploadRequest(sha256=digest(data), size_bytes=len(data), private=private)
+    upload = await machine.uploads.StartUpload(start, call())
+    if not upload.complete:
+        left = pb.Chunk(offset=upload.committed_bytes, data=data[upload.committed_bytes :])
+        await machine.uploads.WriteUpload(stream(uploads_pb2.WriteUploadRequest(name=upload.name, chunk=left)), call())
+    await machine.uploads.FinishUpload(uploads_pb2.FinishUploadRequest(name=upload.name), call())
+
+
+async def stream(*messages: Any) -> AsyncIterator[Any]:
+    """
+    What a client sends.
+    """
+    for message in messages:
+        yield message
+
+
+@dataclass(frozen=True)
+class Seen:
+    """
+    What is committed at a moment.
+
+    Args:
+        assets: the state and the key of each digest.
+        pins: owner and digest.
+    """
+
+    assets: dict[str, tuple[str, str]]
+    pins: set[tuple[str, str]]
+
+
+class Shop:
+    """
+    The databases of two processes, a bucket, and a connection that looks at what is committed.
+
+    Args:
+        bucket: where the bytes are.
+        keys: lists all of its keys.
+    """
+
+    def __init__(
+        self, databases: list[SteppedDatabase], eye: Connection, bucket: Bucket, keys: Callable[[], set[str]]
+    ) -> None:
+        self.databases, self.eye, self.bucket, self.keys = databases, eye, bucket, keys
+
+    async def begin(self, steps: Steps | None, grace: Grace) -> list[Machine]:
+        """
+        Two processes that start with nothing.
+
+        Args:
+            steps: None for processes that wait for no turns.
+        """
+        await self.eye.execute(_CLEAN)
+        await self.bucket.delete(sorted(self.keys()))
+        self._step(steps)
+        bucket = self.bucket if steps is None else SteppedBucket(self.bucket, steps)
+        return [machine(each, bucket, grace) for each in self.databases]
+
+    async def end(self, machines: list[Machine]) -> None:
+        """
+        Wait for what goes on in the background.
+        """
+        for each in machines:
+            await each.writer.close()
+            await each.store.chores.finish(10)
+        self._step(None)
+
+    async def waiting(self) -> int:
+        """
+        How many statements wait for a lock.
+        """
+        found: int = await self.eye.fetchval(_WAITING)
+        return found
+
+    async def look(self) -> Seen:
+        """
+        What is committed; fails when it contradicts itself.
+        """
+        found = json.loads(await self.eye.fetchval(_LOOK))
+        assert not found["miscounted"], "the totals are not the sums"
+        assert not found["misheld"], "what owners hold is not the sum of their pins"
+        assets = {sha256: (state, asset_key(sha256, private=private)) for sha256, state, private in found["assets"]}
+        return Seen(assets, {(owner, sha256) for owner, sha256 in found["pins"]})
+
+    async def has(self, key: str) -> bool:
+        """
+        Whether there are bytes under a key.
+        """
+        try:
+            await self.bucket.head(key)
+        except Missing:
+            return False
+        return True
+
+    async def age(self, before: float) -> None:
+        """
+        Let two hours pass for what was last touched before a time.
+
+        Args:
+            before: seconds since 1970.
+        """
+        await self.eye.execute(
+            """
+UPDATE assets SET touch_time = touch_time - interval '2 hours', condemn_time = condemn_time - interval '2 hours'
+ WHERE sha256 IN (SELECT sha256 FROM assets
+                   WHERE touch_time < to_timestamp($1) AND coalesce(condemn_time, '-infinity') < to_timestamp($1)
+                     FOR UPDATE SKIP LOCKED)
+""",
+            before,
+        )
+
+    def _step(self, steps: Steps | None) -> None:
+        for each in self.databases:
+            each.steps = steps
+            assert isinstance(each.primary, SteppedServer)
+            each.primary.steps = steps
+
+
+@asynccontextmanager
+async def open_shop(url: str, bucket: Bucket, keys: Callable[[], set[str]]) -> AsyncIterator[Shop]:
+    """
+    A Shop for as long as the block lasts.
+
+    Args:
+        url: of its database.
+    """
+    settings = DatabaseSettings(url=url)
+    pools = [Pool(connector(settings), 2, 20, 20.0) for _ in range(2)]
+    servers = [SteppedServer("primary", pool, Queries(60.0), Searches(2.0, 4)) for pool in pools]
+    eye = await asyncpg.connect(url)
+    try:
+        yield Shop([SteppedDatabase(server, Replicas([], 5.0)) for server in servers], eye, bucket, keys)
+    finally:
+        for pool in pools:
+            await pool.close()
+        await eye.close()

@@ -1,0 +1,105 @@
+"""
+A bucket in memory: for tests that need thousands of requests and know when each is carried out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from services.cdn.model import Span
+from services.cdn.store.bucket import Bucket, Hash, Multipart, Part, Stored
+from services.cdn.store.s3 import Missing, Taken
+
+
+class MemoryBucket(Bucket):
+    """
+    Has the methods of a bucket that storing and forgetting need. Each is carried out at once.
+
+    Attributes:
+        objects: the bytes by key.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._open: dict[tuple[str, str], dict[int, bytes]] = {}
+        self._ids = itertools.count(1)
+
+    async def head(self, key: str) -> Stored:
+        data = self._object(key)
+        return Stored(len(data), "application/octet-stream", datetime.now(UTC), _md5(data))
+
+    async def put(
+        self, key: str, body: bytes | bytearray, media_type: str, *, encoding: str = "", first: bool = True
+    ) -> None:
+        if first and key in self.objects:
+            raise Taken
+        self.objects[key] = bytes(body)
+
+    async def start(self, key: str, media_type: str) -> str:
+        upload = f"upload-{next(self._ids)}"
+        self._open[key, upload] = {}
+        return upload
+
+    async def send(self, key: str, upload: str, number: int, body: bytearray) -> Part:
+        self._parts(key, upload)[number] = bytes(body)
+        return Part(number, _md5(body), len(body))
+
+    async def parts(self, key: str, upload: str) -> list[Part]:
+        parts = self._parts(key, upload)
+        return [Part(number, _md5(parts[number]), len(parts[number])) for number in sorted(parts)]
+
+    async def complete(self, key: str, upload: str, parts: Sequence[Part], *, first: bool = True) -> None:
+        found = self._parts(key, upload)
+        if first and key in self.objects:
+            raise Taken
+        self.objects[key] = b"".join(found[part.number] for part in parts)
+        del self._open[key, upload]
+
+    async def abort(self, key: str, upload: str) -> None:
+        self._parts(key, upload)
+        del self._open[key, upload]
+
+    async def open_uploads(self) -> list[Multipart]:
+        return [Multipart(key, upload, datetime.now(UTC)) for key, upload in self._open]
+
+    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
+        self.objects[key] = self._object(source)
+
+    async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
+        if until is not None and time.monotonic() > until:
+            raise TimeoutError
+        for key in keys:
+            self.objects.pop(key, None)
+
+    async def open(self, key: str, span: Span) -> Any:
+        return io.BytesIO(self._object(key))
+
+    async def read(self, body: Any, size: int, digest: Hash) -> bytes:
+        piece: bytes = body.read(size)
+        digest.update(piece)
+        return piece
+
+    async def close(self) -> None:
+        """
+        Nothing.
+        """
+
+    def _object(self, key: str) -> bytes:
+        if key not in self.objects:
+            raise Missing
+        return self.objects[key]
+
+    def _parts(self, key: str, upload: str) -> dict[int, bytes]:
+        if (key, upload) not in self._open:
+            raise Missing
+        return self._open[key, upload]
+
+
+def _md5(data: bytes | bytearray) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -1,0 +1,180 @@
+"""
+Orders of events in which bytes that somebody refers to were once lost, each made on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.model import Draft, asset_key, asset_name
+from services.cdn.store.collection import Grace
+from services.cdn.tests.calls import digest
+from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_at_once
+from services.cdn.tests.memory import MemoryBucket
+from services.chassis.errors import Aborted
+
+DATA = b"bytes"
+SHA256 = digest(DATA)
+NAME = asset_name(SHA256)
+AT_ONCE = Grace(timedelta(0), timedelta(0), timedelta(0))
+
+
+class SlowBucket(MemoryBucket):
+    """
+    Carries out one deletion only when it is told to, also when nobody waits for it any more.
+
+    Attributes:
+        slow: the key whose first deletion that is.
+        began: it was asked for.
+        go: carry it out.
+        late: it, once it was asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = ""
+        self.began, self.go = asyncio.Event(), asyncio.Event()
+        self.late: list[asyncio.Task[None]] = []
+
+    async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
+        for key in keys:
+            if key != self.slow:
+                await super().delete([key], until=until)
+                continue
+            self.slow = ""
+            self.late.append(asyncio.create_task(self._delete_late(key)))
+            self.began.set()
+            await asyncio.shield(self.late[0])
+
+    async def _delete_late(self, key: str) -> None:
+        await self.go.wait()
+        await super().delete([key])
+
+
+@pytest.fixture
+def bucket() -> SlowBucket:
+    """
+    The bucket.
+    """
+    return SlowBucket()
+
+
+@pytest.fixture
+async def shop(new_assets_database: Callable[[], str], bucket: SlowBucket) -> AsyncIterator[Shop]:
+    """
+    Two processes' databases, and the bucket.
+    """
+    async with open_shop(new_assets_database(), bucket, lambda: set(bucket.objects)) as shop:
+        yield shop
+
+
+async def collect(machine: Machine) -> None:
+    """
+    Collect.
+    """
+    await machine.assets.CollectGarbage(pb.CollectGarbageRequest(), call())
+
+
+async def done_or_waiting(shop: Shop, task: asyncio.Task[None]) -> None:
+    """
+    Wait until *task* has ended or waits for a lock in the database.
+    """
+    while not task.done() and not await shop.waiting():
+        await asyncio.sleep(0.01)
+
+
+async def is_stored(shop: Shop) -> bool:
+    """
+    Whether the asset is there; fails when it is there and its bytes are not.
+    """
+    state, key = (await shop.look()).assets.get(SHA256, ("", ""))
+    assert state != "LIVE" or await shop.has(key)
+    return state == "LIVE"
+
+
+async def test_a_reservation_counts_for_its_own_bytes(shop: Shop) -> None:
+    """
+    An upload whose row and bytes were collected does not become visible by the reservation of the next upload, whose
+    bytes have not come yet.
+    """
+    machine, other = await shop.begin(None, AT_ONCE)
+    async with machine.store.write(Draft(SHA256, len(DATA), "text/plain")) as writer:
+        await writer.write(DATA)
+        arrival = await writer.finish()
+    await collect(other)
+    await other.records.reserve(SHA256, len(DATA), "text/plain", private=False)
+    with pytest.raises(Aborted):
+        await machine.storing.arrived(call(), pb.UploadRequest(), arrival)
+    assert not await is_stored(shop)
+
+
+async def test_a_second_life_of_a_reservation(shop: Shop) -> None:
+    """
+    A private upload does not become visible by a reservation that began after its bytes were taken away, which happens
+    when others publish the asset and take it away meanwhile.
+    """
+    machine, other = await shop.begin(None, AT_ONCE)
+    await upload_at_once(other, DATA, private=True)
+    async with machine.store.write(Draft(SHA256, len(DATA), "text/plain", private=True)) as writer:
+        await writer.write(DATA)
+        arrival = await writer.finish()
+    await upload_at_once(other, DATA, private=False)
+    await other.store.chores.finish(10)
+    assert not await shop.has(asset_key(SHA256, private=True))
+    await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
+    await other.records.reserve(SHA256, len(DATA), "text/plain", private=True)
+    with pytest.raises(Aborted):
+        await machine.storing.arrived(call(), pb.UploadRequest(), arrival)
+    assert not await is_stored(shop)
+
+
+async def test_private_bytes_that_came_back(shop: Shop, bucket: SlowBucket) -> None:
+    """
+    An asset was published, and before its private bytes are removed it is taken away and stored again, privately: it
+    keeps them.
+    """
+    machine, other = await shop.begin(None, AT_ONCE)
+    await upload_at_once(machine, DATA, private=True)
+    bucket.slow = asset_key(SHA256, private=True)
+    await upload_at_once(machine, DATA, private=False)
+    await bucket.began.wait()
+
+    async def again() -> None:
+        await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
+        await upload_at_once(other, DATA, private=True)
+
+    task = asyncio.create_task(again())
+    await done_or_waiting(shop, task)
+    bucket.go.set()
+    await task
+    await machine.store.chores.finish(10)
+    assert await is_stored(shop)
+
+
+async def test_a_collection_that_is_cancelled(shop: Shop, bucket: SlowBucket) -> None:
+    """
+    The caller of a collection goes away while S3 is asked to delete: until that is done, nobody stores the bytes anew.
+    """
+    machine, other = await shop.begin(None, AT_ONCE)
+    await upload_at_once(machine, DATA, private=False)
+    await collect(machine)
+    bucket.slow = asset_key(SHA256, private=False)
+    collecting = asyncio.create_task(collect(machine))
+    await bucket.began.wait()
+    collecting.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await collect(other)
+    storing = asyncio.create_task(upload_at_once(other, DATA, private=False))
+    await done_or_waiting(shop, storing)
+    bucket.go.set()
+    await asyncio.gather(*bucket.late, collecting, storing, return_exceptions=True)
+    await is_stored(shop)
+    await collect(other)
+    await upload_at_once(other, DATA, private=False)
+    assert await is_stored(shop)
