@@ -33,6 +33,14 @@ class Client:
         self.name = ""
         self._request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data), **more)  # type: ignore[arg-type]
 
+    def on(self, cdn: Cdn) -> Client:
+        """
+        The same upload at another process.
+        """
+        other = Client(cdn, self.data)
+        other.name = self.name
+        return other
+
     async def start(self) -> pb.Upload:
         found = await self.stub.StartUpload(self._request, timeout=20)
         self.name = found.name

@@ -18,10 +18,14 @@ from services.cdn.tests.calls import digest, download, failure, some_bytes
 from services.cdn.tests.conftest import Cdn, World, serving
 from services.cdn.tests.drills.conftest import kill
 from services.cdn.tests.uploading import PART, Client, put
-from services.embedded.postgres import Postgres
+from services.embedded.postgres import SERVICE_ROLE, Postgres
 
-#: What a call writes to at these moments, and nothing before them.
-BEFORE, AFTER = "changes", "finished_uploads"
+# Not pg_stat_activity, which stands still within a transaction.
+_WAITING = """
+SELECT count(DISTINCT pid) FROM pg_locks
+ WHERE NOT granted AND locktype = 'relation'
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 class Held:
@@ -35,21 +39,22 @@ class Held:
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self._connection = connection
 
-    async def somebody_waits(self) -> None:
+    async def waiting(self, count: int) -> None:
         """
-        Wait until the service wants to write to it.
+        Wait until *count* transactions of the service wait to write to a table that is held.
         """
-        while not await self._connection.fetchval(f"SELECT count(*) {_WAITING}"):
+        while await self._connection.fetchval(_WAITING) < count:
             await asyncio.sleep(0.05)
 
     async def send_away(self) -> None:
         """
-        What waits is not written: its connection ends, as its process did.
+        What a dead process waits to write is not written: its connections end, too.
         """
-        await self._connection.fetch(f"SELECT pg_terminate_backend(pid, 5000) {_WAITING}")
-
-
-_WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        await self._connection.fetch(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND usename = $1",
+            SERVICE_ROLE,
+        )
 
 
 @asynccontextmanager
@@ -66,13 +71,14 @@ async def held(postgres: Postgres, cdn: Cdn, table: str) -> AsyncIterator[Held]:
         await connection.close()
 
 
-async def a_minute_passes(postgres: Postgres, cdn: Cdn) -> None:
+async def a_minute_passes(postgres: Postgres, client: Client) -> None:
     """
     The time is over for which a process says that it is finishing an upload.
     """
-    connection = await asyncpg.connect(_owners(postgres, cdn))
+    connection = await asyncpg.connect(_owners(postgres, client.cdn))
     try:
-        await connection.execute("UPDATE uploads SET finishing_until = finishing_until - interval '1 minute'")
+        statement = "UPDATE uploads SET finishing_until = finishing_until - interval '1 minute' WHERE id = $1"
+        await connection.execute(statement, client.name.removeprefix("uploads/"))
     finally:
         await connection.close()
 
@@ -99,48 +105,51 @@ async def is_there(cdn: Cdn, data: bytes) -> bool:
     """
     Whether *data* is an asset.
     """
-    try:
-        await cdn.stub.GetAsset(assets_pb2.GetAssetRequest(name=f"assets/{digest(data)}"), timeout=10)
-    except grpc.RpcError as error:
-        assert failure(error).reason == "ASSET_NOT_FOUND"
-        return False
-    return True
+    request = assets_pb2.FindMissingRequest(sha256=[digest(data)])
+    return not (await cdn.stub.FindMissing(request, timeout=10)).sha256
 
 
-@pytest.mark.parametrize("moment", [BEFORE, AFTER])
-@pytest.mark.parametrize("direct", [False, True], ids=["streamed", "direct"])
-async def test_killed_between_s3_and_the_database(
-    world: World, postgres: Postgres, tmp_path: Path, direct: bool, moment: str
-) -> None:
+async def test_killed_between_s3_and_the_database(world: World, postgres: Postgres, tmp_path: Path) -> None:
     """
     When the bytes are complete in S3 and the process is killed before it could say so, nobody sees them; finishing
     again gives the asset, without a byte sent again. Likewise when it could say so, and not that the upload ended.
     """
-    data = some_bytes(PART + 77)
     async with serving(world, tmp_path, dies=True) as cdn:
-        client = await sent(cdn, data, direct=direct)
-        async with held(postgres, cdn, moment) as table:
-            call = asyncio.ensure_future(client.finish())
-            await table.somebody_waits()
-            assert cdn.store.has(digest(data))
-            kill(cdn.pid)
-            with pytest.raises(grpc.RpcError):
-                await call
-            await table.send_away()
-        place, name = cdn.place, client.name
+        before = [await sent(cdn, some_bytes(PART + 77), direct=direct) for direct in (False, True)]
+        after = [await sent(cdn, some_bytes(PART + 77), direct=direct) for direct in (False, True)]
+        async with held(postgres, cdn, "finished_uploads") as table:
+            calls = [asyncio.ensure_future(client.finish()) for client in after]
+            await table.waiting(2)
+            # Whoever registers an asset tells of it.
+            async with held(postgres, cdn, "changes"):
+                calls += [asyncio.ensure_future(client.finish()) for client in before]
+                while not all(cdn.store.has(digest(client.data)) for client in before):
+                    await asyncio.sleep(0.05)
+                # At least one of them: they may share a transaction.
+                await table.waiting(3)
+                kill(cdn.pid)
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+                await table.send_away()
+        place = cdn.place
+    assert all(isinstance(answer, grpc.RpcError) for answer in answers)
     async with serving(world, tmp_path, place=place) as cdn:
-        client = Client(cdn, data)
-        client.name = name
-        assert await is_there(cdn, data) == (moment == AFTER)
-        with pytest.raises(grpc.RpcError) as caught:
-            await client.finish()
-        assert (failure(caught.value).code, failure(caught.value).reason) == (
-            grpc.StatusCode.ABORTED,
-            "UPLOAD_FINISHING",
-        )
-        await a_minute_passes(postgres, cdn)
-        assert (await client.query()).committed_bytes == len(data)
-        asset = await client.finish()
-        assert await client.finish() == asset
-        assert await download(cdn.stub, asset.name) == (data, asset.sha256)
-        await client.left_nothing()
+        assert [await is_there(cdn, client.data) for client in before] == [False, False]
+        assert [await is_there(cdn, client.data) for client in after] == [True, True]
+        for client in (*before, *after):
+            await finished_again(postgres, client.on(cdn))
+
+
+async def finished_again(postgres: Postgres, client: Client) -> None:
+    """
+    Finish an upload whose process died while it finished it.
+    """
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.finish()
+    found = failure(caught.value)
+    assert (found.code, found.reason) == (grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")
+    await a_minute_passes(postgres, client)
+    assert (await client.query()).committed_bytes == len(client.data)
+    asset = await client.finish()
+    assert await client.finish() == asset
+    assert await download(client.cdn.stub, asset.name) == (client.data, asset.sha256)
+    await client.left_nothing()
