@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import json
 import pickle
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
@@ -242,7 +242,7 @@ async def test_variants_of_text(cdn: Cdn, way: str) -> None:
     asset = await WAYS[way](cdn, data)
     assert asset.format == pb.Asset.FORMAT_TEXT
     assert list(asset.content_encodings) == ["gzip", "zstd"]
-    decode = {"gzip": gzip.decompress, "zstd": zstandard.decompress}
+    decode: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "zstd": zstandard.decompress}
     client, bucket = cdn.store.client, cdn.store.bucket
     for encoding in asset.content_encodings:
         stored = client.get_object(Bucket=bucket, Key=f"{encoding}/{asset.name}")

@@ -97,17 +97,18 @@ async def test_killed_in_the_middle_of_a_download(fragile: Cdn, machine: Machine
     assert sha256 == digest(rest)
 
 
-async def test_no_room_for_an_upload(fragile: Cdn, machine: Machine) -> None:
+@pytest.mark.parametrize("size", [4 * MIB, PART + MIB], ids=["one piece", "parts"])
+async def test_no_room_for_an_upload(fragile: Cdn, machine: Machine, size: int) -> None:
     """
     While S3's disk is full an upload is UNAVAILABLE and leaves nothing; the same one works when there is room.
     """
-    for data in (some_bytes(4 * MIB), some_bytes(PART + MIB)):
-        await _while_full(machine, lambda data=data: upload(fragile.stub, data))
-        await is_not_there(fragile, data)
-        assert not fragile.store.has(digest(data))
-        asset = await patiently(lambda data=data: upload(fragile.stub, data))
-        assert await download(fragile.stub, asset.name) == (data, asset.sha256)
-        await fragile.store.no_open_uploads(of=f"assets/{digest(data)}")
+    data = some_bytes(size)
+    await _while_full(machine, lambda: upload(fragile.stub, data))
+    await is_not_there(fragile, data)
+    assert not fragile.store.has(digest(data))
+    asset = await patiently(lambda: upload(fragile.stub, data))
+    assert await download(fragile.stub, asset.name) == (data, asset.sha256)
+    await fragile.store.no_open_uploads(of=f"assets/{digest(data)}")
 
 
 async def test_no_room_for_a_part(fragile: Cdn, machine: Machine) -> None:
