@@ -30,7 +30,7 @@ async def test_a_tampered_address(cdn: Cdn, change: str) -> None:
     """
     client = Client(cdn, some_bytes(PART + 9))
     await client.start()
-    first, second = ((await client.urls([1, 2])).urls[each].url for each in (0, 1))
+    first, second = [each.url for each in (await client.urls([1, 2])).urls]
     changed = TAMPERED[change](second)
     assert changed != second
     assert await asyncio.to_thread(put, first, client.data[:PART]) == 200
