@@ -12,7 +12,7 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets drill check-coherence plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets drill drill-assets check-coherence plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the sa
 
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
+
+drill-assets: $(READY) ## A sparse file of 5 GiB in and out: memory, digest (MIB=5120)
+	@MODELYARD_DRILL_ASSET_MIB=$(or $(MIB),5120) $(BIN)/pytest --quiet services/cdn/tests/drills/test_large.py
 
 check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py

@@ -127,15 +127,7 @@ def s3_client(s3: S3) -> S3Client:
     """
     boto3, straight to the server.
     """
-    client: S3Client = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint,
-        region_name=REGION,
-        aws_access_key_id=s3.access_key_file.read_text().strip(),
-        aws_secret_access_key=s3.secret_key_file.read_text().strip(),
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
-    return client
+    return client_of(s3)
 
 
 @pytest.fixture(scope="session")
@@ -189,6 +181,21 @@ def store(cdn: Cdn) -> Store:
     Its bucket.
     """
     return cdn.store
+
+
+def client_of(s3: S3) -> S3Client:
+    """
+    boto3, straight to a server.
+    """
+    client: S3Client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name=REGION,
+        aws_access_key_id=s3.access_key_file.read_text().strip(),
+        aws_secret_access_key=s3.secret_key_file.read_text().strip(),
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    return client
 
 
 @asynccontextmanager

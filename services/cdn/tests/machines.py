@@ -20,7 +20,6 @@ from services.cdn.service.assets import AssetService
 from services.cdn.service.storing import Storing
 from services.cdn.service.uploads import UploadService
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.bucket import Bucket
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.collection import Collection, Grace
@@ -31,6 +30,7 @@ from services.cdn.store.records import Records
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Uploads
 from services.cdn.tests.calls import chunk, digest, header
+from services.cdn.tests.memory import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
 from services.chassis.context import Context, Metadata
 from services.ledger.service.calls import Mutations
@@ -82,10 +82,13 @@ def call() -> Context:
 
 
 class _Store(AssetStore):
-    def __init__(self, bucket: Bucket, records: Records) -> None:
+    def __init__(self, bucket: CopyingBucket, records: Records) -> None:
         self.bucket, self.budget, self.chores = bucket, Budget(1 << 26), Chores()
         self.variants = Variants(bucket, least_bytes=1 << 20, most_bytes=1 << 20)
-        self._records = records
+        self._records, self._copies = records, bucket
+
+    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
+        await self._copies.copy(source, key, size_bytes, media_type)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Machine:
     writer: Writer
 
 
-def machine(database: SteppedDatabase, bucket: Bucket, grace: Grace) -> Machine:
+def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: Grace) -> Machine:
     """
     What `services.cdn.__main__` puts together.
     """
@@ -110,7 +113,7 @@ def machine(database: SteppedDatabase, bucket: Bucket, grace: Grace) -> Machine:
     store = _Store(bucket, records)
     uploads = Uploads(database, timedelta(hours=1), 100)
     mutations = Mutations(writer)
-    storing = Storing(store, records, pins, mutations)
+    storing = Storing(store, records, pins, mutations, mutations)
     finisher = Finisher(store, records, uploads)
     collection = Collection(database, writer, bucket)
     return Machine(
@@ -176,7 +179,7 @@ class Shop:
     """
 
     def __init__(
-        self, databases: list[SteppedDatabase], eye: Connection, bucket: Bucket, keys: Callable[[], set[str]]
+        self, databases: list[SteppedDatabase], eye: Connection, bucket: CopyingBucket, keys: Callable[[], set[str]]
     ) -> None:
         self.databases, self.eye, self.bucket, self.keys = databases, eye, bucket, keys
 
@@ -254,7 +257,7 @@ UPDATE assets SET touch_time = touch_time - interval '2 hours', condemn_time = c
 
 
 @asynccontextmanager
-async def open_shop(url: str, bucket: Bucket, keys: Callable[[], set[str]]) -> AsyncIterator[Shop]:
+async def open_shop(url: str, bucket: CopyingBucket, keys: Callable[[], set[str]]) -> AsyncIterator[Shop]:
     """
     A Shop for as long as the block lasts.
 

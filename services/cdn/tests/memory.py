@@ -13,11 +13,33 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.cdn.model import Span
-from services.cdn.store.bucket import Bucket, Hash, Multipart, Part, Stored
-from services.cdn.store.s3 import Missing, Taken
+from services.cdn.model.static_files import Headers
+from services.cdn.store.bucket import FOREVER, Bucket, Hash, Multipart, Part, Stored
+from services.cdn.store.copying import Copier
+from services.cdn.store.s3 import Missing, S3Settings, Taken
 
 
-class MemoryBucket(Bucket):
+class CopyingBucket(Bucket):
+    """
+    A bucket that copies, too, so that one object stands for all requests to S3.
+    """
+
+    def __init__(self, settings: S3Settings) -> None:
+        super().__init__(settings)
+        self._copier = Copier(settings)
+
+    async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
+        """
+        As `AssetStore.copy`.
+        """
+        await self._copier.copy(source, key, Headers(media_type, FOREVER), size_bytes)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._copier.close()
+
+
+class MemoryBucket(CopyingBucket):
     """
     Has the methods of a bucket that storing and forgetting need. Each is carried out at once.
 
@@ -65,7 +87,7 @@ class MemoryBucket(Bucket):
         self._parts(key, upload)
         del self._open[key, upload]
 
-    async def open_uploads(self) -> list[Multipart]:
+    async def open_uploads(self, at_once: int = 1000) -> list[Multipart]:
         return [Multipart(key, upload, datetime.now(UTC)) for key, upload in self._open]
 
     async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:

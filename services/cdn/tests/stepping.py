@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.cdn.model import Span
-from services.cdn.store.bucket import Bucket, Hash, Part, Stored
+from services.cdn.store.bucket import Hash, Part, Stored
+from services.cdn.tests.memory import CopyingBucket
 from services.ledger.store.database import Database
 from services.ledger.store.pool import Connection, Taken
 from services.ledger.store.servers import Server
@@ -219,7 +220,7 @@ class _SteppedTaken(Taken):
         return await super().__aenter__()
 
 
-class SteppedBucket(Bucket):
+class SteppedBucket(CopyingBucket):
     """
     A bucket whose requests take turns.
 
@@ -228,7 +229,7 @@ class SteppedBucket(Bucket):
         steps: the turns.
     """
 
-    def __init__(self, inner: Bucket, steps: Steps) -> None:
+    def __init__(self, inner: CopyingBucket, steps: Steps) -> None:
         self._inner, self._steps = inner, steps
 
     async def head(self, key: str) -> Stored:

@@ -122,8 +122,8 @@ async def assets(database: Database, writer: Writer) -> None:
     for of in ("", OWNER):
         first = await records.list_page(page("ListAssets", of), of)
         await records.list_page(page("ListAssets", of, first.token), of)
-    await records.reserve(sha256, 3, "text/plain", private=True)
-    arrival = Arrival(sha256, 3, "text/plain", private=True, inspection=Inspection("TEXT"))
+    reserved = await records.reserve(sha256, 3, "text/plain", private=True)
+    arrival = Arrival(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
     await write(writer, lambda tx: records.register(tx, arrival))
     await write(writer, lambda tx: records.publish(tx, sha256, lambda _: asyncio.sleep(0)))
     await write(writer, lambda tx: records.condemn(tx, sha256))

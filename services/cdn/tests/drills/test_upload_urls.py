@@ -1,0 +1,45 @@
+"""
+Addresses for parts that were tampered with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from services.cdn.tests.calls import digest, failure, some_bytes
+from services.cdn.tests.conftest import Cdn
+from services.cdn.tests.uploading import PART, Client, put
+
+TAMPERED: dict[str, Callable[[str], str]] = {
+    "another part": lambda url: url.replace("partNumber=2", "partNumber=1"),
+    "another key": lambda url: url.replace("/staging/", "/assets/"),
+    "a longer time": lambda url: url.replace("X-Amz-Expires=3600", "X-Amz-Expires=36000"),
+    "no signature": lambda url: url.partition("X-Amz-Signature=")[0].rstrip("&"),
+    "another signature": lambda url: url.replace("X-Amz-Signature=", "X-Amz-Signature=0"),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED)
+async def test_a_tampered_address(cdn: Cdn, change: str) -> None:
+    """
+    S3 takes nothing under an address that was changed, and the upload is as it was.
+    """
+    client = Client(cdn, some_bytes(PART + 9))
+    await client.start()
+    first, second = [each.url for each in (await client.urls([1, 2])).urls]
+    changed = TAMPERED[change](second)
+    assert changed != second
+    assert await asyncio.to_thread(put, first, client.data[:PART]) == 200
+    assert await asyncio.to_thread(put, changed, client.data[PART:]) in {400, 403}
+    assert (await client.query()).committed_bytes == PART
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.finish()
+    assert failure(caught.value).reason == "UPLOAD_INCOMPLETE"
+    assert not cdn.store.has(digest(client.data))
+    assert await asyncio.to_thread(put, second, client.data[PART:]) == 200
+    assert (await client.finish()).sha256 == digest(client.data)
+    await client.left_nothing()
