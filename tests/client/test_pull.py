@@ -8,42 +8,16 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from modelyard.cli.main import main
 from modelyard.registry.v1 import versions_pb2
-from tests.client.memory import MIB, Memory, Server, serving
+from tests.client.memory import MIB, Memory, Server
 from tests.client.memory_registry import MODEL, PENDING, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def memory() -> Memory:
-    """
-    What the server holds.
-    """
-    return Memory()
-
-
-@pytest.fixture
-def registry(memory: Memory) -> Registry:
-    """
-    The versions of the model m.
-    """
-    return Registry(memory)
-
-
-@pytest.fixture
-def server(memory: Memory, registry: Registry) -> Iterator[Server]:
-    """
-    A server of both.
-    """
-    with serving(memory, registry.serve) as running:
-        yield running
 
 
 def _artifact(memory: Memory, path: str, data: bytes) -> versions_pb2.Artifact:

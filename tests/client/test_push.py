@@ -11,42 +11,17 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 
 from modelyard.cli.main import main
-from tests.client.memory import MIB, Memory, Server, serving
+from tests.client.memory import MIB, Memory, Server
 from tests.client.memory_registry import PENDING, READY, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def memory() -> Memory:
-    """
-    What the server holds.
-    """
-    return Memory()
-
-
-@pytest.fixture
-def registry(memory: Memory) -> Registry:
-    """
-    The versions of the model m.
-    """
-    return Registry(memory)
-
-
-@pytest.fixture
-def server(memory: Memory, registry: Registry) -> Iterator[Server]:
-    """
-    A server of both.
-    """
-    with serving(memory, registry.serve) as running:
-        yield running
 
 
 @pytest.fixture

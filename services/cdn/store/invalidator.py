@@ -9,7 +9,6 @@ for the same invalidation, so that a batch that is sent twice is one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -22,6 +21,7 @@ from uuid import UUID
 from services.cdn.model.delivery import InvalidationState
 from services.cdn.store.edge import Edge, EdgeBusy, EdgeRefuses
 from services.cdn.store.invalidations import InvalidationStore
+from services.chassis.background import beside
 from services.chassis.errors import ModelyardError
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
@@ -199,18 +199,9 @@ async def invalidating(database: Database, edge: Edge, pace: Pace) -> AsyncItera
     """
     Carry invalidations out while the block lasts, and forget those that ended long ago.
     """
-    tasks = [
-        asyncio.create_task(_keep_invalidating(Invalidator(database, edge, pace), pace.idle)),
-        asyncio.create_task(_keep_forgetting(InvalidationStore(database))),
-    ]
-    try:
+    invalidator = Invalidator(database, edge, pace)
+    async with beside(_keep_invalidating(invalidator, pace.idle), _keep_forgetting(InvalidationStore(database))):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 async def _keep_invalidating(invalidator: Invalidator, idle: float) -> None:

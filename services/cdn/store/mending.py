@@ -5,7 +5,6 @@ Mends static files whose write began and did not end: the bucket then holds some
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from services.cdn.store.s3 import Missing as NoObject
 from services.cdn.store.static_files import NOW, ORIGINAL, to_original, to_static_file
 from services.cdn.store.static_objects import StaticObjects
 from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
+from services.chassis.background import beside
 from services.chassis.errors import ModelyardError
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement
@@ -106,13 +106,8 @@ async def mending(mender: Mender) -> AsyncIterator[None]:
     """
     Mend static files while the block lasts.
     """
-    task = asyncio.create_task(_keep_mending(mender))
-    try:
+    async with beside(_keep_mending(mender)):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def _keep_mending(mender: Mender) -> None:

@@ -5,7 +5,6 @@ Keeps what is only kept for a time from growing for ever: abandoned uploads, the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -20,6 +19,7 @@ from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.uploads import Uploads
+from services.chassis.background import beside
 from services.chassis.errors import ModelyardError
 from services.ledger.store.changelog import Changelog
 
@@ -82,13 +82,8 @@ class Sweeper:
         """
         Sweep now and then while the block lasts.
         """
-        task = asyncio.create_task(self._sweep_now_and_then())
-        try:
+        async with beside(self._sweep_now_and_then()):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def sweep(self) -> None:
         """

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from services.chassis.background import beside
 from services.chassis.errors import InvalidArgument, ModelyardError, Unavailable
 from services.ledger.model.changes import Discontinuity, Event, Heartbeat, Revision
 from services.ledger.store.changelog import Changelog
@@ -62,17 +63,11 @@ class ChangeFeed:
         Args:
             draining: when it is set, the watchers' streams end: they would go on for ever.
         """
-        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._close_when(draining))]
+        works = [self._follow(), self._close_when(draining)]
         if self._connect is not None:
-            tasks.append(asyncio.create_task(self._listen(self._connect)))
-        for task in tasks:
-            task.add_done_callback(_report)
-        try:
+            works.append(self._listen(self._connect))
+        async with beside(*works):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _close_when(self, draining: asyncio.Event) -> None:
         await draining.wait()
@@ -232,9 +227,3 @@ class ChangeFeed:
             self._is_deaf = True
             with contextlib.suppress(*LOST):
                 connection.terminate()
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    # Nobody awaits these tasks before the end: a mistake in one must not go unseen until then.
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("following the changes has ended: %s", error, exc_info=error)

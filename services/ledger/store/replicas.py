@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from services.chassis.background import beside
 from services.chassis.errors import ModelyardError, Unavailable
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import read
@@ -146,13 +147,8 @@ class Replicas:
         Keep an eye on all of them while the block lasts.
         """
         await self._look(primary)
-        task = asyncio.create_task(self._watch(primary))
-        try:
+        async with beside(self._watch(primary)):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _watch(self, primary: Server) -> None:
         while True:

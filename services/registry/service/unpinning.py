@@ -5,12 +5,12 @@ Takes back the pins of versions that are gone, in the background.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from services.chassis.background import beside
 from services.chassis.errors import ModelyardError
 from services.registry.service.pins import Pins
 
@@ -24,13 +24,8 @@ async def unpinning(pins: Pins) -> AsyncIterator[None]:
     """
     Take back what is due, while the block lasts.
     """
-    task = asyncio.create_task(_unpin(pins))
-    try:
+    async with beside(_unpin(pins)):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def _unpin(pins: Pins) -> None:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
+from services.chassis.background import beside
 from services.chassis.errors import FailedPrecondition, ModelyardError
 from services.ledger.model.calls import Missing, Write
 from services.ledger.store.changelog import Changelog
@@ -31,13 +32,8 @@ async def sweeping(log: Changelog, keep: timedelta, models: ModelStore, writer: 
     Trim the log of changes to *keep*, forget yesterday's requests and purge the models whose time has come, while the
     block lasts.
     """
-    task = asyncio.create_task(_sweep(log, keep, models, writer))
-    try:
+    async with beside(_sweep(log, keep, models, writer)):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def _sweep(log: Changelog, keep: timedelta, models: ModelStore, writer: Writer) -> None:
