@@ -5,6 +5,7 @@ The front door: one port for gRPC, gRPC-Web and JSON, and no read that fails bec
 from __future__ import annotations
 
 import json
+import os
 import struct
 import urllib.error
 import urllib.request
@@ -17,8 +18,10 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import modelyard
+from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
+from services.chassis.tests.behaviour.wire import WINDOW, Reply, Wire, message
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 
@@ -145,3 +148,22 @@ def test_not_one_read_fails_when_the_cache_dies(fragile: Stack) -> None:
             fragile.kill("cache")
             calls += [stub.GetModel.future(request, timeout=10) for _ in range(200)]
             assert {call.result().name for call in calls} == {created.name}
+
+
+async def test_window_used_up(yard: modelyard.Client, stack: Stack, tmp_path: Path) -> None:
+    """
+    An answer that takes the client's window to its last byte is followed by its status all the same.
+    """
+
+    async def download(on: Wire, size: int) -> Reply:
+        path = tmp_path / str(size)
+        path.write_bytes(os.urandom(size))
+        asset = yard.upload_file(path)
+        request = assets_pb2.DownloadRequest(name=asset.name).SerializeToString()
+        return await on.call("/modelyard.cdn.v1.AssetService/Download", message(request))
+
+    port, size = int(stack.gateway.rpartition(":")[2]), 60_000
+    async with Wire.open(port) as wide, Wire.open(port, window=0) as narrow:
+        size += WINDOW - len((await download(wide, size)).body)
+        reply = await download(narrow, size)
+    assert (len(reply.body), reply.status) == (WINDOW, 0)

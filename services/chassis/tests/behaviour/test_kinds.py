@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.asking import (
     BOTH,
     EOF,
@@ -27,7 +28,7 @@ from services.chassis.tests.behaviour.asking import (
     sending,
 )
 from services.chassis.tests.behaviour.running import MIB
-from services.chassis.tests.behaviour.wire import Wire, message
+from services.chassis.tests.behaviour.wire import END_HEADERS, END_STREAM, HEADERS, Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 
 
@@ -143,6 +144,19 @@ async def test_data_after_end(wire: Wire) -> None:
             wire.data(stream, one)
         await wire.reply(stream)
         assert reply.status == 0
+        await wire.ping()
+        assert (await wire.call(path("Unary"), message(b""))).status == 0
+
+
+async def test_trailers_after_end(wire: Wire) -> None:
+    """
+    A client that ends its request with trailers after the end of the call does no harm to the connection.
+    """
+    for kind in (UP, BOTH):
+        stream = wire.begin(path(kind))
+        wire.data(stream, message(pb.Ask(enough=1).SerializeToString()))
+        assert (await wire.reply(stream)).status == 0
+        wire.frame(HEADERS, END_HEADERS | END_STREAM, stream, hpack.encode([("x-a", "b")]))
         await wire.ping()
         assert (await wire.call(path("Unary"), message(b""))).status == 0
 

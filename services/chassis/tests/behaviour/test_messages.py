@@ -19,7 +19,7 @@ from services.chassis.tests.behaviour.differences import (
     UNASKED_COMPRESSION,
 )
 from services.chassis.tests.behaviour.running import LIMIT, MIB, Probe
-from services.chassis.tests.behaviour.wire import Reply, Wire, message
+from services.chassis.tests.behaviour.wire import WINDOW, Reply, Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 
 _PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -33,6 +33,26 @@ async def test_sizes(probe: Stub, kind: str, size: int) -> None:
     payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (answer,) = await answers(ask(probe, kind, pb.Ask(answers=1, payload=payload), timeout=30))
     assert answer.payload == payload
+
+
+async def test_window_used_up(host: Probe, wire: Wire, kind: str) -> None:
+    """
+    An answer that takes the connection's window to its last byte is followed by its status all the same.
+    """
+
+    async def call(on: Wire, size: int) -> Reply:
+        request = pb.Ask(answers=1, payload=bytes(size)).SerializeToString()
+        stream = on.begin(path(kind))
+        for start in range(0, len(body := message(request)), 16_000):
+            on.data(stream, body[start : start + 16_000])
+        on.data(stream, b"", end=True)
+        return await on.reply(stream)
+
+    size = 60_000
+    size += WINDOW - len((await call(wire, size)).body)
+    async with Wire.open(host.port, window=0) as narrow:
+        reply = await call(narrow, size)
+    assert (len(reply.body), reply.status) == (WINDOW, 0)
 
 
 async def test_empty_messages(probe: Stub) -> None:

@@ -16,6 +16,8 @@ from services.chassis.tests.behaviour import hpack
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
+#: Bytes that may be on their way on a connection at its beginning (RFC 9113, 6.9.2).
+WINDOW = 65_535
 
 # No table of headers to be kept (0x1); windows of 1 MiB (0x4).
 _OUR_SETTINGS = b"\x00\x01\x00\x00\x00\x00" + b"\x00\x04\x00\x10\x00\x00"
@@ -73,15 +75,19 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, port: int) -> AsyncIterator[Wire]:
+    async def open(cls, port: int, window: int = 1 << 30) -> AsyncIterator[Wire]:
         """
         Connect and say hello.
+
+        Args:
+            window: bytes that the server may send on the whole connection, beyond `WINDOW`.
         """
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         wire = cls(reader, writer)
         wire.write(PREFACE)
         wire.frame(SETTINGS, 0, 0, _OUR_SETTINGS)
-        wire.frame(WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
+        if window:
+            wire.frame(WINDOW_UPDATE, 0, 0, window.to_bytes(4, "big"))
         try:
             yield wire
         finally:
