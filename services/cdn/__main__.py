@@ -45,11 +45,10 @@ async def compose(server: Server) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))
         await check_schema(database, len(migrations(FOLDER)), "services.cdn.migrate")
-        log, writer, slow = Changelog(database), Writer(database), Writer(database)
+        log, writer = Changelog(database), Writer(database)
         feed = ChangeFeed(log, connector(reached), "cdn_changes")
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
-        stack.push_async_callback(slow.close)
 
         records, pins = Records(database), Pins(database, settings.owner_quota)
         assets = await stack.enter_async_context(open_assets(bucket, records, settings.limits()))
@@ -61,7 +60,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         await stack.enter_async_context(sweeper.sweeping())
 
         mutations = Mutations(writer)
-        storing = Storing(assets, records, pins, mutations, Mutations(slow))
+        storing = Storing(records, pins, mutations)
         service = AssetService(assets, records, pins, collection, storing, mutations, grace)
         server.add(add_AssetServiceServicer_to_server, service)
         server.add(add_UploadServiceServicer_to_server, UploadService(assets, records, uploads, finisher, storing))

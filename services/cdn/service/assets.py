@@ -87,7 +87,7 @@ class AssetService(AssetServiceServicer):
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
         messages = aiter(request_iterator)
         header, draft = await _header(messages)
-        stored = await self._storing.there(context, header, draft)
+        stored = await self._storing.there(draft)
         if stored is not None:
             return stored
         async with self._assets.write(draft) as writer:

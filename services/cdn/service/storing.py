@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import Draft, asset_name
 from services.cdn.service.rendering import from_asset
-from services.cdn.store.assets import AssetStore
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Arrival, Records
 from services.chassis.context import Context
@@ -21,20 +20,18 @@ class Storing:
     Makes assets visible, and finds those that are there.
 
     Args:
-        assets: the bytes.
         records: what is known of them.
         pins: knows the quotas.
         mutations: does the writes.
-        slow: does those that wait for the object store; the others shall not wait for that.
     """
 
-    def __init__(self, assets: AssetStore, records: Records, pins: Pins, mutations: Mutations, slow: Mutations) -> None:
-        self._assets, self._records, self._pins = assets, records, pins
-        self._mutations, self._slow = mutations, slow
+    def __init__(self, records: Records, pins: Pins, mutations: Mutations) -> None:
+        self._records, self._pins, self._mutations = records, pins, mutations
 
-    async def there(self, context: Context, request: Message, draft: Draft) -> pb.Asset | None:
+    async def there(self, draft: Draft) -> pb.Asset | None:
         """
-        The asset that *draft* declares, if its bytes are stored. A private one becomes public when it is declared so.
+        The asset that *draft* declares, if no bytes are needed for it. To make a private one public takes its bytes:
+        whoever knows no more than a digest cannot.
 
         Raises:
             DataLoss: the asset has another size than declared.
@@ -42,21 +39,10 @@ class Storing:
         """
         await self._pins.check_room(draft.owner, draft.size_bytes)
         asset = await self._records.find(draft.sha256)
-        if asset is None:
+        if asset is None or (asset.private and not draft.private):
             return None
         draft.check_size(asset.size_bytes)
-        if draft.private or not asset.private:
-            return from_asset(asset)
-        published = await self._slow.do(
-            context,
-            request,
-            pb.Asset,
-            lambda tx: self._records.publish(tx, draft.sha256, self._assets.copy_to_public),
-            from_asset,
-            touches=None,
-        )
-        self._assets.forget_private(asset)
-        return published
+        return from_asset(asset)
 
     async def arrived(self, context: Context, request: Message, arrival: Arrival) -> pb.Asset:
         """

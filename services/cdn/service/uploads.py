@@ -51,7 +51,7 @@ class UploadService(UploadServiceServicer):
         draft = Draft.parse(
             request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
         )
-        stored = await self._storing.there(context, request, draft)
+        stored = await self._storing.there(draft)
         upload = await self._uploads.open(draft)
         if stored is not None:
             # So that FinishUpload gives the asset, as for any other upload.
@@ -102,7 +102,7 @@ class UploadService(UploadServiceServicer):
         if sha256 is not None:
             return from_asset((await self._records.get(sha256)).value)
         async with self._finisher.claimed(name) as upload:
-            asset = await self._storing.there(context, request, upload.draft)
+            asset = await self._storing.there(upload.draft)
             if asset is None:
                 arrival = await self._finisher.verify(upload)
                 asset = await self._storing.arrived(context, request, arrival)

@@ -5,12 +5,11 @@ The bytes of assets, as the service sees them.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from services.cdn.model import Asset, Draft, Span, asset_key, variant_key
+from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
 from services.cdn.store.bucket import FOREVER, Bucket
 from services.cdn.store.budget import Budget
@@ -24,8 +23,6 @@ from services.cdn.store.writer import AssetWriter
 
 #: Seconds that work in the background may take at the end, within the time to drain.
 _PATIENCE = 10.0
-#: Seconds that the row of an asset is locked while its private bytes are removed: whoever pins it waits meanwhile.
-_HELD_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +91,6 @@ class AssetStore:
             Missing: there is no *source*.
         """
         await self._copier.copy(source, key, Headers(media_type, FOREVER), size_bytes)
-
-    async def copy_to_public(self, asset: Asset) -> None:
-        """
-        Put the bytes of a private asset under its public key, too.
-        """
-        public = asset_key(asset.sha256, private=False)
-        await self.copy(asset.key, public, asset.size_bytes, asset.media_type)
-        # The old variants go with the asset, at the latest.
-        await self.variants.make(public, asset.size_bytes, asset.media_type, asset.format, None)
-
-    def forget_private(self, asset: Asset) -> None:
-        """
-        Remove the private bytes of an asset that is public now. What cannot be removed goes with the asset.
-        """
-        self.chores.add(self._forget_private(asset))
-
-    async def _forget_private(self, asset: Asset) -> None:
-        private = asset_key(asset.sha256, private=True)
-        keys = [private, *(variant_key(encoding, private) for encoding in asset.encodings)]
-        # It may be taken away and stored again by now, privately: then they are its bytes.
-        async with self._records.held_public(asset.sha256) as is_public:
-            if is_public:
-                await self.bucket.delete(keys, until=time.monotonic() + _HELD_SECONDS)
 
     async def close(self) -> None:
         """

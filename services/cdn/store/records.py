@@ -8,16 +8,13 @@ after S3 has lost it (collection.py). So nothing in S3 has to be searched for wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from services.cdn.model import Asset, asset_name
 from services.cdn.model.formats import Inspection, TensorIndex
 from services.cdn.store.rows import ASSET, to_asset
-from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
 from services.chassis.errors import Aborted, FailedPrecondition, Unavailable
 from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
@@ -120,16 +117,14 @@ _PUBLISH = last(
     "assets.publish",
     f"""
 , made AS (
-    UPDATE assets SET private = false, touch_time = now(), revision = next.value FROM next WHERE sha256 = $10
+    UPDATE assets
+       SET private = false, media_type = $11, encodings = $12, touch_time = now(), revision = next.value
+      FROM next
+     WHERE sha256 = $10
     RETURNING {ASSET}
 )
 SELECT made.revision AS written, made.* FROM made
 """,
-)
-
-_HOLD_PUBLIC = Statement(
-    "assets.hold_public",
-    "SELECT sha256 FROM assets WHERE sha256 = $1 AND state = 'LIVE' AND NOT private FOR NO KEY UPDATE",
 )
 
 _PINNED = Statement("pins.first_of_asset", "SELECT owner FROM pins WHERE sha256 = $1 LIMIT 1")
@@ -254,7 +249,8 @@ class Records:
 
     async def register(self, transaction: Transaction, arrival: Arrival) -> Asset:
         """
-        Make an asset visible whose bytes are in S3.
+        Make an asset visible whose bytes are in S3. One that is there stays as it is, but that it becomes public when
+        its bytes came publicly; the private ones stay for the addresses that were signed for them.
 
         Raises:
             Aborted: its reservation is gone.
@@ -269,8 +265,10 @@ class Records:
             if before.private and not arrival.private:
                 if not ours:
                     raise going(arrival.sha256)
-                journal = Journal.updated(before.name, {"private": True}, {"private": False})
-                return to_asset((await transaction.last(_PUBLISH, journal, arrival.sha256))[0])
+                image = {"private": True, "media_type": before.media_type}
+                journal = Journal.updated(before.name, image, {"private": False, "media_type": arrival.media_type})
+                args = arrival.sha256, arrival.media_type, list(arrival.encodings)
+                return to_asset((await transaction.last(_PUBLISH, journal, *args))[0])
             await transaction.nothing()
             return before
         if not ours:
@@ -291,36 +289,6 @@ class Records:
             None if seen.tensors is None else seen.tensors.encode(),
         )
         return to_asset(rows[0])
-
-    async def publish(self, transaction: Transaction, sha256: str, copy: Callable[[Asset], Awaitable[None]]) -> Asset:
-        """
-        Make a private asset public.
-
-        Args:
-            copy: puts its bytes under the public key; under the row's lock, so that nobody takes them away meanwhile.
-
-        Raises:
-            Missing: there is no such asset any more.
-        """
-        row = await transaction.row(_LOCK, sha256)
-        if row is None or row["state"] != "LIVE":
-            raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
-        asset = to_asset(row)
-        if not asset.private:
-            await transaction.nothing()
-            return asset
-        async with kept_alive(partial(transaction.row, STILL_HERE)):
-            await copy(asset)
-        journal = Journal.updated(asset.name, {"private": True}, {"private": False})
-        return to_asset((await transaction.last(_PUBLISH, journal, sha256))[0])
-
-    @asynccontextmanager
-    async def held_public(self, sha256: str) -> AsyncIterator[bool]:
-        """
-        Whether an asset is there and public; if so, it stays so while the block lasts, and nobody reserves it again.
-        """
-        async with chore(self._database) as run:
-            yield bool(await run(_HOLD_PUBLIC, sha256))
 
     async def condemn(self, transaction: Transaction, sha256: str) -> None:
         """

@@ -21,6 +21,7 @@ import pytest
 from botocore.config import Config
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.cdn.model import asset_key
 from services.cdn.tests.calls import Stub
 from services.embedded.link import Link
 from services.embedded.parts import free_port
@@ -41,12 +42,12 @@ class Store:
     client: S3Client
     bucket: str
 
-    def has(self, sha256: str) -> bool:
+    def has(self, sha256: str, *, private: bool = False) -> bool:
         """
         Whether there is an object with this digest.
         """
-        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"assets/{sha256}")
-        return any(entry["Key"] == f"assets/{sha256}" for entry in found.get("Contents", []))
+        key = asset_key(sha256, private=private)
+        return key in self.keys(key)
 
     def keys(self, prefix: str) -> list[str]:
         """

@@ -113,7 +113,7 @@ def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: Grace) -> M
     store = _Store(bucket, records)
     uploads = Uploads(database, timedelta(hours=1), 100)
     mutations = Mutations(writer)
-    storing = Storing(store, records, pins, mutations, mutations)
+    storing = Storing(records, pins, mutations)
     finisher = Finisher(store, records, uploads)
     collection = Collection(database, writer, bucket)
     return Machine(

@@ -124,36 +124,11 @@ async def test_a_second_life_of_a_reservation(shop: Shop) -> None:
         await writer.write(DATA)
         arrival = await writer.finish()
     await upload_at_once(other, DATA, private=False)
-    await other.store.chores.finish(10)
-    assert not await shop.has(asset_key(SHA256, private=True))
     await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=True)
     with pytest.raises(Aborted):
         await machine.storing.arrived(call(), pb.UploadRequest(), arrival)
     assert not await is_stored(shop)
-
-
-async def test_private_bytes_that_came_back(shop: Shop, bucket: SlowBucket) -> None:
-    """
-    An asset was published, and before its private bytes are removed it is taken away and stored again, privately: it
-    keeps them.
-    """
-    machine, other = await shop.begin(None, AT_ONCE)
-    await upload_at_once(machine, DATA, private=True)
-    bucket.slow = asset_key(SHA256, private=True)
-    await upload_at_once(machine, DATA, private=False)
-    await bucket.began.wait()
-
-    async def again() -> None:
-        await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
-        await upload_at_once(other, DATA, private=True)
-
-    task = asyncio.create_task(again())
-    await done_or_waiting(shop, task)
-    bucket.go.set()
-    await task
-    await machine.store.chores.finish(10)
-    assert await is_stored(shop)
 
 
 async def test_a_collection_that_is_cancelled(shop: Shop, bucket: SlowBucket) -> None:

@@ -68,28 +68,6 @@ async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
     await cdn.store.no_open_uploads(30, f"assets/{digest(data)}")
 
 
-async def test_writes_do_not_wait_for_copies(cdn: Cdn) -> None:
-    """
-    Assets that become public while S3 says nothing hold up nobody who writes something else.
-    """
-    small = await upload(cdn.stub, some_bytes(10))
-    texts = [some_bytes(10) for _ in range(3)]
-    for data in texts:
-        first = pb.UploadRequest.Header(sha256=digest(data), size_bytes=10, private=True)
-        await cdn.stub.Upload(stream(pb.UploadRequest(header=first), chunk(0, data)), timeout=30)
-    cdn.link.hang()
-    try:
-        calls = [asyncio.ensure_future(cdn.stub.Upload(stream(header(data)), timeout=60)) for data in texts]
-        # They are at it, when S3 has been asked for their copies.
-        await asyncio.sleep(0.5)
-        request = pb.PinRequest(owner="static/meanwhile", names=[small.name])
-        assert (await cdn.stub.Pin(request, timeout=10)).pinned_count == 1
-        assert not any(call.done() for call in calls)
-    finally:
-        cdn.link.go_on()
-    assert not any(asset.private for asset in await asyncio.gather(*calls))
-
-
 async def test_s3_that_hangs(cdn: Cdn) -> None:
     """
     A call with a deadline is not held longer than that by an S3 that accepts and says nothing.

@@ -15,9 +15,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from modelyard.cdn.v1 import assets_pb2 as pb
+from modelyard.cdn.v1 import uploads_pb2
 from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceStub
+from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
 from modelyard.changes.v1 import changes_pb2
-from services.cdn.tests.calls import Stub, digest, download, failure, some_bytes, upload
+from services.cdn.tests.calls import Stub, chunk, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import Cdn, World, serving
 
 OWNER = "namespaces/default/models/m/versions/1"
@@ -260,18 +262,25 @@ async def test_changes_are_told(hasty: Cdn) -> None:
 
 async def test_private_bytes(hasty: Cdn) -> None:
     """
-    Private bytes are not under the public key until somebody uploads them publicly, which takes no bytes.
+    Private bytes are not under the public key until somebody uploads them publicly, which takes the bytes: their digest
+    and size do not suffice. The private ones stay, for the addresses that were signed for them.
     """
     data = some_bytes(20)
     sha256 = digest(data)
-    header = pb.UploadRequest.Header(sha256=sha256, size_bytes=20, private=True)
-    messages = [pb.UploadRequest(header=header), pb.UploadRequest(chunk=pb.Chunk(offset=0, data=data))]
+    first = pb.UploadRequest.Header(sha256=sha256, size_bytes=20, private=True)
+    messages = [pb.UploadRequest(header=first), chunk(0, data)]
     await hasty.stub.Upload(iter(messages))
     assert not hasty.store.has(sha256)
     assert (await download(hasty.stub, f"assets/{sha256}"))[0] == data
-    public = pb.UploadRequest.Header(sha256=sha256, size_bytes=20)
-    assert not (await hasty.stub.Upload(iter([pb.UploadRequest(header=public)]))).private
+    with pytest.raises(grpc.RpcError):
+        await hasty.stub.Upload(stream(header(data)))
+    started = uploads_pb2.StartUploadRequest(sha256=sha256, size_bytes=20)
+    assert not (await UploadServiceStub(hasty.channel).StartUpload(started)).complete
+    assert not hasty.store.has(sha256)
+    assert (await hasty.stub.GetAsset(pb.GetAssetRequest(name=f"assets/{sha256}"))).private
+    assert not (await hasty.stub.Upload(stream(header(data), chunk(0, data)))).private
     assert hasty.store.has(sha256)
+    assert hasty.store.has(sha256, private=True)
     assert (await download(hasty.stub, f"assets/{sha256}"))[0] == data
     again = await hasty.stub.Upload(iter(messages[:1]))
     assert not again.private

@@ -6,11 +6,11 @@ rows as make the difference.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -125,7 +125,8 @@ async def assets(database: Database, writer: Writer) -> None:
     reserved = await records.reserve(sha256, 3, "text/plain", private=True)
     arrival = Arrival(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
     await write(writer, lambda tx: records.register(tx, arrival))
-    await write(writer, lambda tx: records.publish(tx, sha256, lambda _: asyncio.sleep(0)))
+    public = replace(arrival, private=False, reserved=await records.reserve(sha256, 3, "text/plain", private=False))
+    await write(writer, lambda tx: records.register(tx, public))
     await write(writer, lambda tx: records.condemn(tx, sha256))
     collection = Collection(database, writer, cast("Bucket", Emptied()))
     long = Grace(timedelta(seconds=MANY - 100), timedelta(seconds=MANY - 100), timedelta())
