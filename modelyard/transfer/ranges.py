@@ -14,7 +14,7 @@ from typing import BinaryIO
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer import sidecar
 from modelyard.transfer.errors import IntegrityError
-from modelyard.transfer.outgoing import digest
+from modelyard.transfer.follower import Follower
 from modelyard.transfer.parts import check_asset, open_part, part_of, settle
 from modelyard.transfer.progress import Progress, no_progress
 from modelyard.transfer.sidecar import Piece
@@ -53,6 +53,9 @@ class RangedIncoming:
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
         self._waiting: list[Piece] = []
+        # How many of the pieces, from the first on, are there.
+        self._front = 0
+        self._follower: Follower | None = None
         self._file: BinaryIO | None = None
         self._resumed = False
         self._unsaved = 0
@@ -85,6 +88,7 @@ class RangedIncoming:
         with self._lock:
             if self._file is None:
                 return
+            self._stop_following()
             self._file.close()
             self._file = None
             if kind is None or not self.received:
@@ -121,6 +125,7 @@ class RangedIncoming:
             piece.done += len(chunk.data)
             self.received += len(chunk.data)
             self._unsaved += len(chunk.data)
+            self._follow()
             if self._unsaved >= _SAVE_BYTES:
                 sidecar.save(self._notes, self._pieces)
                 self._unsaved = 0
@@ -147,10 +152,7 @@ class RangedIncoming:
             IntegrityError: the bytes that came are not those of the name; they are thrown away.
             OSError: the file cannot be written.
         """
-        # Opened once more: what this file object may have buffered is not what was written past it.
-        with self._part.open("rb") as file:
-            sha256 = digest(file)
-        if sha256 != self._asset.sha256:
+        if self._following.digest() != self._asset.sha256:
             self._restart()
             if self._resumed:
                 self._resumed = False
@@ -165,7 +167,14 @@ class RangedIncoming:
             raise ValueError("not inside a with statement")
         return self._file
 
+    @property
+    def _following(self) -> Follower:
+        if self._follower is None:
+            raise ValueError("not inside a with statement")
+        return self._follower
+
     def _restart(self) -> None:
+        self._stop_following()
         self._notes.unlink(missing_ok=True)
         self._open_file.truncate(0)
         self._begin(sidecar.cut(self._asset.size_bytes, STREAMS))
@@ -174,6 +183,20 @@ class RangedIncoming:
         self._pieces = pieces
         self._waiting = [piece for piece in pieces if piece.missing]
         self.received = sum(piece.done - piece.start for piece in pieces)
+        self._front = 0
+        self._follower = Follower(self._open_file, self._asset.size_bytes)
+        self._follow()
+
+    def _follow(self) -> None:
+        last = len(self._pieces) - 1
+        while self._front < last and not self._pieces[self._front].missing:
+            self._front += 1
+        self._following.reach(self._pieces[self._front].done)
+
+    def _stop_following(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
 
 
 def _write(number: int, data: bytes, offset: int) -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 _MIB = 1024 * 1024
-# Not so large that one slow stream is waited for at the end, and not so small that asking costs.
-_LARGEST = 256 * _MIB
+# Not so large that one slow stream is waited for at the end, or the digest, which follows the bytes in their order; not
+# so small that asking costs; and not so many that writing them down does.
+_LEAST, _USUAL = 8 * _MIB, 32 * _MIB
+_PIECES_OF_A_STREAM = 4
+_MOST_PIECES = 1024
 
 
 @dataclass(slots=True)
@@ -41,8 +44,9 @@ def cut(size: int, streams: int) -> list[Piece]:
     """
     The pieces of a file of *size* bytes, for so many *streams* at a time.
     """
-    length = min(-(-size // streams), _LARGEST)
-    length = max(-(-length // _MIB), 1) * _MIB
+    length = min(size // (streams * _PIECES_OF_A_STREAM), _USUAL)
+    length = max(length, _LEAST, -(-size // _MOST_PIECES))
+    length = -(-length // _MIB) * _MIB
     return [Piece(start, min(start + length, size), start) for start in range(0, size, length)]
 
 

@@ -21,7 +21,7 @@ import pytest
 import modelyard
 from modelyard import aio, client
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import attempts, ranges
+from modelyard.transfer import attempts, ranges, sidecar
 from modelyard.transfer.sidecar import Piece, cut, load, save
 from tests.client.memory import MIB, Memory, Server, serving
 
@@ -65,6 +65,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for module in (client, aio):
         monkeypatch.setattr(module, "RANGED_BYTES", MIB)
+    monkeypatch.setattr(sidecar, "_LEAST", 2 * MIB)
     monkeypatch.setattr(ranges, "_SAVE_BYTES", MIB)
     monkeypatch.setattr(attempts, "_LONGEST_DELAY", 0.01)
 

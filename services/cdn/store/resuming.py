@@ -146,12 +146,14 @@ class UploadWriter:
         upload = self.upload
         try:
             seen = await inspected(body, upload.draft) if number == 1 else None
-            if self._digest is not None:
-                await asyncio.to_thread(self._digest.update, body)
+            hashing = None if self._digest is None else asyncio.create_task(_hashed(self._digest, body))
             try:
                 part = await self._bucket.send(upload.key, upload.multipart, number, body)
             except Missing:
                 raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
+            finally:
+                if hashing is not None:
+                    await hashing
             state = None if self._digest is None else self._digest.state()
             self.upload = await self._uploads.record(upload, Progress(part, state, seen))
         finally:
@@ -161,6 +163,10 @@ class UploadWriter:
         if self._granted:
             self._budget.give(self._granted)
             self._granted = 0
+
+
+async def _hashed(digest: Digest, body: bytearray) -> None:
+    await asyncio.to_thread(digest.update, body)
 
 
 async def _settled(task: asyncio.Task[None]) -> None:
