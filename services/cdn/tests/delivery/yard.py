@@ -18,6 +18,7 @@ from modelyard.cdn.v1 import delivery_pb2 as pb
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.delivering import delivering
 from services.cdn.delivery_settings import DeliverySettings
+from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import S3Settings
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.metrics import Metrics
@@ -172,11 +173,12 @@ class Delivery:
 
 
 @asynccontextmanager
-async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
+async def running(place: Place, *, quota: int = 0, **environ: str) -> AsyncIterator[Delivery]:
     """
     Serve DeliveryService for as long as the block lasts.
 
     Args:
+        quota: bytes that an owner may pin; 0 for as many as it likes.
         environ: more settings.
     """
     port = free_port()
@@ -190,7 +192,8 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     server = Server(settings, Metrics("services.cdn", "grpcio"))
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
-        remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database))
+        pins = Pins(database, quota)
+        remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database, pins))
         await stack.enter_async_context(server.ready())
         host = GrpcioHost(server.handlers, settings)
         await host.start()
