@@ -210,11 +210,10 @@ class AssetServiceServicer:
     def CollectGarbage(self, request, context):
         """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
         to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-        by an earlier one.
+        by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
         Errors:
-        INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-        FAILED_PRECONDITION  a collection is running (COLLECTING).
+        INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

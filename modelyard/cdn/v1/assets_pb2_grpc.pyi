@@ -111,11 +111,10 @@ class AssetServiceStub:
     CollectGarbage: _grpc.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]
     """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
     to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-    by an earlier one.
+    by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
     Errors:
-      INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-      FAILED_PRECONDITION  a collection is running (COLLECTING).
+      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
     """
     GetStorageTotals: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]
     """GetStorageTotals returns how much is stored, in all and for each owner.
@@ -207,11 +206,10 @@ class AssetServiceAsyncStub(AssetServiceStub):
     CollectGarbage: _aio.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]  # type: ignore[assignment]
     """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
     to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-    by an earlier one.
+    by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
     Errors:
-      INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-      FAILED_PRECONDITION  a collection is running (COLLECTING).
+      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
     """
     GetStorageTotals: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]  # type: ignore[assignment]
     """GetStorageTotals returns how much is stored, in all and for each owner.
@@ -360,11 +358,10 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_assets_pb2.CollectGarbageResponse, _abc.Awaitable[_assets_pb2.CollectGarbageResponse]]:
         """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
         to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-        by an earlier one.
+        by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
         Errors:
-          INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-          FAILED_PRECONDITION  a collection is running (COLLECTING).
+          INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
         """
 
     @_abc_1.abstractmethod

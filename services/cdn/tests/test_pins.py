@@ -164,6 +164,20 @@ async def test_what_nobody_pins_is_forgotten(hasty: Cdn) -> None:
     await unpin(stub, OWNER)
 
 
+async def test_collections_at_once(hasty: Cdn) -> None:
+    """
+    Collections that run at once do the work of one: each asset is taken away once, and its bytes are deleted once.
+    """
+    stub = hasty.stub
+    await collect(stub)
+    await collect(stub)
+    names = [(await upload(stub, some_bytes(9))).name for _ in range(20)]
+    first = await asyncio.gather(*(collect(stub) for _ in range(3)))
+    assert sorted(name for done in first for name in done.names) == sorted(names)
+    second = await asyncio.gather(*(collect(stub) for _ in range(3)))
+    assert sum(done.deleted_count for done in (*first, *second)) == 20
+
+
 async def test_what_is_uploaded_again_is_back(hasty: Cdn) -> None:
     """
     An asset that was taken away comes back with an upload of its bytes, whether they were deleted or not.
