@@ -161,10 +161,11 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTensorIndex(self, request, context):
-        """GetTensorIndex returns what the header of a safetensors asset says.
+        """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+        of their bytes. A large header takes several pages.
 
         Errors:
-        INVALID_ARGUMENT     `name` is malformed.
+        INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
         NOT_FOUND            no such asset (ASSET_NOT_FOUND).
         FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
         """

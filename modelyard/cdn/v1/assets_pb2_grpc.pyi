@@ -78,10 +78,11 @@ class AssetServiceStub:
       UNAVAILABLE       the object store does not answer: resume from the last byte received.
     """
     GetTensorIndex: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetTensorIndexRequest, _assets_pb2.TensorIndex]
-    """GetTensorIndex returns what the header of a safetensors asset says.
+    """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+    of their bytes. A large header takes several pages.
 
     Errors:
-      INVALID_ARGUMENT     `name` is malformed.
+      INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
@@ -173,10 +174,11 @@ class AssetServiceAsyncStub(AssetServiceStub):
       UNAVAILABLE       the object store does not answer: resume from the last byte received.
     """
     GetTensorIndex: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetTensorIndexRequest, _assets_pb2.TensorIndex]  # type: ignore[assignment]
-    """GetTensorIndex returns what the header of a safetensors asset says.
+    """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+    of their bytes. A large header takes several pages.
 
     Errors:
-      INVALID_ARGUMENT     `name` is malformed.
+      INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
@@ -301,10 +303,11 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.GetTensorIndexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.TensorIndex, _abc.Awaitable[_assets_pb2.TensorIndex]]:
-        """GetTensorIndex returns what the header of a safetensors asset says.
+        """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+        of their bytes. A large header takes several pages.
 
         Errors:
-          INVALID_ARGUMENT     `name` is malformed.
+          INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
           NOT_FOUND            no such asset (ASSET_NOT_FOUND).
           FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
         """

@@ -23,7 +23,7 @@ from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
-from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
 from services.ledger.store.statements import Statement, read
 from services.ledger.store.writing import Transaction, last
 
@@ -223,6 +223,19 @@ class Records:
         if row["index"] is None:
             raise FailedPrecondition("NOT_SAFETENSORS", f"{asset_name(sha256)} has no index of tensors")
         return Read(TensorIndex.decode(row["index"]), row["head"])
+
+    async def tensors_page(self, page: Page, sha256: str) -> Read[tuple[TensorIndex, str]]:
+        """
+        A part of the index of tensors, and the token of the next one, if there is one.
+
+        Raises:
+            Missing, FailedPrecondition: see `tensors`.
+        """
+        found = await self.tensors(sha256)
+        first = page.after[0] if page.after else 0
+        assert isinstance(first, int)  # noqa: S101 - for the type checker: the query says so
+        part, more = found.value.part(first, page.size, MOST_OCTETS)
+        return Read((part, "" if more is None else page.query.token([more])), found.revision)
 
     async def list_page(self, page: Page, owner: str) -> Listed[Asset]:
         """
