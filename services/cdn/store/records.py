@@ -65,16 +65,18 @@ SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
 )
 
 # Whoever asks is about to use them, so that their grace time begins anew; not at every question, for the disk's sake.
+# The planner must not see how many there are: for a thousand it reads the whole table.
 _FIND = Statement(
     "assets.find",
     """
 WITH touched AS (
     UPDATE assets SET touch_time = now()
      WHERE sha256 IN (SELECT sha256 FROM assets
-                       WHERE sha256 = ANY($1) AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
+                       WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[])))
+                         AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
                          FOR NO KEY UPDATE SKIP LOCKED)
 )
-SELECT sha256 FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE'
+SELECT sha256 FROM assets WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND state = 'LIVE'
 """,
 )
 
