@@ -65,7 +65,7 @@ class TensorIndex:
             The part, and where the next one begins; None after the last.
         """
         texts = list(self.metadata.items())
-        items = [*texts, *self.tensors]
+        items: list[tuple[str, str] | Tensor] = [*texts, *self.tensors]
         end = first
         for item in items[first : max(first, len(texts)) + size]:
             octets -= _octets(item)

@@ -220,9 +220,9 @@ async def test_what_the_owner_pins_beside_it_stays(delivery: Delivery) -> None:
 
 async def test_quota(new_place: Callable[[], Place]) -> None:
     """A path pins as much as its owner's quota, without what it lets go of; a refused write changes nothing."""
-    place = new_place()
+    place = replace(new_place(), quota=40)
     old, new, large = [await place.asset(some_bytes() + b"x" * more) for more in (0, 0, 10)]
-    async with running(place, quota=40) as delivery:
+    async with running(place) as delivery:
         await delivery.put("bounded", old)
         await delivery.put("bounded", new)
         with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -42,12 +42,14 @@ class Place:
     Args:
         url: of the database, for the service's role.
         owner_url: of the database, for the one who may do everything.
+        quota: bytes that an owner may pin; 0 for as many as it likes.
     """
 
     url: str
     owner_url: str
     client: S3Client
     s3: S3Settings
+    quota: int = 0
 
     async def sql(self, text: str, *args: Any) -> list[asyncpg.Record]:
         """
@@ -173,12 +175,11 @@ class Delivery:
 
 
 @asynccontextmanager
-async def running(place: Place, *, quota: int = 0, **environ: str) -> AsyncIterator[Delivery]:
+async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     """
     Serve DeliveryService for as long as the block lasts.
 
     Args:
-        quota: bytes that an owner may pin; 0 for as many as it likes.
         environ: more settings.
     """
     port = free_port()
@@ -192,7 +193,7 @@ async def running(place: Place, *, quota: int = 0, **environ: str) -> AsyncItera
     server = Server(settings, Metrics("services.cdn", "grpcio"))
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
-        pins = Pins(database, quota)
+        pins = Pins(database, place.quota)
         remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database, pins))
         await stack.enter_async_context(server.ready())
         host = GrpcioHost(server.handlers, settings)
