@@ -55,7 +55,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         uploads = Uploads(database, settings.upload_lifetime, settings.most_uploads)
         finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
         grace, rhythm = settings.grace(), settings.rhythm()
-        remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database))
+        remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database, pins))
         sweeper = Sweeper(assets.bucket, uploads, finisher, collection, remove_shares, log, grace, rhythm)
         await stack.enter_async_context(sweeper.sweeping())
 

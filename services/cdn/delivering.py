@@ -17,6 +17,7 @@ from services.cdn.store.invalidations import InvalidationStore
 from services.cdn.store.invalidator import invalidating
 from services.cdn.store.links import Links
 from services.cdn.store.mending import Mender, mending
+from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import S3Settings
 from services.cdn.store.shares import Shares, remove_shares
 from services.cdn.store.signing import CloudFrontSigner, S3Signer
@@ -30,7 +31,7 @@ from services.ledger.store.grouping import Writer
 
 @asynccontextmanager
 async def delivering(
-    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database
+    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
     Serve DeliveryService for as long as the block lasts, and do what it does in the background.
@@ -54,10 +55,11 @@ async def delivering(
         objects = StaticObjects(copier, settings.static_ages)
         await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
         # A writer of its own: a write of a static file waits for the object store, and uploads must not wait for that.
-        writer = Writer(database)
+        # Each goes alone (see pins.py).
+        writer = Writer(database, most_together=1)
         stack.push_async_callback(writer.close)
         service = DeliveryService(
-            StaticFileStore(database, objects, has_edge=has_edge),
+            StaticFileStore(database, objects, pins, has_edge=has_edge),
             Links(database, signer, Shares(database, sharer)),
             settings.lives(),
             InvalidationStore(database),

@@ -161,10 +161,11 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTensorIndex(self, request, context):
-        """GetTensorIndex returns what the header of a safetensors asset says.
+        """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+        of their bytes. A large header takes several pages.
 
         Errors:
-        INVALID_ARGUMENT     `name` is malformed.
+        INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
         NOT_FOUND            no such asset (ASSET_NOT_FOUND).
         FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
         """
@@ -210,11 +211,10 @@ class AssetServiceServicer:
     def CollectGarbage(self, request, context):
         """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
         to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-        by an earlier one.
+        by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
         Errors:
-        INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-        FAILED_PRECONDITION  a collection is running (COLLECTING).
+        INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,10 +78,11 @@ class AssetServiceStub:
       UNAVAILABLE       the object store does not answer: resume from the last byte received.
     """
     GetTensorIndex: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetTensorIndexRequest, _assets_pb2.TensorIndex]
-    """GetTensorIndex returns what the header of a safetensors asset says.
+    """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+    of their bytes. A large header takes several pages.
 
     Errors:
-      INVALID_ARGUMENT     `name` is malformed.
+      INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
@@ -111,11 +112,10 @@ class AssetServiceStub:
     CollectGarbage: _grpc.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]
     """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
     to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-    by an earlier one.
+    by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
     Errors:
-      INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-      FAILED_PRECONDITION  a collection is running (COLLECTING).
+      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
     """
     GetStorageTotals: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]
     """GetStorageTotals returns how much is stored, in all and for each owner.
@@ -174,10 +174,11 @@ class AssetServiceAsyncStub(AssetServiceStub):
       UNAVAILABLE       the object store does not answer: resume from the last byte received.
     """
     GetTensorIndex: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetTensorIndexRequest, _assets_pb2.TensorIndex]  # type: ignore[assignment]
-    """GetTensorIndex returns what the header of a safetensors asset says.
+    """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+    of their bytes. A large header takes several pages.
 
     Errors:
-      INVALID_ARGUMENT     `name` is malformed.
+      INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
@@ -207,11 +208,10 @@ class AssetServiceAsyncStub(AssetServiceStub):
     CollectGarbage: _aio.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]  # type: ignore[assignment]
     """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
     to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-    by an earlier one.
+    by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
     Errors:
-      INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-      FAILED_PRECONDITION  a collection is running (COLLECTING).
+      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
     """
     GetStorageTotals: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]  # type: ignore[assignment]
     """GetStorageTotals returns how much is stored, in all and for each owner.
@@ -303,10 +303,11 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.GetTensorIndexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.TensorIndex, _abc.Awaitable[_assets_pb2.TensorIndex]]:
-        """GetTensorIndex returns what the header of a safetensors asset says.
+        """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
+        of their bytes. A large header takes several pages.
 
         Errors:
-          INVALID_ARGUMENT     `name` is malformed.
+          INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
           NOT_FOUND            no such asset (ASSET_NOT_FOUND).
           FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
         """
@@ -360,11 +361,10 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_assets_pb2.CollectGarbageResponse, _abc.Awaitable[_assets_pb2.CollectGarbageResponse]]:
         """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
         to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-        by an earlier one.
+        by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
         Errors:
-          INVALID_ARGUMENT     `grace` is shorter than the setting's minimum.
-          FAILED_PRECONDITION  a collection is running (COLLECTING).
+          INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
         """
 
     @_abc_1.abstractmethod

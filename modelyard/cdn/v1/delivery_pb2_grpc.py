@@ -80,6 +80,7 @@ class DeliveryServiceServicer:
         NOT_FOUND            no such asset (ASSET_NOT_FOUND).
         FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
         ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
+        RESOURCE_EXHAUSTED   the quota of the path is used up (ASSET_QUOTA).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

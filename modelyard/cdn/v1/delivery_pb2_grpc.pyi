@@ -42,6 +42,7 @@ class DeliveryServiceStub:
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
       ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
+      RESOURCE_EXHAUSTED   the quota of the path is used up (ASSET_QUOTA).
     """
     GetStaticFile: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetStaticFileRequest, _delivery_pb2.StaticFile]
     """GetStaticFile returns what a path points at.
@@ -97,6 +98,7 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
       ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
+      RESOURCE_EXHAUSTED   the quota of the path is used up (ASSET_QUOTA).
     """
     GetStaticFile: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetStaticFileRequest, _delivery_pb2.StaticFile]  # type: ignore[assignment]
     """GetStaticFile returns what a path points at.
@@ -155,6 +157,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            no such asset (ASSET_NOT_FOUND).
           FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
           ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
+          RESOURCE_EXHAUSTED   the quota of the path is used up (ASSET_QUOTA).
         """
 
     @_abc_1.abstractmethod

@@ -15,7 +15,6 @@ from services.cdn.model import (
     Draft,
     Intake,
     Span,
-    asset_name,
     check_owner,
     parse_digests,
     parse_name,
@@ -33,6 +32,9 @@ from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect, subject
+
+#: More than a header has that is indexed.
+_MOST_TENSORS = 1_000_000
 
 
 class AssetService(AssetServiceServicer):
@@ -107,8 +109,12 @@ class AssetService(AssetServiceServicer):
         context.set_trailing_metadata((*context.trailing_metadata(), ("x-sha256", reader.sha256)))
 
     async def GetTensorIndex(self, request: pb.GetTensorIndexRequest, context: Context) -> pb.TensorIndex:
+        checks = Checks()
         sha256 = parse_name(request.name)
-        return from_index((await reflect(context, self._records.tensors(sha256))).value)
+        query = Query("GetTensorIndex", (sha256,), (int,))
+        page = Page.check(checks, query, request.page_size, request.page_token, usual=_MOST_TENSORS, most=_MOST_TENSORS)
+        checks.raise_if_any()
+        return from_index(*(await reflect(context, self._records.tensors_page(page, sha256))).value)
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
         digests = parse_names(list(request.names))
@@ -119,7 +125,8 @@ class AssetService(AssetServiceServicer):
             pb.PinResponse,
             lambda tx: self._pins.add(tx, owner, digests),
             lambda count: pb.PinResponse(pinned_count=count),
-            touches=[owner, *map(asset_name, digests)],
+            # It locks many rows: see pins.py.
+            touches=None,
         )
 
     async def Unpin(self, request: pb.UnpinRequest, context: Context) -> pb.UnpinResponse:

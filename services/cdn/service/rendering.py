@@ -33,9 +33,12 @@ def from_asset(asset: Asset) -> assets_pb2.Asset:
     )
 
 
-def from_index(index: TensorIndex) -> assets_pb2.TensorIndex:
+def from_index(index: TensorIndex, token: str) -> assets_pb2.TensorIndex:
     """
-    The message of an index of tensors.
+    The message of an index of tensors, or of a part of one.
+
+    Args:
+        token: of the next part; empty after the last.
     """
     return assets_pb2.TensorIndex(
         tensors=[
@@ -50,6 +53,7 @@ def from_index(index: TensorIndex) -> assets_pb2.TensorIndex:
         ],
         parameter_count=index.parameter_count,
         metadata=index.metadata,
+        next_page_token=token,
     )
 
 

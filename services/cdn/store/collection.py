@@ -172,7 +172,7 @@ class Collection:
             await transaction.last(CONDEMN, condemned(gone), [asset.sha256 for asset in gone])
 
         write = Write(actor, "CollectGarbage", "", "", b"")
-        await self._writer.run(write, work, lambda _: b"", [asset.name for asset in assets])
+        await self._writer.run(write, work, lambda _: b"", None)
         return gone
 
     async def _delete(self, grace: Grace, found: Collected, *, dry: bool) -> None:

@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from services.cdn.model.delivery import InvalidationState
 from services.cdn.store.edge import Edge, EdgeBusy, EdgeRefuses
 from services.cdn.store.invalidations import InvalidationStore
-from services.chassis.background import beside
-from services.chassis.errors import ModelyardError
+from services.chassis.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
@@ -200,25 +200,14 @@ async def invalidating(database: Database, edge: Edge, pace: Pace) -> AsyncItera
     Carry invalidations out while the block lasts, and forget those that ended long ago.
     """
     invalidator = Invalidator(database, edge, pace)
-    async with beside(_keep_invalidating(invalidator, pace.idle), _keep_forgetting(InvalidationStore(database))):
+    forget = partial(InvalidationStore(database).forget, _KEEP)
+
+    async def work() -> None:
+        while await invalidator.work():
+            pass
+
+    async with beside(
+        every(pace.idle, work, "carry invalidations out"),
+        every(_FORGET_EVERY_SECONDS, forget, "forget old invalidations"),
+    ):
         yield
-
-
-async def _keep_invalidating(invalidator: Invalidator, idle: float) -> None:
-    while True:
-        found = False
-        try:
-            found = await invalidator.work()
-        except ModelyardError as error:
-            _log.warning("cannot carry invalidations out for now: %s", error)
-        if not found:
-            await asyncio.sleep(idle * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-
-
-async def _keep_forgetting(store: InvalidationStore) -> None:
-    while True:
-        await asyncio.sleep(_FORGET_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        try:
-            await store.forget(_KEEP)
-        except ModelyardError as error:
-            _log.warning("could not forget old invalidations: %s", error)

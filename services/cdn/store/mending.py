@@ -4,9 +4,7 @@ Mends static files whose write began and did not end: the bucket then holds some
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,8 +16,7 @@ from services.cdn.store.s3 import Missing as NoObject
 from services.cdn.store.static_files import NOW, ORIGINAL, to_original, to_static_file
 from services.cdn.store.static_objects import StaticObjects
 from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
-from services.chassis.background import beside
-from services.chassis.errors import ModelyardError
+from services.chassis.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement
 
@@ -76,6 +73,8 @@ class Mender:
                 # Of no use to those behind it to wait for this one.
                 _log.error("%s cannot be mended: the bytes that it points at are not in the bucket", row["name"])
                 await self._database.fetch(_LATER, row["name"])
+        if mended:
+            _log.info("mended %d static files whose writes did not end", mended)
         return mended
 
     async def _mend(self, name: StaticName) -> bool:
@@ -106,16 +105,5 @@ async def mending(mender: Mender) -> AsyncIterator[None]:
     """
     Mend static files while the block lasts.
     """
-    async with beside(_keep_mending(mender)):
+    async with beside(every(_EVERY_SECONDS, mender.mend, "mend static files")):
         yield
-
-
-async def _keep_mending(mender: Mender) -> None:
-    while True:
-        # Several processes do this: never at the same moment.
-        await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        try:
-            if mended := await mender.mend():
-                _log.info("mended %d static files whose writes did not end", mended)
-        except ModelyardError as error:
-            _log.warning("could not mend static files: %s", error)

@@ -18,7 +18,13 @@ from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement, read
 from services.ledger.store.writing import Transaction, last
 
-# In one order everywhere, so that two who lock the same rows never wait for each other. Nobody can condemn them then.
+# The order of locks, for whoever changes what an owner pins: first the owner, then the assets by digest, then (with the
+# revision) the owner's row. What locks more than one of them goes alone: a group would come to a second owner after the
+# first one's assets. So two of them never wait for each other.
+# An owner without a row can be locked, too.
+_LOCK_OWNER = Statement("owners.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+
+# Nobody can condemn them then.
 _LOCK = Statement(
     "pins.lock_assets",
     """
@@ -26,14 +32,21 @@ SELECT sha256, size_bytes FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE' 
 """,
 )
 
-# An owner without a row can be locked, too. Always before its assets, or who pins and who unpins wait for each other.
-_LOCK_OWNER = Statement("owners.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-
 _HELD = Statement(
     "owners.held",
     """
 SELECT coalesce((SELECT bytes FROM owners WHERE owner = $1), 0) AS bytes,
        ARRAY(SELECT sha256 FROM pins WHERE owner = $1 AND sha256 = ANY($2)) AS pinned
+""",
+)
+
+# Of an owner that pins the one asset in place of the other.
+_EXCHANGED = Statement(
+    "owners.exchanged",
+    """
+SELECT coalesce((SELECT bytes FROM owners WHERE owner = $1), 0) AS bytes,
+       EXISTS (SELECT FROM pins WHERE owner = $1 AND sha256 = $2) AS is_pinned,
+       coalesce((SELECT size_bytes FROM pins WHERE owner = $1 AND sha256 = $3), 0) AS freed
 """,
 )
 
@@ -147,10 +160,7 @@ class Pins:
             Missing: one of them is not there.
             ResourceExhausted: the owner's quota is used up.
         """
-        # The owner first, as `remove` has to: whoever does one while another does the other would wait for each other.
-        await transaction.row(_LOCK_OWNER, owner)
-        rows = await transaction.rows(_LOCK, list(digests))
-        sizes = {row["sha256"]: row["size_bytes"] for row in rows}
+        sizes = await self.lock(transaction, owner, digests)
         for digest in digests:
             if digest not in sizes:
                 raise Missing("ASSET_NOT_FOUND", asset_name(digest))
@@ -183,6 +193,32 @@ class Pins:
         journal = Journal.of(owner, ChangeKind.UPDATED, {"pinned": [asset_name(digest) for digest in pinned]}, None)
         await transaction.last(_UNPIN, journal, owner, pinned)
         return len(pinned)
+
+    async def lock(self, transaction: Transaction, owner: str, digests: Sequence[str]) -> dict[str, int]:
+        """
+        Lock an owner and assets, so that pins of these by that owner can be changed.
+
+        Returns:
+            The digests of those that are there, with their sizes.
+        """
+        await transaction.row(_LOCK_OWNER, owner)
+        return {row["sha256"]: row["size_bytes"] for row in await transaction.rows(_LOCK, list(digests))}
+
+    async def check_exchange(
+        self, transaction: Transaction, owner: str, digest: str, size_bytes: int, instead_of: str | None
+    ) -> None:
+        """
+        Args:
+            digest: of the asset that is to be pinned.
+            instead_of: the digest of the one that is let go of.
+
+        Raises:
+            ResourceExhausted: the owner's quota is used up.
+        """
+        held = await transaction.row(_EXCHANGED, owner, digest, instead_of)
+        assert held is not None  # noqa: S101 - for the type checker: there is always one
+        if not held["is_pinned"] and size_bytes > held["freed"]:
+            self._check(owner, held["bytes"], size_bytes - held["freed"])
 
     async def check_room(self, owner: str, size_bytes: int) -> None:
         """

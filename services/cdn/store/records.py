@@ -20,7 +20,7 @@ from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
-from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
 from services.ledger.store.statements import Statement, read
 from services.ledger.store.writing import Transaction, last
 
@@ -62,16 +62,18 @@ SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
 )
 
 # Whoever asks is about to use them, so that their grace time begins anew; not at every question, for the disk's sake.
+# The planner must not see how many there are: for a thousand it reads the whole table.
 _FIND = Statement(
     "assets.find",
     """
 WITH touched AS (
     UPDATE assets SET touch_time = now()
      WHERE sha256 IN (SELECT sha256 FROM assets
-                       WHERE sha256 = ANY($1) AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
+                       WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[])))
+                         AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
                          FOR NO KEY UPDATE SKIP LOCKED)
 )
-SELECT sha256 FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE'
+SELECT sha256 FROM assets WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND state = 'LIVE'
 """,
 )
 
@@ -218,6 +220,19 @@ class Records:
         if row["index"] is None:
             raise FailedPrecondition("NOT_SAFETENSORS", f"{asset_name(sha256)} has no index of tensors")
         return Read(TensorIndex.decode(row["index"]), row["head"])
+
+    async def tensors_page(self, page: Page, sha256: str) -> Read[tuple[TensorIndex, str]]:
+        """
+        A part of the index of tensors, and the token of the next one, if there is one.
+
+        Raises:
+            Missing, FailedPrecondition: see `tensors`.
+        """
+        found = await self.tensors(sha256)
+        first = page.after[0] if page.after else 0
+        assert isinstance(first, int)  # noqa: S101 - for the type checker: the query says so
+        part, more = found.value.part(first, page.size, MOST_OCTETS)
+        return Read((part, "" if more is None else page.query.token([more])), found.revision)
 
     async def list_page(self, page: Page, owner: str) -> Listed[Asset]:
         """

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from services.cdn.model.names import asset_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
+from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import Missing as NoObject
 from services.cdn.store.static_objects import Original, StaticObjects
 from services.cdn.store.transactions import STILL_HERE, kept_alive
@@ -45,9 +46,6 @@ ORIGINAL = Statement(
     "static_files.original",
     "SELECT sha256, size_bytes, media_type, encodings, private FROM assets WHERE sha256 = $1 AND state = 'LIVE'",
 )
-# Not before the bytes are copied: whoever condemns assets or notes that they are in use must not wait for that.
-_HOLD = Statement("static_files.hold", "SELECT 1 FROM assets WHERE sha256 = $1 AND state = 'LIVE' FOR SHARE")
-_HOLD_OWNER = Statement("static_files.hold_owner", "SELECT 1 FROM owners WHERE owner = $1 FOR UPDATE")
 
 _MARK = Statement(
     "static_repairs.mark",
@@ -79,7 +77,9 @@ _PUT = last(
            revision = excluded.revision
     RETURNING {_COLUMNS}
 ), unpinned AS (
-    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = $16 AND sha256 <> $13 RETURNING size_bytes
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = $16 AND sha256 <> $13 RETURNING sha256, size_bytes
+), touched AS (
+    UPDATE assets SET touch_time = clock_timestamp() FROM unpinned WHERE assets.sha256 = unpinned.sha256
 ), pinned AS (
     INSERT INTO pins (owner, sha256, size_bytes, create_time)
     SELECT $10, $13, $17, clock_timestamp() FROM next
@@ -105,7 +105,9 @@ _DELETE = last(
 , gone AS (
     DELETE FROM static_files USING next WHERE name = $10 RETURNING next.value
 ), unpinned AS (
-    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = $13 RETURNING size_bytes
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = $13 RETURNING sha256, size_bytes
+), touched AS (
+    UPDATE assets SET touch_time = clock_timestamp() FROM unpinned WHERE assets.sha256 = unpinned.sha256
 ), counted AS (
     UPDATE owners SET assets = assets - 1, bytes = bytes - size_bytes FROM unpinned WHERE owner = $10 AND assets > 1
 ), emptied AS (
@@ -123,11 +125,12 @@ class StaticFileStore:
     Args:
         database: where the rows are.
         objects: makes their objects.
+        pins: of what they point at.
         has_edge: there is a distribution in front, which has to forget what changes.
     """
 
-    def __init__(self, database: Database, objects: StaticObjects, *, has_edge: bool) -> None:
-        self._database, self._objects, self._has_edge = database, objects, has_edge
+    def __init__(self, database: Database, objects: StaticObjects, pins: Pins, *, has_edge: bool) -> None:
+        self._database, self._objects, self._pins, self._has_edge = database, objects, pins, has_edge
 
     async def get(self, name: StaticName) -> Read[StaticFile]:
         """
@@ -147,19 +150,25 @@ class StaticFileStore:
             Missing: there is no such asset.
             FailedPrecondition: it is private.
             Aborted: *etag* is given, and not the current one.
+            ResourceExhausted: the quota of the path's owner is used up.
         """
         before = await _lock(transaction, name)
         check_etag(name, etag, before.revision if before else 0)
         original = await self._original(transaction, draft.sha256)
+        replaced = before.draft.sha256 if before else None
+        exchange = (str(name), draft.sha256, original.size_bytes, replaced)
+        await self._pins.check_exchange(transaction, *exchange)
         await self._database.fetch(_MARK, str(name))
         async with kept_alive(partial(transaction.row, STILL_HERE)):
             try:
                 await self._objects.write(name, draft, original)
             except NoObject:
                 raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256)) from None
-        if await transaction.row(_HOLD, draft.sha256) is None:
+        # Not before the bytes are copied: whoever pins or condemns these assets must not wait for that.
+        locked = await self._pins.lock(transaction, str(name), [draft.sha256, replaced] if replaced else [draft.sha256])
+        if draft.sha256 not in locked:
             raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256))
-        await transaction.row(_HOLD_OWNER, str(name))
+        await self._pins.check_exchange(transaction, *exchange)
         kind = ChangeKind.UPDATED if before else ChangeKind.CREATED
         journal = Journal.of(name, kind, before.draft.image() if before else None, draft.image())
         rows = await transaction.last(
@@ -169,7 +178,7 @@ class StaticFileStore:
             draft.sha256,
             draft.cache_control,
             draft.content_disposition,
-            before.draft.sha256 if before else None,
+            replaced,
             original.size_bytes,
         )
         return to_static_file(name, rows[0])
@@ -187,7 +196,7 @@ class StaticFileStore:
         await self._database.fetch(_MARK, str(name))
         async with kept_alive(partial(transaction.row, STILL_HERE)):
             await self._objects.remove(name)
-        await transaction.row(_HOLD_OWNER, str(name))
+        await self._pins.lock(transaction, str(name), [before.draft.sha256])
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)
         await transaction.last(_DELETE, journal, *self._queueing(name), before.draft.sha256)
 

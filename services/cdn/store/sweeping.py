@@ -4,9 +4,7 @@ Keeps what is only kept for a time from growing for ever: abandoned uploads, the
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,8 +17,7 @@ from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.uploads import Uploads
-from services.chassis.background import beside
-from services.chassis.errors import ModelyardError
+from services.chassis.background import beside, every
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
@@ -82,7 +79,7 @@ class Sweeper:
         """
         Sweep now and then while the block lasts.
         """
-        async with beside(self._sweep_now_and_then()):
+        async with beside(every(self._rhythm.sweep, self.sweep, "sweep")):
             yield
 
     async def sweep(self) -> None:
@@ -114,15 +111,6 @@ class Sweeper:
         # Those that were completed for their verification, and could not be taken away then.
         staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
         await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
-
-    async def _sweep_now_and_then(self) -> None:
-        while True:
-            # Several processes do this: never at the same moment.
-            await asyncio.sleep(self._rhythm.sweep * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-            try:
-                await self.sweep()
-            except ModelyardError as error:
-                _log.warning("could not sweep: %s", error)
 
 
 def _is_ours(multipart: Multipart, before: datetime) -> bool:

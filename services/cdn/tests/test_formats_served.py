@@ -9,6 +9,7 @@ import gzip
 import json
 import pickle
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -208,6 +209,73 @@ async def test_files_of_another_format(stub: Stub) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             await tensor_bytes(stub, name, "first")
         assert (failure(caught.value).code, failure(caught.value).reason) == expected
+
+
+async def index_pages(stub: Stub, name: str, size: int = 0) -> list[pb.TensorIndex]:
+    """
+    All pages of an index.
+    """
+    request = pb.GetTensorIndexRequest(name=name, page_size=size)
+    pages = [await stub.GetTensorIndex(request)]
+    while pages[-1].next_page_token:
+        request.page_token = pages[-1].next_page_token
+        pages.append(await stub.GetTensorIndex(request))
+    return pages
+
+
+def compact(content: dict[str, Any]) -> bytes:
+    """
+    A safetensors file of empty tensors, with the shortest header.
+    """
+    return framed(json.dumps(content, separators=(",", ":")).encode())
+
+
+async def test_the_index_of_a_large_header(cdn: Cdn) -> None:
+    """
+    A client with grpc's own limit of 4 MiB that asks for no page size gets 100,000 tensors whole, in pages.
+    """
+    names = [f"blocks.{number:06d}.attention.weight" for number in range(100_000)]
+    asset = await upload(cdn.stub, compact({name: tensor(0, 0, [0], "U8") for name in names}))
+    async with grpc.aio.insecure_channel(cdn.target) as channel:
+        pages = await index_pages(Stub(channel), asset.name)
+    assert [each.name for page in pages for each in page.tensors] == names
+    assert 1 < len(pages) < 5
+
+
+async def test_the_index_of_large_metadata(cdn: Cdn) -> None:
+    """
+    Metadata is paged as tensors are, before them.
+    """
+    metadata = {f"part {number}": "x" * (1 << 20) for number in range(6)} | {"id": some_bytes(8).hex()}
+    asset = await upload(cdn.stub, compact({"__metadata__": metadata, "only": tensor(0, 0, [0])}))
+    async with grpc.aio.insecure_channel(cdn.target) as channel:
+        pages = await index_pages(Stub(channel), asset.name)
+    assert {key: text for page in pages for key, text in page.metadata.items()} == metadata
+    assert [[each.name for each in page.tensors] for page in pages] == [[], [], ["only"]]
+
+
+async def test_pages_of_an_index(stub: Stub) -> None:
+    """
+    A page has as many tensors as were asked for, and what is said of the whole asset; a token is good for its asset.
+    """
+    content = {name: tensor(4 * place, 4 * place + 4, [1]) for place, name in enumerate("abcde")}
+    assets = [
+        await upload(stub, safetensors({"__metadata__": {"id": some_bytes(8).hex()}, **content}, 20)) for _ in "12"
+    ]
+    pages = await index_pages(stub, assets[0].name, 2)
+    assert [[each.name for each in page.tensors] for page in pages] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [page.parameter_count for page in pages] == [5, 5, 5]
+    assert [len(page.metadata) for page in pages] == [1, 0, 0]
+    for request, field in (
+        (pb.GetTensorIndexRequest(name=assets[1].name, page_token=pages[0].next_page_token), "page_token"),
+        (pb.GetTensorIndexRequest(name=assets[0].name, page_size=-1), "page_size"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            await stub.GetTensorIndex(request)
+        assert (failure(caught.value).code, failure(caught.value).fields) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            {field},
+        )
 
 
 async def test_an_empty_file_of_tensors(stub: Stub) -> None:

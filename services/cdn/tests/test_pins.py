@@ -15,8 +15,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from modelyard.cdn.v1 import assets_pb2 as pb
-from modelyard.cdn.v1 import uploads_pb2
+from modelyard.cdn.v1 import delivery_pb2, uploads_pb2
 from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceStub
+from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
 from modelyard.changes.v1 import changes_pb2
 from services.cdn.tests.calls import Stub, chunk, digest, download, failure, header, some_bytes, stream, upload
@@ -162,6 +163,20 @@ async def test_what_nobody_pins_is_forgotten(hasty: Cdn) -> None:
     after = await stub.GetStorageTotals(pb.GetStorageTotalsRequest())
     assert (before.asset_count - after.asset_count, before.stored_bytes - after.stored_bytes) == (1, 31)
     await unpin(stub, OWNER)
+
+
+async def test_collections_at_once(hasty: Cdn) -> None:
+    """
+    Collections that run at once do the work of one: each asset is taken away once, and its bytes are deleted once.
+    """
+    stub = hasty.stub
+    await collect(stub)
+    await collect(stub)
+    names = [(await upload(stub, some_bytes(9))).name for _ in range(20)]
+    first = await asyncio.gather(*(collect(stub) for _ in range(3)))
+    assert sorted(name for done in first for name in done.names) == sorted(names)
+    second = await asyncio.gather(*(collect(stub) for _ in range(3)))
+    assert sum(done.deleted_count for done in (*first, *second)) == 20
 
 
 async def test_what_is_uploaded_again_is_back(hasty: Cdn) -> None:
@@ -329,6 +344,34 @@ async def test_pins_that_come_and_go_at_once(hasty: Cdn) -> None:
     finally:
         await connection.close()
     await unpin(hasty.stub, OWNER)
+
+
+async def test_pins_and_static_files_of_one_owner_at_once(hasty: Cdn) -> None:
+    """
+    Pinning and unpinning under the name of a static file that is being written never waits in a circle with the write.
+    """
+    names = [(await upload(hasty.stub, some_bytes(9), "text/plain")).name for _ in range(4)]
+    owner, delivery = "static/circle", DeliveryServiceStub(hasty.channel)
+    connection = await asyncpg.connect(hasty.place.database)
+    try:
+        before = await connection.fetchval(_DEADLOCKS)
+
+        async def put() -> None:
+            for n in range(20):
+                static_file = delivery_pb2.StaticFile(name=owner, asset=names[n % 2])
+                await delivery.PutStaticFile(delivery_pb2.PutStaticFileRequest(static_file=static_file))
+
+        async def again(call: Callable[..., Awaitable[int]]) -> None:
+            for _ in range(20):
+                await call(hasty.stub, owner, *names[2:])
+
+        await asyncio.gather(put(), again(pin), again(unpin), again(pin), again(unpin))
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        assert await connection.fetchval(_DEADLOCKS) == before
+    finally:
+        await connection.close()
+    await delivery.DeleteStaticFile(delivery_pb2.DeleteStaticFileRequest(name=owner))
+    await unpin(hasty.stub, owner)
 
 
 async def test_many_pins_at_once(hasty: Cdn) -> None:

@@ -118,7 +118,7 @@ async def assets(database: Database, writer: Writer) -> None:
     """
     records, sha256 = Records(database), digest("new")
     await records.find(digest("7"))
-    await records.missing([digest(str(n)) for n in range(100)])
+    await records.missing([digest(str(n)) for n in range(1000)])
     for of in ("", OWNER):
         first = await records.list_page(page("ListAssets", of), of)
         await records.list_page(page("ListAssets", of, first.token), of)
@@ -150,10 +150,16 @@ async def pins(database: Database, writer: Writer) -> None:
     Who keeps what.
     """
     pins = Pins(database, 1 << 40)
-    digests = [digest(str(n)) for n in range(5003, 5053)]
+    digests = [digest(str(n)) for n in range(5003, 6000)]
     await write(writer, lambda tx: pins.add(tx, "static/x", digests))
     await write(writer, lambda tx: pins.remove(tx, "static/x", digests[:3]))
     await write(writer, lambda tx: pins.remove(tx, "static/x", []))
+
+    async def exchange(tx: Transaction) -> None:
+        await pins.check_exchange(tx, "static/x", digests[0], 100, digests[1])
+        await tx.nothing()
+
+    await write(writer, exchange)
     await pins.check_room(OWNER, 1)
     prefix = "namespaces/default/models/m77"
     first = await pins.totals(page("GetStorageTotals", prefix), prefix)

@@ -194,9 +194,9 @@ class ChangeFeed:
                 async with self._looking:
                     await self._look()
                 failing = False
-            except ModelyardError as error:
+            except Exception as error:  # noqa: BLE001 - it goes on, whatever a mistake of ours was
                 if not failing:
-                    _log.warning("cannot follow the changes: %s", error)
+                    _log.warning("cannot follow the changes: %s", error, exc_info=not isinstance(error, ModelyardError))
                 failing = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_DEAF_SECONDS if self._is_deaf else _LOOK_SECONDS):
@@ -206,10 +206,14 @@ class ChangeFeed:
         while True:
             try:
                 await self._hear(await connect())
-            except Exception as error:
-                if translated(error) is None:
-                    raise
-                _log.debug("cannot listen for changes (%s): looking for them instead", error)
+            except Exception as error:  # noqa: BLE001 - it goes on, whatever a mistake of ours was
+                is_ours = translated(error) is None
+                _log.log(
+                    logging.ERROR if is_ours else logging.DEBUG,
+                    "cannot listen for changes (%s): looking for them instead",
+                    error,
+                    exc_info=is_ours,
+                )
             await asyncio.sleep(1.0)
 
     async def _hear(self, connection: Connection) -> None:

@@ -39,10 +39,11 @@ class Writer:
 
     Args:
         database: where.
+        most_together: how many writes go together at most.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, most_together: int = _MOST_TOGETHER) -> None:
+        self._database, self._most_together = database, most_together
         self._waiting: list[Job[Any]] = []
         self._touched: set[str] = set()
         self._free = _IN_FLIGHT
@@ -101,7 +102,7 @@ class Writer:
                 break
             if touched.isdisjoint(job.keys):
                 group.append(job)
-                if len(group) == _MOST_TOGETHER:
+                if len(group) == self._most_together:
                     break
             # What comes later must not overtake it on the same resource.
             touched |= job.keys

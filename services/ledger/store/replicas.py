@@ -15,8 +15,9 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
-from services.chassis.background import beside
+from services.chassis.background import beside, every
 from services.chassis.errors import ModelyardError, Unavailable
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import read
@@ -147,13 +148,8 @@ class Replicas:
         Keep an eye on all of them while the block lasts.
         """
         await self._look(primary)
-        async with beside(self._watch(primary)):
+        async with beside(every(_LOOK_SECONDS, partial(self._look, primary), "look at the replicas")):
             yield
-
-    async def _watch(self, primary: Server) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            await self._look(primary)
 
     async def _look(self, primary: Server) -> None:
         # A primary that does not answer has no new revisions: its replicas go on serving what they have.

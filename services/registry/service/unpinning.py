@@ -4,19 +4,13 @@ Takes back the pins of versions that are gone, in the background.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.chassis.background import beside
-from services.chassis.errors import ModelyardError
+from services.chassis.background import beside, every
 from services.registry.service.pins import Pins
 
 _EVERY_SECONDS = 5.0
-
-_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -24,15 +18,5 @@ async def unpinning(pins: Pins) -> AsyncIterator[None]:
     """
     Take back what is due, while the block lasts.
     """
-    async with beside(_unpin(pins)):
+    async with beside(every(_EVERY_SECONDS, pins.pay_due, "take pins back")):
         yield
-
-
-async def _unpin(pins: Pins) -> None:
-    while True:
-        # Several processes do this: never at the same moment.
-        await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        try:
-            await pins.pay_due()
-        except ModelyardError as error:
-            _log.warning("could not take pins back: %s", error)

@@ -4,17 +4,14 @@ Keeps what is only kept for a time from growing for ever: the log of changes, ye
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
-from services.chassis.background import beside
-from services.chassis.errors import FailedPrecondition, ModelyardError
+from services.chassis.background import beside, every
+from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing, Write
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.grouping import Writer
@@ -23,8 +20,6 @@ from services.registry.store.models import ModelStore
 _EVERY_SECONDS = 60.0
 _ACTOR = "modelyard-registry"
 
-_log = logging.getLogger(__name__)
-
 
 @asynccontextmanager
 async def sweeping(log: Changelog, keep: timedelta, models: ModelStore, writer: Writer) -> AsyncIterator[None]:
@@ -32,19 +27,13 @@ async def sweeping(log: Changelog, keep: timedelta, models: ModelStore, writer: 
     Trim the log of changes to *keep*, forget yesterday's requests and purge the models whose time has come, while the
     block lasts.
     """
-    async with beside(_sweep(log, keep, models, writer)):
+
+    async def sweep() -> None:
+        await log.trim(keep)
+        await purge_due(models, writer)
+
+    async with beside(every(_EVERY_SECONDS, sweep, "sweep")):
         yield
-
-
-async def _sweep(log: Changelog, keep: timedelta, models: ModelStore, writer: Writer) -> None:
-    while True:
-        # Several processes do this: never at the same moment.
-        await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        try:
-            await log.trim(keep)
-            await purge_due(models, writer)
-        except ModelyardError as error:
-            _log.warning("could not sweep: %s", error)
 
 
 async def purge_due(models: ModelStore, writer: Writer) -> int:

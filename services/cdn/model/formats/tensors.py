@@ -52,6 +52,30 @@ class TensorIndex:
         """
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
 
+    def part(self, first: int, size: int, octets: int) -> tuple[TensorIndex, int | None]:
+        """
+        A part of the index, of which the metadata comes before the tensors.
+
+        Args:
+            first: how many texts and tensors come before the part.
+            size: how many tensors it has at most.
+            octets: how many bytes it has at most as a message; one text or tensor is there in any case.
+
+        Returns:
+            The part, and where the next one begins; None after the last.
+        """
+        texts = list(self.metadata.items())
+        items: list[tuple[str, str] | Tensor] = [*texts, *self.tensors]
+        end = first
+        for item in items[first : max(first, len(texts)) + size]:
+            octets -= _octets(item)
+            if octets < 0 and end > first:
+                break
+            end += 1
+        begin, until = (max(place - len(texts), 0) for place in (first, end))
+        part = TensorIndex(self.tensors[begin:until], dict(texts[first:end]), self.parameter_count)
+        return part, end if end < len(items) else None
+
     def encode(self) -> bytes:
         """
         The index for the database: JSON, compressed with zlib.
@@ -88,3 +112,10 @@ class TensorIndex:
             for name, dtype, shape, offset, size in plain["tensors"]
         )
         return cls(tensors, dict(plain["metadata"]), int(plain["parameters"]))
+
+
+def _octets(item: tuple[str, str] | Tensor) -> int:
+    # At most: a number takes up to ten bytes, and there are some around each field.
+    if isinstance(item, Tensor):
+        return len(item.name.encode()) + len(item.dtype) + 10 * len(item.shape) + 48
+    return sum(len(text.encode()) for text in item) + 24

@@ -218,6 +218,38 @@ async def test_what_the_owner_pins_beside_it_stays(delivery: Delivery) -> None:
     assert await pins(delivery, "shared") == ({other}, [(1, 32)])
 
 
+async def test_quota(new_place: Callable[[], Place]) -> None:
+    """A path pins as much as its owner's quota, without what it lets go of; a refused write changes nothing."""
+    place = replace(new_place(), quota=40)
+    old, new, large = [await place.asset(some_bytes() + b"x" * more) for more in (0, 0, 10)]
+    async with running(place) as delivery:
+        await delivery.put("bounded", old)
+        await delivery.put("bounded", new)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await delivery.put("bounded", large)
+        assert (failure(error.value).code, failure(error.value).reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "ASSET_QUOTA",
+        )
+        assert await pins(delivery, "bounded") == ({new}, [(1, 32)])
+    assert place.read("static/bounded") == place.read(f"assets/{new}")
+    assert await place.sql("SELECT 1 FROM static_repairs") == []
+
+
+async def test_what_a_path_lets_go_of_has_its_grace_time_anew(delivery: Delivery) -> None:
+    """The collection leaves an asset alone for as long after the path changed or went as after an unpin."""
+    replaced, deleted = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
+    await delivery.put("let-go", replaced)
+    await delivery.place.sql("UPDATE assets SET touch_time = now() - interval '30 days'")
+    await delivery.put("let-go", deleted)
+    await delete(delivery, "let-go")
+    rows = await delivery.place.sql(
+        "SELECT sha256 FROM assets WHERE sha256 = ANY($1) AND touch_time > now() - interval '1 hour'",
+        [replaced, deleted],
+    )
+    assert {row["sha256"] for row in rows} == {replaced, deleted}
+
+
 async def test_delete_takes_row_and_objects_away(delivery: Delivery) -> None:
     """After it nobody finds anything, and a second time there is nothing to delete."""
     await delivery.put("gone", await delivery.place.asset(some_bytes(), variants={"gzip": b"g"}))

@@ -18,6 +18,7 @@ from modelyard.cdn.v1 import delivery_pb2 as pb
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.delivering import delivering
 from services.cdn.delivery_settings import DeliverySettings
+from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import S3Settings
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.metrics import Metrics
@@ -41,12 +42,14 @@ class Place:
     Args:
         url: of the database, for the service's role.
         owner_url: of the database, for the one who may do everything.
+        quota: bytes that an owner may pin; 0 for as many as it likes.
     """
 
     url: str
     owner_url: str
     client: S3Client
     s3: S3Settings
+    quota: int = 0
 
     async def sql(self, text: str, *args: Any) -> list[asyncpg.Record]:
         """
@@ -190,7 +193,8 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     server = Server(settings, Metrics("services.cdn", "grpcio"))
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
-        remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database))
+        pins = Pins(database, place.quota)
+        remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database, pins))
         await stack.enter_async_context(server.ready())
         host = GrpcioHost(server.handlers, settings)
         await host.start()

@@ -1,0 +1,60 @@
+"""
+The change stream goes on whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.feed import ChangeFeed
+
+
+class Mistaken:
+    """
+    A log of changes that has a mistake the first time.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.again = asyncio.Event()
+
+    async def end(self) -> None:
+        """
+        Never an answer.
+        """
+        self.asked += 1
+        if self.asked > 1:
+            self.again.set()
+        raise ZeroDivisionError("a mistake")
+
+
+async def test_a_mistake_does_not_end_the_following(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    After a mistake the log is looked at again, and what happens every time is logged once, with where it happened.
+    """
+    log = Mistaken()
+    async with ChangeFeed(cast("Changelog", log), None, "changes").following(asyncio.Event()):
+        await asyncio.wait_for(log.again.wait(), 10)
+    assert [bool(record.exc_info) for record in caplog.records] == [True]
+
+
+async def test_a_mistake_does_not_end_the_listening() -> None:
+    """
+    When listening fails in a way that nobody thought of, it is tried again.
+    """
+    asked = 0
+    again = asyncio.Event()
+
+    async def connect() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            again.set()
+        raise ZeroDivisionError("a mistake")
+
+    async with ChangeFeed(cast("Changelog", Mistaken()), connect, "changes").following(asyncio.Event()):
+        await asyncio.wait_for(again.wait(), 10)
