@@ -39,6 +39,12 @@ class CdnSettings(DeliverySettings):
         default=256 * _MIB,
         help="what all uploads of a worker together may hold in memory; more of them wait",
     )
+    upload_idle: float = setting(
+        "MODELYARD_UPLOAD_IDLE_SECONDS",
+        seconds(1, _DAY),
+        default=60.0,
+        help="when the stream of an upload is ended that brings no byte",
+    )
 
     least_compressed: int = setting(
         "MODELYARD_COMPRESS_LEAST_BYTES",

@@ -179,6 +179,7 @@ def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None
     [
         ("WriteUpload", grpc.StatusCode.OUT_OF_RANGE, "OFFSET_GAP"),
         ("WriteUpload", grpc.StatusCode.NOT_FOUND, "UPLOAD_NOT_FOUND"),
+        ("WriteUpload", grpc.StatusCode.ABORTED, "UPLOAD_IDLE"),
         ("StartUpload", grpc.StatusCode.UNAVAILABLE, ""),
         ("FinishUpload", grpc.StatusCode.UNAVAILABLE, "CDN_STARTING"),
         ("FinishUpload", grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"),
@@ -194,6 +195,18 @@ def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: 
     memory.answers[method] = deque([(code, reason)] * 2)
     assert upload(file).size_bytes == SIZE
     assert memory.calls.count(method) == 3
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_small_file_that_stalled(upload: Upload, memory: Memory, tmp_path: Path) -> None:
+    """
+    A small file is sent again when its stream stalled for too long, as a laptop's does that sleeps.
+    """
+    small = tmp_path / "small.txt"
+    small.write_bytes(b"small")
+    memory.answers["Upload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_IDLE")] * 2)
+    assert upload(small).size_bytes == 5
+    assert memory.calls == ["Upload"] * 3
 
 
 @pytest.mark.usefixtures("hasty")

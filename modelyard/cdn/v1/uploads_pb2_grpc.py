@@ -103,9 +103,11 @@ class UploadServiceServicer:
         INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
         file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-        ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+        ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or no byte came for a minute, or what the
+        service's settings say (UPLOAD_IDLE): go on where the upload stands.
         FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
         OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+        UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

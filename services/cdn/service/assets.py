@@ -22,6 +22,7 @@ from services.cdn.model import (
     parse_names,
     parse_part,
 )
+from services.cdn.service.arriving import Arriving
 from services.cdn.service.rendering import from_asset, from_index
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
@@ -47,6 +48,7 @@ class AssetService(AssetServiceServicer):
         storing: makes assets visible.
         mutations: does the writes.
         grace: how long what nobody keeps is left alone.
+        idle: seconds that the stream of an upload may bring no byte.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class AssetService(AssetServiceServicer):
         storing: Storing,
         mutations: Mutations,
         grace: Grace,
+        idle: float,
     ) -> None:
         self._assets = assets
         self._records = records
@@ -66,6 +69,7 @@ class AssetService(AssetServiceServicer):
         self._storing = storing
         self._mutations = mutations
         self._grace = grace
+        self._idle = idle
 
     async def GetAsset(self, request: pb.GetAssetRequest, context: Context) -> pb.Asset:
         sha256 = parse_name(request.name)
@@ -85,7 +89,7 @@ class AssetService(AssetServiceServicer):
         return pb.FindMissingResponse(sha256=await self._records.missing(digests))
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
-        messages = aiter(request_iterator)
+        messages = Arriving(request_iterator, idle=self._idle)
         header, draft = await _header(messages)
         stored = await self._storing.there(context, header, draft)
         if stored is not None:
