@@ -210,14 +210,16 @@ def test_a_small_file_that_stalled(upload: Upload, memory: Memory, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("hasty")
-def test_finishing_takes_its_time(upload: Upload, memory: Memory, file: Path) -> None:
+@pytest.mark.parametrize("method", ["FinishUpload", "WriteUpload"])
+def test_finishing_takes_its_time(upload: Upload, memory: Memory, file: Path, method: str) -> None:
     """
     While another call finishes the upload, it is asked for more often than anything that fails.
     """
-    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 30)
+    memory.answers[method] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 30)
     assert upload(file).size_bytes == SIZE
     memory.stored.clear()
-    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 1000)
+    memory.opened.clear()
+    memory.answers[method] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 1000)
     with pytest.raises(grpc.RpcError):
         upload(file)
 

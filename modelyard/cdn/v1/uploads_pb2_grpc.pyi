@@ -57,8 +57,9 @@ class UploadServiceStub:
       INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                            file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or no byte came for a minute, or what the
-                           service's settings say (UPLOAD_IDLE): go on where the upload stands.
+      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+                           or no byte came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+                           upload stands.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
       UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -79,7 +80,8 @@ class UploadServiceStub:
     Errors:
       INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
                            gone.
-      ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+                           again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
@@ -121,8 +123,9 @@ class UploadServiceAsyncStub(UploadServiceStub):
       INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                            file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or no byte came for a minute, or what the
-                           service's settings say (UPLOAD_IDLE): go on where the upload stands.
+      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+                           or no byte came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+                           upload stands.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
       UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -143,7 +146,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     Errors:
       INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
                            gone.
-      ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+                           again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
@@ -200,8 +204,9 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                                file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-          ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or no byte came for a minute, or what the
-                               service's settings say (UPLOAD_IDLE): go on where the upload stands.
+          ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+                               or no byte came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+                               upload stands.
           FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
           OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
           UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -234,7 +239,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
                                gone.
-          ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+          ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+                               again.
           RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
           FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
