@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.cdn.delivery_settings import DeliverySettings
+from services.cdn.model import MOST_STREAM
 from services.cdn.store.assets import Limits
 from services.cdn.store.collection import Grace
 from services.cdn.store.s3 import S3Settings
@@ -133,9 +134,10 @@ class CdnSettings(DeliverySettings):
 
     def rhythm(self) -> Rhythm:
         """
-        How often things are looked after. A multipart upload that belongs to nothing is as old as an abandoned one.
+        How often things are looked after. Nobody fills a multipart upload that no row knows for twice the time that a
+        stream may take; copies take less.
         """
-        return Rhythm(self.sweep_every, self.collect_every, self.upload_lifetime, self.keep)
+        return Rhythm(self.sweep_every, self.collect_every, 2 * MOST_STREAM, self.keep)
 
     def s3(self) -> S3Settings:
         """

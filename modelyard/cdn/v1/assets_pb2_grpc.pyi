@@ -66,6 +66,7 @@ class AssetServiceStub:
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
       ABORTED             no byte came for a minute, or what the service's settings say (UPLOAD_IDLE).
+      DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     Download: _grpc.UnaryStreamMultiCallable[_assets_pb2.DownloadRequest, _assets_pb2.DownloadResponse]
@@ -163,6 +164,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
       ABORTED             no byte came for a minute, or what the service's settings say (UPLOAD_IDLE).
+      DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     Download: _aio.UnaryStreamMultiCallable[_assets_pb2.DownloadRequest, _assets_pb2.DownloadResponse]  # type: ignore[assignment]
@@ -281,6 +283,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
           DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
           ABORTED             no byte came for a minute, or what the service's settings say (UPLOAD_IDLE).
+          DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
           UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer
 from services.cdn.model import (
+    MOST_STREAM,
     Asset,
     Draft,
     Intake,
@@ -89,7 +90,7 @@ class AssetService(AssetServiceServicer):
         return pb.FindMissingResponse(sha256=await self._records.missing(digests))
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
-        messages = Arriving(request_iterator, idle=self._idle)
+        messages = Arriving(request_iterator, idle=self._idle, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
         stored = await self._storing.there(context, header, draft)
         if stored is not None:

@@ -12,12 +12,13 @@ from typing import TypeVar
 import grpc
 import pytest
 
+from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from services.cdn.service.arriving import Arriving
-from services.cdn.tests.calls import MIB, chunks, digest, download, failure, header, some_bytes, stream, upload
+from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import World, serving
 from services.cdn.tests.uploading import PART, Client
-from services.chassis.errors import Aborted
+from services.chassis.errors import Aborted, DeadlineExceeded
 
 T = TypeVar("T")
 # The budget holds four of them.
@@ -78,6 +79,25 @@ async def test_who_is_held_back_is_not_idle() -> None:
     with pytest.raises(Aborted):
         await take()
     assert taken == len(messages)
+
+
+async def test_streams_that_take_too_long() -> None:
+    """
+    A stream that may take a time ends with it, however many bytes it brings.
+    """
+
+    async def some() -> AsyncIterator[assets_pb2.UploadRequest]:
+        while True:
+            await asyncio.sleep(0.01)
+            yield chunk(0, b"x")
+
+    async def read() -> None:
+        async for _ in Arriving(some(), idle=60, longest=0.2):
+            pass
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        await asyncio.wait_for(read(), 10)
+    assert caught.value.reason == "UPLOAD_TOO_LONG"
 
 
 async def test_messages_without_bytes() -> None:
