@@ -20,13 +20,11 @@ from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.records import Records
 from services.cdn.store.resuming import begin
-from services.cdn.store.s3 import S3Settings
 from services.cdn.store.sweeping import Rhythm, Sweeper
 from services.cdn.store.uploads import Uploads
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
 from services.cdn.tests.conftest import Cdn, Store, World, serving
 from services.cdn.tests.uploading import PART, Client
-from services.embedded.s3 import REGION
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
@@ -75,8 +73,7 @@ async def yard(world: World) -> AsyncIterator[Yard]:
     With an empty bucket and an empty database, in this process.
     """
     place = world.place()
-    keys = (world.s3.access_key_file.read_text().strip(), world.s3.secret_key_file.read_text().strip())
-    settings = S3Settings(place.bucket, REGION, world.s3.endpoint, *keys)
+    settings = world.straight(place.bucket)
     async with (
         open_database(DatabaseSettings(url=place.database)) as database,
         open_assets(settings, Records(database), Limits(1 << 26, 0, 0)) as assets,
