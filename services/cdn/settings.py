@@ -44,7 +44,7 @@ class CdnSettings(DeliverySettings):
         "MODELYARD_UPLOAD_IDLE_SECONDS",
         seconds(1, _DAY),
         default=60.0,
-        help="when the stream of an upload is ended that brings no byte",
+        help="when the stream of an upload is ended that brings no chunk",
     )
 
     least_compressed: int = setting(

@@ -104,7 +104,7 @@ class UploadServiceServicer:
         file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
-        or no byte came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+        or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
         upload stands.
         FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
         OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).

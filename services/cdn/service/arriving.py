@@ -13,21 +13,21 @@ from typing import Generic, TypeVar
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from services.chassis.errors import Aborted, DeadlineExceeded
 
-Message = TypeVar("Message", assets_pb2.UploadRequest, uploads_pb2.WriteUploadRequest)
+Message = TypeVar("Message", bound=assets_pb2.UploadRequest | uploads_pb2.WriteUploadRequest)
 
 
 class Arriving(Generic[Message]):
     """
     Ends a stream that stalls: what it holds in memory, others wait for. Only the time counts in which we wait for the
-    client, not that in which it waits for us.
+    client, not that in which it waits for us; and only whole chunks do, since of others nobody here hears.
 
     Args:
         messages: of the stream.
-        idle: seconds that it may bring no byte.
+        idle: seconds that it may bring no chunk.
         longest: seconds that it may take in all.
 
     Raises:
-        Aborted: it brought no byte for longer (UPLOAD_IDLE).
+        Aborted: it brought no chunk for longer (UPLOAD_IDLE).
         DeadlineExceeded: it took longer (UPLOAD_TOO_LONG).
     """
 
@@ -49,7 +49,7 @@ class Arriving(Generic[Message]):
         except TimeoutError:
             if self._ends - asked < self._left:
                 raise self._too_long() from None
-            raise Aborted("UPLOAD_IDLE", f"no byte came for {self._idle:g} s") from None
+            raise Aborted("UPLOAD_IDLE", f"no chunk came for {self._idle:g} s") from None
         # Messages without bytes keep no stream.
         self._left = self._idle if message.chunk.data else self._left - (time.monotonic() - asked)
         return message

@@ -49,7 +49,7 @@ class AssetService(AssetServiceServicer):
         storing: makes assets visible.
         mutations: does the writes.
         grace: how long what nobody keeps is left alone.
-        idle: seconds that the stream of an upload may bring no byte.
+        idle: seconds that the stream of an upload may bring no chunk.
     """
 
     def __init__(

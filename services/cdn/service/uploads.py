@@ -37,7 +37,7 @@ class UploadService(UploadServiceServicer):
         uploads: how far uploads are.
         finisher: verifies them.
         storing: makes assets visible.
-        idle: seconds that a stream may bring no byte.
+        idle: seconds that a stream may bring no chunk.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class UploadService(UploadServiceServicer):
                 upload = await writer.finish()
             except InvalidArgument as error:
                 if error.reason == "SAFETENSORS_INVALID":
-                    await self._finisher.give_up(writer.upload.id)
+                    await self._finisher.give_up(writer.upload.id, writer.upload.writer)
                 raise
         return from_upload(upload, upload.committed_bytes)
 

@@ -110,11 +110,14 @@ class Finisher:
         await self._uploads.finished(upload.id, upload.draft.sha256)
         self._assets.chores.add(self.clean(upload))
 
-    async def give_up(self, upload: str) -> None:
+    async def give_up(self, upload: str, writer: int | None = None) -> None:
         """
         Forget an upload and what it left in S3.
+
+        Args:
+            writer: give it up only if that is still who writes.
         """
-        dropped = await self._uploads.drop(upload)
+        dropped = await self._uploads.drop(upload, writer)
         if dropped is not None:
             self._assets.chores.add(self.clean(dropped))
 

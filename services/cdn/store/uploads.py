@@ -99,7 +99,9 @@ INSERT INTO finished_uploads (id, sha256, finish_time) VALUES ($1, $2, now()) ON
 
 _WAS_FINISHED = Statement("uploads.was_finished", "SELECT sha256 FROM finished_uploads WHERE id = $1")
 
-_DROP = Statement("uploads.drop", f"DELETE FROM uploads WHERE id = $1 RETURNING {_COLUMNS}")
+_DROP = Statement(
+    "uploads.drop", f"DELETE FROM uploads WHERE id = $1 AND writer = coalesce($2, writer) RETURNING {_COLUMNS}"
+)
 
 _DROP_EXPIRED = Statement(
     "uploads.drop_expired",
@@ -275,11 +277,14 @@ class Uploads:
         rows = await self._database.fetch(_WAS_FINISHED, uuid.UUID(upload))
         return rows[0]["sha256"] if rows else None
 
-    async def drop(self, upload: str) -> Upload | None:
+    async def drop(self, upload: str, writer: int | None = None) -> Upload | None:
         """
         Forget an upload: what it was.
+
+        Args:
+            writer: forget it only if that is still who writes.
         """
-        rows = await self._database.fetch(_DROP, uuid.UUID(upload))
+        rows = await self._database.fetch(_DROP, uuid.UUID(upload), writer)
         return _upload(rows[0]) if rows else None
 
     async def drop_expired(self) -> list[Upload]:

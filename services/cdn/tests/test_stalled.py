@@ -37,11 +37,12 @@ async def stalling(messages: AsyncIterator[T]) -> AsyncIterator[T]:
 @pytest.mark.parametrize("host", ["auto", "grpcio"])
 async def test_streams_that_stall(world: World, tmp_path: Path, host: str) -> None:
     """
-    Streams that bring no byte for a while are ABORTED, and others get their memory; what a resumable upload had
+    Streams that bring no chunk for a while are ABORTED, and others get their memory; what a resumable upload had
     committed stays, and it goes on there.
     """
-    more = {"MODELYARD_UPLOAD_IDLE_SECONDS": "1", "MODELYARD_UPLOAD_MEMORY_BYTES": str(MEMORY)}
-    async with serving(world, tmp_path, host=host, **more) as cdn:
+    async with serving(
+        world, tmp_path, host=host, MODELYARD_UPLOAD_IDLE_SECONDS="1", MODELYARD_UPLOAD_MEMORY_BYTES=str(MEMORY)
+    ) as cdn:
         clients = [Client(cdn, some_bytes(3 * PART)) for _ in range(STALLING)]
         for client in clients:
             await client.start()

@@ -18,6 +18,7 @@ from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
 from modelyard.problems import explain
 from services.cdn.tests.calls import MIB, digest, download, failure, some_bytes, upload
 from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.made import safetensors, tensor
 from services.cdn.tests.uploading import PART, Client, put
 
 OWNER = "namespaces/default/models/m/versions/1"
@@ -209,6 +210,34 @@ async def test_a_liar_that_was_overtaken(cdn: Cdn) -> None:
         await honest.write(0)
         asset = await honest.finish()
     assert await download(cdn.stub, asset.name) == (data, asset.sha256)
+
+
+async def test_a_liar_about_its_header_that_was_overtaken(cdn: Cdn) -> None:
+    """
+    An overtaken writer whose safetensors header does not fit is refused, and the upload stays that of the newer one.
+    """
+    client = Client(cdn, some_bytes(2 * PART))
+    await client.start()
+    data, go_on = client.data, asyncio.Event()
+    client.data = safetensors({"a": tensor(0, 4, [2])}, 2 * PART)
+
+    async def slowly() -> AsyncIterator[pb.WriteUploadRequest]:
+        async for message in client.messages(0, PART):
+            if message.chunk.offset == MIB:
+                await go_on.wait()
+            yield message
+
+    lying = asyncio.ensure_future(client.stub.WriteUpload(slowly(), timeout=60))
+    await client.has_begun(data)
+    honest = client.on(cdn)
+    honest.data = data
+    await honest.write(0, PART)
+    go_on.set()
+    with pytest.raises(grpc.RpcError) as caught:
+        await lying
+    assert failure(caught.value).reason == "SAFETENSORS_INVALID"
+    await honest.write(PART)
+    assert (await honest.finish()).sha256 == digest(data)
 
 
 async def test_a_gap(cdn: Cdn) -> None:
