@@ -6,61 +6,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer.errors import IntegrityError
-from modelyard.transfer.parts import check_asset, open_part, part_of, settle
+from modelyard.transfer.gathering import Gathering
 from modelyard.transfer.progress import Progress, no_progress
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-class Incoming:
+class Incoming(Gathering):
     """
-    A file to download: its bytes are gathered beside it under a name with the digest, and moved in place when verified.
-
-    Args:
-        asset: what to download.
-        path: of the file.
-        progress: told after each chunk.
-
-    Raises:
-        IntegrityError: the asset's name is not that of its digest.
-        OSError: the file cannot be written.
+    A file to download in one stream.
     """
 
     def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
-        check_asset(asset)
-        self._asset = asset
-        self._path = Path(path)
-        self._part = part_of(self._path, asset.sha256)
-        self._progress = progress
+        super().__init__(asset, path, progress)
         self._hash = hashlib.sha256()
-        self._file: BinaryIO | None = None
-        self._resumed = False
-        self.received = 0
-
-    def __enter__(self) -> Incoming:
-        self._file = open_part(self._part, self._path)
-        try:
-            self._begin()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def _begin(self) -> None:
-        while data := self._open_file.read(_CHUNK_BYTES):
-            self._hash.update(data)
-            self.received += len(data)
-        if self.received > self._asset.size_bytes:
-            self._restart()
-        self._resumed = self.received > 0
-        self._progress(self.received, self._asset.size_bytes)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -108,31 +71,15 @@ class Incoming:
         if self.missing:
             raise IntegrityError(f"the stream of {self._asset.name} ended after {self.received} bytes")
 
-    def finish(self) -> bool:
-        """
-        Verify the digest and move the file in place.
-
-        Returns:
-            Whether that was done. If not, what an earlier download left was damaged, and all bytes are missing again.
-
-        Raises:
-            IntegrityError: the bytes that came are not those of the name; they are thrown away.
-            OSError: the file cannot be written.
-        """
-        if self._hash.hexdigest() != self._asset.sha256:
+    def _look(self) -> None:
+        while data := self._open_file.read(_CHUNK_BYTES):
+            self._hash.update(data)
+            self.received += len(data)
+        if self.received > self._asset.size_bytes:
             self._restart()
-            if self._resumed:
-                self._resumed = False
-                return False
-            raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: nothing was kept")
-        settle(self._open_file, self._part, self._path)
-        return True
 
-    @property
-    def _open_file(self) -> BinaryIO:
-        if self._file is None:
-            raise ValueError("not inside a with statement")
-        return self._file
+    def _digest(self) -> str:
+        return self._hash.hexdigest()
 
     def _restart(self) -> None:
         self._open_file.seek(0)

@@ -5,17 +5,14 @@ A large file that is received, in several streams at a time.
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer import sidecar
 from modelyard.transfer.errors import IntegrityError
 from modelyard.transfer.follower import Follower
-from modelyard.transfer.parts import check_asset, open_part, part_of, settle
+from modelyard.transfer.gathering import Gathering
 from modelyard.transfer.progress import Progress, no_progress
 from modelyard.transfer.sidecar import Piece
 
@@ -28,58 +25,22 @@ STREAMS = 4
 _SAVE_BYTES = 16 * 1024 * 1024
 
 
-class RangedIncoming:
+class RangedIncoming(Gathering):
     """
-    A file to download in ranges: they are gathered beside it, in one file with a small one that says which bytes are
-    there, and moved in place when verified. Safe to use from several threads.
-
-    Args:
-        asset: what to download.
-        path: of the file.
-        progress: told after each chunk, by one thread at a time.
-
-    Raises:
-        IntegrityError: the asset's name is not that of its digest.
-        OSError: the file cannot be written.
+    A file to download in ranges: they are gathered in one file, with a small one that says which bytes are there. Safe
+    to use from several threads; the progress is told by one at a time.
     """
 
     def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
-        check_asset(asset)
-        self._asset = asset
-        self._path = Path(path)
-        self._part = part_of(self._path, asset.sha256)
+        super().__init__(asset, path, progress)
         self._notes = self._part.with_name(f"{self._part.name}.ranges")
-        self._progress = progress
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
         self._waiting: list[Piece] = []
         # How many of the pieces, from the first on, are there.
         self._front = 0
         self._follower: Follower | None = None
-        self._file: BinaryIO | None = None
-        self._resumed = False
         self._unsaved = 0
-        self.received = 0
-
-    def __enter__(self) -> RangedIncoming:
-        self._file = open_part(self._part, self._path)
-        try:
-            self._look()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def _look(self) -> None:
-        pieces = sidecar.load(self._notes, self._asset.size_bytes)
-        # What is in a hole of a shorter file was never written.
-        there = os.fstat(self._open_file.fileno()).st_size
-        if pieces is None or any(piece.done > max(there, piece.start) for piece in pieces):
-            self._restart()
-        else:
-            self._begin(pieces)
-        self._resumed = self.received > 0
-        self._progress(self.received, self._asset.size_bytes)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,31 +102,17 @@ class RangedIncoming:
         if piece.missing:
             raise IntegrityError(f"a stream of {self._asset.name} ended at byte {piece.done}, not at {piece.end}")
 
-    def finish(self) -> bool:
-        """
-        Verify the digest of the whole file and move it in place.
-
-        Returns:
-            Whether that was done. If not, what an earlier download left was damaged, and all bytes are missing again.
-
-        Raises:
-            IntegrityError: the bytes that came are not those of the name; they are thrown away.
-            OSError: the file cannot be written.
-        """
-        if self._following.digest() != self._asset.sha256:
+    def _look(self) -> None:
+        pieces = sidecar.load(self._notes, self._asset.size_bytes)
+        # What is in a hole of a shorter file was never written.
+        there = os.fstat(self._open_file.fileno()).st_size
+        if pieces is None or any(piece.done > max(there, piece.start) for piece in pieces):
             self._restart()
-            if self._resumed:
-                self._resumed = False
-                return False
-            raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: nothing was kept")
-        settle(self._open_file, self._part, self._path)
-        return True
+        else:
+            self._begin(pieces)
 
-    @property
-    def _open_file(self) -> BinaryIO:
-        if self._file is None:
-            raise ValueError("not inside a with statement")
-        return self._file
+    def _digest(self) -> str:
+        return self._following.digest()
 
     @property
     def _following(self) -> Follower:

@@ -19,9 +19,11 @@ from modelyard.transfer.steps import Call, Pause, Plan
 #: Larger files are sent as an upload, of which the parts that came survive a break.
 RESUMABLE_BYTES = 8 * 1024 * 1024
 
+# Nothing was sent for too long, as when the computer slept.
+_IDLE = "UPLOAD_IDLE"
 # After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and
 # was still read there: it replaced bytes that the next one had sent.
-_GOES_ON = ("OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
+_GOES_ON = (_IDLE, "OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
 # Finishing may mean that many gigabytes are read back: so often it is asked for again, with so many seconds between.
 _FINISH_ASKED, _FINISH_PAUSE = 120, 5.0
 
@@ -54,7 +56,7 @@ def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> 
 
 
 def _at_once(sending: Sending, owner: str, private: bool) -> Plan[assets_pb2.Asset]:
-    file, attempts = sending.file, Attempts()
+    file, attempts = sending.file, Attempts([_IDLE])
     header = assets_pb2.UploadRequest.Header(
         sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
     )

@@ -61,9 +61,11 @@ async def compose(server: Server) -> AsyncIterator[None]:
 
         mutations = Mutations(writer)
         storing = Storing(records, pins, mutations)
-        service = AssetService(assets, records, pins, collection, storing, mutations, grace)
+        idle = settings.upload_idle
+        service = AssetService(assets, records, pins, collection, storing, mutations, grace, idle)
+        resumable = UploadService(assets, records, uploads, finisher, storing, idle)
         server.add(add_AssetServiceServicer_to_server, service)
-        server.add(add_UploadServiceServicer_to_server, UploadService(assets, records, uploads, finisher, storing))
+        server.add(add_UploadServiceServicer_to_server, resumable)
         server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
         server.metrics.registry.register(DatabaseMetrics(database))
         server.health.depends_on("s3", assets.ping)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.cdn.delivery_settings import DeliverySettings
+from services.cdn.model import MOST_STREAM
 from services.cdn.store.assets import Limits
 from services.cdn.store.collection import Grace
 from services.cdn.store.s3 import S3Settings
@@ -38,6 +39,12 @@ class CdnSettings(DeliverySettings):
         integer(32 * _MIB, 1 << 40),
         default=256 * _MIB,
         help="what all uploads of a worker together may hold in memory; more of them wait",
+    )
+    upload_idle: float = setting(
+        "MODELYARD_UPLOAD_IDLE_SECONDS",
+        seconds(1, _DAY),
+        default=60.0,
+        help="when the stream of an upload is ended that brings no chunk",
     )
 
     least_compressed: int = setting(
@@ -127,9 +134,10 @@ class CdnSettings(DeliverySettings):
 
     def rhythm(self) -> Rhythm:
         """
-        How often things are looked after. A multipart upload that belongs to nothing is as old as an abandoned one.
+        How often things are looked after. Nobody fills a multipart upload that no row knows for twice the time that a
+        stream may take; copies take less.
         """
-        return Rhythm(self.sweep_every, self.collect_every, self.upload_lifetime, self.keep)
+        return Rhythm(self.sweep_every, self.collect_every, 2 * MOST_STREAM, self.keep)
 
     def s3(self) -> S3Settings:
         """

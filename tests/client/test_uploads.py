@@ -179,6 +179,7 @@ def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None
     [
         ("WriteUpload", grpc.StatusCode.OUT_OF_RANGE, "OFFSET_GAP"),
         ("WriteUpload", grpc.StatusCode.NOT_FOUND, "UPLOAD_NOT_FOUND"),
+        ("WriteUpload", grpc.StatusCode.ABORTED, "UPLOAD_IDLE"),
         ("StartUpload", grpc.StatusCode.UNAVAILABLE, ""),
         ("FinishUpload", grpc.StatusCode.UNAVAILABLE, "CDN_STARTING"),
         ("FinishUpload", grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"),
@@ -197,14 +198,28 @@ def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: 
 
 
 @pytest.mark.usefixtures("hasty")
-def test_finishing_takes_its_time(upload: Upload, memory: Memory, file: Path) -> None:
+def test_a_small_file_that_stalled(upload: Upload, memory: Memory, tmp_path: Path) -> None:
+    """
+    A small file is sent again when its stream stalled for too long, as a laptop's does that sleeps.
+    """
+    small = tmp_path / "small.txt"
+    small.write_bytes(b"small")
+    memory.answers["Upload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_IDLE")] * 2)
+    assert upload(small).size_bytes == 5
+    assert memory.calls == ["Upload"] * 3
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("method", ["FinishUpload", "WriteUpload"])
+def test_finishing_takes_its_time(upload: Upload, memory: Memory, file: Path, method: str) -> None:
     """
     While another call finishes the upload, it is asked for more often than anything that fails.
     """
-    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 30)
+    memory.answers[method] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 30)
     assert upload(file).size_bytes == SIZE
     memory.stored.clear()
-    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 1000)
+    memory.opened.clear()
+    memory.answers[method] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")] * 1000)
     with pytest.raises(grpc.RpcError):
         upload(file)
 

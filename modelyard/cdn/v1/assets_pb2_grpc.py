@@ -140,7 +140,9 @@ class AssetServiceServicer:
         file does not fit its bytes (SAFETENSORS_INVALID).
         DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
         RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-        UNAVAILABLE         the object store does not answer: retry.
+        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE).
+        DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
+        UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,9 @@ class AssetServiceStub:
                           file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-      UNAVAILABLE         the object store does not answer: retry.
+      ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE).
+      DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
+      UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     Download: _grpc.UnaryStreamMultiCallable[_assets_pb2.DownloadRequest, _assets_pb2.DownloadResponse]
     """Download streams the bytes of an asset, or a part of them. The trailing metadata `x-sha256` is the digest of what
@@ -161,7 +163,9 @@ class AssetServiceAsyncStub(AssetServiceStub):
                           file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-      UNAVAILABLE         the object store does not answer: retry.
+      ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE).
+      DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
+      UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     Download: _aio.UnaryStreamMultiCallable[_assets_pb2.DownloadRequest, _assets_pb2.DownloadResponse]  # type: ignore[assignment]
     """Download streams the bytes of an asset, or a part of them. The trailing metadata `x-sha256` is the digest of what
@@ -278,7 +282,9 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
                               file does not fit its bytes (SAFETENSORS_INVALID).
           DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-          UNAVAILABLE         the object store does not answer: retry.
+          ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE).
+          DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
+          UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
 
     @_abc_1.abstractmethod

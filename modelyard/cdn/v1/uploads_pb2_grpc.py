@@ -103,9 +103,12 @@ class UploadServiceServicer:
         INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
         file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-        ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+        ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+        or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+        upload stands.
         FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
         OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+        UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +134,8 @@ class UploadServiceServicer:
         Errors:
         INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
         gone.
-        ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+        ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+        again.
         RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).

@@ -57,9 +57,12 @@ class UploadServiceStub:
       INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                            file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+                           or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+                           upload stands.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+      UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     CreateUploadUrls: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadUrlsRequest, _uploads_pb2.CreateUploadUrlsResponse]
     """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
@@ -77,7 +80,8 @@ class UploadServiceStub:
     Errors:
       INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
                            gone.
-      ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+                           again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
@@ -119,9 +123,12 @@ class UploadServiceAsyncStub(UploadServiceStub):
       INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                            file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+                           or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+                           upload stands.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+      UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     CreateUploadUrls: _aio.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadUrlsRequest, _uploads_pb2.CreateUploadUrlsResponse]  # type: ignore[assignment]
     """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
@@ -139,7 +146,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     Errors:
       INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
                            gone.
-      ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+                           again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
@@ -196,9 +204,12 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                                file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-          ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER).
+          ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
+                               or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
+                               upload stands.
           FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
           OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+          UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
 
     @_abc_1.abstractmethod
@@ -228,7 +239,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
                                gone.
-          ABORTED              another call is finishing it (UPLOAD_FINISHING): ask again.
+          ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
+                               again.
           RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
           FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).

@@ -24,12 +24,21 @@ from services.cdn.model.names import (
     parse_names,
     parse_upload,
 )
-from services.cdn.model.uploads import MAX_CHUNK_BYTES, UPLOAD_MEMORY_BYTES, Draft, Intake, Upload, UploadWay
+from services.cdn.model.uploads import (
+    MAX_CHUNK_BYTES,
+    MOST_STREAM,
+    UPLOAD_MEMORY_BYTES,
+    Draft,
+    Intake,
+    Upload,
+    UploadWay,
+)
 
 __all__ = [
     "DEFAULT_MEDIA_TYPE",
     "ENCODINGS",
     "MAX_CHUNK_BYTES",
+    "MOST_STREAM",
     "STAGING",
     "UPLOAD_MEMORY_BYTES",
     "Asset",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key
@@ -25,6 +25,8 @@ MAX_PART_BYTES = 16 * MIB
 MAX_ASSET_BYTES = MAX_PARTS * MAX_PART_BYTES
 #: What one upload may hold in memory: parts on their way to S3 and the one that is being filled.
 UPLOAD_MEMORY_BYTES = 24 * MIB
+#: How long the one stream of an upload that cannot be taken up again may take.
+MOST_STREAM = timedelta(days=1)
 
 # RFC 9110, section 8.3.1: type "/" subtype, then parameters, of tokens and quoted strings.
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

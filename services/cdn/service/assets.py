@@ -11,6 +11,7 @@ from datetime import timedelta
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer
 from services.cdn.model import (
+    MOST_STREAM,
     Asset,
     Draft,
     Intake,
@@ -21,6 +22,7 @@ from services.cdn.model import (
     parse_names,
     parse_part,
 )
+from services.cdn.service.arriving import Arriving
 from services.cdn.service.rendering import from_asset, from_index
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
@@ -49,6 +51,7 @@ class AssetService(AssetServiceServicer):
         storing: makes assets visible.
         mutations: does the writes.
         grace: how long what nobody keeps is left alone.
+        idle: seconds that the stream of an upload may bring no chunk.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class AssetService(AssetServiceServicer):
         storing: Storing,
         mutations: Mutations,
         grace: Grace,
+        idle: float,
     ) -> None:
         self._assets = assets
         self._records = records
@@ -68,6 +72,7 @@ class AssetService(AssetServiceServicer):
         self._storing = storing
         self._mutations = mutations
         self._grace = grace
+        self._idle = idle
 
     async def GetAsset(self, request: pb.GetAssetRequest, context: Context) -> pb.Asset:
         sha256 = parse_name(request.name)
@@ -87,7 +92,7 @@ class AssetService(AssetServiceServicer):
         return pb.FindMissingResponse(sha256=await self._records.missing(digests))
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
-        messages = aiter(request_iterator)
+        messages = Arriving(request_iterator, idle=self._idle, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
         stored = await self._storing.there(draft)
         if stored is not None:

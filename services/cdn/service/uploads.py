@@ -12,6 +12,7 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
+from services.cdn.service.arriving import Arriving
 from services.cdn.service.rendering import from_asset, from_upload
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
@@ -36,16 +37,18 @@ class UploadService(UploadServiceServicer):
         uploads: how far uploads are.
         finisher: verifies them.
         storing: makes assets visible.
+        idle: seconds that a stream may bring no chunk.
     """
 
     def __init__(
-        self, assets: AssetStore, records: Records, uploads: Uploads, finisher: Finisher, storing: Storing
+        self, assets: AssetStore, records: Records, uploads: Uploads, finisher: Finisher, storing: Storing, idle: float
     ) -> None:
         self._assets = assets
         self._records = records
         self._uploads = uploads
         self._finisher = finisher
         self._storing = storing
+        self._idle = idle
 
     async def StartUpload(self, request: pb.StartUploadRequest, context: Context) -> pb.Upload:
         draft = Draft.parse(
@@ -64,7 +67,7 @@ class UploadService(UploadServiceServicer):
         return from_upload(upload, await self._finisher.committed_bytes(upload))
 
     async def WriteUpload(self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context) -> pb.Upload:
-        messages = aiter(request_iterator)
+        messages = Arriving(request_iterator, idle=self._idle)
         first = await anext(messages, None)
         if first is None:
             raise InvalidArgument.of("name", "must be in the first message of the stream")
@@ -76,7 +79,7 @@ class UploadService(UploadServiceServicer):
                 upload = await writer.finish()
             except InvalidArgument as error:
                 if error.reason == "SAFETENSORS_INVALID":
-                    await self._finisher.give_up(writer.upload.id)
+                    await self._finisher.give_up(writer.upload.id, writer.upload.writer)
                 raise
         return from_upload(upload, upload.committed_bytes)
 

@@ -24,7 +24,9 @@ from services.cdn.store.uploads import Uploads
 from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 
 _PIECE = 4 << 20
-_CLAIM_SECONDS = 60.0
+# When a process dies while it finishes an upload, nobody else can for so long. That is said again so often that it
+# outlasts a pause of the event loop or of the database; should a longer one let another in, the work is done twice.
+_CLAIM_SECONDS, _SAID_AGAIN_SECONDS = 15.0, 3.0
 
 
 class Finisher:
@@ -108,11 +110,14 @@ class Finisher:
         await self._uploads.finished(upload.id, upload.draft.sha256)
         self._assets.chores.add(self.clean(upload))
 
-    async def give_up(self, upload: str) -> None:
+    async def give_up(self, upload: str, writer: int | None = None) -> None:
         """
         Forget an upload and what it left in S3.
+
+        Args:
+            writer: give it up only if that is still who writes.
         """
-        dropped = await self._uploads.drop(upload)
+        dropped = await self._uploads.drop(upload, writer)
         if dropped is not None:
             self._assets.chores.add(self.clean(dropped))
 
@@ -142,10 +147,11 @@ class Finisher:
         return upload.draft.size_bytes
 
     async def _keep(self, upload: Upload) -> None:
-        while True:
-            await asyncio.sleep(_CLAIM_SECONDS / 3)
+        ours = True
+        while ours:
+            await asyncio.sleep(_SAID_AGAIN_SECONDS)
             with suppress(ModelyardError):
-                await self._uploads.keep_claim(upload, _CLAIM_SECONDS)
+                ours = await self._uploads.keep_claim(upload, _CLAIM_SECONDS)
 
     async def _empty(self, draft: Draft) -> Arrival:
         draft.check_digest(hashlib.sha256().hexdigest())

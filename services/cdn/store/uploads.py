@@ -23,6 +23,8 @@ _COLUMNS = (
     "inspection, writer, create_time, expire_time"
 )
 
+_UNCLAIMED = "(finishing_until IS NULL OR finishing_until < now())"
+
 _OPEN = Statement(
     "uploads.open",
     f"""
@@ -39,7 +41,9 @@ _GET = Statement("uploads.get", f"SELECT {_COLUMNS} FROM uploads WHERE id = $1")
 # The newest writer's parts count, and no other's.
 _TAKE = Statement(
     "uploads.take",
-    f"UPDATE uploads SET writer = writer + 1, expire_time = now() + $2 WHERE id = $1 RETURNING {_COLUMNS}",
+    f"""
+UPDATE uploads SET writer = writer + 1, expire_time = now() + $2 WHERE id = $1 AND {_UNCLAIMED} RETURNING {_COLUMNS}
+""",
 )
 
 # Two that begin at once make two multipart uploads; one of them is kept.
@@ -73,7 +77,7 @@ _CLAIM = Statement(
     "uploads.claim",
     f"""
 UPDATE uploads SET writer = writer + 1, finishing_until = now() + $2, expire_time = greatest(expire_time, now() + $2)
- WHERE id = $1 AND (finishing_until IS NULL OR finishing_until < now())
+ WHERE id = $1 AND {_UNCLAIMED}
 RETURNING {_COLUMNS}
 """,
 )
@@ -95,13 +99,15 @@ INSERT INTO finished_uploads (id, sha256, finish_time) VALUES ($1, $2, now()) ON
 
 _WAS_FINISHED = Statement("uploads.was_finished", "SELECT sha256 FROM finished_uploads WHERE id = $1")
 
-_DROP = Statement("uploads.drop", f"DELETE FROM uploads WHERE id = $1 RETURNING {_COLUMNS}")
+_DROP = Statement(
+    "uploads.drop", f"DELETE FROM uploads WHERE id = $1 AND writer = coalesce($2, writer) RETURNING {_COLUMNS}"
+)
 
 _DROP_EXPIRED = Statement(
     "uploads.drop_expired",
     f"""
 DELETE FROM uploads
- WHERE id IN (SELECT id FROM uploads WHERE expire_time < now() AND (finishing_until IS NULL OR finishing_until < now())
+ WHERE id IN (SELECT id FROM uploads WHERE expire_time < now() AND {_UNCLAIMED}
                ORDER BY expire_time LIMIT 100 FOR UPDATE SKIP LOCKED)
 RETURNING {_COLUMNS}
 """,
@@ -190,8 +196,9 @@ class Uploads:
 
         Raises:
             NotFound: there is no such upload.
+            Aborted: somebody is finishing it.
         """
-        return _one(await self._database.fetch(_TAKE, uuid.UUID(upload), self._ttl), upload)
+        return await self._unclaimed(await self._database.fetch(_TAKE, uuid.UUID(upload), self._ttl), upload)
 
     async def begin(self, upload: Upload, way: UploadWay, key: str, multipart: str) -> Upload:
         """
@@ -241,10 +248,7 @@ class Uploads:
             Aborted: somebody else is finishing it.
         """
         rows = await self._database.fetch(_CLAIM, uuid.UUID(upload), timedelta(seconds=seconds))
-        if not rows:
-            await self.get(upload)
-            raise Aborted("UPLOAD_FINISHING", "another call is finishing this upload: ask again", retry_after=1.0)
-        return _upload(rows[0])
+        return await self._unclaimed(rows, upload)
 
     async def keep_claim(self, upload: Upload, seconds: float) -> bool:
         """
@@ -273,11 +277,14 @@ class Uploads:
         rows = await self._database.fetch(_WAS_FINISHED, uuid.UUID(upload))
         return rows[0]["sha256"] if rows else None
 
-    async def drop(self, upload: str) -> Upload | None:
+    async def drop(self, upload: str, writer: int | None = None) -> Upload | None:
         """
         Forget an upload: what it was.
+
+        Args:
+            writer: forget it only if that is still who writes.
         """
-        rows = await self._database.fetch(_DROP, uuid.UUID(upload))
+        rows = await self._database.fetch(_DROP, uuid.UUID(upload), writer)
         return _upload(rows[0]) if rows else None
 
     async def drop_expired(self) -> list[Upload]:
@@ -300,6 +307,12 @@ class Uploads:
         """
         rows = await self._database.fetch(_OPEN_IDS, [uuid.UUID(upload) for upload in uploads])
         return set(uploads) - {str(row["id"]) for row in rows}
+
+    async def _unclaimed(self, rows: Sequence[Row], upload: str) -> Upload:
+        if not rows:
+            await self.get(upload)
+            raise Aborted("UPLOAD_FINISHING", "another call is finishing this upload: ask again", retry_after=1.0)
+        return _upload(rows[0])
 
 
 def check_way(upload: Upload, way: UploadWay) -> None:

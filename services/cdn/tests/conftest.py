@@ -22,6 +22,7 @@ from botocore.config import Config
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cdn.model import asset_key
+from services.cdn.store.s3 import S3Settings
 from services.cdn.tests.calls import Stub
 from services.embedded.link import Link
 from services.embedded.parts import free_port
@@ -106,6 +107,13 @@ class World:
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         self.client.create_bucket(Bucket=bucket)
         return Place(bucket, self.new_database())
+
+    def straight(self, bucket: str) -> S3Settings:
+        """
+        The way to a bucket that leads past the link.
+        """
+        keys = (self.s3.access_key_file.read_text().strip(), self.s3.secret_key_file.read_text().strip())
+        return S3Settings(bucket, REGION, self.s3.endpoint, *keys)
 
 
 @dataclass(frozen=True)

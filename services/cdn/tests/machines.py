@@ -117,8 +117,8 @@ def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: Grace) -> M
     finisher = Finisher(store, records, uploads)
     collection = Collection(database, writer, bucket)
     return Machine(
-        AssetService(store, records, pins, collection, storing, mutations, grace),
-        UploadService(store, records, uploads, finisher, storing),
+        AssetService(store, records, pins, collection, storing, mutations, grace, 60.0),
+        UploadService(store, records, uploads, finisher, storing, 60.0),
         storing,
         store,
         records,

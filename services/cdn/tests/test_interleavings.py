@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys, asset_name
 from services.cdn.store.collection import Grace
-from services.cdn.store.s3 import S3Settings
 from services.cdn.tests.calls import digest
 from services.cdn.tests.conftest import World
 from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_at_once, upload_resumably
@@ -35,7 +34,6 @@ from services.cdn.tests.memory import CopyingBucket, MemoryBucket
 from services.cdn.tests.stepping import Steps, acting
 from services.chassis.errors import ModelyardError
 from services.embedded.postgres import Postgres
-from services.embedded.s3 import REGION
 
 RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "80"))
 CONTENTS = (b"a", b"bb")
@@ -277,8 +275,7 @@ async def real_shop(postgres: Postgres, world: World) -> AsyncIterator[Shop]:
     """
     name = f"test-{uuid.uuid4().hex[:12]}"
     world.client.create_bucket(Bucket=name)
-    keys = (world.s3.access_key_file.read_text().strip(), world.s3.secret_key_file.read_text().strip())
-    bucket = CopyingBucket(S3Settings(name, REGION, world.s3.endpoint, *keys))
+    bucket = CopyingBucket(world.straight(name))
     async with open_shop(_hasty_deadlocks(postgres, world.new_database()), bucket, partial(_keys, world, name)) as it:
         yield it
     await bucket.close()

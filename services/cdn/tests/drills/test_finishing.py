@@ -46,6 +46,14 @@ class Held:
         while await self._connection.fetchval(_WAITING) < count:
             await asyncio.sleep(0.05)
 
+    async def writer(self, client: Client) -> int:
+        """
+        Whose parts of an upload count, or who finishes it.
+        """
+        query = "SELECT writer FROM uploads WHERE id = $1"
+        found: int = await self._connection.fetchval(query, client.name.removeprefix("uploads/"))
+        return found
+
     async def send_away(self) -> None:
         """
         What a dead process waits to write is not written: its connections end, too.
@@ -71,18 +79,6 @@ async def held(postgres: Postgres, cdn: Cdn, table: str) -> AsyncIterator[Held]:
         await connection.close()
 
 
-async def a_minute_passes(postgres: Postgres, client: Client) -> None:
-    """
-    The time is over for which a process says that it is finishing an upload.
-    """
-    connection = await asyncpg.connect(_owners(postgres, client.cdn))
-    try:
-        statement = "UPDATE uploads SET finishing_until = finishing_until - interval '1 minute' WHERE id = $1"
-        await connection.execute(statement, client.name.removeprefix("uploads/"))
-    finally:
-        await connection.close()
-
-
 def _owners(postgres: Postgres, cdn: Cdn) -> str:
     return postgres.url(cdn.place.database.rpartition("@/")[2].partition("?")[0])
 
@@ -99,6 +95,15 @@ async def sent(cdn: Cdn, data: bytes, *, direct: bool) -> Client:
     for number, url in enumerate((await client.urls([1, 2])).urls):
         assert await asyncio.to_thread(put, url.url, data[number * PART : (number + 1) * PART]) == 200
     return client
+
+
+def refused_as_finishing(error: BaseException | None) -> None:
+    """
+    Fails unless *error* says that the upload is being finished.
+    """
+    assert isinstance(error, grpc.RpcError)
+    found = failure(error)
+    assert (found.code, found.reason) == (grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")
 
 
 async def is_there(cdn: Cdn, data: bytes) -> bool:
@@ -136,20 +141,38 @@ async def test_killed_between_s3_and_the_database(world: World, postgres: Postgr
         assert [await is_there(cdn, client.data) for client in before] == [False, False]
         assert [await is_there(cdn, client.data) for client in after] == [True, True]
         for client in (*before, *after):
-            await finished_again(postgres, client.on(cdn))
+            await finished_again(client.on(cdn))
 
 
-async def finished_again(postgres: Postgres, client: Client) -> None:
+async def finished_again(client: Client) -> None:
     """
-    Finish an upload whose process died while it finished it.
+    Finish an upload whose process died while it finished it: that may take as long as the dead process had said last.
     """
-    with pytest.raises(grpc.RpcError) as caught:
-        await client.finish()
-    found = failure(caught.value)
-    assert (found.code, found.reason) == (grpc.StatusCode.ABORTED, "UPLOAD_FINISHING")
-    await a_minute_passes(postgres, client)
     assert (await client.query()).committed_bytes == len(client.data)
-    asset = await client.finish()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                asset = await client.finish()
+                break
+            except grpc.RpcError as error:
+                refused_as_finishing(error)
+                await asyncio.sleep(0.5)
     assert await client.finish() == asset
     assert await download(client.cdn.stub, asset.name) == (client.data, asset.sha256)
     await client.left_nothing()
+
+
+async def test_written_to_while_it_is_finished(cdn: Cdn, postgres: Postgres) -> None:
+    """
+    Whoever writes to an upload that is being finished is told so at once, and nothing of it reaches who finishes.
+    """
+    client = await sent(cdn, some_bytes(PART + 77), direct=False)
+    async with held(postgres, cdn, "finished_uploads") as table:
+        call = asyncio.ensure_future(client.finish())
+        await table.waiting(1)
+        before = await table.writer(client)
+        with pytest.raises(grpc.RpcError) as caught:
+            await client.write(len(client.data) - 1)
+        refused_as_finishing(caught.value)
+        assert await table.writer(client) == before
+    assert (await call).sha256 == digest(client.data)

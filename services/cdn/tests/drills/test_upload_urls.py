@@ -1,5 +1,5 @@
 """
-Addresses for parts that were tampered with.
+Addresses for parts that were tampered with, or whose time is over.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Callable
 import grpc
 import pytest
 
+from services.cdn.store.bucket import Bucket
 from services.cdn.tests.calls import digest, failure, some_bytes
-from services.cdn.tests.conftest import Cdn
+from services.cdn.tests.conftest import Cdn, World
 from services.cdn.tests.uploading import PART, Client, put
 
 TAMPERED: dict[str, Callable[[str], str]] = {
@@ -41,5 +42,39 @@ async def test_a_tampered_address(cdn: Cdn, change: str) -> None:
     assert failure(caught.value).reason == "UPLOAD_INCOMPLETE"
     assert not cdn.store.has(digest(client.data))
     assert await asyncio.to_thread(put, second, client.data[PART:]) == 200
+    assert (await client.finish()).sha256 == digest(client.data)
+    await client.left_nothing()
+
+
+async def short_lived(world: World, cdn: Cdn, client: Client) -> str:
+    """
+    An address for the second part of an upload, for a second: the service gives none for less than a minute.
+    """
+    key = f"staging/{client.name.removeprefix('uploads/')}"
+    found = world.client.list_multipart_uploads(Bucket=cdn.place.bucket, Prefix=key)["Uploads"]
+    bucket = Bucket(world.straight(cdn.place.bucket))
+    try:
+        return bucket.part_url(key, found[0]["UploadId"], 2, len(client.data) - PART, 1)
+    finally:
+        await bucket.close()
+
+
+async def test_an_address_whose_time_is_over(cdn: Cdn, world: World) -> None:
+    """
+    S3 takes nothing under an address whose time is over; the upload tells what is there, and new addresses go on.
+    """
+    client = Client(cdn, some_bytes(PART + 9))
+    await client.start()
+    first = (await client.urls([1])).urls[0].url
+    assert await asyncio.to_thread(put, first, client.data[:PART]) == 200
+    second = await short_lived(world, cdn, client)
+    await asyncio.sleep(2)
+    assert await asyncio.to_thread(put, second, client.data[PART:]) == 403
+    assert (await client.query()).committed_bytes == PART
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.finish()
+    assert failure(caught.value).reason == "UPLOAD_INCOMPLETE"
+    again = (await client.urls([2])).urls[0].url
+    assert await asyncio.to_thread(put, again, client.data[PART:]) == 200
     assert (await client.finish()).sha256 == digest(client.data)
     await client.left_nothing()

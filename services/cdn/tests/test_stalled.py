@@ -1,0 +1,119 @@
+"""
+Clients that stop in the middle and stay: what they hold goes to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cdn.v1 import uploads_pb2 as pb
+from services.cdn.service.arriving import Arriving
+from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
+from services.cdn.tests.conftest import World, serving
+from services.cdn.tests.uploading import PART, Client
+from services.chassis.errors import Aborted, DeadlineExceeded
+
+T = TypeVar("T")
+# The budget holds four of them.
+MEMORY, STALLING = 32 * MIB, 2
+
+
+async def stalling(messages: AsyncIterator[T]) -> AsyncIterator[T]:
+    """
+    *messages*, then nothing more, and no end.
+    """
+    async for message in messages:
+        yield message
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("host", ["auto", "grpcio"])
+async def test_streams_that_stall(world: World, tmp_path: Path, host: str) -> None:
+    """
+    Streams that bring no chunk for a while are ABORTED, and others get their memory; what a resumable upload had
+    committed stays, and it goes on there.
+    """
+    async with serving(
+        world, tmp_path, host=host, MODELYARD_UPLOAD_IDLE_SECONDS="1", MODELYARD_UPLOAD_MEMORY_BYTES=str(MEMORY)
+    ) as cdn:
+        clients = [Client(cdn, some_bytes(3 * PART)) for _ in range(STALLING)]
+        for client in clients:
+            await client.start()
+        calls: list[asyncio.Future[object]] = []
+        for client in clients:
+            calls.append(asyncio.ensure_future(client.stub.WriteUpload(stalling(client.messages(0, PART + 1)))))
+            data = some_bytes(2 * PART)
+            calls.append(asyncio.ensure_future(cdn.stub.Upload(stalling(stream(header(data), *chunks(data)[:1])))))
+        done, _ = await asyncio.wait(calls, timeout=20)
+        assert len(done) == len(calls)
+        for call in calls:
+            error = call.exception()
+            assert isinstance(error, grpc.RpcError)
+            assert (failure(error).code, failure(error).reason) == (grpc.StatusCode.ABORTED, "UPLOAD_IDLE")
+        data = some_bytes(MEMORY)
+        assert await download(cdn.stub, (await upload(cdn.stub, data)).name) == (data, digest(data))
+        for client in clients:
+            assert (await client.query()).committed_bytes == PART
+            await client.write(PART)
+            assert (await client.finish()).sha256 == digest(client.data)
+
+
+async def test_who_is_held_back_is_not_idle() -> None:
+    """
+    The time in which the client waits for us does not count.
+    """
+    messages, taken = chunks(b"abc", 1), 0
+
+    async def take() -> None:
+        nonlocal taken
+        async for _ in Arriving(stalling(stream(*messages)), idle=0.05):
+            await asyncio.sleep(0.1)
+            taken += 1
+
+    with pytest.raises(Aborted):
+        await take()
+    assert taken == len(messages)
+
+
+async def test_streams_that_take_too_long() -> None:
+    """
+    A stream that may take a time ends with it, however many bytes it brings.
+    """
+
+    async def some() -> AsyncIterator[assets_pb2.UploadRequest]:
+        while True:
+            await asyncio.sleep(0.01)
+            yield chunk(0, b"x")
+
+    async def read() -> None:
+        async for _ in Arriving(some(), idle=60, longest=0.2):
+            pass
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        await asyncio.wait_for(read(), 10)
+    assert caught.value.reason == "UPLOAD_TOO_LONG"
+
+
+async def test_messages_without_bytes() -> None:
+    """
+    Messages that bring no byte do not keep a stream.
+    """
+
+    async def nothing() -> AsyncIterator[pb.WriteUploadRequest]:
+        while True:
+            await asyncio.sleep(0.01)
+            yield pb.WriteUploadRequest()
+
+    async def read() -> None:
+        async for _ in Arriving(nothing(), idle=0.05):
+            pass
+
+    with pytest.raises(Aborted):
+        await asyncio.wait_for(read(), 10)

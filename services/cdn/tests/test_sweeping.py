@@ -1,0 +1,156 @@
+"""
+What uploads leave in S3 when nobody goes on with them is taken away, and nothing that somebody still fills.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2
+from services.cdn.model import Draft, UploadWay
+from services.cdn.store.assets import Limits, open_assets
+from services.cdn.store.bucket import Bucket, Multipart
+from services.cdn.store.collection import Collection, Grace
+from services.cdn.store.finishing import Finisher
+from services.cdn.store.records import Records
+from services.cdn.store.resuming import begin
+from services.cdn.store.sweeping import Rhythm, Sweeper
+from services.cdn.store.uploads import Uploads
+from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
+from services.cdn.tests.conftest import Cdn, Store, World, serving
+from services.cdn.tests.uploading import PART, Client
+from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
+
+_NONE, _HOUR = timedelta(0), timedelta(hours=1)
+# S3 tells times in whole seconds.
+_ANY_AGE = timedelta(seconds=-1)
+
+
+class Paged(Bucket):
+    """
+    A bucket that is asked for two open uploads at a time.
+    """
+
+    async def open_uploads(self, at_once: int = 2) -> list[Multipart]:
+        """
+        All of them.
+        """
+        return await super().open_uploads(at_once)
+
+
+@dataclass(frozen=True)
+class Yard:
+    """
+    What sweeps, and what is swept.
+
+    Args:
+        sweeper: for multipart uploads of an age.
+    """
+
+    bucket: Bucket
+    uploads: Uploads
+    store: Store
+    sweeper: Callable[[timedelta], Sweeper]
+
+    def leave(self, key: str) -> None:
+        """
+        Leave a multipart upload that belongs to nothing.
+        """
+        self.store.client.create_multipart_upload(Bucket=self.store.bucket, Key=key)
+
+
+@pytest.fixture
+async def yard(world: World) -> AsyncIterator[Yard]:
+    """
+    With an empty bucket and an empty database, in this process.
+    """
+    place = world.place()
+    settings = world.straight(place.bucket)
+    async with (
+        open_database(DatabaseSettings(url=place.database)) as database,
+        open_assets(settings, Records(database), Limits(1 << 26, 0, 0)) as assets,
+    ):
+        bucket, uploads, writer = Paged(settings), Uploads(database, _HOUR, 100), Writer(database)
+        finisher, collection = Finisher(assets, Records(database), uploads), Collection(database, writer, bucket)
+
+        def sweeper(age: timedelta) -> Sweeper:
+            rhythm, grace = Rhythm(sweep=1, collect=0, orphan=age, keep=_HOUR), Grace(_NONE, _NONE, _NONE)
+            return Sweeper(bucket, uploads, finisher, collection, _no_shares, Changelog(database), grace, rhythm)
+
+        yield Yard(bucket, uploads, Store(world.client, place.bucket), sweeper)
+        await writer.close()
+        await bucket.close()
+
+
+async def _no_shares() -> int:
+    return 0
+
+
+async def test_what_belongs_to_nothing(yard: Yard) -> None:
+    """
+    Parts that belong to nothing are taken away when they are old, wherever they would have gone; and so is what was
+    completed for its verification. What is younger stays, and what belongs to an open upload.
+    """
+    for key in (f"assets/{digest(b'?')}", "static/large.bin", f"versions/name/{digest(b'?')}"):
+        yard.leave(key)
+    # Its row went first.
+    staged = f"staging/{uuid.uuid4()}"
+    yard.store.client.put_object(Bucket=yard.store.bucket, Key=staged, Body=b"?")
+    upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"))
+    upload = await begin(yard.bucket, yard.uploads, upload, UploadWay.DIRECT)
+    await yard.sweeper(_HOUR).sweep()
+    assert (len(yard.store.open_uploads()), yard.store.keys("")) == (4, [staged])
+    await yard.sweeper(_ANY_AGE).sweep()
+    assert (yard.store.open_uploads(), yard.store.keys("")) == ([upload.key], [])
+
+
+async def test_more_than_a_page(yard: Yard) -> None:
+    """
+    All that belongs to nothing is taken away, though S3 lists some of it at a time; several of one key, too.
+    """
+    for key in ("static/a", "static/b", "static/b", "static/b", "static/c"):
+        yard.leave(key)
+    page = yard.store.client.list_multipart_uploads(Bucket=yard.store.bucket, MaxUploads=2)
+    assert (len(page["Uploads"]), len(yard.store.open_uploads())) == (2, 5)
+    await yard.sweeper(_ANY_AGE).sweep()
+    assert yard.store.open_uploads() == []
+
+
+async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path) -> None:
+    """
+    An upload in one stream may take longer than abandoned uploads are kept.
+    """
+    async with serving(world, tmp_path, MODELYARD_UPLOAD_TTL_SECONDS="1", MODELYARD_SWEEP_EVERY_SECONDS="0.1") as cdn:
+        data = some_bytes(PART + 1)
+
+        async def messages() -> AsyncIterator[assets_pb2.UploadRequest]:
+            yield header(data)
+            sent = chunks(data)
+            for message in sent[:-1]:
+                yield message
+            await Client(cdn, data).has_begun(data)
+            # The second is swept when the first sweep of which the stream could fall a victim has ended.
+            for _ in range(2):
+                await swept(cdn)
+            yield sent[-1]
+
+        asset = await cdn.stub.Upload(messages(), timeout=60)
+        assert await download(cdn.stub, asset.name) == (data, digest(data))
+
+
+async def swept(cdn: Cdn) -> None:
+    """
+    Abandon an upload, and wait until it is taken away.
+    """
+    client = Client(cdn, some_bytes(10))
+    await client.start()
+    await client.urls([1])
+    await client.left_nothing()
