@@ -62,12 +62,13 @@ class Store:
         found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return [each["Key"] for each in found if each["Key"].startswith(of)]
 
-    async def no_open_uploads(self, patience: float = 10, of: str | tuple[str, ...] = "") -> None:
+    async def no_open_uploads(self, of: str | tuple[str, ...], patience: float = 10) -> None:
         """
-        Fails unless within *patience* seconds no multipart upload is open any more.
+        Fails unless within *patience* seconds no multipart upload of these is open any more.
 
         Args:
-            of: what the keys of those that matter begin with.
+            of: what their keys begin with. In a bucket that tests share, only what this test has begun: others may
+                leave theirs open.
         """
         for _ in range(int(patience * 10)):
             left = self.open_uploads(of)

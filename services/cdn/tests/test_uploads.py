@@ -431,7 +431,7 @@ async def test_abandoned_uploads(world: World, tmp_path: Path) -> None:
         # An upload that was completed for its verification, and whose row went first.
         left = f"staging/{uuid.uuid4()}"
         cdn.store.client.put_object(Bucket=cdn.store.bucket, Key=left, Body=b"?")
-        await cdn.store.no_open_uploads(patience=20)
+        await cdn.store.no_open_uploads("", patience=20)
         for _ in range(100):
             if not cdn.store.keys("staging/"):
                 break

@@ -72,7 +72,7 @@ class Client:
         Fails unless soon nothing of it is in S3 but the asset.
         """
         staging = f"staging/{self.name.removeprefix('uploads/')}"
-        await self.cdn.store.no_open_uploads(of=(staging, f"assets/{digest(self.data)}"))
+        await self.cdn.store.no_open_uploads((staging, f"assets/{digest(self.data)}"))
         for _ in range(50):
             if not (left := self.cdn.store.keys(staging)):
                 return
