@@ -67,6 +67,15 @@ class Client:
         while not self.cdn.store.open_uploads(f"assets/{digest(data)}"):
             await asyncio.sleep(0.05)
 
+    async def stands_at(self, size: int) -> int:
+        """
+        Wait until at least *size* bytes are committed; returns how many.
+        """
+        async with asyncio.timeout(20):
+            while (stands := (await self.query()).committed_bytes) < size:
+                await asyncio.sleep(0.05)
+        return stands
+
     async def left_nothing(self) -> None:
         """
         Fails unless soon nothing of it is in S3 but the asset.
