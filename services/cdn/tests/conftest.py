@@ -219,7 +219,13 @@ async def serving(
     store = Store(world.client, place.bucket)
     environment = settings(world.s3, world.link, place) | {"MODELYARD_HOST": host, **more}
     async with process(environment, folder, dies=dies) as (target, pid):
-        options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.max_send_message_length", 16 << 20)]
+        options = [
+            ("grpc.max_receive_message_length", 8 << 20),
+            ("grpc.max_send_message_length", 16 << 20),
+            # The first attempts come before the service listens. By default the next ones wait for seconds.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 200),
+        ]
         async with grpc.aio.insecure_channel(target, options) as channel:
             await ready(channel)
             yield Cdn(Stub(channel), channel, target, world.link, store, pid, place)
