@@ -43,7 +43,7 @@ buf: $(READY)
 	@$(BIN)/buf lint $(IMAGE) --path modelyard
 
 unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
-	@$(BIN)/pytest --quiet -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/pytest --quiet -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 protos: $(READY) ## Generate the stubs under modelyard/ from protos/
 	@$(BIN)/python protos/generate.py

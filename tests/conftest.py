@@ -16,6 +16,8 @@ def stack() -> Iterator[Stack]:
     """
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
+        # Its data goes with the run: writing it down in good order takes seconds.
+        running.kill("s3")
 
 
 @pytest.fixture(scope="session")

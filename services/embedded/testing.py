@@ -24,6 +24,9 @@ from services.embedded.s3 import S3
 from services.embedded.supervisor import Supervisor
 from services.embedded.valkey import Valkey
 
+#: Settings of a PostgreSQL whose data go with the run.
+HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
 _numbers = itertools.count(1)
 
 
@@ -53,11 +56,12 @@ def servers() -> Iterator[tuple[Supervisor, Path]]:
 @pytest.fixture(scope="session")
 def postgres(servers: tuple[Supervisor, Path]) -> Iterator[Postgres]:
     """
-    A PostgreSQL server.
+    A PostgreSQL server. It need not survive a crash, so that nobody waits for the disk: the tests that kill PostgreSQL
+    have a server of their own, which is as durable as any.
     """
     supervisor, state = servers
     server = Postgres.inside(state)
-    supervisor.start([server.part()])
+    supervisor.start([server.part(**HASTY)])
     yield server
     _drop(supervisor, "postgresql", signal.SIGQUIT)
 

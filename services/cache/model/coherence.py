@@ -27,12 +27,12 @@ class Coherence:
         clock: in seconds, for tests.
 
     Attributes:
+        bound: as given.
         applied: every revision up to this one is known.
         floor: what was read before this revision is invalid.
     """
 
     __slots__ = (
-        "_bound",
         "_clock",
         "_heard",
         "_most_tags",
@@ -40,6 +40,7 @@ class Coherence:
         "_subtrees",
         "_touched",
         "applied",
+        "bound",
         "floor",
     )
 
@@ -48,7 +49,7 @@ class Coherence:
     ) -> None:
         self.applied = 0
         self.floor = 0
-        self._bound = bound
+        self.bound = bound
         self._clock = clock
         self._most_tags = most_tags
         self._heard = float("-inf")
@@ -113,7 +114,7 @@ class Coherence:
         """
         Whether what this knows is new enough to serve anything.
         """
-        return self._clock() - self._heard <= self._bound
+        return self._clock() - self._heard <= self.bound
 
     def valid(self, revision: int, tags: Sequence[str]) -> bool:
         """

@@ -82,7 +82,7 @@ class Follower:
 
     async def _watch(self) -> None:
         """
-        Read one stream until it ends.
+        Read one stream until it ends, or no further than its first word when that took too long to come.
 
         Raises:
             grpc.aio.AioRpcError: it broke.
@@ -98,14 +98,19 @@ class Follower:
             response_deserializer=changes_pb2.WatchChangesResponse.FromString,
         )
         call = watch(request)
+        late: bool | None = None
         try:
-            while True:
+            while not late:
                 async with asyncio.timeout(_SILENCE):
                     event = await call.read()
                 if not isinstance(event, changes_pb2.WatchChangesResponse):
                     # The end of a stream that ended well: the origin is going away.
                     return
                 self._take(event, asked)
+                if late is None:
+                    # All that it says is current is reckoned from when it was asked for. The next one begins sooner,
+                    # now that there is a connection.
+                    late = time.monotonic() - asked > self._coherence.bound / 2
         finally:
             call.cancel()
 

@@ -202,25 +202,27 @@ async def test_a_load_that_has_just_ended_is_found(cache: Cache, other: Cache, o
     assert origin.calls == calls + len(names)
 
 
-async def test_a_loader_that_is_stuck_is_waited_for_only_so_long(
-    cache: Cache, other: Cache, origin: Origin, store: Backend
-) -> None:
+async def test_a_loader_that_is_stuck_is_waited_for_only_so_long(target: str, store: Backend, origin: Origin) -> None:
     """
     Past the bound a process that waits for another's load goes to the origin itself.
     """
-    await cache.warm()
-    await origin.write("cold", f"{NAME}-cold")
-    await asyncio.sleep(0.2)
-    calls = origin.calls
-    origin.gate.clear()
-    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
-    await asyncio.sleep(0.1)
-    second = asyncio.create_task(other.read(f"{NAME}-cold"))
-    async with asyncio.timeout(5):
-        while origin.calls < calls + 2:
-            await asyncio.sleep(0.02)
-    origin.gate.set()
-    assert {(await first).owner, (await second).owner} == {"cold"}
+    brief = {"MODELYARD_CACHE_LEASE_WAIT_SECONDS": "0.5"}
+    async with running(target, store) as cache, running(target, store, **brief) as other:
+        await cache.warm()
+        await other.warm()
+        await origin.write("cold", f"{NAME}-cold")
+        calls = origin.calls
+        origin.gate.clear()
+        first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+        async with asyncio.timeout(5):
+            while origin.calls < calls + 1:
+                await asyncio.sleep(0.01)
+        second = asyncio.create_task(other.read(f"{NAME}-cold"))
+        async with asyncio.timeout(5):
+            while origin.calls < calls + 2:
+                await asyncio.sleep(0.02)
+        origin.gate.set()
+        assert {(await first).owner, (await second).owner} == {"cold"}
 
 
 async def test_a_load_asks_for_what_is_known(cache: Cache, origin: Origin) -> None:

@@ -37,6 +37,8 @@ async def test_reads_by_what_answered_them(cache: Cache, other: Cache, origin: O
     """
     Hits are counted by level and class, and so are misses, bypasses, loads and waits.
     """
+    # What is read before the stream has told anything is a bypass.
+    await until(lambda: cache.number("modelyard_cache_stream_age_seconds", service="registry") < 10)
     await cache.warm()
     before = cache.number("modelyard_cache_reads_total", class_="models", result="near")
     await cache.read()
@@ -44,7 +46,7 @@ async def test_reads_by_what_answered_them(cache: Cache, other: Cache, origin: O
     assert cache.number("modelyard_cache_reads_total", class_="models", result="near") == before + 1
     assert cache.number("modelyard_cache_reads_total", class_="models", result="bypass") >= 1
     assert cache.number("modelyard_cache_reads_total", class_="models", result="miss") == 1
-    await until(lambda: other.number("modelyard_cache_stream_age_seconds", service="registry") < 1)
+    await until(lambda: other.number("modelyard_cache_stream_age_seconds", service="registry") < 10)
     assert (await other.read()).cache == "shared"
     assert other.number("modelyard_cache_reads_total", class_="models", result="shared") == 1
     assert other.number("modelyard_cache_loads_total", class_="models") == 0
@@ -86,7 +88,7 @@ async def test_what_changes(cache: Cache, origin: Origin) -> None:
     revision = await origin.write("second")
     await until(lambda: cache.number("modelyard_cache_stream_revision", service="registry") == revision)
     assert cache.number("modelyard_cache_invalidations_total", service="registry") == 1
-    assert cache.number("modelyard_cache_stream_age_seconds", service="registry") < 2
+    assert cache.number("modelyard_cache_stream_age_seconds", service="registry") < 10
     await cache.read()
     assert cache.number("modelyard_cache_near_evictions_total", cause="invalid") == 1
     breaks = cache.number("modelyard_cache_stream_breaks_total", service="registry")

@@ -85,22 +85,25 @@ async def test_a_slow_fill_from_before_a_write_is_never_served(cache: Cache, ori
     assert {(await cache.read()).owner for _ in range(50)} == {"fourth"}
 
 
-async def test_nothing_is_served_from_memory_while_the_stream_is_silent(cache: Cache, origin: Origin) -> None:
+async def test_nothing_is_served_from_memory_while_the_stream_is_silent(
+    target: str, store: Backend, origin: Origin
+) -> None:
     """
     A stream that says nothing stops the serving from memory within the bound; it goes on where it was.
     """
-    await cache.warm()
-    origin.silent = True
-    await origin.write("second")
-    async with asyncio.timeout(8):
-        while (answer := await cache.read()).cache != "bypass":
-            await asyncio.sleep(0.05)
-    assert answer.owner == "second"
-    await origin.write("third")
-    assert (await cache.read()).owner == "third"
-    origin.silent = False
-    await cache.warm()
-    assert (await cache.read()).owner == "third"
+    async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="0.5") as cache:
+        await cache.warm()
+        origin.silent = True
+        await origin.write("second")
+        async with asyncio.timeout(8):
+            while (answer := await cache.read()).cache != "bypass":
+                await asyncio.sleep(0.05)
+        assert answer.owner == "second"
+        await origin.write("third")
+        assert (await cache.read()).owner == "third"
+        origin.silent = False
+        await cache.warm()
+        assert (await cache.read()).owner == "third"
 
 
 async def test_a_stream_that_is_behind_makes_nothing_current(target: str, store: Backend, origin: Origin) -> None:
@@ -119,6 +122,16 @@ async def test_a_stream_that_is_behind_makes_nothing_current(target: str, store:
         origin.backlog.set()
         await cache.warm()
         assert (await cache.read()).owner == "third"
+
+
+async def test_a_stream_that_begins_late_is_asked_for_again(target: str, store: Backend, origin: Origin) -> None:
+    """
+    What a stream says is current is reckoned from when it was asked for: one that took longer than the bound to begin
+    would never make anything current.
+    """
+    origin.late = 0.8
+    async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="0.5") as cache:
+        await cache.warm()
 
 
 async def test_changes_during_a_break_are_not_missed(cache: Cache, origin: Origin) -> None:

@@ -134,7 +134,9 @@ async def test_a_node_of_the_cluster_killed(target: str, origin: Origin) -> None
         try:
             await asyncio.to_thread(nodes.start, supervisor)
             store = Backend(nodes.url, cluster=True)
-            async with running(target, store) as cache, running(target, store, MODELYARD_CACHE_NEAR_BYTES="0") as other:
+            brief = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.5"}
+            forgetful = {**brief, "MODELYARD_CACHE_NEAR_BYTES": "0"}
+            async with running(target, store, **brief) as cache, running(target, store, **forgetful) as other:
                 await cache.warm()
                 values = cache_pb2_grpc.KeyValueServiceStub(cache.channel)
                 session = cache_pb2.Entry(key="a", value=b"x", tags=["user:ada"])

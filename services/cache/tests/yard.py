@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,8 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.gate = asyncio.Event()
         self.gate.set()
         self.silent = False
+        # Seconds that the next watch takes to begin.
+        self.late = 0.0
         self.backlog = asyncio.Event()
         self.backlog.set()
         self.says_revision = True
@@ -73,7 +75,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.slowness = 0.0
         self.away = False
         self.minimums: list[int] = []
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._breaks = 0
 
     async def write(self, owner: str, name: str = NAME) -> int:
@@ -83,8 +85,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.revision += 1
         self.owners[name] = owner
         self.log.append((self.revision, name))
-        async with self._changed:
-            self._changed.notify_all()
+        self._tell()
         return self.revision
 
     async def break_streams(self) -> None:
@@ -92,8 +93,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         End every watch.
         """
         self._breaks += 1
-        async with self._changed:
-            self._changed.notify_all()
+        self._tell()
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """
@@ -124,6 +124,8 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         """
         As the registry: heartbeats first and between, every revision once.
         """
+        late, self.late = self.late, 0.0
+        await asyncio.sleep(late)
         began, breaks = time.monotonic_ns(), self._breaks
         after = request.start_revision - 1 if request.start_revision else self.revision
         if request.start_revision and request.start_revision < self.oldest:
@@ -135,7 +137,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             yield changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=after))
             await self.backlog.wait()
         while self._breaks == breaks:
-            current = time.monotonic_ns() - began
+            current, changed = time.monotonic_ns() - began, self._changed
             for revision, name in [entry for entry in self.log if entry[0] > after]:
                 change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED)
                 event = changes_pb2.Revision(revision=revision, changes=[change])
@@ -146,12 +148,13 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             heartbeat = changes_pb2.Heartbeat(applied_revision=after)
             heartbeat.current_until.FromNanoseconds(current)
             yield changes_pb2.WatchChangesResponse(heartbeat=heartbeat)
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), 0.1)
-                except TimeoutError:
-                    continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), 0.1)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "broken by the test")
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @dataclass(frozen=True)
@@ -232,8 +235,10 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
                 "MODELYARD_CDN_TARGET": "127.0.0.1:1",
                 **valkey.environ(),
                 "MODELYARD_LISTEN": f"127.0.0.1:{port}",
-                # A busy machine is no broken Valkey.
-                "MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.5",
+                # A busy machine is no broken Valkey, no stuck load and no silent stream.
+                "MODELYARD_VALKEY_TIMEOUT_SECONDS": "5",
+                "MODELYARD_CACHE_LEASE_WAIT_SECONDS": "10",
+                "MODELYARD_CACHE_STREAM_BOUND_SECONDS": "10",
                 **environ,
             }
         )

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from services.cdn.store.s3 import session
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudfront import CloudFrontClient
@@ -123,7 +124,7 @@ class Edge:
 
 
 def _client(settings: EdgeSettings) -> CloudFrontClient:
-    client: CloudFrontClient = boto3.session.Session().client(
+    client: CloudFrontClient = session().client(
         "cloudfront",
         endpoint_url=settings.endpoint,
         region_name="us-east-1",  # it is global, and signed for there

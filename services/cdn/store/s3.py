@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
@@ -105,6 +106,14 @@ class Lane:
         self.client.close()
 
 
+@cache
+def session() -> boto3.session.Session:
+    """
+    The one of all clients: each with its own would read all that AWS's services can do again.
+    """
+    return boto3.session.Session()
+
+
 def _client(settings: S3Settings, *, threads: int, connect: float, read: float, attempts: int) -> S3Client:
     foreign = settings.endpoint is not None
     config = Config(
@@ -120,7 +129,7 @@ def _client(settings: S3Settings, *, threads: int, connect: float, read: float, 
         request_checksum_calculation="when_required" if foreign else "when_supported",
         response_checksum_validation="when_required",
     )
-    client: S3Client = boto3.session.Session().client(
+    client: S3Client = session().client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,

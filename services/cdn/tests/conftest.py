@@ -64,12 +64,13 @@ class Store:
         found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return [each["Key"] for each in found if each["Key"].startswith(of)]
 
-    async def no_open_uploads(self, patience: float = 10, of: str | tuple[str, ...] = "") -> None:
+    async def no_open_uploads(self, of: str | tuple[str, ...], patience: float = 10) -> None:
         """
-        Fails unless within *patience* seconds no multipart upload is open any more.
+        Fails unless within *patience* seconds no multipart upload of these is open any more.
 
         Args:
-            of: what the keys of those that matter begin with.
+            of: what their keys begin with. In a bucket that tests share, only what this test has begun: others may
+                leave theirs open.
         """
         for _ in range(int(patience * 10)):
             left = self.open_uploads(of)
@@ -227,7 +228,13 @@ async def serving(
     store = Store(world.client, place.bucket)
     environment = settings(world.s3, world.link, place) | {"MODELYARD_HOST": host, **more}
     async with process(environment, folder, dies=dies) as (target, pid):
-        options = [("grpc.max_receive_message_length", 8 << 20), ("grpc.max_send_message_length", 16 << 20)]
+        options = [
+            ("grpc.max_receive_message_length", 8 << 20),
+            ("grpc.max_send_message_length", 16 << 20),
+            # The first attempts come before the service listens. By default the next ones wait for seconds.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 200),
+        ]
         async with grpc.aio.insecure_channel(target, options) as channel:
             await ready(channel)
             yield Cdn(Stub(channel), channel, target, world.link, store, pid, place)

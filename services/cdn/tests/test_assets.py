@@ -77,13 +77,13 @@ async def test_list_in_pages(own_cdn: Cdn) -> None:
         assert found == sorted(assets, key=lambda asset: asset.name)
 
 
-async def test_list_malformed(own_cdn: Cdn) -> None:
+async def test_list_malformed(stub: Stub) -> None:
     """
     A negative page size or a token of something else is INVALID_ARGUMENT.
     """
     for size in range(2):
-        await upload(own_cdn.stub, some_bytes(10 + size))
-    token = (await own_cdn.stub.ListAssets(pb.ListAssetsRequest(page_size=1))).next_page_token
+        await upload(stub, some_bytes(10 + size))
+    token = (await stub.ListAssets(pb.ListAssetsRequest(page_size=1))).next_page_token
     assert token
     made_up = base64.urlsafe_b64encode(bytes(40)).decode()
     for request, fields in [
@@ -97,7 +97,7 @@ async def test_list_malformed(own_cdn: Cdn) -> None:
         (pb.ListAssetsRequest(page_size=-1, page_token="a" * 3_000_000), {"page_size", "page_token"}),
     ]:
         with pytest.raises(grpc.RpcError) as caught:
-            await own_cdn.stub.ListAssets(request)
+            await stub.ListAssets(request)
         found = failure(caught.value)
         assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
 

@@ -134,7 +134,7 @@ async def refused(cdn: Cdn, error: grpc.RpcError, data: bytes) -> None:
         await cdn.stub.GetAsset(pb.GetAssetRequest(name=f"assets/{digest(data)}"))
     assert failure(caught.value).reason == "ASSET_NOT_FOUND"
     assert not cdn.store.has(digest(data))
-    await cdn.store.no_open_uploads(of=f"assets/{digest(data)}")
+    await cdn.store.no_open_uploads(f"assets/{digest(data)}")
 
 
 @pytest.mark.parametrize("way", WAYS)

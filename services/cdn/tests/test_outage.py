@@ -65,7 +65,7 @@ async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
     finally:
         await cdn.link.up()
     assert not cdn.store.has(digest(data))
-    await cdn.store.no_open_uploads(30, f"assets/{digest(data)}")
+    await cdn.store.no_open_uploads(f"assets/{digest(data)}", patience=30)
 
 
 async def test_s3_that_hangs(cdn: Cdn) -> None:

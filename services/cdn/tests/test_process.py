@@ -38,7 +38,7 @@ async def test_the_other_host(world: World, tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             await cdn.stub.Upload(stream(header(data, sha256=digest(b"?")), *chunks(data)), timeout=60)
         assert failure(caught.value).reason == "DIGEST_MISMATCH"
-        await cdn.store.no_open_uploads()
+        await cdn.store.no_open_uploads("")
 
 
 def test_one_key_without_the_other(s3: S3, link: Link) -> None:
@@ -62,11 +62,11 @@ def test_one_key_without_the_other(s3: S3, link: Link) -> None:
     assert "Traceback" not in done.stderr
 
 
-async def test_readiness(own_cdn: Cdn) -> None:
+async def test_readiness(cdn: Cdn) -> None:
     """
     The service is ready while its bucket can be used, and alive all the time.
     """
-    health = health_pb2_grpc.HealthStub(own_cdn.channel)
+    health = health_pb2_grpc.HealthStub(cdn.channel)
 
     async def becomes(wanted: health_pb2.HealthCheckResponse.ServingStatus) -> bool:
         for _ in range(200):
@@ -76,12 +76,12 @@ async def test_readiness(own_cdn: Cdn) -> None:
             await asyncio.sleep(0.1)
         return False
 
-    await own_cdn.link.down()
+    await cdn.link.down()
     try:
         assert await becomes(NOT_SERVING)
         assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status == SERVING
     finally:
-        await own_cdn.link.up()
+        await cdn.link.up()
     assert await becomes(SERVING)
 
 
@@ -111,11 +111,11 @@ async def test_s3_holds_the_client_back(cdn: Cdn) -> None:
     """
     While S3 takes nothing, the service takes no more than a few parts from the client.
     """
-    sent, under_way = 0, asyncio.Event()
+    sent, under_way, never = 0, asyncio.Event(), digest(some_bytes(8))
 
     async def messages() -> AsyncIterator[pb.UploadRequest]:
         nonlocal sent
-        yield header(sha256=digest(b"never"), size=400 * MIB)
+        yield header(sha256=never, size=400 * MIB)
         for offset in range(0, 400 * MIB, MIB):
             yield chunk(offset, bytes(MIB))
             sent += 1
@@ -129,12 +129,12 @@ async def test_s3_holds_the_client_back(cdn: Cdn) -> None:
         before = -1
         while before != sent:
             before = sent
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.3)
         assert sent < 120
     finally:
         call.cancel()
         cdn.link.go_on()
-    await cdn.store.no_open_uploads(40)
+    await cdn.store.no_open_uploads(f"assets/{never}", patience=40)
 
 
 async def test_killed_in_the_middle(world: World, tmp_path: Path) -> None:

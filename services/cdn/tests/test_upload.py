@@ -84,7 +84,7 @@ async def test_wrong_digest(stub: Stub, store: Store, size: int) -> None:
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
     assert not store.has(declared)
     assert not store.has(digest(data))
-    await store.no_open_uploads(of=f"assets/{declared}")
+    await store.no_open_uploads(f"assets/{declared}")
 
 
 @pytest.mark.parametrize("size", [0, 100, 3 * MIB, 20 * MIB])
@@ -98,7 +98,7 @@ async def test_stream_that_ends_early(stub: Stub, store: Store, size: int) -> No
     found = failure(caught.value)
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
     assert not store.has(digest(data))
-    await store.no_open_uploads(of=f"assets/{digest(data)}")
+    await store.no_open_uploads(f"assets/{digest(data)}")
 
 
 async def test_more_bytes_than_declared(stub: Stub, store: Store) -> None:
@@ -144,7 +144,7 @@ async def test_client_that_goes_away(stub: Stub, store: Store, sent: int) -> Non
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await store.no_open_uploads(of=f"assets/{digest(data)}")
+    await store.no_open_uploads(f"assets/{digest(data)}")
     assert not store.has(digest(data))
 
 
@@ -163,7 +163,7 @@ async def test_deadline_in_the_middle(stub: Stub, store: Store) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         await stub.Upload(messages(), timeout=2)
     assert failure(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
-    await store.no_open_uploads(of=f"assets/{digest(data)}")
+    await store.no_open_uploads(f"assets/{digest(data)}")
     assert not store.has(digest(data))
 
 
@@ -176,7 +176,7 @@ async def test_many_uploads_of_the_same_bytes(stub: Stub, store: Store, size: in
     assets = await asyncio.gather(*(upload(stub, data) for _ in range(4)))
     assert all(asset == assets[0] for asset in assets)
     assert await download(stub, assets[0].name) == (data, digest(data))
-    await store.no_open_uploads(of=f"assets/{digest(data)}")
+    await store.no_open_uploads(f"assets/{digest(data)}")
 
 
 GOOD = some_bytes(8)

@@ -67,12 +67,21 @@ class Client:
         while not self.cdn.store.open_uploads(f"assets/{digest(data)}"):
             await asyncio.sleep(0.05)
 
+    async def stands_at(self, size: int) -> int:
+        """
+        Wait until at least *size* bytes are committed; returns how many.
+        """
+        async with asyncio.timeout(20):
+            while (stands := (await self.query()).committed_bytes) < size:
+                await asyncio.sleep(0.05)
+        return stands
+
     async def left_nothing(self) -> None:
         """
         Fails unless soon nothing of it is in S3 but the asset.
         """
         staging = f"staging/{self.name.removeprefix('uploads/')}"
-        await self.cdn.store.no_open_uploads(of=(staging, f"assets/{digest(self.data)}"))
+        await self.cdn.store.no_open_uploads((staging, f"assets/{digest(self.data)}"))
         for _ in range(50):
             if not (left := self.cdn.store.keys(staging)):
                 return

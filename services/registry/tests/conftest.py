@@ -9,20 +9,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from modelyard.registry.v1 import namespaces_pb2
-from services.embedded.postgres import Postgres
 from services.registry.tests.calls import add_version, create, deploy, move, record, result, write_card
 from services.registry.tests.yard import Registry, running
-
-
-@pytest.fixture(scope="session", autouse=True)
-def hasty(postgres: Postgres) -> None:
-    """
-    The run's server need not survive a crash: without fsync, nobody waits for the disk.
-    The tests that kill PostgreSQL have a server of their own, which is as durable as any.
-    """
-    for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
-        postgres.sql(f"ALTER SYSTEM SET {setting}")
-    postgres.sql("SELECT pg_reload_conf()")
 
 
 @pytest.fixture

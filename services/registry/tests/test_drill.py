@@ -46,6 +46,8 @@ WRITERS, WATCHERS = 64, 8
 KILLS = max(4, WRITES // 1000)
 PARENT = "namespaces/default"
 TIMEOUT = 2.0
+# How often a connection is tried again, so that nobody waits for longer than the service takes to come back.
+OFTEN = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]
 
 
 class Yard:
@@ -127,7 +129,7 @@ class Writer:
 
     def __init__(self, number: int, address: str, written: Written, left: list[int]) -> None:
         self._number = number
-        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 200)])
+        self._channel = grpc.aio.insecure_channel(address, options=OFTEN)
         self._models = models_pb2_grpc.ModelServiceStub(self._channel)
         self._versions = versions_pb2_grpc.VersionServiceStub(self._channel)
         self._aliases = aliases_pb2_grpc.AliasServiceStub(self._channel)
@@ -216,8 +218,7 @@ class Watcher:
         """
         Watch until cancelled.
         """
-        options = [("grpc.max_reconnect_backoff_ms", 200)]
-        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+        async with grpc.aio.insecure_channel(self._address, options=OFTEN) as channel:
             stub = changes_pb2_grpc.ChangeServiceStub(channel)
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):

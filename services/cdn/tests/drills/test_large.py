@@ -83,4 +83,4 @@ async def test_a_large_sparse_file(own_cdn: Cdn, sparse: Path) -> None:
     async for message in own_cdn.stub.Download(assets_pb2.DownloadRequest(name=asset.name), timeout=PATIENCE):
         found.update(message.chunk.data)
     assert found.hexdigest() == sha256
-    await own_cdn.store.no_open_uploads()
+    await own_cdn.store.no_open_uploads("")

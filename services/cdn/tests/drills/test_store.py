@@ -108,7 +108,7 @@ async def test_no_room_for_an_upload(fragile: Cdn, machine: Machine, size: int) 
     assert not fragile.store.has(digest(data))
     asset = await patiently(lambda: upload(fragile.stub, data))
     assert await download(fragile.stub, asset.name) == (data, asset.sha256)
-    await fragile.store.no_open_uploads(of=f"assets/{digest(data)}")
+    await fragile.store.no_open_uploads(f"assets/{digest(data)}")
 
 
 async def test_no_room_for_a_part(fragile: Cdn, machine: Machine) -> None:

@@ -4,7 +4,8 @@ The one suite for both hosts: each test runs against a probe on the Envoy host a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
@@ -33,15 +34,32 @@ def host_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-async def host(host_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Probe]:
+async def probes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callable[[str], Awaitable[Probe]]]:
     """
-    The probe that the tests of one host share, with a second worker for those that need one in peace. In the end it
-    has to be in good order.
+    Gives the probe on a host, which is started when it is asked for first and serves to the end, with a second worker
+    for the tests that need one in peace. In the end it has to be in good order.
     """
-    async with running(host_name, tmp_path_factory.mktemp("probe"), workers=2) as probe:
-        yield probe
-    lines = [line for line in probe.log.read_text().splitlines() if _HARMLESS not in line]
-    assert not [line for line in lines if any(words in line for words in _NEVER)]
+    started: dict[str, Probe] = {}
+    async with AsyncExitStack() as stack:
+
+        async def on(host_name: str) -> Probe:
+            if host_name not in started:
+                probe = running(host_name, tmp_path_factory.mktemp("probe"), workers=2)
+                started[host_name] = await stack.enter_async_context(probe)
+            return started[host_name]
+
+        yield on
+    for probe in started.values():
+        lines = [line for line in probe.log.read_text().splitlines() if _HARMLESS not in line]
+        assert not [line for line in lines if any(words in line for words in _NEVER)]
+
+
+@pytest.fixture(scope="session")
+async def host(host_name: str, probes: Callable[[str], Awaitable[Probe]]) -> Probe:
+    """
+    The probe that the tests of one host share.
+    """
+    return await probes(host_name)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ LIMIT = 5 * MIB  # of a message
 # Below the range that Linux takes the ports of outgoing connections from, so that none of those takes one; from
 # anywhere in there, so that suites that run at the same time rarely meet.
 _PORTS = range(10_000, 32_000)
+_OFTEN = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ async def _serves(probe: Probe) -> None:
     ended = asyncio.create_task(probe.process.wait())
     try:
         for port in probe.ports:
-            async with channel_to(f"127.0.0.1:{port}") as channel:
+            # The first attempts come before it listens. By default the next ones wait for seconds.
+            async with channel_to(f"127.0.0.1:{port}", *_OFTEN) as channel:
                 call = Stub(channel).Unary(pb.Ask(), wait_for_ready=True, timeout=60)
                 first = asyncio.ensure_future(_answer(call))
                 await asyncio.wait({first, ended}, return_when=asyncio.FIRST_COMPLETED)
