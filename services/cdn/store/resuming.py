@@ -15,6 +15,7 @@ from services.cdn.store.bucket import Bucket
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.digests import Digest, resumable
+from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Progress, Uploads
@@ -77,8 +78,8 @@ class UploadWriter:
         if not upload.staged:
             self._digest = Digest() if upload.hash_state is None else Digest.resume(upload.hash_state)
         self._number = upload.parts + 1
-        self._buffer = bytearray()
-        self._granted = 0
+        # Its size is taken from the budget.
+        self._filling: Filling | None = None
         self._under_way: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> UploadWriter:
@@ -98,7 +99,7 @@ class UploadWriter:
         """
         # The last part may be shorter than the others.
         before = min((self._number - 1) * self.upload.part_bytes, self.upload.draft.size_bytes)
-        return before + len(self._buffer)
+        return before + (0 if self._filling is None else self._filling.count)
 
     async def write(self, data: bytes) -> None:
         """
@@ -111,15 +112,10 @@ class UploadWriter:
         """
         view = memoryview(data)
         while view:
-            size = self.upload.part_size(self._number)
-            if not self._granted:
-                await self._budget.take(size)
-                self._granted = size
-            room = size - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
-            if len(self._buffer) == size:
-                await self._ship()
+            filling = self._filling = self._filling or await self._begin_part()
+            view = filling.take(view)
+            if filling.full:
+                await self._ship(filling)
 
     async def finish(self) -> Upload:
         """
@@ -131,18 +127,22 @@ class UploadWriter:
         await self._settle()
         return self.upload
 
-    async def _ship(self) -> None:
+    async def _begin_part(self) -> Filling:
+        size = self.upload.part_size(self._number)
+        await self._budget.take(size)
+        return Filling(size)
+
+    async def _ship(self, filling: Filling) -> None:
         await self._settle()
-        body, granted, number = self._buffer, self._granted, self._number
-        self._buffer, self._granted, self._number = bytearray(), 0, number + 1
         # A task of its own, that no cancel reaches: what S3 has taken shall count.
-        self._under_way = asyncio.create_task(self._send(number, body, granted))
+        self._under_way = asyncio.create_task(self._send(self._number, filling.bytes))
+        self._filling, self._number = None, self._number + 1
 
     async def _settle(self) -> None:
         if self._under_way is not None:
             await asyncio.shield(self._under_way)
 
-    async def _send(self, number: int, body: bytearray, granted: int) -> None:
+    async def _send(self, number: int, body: bytearray) -> None:
         upload = self.upload
         try:
             seen = await inspected(body, upload.draft) if number == 1 else None
@@ -157,12 +157,12 @@ class UploadWriter:
             state = None if self._digest is None else self._digest.state()
             self.upload = await self._uploads.record(upload, Progress(part, state, seen))
         finally:
-            self._budget.give(granted)
+            self._budget.give(len(body))
 
     def _free(self) -> None:
-        if self._granted:
-            self._budget.give(self._granted)
-            self._granted = 0
+        if self._filling is not None:
+            self._budget.give(len(self._filling.bytes))
+            self._filling = None
 
 
 async def _hashed(digest: Digest, body: bytearray) -> None:

@@ -16,6 +16,7 @@ from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.encodings import Variants
+from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
@@ -52,9 +53,8 @@ class AssetWriter:
         self._draft, self._budget, self._chores = draft, budget, chores
         self._inspection: Inspection | None = None
         self._hash = hashlib.sha256()
-        self._buffer = bytearray()
-        # What the buffer may grow to: taken from the budget, 0 while there is no buffer.
-        self._granted = 0
+        # Its size is taken from the budget.
+        self._filling: Filling | None = None
         self._at_once = max(1, UPLOAD_MEMORY_BYTES // draft.part_bytes - 1)
         self._upload: asyncio.Task[str] | None = None
         self._parts: list[asyncio.Task[Part]] = []
@@ -68,8 +68,8 @@ class AssetWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._granted:
-            self._budget.give(self._granted)
+        if self._filling is not None:
+            self._budget.give(len(self._filling.bytes))
         if not self._finished and self._upload is not None:
             self._chores.add(self._discard(self._upload))
 
@@ -82,14 +82,11 @@ class AssetWriter:
         """
         view = memoryview(data)
         while view:
-            if not self._granted:
-                await self._begin_part()
-            room = self._draft.part_bytes - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
-            if len(self._buffer) == self._draft.part_bytes < self._draft.size_bytes:
-                await self._hash_buffer()
-                await self._ship()
+            filling = self._filling = self._filling or await self._begin_part()
+            view = filling.take(view)
+            if filling.full and self._draft.size_bytes > self._draft.part_bytes:
+                await self._hash_part()
+                await self._ship(filling)
 
     async def finish(self) -> Arrival:
         """
@@ -101,18 +98,16 @@ class AssetWriter:
             Unavailable: S3 does not answer.
         """
         draft = self._draft
-        await self._hash_buffer()
+        await self._hash_part()
         draft.check_digest(self._hash.hexdigest())
         inspection = await self._inspect()
         reserved = await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
         if self._upload is None:
             wanted = self._variants.wants(draft.size_bytes, draft.media_type, inspection.format)
-            whole = bytes(self._buffer) if wanted else None
+            whole = bytes(self._bytes) if wanted else None
             await self._put()
         else:
             whole = None
-            if self._buffer:
-                await self._ship()
             # Shielded, as `_ship` says: awaiting a task passes a cancel on to it.
             parts = [await asyncio.shield(part) for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
@@ -124,21 +119,25 @@ class AssetWriter:
     async def _inspect(self) -> Inspection:
         # The first part, before it goes: what lies about itself is refused early.
         if self._inspection is None:
-            self._inspection = await inspected(self._buffer, self._draft)
+            self._inspection = await inspected(self._bytes, self._draft)
         return self._inspection
 
-    async def _begin_part(self) -> None:
+    @property
+    def _bytes(self) -> bytearray:
+        return bytearray() if self._filling is None else self._filling.bytes
+
+    async def _begin_part(self) -> Filling:
         left = self._draft.size_bytes - len(self._parts) * self._draft.part_bytes
         size = min(self._draft.part_bytes, left)
         await self._budget.take(size)
-        self._granted = size
+        return Filling(size)
 
-    async def _hash_buffer(self) -> None:
+    async def _hash_part(self) -> None:
         # Off the event loop: 8 MiB take about 6 ms.
-        if self._buffer:
-            await asyncio.to_thread(self._hash.update, self._buffer)
+        if self._filling is not None:
+            await asyncio.to_thread(self._hash.update, self._filling.bytes)
 
-    async def _ship(self) -> None:
+    async def _ship(self, filling: Filling) -> None:
         # Tasks of their own, that no cancel reaches: a caller that goes away must neither free the memory while a
         # thread reads it, nor leave an upload that nobody knows the id of.
         await self._inspect()
@@ -149,20 +148,20 @@ class AssetWriter:
             done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
                 part.result()
-        part = asyncio.create_task(self._send(upload, len(self._parts) + 1, self._buffer, self._granted))
-        self._buffer, self._granted = bytearray(), 0
+        part = asyncio.create_task(self._send(upload, len(self._parts) + 1, filling.bytes))
+        self._filling = None
         self._parts.append(part)
         self._under_way.add(part)
 
-    async def _send(self, upload: str, number: int, body: bytearray, granted: int) -> Part:
+    async def _send(self, upload: str, number: int, body: bytearray) -> Part:
         try:
             return await self._bucket.send(self._draft.key, upload, number, body)
         finally:
-            self._budget.give(granted)
+            self._budget.give(len(body))
 
     async def _put(self) -> None:
         try:
-            await self._bucket.put(self._draft.key, self._buffer, self._draft.media_type)
+            await self._bucket.put(self._draft.key, self._bytes, self._draft.media_type)
         except Taken:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
 
