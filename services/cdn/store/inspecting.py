@@ -21,4 +21,5 @@ async def inspected(head: bytes | bytearray, draft: Draft) -> Inspection:
         InvalidArgument: the header of a safetensors file does not fit its bytes.
     """
     async with _turns:
-        return await asyncio.to_thread(inspect, bytes(memoryview(head)[:HEAD_BYTES]), draft.size_bytes, draft.media_type)
+        first = bytes(memoryview(head)[:HEAD_BYTES])
+        return await asyncio.to_thread(inspect, first, draft.size_bytes, draft.media_type)
