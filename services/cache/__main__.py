@@ -12,6 +12,7 @@ from modelyard.cache.v1.cache_pb2_grpc import (
     add_CacheAdminServiceServicer_to_server,
     add_KeyValueServiceServicer_to_server,
 )
+from modelyard.contracts import scopes
 from services.cache.metrics import CacheMetrics
 from services.cache.model.coherence import Coherence
 from services.cache.model.hot import HotKeys
@@ -44,6 +45,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     origin by itself.
     """
     settings = load(CacheSettings)
+    server.ask_for(scopes())
     async with AsyncExitStack() as stack:
         near, metrics = Near(settings.near_bytes), CacheMetrics()
         valkey = Valkey(
@@ -62,7 +64,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
             lease_wait=settings.lease_wait,
             metrics=metrics,
         )
-        registry, cdn = Origin("registry", settings.registry_targets()), Origin("cdn", settings.cdn_targets())
+        token = settings.own_token()
+        registry = Origin("registry", settings.registry_targets(), token)
+        cdn = Origin("cdn", settings.cdn_targets(), token)
         sources: dict[str, tuple[Origin, Coherence]] = {}
         streams: dict[str, tuple[Follower, Coherence]] = {}
         for origin in (registry, cdn):

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
+from modelyard.contracts import scopes
 from services.cdn.delivering import delivering
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
@@ -41,6 +42,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     Serve the assets for as long as the block lasts.
     """
     settings = load(CdnSettings)
+    server.ask_for(scopes())
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -14,7 +14,7 @@ import grpc
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.health import Health, HealthService
 from services.chassis.health import add_to_server as add_health
-from services.chassis.interceptors import standard
+from services.chassis.interceptors import AccessInterceptor, standard
 from services.chassis.launcher import main
 from services.chassis.metrics import Metrics
 from services.chassis.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
@@ -47,10 +47,19 @@ class Server:
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
-        self._interceptors: Sequence[Interceptor] = standard(
-            metrics.calls, slow=settings.slow_call_seconds, default_deadline=settings.default_deadline_seconds
-        )
+        self._keys = settings.keys()
+        self._interceptors = self._standard({})
         self._services: set[str] = set()
+
+    def ask_for(self, scopes: Mapping[str, str]) -> None:
+        """
+        Say which scope each method needs, before any is added. While access control is on, a method without one is
+        denied to everybody.
+
+        Args:
+            scopes: by the method's path.
+        """
+        self._interceptors = self._standard(scopes)
 
     def add(self, adder: Callable[[Any, Any], None], servicer: Any) -> None:
         """
@@ -98,10 +107,23 @@ class Server:
                 self._wrap(service, handlers)
         lag = asyncio.create_task(self.metrics.watch_loop())
         try:
-            async with self.health.watch_dependencies():
+            async with AsyncExitStack() as stack:
+                if self._keys is not None:
+                    self.health.depends_on("token-keys", self._keys.ping)
+                    await stack.enter_async_context(self._keys.following())
+                await stack.enter_async_context(self.health.watch_dependencies())
                 yield
         finally:
             lag.cancel()
+
+    def _standard(self, scopes: Mapping[str, str]) -> Sequence[Interceptor]:
+        access = None if self._keys is None else AccessInterceptor(self.settings.access_to(self._keys), scopes)
+        return standard(
+            self.metrics.calls,
+            slow=self.settings.slow_call_seconds,
+            default_deadline=self.settings.default_deadline_seconds,
+            access=access,
+        )
 
     def _wrap(self, service: str, handlers: Mapping[str, Handler]) -> None:
         self._services.add(service)

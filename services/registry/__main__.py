@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import grpc
 
+from modelyard.contracts import scopes
 from services.chassis.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
@@ -35,6 +36,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     Serve the registry for as long as the block lasts.
     """
     settings = load(RegistrySettings)
+    server.ask_for(scopes())
     async with AsyncExitStack() as stack:
         # A word and a misspelling of it have about a fifth of their trigrams in common.
         reached = settings.database("modelyard-registry", "pg_trgm.similarity_threshold = 0.2")
@@ -47,7 +49,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         stack.push_async_callback(writer.close)
         await stack.enter_async_context(sweeping(log, settings.keep, ModelStore(database), writer))
         cdn = [await stack.enter_async_context(grpc.aio.insecure_channel(str(each))) for each in settings.cdn]
-        assets = Assets(cdn)
+        assets = Assets(cdn, settings.own_token())
         pins = Pins(assets, UnpinStore(database))
         await stack.enter_async_context(unpinning(pins))
         add_servicers(server, database, writer, feed, assets, pins, keep=purge_after)

@@ -97,7 +97,7 @@ class Follower:
             request_serializer=changes_pb2.WatchChangesRequest.SerializeToString,
             response_deserializer=changes_pb2.WatchChangesResponse.FromString,
         )
-        call = watch(request)
+        call = watch(request, metadata=self._origin.token.metadata())
         late: bool | None = None
         try:
             while not late:

@@ -13,10 +13,13 @@ from typing import Any
 
 import grpc
 
+from services.chassis.access import OwnToken
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 # What goes on to the origin. The rest is between the caller and us.
 _PASSED_ON = {
+    "authorization",
     "x-request-id",
     "x-modelyard-subject",
     "x-modelyard-scopes",
@@ -69,10 +72,12 @@ class Origin:
     Args:
         name: for people: registry, cdn.
         targets: host:port of each worker.
+        token: of the cache, for calls on its own behalf.
     """
 
-    def __init__(self, name: str, targets: Sequence[str]) -> None:
+    def __init__(self, name: str, targets: Sequence[str], token: OwnToken) -> None:
         self.name = name
+        self.token = token
         self._channels = [grpc.aio.insecure_channel(target, options=_OPTIONS) for target in targets]
         self._turns = itertools.cycle(self._channels)
         self._methods: dict[tuple[grpc.aio.Channel, str], Any] = {}

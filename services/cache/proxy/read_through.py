@@ -45,6 +45,7 @@ class ReadThrough:
 
     def __init__(self, policy: Policy, origin: Origin, coherence: Coherence, keeping: Keeping, hot: HotKeys) -> None:
         self.policy = policy
+        self._token = origin.token
         self._coherence = coherence
         self._keeping = keeping
         self._near = keeping.near
@@ -94,7 +95,7 @@ class ReadThrough:
         if entry is not None and self._serves(entry, 0, time.time()):
             self._near.put(key, entry)
             return False
-        await self._loads.call(key, request, (), 0, LOAD_SECONDS)
+        await self._loads.call(key, request, self._token.metadata(), 0, LOAD_SECONDS)
         return True
 
     def _serves(self, entry: Entry, minimum: int, now: float) -> bool:

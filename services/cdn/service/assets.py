@@ -29,9 +29,11 @@ from services.cdn.store.assets import AssetStore
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Records
+from services.chassis.access import ANYBODY
 from services.chassis.checks import Checks
 from services.chassis.context import Context
-from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
+from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Unauthenticated
+from services.chassis.interceptors import identity
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect, subject
 
@@ -106,6 +108,8 @@ class AssetService(AssetServiceServicer):
     async def Download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.DownloadResponse]:
         sha256, span = parse_part(request.name, request.offset, request.limit)
         asset = (await self._records.get(sha256)).value
+        if asset.private and identity() is ANYBODY:
+            raise Unauthenticated("TOKEN_MISSING", "the bytes of a private asset need a token")
         start, span = await self._wanted(asset, request.tensor, span)
         reader = self._assets.read(asset, span)
         async with aclosing(reader.pieces()) as pieces:

@@ -4,13 +4,15 @@ What is done round every call of every service, in this order, the first outermo
 1. metrics sees what the client sees;
 2. log gives the call its request id before anything can go wrong;
 3. errors answers with the status of whatever is raised further in;
-4. deadline lets everything below know how much time is left.
+4. access lets nobody further in who may not (while access control is on);
+5. deadline lets everything below know how much time is left.
 """
 
 from services.chassis.calls import Interceptor
 from services.chassis.deadlines import outgoing_timeout, remaining
+from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
-from services.chassis.interceptors.current import REQUEST_ID, current_call, request_id
+from services.chassis.interceptors.current import REQUEST_ID, current_call, identity, request_id
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.log import LogInterceptor
@@ -18,7 +20,9 @@ from services.chassis.interceptors.metrics import MetricsInterceptor
 from services.chassis.metrics import CallMetrics
 
 
-def standard(calls: CallMetrics, *, slow: float = 0.5, default_deadline: float = 60.0) -> tuple[Interceptor, ...]:
+def standard(
+    calls: CallMetrics, *, slow: float = 0.5, default_deadline: float = 60.0, access: AccessInterceptor | None = None
+) -> tuple[Interceptor, ...]:
     """
     The interceptors of every service, in order.
 
@@ -26,17 +30,20 @@ def standard(calls: CallMetrics, *, slow: float = 0.5, default_deadline: float =
         calls: where to count.
         slow: seconds after which a unary call is logged as a warning.
         default_deadline: seconds for a unary call whose client set none.
+        access: None lets everybody in.
     """
     return (
         MetricsInterceptor(calls),
         LogInterceptor(slow),
         ErrorInterceptor(),
+        *([] if access is None else [access]),
         DeadlineInterceptor(default_deadline),
     )
 
 
 __all__ = [
     "REQUEST_ID",
+    "AccessInterceptor",
     "CallInterceptor",
     "DeadlineInterceptor",
     "ErrorInterceptor",
@@ -44,6 +51,7 @@ __all__ = [
     "MetricsInterceptor",
     "Observer",
     "current_call",
+    "identity",
     "outcome",
     "outgoing_timeout",
     "remaining",

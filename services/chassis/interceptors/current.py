@@ -8,6 +8,7 @@ import itertools
 import secrets
 from contextvars import ContextVar
 
+from services.chassis.access.identity import Identity
 from services.chassis.calls import Method
 from services.chassis.context import Context
 
@@ -25,12 +26,13 @@ class CurrentCall:
     A call and its request id, which is looked for only when somebody asks for it.
     """
 
-    __slots__ = ("_request_id", "context", "method", "started")
+    __slots__ = ("_request_id", "context", "identity", "method", "started")
 
     def __init__(self, method: Method, context: Context, started: float) -> None:
         self.method = method
         self.context = context
         self.started = started
+        self.identity: Identity | None = None
         self._request_id: str | None = None
 
     @property
@@ -60,6 +62,14 @@ def request_id() -> str | None:
     """
     call = _current.get()
     return None if call is None else call.request_id
+
+
+def identity() -> Identity | None:
+    """
+    Who makes the call in progress, as its token says; None while access control is off.
+    """
+    call = _current.get()
+    return None if call is None else call.identity
 
 
 def _sent(context: Context) -> str | None:

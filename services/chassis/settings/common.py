@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
-from services.chassis.settings.kinds import Address, address, choice, integer, seconds
-from services.chassis.settings.loading import setting
+from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
+from services.chassis.settings.kinds import Address, address, boolean, choice, integer, seconds, text, url
+from services.chassis.settings.loading import SettingsError, setting
 
 
 class HostChoice(StrEnum):
@@ -102,3 +104,75 @@ class CommonSettings:
         default=0.5,
         help="a unary call that takes longer is logged as a warning",
     )
+    access: AccessMode = setting(
+        "MODELYARD_ACCESS",
+        choice(AccessMode),
+        default=AccessMode.OFF,
+        help="whether calls need a token: off, all but reading models and assets (read-public), or all (on)",
+    )
+    jwks_file: str | None = setting(
+        "MODELYARD_JWKS_FILE",
+        text(),
+        default=None,
+        help="the keys that sign tokens: a file, read again when it changes",
+    )
+    jwks_url: str | None = setting(
+        "MODELYARD_JWKS_URL", url("https", "http"), default=None, help="the keys that sign tokens: fetched every minute"
+    )
+    jwt_issuer: str | None = setting(
+        "MODELYARD_JWT_ISSUER", text(), default=None, help="who has to have issued a token (iss)"
+    )
+    jwt_audience: str | None = setting(
+        "MODELYARD_JWT_AUDIENCE", text(), default=None, help="who a token has to be for (aud)"
+    )
+    reflection_open: bool = setting(
+        "MODELYARD_REFLECTION_OPEN",
+        boolean(),
+        default=False,
+        help="whether reflection is open to everybody while calls need a token; else it is to nobody",
+    )
+    service_token_file: str | None = setting(
+        "MODELYARD_SERVICE_TOKEN_FILE",
+        text(),
+        default=None,
+        help="the token that this service sends with calls of its own; read again when it changes",
+    )
+
+    def keys(self) -> Keys | None:
+        """
+        The keys that sign tokens; None while access control is off.
+
+        Raises:
+            SettingsError: access control is on without all that it needs.
+        """
+        if self.access is AccessMode.OFF:
+            return None
+        wrong = []
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            wrong.append("MODELYARD_JWKS_FILE, MODELYARD_JWKS_URL: set one of them")
+        if self.jwt_issuer is None:
+            wrong.append("MODELYARD_JWT_ISSUER is not set: tokens of every issuer would be taken")
+        if self.jwt_audience is None:
+            wrong.append("MODELYARD_JWT_AUDIENCE is not set: tokens for anything would be taken")
+        if wrong:
+            raise SettingsError([f"with MODELYARD_ACCESS={self.access}, {each}" for each in wrong])
+        try:
+            return Keys(file=Path(self.jwks_file) if self.jwks_file else None, url=self.jwks_url)
+        except KeysError as error:
+            raise SettingsError([f"MODELYARD_JWKS_FILE: {error}"]) from None
+
+    def access_to(self, keys: Keys) -> Access:
+        """
+        What is checked of every call.
+
+        Args:
+            keys: that sign tokens.
+        """
+        verifier = Verifier(keys, self.jwt_issuer or "", self.jwt_audience or "")
+        return Access(self.access, verifier, self.reflection_open)
+
+    def own_token(self) -> OwnToken:
+        """
+        What goes along with calls on this service's own behalf.
+        """
+        return OwnToken(self.service_token_file)

@@ -13,6 +13,7 @@ import grpc
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from modelyard.problems import Problem, explain
+from services.chassis.access import OwnToken
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
 from services.chassis.interceptors import request_id
@@ -28,9 +29,11 @@ class Assets:
 
     Args:
         channels: to its workers, which take turns.
+        token: of the registry, which asks on its own behalf: who finalizes a version need not be allowed to pin.
     """
 
-    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+    def __init__(self, channels: Sequence[grpc.aio.Channel], token: OwnToken) -> None:
+        self._token = token
         self._turns = itertools.cycle([AssetServiceStub(channel) for channel in channels])
 
     async def verify(self, version: Version) -> None:
@@ -68,7 +71,7 @@ class Assets:
         # No request id: what was pinned once may have been taken back since, and then this has to pin again.
         request = pb.PinRequest(names=map(_name, digests), owner=str(version.name))
         try:
-            await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=_metadata())
+            await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise _not_pinned(version, explain(error)) from error
 
@@ -85,13 +88,16 @@ class Assets:
         request = pb.UnpinRequest(owner=owner, request_id=once)
         timeout = min(outgoing_timeout(), _UNPIN_SECONDS)
         try:
-            await next(self._turns).Unpin(request, timeout=timeout, metadata=_metadata())
+            await next(self._turns).Unpin(request, timeout=timeout, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise _unavailable() from error
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-request-id", request_id() or ""), *self._token.metadata())
+
     async def _missing(self, digests: list[str]) -> set[str]:
         answer = await next(self._turns).FindMissing(
-            pb.FindMissingRequest(sha256=digests), timeout=outgoing_timeout(), metadata=_metadata()
+            pb.FindMissingRequest(sha256=digests), timeout=outgoing_timeout(), metadata=self._metadata()
         )
         return set(answer.sha256)
 
@@ -104,7 +110,7 @@ class Assets:
                     asset = await next(self._turns).GetAsset(
                         pb.GetAssetRequest(name=_name(artifact.sha256)),
                         timeout=outgoing_timeout(),
-                        metadata=_metadata(),
+                        metadata=self._metadata(),
                     )
                 except grpc.aio.AioRpcError as error:
                     if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -156,7 +162,3 @@ def _check_size(artifact: Artifact, size: int) -> None:
             f"{artifact.path} declares {artifact.size_bytes:,} bytes; assets/{artifact.sha256} has {size:,}",
             metadata={"path": artifact.path, "sha256": artifact.sha256, "size_bytes": str(size)},
         )
-
-
-def _metadata() -> tuple[tuple[str, str], ...]:
-    return (("x-request-id", request_id() or ""),)

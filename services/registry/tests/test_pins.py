@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
+from services.chassis.access import OwnToken
 from services.chassis.errors import Internal, ModelyardError, ResourceExhausted
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
@@ -115,7 +116,7 @@ async def on(database: str) -> AsyncIterator[Yard]:
         registry = await stack.enter_async_context(running(database, address))
         other = await stack.enter_async_context(open_database(DatabaseSettings(url=database)))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-        pins = Pins(Assets([channel]), UnpinStore(other))
+        pins = Pins(Assets([channel], OwnToken()), UnpinStore(other))
         yield Yard(registry, shelf, pins, VersionStore(other))
 
 

@@ -1,0 +1,95 @@
+"""
+Which calls are allowed: one table for the gateway, the services and the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+from services.chassis.access.identity import ANYBODY, Identity
+from services.chassis.access.tokens import Verifier
+from services.chassis.context import Context
+from services.chassis.errors import PermissionDenied, Unauthenticated
+
+Check = Callable[[Context], Identity]
+
+#: The scopes that nobody needs a token for where reading is public.
+PUBLIC: Final = frozenset({"registry.read", "assets.read"})
+HEALTH: Final = "/grpc.health.v1.Health/"
+REFLECTION: Final = "/grpc.reflection."
+
+
+class AccessMode(StrEnum):
+    """
+    Whether calls need a token: none does, all but reading do, all do.
+    """
+
+    OFF = "off"
+    READ_PUBLIC = "read-public"
+    ON = "on"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """
+    What is checked of every call.
+
+    Args:
+        mode: on or read-public.
+        verifier: of tokens.
+        reflection: whether reflection is open to everybody; else it is to nobody.
+    """
+
+    mode: AccessMode
+    verifier: Verifier
+    reflection: bool = False
+
+    def check(self, path: str, scopes: Mapping[str, str]) -> Check:
+        """
+        What says who calls one method, and raises when that is nobody who may:
+
+        * Unauthenticated: nobody who is known (TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID).
+        * PermissionDenied: somebody who may not do this (SCOPE_MISSING).
+
+        Args:
+            path: of the method.
+            scopes: which one each method needs, by path. A method that is not in it is denied to everybody.
+        """
+        if path.startswith(HEALTH) or (path.startswith(REFLECTION) and self.reflection):
+            return lambda _: ANYBODY
+        scope = scopes.get(path, "")
+        if self.mode is AccessMode.READ_PUBLIC and scope in PUBLIC:
+            return partial(_check_public, self.verifier.verify)
+        return partial(_check, self.verifier.verify, scope)
+
+
+def _check_public(verify: Callable[[str], Identity], context: Context) -> Identity:
+    # A token that is sent has to be good: its bearer would not expect to be nobody.
+    token = _token(context)
+    return ANYBODY if token is None else verify(token)
+
+
+def _check(verify: Callable[[str], Identity], scope: str, context: Context) -> Identity:
+    token = _token(context)
+    if token is None:
+        raise Unauthenticated("TOKEN_MISSING", "this call needs a token: authorization: Bearer …")
+    identity = verify(token)
+    if scope and scope in identity.scopes:
+        return identity
+    needs = f"needs the scope {scope}" if scope else "is not open to anybody"
+    raise PermissionDenied("SCOPE_MISSING", f"this call {needs}", metadata={"scope": scope})
+
+
+def _token(context: Context) -> str | None:
+    found: str | None = None
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            scheme, _, token = str(value).partition(" ")
+            if found is not None or scheme.lower() != "bearer":
+                raise Unauthenticated("TOKEN_INVALID", "the token is not accepted: send one as authorization: Bearer …")
+            found = token.strip()
+    return found

@@ -1,0 +1,100 @@
+"""
+Whether a token is good: signed by a known key, for us, by the right issuer, and not expired.
+"""
+
+from __future__ import annotations
+
+import time
+
+import jwt
+
+from services.chassis.access.identity import Identity
+from services.chassis.access.keys import Keys
+from services.chassis.errors import Unauthenticated, Unavailable
+
+ALGORITHMS = ("RS256", "ES256")
+#: Seconds by which clocks may differ. The gateway allows the same.
+LEEWAY = 10
+_MOST_REMEMBERED = 10_000
+_MOST_TOKEN = 8192
+
+
+class Verifier:
+    """
+    Verifies tokens. A good one is remembered until it expires or the keys change: then a call costs one look-up.
+
+    Args:
+        keys: that sign tokens.
+        issuer: who has to have issued a token (`iss`).
+        audience: who a token has to be for (`aud`).
+    """
+
+    def __init__(self, keys: Keys, issuer: str, audience: str) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._known: dict[str, Identity] = {}
+        self._version = keys.version
+
+    def verify(self, token: str) -> Identity:
+        """
+        Who a token speaks for.
+
+        Raises:
+            Unauthenticated: it has expired (TOKEN_EXPIRED), or something else is wrong with it (TOKEN_INVALID).
+            Unavailable: the keys have not been fetched yet (TOKEN_KEYS_UNAVAILABLE).
+        """
+        if self._version != self._keys.version:
+            self._known.clear()
+            self._version = self._keys.version
+        known = self._known.get(token)
+        if known is None:
+            known = self._decode(token)
+            if len(self._known) >= _MOST_REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[token] = known
+        if time.time() > known.expires + LEEWAY:
+            self._known.pop(token, None)
+            raise _expired()
+        return known
+
+    def _decode(self, token: str) -> Identity:
+        if not self._version:
+            raise Unavailable(
+                "TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there yet", retry_after=1
+            )
+        if len(token) > _MOST_TOKEN:
+            raise _invalid(f"it is longer than {_MOST_TOKEN} characters")
+        try:
+            key = self._keys.find(jwt.get_unverified_header(token).get("kid"))
+            if key is None:
+                raise _invalid("it is signed with a key that is not known")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=list(ALGORITHMS),
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise _expired() from None
+        except jwt.InvalidAudienceError:
+            raise _invalid("it is for another audience") from None
+        except jwt.InvalidIssuerError:
+            raise _invalid("it is from another issuer") from None
+        except jwt.PyJWTError as error:
+            raise _invalid(str(error)) from None
+        scope = claims.get("scope", "")
+        if not isinstance(scope, str):
+            raise _invalid("its scope claim is not a text")
+        return Identity(str(claims["sub"]), frozenset(scope.split()), float(claims["exp"]))
+
+
+def _expired() -> Unauthenticated:
+    return Unauthenticated("TOKEN_EXPIRED", "the token has expired: get a new one")
+
+
+def _invalid(why: str) -> Unauthenticated:
+    return Unauthenticated("TOKEN_INVALID", f"the token is not accepted: {why}")
