@@ -71,8 +71,8 @@ def test_every_rpc_asks_for_a_scope() -> None:
 @pytest.mark.parametrize("way", ["gateway", "service"])
 def test_the_matrix(guarded: tuple[Stack, Issuer], way: str) -> None:
     """
-    No token, an expired one and one for somebody else: UNAUTHENTICATED. All scopes but the right one: PERMISSION_DENIED.
-    The right scope alone: neither.
+    No token, an expired one, one for another audience: UNAUTHENTICATED. All scopes but the right one:
+    PERMISSION_DENIED. The right scope alone: neither.
     """
     stack, issuer = guarded
     table = scopes()
@@ -116,5 +116,5 @@ def test_forged_identity_gets_nowhere(guarded: tuple[Stack, Issuer], way: str) -
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     with modelyard.connect(target, issuer.mint("registry.write admin", "RS256")) as ann:
         made = ann.models.CreateModel(request, metadata=forged)
-        (entry,) = ann.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(resource=made.name)).entries
+        (entry,) = ann.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(resource_prefix=made.name)).entries
     assert entry.actor == "ann"

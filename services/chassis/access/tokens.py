@@ -60,9 +60,7 @@ class Verifier:
 
     def _decode(self, token: str) -> Identity:
         if not self._version:
-            raise Unavailable(
-                "TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there yet", retry_after=1
-            )
+            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there", retry_after=1)
         if len(token) > _MOST_TOKEN:
             raise _invalid(f"it is longer than {_MOST_TOKEN} characters")
         try:
