@@ -42,7 +42,7 @@ class Issuer:
         fresh.write_text(json.dumps({"keys": keys}))
         fresh.replace(file)
 
-    def mint(self, scope: str, algorithm: str = "ES256", **claims: object) -> str:
+    def mint(self, scope: object, algorithm: str = "ES256", **claims: object) -> str:
         """
         A token of "ann" with these scopes; *claims* replace the usual ones.
         """
