@@ -4,11 +4,14 @@ What the two clients share: channel options, retries, what goes along with each 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -119,6 +122,54 @@ def parse_target(
     return address, credentials
 
 
+class TokenFile:
+    """
+    A token in a file, read again when the file changes.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._token = ""
+        self._state: tuple[int, int, int] | None = None
+        self._look()
+
+    def read(self) -> str:
+        """
+        The token. A file that is away for a moment leaves the token before it.
+        """
+        with contextlib.suppress(OSError):
+            self._look()
+        return self._token
+
+    def _look(self) -> None:
+        found = self._path.stat()
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if state != self._state:
+            self._token = self._path.read_text(encoding="utf-8").strip()
+            self._state = state
+
+
+def choose_token(token: str | None, file: str | os.PathLike[str] | None) -> str | TokenFile | None:
+    """
+    The token of a client, given as it is or in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: both are given.
+    """
+    if file is None:
+        return token
+    if token is not None:
+        raise ValueError("a token and a token file are given: one is enough")
+    return TokenFile(file)
+
+
 @dataclass(slots=True)
 class Session:
     """
@@ -130,7 +181,7 @@ class Session:
         deadline: seconds that a unary call may take when the caller says nothing; None means forever.
     """
 
-    token: str | None
+    token: str | TokenFile | None
     deadline: float | None
     # Each service counts on its own, so revisions are kept by package: modelyard.registry.v1 and so on.
     _revisions: dict[str, int] = field(default_factory=dict)
@@ -148,8 +199,9 @@ class Session:
         """
         found: list[tuple[str, str | bytes]] = list(given or ())
         keys = {key for key, _ in found}
-        if self.token is not None and "authorization" not in keys:
-            found.append(("authorization", f"Bearer {self.token}"))
+        token = self.token.read() if isinstance(self.token, TokenFile) else self.token
+        if token is not None and "authorization" not in keys:
+            found.append(("authorization", f"Bearer {token}"))
         if "x-request-id" not in keys:
             found.append(("x-request-id", uuid.uuid4().hex))
         revision = self.revision(_package(method))

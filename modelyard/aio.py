@@ -14,7 +14,7 @@ import grpc
 
 from modelyard._aio_companions import companions
 from modelyard._aio_moving import carry_out, receive, receive_ranges
-from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, parse_target
+from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, choose_token, parse_target
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
 from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
@@ -37,6 +37,7 @@ def connect(
     target: str = DEFAULT_TARGET,
     token: str | None = None,
     *,
+    token_file: str | os.PathLike[str] | None = None,
     deadline: float | None = DEFAULT_DEADLINE,
     credentials: grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, Any]] = (),
@@ -47,20 +48,22 @@ def connect(
     Args:
         target: host:port, or an http:// or https:// address; https means TLS.
         token: the caller's identity, sent as a bearer token.
+        token_file: a file that holds it, read again when it changes; in place of *token*.
         deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
             Streams have no deadline but their own `timeout`.
         credentials: for TLS with roots or a certificate of your own.
         options: further channel options, as in `grpc.aio.insecure_channel`.
 
     Raises:
-        ValueError: *target* is not an address.
+        OSError: *token_file* cannot be read.
+        ValueError: *target* is not an address, or both a token and a file are given.
 
     Example:
         async with modelyard.aio.connect("127.0.0.1:8080", token) as yard:
             asset = await yard.upload_file("model.safetensors")
     """
     address, credentials = parse_target(target, credentials)
-    session = Session(token, deadline)
+    session = Session(choose_token(token, token_file), deadline)
     merged = channel_options(options)
     channel = (
         grpc.aio.insecure_channel(address, merged, interceptors=companions(session))

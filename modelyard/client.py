@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, parse_target
+from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, choose_token, parse_target
 from modelyard._companion import Companion
 from modelyard._moving import Mover
 from modelyard.cache.v1 import cache_pb2_grpc
@@ -36,6 +36,7 @@ def connect(
     target: str = DEFAULT_TARGET,
     token: str | None = None,
     *,
+    token_file: str | os.PathLike[str] | None = None,
     deadline: float | None = DEFAULT_DEADLINE,
     credentials: grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, Any]] = (),
@@ -46,13 +47,15 @@ def connect(
     Args:
         target: host:port, or an http:// or https:// address; https means TLS.
         token: the caller's identity, sent as a bearer token.
+        token_file: a file that holds it, read again when it changes; in place of *token*.
         deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
             Streams have no deadline but their own `timeout`.
         credentials: for TLS with roots or a certificate of your own.
         options: further channel options, as in `grpc.insecure_channel`.
 
     Raises:
-        ValueError: *target* is not an address.
+        OSError: *token_file* cannot be read.
+        ValueError: *target* is not an address, or both a token and a file are given.
 
     Example:
         with modelyard.connect("127.0.0.1:8080", token) as yard:
@@ -65,7 +68,7 @@ def connect(
         if credentials is None
         else grpc.secure_channel(address, credentials, merged)
     )
-    return Client(channel, Session(token, deadline))
+    return Client(channel, Session(choose_token(token, token_file), deadline))
 
 
 class Client:

@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import grpc
 
@@ -101,9 +100,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Client:
-    token = Path(args.token_file).read_text(encoding="utf-8").strip() if args.token_file else None
     try:
-        return connect(args.target, token, deadline=args.deadline)
+        return connect(args.target, token_file=args.token_file, deadline=args.deadline)
     except ValueError as error:
         parser.error(str(error))
 
