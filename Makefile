@@ -11,14 +11,15 @@ IMAGE   := .modelyard/contracts.binpb
 # Settings of `make run`: make run PORT=9090 WORKERS=2
 PORT    ?= 8080
 WORKERS ?= 1
+ACCESS  ?= off
 
 .PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets drill drill-assets check-coherence check-access plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1)
-	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS)
+run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off)
+	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS)
 
 test: $(READY) lint types rooms stubs buf unit ## Everything that CI runs, against real servers
 

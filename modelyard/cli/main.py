@@ -24,6 +24,7 @@ from modelyard.cli.commands import (
     imports,
     models,
     namespaces,
+    tokens,
     versions,
     watch,
 )
@@ -42,7 +43,21 @@ exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrup
 """
 
 
-_ROOMS = (namespaces, models, versions, aliases, cards, evaluations, deployments, assets, imports, watch, audit, caches)
+_ROOMS = (
+    namespaces,
+    models,
+    versions,
+    aliases,
+    cards,
+    evaluations,
+    deployments,
+    assets,
+    imports,
+    watch,
+    audit,
+    caches,
+    tokens,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

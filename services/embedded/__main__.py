@@ -33,6 +33,7 @@ def main() -> int:
         state=arguments.state,
         gateway_port=arguments.port,
         workers=arguments.workers,
+        access=arguments.access,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
@@ -74,6 +75,9 @@ def _parse() -> argparse.Namespace:
     run.add_argument("--port", type=_port, default=8080, help="of the gateway; default 8080, 0 means any free one")
     run.add_argument(
         "--workers", type=int, default=1, choices=range(1, 33), metavar="N", help="processes of each service"
+    )
+    run.add_argument(
+        "--access", default="off", choices=["off", "read-public", "on"], help="whether calls need a token; default off"
     )
     state = os.environ.get("MODELYARD_STATE", str(ROOT / ".modelyard" / "run"))
     run.add_argument("--state", type=Path, default=Path(state), help="the folder for data, logs and secrets")

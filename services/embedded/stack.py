@@ -20,7 +20,7 @@ import psutil
 from gateway.bucket import Bucket
 from gateway.render import Addresses
 from services.chassis.hosts import envoy
-from services.embedded import suite
+from services.embedded import access, suite
 from services.embedded.parts import EmbeddedError, Part, free_port, is_free
 from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
@@ -39,6 +39,7 @@ class StackSettings:
         workers: processes of each service.
         host: what serves the services: envoy, grpcio or auto.
         environment: further settings of all services.
+        access: whether calls need a token: off, read-public or on.
         parts: only these parts and what they need; empty means all.
     """
 
@@ -47,6 +48,7 @@ class StackSettings:
     workers: int = 1
     host: str = "envoy"
     environment: dict[str, str] = field(default_factory=dict)
+    access: str = "off"
     parts: Sequence[str] = ()
 
 
@@ -74,6 +76,7 @@ class Stack:
         self._lock: IO[str] | None = None
         self.gateway = ""
         self.services: dict[str, suite.Service] = {}
+        self._access: dict[str, str] = {}
 
     def start(self) -> None:
         """
@@ -177,6 +180,7 @@ class Stack:
         self.postgres = Postgres.inside(self._state)
         self.valkey = Valkey(free_port())
         self.s3 = S3(self._state, free_port())
+        self._access = access.settings(self._state, self.settings.access)
         self.services = {service.name: service for service in self._services()}
         addresses = Addresses(
             listen=("127.0.0.1", port),
@@ -229,7 +233,7 @@ class Stack:
             name=name,
             health=health,
             needs=needs,
-            environment={**environment, **self.settings.environment},
+            environment={**environment, **self._access, **self.settings.environment},
             workers=workers,
             host=self.settings.host,
             port=port or suite.ports(workers),

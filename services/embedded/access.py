@@ -1,0 +1,40 @@
+"""
+Access control of the embedded run: a key of its own, for development.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
+
+_OWN_SCOPES = ("registry.read", "assets.read", "assets.write")
+# A new one is minted at every start.
+_OWN_SECONDS = 366 * 86400.0
+
+
+def settings(state: Path, mode: str) -> dict[str, str]:
+    """
+    The settings of all services. The key is made once; it, its public half and the services' token are in *state*.
+
+    Args:
+        state: the folder of the run.
+        mode: off, read-public or on.
+    """
+    if mode == "off":
+        return {}
+    folder = state / "access"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    key, public, own = folder / "key.pem", folder / "jwks.json", folder / "service-token"
+    if not key.exists():
+        make_key(key)
+    public.write_text(key_set(key))
+    own.touch(mode=0o600)
+    own.write_text(mint(key, "modelyard-services", _OWN_SCOPES, _OWN_SECONDS))
+    return {
+        "MODELYARD_ACCESS": mode,
+        "MODELYARD_JWKS_FILE": str(public),
+        "MODELYARD_JWT_ISSUER": ISSUER,
+        "MODELYARD_JWT_AUDIENCE": AUDIENCE,
+        "MODELYARD_SERVICE_TOKEN_FILE": str(own),
+    }
