@@ -1,5 +1,5 @@
 """
-Which calls are allowed: one table for the gateway, the services and the tests.
+Which calls are allowed.
 """
 
 from __future__ import annotations

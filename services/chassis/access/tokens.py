@@ -13,7 +13,7 @@ from services.chassis.access.keys import Keys
 from services.chassis.errors import Unauthenticated, Unavailable
 
 ALGORITHMS = ("RS256", "ES256")
-#: Seconds by which clocks may differ. The gateway allows the same.
+#: Seconds by which clocks may differ.
 LEEWAY = 10
 _MOST_REMEMBERED = 10_000
 _MOST_TOKEN = 8192
