@@ -140,7 +140,8 @@ class AssetServiceServicer:
         file does not fit its bytes (SAFETENSORS_INVALID).
         DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
         RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE).
+        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
+        were stored already are gone (ASSET_GOING): retry.
         DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
         UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
