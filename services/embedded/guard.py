@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -35,12 +36,21 @@ class Kept:
         with suppress(psutil.NoSuchProcess):
             family = self.process.children(recursive=True)
             self.process.send_signal(self.stop_signal)
-            psutil.wait_procs([self.process], timeout=self.patience)
+            self._wait()
             for member in [self.process, *family]:
                 # is_running compares the time of creation.
                 if member.is_running():
                     with suppress(psutil.NoSuchProcess):
                         member.kill()
+
+    def _wait(self) -> None:
+        # It is no child of ours: when it has ended it stays in the table until whoever inherited it looks, which takes
+        # seconds with some, and with others does not happen at all.
+        end = time.monotonic() + self.patience
+        while time.monotonic() < end and self.process.is_running():
+            if self.process.status() == psutil.STATUS_ZOMBIE:
+                return
+            time.sleep(0.03)
 
 
 def main() -> None:
