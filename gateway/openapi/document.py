@@ -37,8 +37,8 @@ _STATUS = {
 _ABOUT = """\
 An AI model registry: models, versions, aliases, cards, evaluations, deployments, and their bytes.
 
-The same calls are served as gRPC and gRPC-Web on this port. Streams answer with one JSON object per line, 64-bit numbers
-are strings, and a query parameter that no call has is refused."""
+The same calls are served as gRPC and gRPC-Web on this port. Streams answer with one JSON object per line, 64-bit
+numbers are strings, and a query parameter that a call does not have is refused."""
 
 _ERROR: Schema = {
     "type": "object",
