@@ -105,7 +105,7 @@ def test_the_page_shows_the_reference(page: Chrome, pictures: Path) -> None:
     shown = {each.get_dom_attribute("data-tag") for each in page.find_elements(By.CSS_SELECTOR, "[data-tag]")}
     assert {"ModelService", "VersionService", "AssetService", "KeyValueService"} <= shown
     page.save_screenshot(str(pictures / "page.png"))
-    loaded = page.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")  # type: ignore[no-untyped-call]
+    loaded = page.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert {url for url in loaded if not url.startswith((page.current_url, "data:"))} == set()
     assert [entry["message"] for entry in page.get_log("browser")] == []  # type: ignore[no-untyped-call]
 
