@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.embedded.parts import EmbeddedError, Part, free_port, listening
+from services.embedded.parts import EmbeddedError, Part, free_port, is_free, listening, take
 from services.embedded.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -167,3 +167,20 @@ time.sleep(60)
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert (len(gone), alive) == (3, [])
     assert (tmp_path / "diary").read_text().split("\n")[2:4] == ["end second", "end first"]
+
+
+def test_a_port_that_another_process_has_asked_for_is_not_free() -> None:
+    """
+    A port that one process has asked for is given to no other, though nobody listens on it, until that process ends.
+    """
+    code = "from services.embedded.parts import free_port; print(free_port(), flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        assert is_free(port)
+        assert not take(port)
+        holder.kill()
+        holder.wait()
+        assert take(port)
+    assert not take(port)
