@@ -137,7 +137,7 @@ class _Operation:
         found: dict[str, Any] = {"name": segment.name, "in": "path", "required": True, "schema": schema}
         said = [f"Of `{segment.field}`: {segment.pattern}."] if segment.pattern else []
         if segment.many:
-            said.append("It may have slashes.")
+            said.append("It may have slashes, which are not escaped.")
         if said:
             found["description"] = " ".join(said)
         collection = self._binding.path.partition(f"/{{{segment.name}}}")[0].rpartition("/")[2]

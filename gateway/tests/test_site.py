@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from services.embedded.s3 import S3
 from services.embedded.testing import scratch
 
 ROOT = Path(__file__).resolve().parents[2]
+CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]
 PATHS = [file.path for file in site.files()]
 
 
@@ -109,37 +111,44 @@ def test_it_is_only_read(door: Front) -> None:
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_other_sites_may_not_call(door: Front) -> None:
+@pytest.mark.parametrize("path", CALLS)
+def test_other_sites_may_not_call(door: Front, path: str) -> None:
     """
     Without the setting no site's scripts are let in.
     """
-    assert preflight(door, "https://app.example") is None
-    assert "access-control-allow-origin" not in door.ask("/openapi.json", origin="https://app.example").headers
+    assert preflight(door, path, "https://app.example") is None
+    assert "access-control-allow-origin" not in door.ask(path, origin="https://app.example").headers
 
 
-def test_sites_that_are_named_may_call(s3: S3) -> None:
+@pytest.fixture(scope="module")
+def open_door(s3: S3) -> Iterator[Front]:
     """
-    A site of the setting may call, another one may not.
+    A gateway that another site's scripts may call.
     """
-    with scratch() as state, gateway(s3, state, origins=["https://app.example"]) as door:
-        assert preflight(door, "https://app.example") == "https://app.example"
-        assert preflight(door, "https://app.example.evil") is None
-        answer = door.ask("/openapi.json", origin="https://app.example")
-        assert answer.headers["access-control-allow-origin"] == "https://app.example"
-        assert "grpc-status" in answer.headers["access-control-expose-headers"]
+    with scratch() as state, gateway(s3, state, origins=["https://app.example"]) as running:
+        yield running
 
 
-def preflight(door: Front, origin: str) -> str | None:
+@pytest.mark.parametrize("path", CALLS)
+def test_sites_that_are_named_may_call(open_door: Front, path: str) -> None:
     """
-    The origin that a browser would be told it may call gRPC-Web from.
+    A site of the setting may call in JSON and gRPC-Web, and read the status of what fails; another one may not.
     """
-    answer = door.ask(
-        "/modelyard.registry.v1.ModelService/GetModel",
-        "OPTIONS",
-        origin=origin,
-        access_control_request_method="POST",
-        access_control_request_headers="content-type,x-grpc-web",
-    )
+    assert preflight(open_door, path, "https://app.example") == "https://app.example"
+    assert preflight(open_door, path, "https://app.example.evil") is None
+    answer = open_door.ask(path, origin="https://app.example")
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert "grpc-status" in answer.headers["access-control-expose-headers"]
+    assert "access-control-allow-origin" not in open_door.ask(path, origin="https://app.example.evil").headers
+
+
+def preflight(door: Front, path: str, origin: str) -> str | None:
+    """
+    The origin that a browser would be told it may call from.
+    """
+    asked = {"access_control_request_method": "PATCH", "access_control_request_headers": "content-type,x-grpc-web"}
+    answer = door.ask(path, "OPTIONS", origin=origin, **asked)
+    assert answer.status == 200
     return answer.headers.get("access-control-allow-origin")
 
 
