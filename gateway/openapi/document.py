@@ -58,6 +58,9 @@ _ERROR: Schema = {
     },
 }
 
+# In the order in which a reader needs them.
+_PACKAGES = ("modelyard.registry.v1", "modelyard.cdn.v1", "modelyard.cache.v1")
+
 #: What is there from the start, so that a first try finds something.
 _EXAMPLES = {"namespaces": "default", "cache": "shared"}
 
@@ -73,7 +76,7 @@ def document(comments: Mapping[str, str], version: str) -> dict[str, Any]:
     schemas = Schemas(comments)
     paths: dict[str, dict[str, Any]] = {}
     tags = []
-    for service in services():
+    for service in sorted(services(), key=lambda each: _PACKAGES.index(each.file.package)):
         found = [(method, index, each) for method in service.methods for index, each in enumerate(bindings(method))]
         for method, index, binding in found:
             operation = _Operation(method, binding, schemas, comments).render()
@@ -86,7 +89,7 @@ def document(comments: Mapping[str, str], version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Modelyard",
+            "title": "Modelyard API",
             "version": version,
             "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},

@@ -103,6 +103,7 @@ def _welcome(stack: Stack, state: Path, seconds: float) -> str:
 Modelyard is ready after {seconds:.1f} s
 
   gRPC, gRPC-Web and JSON   {address}
+  the page, with a console  http://{address}/
   state                     {state}
 
 Metrics
