@@ -59,7 +59,7 @@ _ERROR: Schema = {
 }
 
 # In the order in which a reader needs them.
-_PACKAGES = ("modelyard.registry.v1", "modelyard.cdn.v1", "modelyard.cache.v1")
+_PACKAGES = {"modelyard.registry.v1": 0, "modelyard.cdn.v1": 1, "modelyard.cache.v1": 2}
 
 #: What is there from the start, so that a first try finds something.
 _EXAMPLES = {"namespaces": "default", "cache": "shared"}
@@ -76,7 +76,7 @@ def document(comments: Mapping[str, str], version: str) -> dict[str, Any]:
     schemas = Schemas(comments)
     paths: dict[str, dict[str, Any]] = {}
     tags = []
-    for service in sorted(services(), key=lambda each: _PACKAGES.index(each.file.package)):
+    for service in sorted(services(), key=lambda each: _PACKAGES.get(each.file.package, len(_PACKAGES))):
         found = [(method, index, each) for method in service.methods for index, each in enumerate(bindings(method))]
         for method, index, binding in found:
             operation = _Operation(method, binding, schemas, comments).render()
