@@ -146,8 +146,13 @@ def preflight(door: Front, path: str, origin: str) -> str | None:
     """
     The origin that a browser would be told it may call from.
     """
-    asked = {"access_control_request_method": "PATCH", "access_control_request_headers": "content-type,x-grpc-web"}
-    answer = door.ask(path, "OPTIONS", origin=origin, **asked)
+    answer = door.ask(
+        path,
+        "OPTIONS",
+        origin=origin,
+        access_control_request_method="PATCH",
+        access_control_request_headers="content-type,x-grpc-web",
+    )
     assert answer.status == 200
     return answer.headers.get("access-control-allow-origin")
 
