@@ -74,8 +74,8 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
-        "ORIGINS": addresses.origins,
-        "SITE": served,
+        "ORIGINS": list(addresses.origins),
+        "SITE": list(served),
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
     }
@@ -176,7 +176,7 @@ def _repeat(item: object, values: Mapping[str, object]) -> Iterator[object]:
         return
     each = _fill(item["for each"], values)
     rest = {key: value for key, value in item.items() if key != "for each"}
-    for value in each if isinstance(each, Sequence) else []:
+    for value in each if isinstance(each, list) else []:
         yield _fill(rest, {**values, "EACH": value})
 
 
