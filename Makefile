@@ -37,6 +37,7 @@ rooms: $(READY)
 
 stubs: $(READY)
 	@$(BIN)/python protos/generate.py --check
+	@$(BIN)/python -m gateway.openapi --check
 
 buf: $(READY)
 	@mkdir -p $(dir $(IMAGE)) && $(BIN)/python protos/generate.py --image $(IMAGE)
@@ -45,8 +46,9 @@ buf: $(READY)
 unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
 	@$(BIN)/pytest --quiet -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-protos: $(READY) ## Generate the stubs under modelyard/ from protos/
+protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi.json from protos/
 	@$(BIN)/python protos/generate.py
+	@$(BIN)/python -m gateway.openapi
 
 breaking: $(READY) ## Compare the contracts with the last tag's: a breaking change fails
 	@bash protos/breaking.sh $(BIN)
@@ -56,7 +58,7 @@ format: $(READY) ## Format and mend what the linter can
 
 lock: ## Renew the hash-locked dependency sets from requirements/*.in
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@for set in client services dev; do \
+	@for set in client services gateway dev; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@rm -rf $(VENV)/lock

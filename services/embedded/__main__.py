@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from gateway.render import origin
 from services.embedded.parts import EmbeddedError
 from services.embedded.stack import Stack, StackSettings
 
@@ -34,6 +35,7 @@ def main() -> int:
         gateway_port=arguments.port,
         workers=arguments.workers,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
+        origins=arguments.cors_origin,
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
     began = time.monotonic()
@@ -77,6 +79,14 @@ def _parse() -> argparse.Namespace:
     )
     state = os.environ.get("MODELYARD_STATE", str(ROOT / ".modelyard" / "run"))
     run.add_argument("--state", type=Path, default=Path(state), help="the folder for data, logs and secrets")
+    run.add_argument(
+        "--cors-origin",
+        type=origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="scripts of this site may call, such as http://localhost:5173; may be given again; default none",
+    )
     return parser.parse_args()
 
 
@@ -93,6 +103,7 @@ def _welcome(stack: Stack, state: Path, seconds: float) -> str:
 Modelyard is ready after {seconds:.1f} s
 
   gRPC, gRPC-Web and JSON   {address}
+  the page, with a console  http://{address}/
   state                     {state}
 
 Metrics

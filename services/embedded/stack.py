@@ -40,6 +40,7 @@ class StackSettings:
         host: what serves the services: envoy, grpcio or auto.
         environment: further settings of all services.
         parts: only these parts and what they need; empty means all.
+        origins: of other sites whose scripts may call the gateway.
     """
 
     state: Path
@@ -48,6 +49,7 @@ class StackSettings:
     host: str = "envoy"
     environment: dict[str, str] = field(default_factory=dict)
     parts: Sequence[str] = ()
+    origins: Sequence[str] = ()
 
 
 class Stack:
@@ -182,6 +184,7 @@ class Stack:
             listen=("127.0.0.1", port),
             admin_port=free_port(),
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
+            origins=self.settings.origins,
             **{name: service.addresses for name, service in self.services.items()},
         )
         parts = [
