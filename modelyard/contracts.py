@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
 import modelyard
+from modelyard.access.v1 import access_pb2
 
 
 def services() -> list[ServiceDescriptor]:
@@ -24,3 +25,16 @@ def services() -> list[ServiceDescriptor]:
             file = pool.FindFileByName(import_module(module.name).DESCRIPTOR.name)
             found.update({service.full_name: service for service in file.services_by_name.values()})
     return [found[name] for name in sorted(found)]
+
+
+def scopes() -> dict[str, str]:
+    """
+    The scope that each RPC asks for, by its path: "/modelyard.registry.v1.ModelService/GetModel" and "registry.read".
+    An RPC whose contract names none is not in it.
+    """
+    found = {
+        f"/{service.full_name}/{method.name}": method.GetOptions().Extensions[access_pb2.scope]
+        for service in services()
+        for method in service.methods
+    }
+    return {path: scope for path, scope in found.items() if scope}

@@ -22,16 +22,19 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.changes.v1 import changes_pb2 as modelyard_dot_changes_dot_v1_dot_changes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/changes.proto\x12\x10modelyard.cdn.v1\x1a\"modelyard/changes/v1/changes.proto2x\n\rChangeService\x12g\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/changes.proto\x12\x10modelyard.cdn.v1\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\x89\x01\n\rChangeService\x12x\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\"\x0f\x92\xe7\x18\x0b\x61ssets.read0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.cdn.v1.changes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGESERVICE']._serialized_start=88
-  _globals['_CHANGESERVICE']._serialized_end=208
+  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._loaded_options = None
+  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\013assets.read'
+  _globals['_CHANGESERVICE']._serialized_start=123
+  _globals['_CHANGESERVICE']._serialized_end=260
 # @@protoc_insertion_point(module_scope)

@@ -22,24 +22,27 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.registry.v1 import evaluations_pb2 as modelyard_dot_registry_dot_v1_dot_evaluations__pb2
 from modelyard.registry.v1 import models_pb2 as modelyard_dot_registry_dot_v1_dot_models__pb2
 from modelyard.registry.v1 import versions_pb2 as modelyard_dot_registry_dot_v1_dot_versions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/imports.proto\x12\x15modelyard.registry.v1\x1a\'modelyard/registry/v1/evaluations.proto\x1a\"modelyard/registry/v1/models.proto\x1a$modelyard/registry/v1/versions.proto\"\xae\x02\n\x13ImportModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12>\n\x05items\x18\x02 \x03(\x0b\x32/.modelyard.registry.v1.ImportModelsRequest.Item\x12\x15\n\rskip_existing\x18\x03 \x01(\x08\x1a\xaf\x01\n\x04Item\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12+\n\x05model\x18\x02 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x30\n\x08versions\x18\x03 \x03(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x36\n\x0b\x65valuations\x18\x04 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\"\x90\x01\n\x14ImportModelsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x63reated_models\x18\x02 \x01(\x03\x12\x16\n\x0eskipped_models\x18\x03 \x01(\x03\x12\x18\n\x10\x63reated_versions\x18\x04 \x01(\x03\x12\x1c\n\x14recorded_evaluations\x18\x05 \x01(\x03\x32|\n\rImportService\x12k\n\x0cImportModels\x12*.modelyard.registry.v1.ImportModelsRequest\x1a+.modelyard.registry.v1.ImportModelsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/imports.proto\x12\x15modelyard.registry.v1\x1a modelyard/access/v1/access.proto\x1a\'modelyard/registry/v1/evaluations.proto\x1a\"modelyard/registry/v1/models.proto\x1a$modelyard/registry/v1/versions.proto\"\xae\x02\n\x13ImportModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12>\n\x05items\x18\x02 \x03(\x0b\x32/.modelyard.registry.v1.ImportModelsRequest.Item\x12\x15\n\rskip_existing\x18\x03 \x01(\x08\x1a\xaf\x01\n\x04Item\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12+\n\x05model\x18\x02 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x30\n\x08versions\x18\x03 \x03(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x36\n\x0b\x65valuations\x18\x04 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\"\x90\x01\n\x14ImportModelsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x63reated_models\x18\x02 \x01(\x03\x12\x16\n\x0eskipped_models\x18\x03 \x01(\x03\x12\x18\n\x10\x63reated_versions\x18\x04 \x01(\x03\x12\x1c\n\x14recorded_evaluations\x18\x05 \x01(\x03\x32\x90\x01\n\rImportService\x12\x7f\n\x0cImportModels\x12*.modelyard.registry.v1.ImportModelsRequest\x1a+.modelyard.registry.v1.ImportModelsResponse\"\x12\x92\xe7\x18\x0eregistry.write(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.registry.v1.imports_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMPORTMODELSREQUEST']._serialized_start=178
-  _globals['_IMPORTMODELSREQUEST']._serialized_end=480
-  _globals['_IMPORTMODELSREQUEST_ITEM']._serialized_start=305
-  _globals['_IMPORTMODELSREQUEST_ITEM']._serialized_end=480
-  _globals['_IMPORTMODELSRESPONSE']._serialized_start=483
-  _globals['_IMPORTMODELSRESPONSE']._serialized_end=627
-  _globals['_IMPORTSERVICE']._serialized_start=629
-  _globals['_IMPORTSERVICE']._serialized_end=753
+  _globals['_IMPORTSERVICE'].methods_by_name['ImportModels']._loaded_options = None
+  _globals['_IMPORTSERVICE'].methods_by_name['ImportModels']._serialized_options = b'\222\347\030\016registry.write'
+  _globals['_IMPORTMODELSREQUEST']._serialized_start=212
+  _globals['_IMPORTMODELSREQUEST']._serialized_end=514
+  _globals['_IMPORTMODELSREQUEST_ITEM']._serialized_start=339
+  _globals['_IMPORTMODELSREQUEST_ITEM']._serialized_end=514
+  _globals['_IMPORTMODELSRESPONSE']._serialized_start=517
+  _globals['_IMPORTMODELSRESPONSE']._serialized_end=661
+  _globals['_IMPORTSERVICE']._serialized_start=664
+  _globals['_IMPORTSERVICE']._serialized_end=808
 # @@protoc_insertion_point(module_scope)

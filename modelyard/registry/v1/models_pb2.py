@@ -26,10 +26,11 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/registry/v1/models.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xf6\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x11\n\tframework\x18\x06 \x01(\t\x12\x0f\n\x07license\x18\x07 \x01(\t\x12\x38\n\x06labels\x18\x08 \x03(\x0b\x32(.modelyard.registry.v1.Model.LabelsEntry\x12\x42\n\x0b\x61nnotations\x18\t \x03(\x0b\x32-.modelyard.registry.v1.Model.AnnotationsEntry\x12\x17\n\x0fparameter_count\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\npurge_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0elatest_version\x18\x0f \x01(\x03\x12\x10\n\x08revision\x18\x10 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8e\x01\n\x12\x43reateModelRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12+\n\x05model\x18\x03 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x15\x42\x61tchGetModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"F\n\x16\x42\x61tchGetModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Model\"`\n\x11ListModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"[\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x13SearchModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"]\n\x14SearchModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x12UpdateModelRequest\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"D\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"8\n\x14UndeleteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"5\n\x11PurgeModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xf0\n\n\x0cModelService\x12\x87\x01\n\x0b\x43reateModel\x12).modelyard.registry.v1.CreateModelRequest\x1a\x1c.modelyard.registry.v1.Model\"/\x82\xd3\xe4\x93\x02)\" /v1/{parent=namespaces/*}/models:\x05model\x12\x8e\x01\n\x08GetModel\x12&.modelyard.registry.v1.GetModelRequest\x1a\x1c.modelyard.registry.v1.Model\"<\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=namespaces/*/models/*}\x12\xb5\x01\n\x0e\x42\x61tchGetModels\x12,.modelyard.registry.v1.BatchGetModelsRequest\x1a-.modelyard.registry.v1.BatchGetModelsResponse\"F\x8a\xe7\x18\x11\n\x06models\x12\x07{names}\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=namespaces/*}/models:batchGet\x12\xa8\x01\n\nListModels\x12(.modelyard.registry.v1.ListModelsRequest\x1a).modelyard.registry.v1.ListModelsResponse\"E\x8a\xe7\x18\x19\n\x06models\x12\x0f{parent}/models\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=namespaces/*}/models\x12\xb7\x01\n\x0cSearchModels\x12*.modelyard.registry.v1.SearchModelsRequest\x1a+.modelyard.registry.v1.SearchModelsResponse\"N\x8a\xe7\x18\x1b\n\x08searches\x12\x0f{parent}/models\x82\xd3\xe4\x93\x02)\x12\'/v1/{parent=namespaces/*}/models:search\x12\x8d\x01\n\x0bUpdateModel\x12).modelyard.registry.v1.UpdateModelRequest\x1a\x1c.modelyard.registry.v1.Model\"5\x82\xd3\xe4\x93\x02/2&/v1/{model.name=namespaces/*/models/*}:\x05model\x12\x80\x01\n\x0b\x44\x65leteModel\x12).modelyard.registry.v1.DeleteModelRequest\x1a\x1c.modelyard.registry.v1.Model\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=namespaces/*/models/*}\x12\x90\x01\n\rUndeleteModel\x12+.modelyard.registry.v1.UndeleteModelRequest\x1a\x1c.modelyard.registry.v1.Model\"4\x82\xd3\xe4\x93\x02.\")/v1/{name=namespaces/*/models/*}:undelete:\x01*\x12\x81\x01\n\nPurgeModel\x12(.modelyard.registry.v1.PurgeModelRequest\x1a\x16.google.protobuf.Empty\"1\x82\xd3\xe4\x93\x02+\"&/v1/{name=namespaces/*/models/*}:purge:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/registry/v1/models.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xf6\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x11\n\tframework\x18\x06 \x01(\t\x12\x0f\n\x07license\x18\x07 \x01(\t\x12\x38\n\x06labels\x18\x08 \x03(\x0b\x32(.modelyard.registry.v1.Model.LabelsEntry\x12\x42\n\x0b\x61nnotations\x18\t \x03(\x0b\x32-.modelyard.registry.v1.Model.AnnotationsEntry\x12\x17\n\x0fparameter_count\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\npurge_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0elatest_version\x18\x0f \x01(\x03\x12\x10\n\x08revision\x18\x10 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8e\x01\n\x12\x43reateModelRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12+\n\x05model\x18\x03 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x15\x42\x61tchGetModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"F\n\x16\x42\x61tchGetModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Model\"`\n\x11ListModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"[\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x13SearchModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"]\n\x14SearchModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x12UpdateModelRequest\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"D\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"8\n\x14UndeleteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"5\n\x11PurgeModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\x85\x0c\n\x0cModelService\x12\x99\x01\n\x0b\x43reateModel\x12).modelyard.registry.v1.CreateModelRequest\x1a\x1c.modelyard.registry.v1.Model\"A\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02)\" /v1/{parent=namespaces/*}/models:\x05model\x12\x9f\x01\n\x08GetModel\x12&.modelyard.registry.v1.GetModelRequest\x1a\x1c.modelyard.registry.v1.Model\"M\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=namespaces/*/models/*}\x12\xc6\x01\n\x0e\x42\x61tchGetModels\x12,.modelyard.registry.v1.BatchGetModelsRequest\x1a-.modelyard.registry.v1.BatchGetModelsResponse\"W\x8a\xe7\x18\x11\n\x06models\x12\x07{names}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=namespaces/*}/models:batchGet\x12\xb9\x01\n\nListModels\x12(.modelyard.registry.v1.ListModelsRequest\x1a).modelyard.registry.v1.ListModelsResponse\"V\x8a\xe7\x18\x19\n\x06models\x12\x0f{parent}/models\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=namespaces/*}/models\x12\xc8\x01\n\x0cSearchModels\x12*.modelyard.registry.v1.SearchModelsRequest\x1a+.modelyard.registry.v1.SearchModelsResponse\"_\x8a\xe7\x18\x1b\n\x08searches\x12\x0f{parent}/models\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02)\x12\'/v1/{parent=namespaces/*}/models:search\x12\x9f\x01\n\x0bUpdateModel\x12).modelyard.registry.v1.UpdateModelRequest\x1a\x1c.modelyard.registry.v1.Model\"G\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02/2&/v1/{model.name=namespaces/*/models/*}:\x05model\x12\x92\x01\n\x0b\x44\x65leteModel\x12).modelyard.registry.v1.DeleteModelRequest\x1a\x1c.modelyard.registry.v1.Model\":\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\"* /v1/{name=namespaces/*/models/*}\x12\xa2\x01\n\rUndeleteModel\x12+.modelyard.registry.v1.UndeleteModelRequest\x1a\x1c.modelyard.registry.v1.Model\"F\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02.\")/v1/{name=namespaces/*/models/*}:undelete:\x01*\x12\x8a\x01\n\nPurgeModel\x12(.modelyard.registry.v1.PurgeModelRequest\x1a\x16.google.protobuf.Empty\":\x92\xe7\x18\x05\x61\x64min\x82\xd3\xe4\x93\x02+\"&/v1/{name=namespaces/*/models/*}:purge:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,53 +42,53 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_MODEL_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_MODELSERVICE'].methods_by_name['CreateModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['CreateModel']._serialized_options = b'\202\323\344\223\002)\" /v1/{parent=namespaces/*}/models:\005model'
+  _globals['_MODELSERVICE'].methods_by_name['CreateModel']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002)\" /v1/{parent=namespaces/*}/models:\005model'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\212\347\030\020\n\006models\022\006{name}\202\323\344\223\002\"\022 /v1/{name=namespaces/*/models/*}'
+  _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\212\347\030\020\n\006models\022\006{name}\222\347\030\rregistry.read\202\323\344\223\002\"\022 /v1/{name=namespaces/*/models/*}'
   _globals['_MODELSERVICE'].methods_by_name['BatchGetModels']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['BatchGetModels']._serialized_options = b'\212\347\030\021\n\006models\022\007{names}\202\323\344\223\002+\022)/v1/{parent=namespaces/*}/models:batchGet'
+  _globals['_MODELSERVICE'].methods_by_name['BatchGetModels']._serialized_options = b'\212\347\030\021\n\006models\022\007{names}\222\347\030\rregistry.read\202\323\344\223\002+\022)/v1/{parent=namespaces/*}/models:batchGet'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\212\347\030\031\n\006models\022\017{parent}/models\202\323\344\223\002\"\022 /v1/{parent=namespaces/*}/models'
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\212\347\030\031\n\006models\022\017{parent}/models\222\347\030\rregistry.read\202\323\344\223\002\"\022 /v1/{parent=namespaces/*}/models'
   _globals['_MODELSERVICE'].methods_by_name['SearchModels']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['SearchModels']._serialized_options = b'\212\347\030\033\n\010searches\022\017{parent}/models\202\323\344\223\002)\022\'/v1/{parent=namespaces/*}/models:search'
+  _globals['_MODELSERVICE'].methods_by_name['SearchModels']._serialized_options = b'\212\347\030\033\n\010searches\022\017{parent}/models\222\347\030\rregistry.read\202\323\344\223\002)\022\'/v1/{parent=namespaces/*}/models:search'
   _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._serialized_options = b'\202\323\344\223\002/2&/v1/{model.name=namespaces/*/models/*}:\005model'
+  _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002/2&/v1/{model.name=namespaces/*/models/*}:\005model'
   _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\202\323\344\223\002\"* /v1/{name=namespaces/*/models/*}'
+  _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002\"* /v1/{name=namespaces/*/models/*}'
   _globals['_MODELSERVICE'].methods_by_name['UndeleteModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['UndeleteModel']._serialized_options = b'\202\323\344\223\002.\")/v1/{name=namespaces/*/models/*}:undelete:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['UndeleteModel']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002.\")/v1/{name=namespaces/*/models/*}:undelete:\001*'
   _globals['_MODELSERVICE'].methods_by_name['PurgeModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['PurgeModel']._serialized_options = b'\202\323\344\223\002+\"&/v1/{name=namespaces/*/models/*}:purge:\001*'
-  _globals['_MODEL']._serialized_start=221
-  _globals['_MODEL']._serialized_end=851
-  _globals['_MODEL_LABELSENTRY']._serialized_start=754
-  _globals['_MODEL_LABELSENTRY']._serialized_end=799
-  _globals['_MODEL_ANNOTATIONSENTRY']._serialized_start=801
-  _globals['_MODEL_ANNOTATIONSENTRY']._serialized_end=851
-  _globals['_CREATEMODELREQUEST']._serialized_start=854
-  _globals['_CREATEMODELREQUEST']._serialized_end=996
-  _globals['_GETMODELREQUEST']._serialized_start=998
-  _globals['_GETMODELREQUEST']._serialized_end=1029
-  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1031
-  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1085
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1087
-  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1157
-  _globals['_LISTMODELSREQUEST']._serialized_start=1159
-  _globals['_LISTMODELSREQUEST']._serialized_end=1255
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1257
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1348
-  _globals['_SEARCHMODELSREQUEST']._serialized_start=1350
-  _globals['_SEARCHMODELSREQUEST']._serialized_end=1475
-  _globals['_SEARCHMODELSRESPONSE']._serialized_start=1477
-  _globals['_SEARCHMODELSRESPONSE']._serialized_end=1570
-  _globals['_UPDATEMODELREQUEST']._serialized_start=1573
-  _globals['_UPDATEMODELREQUEST']._serialized_end=1730
-  _globals['_DELETEMODELREQUEST']._serialized_start=1732
-  _globals['_DELETEMODELREQUEST']._serialized_end=1800
-  _globals['_UNDELETEMODELREQUEST']._serialized_start=1802
-  _globals['_UNDELETEMODELREQUEST']._serialized_end=1858
-  _globals['_PURGEMODELREQUEST']._serialized_start=1860
-  _globals['_PURGEMODELREQUEST']._serialized_end=1913
-  _globals['_MODELSERVICE']._serialized_start=1916
-  _globals['_MODELSERVICE']._serialized_end=3308
+  _globals['_MODELSERVICE'].methods_by_name['PurgeModel']._serialized_options = b'\222\347\030\005admin\202\323\344\223\002+\"&/v1/{name=namespaces/*/models/*}:purge:\001*'
+  _globals['_MODEL']._serialized_start=255
+  _globals['_MODEL']._serialized_end=885
+  _globals['_MODEL_LABELSENTRY']._serialized_start=788
+  _globals['_MODEL_LABELSENTRY']._serialized_end=833
+  _globals['_MODEL_ANNOTATIONSENTRY']._serialized_start=835
+  _globals['_MODEL_ANNOTATIONSENTRY']._serialized_end=885
+  _globals['_CREATEMODELREQUEST']._serialized_start=888
+  _globals['_CREATEMODELREQUEST']._serialized_end=1030
+  _globals['_GETMODELREQUEST']._serialized_start=1032
+  _globals['_GETMODELREQUEST']._serialized_end=1063
+  _globals['_BATCHGETMODELSREQUEST']._serialized_start=1065
+  _globals['_BATCHGETMODELSREQUEST']._serialized_end=1119
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_start=1121
+  _globals['_BATCHGETMODELSRESPONSE']._serialized_end=1191
+  _globals['_LISTMODELSREQUEST']._serialized_start=1193
+  _globals['_LISTMODELSREQUEST']._serialized_end=1289
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1291
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1382
+  _globals['_SEARCHMODELSREQUEST']._serialized_start=1384
+  _globals['_SEARCHMODELSREQUEST']._serialized_end=1509
+  _globals['_SEARCHMODELSRESPONSE']._serialized_start=1511
+  _globals['_SEARCHMODELSRESPONSE']._serialized_end=1604
+  _globals['_UPDATEMODELREQUEST']._serialized_start=1607
+  _globals['_UPDATEMODELREQUEST']._serialized_end=1764
+  _globals['_DELETEMODELREQUEST']._serialized_start=1766
+  _globals['_DELETEMODELREQUEST']._serialized_end=1834
+  _globals['_UNDELETEMODELREQUEST']._serialized_start=1836
+  _globals['_UNDELETEMODELREQUEST']._serialized_end=1892
+  _globals['_PURGEMODELREQUEST']._serialized_start=1894
+  _globals['_PURGEMODELREQUEST']._serialized_end=1947
+  _globals['_MODELSERVICE']._serialized_start=1950
+  _globals['_MODELSERVICE']._serialized_end=3491
 # @@protoc_insertion_point(module_scope)

@@ -26,10 +26,11 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&modelyard/registry/v1/namespaces.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xaf\x03\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12<\n\x06labels\x18\x05 \x03(\x0b\x32,.modelyard.registry.v1.Namespace.LabelsEntry\x12\x35\n\x05quota\x18\x06 \x01(\x0b\x32&.modelyard.registry.v1.Namespace.Quota\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x05Quota\x12\x12\n\nmax_models\x18\x01 \x01(\x03\x12\x17\n\x0fmax_asset_bytes\x18\x02 \x01(\x03\"w\n\x16\x43reateNamespaceRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x33\n\tnamespace\x18\x02 \x01(\x0b\x32 .modelyard.registry.v1.Namespace\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x13GetNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x16ListNamespacesResponse\x12\x34\n\nnamespaces\x18\x01 \x03(\x0b\x32 .modelyard.registry.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x01\n\x16UpdateNamespaceRequest\x12\x33\n\tnamespace\x18\x01 \x01(\x0b\x32 .modelyard.registry.v1.Namespace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"H\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t2\xe4\x05\n\x10NamespaceService\x12\x85\x01\n\x0f\x43reateNamespace\x12-.modelyard.registry.v1.CreateNamespaceRequest\x1a .modelyard.registry.v1.Namespace\"!\x82\xd3\xe4\x93\x02\x1b\"\x0e/v1/namespaces:\tnamespace\x12\x91\x01\n\x0cGetNamespace\x12*.modelyard.registry.v1.GetNamespaceRequest\x1a .modelyard.registry.v1.Namespace\"3\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/{name=namespaces/*}\x12\x9d\x01\n\x0eListNamespaces\x12,.modelyard.registry.v1.ListNamespacesRequest\x1a-.modelyard.registry.v1.ListNamespacesResponse\".\x8a\xe7\x18\x14\n\x06models\x12\nnamespaces\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/namespaces\x12\x98\x01\n\x0fUpdateNamespace\x12-.modelyard.registry.v1.UpdateNamespaceRequest\x1a .modelyard.registry.v1.Namespace\"4\x82\xd3\xe4\x93\x02.2!/v1/{namespace.name=namespaces/*}:\tnamespace\x12y\n\x0f\x44\x65leteNamespace\x12-.modelyard.registry.v1.DeleteNamespaceRequest\x1a\x16.google.protobuf.Empty\"\x1f\x82\xd3\xe4\x93\x02\x19*\x17/v1/{name=namespaces/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&modelyard/registry/v1/namespaces.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xaf\x03\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12<\n\x06labels\x18\x05 \x03(\x0b\x32,.modelyard.registry.v1.Namespace.LabelsEntry\x12\x35\n\x05quota\x18\x06 \x01(\x0b\x32&.modelyard.registry.v1.Namespace.Quota\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x05Quota\x12\x12\n\nmax_models\x18\x01 \x01(\x03\x12\x17\n\x0fmax_asset_bytes\x18\x02 \x01(\x03\"w\n\x16\x43reateNamespaceRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\t\x12\x33\n\tnamespace\x18\x02 \x01(\x0b\x32 .modelyard.registry.v1.Namespace\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x13GetNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x16ListNamespacesResponse\x12\x34\n\nnamespaces\x18\x01 \x03(\x0b\x32 .modelyard.registry.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x01\n\x16UpdateNamespaceRequest\x12\x33\n\tnamespace\x18\x01 \x01(\x0b\x32 .modelyard.registry.v1.Namespace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"H\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t2\xab\x06\n\x10NamespaceService\x12\x97\x01\n\x0f\x43reateNamespace\x12-.modelyard.registry.v1.CreateNamespaceRequest\x1a .modelyard.registry.v1.Namespace\"3\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x1b\"\x0e/v1/namespaces:\tnamespace\x12\xa2\x01\n\x0cGetNamespace\x12*.modelyard.registry.v1.GetNamespaceRequest\x1a .modelyard.registry.v1.Namespace\"D\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/{name=namespaces/*}\x12\xae\x01\n\x0eListNamespaces\x12,.modelyard.registry.v1.ListNamespacesRequest\x1a-.modelyard.registry.v1.ListNamespacesResponse\"?\x8a\xe7\x18\x14\n\x06models\x12\nnamespaces\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/namespaces\x12\xa1\x01\n\x0fUpdateNamespace\x12-.modelyard.registry.v1.UpdateNamespaceRequest\x1a .modelyard.registry.v1.Namespace\"=\x92\xe7\x18\x05\x61\x64min\x82\xd3\xe4\x93\x02.2!/v1/{namespace.name=namespaces/*}:\tnamespace\x12\x82\x01\n\x0f\x44\x65leteNamespace\x12-.modelyard.registry.v1.DeleteNamespaceRequest\x1a\x16.google.protobuf.Empty\"(\x92\xe7\x18\x05\x61\x64min\x82\xd3\xe4\x93\x02\x19*\x17/v1/{name=namespaces/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,33 +40,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMESPACE_LABELSENTRY']._loaded_options = None
   _globals['_NAMESPACE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_NAMESPACESERVICE'].methods_by_name['CreateNamespace']._loaded_options = None
-  _globals['_NAMESPACESERVICE'].methods_by_name['CreateNamespace']._serialized_options = b'\202\323\344\223\002\033\"\016/v1/namespaces:\tnamespace'
+  _globals['_NAMESPACESERVICE'].methods_by_name['CreateNamespace']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002\033\"\016/v1/namespaces:\tnamespace'
   _globals['_NAMESPACESERVICE'].methods_by_name['GetNamespace']._loaded_options = None
-  _globals['_NAMESPACESERVICE'].methods_by_name['GetNamespace']._serialized_options = b'\212\347\030\020\n\006models\022\006{name}\202\323\344\223\002\031\022\027/v1/{name=namespaces/*}'
+  _globals['_NAMESPACESERVICE'].methods_by_name['GetNamespace']._serialized_options = b'\212\347\030\020\n\006models\022\006{name}\222\347\030\rregistry.read\202\323\344\223\002\031\022\027/v1/{name=namespaces/*}'
   _globals['_NAMESPACESERVICE'].methods_by_name['ListNamespaces']._loaded_options = None
-  _globals['_NAMESPACESERVICE'].methods_by_name['ListNamespaces']._serialized_options = b'\212\347\030\024\n\006models\022\nnamespaces\202\323\344\223\002\020\022\016/v1/namespaces'
+  _globals['_NAMESPACESERVICE'].methods_by_name['ListNamespaces']._serialized_options = b'\212\347\030\024\n\006models\022\nnamespaces\222\347\030\rregistry.read\202\323\344\223\002\020\022\016/v1/namespaces'
   _globals['_NAMESPACESERVICE'].methods_by_name['UpdateNamespace']._loaded_options = None
-  _globals['_NAMESPACESERVICE'].methods_by_name['UpdateNamespace']._serialized_options = b'\202\323\344\223\002.2!/v1/{namespace.name=namespaces/*}:\tnamespace'
+  _globals['_NAMESPACESERVICE'].methods_by_name['UpdateNamespace']._serialized_options = b'\222\347\030\005admin\202\323\344\223\002.2!/v1/{namespace.name=namespaces/*}:\tnamespace'
   _globals['_NAMESPACESERVICE'].methods_by_name['DeleteNamespace']._loaded_options = None
-  _globals['_NAMESPACESERVICE'].methods_by_name['DeleteNamespace']._serialized_options = b'\202\323\344\223\002\031*\027/v1/{name=namespaces/*}'
-  _globals['_NAMESPACE']._serialized_start=225
-  _globals['_NAMESPACE']._serialized_end=656
-  _globals['_NAMESPACE_LABELSENTRY']._serialized_start=557
-  _globals['_NAMESPACE_LABELSENTRY']._serialized_end=602
-  _globals['_NAMESPACE_QUOTA']._serialized_start=604
-  _globals['_NAMESPACE_QUOTA']._serialized_end=656
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=658
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=777
-  _globals['_GETNAMESPACEREQUEST']._serialized_start=779
-  _globals['_GETNAMESPACEREQUEST']._serialized_end=814
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=816
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=878
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=880
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=983
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=986
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=1132
-  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1134
-  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1206
-  _globals['_NAMESPACESERVICE']._serialized_start=1209
-  _globals['_NAMESPACESERVICE']._serialized_end=1949
+  _globals['_NAMESPACESERVICE'].methods_by_name['DeleteNamespace']._serialized_options = b'\222\347\030\005admin\202\323\344\223\002\031*\027/v1/{name=namespaces/*}'
+  _globals['_NAMESPACE']._serialized_start=259
+  _globals['_NAMESPACE']._serialized_end=690
+  _globals['_NAMESPACE_LABELSENTRY']._serialized_start=591
+  _globals['_NAMESPACE_LABELSENTRY']._serialized_end=636
+  _globals['_NAMESPACE_QUOTA']._serialized_start=638
+  _globals['_NAMESPACE_QUOTA']._serialized_end=690
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=692
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=811
+  _globals['_GETNAMESPACEREQUEST']._serialized_start=813
+  _globals['_GETNAMESPACEREQUEST']._serialized_end=848
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=850
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=912
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=914
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1017
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=1020
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=1166
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1168
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1240
+  _globals['_NAMESPACESERVICE']._serialized_start=1243
+  _globals['_NAMESPACESERVICE']._serialized_end=2054
 # @@protoc_insertion_point(module_scope)
