@@ -56,7 +56,7 @@ format: $(READY) ## Format and mend what the linter can
 
 lock: ## Renew the hash-locked dependency sets from requirements/*.in
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@for set in client services dev; do \
+	@for set in client services otlp dev; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@rm -rf $(VENV)/lock

@@ -125,6 +125,15 @@ def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
     return _MAKERS[kind_of(handler)](behaviour, handler.request_deserializer, handler.response_serializer)
 
 
+def with_serializers(
+    handler: Handler, deserializer: Callable[[bytes], Any], serializer: Callable[[Any], bytes]
+) -> Handler:
+    """
+    *handler* with another way from bytes and to bytes.
+    """
+    return _MAKERS[kind_of(handler)](behaviour_of(handler), read, write)
+
+
 _MAKERS: dict[Kind, Callable[..., Handler]] = {
     Kind.UNARY_UNARY: grpc.unary_unary_rpc_method_handler,
     Kind.UNARY_STREAM: grpc.unary_stream_rpc_method_handler,

@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.chassis.context import Context
 from services.chassis.errors import NotFound
-from services.chassis.interceptors import standard
 from services.chassis.metrics import CallMetrics, Metrics, go_name
 from services.chassis.settings import Address
 from services.chassis.tests.wired import (
@@ -78,7 +77,7 @@ async def test_calls_and_messages_are_counted_for_all_kinds() -> None:
         "C": client_stream(_joined),
         "D": bidi(_each),
     }
-    async with wired(interceptors=standard(calls), **handlers) as channel:
+    async with wired(calls=calls, **handlers) as channel:
         await channel.unary_unary(path("A"))(b"")
         assert len([each async for each in channel.unary_stream(path("B"))(b"")]) == 2
         await channel.stream_unary(path("C"))(iter([b""] * 3))
@@ -103,7 +102,7 @@ async def test_failures_are_counted_by_their_code() -> None:
     A failed call counts under the code that its client saw, spelt as in Go, and sends no message.
     """
     calls = CallMetrics()
-    async with wired(Do=unary(_missing), interceptors=standard(calls)) as channel:
+    async with wired(Do=unary(_missing), calls=calls) as channel:
         await failure(channel.unary_unary(path("Do"))(b""))
     registry = _registry(calls)
     assert _value(registry, "handled_total", "unary", "Do", grpc_code="NotFound") == 1
@@ -126,7 +125,7 @@ async def test_cancelled_calls_are_counted_as_such() -> None:
     def handled(code: str) -> float | None:
         return _value(registry, "handled_total", "unary", "Do", grpc_code=code)
 
-    async with wired(Do=unary(handler), interceptors=standard(calls)) as channel:
+    async with wired(Do=unary(handler), calls=calls) as channel:
         do = channel.unary_unary(path("Do"))
         assert (await failure(do(b"", timeout=0.1))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         call = do(b"")
@@ -141,7 +140,7 @@ async def test_methods_are_there_before_their_first_call() -> None:
     Registered methods start at zero, so that a rate over a new process is right from its first call on.
     """
     calls = CallMetrics()
-    async with wired(Do=unary(_echo), interceptors=standard(calls)):
+    async with wired(Do=unary(_echo), calls=calls):
         pass
     assert _value(_registry(calls), "started_total", "unary", "Do") == 0
 
@@ -156,7 +155,7 @@ async def test_durations_fall_into_their_bucket() -> None:
         await asyncio.sleep(0.03)
         return request
 
-    async with wired(Do=unary(handler), interceptors=standard(calls)) as channel:
+    async with wired(Do=unary(handler), calls=calls) as channel:
         await channel.unary_unary(path("Do"))(b"")
     registry = _registry(calls)
     assert _value(registry, "handling_seconds_bucket", "unary", "Do", le="0.025") == 0
@@ -208,7 +207,7 @@ async def test_the_page_is_read_by_prometheus() -> None:
     """
     metrics = Metrics("services.test", "grpcio")
     address = _free()
-    async with wired(Do=unary(_echo), interceptors=standard(metrics.calls)) as channel:
+    async with wired(Do=unary(_echo), calls=metrics.calls) as channel:
         await channel.unary_unary(path("Do"))(b"")
     with metrics.serve(address):
         page = await asyncio.to_thread(_fetched, f"http://{address}/metrics")
