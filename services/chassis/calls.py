@@ -125,9 +125,7 @@ def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
     return _MAKERS[kind_of(handler)](behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def with_serializers(
-    handler: Handler, deserializer: Callable[[bytes], Any], serializer: Callable[[Any], bytes]
-) -> Handler:
+def with_serializers(handler: Handler, read: Callable[[bytes], Any], write: Callable[[Any], bytes]) -> Handler:
     """
     *handler* with another way from bytes and to bytes.
     """

@@ -103,10 +103,10 @@ class CallMetrics(Collector):
             begun = stats.started
             started.add_metric(labels, begun)
             running.add_metric(labels, begun - sum(codes.values()))
-            for messages, sizes, count in ((taken, stats.received, received), (given, stats.sent, sent)):
+            for messages, sizes, counter in ((taken, stats.received, received), (given, stats.sent, sent)):
                 buckets = sizes.buckets()
                 messages.add_metric(labels, buckets=buckets, sum_value=sizes.total)
-                count.add_metric(labels, buckets[-1][1])
+                counter.add_metric(labels, buckets[-1][1])
             seconds.add_metric(labels, buckets=stats.durations.buckets(), sum_value=stats.durations.total)
         yield from (started, handled, running, received, sent, taken, given, seconds)
 

@@ -18,7 +18,7 @@ Headers = tuple[tuple[str, str], ...]
 
 class outgoing:  # noqa: N801 - used as a function, like contextlib.suppress
     """
-    Say on whose behalf a call is made, and how it ended: make the call in the block, with the metadata that it is given.
+    Say on whose behalf a call is made, and how it ended: make it in the block, with the metadata that this gives.
     Outside of calls, each begins a trace.
 
     Args:

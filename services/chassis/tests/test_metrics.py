@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import pytest
@@ -71,7 +72,7 @@ async def test_calls_and_messages_are_counted_for_all_kinds() -> None:
     The standard counters count each call once and each message of a stream once.
     """
     calls = CallMetrics()
-    handlers = {
+    handlers: dict[str, Any] = {
         "A": unary(_echo),
         "B": server_stream(_twice),
         "C": client_stream(_joined),
@@ -95,6 +96,51 @@ async def test_calls_and_messages_are_counted_for_all_kinds() -> None:
         assert _value(registry, "msg_received_total", kind, method) == received
         assert _value(registry, "msg_sent_total", kind, method) == sent
         assert _value(registry, "handling_seconds_count", kind, method) == 1
+
+
+async def test_sizes_are_those_on_the_wire() -> None:
+    """
+    Each message falls into the bucket of its serialised size, whether it comes alone or in a stream.
+    """
+    calls = CallMetrics()
+    async with wired(calls=calls, One=unary(_echo), Many=bidi(_each)) as channel:
+        await channel.unary_unary(path("One"))(b"x" * 65)
+        assert len([each async for each in channel.stream_stream(path("Many"))(iter([b"", b"x" * 70_000]))]) == 2
+    registry = _registry(calls)
+    for way in ("received", "sent"):
+        assert _value(registry, f"msg_{way}_bytes_sum", "unary", "One") == 65
+        assert _value(registry, f"msg_{way}_bytes_bucket", "unary", "One", le="64.0") == 0
+        assert _value(registry, f"msg_{way}_bytes_bucket", "unary", "One", le="256.0") == 1
+        assert _value(registry, f"msg_{way}_bytes_bucket", "bidi_stream", "Many", le="64.0") == 1
+        assert _value(registry, f"msg_{way}_bytes_count", "bidi_stream", "Many") == 2
+
+
+async def test_calls_in_flight_are_those_that_have_not_ended() -> None:
+    """
+    A call counts from its start until it has ended, however it ends.
+    """
+    calls, registry = (found := CallMetrics()), _registry(found)
+    held = asyncio.Event()
+
+    async def handler(request: bytes, _context: Context) -> bytes:
+        await held.wait()
+        if request:
+            raise NotFound("MODEL_NOT_FOUND", "namespaces/a/models/m")
+        return request
+
+    def in_flight() -> float | None:
+        return _value(registry, "in_flight", "unary", "Do")
+
+    async with wired(calls=calls, Do=unary(handler)) as channel:
+        do = channel.unary_unary(path("Do"))
+        good, bad, gone = do(b""), do(b"x"), do(b"")
+        await eventually(lambda: in_flight() == 3)
+        gone.cancel()
+        await eventually(lambda: in_flight() == 2)
+        held.set()
+        await good
+        await failure(bad)
+        await eventually(lambda: in_flight() == 0)
 
 
 async def test_failures_are_counted_by_their_code() -> None:
