@@ -22,7 +22,7 @@ from services.chassis.reflection import ReflectionService, add_v1_to_server, add
 from services.chassis.settings import CommonSettings
 from services.chassis.tracing import Spans
 
-__all__ = ["Compose", "Server", "main"]
+__all__ = ["Compose", "Server", "collect", "main"]
 
 Compose = Callable[["Server"], AbstractAsyncContextManager[None]]
 
@@ -70,7 +70,7 @@ class Server:
             ValueError: a method of it is served already.
             TypeError: a method of it is not of the form that its contract asks for.
         """
-        for service, handlers in _collect(adder, servicer).items():
+        for service, handlers in collect(adder, servicer).items():
             self.add_methods(service, handlers)
 
     def add_methods(self, service: str, handlers: Mapping[str, Handler]) -> None:
@@ -96,11 +96,11 @@ class Server:
         """
         Add what every process serves beside its own, and keep asking its dependencies how they are.
         """
-        for service, handlers in _collect(add_health, HealthService(self.health)).items():
+        for service, handlers in collect(add_health, HealthService(self.health)).items():
             self._wrap(service, handlers)
         reflection = ReflectionService(self._services)
         for adder in (add_v1_to_server, add_v1alpha_to_server):
-            for service, handlers in _collect(adder, reflection).items():
+            for service, handlers in collect(adder, reflection).items():
                 self._wrap(service, handlers)
         lag = asyncio.create_task(self.metrics.watch_loop())
         try:
@@ -119,7 +119,7 @@ class Server:
             self.handlers[method.path] = measured(wrapped, self.metrics.calls.of(method))
 
 
-def _collect(adder: Callable[[Any, Any], None], servicer: Any) -> dict[str, Mapping[str, Handler]]:
+def collect(adder: Callable[[Any, Any], None], servicer: Any) -> dict[str, Mapping[str, Handler]]:
     """
     The handlers that *adder* registers, by service and name.
     """

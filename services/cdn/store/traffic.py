@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from botocore.utils import determine_content_length
+
 from services.chassis.histograms import Histogram
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Traffic:
             return dict(self._bytes)
 
     def _begun(self, params: dict[str, Any], context: dict[str, Any], **_more: Any) -> None:
-        context[_BEGAN] = time.perf_counter(), _size(params.get("body"))
+        context[_BEGAN] = time.perf_counter(), determine_content_length(params.get("body")) or 0
 
     def _answered(self, parsed: dict[str, Any], context: dict[str, Any], event_name: str, **_more: Any) -> None:
         self._ended(event_name, context, outcome(parsed["ResponseMetadata"]["HTTPStatusCode"]))
@@ -100,7 +102,3 @@ def outcome(status: int) -> str:
     if status >= 500 or status in _BUSY:
         return "busy"
     return _OUTCOMES.get(status, "refused")
-
-
-def _size(body: object) -> int:
-    return len(body) if isinstance(body, bytes | bytearray | memoryview) else 0
