@@ -1,6 +1,6 @@
 """
-`make bench-instrumentation`: what measuring costs. The same empty call with all that a service measures of its calls and
-without, in turns over several rounds: one process each on the Envoy host, the same client.
+`make bench-instrumentation`: what measuring costs. The same empty call with all that a service measures of its calls
+and without, in turns over several rounds: one process each on the Envoy host, the same client.
 
 ROUNDS and SECONDS (of each) can be set.
 """

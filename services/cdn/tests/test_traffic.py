@@ -92,8 +92,12 @@ async def test_a_silent_store_is_counted() -> None:
 
 @pytest.mark.parametrize(
     ("status", "how"),
-    [(200, "ok"), (304, "ok"), (403, "refused"), (404, "absent"), (409, "busy"), (412, "taken"), (416, "past_end")]
-    + [(429, "busy"), (500, "busy"), (503, "busy"), (418, "refused")],
+    [
+        *((status, "ok") for status in (200, 206, 304)),
+        *((status, "busy") for status in (408, 409, 429, 500, 503)),
+        *((status, "refused") for status in (400, 403, 418)),
+        *((404, "absent"), (412, "taken"), (416, "past_end")),
+    ],
 )
 def test_outcomes(status: int, how: str) -> None:
     """
