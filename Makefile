@@ -12,10 +12,10 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets drill drill-assets check-coherence plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence plans clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1)
 	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS)
@@ -58,7 +58,7 @@ format: $(READY) ## Format and mend what the linter can
 
 lock: ## Renew the hash-locked dependency sets from requirements/*.in
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@for set in client services gateway dev; do \
+	@for set in client services otlp gateway dev; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@rm -rf $(VENV)/lock
@@ -77,6 +77,9 @@ bench-cache: $(READY) ## The cache beside its floors: hits, hit rate, stampede, 
 
 bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the same S3 (PARTS=upload,… LARGEST=1073741824 ROUNDS=3)
 	@$(BIN)/python -m bench.assets
+
+bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=7 SECONDS=3)
+	@$(BIN)/python -m bench.instrumentation
 
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py

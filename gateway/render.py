@@ -69,6 +69,10 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "LISTEN_PORT": addresses.listen[1],
         "DESCRIPTORS": str(descriptors),
         "SERVICES": [service.full_name for service in services()],
+        "METHODS": [
+            {"name": service.full_name, "method_names": [method.name for method in service.methods]}
+            for service in services()
+        ],
         "REGISTRY_READS": cached_methods("modelyard.registry.v1"),
         "CDN_READS": cached_methods("modelyard.cdn.v1"),
         "REGISTRY": [_endpoint(address) for address in addresses.registry],

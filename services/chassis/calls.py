@@ -134,6 +134,13 @@ def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
     return _MAKERS[kind_of(handler)](behaviour, handler.request_deserializer, handler.response_serializer)
 
 
+def with_serializers(handler: Handler, read: Callable[[bytes], Any], write: Callable[[Any], bytes]) -> Handler:
+    """
+    *handler* with another way from bytes and to bytes.
+    """
+    return _MAKERS[kind_of(handler)](behaviour_of(handler), read, write)
+
+
 _MAKERS: dict[Kind, Callable[..., Handler]] = {
     Kind.UNARY_UNARY: grpc.unary_unary_rpc_method_handler,
     Kind.UNARY_STREAM: grpc.unary_stream_rpc_method_handler,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from services.cdn.model import DEFAULT_MEDIA_TYPE, Span
-from services.cdn.store.s3 import Lane, S3Settings
+from services.cdn.store.s3 import Lane, S3Settings, traffic
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -281,6 +281,7 @@ class Bucket:
 
         def work() -> bytes:
             piece: bytes = body.read(size)
+            traffic().moved("GetObject", "received", len(piece))
             if digest is not None:
                 digest.update(piece)
             return piece

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.chassis.settings.kinds import Address, address, choice, integer, seconds
+from services.chassis.settings.kinds import Address, address, choice, integer, seconds, url
 from services.chassis.settings.loading import setting
 
 
@@ -101,4 +101,10 @@ class CommonSettings:
         seconds(0.001, 3600),
         default=0.5,
         help="a unary call that takes longer is logged as a warning",
+    )
+    otlp_endpoint: str | None = setting(
+        "MODELYARD_OTLP_ENDPOINT",
+        url("http", "https"),
+        default=None,
+        help="where to send spans by OTLP over gRPC, such as http://127.0.0.1:4317; unset sends none",
     )

@@ -15,9 +15,10 @@ from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from modelyard.problems import Problem, explain
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
-from services.chassis.interceptors import request_id
+from services.chassis.outgoing import outgoing
 from services.registry.model.versions import Artifact, Version, VersionState
 
+_SERVICE = "/modelyard.cdn.v1.AssetService"
 _AT_ONCE = 16
 _UNPIN_SECONDS = 5.0
 
@@ -68,7 +69,8 @@ class Assets:
         # No request id: what was pinned once may have been taken back since, and then this has to pin again.
         request = pb.PinRequest(names=map(_name, digests), owner=str(version.name))
         try:
-            await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=_metadata())
+            with outgoing(f"{_SERVICE}/Pin") as metadata:
+                await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise _not_pinned(version, explain(error)) from error
 
@@ -85,14 +87,15 @@ class Assets:
         request = pb.UnpinRequest(owner=owner, request_id=once)
         timeout = min(outgoing_timeout(), _UNPIN_SECONDS)
         try:
-            await next(self._turns).Unpin(request, timeout=timeout, metadata=_metadata())
+            with outgoing(f"{_SERVICE}/Unpin") as metadata:
+                await next(self._turns).Unpin(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise _unavailable() from error
 
     async def _missing(self, digests: list[str]) -> set[str]:
-        answer = await next(self._turns).FindMissing(
-            pb.FindMissingRequest(sha256=digests), timeout=outgoing_timeout(), metadata=_metadata()
-        )
+        with outgoing(f"{_SERVICE}/FindMissing") as metadata:
+            request = pb.FindMissingRequest(sha256=digests)
+            answer = await next(self._turns).FindMissing(request, timeout=outgoing_timeout(), metadata=metadata)
         return set(answer.sha256)
 
     async def _sizes(self, digests: dict[str, Artifact]) -> dict[str, int]:
@@ -101,11 +104,9 @@ class Assets:
         async def size(artifact: Artifact) -> int:
             async with turns:
                 try:
-                    asset = await next(self._turns).GetAsset(
-                        pb.GetAssetRequest(name=_name(artifact.sha256)),
-                        timeout=outgoing_timeout(),
-                        metadata=_metadata(),
-                    )
+                    with outgoing(f"{_SERVICE}/GetAsset") as metadata:
+                        request = pb.GetAssetRequest(name=_name(artifact.sha256))
+                        asset = await next(self._turns).GetAsset(request, timeout=outgoing_timeout(), metadata=metadata)
                 except grpc.aio.AioRpcError as error:
                     if error.code() is grpc.StatusCode.NOT_FOUND:
                         raise _missing(artifact) from None
@@ -156,7 +157,3 @@ def _check_size(artifact: Artifact, size: int) -> None:
             f"{artifact.path} declares {artifact.size_bytes:,} bytes; assets/{artifact.sha256} has {size:,}",
             metadata={"path": artifact.path, "sha256": artifact.sha256, "size_bytes": str(size)},
         )
-
-
-def _metadata() -> tuple[tuple[str, str], ...]:
-    return (("x-request-id", request_id() or ""),)
