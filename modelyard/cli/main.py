@@ -25,6 +25,7 @@ from modelyard.cli.commands import (
     imports,
     models,
     namespaces,
+    top,
     versions,
     watch,
 )
@@ -43,7 +44,21 @@ exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrup
 """
 
 
-_ROOMS = (namespaces, models, versions, aliases, cards, evaluations, deployments, assets, imports, watch, audit, caches)
+_ROOMS = (
+    namespaces,
+    models,
+    versions,
+    aliases,
+    cards,
+    evaluations,
+    deployments,
+    assets,
+    imports,
+    watch,
+    audit,
+    caches,
+    top,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,6 +60,7 @@ class Stack:
 
     Attributes:
         gateway: host:port of the gateway.
+        gateway_metrics: the page of the gateway's metrics.
         postgres: the database server.
         valkey: the Valkey server.
         s3: the S3 server.
@@ -73,6 +74,7 @@ class Stack:
         self._parts: dict[str, Part] = {}
         self._lock: IO[str] | None = None
         self.gateway = ""
+        self.gateway_metrics = ""
         self.services: dict[str, suite.Service] = {}
 
     def start(self) -> None:
@@ -180,10 +182,11 @@ class Stack:
         self.services = {service.name: service for service in self._services()}
         addresses = Addresses(
             listen=("127.0.0.1", port),
-            admin_port=free_port(),
+            admin_port=(admin := free_port()),
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             **{name: service.addresses for name, service in self.services.items()},
         )
+        self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
         parts = [
             self.postgres.part(),
             self.valkey.part(),
@@ -246,6 +249,7 @@ class Stack:
         run = {
             "pid": os.getpid(),
             "gateway": self.gateway,
+            "gateway_metrics": self.gateway_metrics,
             "services": {
                 name: [f"{host}:{port}" for host, port in one.addresses] for name, one in self.services.items()
             },
