@@ -133,7 +133,9 @@ def text(dashboard: Dashboard) -> str:
 
 
 def _dashboard(uid: str, title: str, panels: Sequence[Shown]) -> Dashboard:
-    builder = DashboardBuilder(title).uid(uid).tags(["modelyard"]).refresh("30s").time("now-1h", "now").timezone("browser")
+    builder = (
+        DashboardBuilder(title).uid(uid).tags(["modelyard"]).refresh("30s").time("now-1h", "now").timezone("browser")
+    )
     builder = builder.tooltip(DashboardCursorSync.CROSSHAIR).editable()
     builder = builder.with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
     for number, panel in enumerate(panels, start=1):
@@ -157,7 +159,7 @@ def _overview() -> Iterator[Shown]:
     yield Graph("Calls", [("sum by (job) (modelyard:calls:rate5m)", "{{job}}")], "reqps")
     yield Graph(
         "Faults of ours",
-        [("max by (job) (modelyard:burn:rate5m{objective=\"errors\"}) * 0.001", "{{job}}")],
+        [('max by (job) (modelyard:burn:rate5m{objective="errors"}) * 0.001', "{{job}}")],
         "percentunit",
         "The share of the calls that ended Unknown, DeadlineExceeded, Internal, Unavailable or DataLoss.",
     )
@@ -169,8 +171,12 @@ def _overview() -> Iterator[Shown]:
     )
     yield Graph("Cache hits by class", [("modelyard:cache_hits:ratio_rate5m >= 0", "{{class}}")], "percentunit")
     yield Graph("Calls running", [("sum by (job) (modelyard:calls_running:sum)", "{{job}}")])
-    yield Graph("Database connections in use", [("modelyard:database_pool:used_ratio", "{{job}} {{server}}")], "percentunit")
-    yield Graph("Memory", [('process_resident_memory_bytes{job=~"registry|cache|cdn"}', "{{job}} {{instance}}")], "bytes")
+    yield Graph(
+        "Database connections in use", [("modelyard:database_pool:used_ratio", "{{job}} {{server}}")], "percentunit"
+    )
+    yield Graph(
+        "Memory", [('process_resident_memory_bytes{job=~"registry|cache|cdn"}', "{{job}} {{instance}}")], "bytes"
+    )
     yield Graph("Processors in use", [("modelyard:cpu:rate5m", "{{job}} {{instance}}")])
 
 
@@ -184,8 +190,14 @@ def _service(job: str) -> Iterator[Shown]:
         text="0 answers, 1 does not.",
     )
     yield Graph("Calls by method", [(f"modelyard:calls:rate5m{of} > 0", _METHODS)], "reqps")
-    yield Graph("Ended, by code", [(f"sum by (grpc_code) (rate(grpc_server_handled_total{of}[5m]))", "{{grpc_code}}")], "reqps")
-    yield Graph("Share of faults of ours, by method", [(f"modelyard:calls_failed:ratio_rate5m{of} >= 0", _METHODS)], "percentunit")
+    yield Graph(
+        "Ended, by code", [(f"sum by (grpc_code) (rate(grpc_server_handled_total{of}[5m]))", "{{grpc_code}}")], "reqps"
+    )
+    yield Graph(
+        "Share of faults of ours, by method",
+        [(f"modelyard:calls_failed:ratio_rate5m{of} >= 0", _METHODS)],
+        "percentunit",
+    )
     for name, what in (("p50", "Median"), ("p95", "p95"), ("p99", "p99")):
         yield Graph(f"{what} by method", [(f"modelyard:calls_seconds:{name}{of} >= 0", _METHODS)], "s")
     yield Graph("Calls running, by method", [(f"modelyard:calls_running:sum{of}", _METHODS)])

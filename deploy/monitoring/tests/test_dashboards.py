@@ -1,0 +1,166 @@
+"""
+The dashboards can be imported, and every panel of them shows something of a suite that runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import modelyard
+from deploy.monitoring.__main__ import FOLDER
+from deploy.monitoring.tests.prometheus import Prometheus, program, scraping
+from modelyard.cache.v1 import cache_pb2
+from modelyard.registry.v1 import models_pb2
+from services.embedded import suite
+from services.embedded.stack import Stack, StackSettings
+from services.embedded.testing import scratch
+
+DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
+PARENT = "namespaces/default"
+GRID = 24
+
+
+def _panels(path: Path) -> list[dict[str, Any]]:
+    panels: list[dict[str, Any]] = json.loads(path.read_text())["panels"]
+    return panels
+
+
+def _queries() -> Iterator[Any]:
+    for path in DASHBOARDS:
+        for panel in _panels(path):
+            for target in panel["targets"]:
+                title = f"{path.stem}: {panel['title']}: {target['refId']}"
+                yield pytest.param(target["expr"], id=title)
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_can_be_imported(path: Path) -> None:
+    """
+    It has a name of its own and one variable, for the data source that every panel asks; panels have numbers of their own
+    and do not lie on each other.
+    """
+    dashboard = json.loads(path.read_text())
+    assert dashboard["uid"] == path.stem
+    assert dashboard["schemaVersion"] >= 36
+    assert [(each["name"], each["type"], each["query"]) for each in dashboard["templating"]["list"]] == [
+        ("datasource", "datasource", "prometheus")
+    ]
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    cells: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["datasource"] == source
+        assert all(target["datasource"] == source for target in panel["targets"])
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= GRID
+        mine = {(place["x"] + column, place["y"] + line) for column in range(place["w"]) for line in range(place["h"])}
+        assert not mine & cells, panel["title"]
+        cells |= mine
+
+
+def test_dashboards_have_names_of_their_own() -> None:
+    """
+    No two have the same title.
+    """
+    titles = sorted(json.loads(path.read_text())["title"] for path in DASHBOARDS)
+    assert all(one != other for one, other in pairwise(titles))
+
+
+@pytest.fixture(scope="module")
+def prometheus() -> Iterator[Prometheus]:
+    """
+    A Prometheus that has scraped a suite under all kinds of calls.
+    """
+    program("prometheus")
+    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as stack:
+        pages = {name: service.metrics for name, service in stack.services.items()}
+        pages |= {"gateway": [stack.gateway_metrics], "registry": [*pages["registry"], _with_a_replica(stack)]}
+        folder = state / "prometheus"
+        folder.mkdir()
+        with scraping(folder, pages) as running:
+            # Rates need two scrapes.
+            for _ in range(2):
+                _work(stack.gateway, folder)
+                _until_scraped(running)
+            yield running
+
+
+@pytest.mark.parametrize("query", _queries())
+def test_every_panel_shows_something(prometheus: Prometheus, query: str) -> None:
+    """
+    Each query gives at least one number on a suite that runs.
+    """
+    found = prometheus.query(query)
+    assert found
+    assert any(each["value"][1] != "NaN" for each in found)
+
+
+def test_nothing_fires_on_a_suite_in_good_health(prometheus: Prometheus) -> None:
+    """
+    No alert about anything that runs out, falls behind or stops.
+    """
+    firing = {each["metric"]["alertname"] for each in prometheus.query('ALERTS{alertstate="firing"}')}
+    assert not {name for name in firing if not name.endswith(("Slow", "Low"))}
+
+
+def _with_a_replica(stack: Stack) -> str:
+    """
+    Run a registry that takes its own database for a replica, too.
+
+    Returns:
+        Its metrics page.
+    """
+    registry = stack.services["registry"]
+    second = replace(
+        registry,
+        port=suite.ports(1),
+        metrics_port=suite.ports(1),
+        environment={
+            **registry.environment,
+            "MODELYARD_DATABASE_REPLICA_URLS": stack.postgres.url(user="modelyard_service"),
+        },
+    )
+    stack.run(replace(second.part(), name="registry-replica"))
+    return second.metrics[0]
+
+
+def _work(gateway: str, folder: Path) -> None:
+    with modelyard.connect(gateway) as yard:
+        for _ in range(3):
+            model = yard.models.CreateModel(
+                models_pb2.CreateModelRequest(parent=PARENT, model_id=f"m{time.time_ns()}", model=models_pb2.Model())
+            )
+            for _ in range(2):
+                yard.models.GetModel(models_pb2.GetModelRequest(name=model.name))
+            yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query="m"))
+            yard.keyvalue.Set(cache_pb2.SetRequest(namespace="sessions", key="k", value=b"v"))
+            yard.keyvalue.Get(cache_pb2.GetRequest(namespace="sessions", key="k"))
+            with pytest.raises(grpc.RpcError):
+                yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/none"))
+            yard.upload_file(folder / "prometheus.yaml")
+            with pytest.raises(OSError, match="404"):
+                urllib.request.urlopen(f"http://{gateway}/assets/{'0' * 64}", timeout=10)  # noqa: S310 - ours
+
+
+def _until_scraped(prometheus: Prometheus) -> None:
+    """
+    Wait until every page has been scraped and every rule has run after now.
+    """
+    now = time.time()
+    while True:
+        scraped = [float(each["value"][1]) for each in prometheus.query("timestamp(up)")]
+        burns = [float(each["value"][1]) for each in prometheus.query("timestamp(modelyard:burn:rate5m)")]
+        if scraped and burns and min(scraped) > now and max(burns) > now + 1:
+            return
+        time.sleep(0.2)
