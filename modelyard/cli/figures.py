@@ -45,7 +45,8 @@ class Calls:
 
     def quantile(self, share: float) -> float | None:
         """
-        Seconds that this share of the calls took at most, found as by Prometheus' histogram_quantile; None without calls.
+        Seconds that this share of the calls took at most, as histogram_quantile of Prometheus finds it; None without
+        calls.
         """
         buckets = sorted(self.seconds.items())
         if not buckets or buckets[-1][1] <= 0:

@@ -46,8 +46,8 @@ def _queries() -> Iterator[Any]:
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_a_dashboard_can_be_imported(path: Path) -> None:
     """
-    It has a name of its own and one variable, for the data source that every panel asks; panels have numbers of their own
-    and do not lie on each other.
+    It has a name of its own and one variable, for the data source that every panel asks; panels have numbers of their
+    own and do not lie on each other.
     """
     dashboard = json.loads(path.read_text())
     assert dashboard["uid"] == path.stem
@@ -96,7 +96,7 @@ def prometheus() -> Iterator[Prometheus]:
             yield running
 
 
-@pytest.mark.parametrize("query", _queries())
+@pytest.mark.parametrize("query", list(_queries()))
 def test_every_panel_shows_something(prometheus: Prometheus, query: str) -> None:
     """
     Each query gives at least one number on a suite that runs.
@@ -131,7 +131,7 @@ def _with_a_replica(stack: Stack) -> str:
             "MODELYARD_DATABASE_REPLICA_URLS": stack.postgres.url(user="modelyard_service"),
         },
     )
-    stack.run(replace(second.part(), name="registry-replica"))
+    stack.run(replace(second.part(), name="registry-replica", needs=()))
     return second.metrics[0]
 
 
@@ -144,13 +144,13 @@ def _work(gateway: str, folder: Path) -> None:
             for _ in range(2):
                 yard.models.GetModel(models_pb2.GetModelRequest(name=model.name))
             yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query="m"))
-            yard.keyvalue.Set(cache_pb2.SetRequest(namespace="sessions", key="k", value=b"v"))
+            yard.keyvalue.Set(cache_pb2.SetRequest(namespace="sessions", entry=cache_pb2.Entry(key="k", value=b"v")))
             yard.keyvalue.Get(cache_pb2.GetRequest(namespace="sessions", key="k"))
             with pytest.raises(grpc.RpcError):
                 yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/none"))
             yard.upload_file(folder / "prometheus.yaml")
             with pytest.raises(OSError, match="404"):
-                urllib.request.urlopen(f"http://{gateway}/assets/{'0' * 64}", timeout=10)  # noqa: S310 - ours
+                urllib.request.urlopen(f"http://{gateway}/assets/{'0' * 64}", timeout=10)
 
 
 def _until_scraped(prometheus: Prometheus) -> None:

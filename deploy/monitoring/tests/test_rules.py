@@ -59,7 +59,7 @@ def test_the_alerts_fire_when_they_should(path: Path) -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_its_tests_and_its_page(alert: str) -> None:
     """
-    One test in which it fires, with each of its severities, and one in which it does not; and a page that says what to do.
+    One test in which it fires, with each of its severities, one in which it does not, and a page that says what to do.
     """
     tests = [test for path in TESTS for test in yaml.safe_load(path.read_text())["tests"]]
     mine = [test for test in tests if test["name"].startswith(f"{alert} ")]
