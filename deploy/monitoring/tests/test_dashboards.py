@@ -8,9 +8,12 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import grpc
@@ -88,30 +91,27 @@ def prometheus() -> Iterator[Prometheus]:
         pages |= {"gateway": [stack.gateway_metrics], "registry": [*pages["registry"], _with_a_replica(stack)]}
         folder = state / "prometheus"
         folder.mkdir()
-        with scraping(folder, pages) as running:
-            # Rates need two scrapes.
-            for _ in range(2):
-                _work(stack.gateway, folder)
-                _until_scraped(running)
+        with scraping(folder, pages) as running, _calling(stack.gateway, folder / "prometheus.yaml"):
             yield running
 
 
 @pytest.mark.parametrize("query", list(_queries()))
 def test_every_panel_shows_something(prometheus: Prometheus, query: str) -> None:
     """
-    Each query gives at least one number on a suite that runs.
+    Each query gives at least one number on a suite that runs, once Prometheus has seen it twice.
     """
-    found = prometheus.query(query)
-    assert found
-    assert any(each["value"][1] != "NaN" for each in found)
+    until = time.monotonic() + 60
+    while not any(each["value"][1] != "NaN" for each in prometheus.query(query)):
+        assert time.monotonic() < until, query
+        time.sleep(0.2)
 
 
 def test_nothing_fires_on_a_suite_in_good_health(prometheus: Prometheus) -> None:
     """
-    No alert about anything that runs out, falls behind or stops.
+    No alert is even pending, but for those that a busy machine or an empty cache may raise.
     """
-    firing = {each["metric"]["alertname"] for each in prometheus.query('ALERTS{alertstate="firing"}')}
-    assert not {name for name in firing if not name.endswith(("Slow", "Low"))}
+    raised = {each["metric"]["alertname"] for each in prometheus.query("ALERTS")}
+    assert not {name for name in raised if not name.endswith(("Slow", "Low", "Blocked"))}
 
 
 def _with_a_replica(stack: Stack) -> str:
@@ -135,32 +135,37 @@ def _with_a_replica(stack: Stack) -> str:
     return second.metrics[0]
 
 
-def _work(gateway: str, folder: Path) -> None:
-    with modelyard.connect(gateway) as yard:
-        for _ in range(3):
-            model = yard.models.CreateModel(
-                models_pb2.CreateModelRequest(parent=PARENT, model_id=f"m{time.time_ns()}", model=models_pb2.Model())
-            )
-            for _ in range(2):
-                yard.models.GetModel(models_pb2.GetModelRequest(name=model.name))
-            yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query="m"))
-            yard.keyvalue.Set(cache_pb2.SetRequest(namespace="sessions", entry=cache_pb2.Entry(key="k", value=b"v")))
-            yard.keyvalue.Get(cache_pb2.GetRequest(namespace="sessions", key="k"))
-            with pytest.raises(grpc.RpcError):
-                yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/none"))
-            yard.upload_file(folder / "prometheus.yaml")
-            with pytest.raises(OSError, match="404"):
-                urllib.request.urlopen(f"http://{gateway}/assets/{'0' * 64}", timeout=10)
+@contextmanager
+def _calling(gateway: str, file: Path) -> Iterator[None]:
+    """
+    Call the suite in all kinds of ways while the block lasts.
+    """
+    stop = Event()
+
+    def work() -> None:
+        with modelyard.connect(gateway) as yard:
+            while not stop.wait(0.2):
+                _call(yard, gateway, file)
+
+    with ThreadPoolExecutor(1) as threads:
+        calling = threads.submit(work)
+        try:
+            yield
+        finally:
+            stop.set()
+            calling.result()
 
 
-def _until_scraped(prometheus: Prometheus) -> None:
-    """
-    Wait until every page has been scraped and every rule has run after now.
-    """
-    now = time.time()
-    while True:
-        scraped = [float(each["value"][1]) for each in prometheus.query("timestamp(up)")]
-        burns = [float(each["value"][1]) for each in prometheus.query("timestamp(modelyard:burn:rate5m)")]
-        if scraped and burns and min(scraped) > now and max(burns) > now + 1:
-            return
-        time.sleep(0.2)
+def _call(yard: modelyard.Client, gateway: str, file: Path) -> None:
+    model = models_pb2.CreateModelRequest(parent=PARENT, model_id=f"m{time.time_ns()}", model=models_pb2.Model())
+    name = yard.models.CreateModel(model).name
+    for _ in range(2):
+        yard.models.GetModel(models_pb2.GetModelRequest(name=name))
+    yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query="m"))
+    yard.keyvalue.Set(cache_pb2.SetRequest(namespace="sessions", entry=cache_pb2.Entry(key="k", value=b"v")))
+    yard.keyvalue.Get(cache_pb2.GetRequest(namespace="sessions", key="k"))
+    with pytest.raises(grpc.RpcError):
+        yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/none"))
+    yard.upload_file(file)
+    with pytest.raises(OSError, match="404"):
+        urllib.request.urlopen(f"http://{gateway}/assets/{'0' * 64}", timeout=10)
