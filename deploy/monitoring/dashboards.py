@@ -26,6 +26,8 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from deploy.monitoring.objectives import objectives
+
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 _WIDTH, _HEIGHT = 8, 8
 _METHODS = "{{grpc_service}}/{{grpc_method}}"
@@ -118,9 +120,13 @@ def all_of_them() -> list[Dashboard]:
     """
     return [
         _dashboard("modelyard-overview", "Modelyard: overview", [*_overview()]),
-        _dashboard("modelyard-registry", "Modelyard: registry", [*_service("registry"), *_database("registry")]),
-        _dashboard("modelyard-cache", "Modelyard: cache", [*_service("cache"), *_cache()]),
-        _dashboard("modelyard-cdn", "Modelyard: assets", [*_service("cdn"), *_database("cdn")]),
+        _dashboard(
+            "modelyard-registry",
+            "Modelyard: registry",
+            [*_stored("registry")],
+        ),
+        _dashboard("modelyard-cache", "Modelyard: cache", [_valkey(), *_service("cache"), *_cache()]),
+        _dashboard("modelyard-cdn", "Modelyard: assets", [*_stored("cdn")]),
         _dashboard("modelyard-gateway", "Modelyard: gateway", [*_gateway()]),
     ]
 
@@ -159,7 +165,7 @@ def _overview() -> Iterator[Shown]:
     yield Graph("Calls", [("sum by (job) (modelyard:calls:rate5m)", "{{job}}")], "reqps")
     yield Graph(
         "Faults of ours",
-        [('max by (job) (modelyard:burn:rate5m{objective="errors"}) * 0.001', "{{job}}")],
+        [(_errors(), "{{job}}")],
         "percentunit",
         "The share of the calls that ended Unknown, DeadlineExceeded, Internal, Unavailable or DataLoss.",
     )
@@ -180,15 +186,38 @@ def _overview() -> Iterator[Shown]:
     yield Graph("Processors in use", [("modelyard:cpu:rate5m", "{{job}} {{instance}}")])
 
 
-def _service(job: str) -> Iterator[Shown]:
-    of = f'{{job="{job}"}}'
+def _errors() -> str:
+    (found,) = [each for each in objectives() if each.name == "errors"]
+    return found.bad.replace("WINDOW", "5m")
+
+
+def _stored(job: str) -> Iterator[Shown]:
+    """
+    Of a service with a database.
+    """
     yield Number(
-        "Dependencies",
-        f"min by (dependency) (1 - modelyard_dependency_up{of})" if job != "cache" else f"1 - up{of}",
-        "{{dependency}}" if job != "cache" else "{{instance}}",
+        "Dependencies that do not answer",
+        f'max by (dependency) (1 - modelyard_dependency_up{{job="{job}"}})',
+        "{{dependency}}",
         red=1,
         text="0 answers, 1 does not.",
     )
+    yield from _service(job)
+    yield from _database(job)
+
+
+def _valkey() -> Number:
+    return Number(
+        "Valkey left alone",
+        "modelyard_cache_breaker_open",
+        "{{instance}}",
+        red=1,
+        text="1 while it does not answer, and nobody waits for it.",
+    )
+
+
+def _service(job: str) -> Iterator[Shown]:
+    of = f'{{job="{job}"}}'
     yield Graph("Calls by method", [(f"modelyard:calls:rate5m{of} > 0", _METHODS)], "reqps")
     yield Graph(
         "Ended, by code", [(f"sum by (grpc_code) (rate(grpc_server_handled_total{of}[5m]))", "{{grpc_code}}")], "reqps"

@@ -180,13 +180,14 @@ class Stack:
         self.valkey = Valkey(free_port())
         self.s3 = S3(self._state, free_port())
         self.services = {service.name: service for service in self._services()}
+        admin = free_port()
+        self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
         addresses = Addresses(
             listen=("127.0.0.1", port),
-            admin_port=(admin := free_port()),
+            admin_port=admin,
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             **{name: service.addresses for name, service in self.services.items()},
         )
-        self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
         parts = [
             self.postgres.part(),
             self.valkey.part(),
