@@ -21,7 +21,7 @@ from typing import Any
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.figures import Calls, Endpoint, Figures, Service, figures
 from modelyard.cli.output import Output, table
-from modelyard.cli.parsing import Group, command
+from modelyard.cli.parsing import Group, command, limited
 from modelyard.cli.progress import amount
 from modelyard.cli.scraped import Page, fetch
 from modelyard.client import Client
@@ -46,7 +46,7 @@ def add(group: Group) -> None:
     )
     parser.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="from look to look (2)")
     parser.add_argument("--once", action="store_true", help="print one snapshot, over an interval, and end")
-    parser.add_argument("--limit", type=int, default=10, metavar="N", help="at most N of the slowest methods (10)")
+    limited(parser, default=10)
 
 
 def top(_yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -95,7 +95,7 @@ def lines(now: Figures, limit: int) -> list[str]:
     found += table(heads, rows, [False] + [True] * (len(heads) - 1))
     found += [f"{address}: {why}" for address, why in now.troubles]
     found += ["", "slowest methods, by p95"]
-    slowest = now.endpoints[:limit]
+    slowest = now.endpoints[: limit or None]
     heads = ["SERVICE", "METHOD", "CALLS/S", "RUNNING", "P50", "P95", "P99", "ERRORS"]
     rows = [[each.service, each.method, *_calls(each.calls, now.seconds)] for each in slowest]
     found += table(heads, rows, [False, False] + [True] * (len(heads) - 2)) if rows else ["no calls"]
@@ -161,7 +161,7 @@ def _json(now: Figures, limit: int) -> str:
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "seconds": round(now.seconds, 3),
         "services": [_service_json(each, now.seconds) for each in now.services],
-        "slowest": [_endpoint_json(each, now.seconds) for each in now.endpoints[:limit]],
+        "slowest": [_endpoint_json(each, now.seconds) for each in now.endpoints[: limit or None]],
         "unreachable": [{"address": address, "reason": why} for address, why in now.troubles],
     }
     return json.dumps(found, ensure_ascii=False)
