@@ -12,7 +12,7 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence check-monitoring monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,12 @@ drill-assets: $(READY) ## A sparse file of 5 GiB in and out: memory, digest (MIB
 
 check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py
+
+check-monitoring: $(READY) ## The rules, their tests, and every panel's query (needs Debian's package prometheus)
+	@$(BIN)/pytest --quiet deploy/monitoring
+
+monitoring: $(READY) ## Write the rules of the objectives and the dashboards under deploy/monitoring/
+	@$(BIN)/python -m deploy.monitoring
 
 plans: $(READY) ## Ask the planner of a registry with a million models whether every statement uses an index (SCALE=1000000)
 	@MODELYARD_PLANS_SCALE=$(or $(SCALE),1000000) $(BIN)/pytest --quiet --timeout 3600 services/registry/tests/test_plans.py

@@ -26,6 +26,7 @@ from modelyard.cli.commands import (
     imports,
     models,
     namespaces,
+    top,
     versions,
     watch,
 )
@@ -46,7 +47,21 @@ exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrup
 # As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
 _INTERRUPTED = 130
 
-_ROOMS = (namespaces, models, versions, aliases, cards, evaluations, deployments, assets, imports, watch, audit, caches)
+_ROOMS = (
+    namespaces,
+    models,
+    versions,
+    aliases,
+    cards,
+    evaluations,
+    deployments,
+    assets,
+    imports,
+    watch,
+    audit,
+    caches,
+    top,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

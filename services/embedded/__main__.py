@@ -17,6 +17,7 @@ from services.embedded.parts import EmbeddedError
 from services.embedded.stack import Stack, StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
+_STATE = ROOT / ".modelyard" / "run"
 
 
 def main() -> int:
@@ -77,7 +78,7 @@ def _parse() -> argparse.Namespace:
     run.add_argument(
         "--workers", type=int, default=1, choices=range(1, 33), metavar="N", help="processes of each service"
     )
-    state = os.environ.get("MODELYARD_STATE", str(ROOT / ".modelyard" / "run"))
+    state = os.environ.get("MODELYARD_STATE", str(_STATE))
     run.add_argument("--state", type=Path, default=Path(state), help="the folder for data, logs and secrets")
     run.add_argument(
         "--cors-origin",
@@ -99,6 +100,7 @@ def _port(text: str) -> int:
 def _welcome(stack: Stack, state: Path, seconds: float) -> str:
     address = stack.gateway
     metrics = "\n".join(f"  {name:<9} {' '.join(service.metrics)}" for name, service in stack.services.items())
+    top = f"{'' if state == _STATE else f'MODELYARD_STATE={state} '}.venv/bin/modelyard top"
     return f"""
 Modelyard is ready after {seconds:.1f} s
 
@@ -108,9 +110,11 @@ Modelyard is ready after {seconds:.1f} s
 
 Metrics
 {metrics}
+  {"gateway":<9} {stack.gateway_metrics}
 
 Try
   .venv/bin/modelyard --target {address} models list
+  {top}
   grpcurl -plaintext {address} list
   curl http://{address}/v1/namespaces/default/models
 """

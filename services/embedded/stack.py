@@ -62,6 +62,7 @@ class Stack:
 
     Attributes:
         gateway: host:port of the gateway.
+        gateway_metrics: the page of the gateway's metrics.
         postgres: the database server.
         valkey: the Valkey server.
         s3: the S3 server.
@@ -75,6 +76,7 @@ class Stack:
         self._parts: dict[str, Part] = {}
         self._lock: IO[str] | None = None
         self.gateway = ""
+        self.gateway_metrics = ""
         self.services: dict[str, suite.Service] = {}
 
     def start(self) -> None:
@@ -180,9 +182,11 @@ class Stack:
         self.valkey = Valkey(free_port())
         self.s3 = S3(self._state, free_port())
         self.services = {service.name: service for service in self._services()}
+        admin = free_port()
+        self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
         addresses = Addresses(
             listen=("127.0.0.1", port),
-            admin_port=free_port(),
+            admin_port=admin,
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             origins=self.settings.origins,
             **{name: service.addresses for name, service in self.services.items()},
@@ -249,6 +253,7 @@ class Stack:
         run = {
             "pid": os.getpid(),
             "gateway": self.gateway,
+            "gateway_metrics": self.gateway_metrics,
             "services": {
                 name: [f"{host}:{port}" for host, port in one.addresses] for name, one in self.services.items()
             },
