@@ -26,8 +26,8 @@ from services.embedded.testing import scratch
 
 CALL = "modelyard.registry.v1.ModelService/GetModel"
 CONTENDERS = {"measured": "", "unmeasured": "1"}
-ROUNDS = int(os.environ.get("ROUNDS", "7"))
-SECONDS = float(os.environ.get("SECONDS", "3"))
+ROUNDS = int(os.environ.get("ROUNDS", "15"))
+SECONDS = float(os.environ.get("SECONDS", "1.5"))
 CONCURRENCY, CONNECTIONS = 64, 8
 REQUIRED_SHARE = 0.95
 
@@ -101,13 +101,11 @@ def main() -> int:
                 if number:
                     rates[contender].append(measured.rate)
                     costs[contender].append(cost)
-                    print(
-                        f"round {number}/{ROUNDS}  {contender:<10} {measured.rate:>9,.0f} calls/s  {cost:6.1f} µs a call",
-                        flush=True,
-                    )
+                    figures = f"{measured.rate:>9,.0f} calls/s  {cost:6.1f} µs a call"
+                    print(f"round {number}/{ROUNDS}  {contender:<10} {figures}", flush=True)
     for contender in CONTENDERS:
-        figures = {"calls/s": Samples(tuple(rates[contender])), "server µs a call": Samples(tuple(costs[contender]))}
-        report.add(contender, figures)
+        of_calls, of_time = Samples(tuple(rates[contender])), Samples(tuple(costs[contender]))
+        report.add(contender, {"calls/s": of_calls, "server µs a call": of_time})
     shares, more = ratio(rates), ratio(costs)
     report.notes = [
         f"an empty GetModel, one process each, {CONCURRENCY} calls in flight on {CONNECTIONS} connections, "
