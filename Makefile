@@ -78,7 +78,7 @@ bench-cache: $(READY) ## The cache beside its floors: hits, hit rate, stampede, 
 bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the same S3 (PARTS=upload,… LARGEST=1073741824 ROUNDS=3)
 	@$(BIN)/python -m bench.assets
 
-bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=7 SECONDS=3)
+bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=15 SECONDS=1.5)
 	@$(BIN)/python -m bench.instrumentation
 
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)

@@ -161,6 +161,20 @@ async def test_every_record_of_a_call_says_where_it_is(lines: io.StringIO) -> No
     assert (before["caller"], behind["caller"]) == ("ada", "")
 
 
+async def test_people_see_it_too() -> None:
+    """
+    Text for a terminal ends with the request id and the trace.
+    """
+    stream, handler = io.StringIO(), logging.getLogger().handlers[:]
+    setup(LogFormat.TEXT, LogLevel.INFO, stream=stream)
+    try:
+        async with two() as channel:
+            await _asked(channel, ("traceparent", PARENT), ("x-request-id", "id-1"))
+    finally:
+        logging.getLogger().handlers[:] = handler
+    assert stream.getvalue().endswith(f"asking  [id-1 {TRACE}]\n")
+
+
 def test_outside_of_calls_a_trace_begins() -> None:
     """
     Work in the background has a trace, and no request id that nobody has sent.
