@@ -69,12 +69,11 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "LISTEN_PORT": addresses.listen[1],
         "DESCRIPTORS": str(descriptors),
         "SERVICES": [service.full_name for service in services()],
-        "METHODS": [
-            {"name": service.full_name, "method_names": [method.name for method in service.methods]}
-            for service in services()
-        ],
         "REGISTRY_READS": cached_methods("modelyard.registry.v1"),
         "CDN_READS": cached_methods("modelyard.cdn.v1"),
+        "REGISTRY_CALLS": other_methods("modelyard.registry.v1"),
+        "CDN_CALLS": other_methods("modelyard.cdn.v1"),
+        "CACHE_CALLS": other_methods("modelyard.cache.v1"),
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
@@ -124,6 +123,15 @@ def cached_methods(package: str) -> list[str]:
         for method in service.methods
         if _is_cached(method)
     ]
+
+
+def other_methods(package: str) -> list[str]:
+    """
+    The gRPC paths of a package's other RPCs.
+    """
+    paths = [f"/{service.full_name}/{method.name}" for service in services() for method in service.methods]
+    cached = set(cached_methods(package))
+    return [path for path in paths if path.startswith(f"/{package}.") and path not in cached]
 
 
 def streams() -> list[str]:
