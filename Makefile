@@ -13,10 +13,10 @@ PORT    ?= 8080
 WORKERS ?= 1
 ACCESS  ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets drill drill-assets check-coherence check-access plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence check-access check-monitoring monitoring plans clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off)
 	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS)
@@ -38,6 +38,7 @@ rooms: $(READY)
 
 stubs: $(READY)
 	@$(BIN)/python protos/generate.py --check
+	@$(BIN)/python -m gateway.openapi --check
 
 buf: $(READY)
 	@mkdir -p $(dir $(IMAGE)) && $(BIN)/python protos/generate.py --image $(IMAGE)
@@ -46,8 +47,9 @@ buf: $(READY)
 unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
 	@$(BIN)/pytest --quiet -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-protos: $(READY) ## Generate the stubs under modelyard/ from protos/
+protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi.json from protos/
 	@$(BIN)/python protos/generate.py
+	@$(BIN)/python -m gateway.openapi
 
 breaking: $(READY) ## Compare the contracts with the last tag's: a breaking change fails
 	@bash protos/breaking.sh $(BIN)
@@ -57,7 +59,7 @@ format: $(READY) ## Format and mend what the linter can
 
 lock: ## Renew the hash-locked dependency sets from requirements/*.in
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@for set in client services dev; do \
+	@for set in client services otlp gateway dev; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@rm -rf $(VENV)/lock
@@ -77,6 +79,9 @@ bench-cache: $(READY) ## The cache beside its floors: hits, hit rate, stampede, 
 bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the same S3 (PARTS=upload,… LARGEST=1073741824 ROUNDS=3)
 	@$(BIN)/python -m bench.assets
 
+bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=15 SECONDS=1.5)
+	@$(BIN)/python -m bench.instrumentation
+
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
 
@@ -88,6 +93,12 @@ check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer c
 
 check-access: $(READY) ## Every RPC with no, expired, foreign, wrong and right tokens, at the gateway and at the services
 	@$(BIN)/pytest --quiet tests/access services/chassis/tests/test_access.py
+
+check-monitoring: $(READY) ## The rules, their tests, and every panel's query (needs Debian's package prometheus)
+	@$(BIN)/pytest --quiet deploy/monitoring
+
+monitoring: $(READY) ## Write the rules of the objectives and the dashboards under deploy/monitoring/
+	@$(BIN)/python -m deploy.monitoring
 
 plans: $(READY) ## Ask the planner of a registry with a million models whether every statement uses an index (SCALE=1000000)
 	@MODELYARD_PLANS_SCALE=$(or $(SCALE),1000000) $(BIN)/pytest --quiet --timeout 3600 services/registry/tests/test_plans.py

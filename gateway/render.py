@@ -2,7 +2,8 @@
 Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services from the contracts' descriptors.
 
 `python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --bucket NAME --descriptors FILE` prints
-the whole configuration and writes the contracts' descriptors to FILE, which Envoy reads.
+the whole configuration and writes the contracts' descriptors to FILE, and the page's files to a folder beside it (or
+`--site FOLDER`); Envoy reads both.
 
 Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
 role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
@@ -24,7 +25,9 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
+from gateway import site
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
+from gateway.openapi.bindings import bindings
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
 
@@ -37,6 +40,9 @@ Address = tuple[str, int]
 class Addresses:
     """
     Where the gateway listens, where the services do (every worker's host and port), and where the bytes are.
+
+    Args:
+        origins: of other sites whose scripts may call, such as https://app.example; none by default.
     """
 
     listen: Address
@@ -45,15 +51,17 @@ class Addresses:
     cache: Sequence[Address]
     cdn: Sequence[Address]
     bucket: Bucket
+    origins: Sequence[str] = ()
 
 
-def render(addresses: Addresses, descriptors: Path) -> str:
+def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
     """
     The configuration as YAML.
 
     Args:
         addresses: where everything is.
         descriptors: the descriptor set, as a path that Envoy can read.
+        served: the page's files, as `gateway.site.write` wrote them; none means no page.
     """
     values: dict[str, object] = {
         "ADMIN_PORT": addresses.admin_port,
@@ -63,9 +71,15 @@ def render(addresses: Addresses, descriptors: Path) -> str:
         "SERVICES": [service.full_name for service in services()],
         "REGISTRY_READS": cached_methods("modelyard.registry.v1"),
         "CDN_READS": cached_methods("modelyard.cdn.v1"),
+        "REGISTRY_CALLS": other_methods("modelyard.registry.v1"),
+        "CDN_CALLS": other_methods("modelyard.cdn.v1"),
+        "CACHE_CALLS": other_methods("modelyard.cache.v1"),
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
+        "ORIGINS": list(addresses.origins),
+        "SITE": list(served),
+        "STREAMS": streams(),
         **_bytes(addresses.bucket),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
@@ -111,6 +125,28 @@ def cached_methods(package: str) -> list[str]:
     ]
 
 
+def other_methods(package: str) -> list[str]:
+    """
+    The gRPC paths of a package's other RPCs.
+    """
+    paths = [f"/{service.full_name}/{method.name}" for service in services() for method in service.methods]
+    cached = set(cached_methods(package))
+    return [path for path in paths if path.startswith(f"/{package}.") and path not in cached]
+
+
+def streams() -> list[str]:
+    """
+    The JSON paths of the RPCs that answer with a stream, as regular expressions.
+    """
+    return [
+        binding.regex
+        for service in services()
+        for method in service.methods
+        if method.server_streaming
+        for binding in bindings(method)
+    ]
+
+
 def _bytes(bucket: Bucket) -> dict[str, object]:
     return {
         "ASSETS_LUA": TEMPLATE.with_name("assets.lua").read_text(),
@@ -137,8 +173,9 @@ def _fill(part: object, values: Mapping[str, object]) -> object:
         return {key: _fill(value, values) for key, value in part.items()}
     if isinstance(part, list):
         return [filled for value in part for filled in _repeat(value, values)]
-    if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z0-9_]+)\}", part)):
-        return values[name[1]]
+    if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z0-9_]+)(?:\.([a-z]+))?\}", part)):
+        value = values[name[1]]
+        return value[name[2]] if name[2] and isinstance(value, Mapping) else value
     return part
 
 
@@ -182,6 +219,15 @@ def _addresses(text: str) -> list[Address]:
     return [address for part in text.split(",") for address in one(part)]
 
 
+def origin(text: str) -> str:
+    """
+    An argument that names a site: http(s)://host[:port].
+    """
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an origin: http://host[:port] or https://host[:port]")
+    return text
+
+
 def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucket:
     style = found.s3_style or ("path" if found.s3 else "virtual-host")
     try:
@@ -208,13 +254,22 @@ def main() -> None:
         help="where the bucket's name goes; default virtual-host on AWS (with dots it needs path), path elsewhere",
     )
     parser.add_argument("--s3-ca", type=Path, default=SYSTEM_CA, metavar="FILE", help=f"for https; default {SYSTEM_CA}")
-    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
-    found = parser.parse_args()
-    addresses = Addresses(
-        found.listen[0], found.admin_port, found.registry, found.cache, found.cdn, _bucket(found, parser)
+    parser.add_argument(
+        "--cors-origin",
+        type=origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="scripts of this site may call, such as https://app.example; may be given again; default none",
     )
+    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
+    parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
+    found = parser.parse_args()
+    services_at = (found.registry, found.cache, found.cdn)
+    addresses = Addresses(found.listen[0], found.admin_port, *services_at, _bucket(found, parser), found.cors_origin)
     found.descriptors.write_bytes(descriptor_set())
-    sys.stdout.write(render(addresses, found.descriptors))
+    served = site.write((found.site or found.descriptors.with_name("site")).absolute())
+    sys.stdout.write(render(addresses, found.descriptors, served))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ The cache as JSON over HTTP, at the paths of its contracts, through the gateway.
 from __future__ import annotations
 
 import base64
+import time
+
+import pytest
 
 from services.embedded.stack import Stack
 from tests.rest import call, done
@@ -76,7 +79,13 @@ def test_the_cache_says_how_it_is(stack: Stack) -> None:
     """
     Its state is shown, and it is warmed up and emptied.
     """
-    assert done(stack, "GET", "cache:status")["streams"][0]["connected"] is True
+    for _ in range(100):
+        if done(stack, "GET", "cache:status")["streams"][0]["connected"]:
+            break
+        # The registry may have been the last to start.
+        time.sleep(0.1)
+    else:
+        pytest.fail("the cache does not follow the registry's changes")
     done(stack, "POST", "cache:warm", {"key_count": 10, "rate": 1000})
     done(stack, "POST", "cache:flush", {"shared": True})
     assert int(done(stack, "GET", "cache/shared/stats").get("entries", "0")) >= 0

@@ -36,6 +36,8 @@ def fragile() -> Iterator[Stack]:
     """
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
+        # Its data goes with the run: writing it down in good order takes seconds.
+        running.kill("s3")
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,7 +95,9 @@ class Front:
 
 
 @contextmanager
-def gateway(s3: S3, state: Path, environment: Mapping[str, str] | None = None) -> Iterator[Front]:
+def gateway(
+    s3: S3, state: Path, environment: Mapping[str, str] | None = None, origins: Sequence[str] = ()
+) -> Iterator[Front]:
     """
     Run a gateway before *s3*, whose services do not answer, with its files in *state*.
 
@@ -103,6 +105,7 @@ def gateway(s3: S3, state: Path, environment: Mapping[str, str] | None = None) -
         s3: the server, running or not.
         state: a folder.
         environment: in place of the one that leads to the bucket's keys.
+        origins: of other sites that may call.
     """
     front = Front(free_port(), free_port())
     addresses = Addresses(
@@ -112,6 +115,7 @@ def gateway(s3: S3, state: Path, environment: Mapping[str, str] | None = None) -
         cache=[NOBODY],
         cdn=[NOBODY],
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
+        origins=origins,
     )
 
     def ready() -> None:

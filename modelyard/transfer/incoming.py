@@ -44,7 +44,7 @@ class Incoming(Gathering):
         """
         The request for the missing bytes.
         """
-        return assets_pb2.DownloadRequest(name=self._asset.name, offset=self.received)
+        return assets_pb2.DownloadRequest(name=self._asset.name, offset=self.received, without_digest=True)
 
     def take(self, chunk: assets_pb2.Chunk) -> None:
         """

@@ -69,7 +69,9 @@ class RangedIncoming(Gathering):
         """
         The request for the missing bytes of *piece*.
         """
-        return assets_pb2.DownloadRequest(name=self._asset.name, offset=piece.done, limit=piece.end - piece.done)
+        return assets_pb2.DownloadRequest(
+            name=self._asset.name, offset=piece.done, limit=piece.end - piece.done, without_digest=True
+        )
 
     def take(self, piece: Piece, chunk: assets_pb2.Chunk) -> None:
         """

@@ -9,8 +9,10 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from services.chassis.histograms import Histogram
 
 # Writes to the shared level that wait; more are dropped, because the level may be slow and memory is not endless.
 _MOST_BACKGROUND = 1000
@@ -44,12 +46,14 @@ class StreamNumbers:
         revision: the one applied last.
         breaks: streams that have ended.
         changes: that it has told.
+        lag: from the commit of a revision to its arrival.
     """
 
     age: float
     revision: int
     breaks: int
     changes: int
+    lag: Histogram
 
 
 class CacheMetrics(Collector):
@@ -62,6 +66,7 @@ class CacheMetrics(Collector):
         streams: of changes, by the service behind, read when asked.
         evictions: of the near level, by cause.
         namespaces: hits and misses of the key-value cache, by namespace.
+        feeds: how old what is known of a namespace's changes is, of those that are followed.
     """
 
     def __init__(self) -> None:
@@ -73,6 +78,7 @@ class CacheMetrics(Collector):
         self.streams: dict[str, Callable[[], StreamNumbers]] = {}
         self.evictions: Mapping[str, int] = {}
         self.namespaces: Mapping[str, Mapping[str, int]] = {}
+        self.feeds: dict[str, Callable[[], float]] = {}
 
     def of(self, kind: str) -> Counts:
         """
@@ -137,6 +143,14 @@ class CacheMetrics(Collector):
             for result in ("hit", "miss"):
                 values.add_metric([name, result], results.get(result, 0))
         yield values
+        ages = GaugeMetricFamily(
+            "modelyard_cache_values_stream_age_seconds",
+            "How old what is known of a namespace's changes is, of those that are kept in memory",
+            labels=["namespace"],
+        )
+        for name, read in self.feeds.items():
+            ages.add_metric([name], read())
+        yield ages
         yield CounterMetricFamily(
             "modelyard_cache_shared_dropped", "Writes to the shared level dropped", value=self.dropped
         )
@@ -157,10 +171,16 @@ class CacheMetrics(Collector):
         told = CounterMetricFamily(
             "modelyard_cache_invalidations", "Changes that the stream has told", labels=["service"]
         )
+        lag = HistogramMetricFamily(
+            "modelyard_change_stream_lag_seconds",
+            "From the commit of a revision until the cache knows of it",
+            labels=["service"],
+        )
         for service, numbers in self.streams.items():
             now = numbers()
             age.add_metric([service], now.age)
             revision.add_metric([service], now.revision)
             breaks.add_metric([service], now.breaks)
             told.add_metric([service], now.changes)
-        yield from (age, revision, breaks, told)
+            lag.add_metric([service], buckets=now.lag.buckets(), sum_value=now.lag.total)
+        yield from (age, revision, breaks, told, lag)

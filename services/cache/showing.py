@@ -34,6 +34,7 @@ def show(
     valkey, compression = shared.valkey, shared.compression
     metrics.evictions = near.evictions
     metrics.namespaces = {name: yard.results for name, yard in values.items()}
+    metrics.feeds = {name: partial(_age, yard) for name, yard in values.items() if yard.namespace.near}
     metrics.gauges.update(
         {
             "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.size),
@@ -56,5 +57,9 @@ def show(
     )
 
 
+def _age(yard: Yard) -> float:
+    return yard.feed.coherence.age
+
+
 def _told(follower: Follower, coherence: Coherence) -> StreamNumbers:
-    return StreamNumbers(coherence.age, coherence.applied, follower.breaks, follower.changes)
+    return StreamNumbers(coherence.age, coherence.applied, follower.breaks, follower.changes, follower.lag)

@@ -12,6 +12,7 @@ from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_serve
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
 from modelyard.contracts import scopes
 from services.cdn.delivering import delivering
+from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
@@ -23,6 +24,7 @@ from services.cdn.store.collection import Collection
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Records
+from services.cdn.store.s3 import traffic
 from services.cdn.store.sweeping import Sweeper
 from services.cdn.store.uploads import Uploads
 from services.chassis.server import Server, main
@@ -70,6 +72,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         server.add(add_UploadServiceServicer_to_server, resumable)
         server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
         server.metrics.registry.register(DatabaseMetrics(database))
+        server.metrics.registry.register(StoreMetrics(traffic()))
         server.health.depends_on("s3", assets.ping)
         server.health.depends_on("postgresql", database.ping)
         yield

@@ -106,6 +106,8 @@ def wrap_handler(handler: Handler, method: Method, interceptors: Sequence[Interc
     """
     Put *interceptors* round *handler*, the first of them outermost.
 
+    A stream may yield messages that are serialised already, as bytes: those that carry much need not be copied again.
+
     A behaviour that is a plain function is a method of the generated servicer that nobody overrode: it becomes one
     that raises Unimplemented, inside the interceptors, so that it is counted like any other call.
 
@@ -115,7 +117,14 @@ def wrap_handler(handler: Handler, method: Method, interceptors: Sequence[Interc
     behaviour = _checked(behaviour_of(handler), method)
     for interceptor in reversed(interceptors):
         behaviour = interceptor.around(method, behaviour)
-    return with_behaviour(handler, behaviour)
+    serialize = handler.response_serializer
+    if method.kind.responses_stream and serialize is not None:
+        serialize = _unless_serialized(serialize)
+    return _MAKERS[method.kind](behaviour, handler.request_deserializer, serialize)
+
+
+def _unless_serialized(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
@@ -123,6 +132,13 @@ def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
     *handler* with another function in it, of the same kind.
     """
     return _MAKERS[kind_of(handler)](behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+def with_serializers(handler: Handler, read: Callable[[bytes], Any], write: Callable[[Any], bytes]) -> Handler:
+    """
+    *handler* with another way from bytes and to bytes.
+    """
+    return _MAKERS[kind_of(handler)](behaviour_of(handler), read, write)
 
 
 _MAKERS: dict[Kind, Callable[..., Handler]] = {

@@ -1,5 +1,5 @@
 """
-Durations counted into buckets: plain integers, because the calls of a process share one thread, and a histogram of
+Amounts counted into buckets: plain integers, because the calls of a process share one thread, and a histogram of
 prometheus_client costs ten times as much.
 """
 
@@ -8,30 +8,37 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import accumulate
 
-# Seconds. A read from memory takes some 50 µs, a cold search a second, an upload minutes.
-_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+# Seconds. A read from memory takes some 50 µs, a cold search a second, an upload minutes. The bounds of the service
+# level objectives (deploy/monitoring/objectives.py) are among them.
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+# Bytes, in steps of four: a message is at most some 16 MiB.
+BYTES = tuple(float(64 << 2 * step) for step in range(10))
 
 
 class Histogram:
     """
-    How long things took.
+    How long things took, or how large they were.
+
+    Args:
+        bounds: of the buckets, in order.
 
     Attributes:
-        seconds: all of them together.
+        total: all of them together.
     """
 
-    __slots__ = ("_counts", "seconds")
+    __slots__ = ("_bounds", "_counts", "total")
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._counts = [0] * (len(_BOUNDS) + 1)
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self.total = 0.0
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
 
-    def observe(self, seconds: float) -> None:
+    def observe(self, amount: float) -> None:
         """
-        Count one that took *seconds*.
+        Count one of *amount*.
         """
-        self.seconds += seconds
-        self._counts[bisect_left(_BOUNDS, seconds)] += 1
+        self.total += amount
+        self._counts[bisect_left(self._bounds, amount)] += 1
 
     @property
     def count(self) -> int:
@@ -42,7 +49,7 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """
-        How many took at most so many seconds, for each bound, as Prometheus wants it.
+        How many were at most so large, for each bound, as Prometheus wants it.
         """
-        bounds = [*map(str, _BOUNDS), "+Inf"]
+        bounds = [*map(str, self._bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(list(self._counts))), strict=True))

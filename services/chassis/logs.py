@@ -12,14 +12,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from services.chassis.interceptors.current import request_id
+from services.chassis.interceptors.current import current_call, named
 from services.chassis.settings import LogFormat, LogLevel
 
 # Our own loggers follow the setting. Others stay at WARNING, because some (botocore) write requests with their
 # credentials and payloads at DEBUG.
 _OURS = ("services", "modelyard", "__main__")
 
-_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "request_id"})
+_OF_CALLS = ("request_id", "trace_id", "span_id")
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *_OF_CALLS})
 
 
 def setup(
@@ -42,7 +43,7 @@ def setup(
     if format is LogFormat.AUTO:
         format = LogFormat.TEXT if stream.isatty() else LogFormat.JSON  # noqa: A001 - the argument, decided
     handler = logging.StreamHandler(stream)
-    handler.addFilter(_add_request_id)
+    handler.addFilter(_add_call)
     handler.setFormatter(JsonFormatter(fields or {}) if format is LogFormat.JSON else TextFormatter(fields or {}))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -52,17 +53,18 @@ def setup(
     logging.captureWarnings(True)
 
 
-def _add_request_id(record: logging.LogRecord) -> bool:
+def _add_call(record: logging.LogRecord) -> bool:
     # Asked for when the record is handled, which is in the context of the call (asyncio.to_thread copies it).
-    if not hasattr(record, "request_id"):
-        record.request_id = request_id()
+    call = current_call()
+    if call is not None and not hasattr(record, "request_id"):
+        vars(record).update(named(call))
     return True
 
 
 class JsonFormatter(logging.Formatter):
     """
-    A record as one JSON object on one line: time (UTC), level, logger, message, request_id within calls, then what
-    was given as `extra`, then the exception with its traceback.
+    A record as one JSON object on one line: time (UTC), level, logger, message, within calls request_id, trace_id and
+    span_id, then what was given as `extra`, then the exception with its traceback.
     """
 
     def __init__(self, fields: Mapping[str, str | int]) -> None:
@@ -80,8 +82,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **self._fields,
         }
-        if request := getattr(record, "request_id", None):
-            line["request_id"] = request
+        line |= {name: getattr(record, name) for name in _OF_CALLS if hasattr(record, name)}
         line |= _extras(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -106,8 +107,8 @@ class TextFormatter(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         head = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {self._prefix}".rstrip()
         line = f"{head}  {_one_line(record.getMessage())}"
-        if request := getattr(record, "request_id", None):
-            line += f"  [{request}]"
+        if ids := [getattr(record, name) for name in _OF_CALLS[:2] if hasattr(record, name)]:
+            line += f"  [{' '.join(ids)}]"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.registry import Collector
 
 from services.chassis.calls import Method
-from services.chassis.histograms import Histogram
+from services.chassis.histograms import BYTES, Histogram
 from services.chassis.settings import Address
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
@@ -39,14 +39,20 @@ def go_name(code: grpc.StatusCode) -> str:
 class MethodStats:
     """
     The numbers of one method, kept plain as those of `Histogram` are.
+
+    Attributes:
+        started: calls.
+        codes: calls that have ended, by status.
+        durations: of the calls that have ended, in seconds.
+        received, sent: sizes of messages, in bytes.
     """
 
     __slots__ = ("codes", "durations", "received", "sent", "started")
 
     def __init__(self) -> None:
         self.started = 0
-        self.received = 0
-        self.sent = 0
+        self.received = Histogram(BYTES)
+        self.sent = Histogram(BYTES)
         self.codes: dict[grpc.StatusCode, int] = {grpc.StatusCode.OK: 0}
         self.durations = Histogram()
 
@@ -81,15 +87,28 @@ class CallMetrics(Collector):
         sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent.", labels=_LABELS)
         handled = CounterMetricFamily("grpc_server_handled", "Calls ended.", labels=(*_LABELS, "grpc_code"))
         seconds = HistogramMetricFamily("grpc_server_handling_seconds", "Seconds that calls took.", labels=_LABELS)
+        running = GaugeMetricFamily("grpc_server_in_flight", "Calls that have not ended.", labels=_LABELS)
+        taken = HistogramMetricFamily(
+            "grpc_server_msg_received_bytes", "Bytes of messages received, uncompressed.", labels=_LABELS
+        )
+        given = HistogramMetricFamily(
+            "grpc_server_msg_sent_bytes", "Bytes of messages sent, uncompressed.", labels=_LABELS
+        )
         for method, stats in list(self._stats.items()):
             labels = (method.kind.value, method.service, method.name)
-            started.add_metric(labels, stats.started)
-            received.add_metric(labels, stats.received)
-            sent.add_metric(labels, stats.sent)
-            for code, count in list(stats.codes.items()):
+            # What has ended is read before what has started, or there could be fewer than none in flight.
+            codes = dict(stats.codes)
+            for code, count in codes.items():
                 handled.add_metric((*labels, go_name(code)), count)
-            seconds.add_metric(labels, buckets=stats.durations.buckets(), sum_value=stats.durations.seconds)
-        yield from (started, handled, received, sent, seconds)
+            begun = stats.started
+            started.add_metric(labels, begun)
+            running.add_metric(labels, begun - sum(codes.values()))
+            for messages, sizes, counter in ((taken, stats.received, received), (given, stats.sent, sent)):
+                buckets = sizes.buckets()
+                messages.add_metric(labels, buckets=buckets, sum_value=sizes.total)
+                counter.add_metric(labels, buckets[-1][1])
+            seconds.add_metric(labels, buckets=stats.durations.buckets(), sum_value=stats.durations.total)
+        yield from (started, handled, running, received, sent, taken, given, seconds)
 
 
 class Metrics:
@@ -114,7 +133,7 @@ class Metrics:
         self.calls = CallMetrics()
         self.registry.register(self.calls)
         build = Gauge("modelyard_build_info", "What runs here.", _BUILD, registry=self.registry)
-        build.labels(program, host, _version("modelyard"), _version("grpcio")).set(1)
+        build.labels(program, host, installed("modelyard"), installed("grpcio")).set(1)
         self.dependency_up = Gauge(
             "modelyard_dependency_up", "Whether a dependency answers.", ["dependency"], registry=self.registry
         )
@@ -155,7 +174,10 @@ class Metrics:
 _BUILD = ["program", "host", "version", "grpcio"]
 
 
-def _version(distribution: str) -> str:
+def installed(distribution: str) -> str:
+    """
+    The version of what is installed; "unknown" when it is not.
+    """
     try:
         return version(distribution)
     except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed

@@ -15,12 +15,14 @@ from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.health import Health, HealthService
 from services.chassis.health import add_to_server as add_health
 from services.chassis.interceptors import AccessInterceptor, standard
+from services.chassis.interceptors.metrics import measured
 from services.chassis.launcher import main
 from services.chassis.metrics import Metrics
 from services.chassis.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
 from services.chassis.settings import CommonSettings
+from services.chassis.tracing import Spans
 
-__all__ = ["Compose", "Server", "main"]
+__all__ = ["Compose", "Server", "collect", "main"]
 
 Compose = Callable[["Server"], AbstractAsyncContextManager[None]]
 
@@ -32,6 +34,7 @@ class Server:
     Args:
         settings: those that every service has.
         metrics: of this process.
+        spans: where spans are exported, what makes them.
 
     Attributes:
         settings: as given.
@@ -41,12 +44,13 @@ class Server:
         handlers: by path, what the host serves.
     """
 
-    def __init__(self, settings: CommonSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: CommonSettings, metrics: Metrics, spans: Spans | None = None) -> None:
         self.settings = settings
         self.metrics = metrics
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
+        self._spans = spans
         self._keys = settings.keys()
         self._interceptors = self._standard({})
         self._services: set[str] = set()
@@ -73,7 +77,7 @@ class Server:
             ValueError: a method of it is served already.
             TypeError: a method of it is not of the form that its contract asks for.
         """
-        for service, handlers in _collect(adder, servicer).items():
+        for service, handlers in collect(adder, servicer).items():
             self.add_methods(service, handlers)
 
     def add_methods(self, service: str, handlers: Mapping[str, Handler]) -> None:
@@ -99,11 +103,11 @@ class Server:
         """
         Add what every process serves beside its own, and keep asking its dependencies how they are.
         """
-        for service, handlers in _collect(add_health, HealthService(self.health)).items():
+        for service, handlers in collect(add_health, HealthService(self.health)).items():
             self._wrap(service, handlers)
         reflection = ReflectionService(self._services)
         for adder in (add_v1_to_server, add_v1alpha_to_server):
-            for service, handlers in _collect(adder, reflection).items():
+            for service, handlers in collect(adder, reflection).items():
                 self._wrap(service, handlers)
         lag = asyncio.create_task(self.metrics.watch_loop())
         try:
@@ -122,6 +126,7 @@ class Server:
             self.metrics.calls,
             slow=self.settings.slow_call_seconds,
             default_deadline=self.settings.default_deadline_seconds,
+            spans=self._spans,
             access=access,
         )
 
@@ -131,10 +136,11 @@ class Server:
             method = Method.of(service, name, handler)
             if method.path in self.handlers:
                 raise ValueError(f"{method.path} is served already")
-            self.handlers[method.path] = wrap_handler(handler, method, self._interceptors)
+            wrapped = wrap_handler(handler, method, self._interceptors)
+            self.handlers[method.path] = measured(wrapped, self.metrics.calls.of(method))
 
 
-def _collect(adder: Callable[[Any, Any], None], servicer: Any) -> dict[str, Mapping[str, Handler]]:
+def collect(adder: Callable[[Any, Any], None], servicer: Any) -> dict[str, Mapping[str, Handler]]:
     """
     The handlers that *adder* registers, by service and name.
     """

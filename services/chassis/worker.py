@@ -21,6 +21,7 @@ import uvloop
 
 from services.chassis import logs
 from services.chassis.control import VARIABLE, Assignment, Control
+from services.chassis.exporting import exporting
 from services.chassis.metrics import Metrics
 from services.chassis.server import Server
 from services.chassis.settings import CommonSettings, SettingsError, load
@@ -41,13 +42,14 @@ async def composed(assignment: Assignment) -> AsyncIterator[Server]:
     )
     metrics = Metrics(assignment.program, assignment.host)
     compose = getattr(importlib.import_module(assignment.module), assignment.compose)
-    with metrics.serve(settings.metrics):
-        server = Server(settings, metrics)
-        async with compose(server), server.ready():
-            # What was made so far stays: the garbage collector need not look at it over and over while calls wait.
-            gc.collect()
-            gc.freeze()
-            yield server
+    async with exporting(settings.otlp_endpoint, assignment.program, assignment.index) as spans:
+        with metrics.serve(settings.metrics):
+            server = Server(settings, metrics, spans)
+            async with compose(server), server.ready():
+                # What was made so far stays: the garbage collector need not look at it over and over while calls wait.
+                gc.collect()
+                gc.freeze()
+                yield server
 
 
 def settings_class(where: str) -> type[CommonSettings]:

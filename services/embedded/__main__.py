@@ -12,10 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+from gateway.render import origin
 from services.embedded.parts import EmbeddedError
 from services.embedded.stack import Stack, StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
+_STATE = ROOT / ".modelyard" / "run"
 
 
 def main() -> int:
@@ -35,6 +37,7 @@ def main() -> int:
         workers=arguments.workers,
         access=arguments.access,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
+        origins=arguments.cors_origin,
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
     began = time.monotonic()
@@ -79,8 +82,16 @@ def _parse() -> argparse.Namespace:
     run.add_argument(
         "--access", default="off", choices=["off", "read-public", "on"], help="whether calls need a token; default off"
     )
-    state = os.environ.get("MODELYARD_STATE", str(ROOT / ".modelyard" / "run"))
+    state = os.environ.get("MODELYARD_STATE", str(_STATE))
     run.add_argument("--state", type=Path, default=Path(state), help="the folder for data, logs and secrets")
+    run.add_argument(
+        "--cors-origin",
+        type=origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="scripts of this site may call, such as http://localhost:5173; may be given again; default none",
+    )
     return parser.parse_args()
 
 
@@ -93,17 +104,21 @@ def _port(text: str) -> int:
 def _welcome(stack: Stack, state: Path, seconds: float) -> str:
     address = stack.gateway
     metrics = "\n".join(f"  {name:<9} {' '.join(service.metrics)}" for name, service in stack.services.items())
+    top = f"{'' if state == _STATE else f'MODELYARD_STATE={state} '}.venv/bin/modelyard top"
     return f"""
 Modelyard is ready after {seconds:.1f} s
 
   gRPC, gRPC-Web and JSON   {address}
+  the page, with a console  http://{address}/
   state                     {state}
 
 Metrics
 {metrics}
+  {"gateway":<9} {stack.gateway_metrics}
 
 Try
   .venv/bin/modelyard --target {address} models list
+  {top}
   grpcurl -plaintext {address} list
   curl http://{address}/v1/namespaces/default/models
 """

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -35,12 +37,32 @@ class Kept:
         with suppress(psutil.NoSuchProcess):
             family = self.process.children(recursive=True)
             self.process.send_signal(self.stop_signal)
-            psutil.wait_procs([self.process], timeout=self.patience)
+            wait_for_end([self.process], self.patience)
             for member in [self.process, *family]:
                 # is_running compares the time of creation.
                 if member.is_running():
                     with suppress(psutil.NoSuchProcess):
                         member.kill()
+
+
+def wait_for_end(processes: Sequence[psutil.Process], seconds: float) -> None:
+    """
+    Wait until all of them have ended, for some *seconds* at the most.
+
+    Args:
+        processes: whosever children. One that has ended stays in the table until whoever inherited it looks, which
+            takes seconds with some, and with others does not happen at all.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not all(map(_has_ended, processes)):
+        time.sleep(0.03)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def main() -> None:

@@ -4,14 +4,17 @@ What the supervisor runs: one process each, as a value.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import random
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 
@@ -73,15 +76,38 @@ def listening(port: int, host: str = "127.0.0.1") -> Callable[[], None]:
 
 def free_port() -> int:
     """
-    A loopback port that nobody listens on.
+    A loopback port that nobody listens on, and that no other process which asks here gets while this one lives.
 
     Below the ports that systems give to outgoing connections, and never the same one twice in a process: whoever asks
-    for one does not bind it at once, and it must not come round again meanwhile.
+    for one does not bind it at once, or starts again what had it, and it must not come round meanwhile.
     """
-    return next(port for port in _ports if is_free(port))
+    return next(port for port in _ports if take(port))
 
 
-# From a place by chance, so that two processes are far from each other.
+def take(port: int) -> bool:
+    """
+    Take a loopback port for this process, if it is free and nobody has taken it.
+    """
+    if port in _taken or not is_free(port):
+        return False
+    try:
+        # A byte of the file for each port: the system lets go of it when the process ends, however it ends.
+        fcntl.lockf(_register(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _taken.add(port)
+    return True
+
+
+@cache
+def _register() -> int:
+    # Never closed: that would give up every lock on it.
+    path = Path(tempfile.gettempdir()) / f"modelyard-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+_taken: set[int] = set()
+# From a place by chance, so that two processes seldom ask for the same one.
 _FIRST, _LAST = 15_000, 32_000
 _ports = itertools.cycle(
     _FIRST + (start + step) % (_LAST - _FIRST)

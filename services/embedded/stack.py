@@ -41,6 +41,7 @@ class StackSettings:
         environment: further settings of all services.
         access: whether calls need a token: off, read-public or on.
         parts: only these parts and what they need; empty means all.
+        origins: of other sites whose scripts may call the gateway.
     """
 
     state: Path
@@ -50,6 +51,7 @@ class StackSettings:
     environment: dict[str, str] = field(default_factory=dict)
     access: str = "off"
     parts: Sequence[str] = ()
+    origins: Sequence[str] = ()
 
 
 class Stack:
@@ -62,6 +64,7 @@ class Stack:
 
     Attributes:
         gateway: host:port of the gateway.
+        gateway_metrics: the page of the gateway's metrics.
         postgres: the database server.
         valkey: the Valkey server.
         s3: the S3 server.
@@ -75,6 +78,7 @@ class Stack:
         self._parts: dict[str, Part] = {}
         self._lock: IO[str] | None = None
         self.gateway = ""
+        self.gateway_metrics = ""
         self.services: dict[str, suite.Service] = {}
         self._access: dict[str, str] = {}
 
@@ -182,10 +186,13 @@ class Stack:
         self.s3 = S3(self._state, free_port())
         self._access = access.settings(self._state, self.settings.access)
         self.services = {service.name: service for service in self._services()}
+        admin = free_port()
+        self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
         addresses = Addresses(
             listen=("127.0.0.1", port),
-            admin_port=free_port(),
+            admin_port=admin,
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
+            origins=self.settings.origins,
             **{name: service.addresses for name, service in self.services.items()},
         )
         parts = [
@@ -250,6 +257,7 @@ class Stack:
         run = {
             "pid": os.getpid(),
             "gateway": self.gateway,
+            "gateway_metrics": self.gateway_metrics,
             "services": {
                 name: [f"{host}:{port}" for host, port in one.addresses] for name, one in self.services.items()
             },

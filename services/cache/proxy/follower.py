@@ -18,6 +18,7 @@ from modelyard.changes.v1 import changes_pb2
 from services.cache.model.coherence import Coherence
 from services.cache.proxy.origin import Origin
 from services.cache.tasks import end
+from services.chassis.histograms import Histogram
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Follower:
         connected: whether a stream is open.
         breaks: how many streams have ended.
         changes: how many changes of resources have been told.
+        lag: seconds from the commit of each revision to its arrival here, by the clocks of the two machines.
     """
 
     def __init__(self, origin: Origin, coherence: Coherence, forgotten: Callable[[], object]) -> None:
@@ -51,6 +53,7 @@ class Follower:
         self.connected = False
         self.breaks = 0
         self.changes = 0
+        self.lag = Histogram()
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -121,6 +124,9 @@ class Follower:
                 changes = ((change.resource, change.subtree) for change in event.revision.changes)
                 self._coherence.apply(event.revision.revision, changes)
                 self.changes += len(event.revision.changes)
+                committed = event.revision.commit_time
+                if committed.seconds:
+                    self.lag.observe(max(time.time() - committed.seconds - committed.nanos / 1e9, 0.0))
             case "heartbeat":
                 if self._next == 0:
                     # What was kept before this point cannot be judged.

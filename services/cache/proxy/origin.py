@@ -14,18 +14,12 @@ from typing import Any
 import grpc
 
 from services.chassis.access import OwnToken
+from services.chassis.outgoing import outgoing
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-# What goes on to the origin. The rest is between the caller and us.
-_PASSED_ON = {
-    "authorization",
-    "x-request-id",
-    "x-modelyard-subject",
-    "x-modelyard-scopes",
-    "traceparent",
-    "tracestate",
-}
+# What goes on to the origin, beside the request id and the trace. The rest is between the caller and us.
+_PASSED_ON = {"authorization", "x-modelyard-subject", "x-modelyard-scopes"}
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -123,9 +117,10 @@ class Origin:
             method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             self._methods[channel, path] = method
         began = time.monotonic()
-        call = method(request, metadata=metadata, timeout=timeout)
         try:
-            value, absence = await call, None
+            with outgoing(path) as headers:
+                call = method(request, metadata=(*metadata, *headers), timeout=timeout)
+                value, absence = await call, None
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise

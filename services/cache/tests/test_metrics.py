@@ -5,6 +5,7 @@ The cache seen from outside: what Prometheus is told.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -94,6 +95,20 @@ async def test_what_changes(cache: Cache, origin: Origin) -> None:
     breaks = cache.number("modelyard_cache_stream_breaks_total", service="registry")
     await origin.break_streams()
     await until(lambda: cache.number("modelyard_cache_stream_breaks_total", service="registry") == breaks + 1)
+
+
+async def test_how_late_changes_are_known(cache: Cache, origin: Origin) -> None:
+    """
+    The time from a commit to its arrival is counted for each revision, and the age of what is known of namespaces.
+    """
+    await cache.warm()
+    origin.committed = time.time() - 3
+    before = cache.number("modelyard_change_stream_lag_seconds_count", service="registry")
+    summed = cache.number("modelyard_change_stream_lag_seconds_sum", service="registry")
+    await origin.write("second")
+    await until(lambda: cache.number("modelyard_change_stream_lag_seconds_count", service="registry") == before + 1)
+    assert cache.number("modelyard_change_stream_lag_seconds_sum", service="registry") - summed >= 3
+    await until(lambda: cache.number("modelyard_cache_values_stream_age_seconds", namespace="shared") < 10)
 
 
 async def test_what_is_kept(cache: Cache, origin: Origin) -> None:

@@ -69,6 +69,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.late = 0.0
         self.backlog = asyncio.Event()
         self.backlog.set()
+        self.committed = 0.0
         self.says_revision = True
         self.size = 0
         self.private = False
@@ -141,6 +142,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             for revision, name in [entry for entry in self.log if entry[0] > after]:
                 change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED)
                 event = changes_pb2.Revision(revision=revision, changes=[change])
+                event.commit_time.FromNanoseconds(int((self.committed or time.time()) * 1e9))
                 after = revision
                 yield changes_pb2.WatchChangesResponse(revision=event)
             while self.silent:

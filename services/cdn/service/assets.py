@@ -23,7 +23,7 @@ from services.cdn.model import (
     parse_part,
 )
 from services.cdn.service.arriving import Arriving
-from services.cdn.service.rendering import from_asset, from_index
+from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.collection import Collection, Grace
@@ -105,17 +105,20 @@ class AssetService(AssetServiceServicer):
             arrival = await writer.finish()
         return await self._storing.arrived(context, header, arrival)
 
-    async def Download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.DownloadResponse]:
+    async def Download(  # type: ignore[override] # serialised already
+        self, request: pb.DownloadRequest, context: Context
+    ) -> AsyncIterator[bytes]:
         sha256, span = parse_part(request.name, request.offset, request.limit)
         asset = (await self._records.get(sha256)).value
         if asset.private and identity() is ANYBODY:
             raise Unauthenticated("TOKEN_MISSING", "the bytes of a private asset need a token")
         start, span = await self._wanted(asset, request.tensor, span)
-        reader = self._assets.read(asset, span)
+        reader = self._assets.read(asset, span, hashing=not request.without_digest)
         async with aclosing(reader.pieces()) as pieces:
             async for offset, data in pieces:
-                yield pb.DownloadResponse(chunk=pb.Chunk(offset=offset - start, data=data))
-        context.set_trailing_metadata((*context.trailing_metadata(), ("x-sha256", reader.sha256)))
+                yield serialized_chunk(offset - start, data)
+        if reader.sha256 is not None:
+            context.set_trailing_metadata((*context.trailing_metadata(), ("x-sha256", reader.sha256)))
 
     async def GetTensorIndex(self, request: pb.GetTensorIndexRequest, context: Context) -> pb.TensorIndex:
         checks = Checks()

@@ -21,7 +21,7 @@ from services.cdn.store.records import Records
 from services.cdn.store.resuming import UploadWriter, begin
 from services.cdn.store.uploads import Uploads, check_way
 from services.chassis.context import Context
-from services.chassis.errors import InvalidArgument, OutOfRange, Violations
+from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
 
 _LEAST_TTL, _USUAL_TTL, _MOST_TTL = 60, 3600, 12 * 3600
 _MOST_URLS = 1000
@@ -101,9 +101,25 @@ class UploadService(UploadServiceServicer):
 
     async def FinishUpload(self, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         name = parse_upload(request.name)
+        if (asset := await self._finished(name)) is not None:
+            return asset
+        try:
+            return await self._finish(name, request, context)
+        except NotFound:
+            # Another call may have finished it since.
+            if (asset := await self._finished(name)) is None:
+                raise
+            return asset
+
+    async def AbortUpload(self, request: pb.AbortUploadRequest, context: Context) -> pb.AbortUploadResponse:
+        await self._finisher.give_up(parse_upload(request.name))
+        return pb.AbortUploadResponse()
+
+    async def _finished(self, name: str) -> assets_pb2.Asset | None:
         sha256 = await self._uploads.was_finished(name)
-        if sha256 is not None:
-            return from_asset((await self._records.get(sha256)).value)
+        return None if sha256 is None else from_asset((await self._records.get(sha256)).value)
+
+    async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         async with self._finisher.claimed(name) as upload:
             asset = await self._storing.there(upload.draft)
             if asset is None:
@@ -111,10 +127,6 @@ class UploadService(UploadServiceServicer):
                 asset = await self._storing.arrived(context, request, arrival)
             await self._finisher.finished(upload)
         return asset
-
-    async def AbortUpload(self, request: pb.AbortUploadRequest, context: Context) -> pb.AbortUploadResponse:
-        await self._finisher.give_up(parse_upload(request.name))
-        return pb.AbortUploadResponse()
 
     async def _writer(self, name: str) -> UploadWriter:
         upload = await self._uploads.get(parse_upload(name))

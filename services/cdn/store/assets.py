@@ -77,11 +77,11 @@ class AssetStore:
         """
         return AssetWriter(self.bucket, self._records, self.variants, draft, self.budget, self.chores)
 
-    def read(self, asset: Asset, span: Span) -> AssetReader:
+    def read(self, asset: Asset, span: Span, *, hashing: bool = True) -> AssetReader:
         """
-        A reader of a part of an asset.
+        A reader of a part of an asset, which says its digest or not.
         """
-        return AssetReader(self.bucket, asset, span, self.chores)
+        return AssetReader(self.bucket, asset, span, self.chores, hashing=hashing)
 
     async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
         """

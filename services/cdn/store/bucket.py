@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from services.cdn.model import DEFAULT_MEDIA_TYPE, Span
-from services.cdn.store.s3 import Lane, S3Settings
+from services.cdn.store.s3 import Lane, S3Settings, traffic
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -271,9 +271,9 @@ class Bucket:
             )
         return (await self._bulk.run(get))["Body"]
 
-    async def read(self, body: StreamingBody, size: int, digest: Hash) -> bytes:
+    async def read(self, body: StreamingBody, size: int, digest: Hash | None) -> bytes:
         """
-        The next *size* bytes of *body*, fewer at its end only; they are added to *digest*.
+        The next *size* bytes of *body*, fewer at its end only; they are added to *digest*, if there is one.
 
         Raises:
             Unavailable: the connection broke.
@@ -281,7 +281,9 @@ class Bucket:
 
         def work() -> bytes:
             piece: bytes = body.read(size)
-            digest.update(piece)
+            traffic().moved("GetObject", "received", len(piece))
+            if digest is not None:
+                digest.update(piece)
             return piece
 
         return await self._bulk.run(work)

@@ -35,20 +35,21 @@ class AssetReader:
         asset: which one.
         span: the wanted part.
         chores: closes the connection when the taker has gone away in the middle of a read.
+        hashing: whether what is read is hashed, and all of an asset compared with its digest.
     """
 
-    def __init__(self, bucket: Bucket, asset: Asset, span: Span, chores: Chores) -> None:
+    def __init__(self, bucket: Bucket, asset: Asset, span: Span, chores: Chores, *, hashing: bool = True) -> None:
         self._bucket, self._asset, self._span, self._chores = bucket, asset, span, chores
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashing else None
         self._position = span.offset
         self._body: StreamingBody | None = None
 
     @property
-    def sha256(self) -> str:
+    def sha256(self) -> str | None:
         """
-        The digest of what was read so far.
+        The digest of what was read so far; None when it is not made.
         """
-        return self._hash.hexdigest()
+        return None if self._hash is None else self._hash.hexdigest()
 
     async def pieces(self) -> AsyncGenerator[tuple[int, bytes], None]:
         """
@@ -69,7 +70,7 @@ class AssetReader:
                 yield offset, piece
         finally:
             self._chores.add(self._close(ahead))
-        if self._span.whole and self.sha256 != self._asset.sha256:
+        if self._hash is not None and self._span.whole and self.sha256 != self._asset.sha256:
             raise DataLoss("ASSET_DAMAGED", f"what is stored as {self._asset.name} has the sha256 {self.sha256}")
 
     def _check_offset(self) -> None:

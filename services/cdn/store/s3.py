@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NoConnection
 
+from services.cdn.store.traffic import Traffic
 from services.chassis.errors import Internal, Unavailable
 
 if TYPE_CHECKING:
@@ -111,7 +112,17 @@ def session() -> boto3.session.Session:
     """
     The one of all clients: each with its own would read all that AWS's services can do again.
     """
-    return boto3.session.Session()
+    made = boto3.session.Session()
+    traffic().watch(made.events)
+    return made
+
+
+@cache
+def traffic() -> Traffic:
+    """
+    What all clients of this process have said to S3.
+    """
+    return Traffic()
 
 
 def _client(settings: S3Settings, *, threads: int, connect: float, read: float, attempts: int) -> S3Client:

@@ -156,6 +156,9 @@ class AssetWriter:
     async def _send(self, upload: str, number: int, body: bytearray) -> Part:
         try:
             return await self._bucket.send(self._draft.key, upload, number, body)
+        except Missing:
+            # By somebody else, such as a rule of the bucket for what is never completed.
+            raise going(self._draft.sha256) from None
         finally:
             self._budget.give(len(body))
 

@@ -277,7 +277,7 @@ class SteppedBucket(CopyingBucket):
     async def open(self, key: str, span: Span) -> StreamingBody:
         return await self._steps.request(f"open {_short(key)}", lambda: self._inner.open(key, span))
 
-    async def read(self, body: StreamingBody, size: int, digest: Hash) -> bytes:
+    async def read(self, body: StreamingBody, size: int, digest: Hash | None) -> bytes:
         return await self._inner.read(body, size, digest)
 
     async def close(self) -> None:

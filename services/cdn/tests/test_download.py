@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.service.rendering import serialized_chunk
 from services.cdn.tests.calls import MIB, Stub, digest, download, failure, some_bytes, upload
 from services.cdn.tests.conftest import Cdn
 
@@ -48,6 +49,27 @@ async def test_parts(stub: Stub, asset: tuple[str, bytes], offset: int, limit: i
     name, data = asset
     wanted = data[offset : offset + limit] if limit else data[offset:]
     assert await download(stub, name, offset, limit) == (wanted, digest(wanted))
+
+
+async def test_without_a_digest(stub: Stub, asset: tuple[str, bytes]) -> None:
+    """
+    Whoever verifies by other means gets the bytes without their digest.
+    """
+    name, data = asset
+    call = stub.Download(pb.DownloadRequest(name=name, without_digest=True), timeout=60)
+    assert b"".join([message.chunk.data async for message in call]) == data
+    assert "x-sha256" not in dict(await call.trailing_metadata() or ())
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 512 * 1024])
+@pytest.mark.parametrize("offset", [0, 1, 2**62])
+def test_chunks_are_what_protobuf_makes_of_them(offset: int, size: int) -> None:
+    """
+    A chunk that is serialised by hand is the message.
+    """
+    data = some_bytes(size)
+    found = pb.DownloadResponse.FromString(serialized_chunk(offset, data))
+    assert found == pb.DownloadResponse(chunk=pb.Chunk(offset=offset, data=data))
 
 
 async def test_nothing_of_nothing(stub: Stub) -> None:

@@ -11,10 +11,12 @@ from datetime import timedelta
 import pytest
 
 from modelyard.cdn.v1 import assets_pb2 as pb
+from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import Draft, asset_key, asset_name
 from services.cdn.store.collection import Grace
+from services.cdn.store.uploads import Uploads
 from services.cdn.tests.calls import digest
-from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_at_once
+from services.cdn.tests.machines import Machine, Shop, call, open_shop, stream, upload_at_once
 from services.cdn.tests.memory import MemoryBucket
 from services.chassis.errors import Aborted
 
@@ -129,6 +131,29 @@ async def test_a_second_life_of_a_reservation(shop: Shop) -> None:
     with pytest.raises(Aborted):
         await machine.storing.arrived(call(), pb.UploadRequest(), arrival)
     assert not await is_stored(shop)
+
+
+async def test_a_finish_that_ends_while_another_begins(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A call that finishes an upload, and finds it finished by another one since it asked, gives the asset as well.
+    """
+    machine, other = await shop.begin(None, AT_ONCE)
+    start = uploads_pb2.StartUploadRequest(sha256=SHA256, size_bytes=len(DATA))
+    upload = await machine.uploads.StartUpload(start, call())
+    whole = uploads_pb2.WriteUploadRequest(name=upload.name, chunk=pb.Chunk(data=DATA))
+    await machine.uploads.WriteUpload(stream(whole), call())
+    finish = uploads_pb2.FinishUploadRequest(name=upload.name)
+    asked, finished = Uploads.was_finished, asyncio.Event()
+
+    async def was_finished(uploads: Uploads, name: str) -> str | None:
+        found = await asked(uploads, name)
+        if not finished.is_set():
+            finished.set()
+            await other.uploads.FinishUpload(finish, call())
+        return found
+
+    monkeypatch.setattr(Uploads, "was_finished", was_finished)
+    assert (await machine.uploads.FinishUpload(finish, call())).sha256 == SHA256
 
 
 async def test_a_collection_that_is_cancelled(shop: Shop, bucket: SlowBucket) -> None:

@@ -101,6 +101,29 @@ async def test_stream_that_ends_early(stub: Stub, store: Store, size: int) -> No
     await store.no_open_uploads(f"assets/{digest(data)}")
 
 
+async def test_somebody_else_aborts_it(stub: Stub, store: Store) -> None:
+    """
+    An upload whose parts the bucket has thrown away, as a rule of its own may, is to be tried again.
+    """
+    data = some_bytes(20 * MIB)
+    key, listed = f"assets/{digest(data)}", store.client.list_multipart_uploads
+
+    async def messages() -> AsyncIterator[pb.UploadRequest]:
+        yield header(data)
+        *most, last = chunks(data)
+        for message in most:
+            yield message
+        while not (found := listed(Bucket=store.bucket, Prefix=key).get("Uploads")):
+            await asyncio.sleep(0.05)
+        store.client.abort_multipart_upload(Bucket=store.bucket, Key=key, UploadId=found[0]["UploadId"])
+        yield last
+
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(messages(), timeout=60)
+    error = failure(caught.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "ASSET_GOING")
+
+
 async def test_more_bytes_than_declared(stub: Stub, store: Store) -> None:
     """
     Bytes past the declared size are refused when they come, though the digest of the first ones is right.

@@ -38,7 +38,15 @@ def envoy_config(listen: Address, admin: str) -> dict[str, Any]:
         # is slow, short deadlines cancel most of them; closing it would fail the others too.
         "layered_runtime": {
             "layers": [
-                {"name": "static", "static_layer": {"overload.premature_reset_total_stream_count": 1_000_000_000}}
+                {
+                    "name": "static",
+                    "static_layer": {
+                        "overload.premature_reset_total_stream_count": 1_000_000_000,
+                        # That codec loses the trailers of an answer that takes the connection's window to its last byte
+                        # (https://github.com/envoyproxy/envoy/issues/40821).
+                        "envoy.reloadable_features.http2_use_oghttp2": False,
+                    },
+                }
             ]
         },
         "static_resources": {"listeners": [_listener(listen)]},
@@ -83,10 +91,8 @@ def _http_manager() -> dict[str, Any]:
             "initial_stream_window_size": _MIB,
             "initial_connection_window_size": 64 * _MIB,
             "override_stream_error_on_invalid_http_message": True,
-            # The other codec, oghttp2, loses the trailers of an answer that takes the connection's window to its last
-            # byte (https://github.com/envoyproxy/envoy/issues/40821).
-            "use_oghttp2_codec": False,
-            # nghttp2 ends a connection after 1,000 cancelled calls and 33 more per second: the same defence once more.
+            # The codec, nghttp2, ends a connection after 1,000 cancelled calls and 33 more per second: the same defence
+            # once more.
             "stream_reset_burst": 1_000_000_000,
             "stream_reset_rate": 1_000_000_000,
             # The default of 10,000 takes a client that reads a stream of small messages slowly for an attack, and

@@ -2,10 +2,11 @@
 What is done round every call of every service, in this order, the first outermost:
 
 1. metrics sees what the client sees;
-2. log gives the call its request id before anything can go wrong;
-3. errors answers with the status of whatever is raised further in;
-4. access lets nobody further in who may not (while access control is on);
-5. deadline lets everything below know how much time is left.
+2. log gives the call its request id and its trace before anything can go wrong;
+3. spans exports what became of it, where that is asked for;
+4. errors answers with the status of whatever is raised further in;
+5. access lets nobody further in who may not (while access control is on);
+6. deadline lets everything below know how much time is left.
 """
 
 from services.chassis.calls import Interceptor
@@ -17,11 +18,18 @@ from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.log import LogInterceptor
 from services.chassis.interceptors.metrics import MetricsInterceptor
+from services.chassis.interceptors.spans import SpanInterceptor
 from services.chassis.metrics import CallMetrics
+from services.chassis.tracing import Spans
 
 
 def standard(
-    calls: CallMetrics, *, slow: float = 0.5, default_deadline: float = 60.0, access: AccessInterceptor | None = None
+    calls: CallMetrics,
+    *,
+    slow: float = 0.5,
+    default_deadline: float = 60.0,
+    spans: Spans | None = None,
+    access: AccessInterceptor | None = None,
 ) -> tuple[Interceptor, ...]:
     """
     The interceptors of every service, in order.
@@ -30,11 +38,13 @@ def standard(
         calls: where to count.
         slow: seconds after which a unary call is logged as a warning.
         default_deadline: seconds for a unary call whose client set none.
+        spans: where spans are exported, what makes them.
         access: None lets everybody in.
     """
     return (
         MetricsInterceptor(calls),
         LogInterceptor(slow),
+        *(() if spans is None else (SpanInterceptor(spans),)),
         ErrorInterceptor(),
         *([] if access is None else [access]),
         DeadlineInterceptor(default_deadline),
@@ -50,6 +60,7 @@ __all__ = [
     "LogInterceptor",
     "MetricsInterceptor",
     "Observer",
+    "SpanInterceptor",
     "current_call",
     "identity",
     "outcome",

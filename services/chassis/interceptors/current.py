@@ -8,13 +8,17 @@ import itertools
 import secrets
 from contextvars import ContextVar
 
+from services.chassis import tracing
 from services.chassis.access.identity import Identity
 from services.chassis.calls import Method
 from services.chassis.context import Context
+from services.chassis.tracing import Span, Trace
 
 REQUEST_ID = "x-request-id"
+_SUBJECT = "x-modelyard-subject"
 
 _MOST_CHARACTERS = 128
+_MOST_SUBJECT = 256
 
 # Ids made here are unique by the process's random prefix: a counter is ten times cheaper than a uuid per call.
 _prefix = secrets.token_hex(6)
@@ -23,17 +27,24 @@ _numbers = itertools.count(1)
 
 class CurrentCall:
     """
-    A call and its request id, which is looked for only when somebody asks for it.
+    A call, its request id and its trace, which are looked for only when somebody asks for them.
+
+    Attributes:
+        method, context: of the call.
+        started: by time.perf_counter().
+        span: what is exported of it; None unless spans are.
     """
 
-    __slots__ = ("_request_id", "context", "identity", "method", "started")
+    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "span", "started")
 
     def __init__(self, method: Method, context: Context, started: float) -> None:
         self.method = method
         self.context = context
         self.started = started
         self.identity: Identity | None = None
+        self.span: Span | None = None
         self._request_id: str | None = None
+        self._trace: Trace | None = None
 
     @property
     def request_id(self) -> str:
@@ -41,8 +52,38 @@ class CurrentCall:
         The client's `x-request-id`, or one of our own making if it sent none that is fit to be logged.
         """
         if self._request_id is None:
-            self._request_id = _sent(self.context) or f"{_prefix}-{next(_numbers):x}"
+            self._request_id = self._sent(REQUEST_ID, _MOST_CHARACTERS) or f"{_prefix}-{next(_numbers):x}"
         return self._request_id
+
+    @property
+    def trace(self) -> Trace:
+        """
+        Where the call is: below its caller, or at the beginning of a trace if that did not say where it is.
+        """
+        if self._trace is None:
+            if self.span is not None:
+                self._trace = self.span.trace
+            else:
+                above = tracing.received(self.context.invocation_metadata() or ())
+                self._trace = tracing.new() if above is None else above.child()
+        return self._trace
+
+    @property
+    def caller(self) -> str:
+        """
+        Who calls, as the gateway has verified it; empty when it does not say.
+        """
+        if self.identity is not None:
+            return self.identity.subject
+        return self._sent(_SUBJECT, _MOST_SUBJECT) or ""
+
+    def _sent(self, name: str, most: int) -> str | None:
+        for key, value in self.context.invocation_metadata() or ():
+            if key == name:
+                # It is logged, and a request id is echoed: trailers hold printable ASCII only.
+                fit = isinstance(value, str) and 0 < len(value) <= most and value.isascii()
+                return str(value) if fit and str(value).isprintable() else None
+        return None
 
 
 _current: ContextVar[CurrentCall | None] = ContextVar("modelyard_call", default=None)
@@ -58,7 +99,7 @@ def current_call() -> CurrentCall | None:
 
 def request_id() -> str | None:
     """
-    The id of the call in progress: send it along as `x-request-id` with every outgoing call.
+    The id of the call in progress.
     """
     call = _current.get()
     return None if call is None else call.request_id
@@ -72,10 +113,8 @@ def identity() -> Identity | None:
     return None if call is None else call.identity
 
 
-def _sent(context: Context) -> str | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID:
-            # It is echoed, and trailers hold printable ASCII only.
-            fit = isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS and value.isascii()
-            return str(value) if fit and str(value).isprintable() else None
-    return None
+def named(call: CurrentCall) -> dict[str, str]:
+    """
+    What log records say of *call*.
+    """
+    return {"request_id": call.request_id, "trace_id": call.trace.trace_id, "span_id": call.trace.span_id}

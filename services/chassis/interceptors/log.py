@@ -13,7 +13,7 @@ import grpc
 from services.chassis.calls import Kind, Method
 from services.chassis.context import Context, status_of
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
-from services.chassis.interceptors.current import REQUEST_ID, CurrentCall, enter
+from services.chassis.interceptors.current import REQUEST_ID, CurrentCall, enter, named
 
 _log = logging.getLogger(__name__)
 _DEBUG: Final = logging.DEBUG
@@ -85,7 +85,9 @@ class _Lines:
             "method": self._method.name,
             "code": code.name,
             "duration_ms": round(taken * 1000, 3),
-            "request_id": call.request_id,
+            "caller": call.caller,
             "peer": call.context.peer(),
+            # Here as well, because the end of a stream may come in the context of whoever closes it.
+            **named(call),
         }
         _log.log(level, "%s %s in %.1f ms", self._method.path, code.name, taken * 1000, extra=fields)

@@ -104,6 +104,12 @@ class CommonSettings:
         default=0.5,
         help="a unary call that takes longer is logged as a warning",
     )
+    otlp_endpoint: str | None = setting(
+        "MODELYARD_OTLP_ENDPOINT",
+        url("http", "https"),
+        default=None,
+        help="where to send spans by OTLP over gRPC, such as http://127.0.0.1:4317; unset sends none",
+    )
     access: AccessMode = setting(
         "MODELYARD_ACCESS",
         choice(AccessMode),

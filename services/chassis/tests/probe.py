@@ -43,14 +43,17 @@ class Probe(probe_pb2_grpc.ProbeServiceServicer):
                 answer.keys.extend(key for key, _ in context.invocation_metadata() or ())
             return answer
 
-    async def Down(self, request: pb.Ask, context: Context) -> AsyncIterator[pb.Answer]:
+    async def Down(  # type: ignore[override] # what is serialised, too
+        self, request: pb.Ask, context: Context
+    ) -> AsyncIterator[pb.Answer | bytes]:
         with self._watched(context) as fate:
             fate.received += 1
             await _greet(context, request)
             for index in range(request.answers):
                 await asyncio.sleep(request.pause_ms / 1000)
                 fate.sent += 1
-                yield _answer(request, context, fate, index)
+                answer = _answer(request, context, fate, index)
+                yield answer.SerializeToString() if request.serialized else answer
             _stumble(request)
 
     async def Up(self, request_iterator: AsyncIterator[pb.Ask], context: Context) -> pb.Answer:

@@ -42,7 +42,7 @@ async def guarded(keys: Keys, mode: AccessMode = AccessMode.ON) -> AsyncIterator
         return b"" if known is None else known.subject.encode()
 
     interceptor = AccessInterceptor(Access(mode, Verifier(keys, ISSUER, AUDIENCE)), SCOPES)
-    methods = {"Read": unary(who), "Write": unary(who), "Forgotten": unary(who)}
+    methods: dict[str, Any] = {"Read": unary(who), "Write": unary(who), "Forgotten": unary(who)}
     async with wired(interceptors=standard(CallMetrics(), access=interceptor), **methods) as channel:
         yield channel
 

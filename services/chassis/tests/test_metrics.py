@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.chassis.context import Context
 from services.chassis.errors import NotFound
-from services.chassis.interceptors import standard
 from services.chassis.metrics import CallMetrics, Metrics, go_name
 from services.chassis.settings import Address
 from services.chassis.tests.wired import (
@@ -72,13 +72,13 @@ async def test_calls_and_messages_are_counted_for_all_kinds() -> None:
     The standard counters count each call once and each message of a stream once.
     """
     calls = CallMetrics()
-    handlers = {
+    handlers: dict[str, Any] = {
         "A": unary(_echo),
         "B": server_stream(_twice),
         "C": client_stream(_joined),
         "D": bidi(_each),
     }
-    async with wired(interceptors=standard(calls), **handlers) as channel:
+    async with wired(calls=calls, **handlers) as channel:
         await channel.unary_unary(path("A"))(b"")
         assert len([each async for each in channel.unary_stream(path("B"))(b"")]) == 2
         await channel.stream_unary(path("C"))(iter([b""] * 3))
@@ -98,12 +98,57 @@ async def test_calls_and_messages_are_counted_for_all_kinds() -> None:
         assert _value(registry, "handling_seconds_count", kind, method) == 1
 
 
+async def test_sizes_are_those_on_the_wire() -> None:
+    """
+    Each message falls into the bucket of its serialised size, whether it comes alone or in a stream.
+    """
+    calls = CallMetrics()
+    async with wired(calls=calls, One=unary(_echo), Many=bidi(_each)) as channel:
+        await channel.unary_unary(path("One"))(b"x" * 65)
+        assert len([each async for each in channel.stream_stream(path("Many"))(iter([b"", b"x" * 70_000]))]) == 2
+    registry = _registry(calls)
+    for way in ("received", "sent"):
+        assert _value(registry, f"msg_{way}_bytes_sum", "unary", "One") == 65
+        assert _value(registry, f"msg_{way}_bytes_bucket", "unary", "One", le="64.0") == 0
+        assert _value(registry, f"msg_{way}_bytes_bucket", "unary", "One", le="256.0") == 1
+        assert _value(registry, f"msg_{way}_bytes_bucket", "bidi_stream", "Many", le="64.0") == 1
+        assert _value(registry, f"msg_{way}_bytes_count", "bidi_stream", "Many") == 2
+
+
+async def test_calls_in_flight_are_those_that_have_not_ended() -> None:
+    """
+    A call counts from its start until it has ended, however it ends.
+    """
+    calls, registry = (found := CallMetrics()), _registry(found)
+    held = asyncio.Event()
+
+    async def handler(request: bytes, _context: Context) -> bytes:
+        await held.wait()
+        if request:
+            raise NotFound("MODEL_NOT_FOUND", "namespaces/a/models/m")
+        return request
+
+    def in_flight() -> float | None:
+        return _value(registry, "in_flight", "unary", "Do")
+
+    async with wired(calls=calls, Do=unary(handler)) as channel:
+        do = channel.unary_unary(path("Do"))
+        good, bad, gone = do(b""), do(b"x"), do(b"")
+        await eventually(lambda: in_flight() == 3)
+        gone.cancel()
+        await eventually(lambda: in_flight() == 2)
+        held.set()
+        await good
+        await failure(bad)
+        await eventually(lambda: in_flight() == 0)
+
+
 async def test_failures_are_counted_by_their_code() -> None:
     """
     A failed call counts under the code that its client saw, spelt as in Go, and sends no message.
     """
     calls = CallMetrics()
-    async with wired(Do=unary(_missing), interceptors=standard(calls)) as channel:
+    async with wired(Do=unary(_missing), calls=calls) as channel:
         await failure(channel.unary_unary(path("Do"))(b""))
     registry = _registry(calls)
     assert _value(registry, "handled_total", "unary", "Do", grpc_code="NotFound") == 1
@@ -126,7 +171,7 @@ async def test_cancelled_calls_are_counted_as_such() -> None:
     def handled(code: str) -> float | None:
         return _value(registry, "handled_total", "unary", "Do", grpc_code=code)
 
-    async with wired(Do=unary(handler), interceptors=standard(calls)) as channel:
+    async with wired(Do=unary(handler), calls=calls) as channel:
         do = channel.unary_unary(path("Do"))
         assert (await failure(do(b"", timeout=0.1))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         call = do(b"")
@@ -141,7 +186,7 @@ async def test_methods_are_there_before_their_first_call() -> None:
     Registered methods start at zero, so that a rate over a new process is right from its first call on.
     """
     calls = CallMetrics()
-    async with wired(Do=unary(_echo), interceptors=standard(calls)):
+    async with wired(Do=unary(_echo), calls=calls):
         pass
     assert _value(_registry(calls), "started_total", "unary", "Do") == 0
 
@@ -156,7 +201,7 @@ async def test_durations_fall_into_their_bucket() -> None:
         await asyncio.sleep(0.03)
         return request
 
-    async with wired(Do=unary(handler), interceptors=standard(calls)) as channel:
+    async with wired(Do=unary(handler), calls=calls) as channel:
         await channel.unary_unary(path("Do"))(b"")
     registry = _registry(calls)
     assert _value(registry, "handling_seconds_bucket", "unary", "Do", le="0.025") == 0
@@ -208,7 +253,7 @@ async def test_the_page_is_read_by_prometheus() -> None:
     """
     metrics = Metrics("services.test", "grpcio")
     address = _free()
-    async with wired(Do=unary(_echo), interceptors=standard(metrics.calls)) as channel:
+    async with wired(Do=unary(_echo), calls=metrics.calls) as channel:
         await channel.unary_unary(path("Do"))(b"")
     with metrics.serve(address):
         page = await asyncio.to_thread(_fetched, f"http://{address}/metrics")

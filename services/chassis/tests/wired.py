@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.interceptors import standard
+from services.chassis.interceptors.metrics import measured
 from services.chassis.interceptors.status import DETAILS
 from services.chassis.metrics import CallMetrics
 
@@ -28,11 +29,12 @@ bidi = grpc.stream_stream_rpc_method_handler
 
 class Registrar:
     """
-    Takes handlers as a server does, from generated adders too, and wraps them.
+    Takes handlers as a server does, from generated adders too, wraps and measures them.
     """
 
-    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor]) -> None:
+    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], calls: CallMetrics) -> None:
         self._server = server
+        self._calls = calls
         self._interceptors = interceptors
 
     def add_generic_rpc_handlers(self, _handlers: Any) -> None:
@@ -44,10 +46,10 @@ class Registrar:
         """
         Wrap each and serve it.
         """
-        wrapped = {
-            name: wrap_handler(handler, Method.of(service, name, handler), self._interceptors)
-            for name, handler in handlers.items()
-        }
+        wrapped = {}
+        for name, handler in handlers.items():
+            method = Method.of(service, name, handler)
+            wrapped[name] = measured(wrap_handler(handler, method, self._interceptors), self._calls.of(method))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
 
@@ -55,6 +57,7 @@ class Registrar:
 async def wired(
     *adders: Callable[[Any], None],
     interceptors: Sequence[Interceptor] | None = None,
+    calls: CallMetrics | None = None,
     **handlers: Any,
 ) -> AsyncIterator[Any]:
     """
@@ -63,7 +66,8 @@ async def wired(
     (Any: the stubs of grpc insist on serializers, which are optional and left out here.)
     """
     server = grpc.aio.server()
-    registrar = Registrar(server, standard(CallMetrics()) if interceptors is None else interceptors)
+    calls = CallMetrics() if calls is None else calls
+    registrar = Registrar(server, standard(calls) if interceptors is None else interceptors, calls)
     registrar.add_registered_method_handlers(SERVICE, handlers)
     for adder in adders:
         adder(registrar)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,9 @@ def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path) -> None:
     first.until("curl http")
     gateway = json.loads((state / "run.json").read_text())["gateway"]
     create(gateway, "kept")
+    metrics = json.loads((state / "run.json").read_text())["gateway_metrics"]
+    with urllib.request.urlopen(metrics, timeout=10) as page:  # noqa: S310 - our own page
+        assert b"envoy_server_live{} 1" in page.read()
     second_run = Run(state, "--port", "0")
     code, said = second_run.end()
     assert (code, "is running already" in said, gateway in said) == (1, True, True)
@@ -127,6 +131,7 @@ def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path) -> None:
     assert (code, first.left()) == (0, [])
     assert "Traceback" not in said
     assert "modelyard --target" in said
+    assert f"MODELYARD_STATE={state} .venv/bin/modelyard top" in said
     assert "grpcurl -plaintext" in said
 
     again = Run(state, "--port", "0")

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from services.embedded.parts import EmbeddedError, Part, free_port, listening
+from services.embedded.parts import EmbeddedError, Part, free_port, is_free, listening, take
 from services.embedded.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,8 +48,15 @@ def script(name: str, code: str) -> Part:
     return Part(name=name, argv=[sys.executable, "-c", code], ready=listening(free_port()), start_patience=5)
 
 
-def children() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))
+def left_of(mark: str) -> list[psutil.Process]:
+    """
+    The processes below this one that have *mark* in their command line: others start servers of their own meanwhile.
+    """
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [each] if mark in " ".join(each.cmdline()) else []
+    return found
 
 
 def test_parts_start_as_their_needs_allow_and_stop_the_other_way(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -72,15 +80,15 @@ def test_a_part_that_ends_while_starting_is_told_with_its_last_words(supervisor:
         supervisor.start([script("bad", "print('no such luck'); raise SystemExit(3)")])
 
 
-def test_a_part_that_never_gets_ready_is_given_up(supervisor: Supervisor) -> None:
+def test_a_part_that_never_gets_ready_is_given_up(supervisor: Supervisor, tmp_path: Path) -> None:
     """
     After its patience a part that runs and does not serve is an error, and nothing is left of it.
     """
-    before = children()
+    mark = str(tmp_path)
     with pytest.raises(EmbeddedError, match="slow was not ready within 1 s"):
-        supervisor.start([replace(script("slow", "import time; time.sleep(60)"), start_patience=1)])
+        supervisor.start([replace(script("slow", f"import time; time.sleep(60)  # {mark}"), start_patience=1)])
     supervisor.stop()
-    assert children() <= before
+    assert left_of(mark) == []
 
 
 def test_a_failure_stops_the_others_from_being_waited_for(supervisor: Supervisor) -> None:
@@ -116,7 +124,6 @@ def test_a_part_that_does_not_end_is_killed(supervisor: Supervisor, tmp_path: Pa
     """
     A part that ignores its stop signal is killed after its patience.
     """
-    before = children()
     port = free_port()
     code = LISTENER.replace("SIGTERM, end", "SIGTERM, signal.SIG_IGN")
     part = Part(
@@ -127,7 +134,7 @@ def test_a_part_that_does_not_end_is_killed(supervisor: Supervisor, tmp_path: Pa
     )
     supervisor.start([part])
     supervisor.stop()
-    assert children() <= before
+    assert left_of(str(tmp_path)) == []
 
 
 def test_a_task_is_ready_when_it_has_ended_well(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -167,3 +174,20 @@ time.sleep(60)
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert (len(gone), alive) == (3, [])
     assert (tmp_path / "diary").read_text().split("\n")[2:4] == ["end second", "end first"]
+
+
+def test_a_port_that_another_process_has_asked_for_is_not_free() -> None:
+    """
+    A port that one process has asked for is given to no other, though nobody listens on it, until that process ends.
+    """
+    code = "from services.embedded.parts import free_port; print(free_port(), flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        assert is_free(port)
+        assert not take(port)
+        holder.kill()
+        holder.wait()
+        assert take(port)
+    assert not take(port)

@@ -16,9 +16,10 @@ from modelyard.problems import Problem, explain
 from services.chassis.access import OwnToken
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
-from services.chassis.interceptors import request_id
+from services.chassis.outgoing import Headers, outgoing
 from services.registry.model.versions import Artifact, Version, VersionState
 
+_SERVICE = "/modelyard.cdn.v1.AssetService"
 _AT_ONCE = 16
 _UNPIN_SECONDS = 5.0
 
@@ -71,7 +72,8 @@ class Assets:
         # No request id: what was pinned once may have been taken back since, and then this has to pin again.
         request = pb.PinRequest(names=map(_name, digests), owner=str(version.name))
         try:
-            await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=self._metadata())
+            with outgoing(f"{_SERVICE}/Pin") as metadata:
+                await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=self._own(metadata))
         except grpc.aio.AioRpcError as error:
             raise _not_pinned(version, explain(error)) from error
 
@@ -88,17 +90,20 @@ class Assets:
         request = pb.UnpinRequest(owner=owner, request_id=once)
         timeout = min(outgoing_timeout(), _UNPIN_SECONDS)
         try:
-            await next(self._turns).Unpin(request, timeout=timeout, metadata=self._metadata())
+            with outgoing(f"{_SERVICE}/Unpin") as metadata:
+                await next(self._turns).Unpin(request, timeout=timeout, metadata=self._own(metadata))
         except grpc.aio.AioRpcError as error:
             raise _unavailable() from error
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("x-request-id", request_id() or ""), *self._token.metadata())
+    def _own(self, metadata: Headers) -> Headers:
+        return (*metadata, *self._token.metadata())
 
     async def _missing(self, digests: list[str]) -> set[str]:
-        answer = await next(self._turns).FindMissing(
-            pb.FindMissingRequest(sha256=digests), timeout=outgoing_timeout(), metadata=self._metadata()
-        )
+        with outgoing(f"{_SERVICE}/FindMissing") as metadata:
+            request = pb.FindMissingRequest(sha256=digests)
+            answer = await next(self._turns).FindMissing(
+                request, timeout=outgoing_timeout(), metadata=self._own(metadata)
+            )
         return set(answer.sha256)
 
     async def _sizes(self, digests: dict[str, Artifact]) -> dict[str, int]:
@@ -107,11 +112,11 @@ class Assets:
         async def size(artifact: Artifact) -> int:
             async with turns:
                 try:
-                    asset = await next(self._turns).GetAsset(
-                        pb.GetAssetRequest(name=_name(artifact.sha256)),
-                        timeout=outgoing_timeout(),
-                        metadata=self._metadata(),
-                    )
+                    with outgoing(f"{_SERVICE}/GetAsset") as metadata:
+                        request = pb.GetAssetRequest(name=_name(artifact.sha256))
+                        asset = await next(self._turns).GetAsset(
+                            request, timeout=outgoing_timeout(), metadata=self._own(metadata)
+                        )
                 except grpc.aio.AioRpcError as error:
                     if error.code() is grpc.StatusCode.NOT_FOUND:
                         raise _missing(artifact) from None

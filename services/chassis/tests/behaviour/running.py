@@ -8,7 +8,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ import psutil
 
 from services.chassis.tests.behaviour.asking import Stub, channel_to
 from services.chassis.tests.proto import probe_pb2 as pb
+from services.embedded.parts import take
 
 ROOT = Path(__file__).resolve().parents[4]
 MIB = 1 << 20
@@ -153,20 +153,10 @@ def resident(process: psutil.Process) -> int:
 
 def free_ports(count: int) -> list[int]:
     """
-    So many ports in a row that nobody listens on.
+    So many ports in a row that nobody listens on, and that are ours.
     """
     while True:
         first = random.SystemRandom().choice(_PORTS)
         found = list(range(first, first + count))
-        if all(map(_is_free, found)):
+        if all(map(take, found)):
             return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -49,6 +49,14 @@ async def test_server_stream(probe: Stub) -> None:
         assert [answer.index for answer in found] == list(range(count))
 
 
+async def test_serialized_already(probe: Stub) -> None:
+    """
+    A handler may yield messages that are serialised.
+    """
+    call = probe.Down(pb.Ask(answers=3, text="a", serialized=True), timeout=10)
+    assert [(answer.index, answer.text) for answer in await answers(call)] == [(0, "a"), (1, "a"), (2, "a")]
+
+
 async def test_client_stream(probe: Stub) -> None:
     """
     Any number of requests, one answer.

@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(services/chassis/tests/proto/probe.proto\x12\x11modelyard.test.v1\"\xb6\x01\n\x03\x41sk\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\r\x12\x14\n\x0c\x61nswer_bytes\x18\x04 \x01(\r\x12\x10\n\x08pause_ms\x18\x05 \x01(\r\x12+\n\x07trouble\x18\x06 \x01(\x0e\x32\x1a.modelyard.test.v1.Trouble\x12\x0c\n\x04gzip\x18\x07 \x01(\x08\x12\x0e\n\x06\x65nough\x18\x08 \x01(\r\x12\x0c\n\x04keys\x18\t \x01(\x08\"\x9a\x01\n\x06\x41nswer\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x10\n\x08received\x18\x04 \x01(\r\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\x19\n\x0cseconds_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04keys\x18\x07 \x03(\tB\x0f\n\r_seconds_left\"\x1b\n\x0b\x46\x61teRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\t\"\x82\x01\n\x0c\x46\x61teResponse\x12\x0f\n\x07started\x18\x01 \x01(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\r\x12\x11\n\tcancelled\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x0c\n\x04\x64one\x18\x05 \x01(\r\x12\x10\n\x08received\x18\x06 \x01(\r\x12\x0c\n\x04sent\x18\x07 \x01(\r*x\n\x07Trouble\x12\x17\n\x13TROUBLE_UNSPECIFIED\x10\x00\x12\x15\n\x11TROUBLE_NOT_FOUND\x10\x01\x12\x13\n\x0fTROUBLE_INVALID\x10\x02\x12\x17\n\x13TROUBLE_UNAVAILABLE\x10\x03\x12\x0f\n\x0bTROUBLE_BUG\x10\x04\x32\xd1\x04\n\x0cProbeService\x12:\n\x05Unary\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer\x12;\n\x04\x44own\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer0\x01\x12\x39\n\x02Up\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x12=\n\x04\x42oth\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x30\x01\x12?\n\nLaterUnary\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer\x12@\n\tLaterDown\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer0\x01\x12>\n\x07LaterUp\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x12\x42\n\tLaterBoth\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x30\x01\x12G\n\x04\x46\x61te\x12\x1e.modelyard.test.v1.FateRequest\x1a\x1f.modelyard.test.v1.FateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(services/chassis/tests/proto/probe.proto\x12\x11modelyard.test.v1\"\xca\x01\n\x03\x41sk\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\r\x12\x14\n\x0c\x61nswer_bytes\x18\x04 \x01(\r\x12\x10\n\x08pause_ms\x18\x05 \x01(\r\x12+\n\x07trouble\x18\x06 \x01(\x0e\x32\x1a.modelyard.test.v1.Trouble\x12\x0c\n\x04gzip\x18\x07 \x01(\x08\x12\x0e\n\x06\x65nough\x18\x08 \x01(\r\x12\x0c\n\x04keys\x18\t \x01(\x08\x12\x12\n\nserialized\x18\n \x01(\x08\"\x9a\x01\n\x06\x41nswer\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x10\n\x08received\x18\x04 \x01(\r\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\x19\n\x0cseconds_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04keys\x18\x07 \x03(\tB\x0f\n\r_seconds_left\"\x1b\n\x0b\x46\x61teRequest\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\t\"\x82\x01\n\x0c\x46\x61teResponse\x12\x0f\n\x07started\x18\x01 \x01(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\r\x12\x11\n\tcancelled\x18\x03 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\r\x12\x0c\n\x04\x64one\x18\x05 \x01(\r\x12\x10\n\x08received\x18\x06 \x01(\r\x12\x0c\n\x04sent\x18\x07 \x01(\r*x\n\x07Trouble\x12\x17\n\x13TROUBLE_UNSPECIFIED\x10\x00\x12\x15\n\x11TROUBLE_NOT_FOUND\x10\x01\x12\x13\n\x0fTROUBLE_INVALID\x10\x02\x12\x17\n\x13TROUBLE_UNAVAILABLE\x10\x03\x12\x0f\n\x0bTROUBLE_BUG\x10\x04\x32\xd1\x04\n\x0cProbeService\x12:\n\x05Unary\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer\x12;\n\x04\x44own\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer0\x01\x12\x39\n\x02Up\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x12=\n\x04\x42oth\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x30\x01\x12?\n\nLaterUnary\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer\x12@\n\tLaterDown\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer0\x01\x12>\n\x07LaterUp\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x12\x42\n\tLaterBoth\x12\x16.modelyard.test.v1.Ask\x1a\x19.modelyard.test.v1.Answer(\x01\x30\x01\x12G\n\x04\x46\x61te\x12\x1e.modelyard.test.v1.FateRequest\x1a\x1f.modelyard.test.v1.FateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.chassis.tests.proto.probe_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TROUBLE']._serialized_start=567
-  _globals['_TROUBLE']._serialized_end=687
+  _globals['_TROUBLE']._serialized_start=587
+  _globals['_TROUBLE']._serialized_end=707
   _globals['_ASK']._serialized_start=64
-  _globals['_ASK']._serialized_end=246
-  _globals['_ANSWER']._serialized_start=249
-  _globals['_ANSWER']._serialized_end=403
-  _globals['_FATEREQUEST']._serialized_start=405
-  _globals['_FATEREQUEST']._serialized_end=432
-  _globals['_FATERESPONSE']._serialized_start=435
-  _globals['_FATERESPONSE']._serialized_end=565
-  _globals['_PROBESERVICE']._serialized_start=690
-  _globals['_PROBESERVICE']._serialized_end=1283
+  _globals['_ASK']._serialized_end=266
+  _globals['_ANSWER']._serialized_start=269
+  _globals['_ANSWER']._serialized_end=423
+  _globals['_FATEREQUEST']._serialized_start=425
+  _globals['_FATEREQUEST']._serialized_end=452
+  _globals['_FATERESPONSE']._serialized_start=455
+  _globals['_FATERESPONSE']._serialized_end=585
+  _globals['_PROBESERVICE']._serialized_start=710
+  _globals['_PROBESERVICE']._serialized_end=1303
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,7 @@ class Ask(_message.Message):
     GZIP_FIELD_NUMBER: _builtins.int
     ENOUGH_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    SERIALIZED_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     text: _builtins.str
     answers: _builtins.int
@@ -80,6 +81,8 @@ class Ask(_message.Message):
     """Up and Both return after so many messages and leave the rest unread; 0: they read all."""
     keys: _builtins.bool
     """Unary tells the keys of the metadata that it sees."""
+    serialized: _builtins.bool
+    """Down yields its answers serialised."""
     def __init__(
         self,
         *,
@@ -92,10 +95,11 @@ class Ask(_message.Message):
         gzip: _builtins.bool = ...,
         enough: _builtins.int = ...,
         keys: _builtins.bool = ...,
+        serialized: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "answers", b"answers", "enough", b"enough", "gzip", b"gzip", "keys", b"keys", "pause_ms", b"pause_ms", "payload", b"payload", "text", b"text", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "answers", b"answers", "enough", b"enough", "gzip", b"gzip", "keys", b"keys", "pause_ms", b"pause_ms", "payload", b"payload", "serialized", b"serialized", "text", b"text", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

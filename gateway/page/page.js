@@ -1,0 +1,16 @@
+"use strict";
+
+document.getElementById("host").textContent = location.host;
+
+SwaggerUIBundle({
+  url: "/openapi.json",
+  domNode: document.getElementById("reference"),
+  presets: [SwaggerUIBundle.presets.apis],
+  layout: "BaseLayout",
+  deepLinking: true,
+  docExpansion: "none",
+  defaultModelsExpandDepth: 0,
+  tryItOutEnabled: true,
+  // It would send the document to a server of its makers.
+  validatorUrl: null,
+});

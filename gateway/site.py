@@ -1,0 +1,119 @@
+"""
+The page at `/`: what this is, and the API's reference with a console, all from files that the gateway itself serves.
+
+The reference is Swagger UI, whose files are those of the installed package flask-swagger-ui.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("page")
+SWAGGER_UI = Path(str(metadata.distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
+
+# Its names change with their content.
+_FOREVER = "public, max-age=31536000, immutable"
+# The same name for every release: asked for again each time, and not sent again.
+_ASK = "no-cache"
+
+# Nothing from other hosts, no script inline, in no frame. Swagger UI styles single elements, and its icons are data.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_FILE_POLICY = "default-src 'none'; frame-ancestors 'none'"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """
+    What is served under one path.
+
+    Args:
+        path: in the URL.
+        data: the content.
+        media_type: the Content-Type.
+        cache: the Cache-Control.
+        policy: the Content-Security-Policy.
+    """
+
+    path: str
+    data: bytes
+    media_type: str
+    cache: str = _ASK
+    policy: str = _FILE_POLICY
+
+    @property
+    def digest(self) -> str:
+        """
+        Tells this content from any other.
+        """
+        return hashlib.sha256(self.data).hexdigest()[:32]
+
+
+def files() -> list[File]:
+    """
+    Everything that the page needs.
+    """
+    assets = dict(_assets())
+    html = (PAGE / "index.html").read_text()
+    for name, file in assets.items():
+        html = html.replace(f'"{name}"', f'"{file.path}"')
+    # Without the line breaks that make it readable in the tree.
+    contracts = json.loads((PAGE / "openapi.json").read_text())
+    return [
+        File("/", html.encode(), "text/html; charset=utf-8", policy=_PAGE_POLICY),
+        File(
+            "/openapi.json",
+            json.dumps(contracts, ensure_ascii=False, separators=(",", ":")).encode(),
+            "application/json",
+        ),
+        *assets.values(),
+    ]
+
+
+def write(folder: Path) -> list[Mapping[str, str]]:
+    """
+    Write the files and their compressed variants into a folder.
+
+    Returns:
+        What `gateway/envoy.yaml` says of each file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    served: list[Mapping[str, str]] = []
+    for file in files():
+        plain, zipped = folder / file.digest, folder / f"{file.digest}.gz"
+        plain.write_bytes(file.data)
+        zipped.write_bytes(gzip.compress(file.data, mtime=0))
+        served.append(
+            {
+                "path": file.path,
+                "plain": str(plain),
+                "zipped": str(zipped),
+                "digest": file.digest,
+                # Weak, because it is the same for both variants.
+                "etag": f'W/"{file.digest}"',
+                "type": file.media_type,
+                "cache": file.cache,
+                "policy": file.policy,
+            }
+        )
+    return served
+
+
+def _assets() -> Iterator[tuple[str, File]]:
+    for name, source in {
+        "swagger-ui.css": SWAGGER_UI,
+        "swagger-ui-bundle.js": SWAGGER_UI,
+        "page.css": PAGE,
+        "page.js": PAGE,
+    }.items():
+        data = (source / name).read_bytes()
+        media_type = "text/css; charset=utf-8" if name.endswith(".css") else "text/javascript; charset=utf-8"
+        yield name, File(f"/page/{hashlib.sha256(data).hexdigest()[:16]}/{name}", data, media_type, _FOREVER)

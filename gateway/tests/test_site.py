@@ -1,0 +1,169 @@
+"""
+The page at / and the document at /openapi.json, from the gateway alone: no service is behind it here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway import site
+from gateway.tests.front import Front, gateway
+from services.embedded.s3 import S3
+from services.embedded.testing import scratch
+
+ROOT = Path(__file__).resolve().parents[2]
+CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]
+PATHS = [file.path for file in site.files()]
+
+
+def test_the_page_is_there(door: Front) -> None:
+    """
+    / is a page that says what this is, and it may run nothing but its own scripts.
+    """
+    answer = door.ask("/")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"An AI model registry" in answer.body
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_the_document_is_there(door: Front) -> None:
+    """
+    /openapi.json is the document of the tree.
+    """
+    answer = door.ask("/openapi.json")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert json.loads(answer.body) == json.loads((site.PAGE / "openapi.json").read_text())
+
+
+def test_all_that_the_page_loads_is_here(door: Front) -> None:
+    """
+    Every address in the page leads to this gateway, and what the page loads is there, for good.
+    """
+    html = door.ask("/").body.decode()
+    assert "//" not in html.replace("<!doctype html>", "")
+    loaded = re.findall(r'(?:<link rel="stylesheet" href|<script src)="([^"]+)"', html)
+    assert len(loaded) == 4
+    for path in loaded:
+        answer = door.ask(path)
+        assert (answer.status, answer.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
+        assert answer.headers["content-type"] in ("text/css; charset=utf-8", "text/javascript; charset=utf-8")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it_is_compressed_for_who_takes_it(door: Front, path: str) -> None:
+    """
+    A client that takes gzip gets the same bytes in less.
+    """
+    plain, zipped = door.ask(path), door.ask(path, accept_encoding="gzip, deflate, br")
+    assert "content-encoding" not in plain.headers
+    assert (zipped.headers["content-encoding"], zipped.headers["vary"]) == ("gzip", "accept-encoding")
+    assert gzip.decompress(zipped.body) == plain.body
+    assert len(zipped.body) < len(plain.body)
+
+
+@pytest.mark.parametrize(
+    ("accept", "encoding"),
+    [("GZIP", "gzip"), ("br, gzip;q=0.5", "gzip"), ("gzip;q=0", None), ("gzip;q=0.0, br", None), ("xgzip", None)],
+)
+def test_no_encoding_that_is_not_taken(door: Front, accept: str, encoding: str | None) -> None:
+    """
+    gzip in any case and with a weight, but not with the weight 0.
+    """
+    assert door.ask("/", accept_encoding=accept).headers.get("content-encoding") == encoding
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_known_is_not_sent_again(door: Front, path: str) -> None:
+    """
+    Whoever has the current bytes is told so.
+    """
+    tag = door.ask(path).headers["etag"]
+    answer = door.ask(path, if_none_match=f'"other", {tag}', accept_encoding="gzip")
+    assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
+    assert door.ask(path, if_none_match='"other"').status == 200
+
+
+def test_head_is_get_without_the_bytes(door: Front) -> None:
+    """
+    HEAD has the headers of GET.
+    """
+    got, asked = door.ask("/openapi.json"), door.ask("/openapi.json", "HEAD")
+    assert (asked.status, asked.body) == (200, b"")
+    assert asked.headers["content-length"] == got.headers["content-length"]
+
+
+def test_it_is_only_read(door: Front) -> None:
+    """
+    Other methods are refused with those that are not.
+    """
+    answer = door.ask("/openapi.json", "POST", b"{}")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_other_sites_may_not_call(door: Front, path: str) -> None:
+    """
+    Without the setting no site's scripts are let in.
+    """
+    assert preflight(door, path, "https://app.example") is None
+    assert "access-control-allow-origin" not in door.ask(path, origin="https://app.example").headers
+
+
+@pytest.fixture(scope="module")
+def open_door(s3: S3) -> Iterator[Front]:
+    """
+    A gateway that another site's scripts may call.
+    """
+    with scratch() as state, gateway(s3, state, origins=["https://app.example"]) as running:
+        yield running
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_sites_that_are_named_may_call(open_door: Front, path: str) -> None:
+    """
+    A site of the setting may call in JSON and gRPC-Web, and read the status of what fails; another one may not.
+    """
+    assert preflight(open_door, path, "https://app.example") == "https://app.example"
+    assert preflight(open_door, path, "https://app.example.evil") is None
+    answer = open_door.ask(path, origin="https://app.example")
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert "grpc-status" in answer.headers["access-control-expose-headers"]
+    assert "access-control-allow-origin" not in open_door.ask(path, origin="https://app.example.evil").headers
+
+
+def preflight(door: Front, path: str, origin: str) -> str | None:
+    """
+    The origin that a browser would be told it may call from.
+    """
+    answer = door.ask(
+        path,
+        "OPTIONS",
+        origin=origin,
+        access_control_request_method="PATCH",
+        access_control_request_headers="content-type,x-grpc-web",
+    )
+    assert answer.status == 200
+    return answer.headers.get("access-control-allow-origin")
+
+
+@pytest.mark.parametrize("origin", ["*", "app.example", "https://app.example/", "https://app.example/path"])
+def test_what_is_no_origin_is_a_usage_error(origin: str) -> None:
+    """
+    A setting that no browser's Origin could match is refused.
+    """
+    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
+    rest = ["--bucket", "bytes", "--descriptors", "x", "--cors-origin", origin]
+    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not an origin" in done.stderr

@@ -1,0 +1,216 @@
+"""
+What two looks at the metrics pages say about the time between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from modelyard.cli.scraped import Page, Sample
+
+#: Codes that are the suite's fault, not the caller's.
+FAULTS = frozenset({"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"})
+_HITS = frozenset({"near", "shared"})
+
+
+@dataclass(slots=True)
+class Calls:
+    """
+    The calls of a method or of a service within the time.
+
+    Args:
+        ended: how many.
+        faults: how many of them ended with a fault of the suite.
+        running: how many run now.
+        seconds: how many took at most so many seconds.
+    """
+
+    ended: float = 0
+    faults: float = 0
+    running: float = 0
+    seconds: dict[float, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, other: Calls) -> None:
+        """
+        Count *other* in.
+        """
+        self.ended += other.ended
+        self.faults += other.faults
+        self.running += other.running
+        for bound, count in other.seconds.items():
+            self.seconds[bound] += count
+
+    def quantile(self, share: float) -> float | None:
+        """
+        Seconds that this share of the calls took at most, as histogram_quantile of Prometheus finds it; None without
+        calls.
+        """
+        buckets = sorted(self.seconds.items())
+        if not buckets or buckets[-1][1] <= 0:
+            return None
+        rank, lower, below = share * buckets[-1][1], 0.0, 0.0
+        for bound, count in buckets:
+            if count >= rank:
+                # Beyond the last bound nothing is known but that it is longer.
+                return lower if math.isinf(bound) else lower + (bound - lower) * (rank - below) / (count - below)
+            lower, below = bound, count
+        return lower
+
+
+@dataclass(slots=True)
+class Service:
+    """
+    A service, all of its processes together.
+
+    Args:
+        name: registry, cache, cdn.
+        processes: how many answered.
+        calls: of its callers; health, reflection and watches are not among them.
+        cores: how many processors it kept busy.
+        memory: resident bytes.
+        hits, misses: of the cache.
+        used, most, waiting: connections to the database in use, allowed, and calls that wait for one.
+    """
+
+    name: str
+    processes: int = 0
+    calls: Calls = field(default_factory=Calls)
+    cores: float = 0
+    memory: float = 0
+    hits: float = 0
+    misses: float = 0
+    used: float = 0
+    most: float = 0
+    waiting: float = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """
+        The share of the cacheable reads that the cache answered; None where there were none.
+        """
+        return self.hits / (self.hits + self.misses) if self.hits + self.misses else None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """
+    A method of a service.
+    """
+
+    service: str
+    method: str
+    calls: Calls
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """
+    All that is shown.
+
+    Args:
+        seconds: from the first look to the second.
+        services: by name.
+        endpoints: those that were called, the slowest first.
+        troubles: addresses that did not answer, and why.
+    """
+
+    seconds: float
+    services: list[Service]
+    endpoints: list[Endpoint]
+    troubles: list[tuple[str, str]]
+
+
+def figures(first: Sequence[Page], second: Sequence[Page]) -> Figures:
+    """
+    What happened between two looks at the same addresses.
+    """
+    services: dict[str, Service] = {}
+    methods: dict[tuple[str, str], Calls] = {}
+    seconds = 0.0
+    before = {page.address: page for page in first}
+    for page in second:
+        if page.trouble:
+            continue
+        seconds = max(seconds, page.moment - before[page.address].moment)
+        service = services.setdefault(page.service, Service(page.service))
+        service.processes += 1
+        for method, calls in _add(service, before[page.address], page).items():
+            methods.setdefault((service.name, method), Calls()).add(calls)
+    for (name, _), calls in methods.items():
+        services[name].calls.add(calls)
+    called = [Endpoint(name, method, calls) for (name, method), calls in methods.items() if calls.ended]
+    return Figures(
+        seconds,
+        [services[name] for name in sorted(services)],
+        sorted(called, key=lambda each: each.calls.quantile(0.95) or 0.0, reverse=True),
+        [(page.address, page.trouble) for page in second if page.trouble],
+    )
+
+
+def _add(service: Service, first: Page, second: Page) -> dict[str, Calls]:
+    """
+    Add what a process did to its service.
+
+    Returns:
+        Its calls by method.
+    """
+    earlier = {_identity(each): each.value for each in first.samples}
+    # Of a process that did not answer before nothing is known but where it stands.
+    known = not first.trouble
+
+    def grown(sample: Sample) -> float:
+        was = earlier.get(_identity(sample), 0.0) if known else sample.value
+        # What is less than it was has begun anew, with its process.
+        return sample.value - was if sample.value >= was else sample.value
+
+    methods: dict[str, Calls] = defaultdict(Calls)
+    seconds = second.moment - first.moment
+    for sample in second.samples:
+        if sample.name.startswith("grpc_server_"):
+            _count(methods, sample, grown)
+        elif sample.name == "process_cpu_seconds_total":
+            service.cores += grown(sample) / seconds if seconds > 0 else 0.0
+        elif sample.name == "modelyard_cache_reads_total":
+            if sample.labels["result"] in _HITS:
+                service.hits += grown(sample)
+            elif sample.labels["result"] == "miss":
+                service.misses += grown(sample)
+        elif (field_ := _GAUGES.get(sample.name)) is not None:
+            name, sign = field_
+            setattr(service, name, getattr(service, name) + sign * sample.value)
+    return methods
+
+
+_POOL = "modelyard_database_pool"
+_GAUGES = {
+    "process_resident_memory_bytes": ("memory", 1),
+    f"{_POOL}_connections": ("used", 1),
+    f"{_POOL}_idle": ("used", -1),
+    f"{_POOL}_most": ("most", 1),
+    f"{_POOL}_waiting": ("waiting", 1),
+}
+
+
+def _count(methods: dict[str, Calls], sample: Sample, grown: Callable[[Sample], float]) -> None:
+    labels = sample.labels
+    service, method = labels["grpc_service"], labels["grpc_method"]
+    if service.startswith("grpc.") or method.startswith("Watch"):
+        return
+    # The cache has the methods of the services behind it: the name of the service tells two of one name apart.
+    calls = methods[f"{service.rpartition('.')[2]}/{method}"]
+    match sample.name.removeprefix("grpc_server_"):
+        case "started_total":
+            calls.running += sample.value
+        case "handled_total":
+            calls.running -= sample.value
+            calls.ended += grown(sample)
+            calls.faults += grown(sample) if labels["grpc_code"] in FAULTS else 0.0
+        case "handling_seconds_bucket":
+            calls.seconds[float(labels["le"])] += grown(sample)
+
+
+def _identity(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:
+    return sample.name, frozenset(sample.labels.items())

@@ -1,0 +1,100 @@
+"""
+The metrics pages of the suite's processes: fetched, and read as Prometheus reads them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+_PATIENCE = 2.0
+# https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format; a timestamp may follow the value.
+_LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
+_ESCAPED = re.compile(r"\\(.)")
+# Nothing of this machine's environment may stand between us and a page.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    A number of a page.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    What a process said.
+
+    Args:
+        address: host:port.
+        moment: when, by `time.monotonic`.
+        samples: its numbers; empty when it did not answer.
+        trouble: why it did not, or nothing.
+    """
+
+    address: str
+    moment: float
+    samples: Sequence[Sample]
+    trouble: str = ""
+
+    @property
+    def service(self) -> str:
+        """
+        What runs there: "registry"; empty when that is unknown.
+        """
+        programs = (each.labels.get("program", "") for each in self.samples if each.name == "modelyard_build_info")
+        return next(programs, "").rpartition(".")[2]
+
+
+def fetch(addresses: Sequence[str]) -> list[Page]:
+    """
+    The pages at http://address/metrics, all at once.
+    """
+    with ThreadPoolExecutor(max_workers=min(len(addresses), 32)) as threads:
+        return list(threads.map(_page, addresses))
+
+
+def parse(text: str) -> Iterator[Sample]:
+    """
+    The numbers of a page.
+
+    Raises:
+        ValueError: a line is none of Prometheus' text format.
+    """
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"no metric: {line[:80]}")
+        yield Sample(match[1], _labels(match[2] or ""), float(match[3]))
+
+
+def _labels(text: str) -> dict[str, str]:
+    return {match[1]: _ESCAPED.sub(_plain, match[2]) for match in _LABEL.finditer(text)}
+
+
+def _plain(escaped: re.Match[str]) -> str:
+    return "\n" if escaped[1] == "n" else escaped[1]
+
+
+def _page(address: str) -> Page:
+    try:
+        with _opener.open(f"http://{address}/metrics", timeout=_PATIENCE) as answer:
+            samples = list(parse(answer.read().decode()))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Page(address, time.monotonic(), (), str(getattr(error, "reason", error)) or type(error).__name__)
+    page = Page(address, time.monotonic(), samples)
+    return page if page.service else Page(address, page.moment, (), "no service of Modelyard")

@@ -1,0 +1,104 @@
+"""
+What is said to S3: calls by operation and outcome, how long they take, and bytes. From many threads at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from botocore.utils import determine_content_length
+
+from services.chassis.histograms import Histogram
+
+if TYPE_CHECKING:
+    from botocore.hooks import BaseEventHooks
+
+_BEGAN = "modelyard_began"
+_OUTCOMES = {404: "absent", 412: "taken", 416: "past_end"}
+_BUSY = {408, 409, 429}
+
+
+class Traffic:
+    """
+    Counts what the clients of a session do, after botocore's own attempts.
+
+    Operations are those of S3's API and outcomes a handful (see `outcome`), so the series are bounded.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[str, str], int] = {}
+        self._durations: dict[str, Histogram] = {}
+        self._bytes: dict[tuple[str, str], int] = {}
+
+    def watch(self, events: BaseEventHooks) -> None:
+        """
+        Count the calls of the clients that *events* are of.
+        """
+        events.register("before-call.s3", self._begun)
+        events.register("after-call.s3", self._answered)
+        events.register("after-call-error.s3", self._silent)
+
+    def moved(self, operation: str, direction: str, count: int) -> None:
+        """
+        Count bytes of objects.
+
+        Args:
+            operation: of S3.
+            direction: "sent" or "received".
+            count: how many.
+        """
+        with self._lock:
+            self._bytes[operation, direction] = self._bytes.get((operation, direction), 0) + count
+
+    def calls(self) -> dict[tuple[str, str], int]:
+        """
+        How many calls ended, by operation and outcome.
+        """
+        with self._lock:
+            return dict(self._calls)
+
+    def durations(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
+        """
+        How long they took, by operation: the buckets and the sum. Of a download, until its first byte.
+        """
+        with self._lock:
+            return {operation: (each.buckets(), each.total) for operation, each in self._durations.items()}
+
+    def bytes(self) -> dict[tuple[str, str], int]:
+        """
+        Bytes of objects, by operation and direction.
+        """
+        with self._lock:
+            return dict(self._bytes)
+
+    def _begun(self, params: dict[str, Any], context: dict[str, Any], **_more: Any) -> None:
+        context[_BEGAN] = time.perf_counter(), determine_content_length(params.get("body")) or 0
+
+    def _answered(self, parsed: dict[str, Any], context: dict[str, Any], event_name: str, **_more: Any) -> None:
+        self._ended(event_name, context, outcome(parsed["ResponseMetadata"]["HTTPStatusCode"]))
+
+    def _silent(self, context: dict[str, Any], event_name: str, **_more: Any) -> None:
+        self._ended(event_name, context, "silent")
+
+    def _ended(self, event_name: str, context: dict[str, Any], how: str) -> None:
+        operation = event_name.rpartition(".")[2]
+        began, size = context[_BEGAN]
+        with self._lock:
+            self._calls[operation, how] = self._calls.get((operation, how), 0) + 1
+            self._durations.setdefault(operation, Histogram()).observe(time.perf_counter() - began)
+        if size and how == "ok":
+            self.moved(operation, "sent", size)
+
+
+def outcome(status: int) -> str:
+    """
+    What an HTTP status of S3 means to us: ok, absent, taken, past_end, busy (it cannot for now) or refused.
+    """
+    if status < 400:
+        return "ok"
+    if status >= 500 or status in _BUSY:
+        return "busy"
+    return _OUTCOMES.get(status, "refused")

@@ -1,0 +1,106 @@
+"""
+What is said to S3 is counted, by what it was and how it ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.cdn.metrics import StoreMetrics
+from services.cdn.model import Span
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.s3 import Missing, PastEnd, S3Settings, Taken, traffic
+from services.cdn.store.traffic import outcome
+from services.cdn.tests.conftest import World
+from services.chassis.errors import Unavailable
+
+
+class _Counted:
+    """
+    How much more the metrics say than when this was made.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(StoreMetrics(traffic()))
+        self._before = self._all()
+
+    def more(self, name: str, **labels: str) -> float:
+        """
+        By how much a series has grown.
+        """
+        key = f"modelyard_s3_{name}", tuple(sorted(labels.items()))
+        return self._all().get(key, 0) - self._before.get(key, 0)
+
+    def _all(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        families = self._registry.collect()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+async def test_calls_bytes_and_durations(world: World) -> None:
+    """
+    Each call counts once under its operation and its outcome; bytes are those of objects, both ways.
+    """
+    name = f"traffic-{uuid.uuid4().hex[:12]}"
+    world.client.create_bucket(Bucket=name)
+    bucket, counted = Bucket(world.straight(name)), _Counted()
+    try:
+        await bucket.put("one", b"x" * 1000, "text/plain")
+        with pytest.raises(Taken):
+            await bucket.put("one", b"x" * 1000, "text/plain")
+        with pytest.raises(Missing):
+            await bucket.head("none")
+        body = await bucket.open("one", Span(0, 0))
+        assert len(await bucket.read(body, 600, hashlib.sha256())) == 600
+        body.close()
+        with pytest.raises(PastEnd):
+            await bucket.open("one", Span(1000, 1))
+    finally:
+        await bucket.close()
+    outcomes = [("PutObject", "ok"), ("PutObject", "taken"), ("HeadObject", "absent"), ("GetObject", "ok")]
+    for operation, how in [*outcomes, ("GetObject", "past_end")]:
+        assert counted.more("calls_total", operation=operation, outcome=how) == 1
+    assert counted.more("call_seconds_count", operation="PutObject") == 2
+    assert counted.more("bytes_total", operation="PutObject", direction="sent") == 1000
+    # What was asked for and not taken has not been moved.
+    assert counted.more("bytes_total", operation="GetObject", direction="received") == 600
+
+
+async def test_a_silent_store_is_counted() -> None:
+    """
+    A call that nobody answers counts once, after all attempts.
+    """
+    bucket, counted = (
+        Bucket(S3Settings("any", endpoint="http://127.0.0.1:1", access_key="a", secret_key="b")),
+        _Counted(),
+    )
+    try:
+        with pytest.raises(Unavailable):
+            await bucket.head("one")
+    finally:
+        await bucket.close()
+    assert counted.more("calls_total", operation="HeadObject", outcome="silent") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "how"),
+    [
+        *((status, "ok") for status in (200, 206, 304)),
+        *((status, "busy") for status in (408, 409, 429, 500, 503)),
+        *((status, "refused") for status in (400, 403, 418)),
+        *((404, "absent"), (412, "taken"), (416, "past_end")),
+    ],
+)
+def test_outcomes(status: int, how: str) -> None:
+    """
+    Whatever S3 answers, the outcome is one of a handful.
+    """
+    assert outcome(status) == how

@@ -1,0 +1,92 @@
+"""
+One trace from the gateway through all services.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import modelyard
+from modelyard.registry.v1 import models_pb2, versions_pb2
+from services.chassis.tests.collecting import CLIENT, SERVER, Collector, Found, collecting
+from services.embedded.stack import Stack, StackSettings
+from services.embedded.testing import scratch
+
+SPAN = "00f067aa0ba902b7"
+MODEL = "namespaces/default/models/traced"
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def traced(collector: Collector) -> Iterator[modelyard.Client]:
+    """
+    A client of a suite that exports its spans.
+    """
+    environment = {"MODELYARD_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with scratch() as state:
+        settings = StackSettings(state=state, gateway_port=0, environment=environment)
+        with Stack(settings) as stack, modelyard.connect(stack.gateway) as client:
+            parent, _, model_id = MODEL.rpartition("/models/")
+            client.models.CreateModel(models_pb2.CreateModelRequest(parent=parent, model_id=model_id))
+            yield client
+            stack.kill("s3")
+
+
+def spans(collector: Collector, trace_id: str, names: set[str]) -> dict[tuple[str, int], Found]:
+    """
+    The spans of a trace by program and kind, when those with *names* have come.
+    """
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        found = collector.of(trace_id)
+        if names <= {f"{span.program} {span.name.rpartition('/')[2]} {span.kind}" for span in found}:
+            return {(f"{span.program} {span.name.rpartition('/')[2]}", span.kind): span for span in found}
+        time.sleep(0.05)
+    pytest.fail(f"not all of {names} in {collector.of(trace_id)}")
+
+
+def test_a_read_through_the_cache(collector: Collector, traced: modelyard.Client) -> None:
+    """
+    The caller's trace goes through the gateway and the cache to the registry, each span below the one before.
+    """
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    metadata = (("traceparent", f"00-{trace_id}-{SPAN}-01"), ("cache-control", "no-cache"))
+    traced.models.GetModel(models_pb2.GetModelRequest(name=MODEL), metadata=metadata)
+    wanted = {f"services.cache GetModel {kind}" for kind in (SERVER, CLIENT)} | {f"services.registry GetModel {SERVER}"}
+    found = spans(collector, trace_id, wanted)
+    front, asking = found["services.cache GetModel", SERVER], found["services.cache GetModel", CLIENT]
+    assert front.parent == SPAN
+    assert asking.parent == front.span_id
+    assert found["services.registry GetModel", SERVER].parent == asking.span_id
+    # The request id, too: it was made on the way.
+    assert len({span.attributes["modelyard.request_id"] for key, span in found.items() if key[1] == SERVER}) == 1
+
+
+def test_a_write_that_needs_the_asset_service(collector: Collector, traced: modelyard.Client, tmp_path: Path) -> None:
+    """
+    What the registry asks of the asset service belongs to the trace of the write.
+    """
+    trace_id = "a3ce929d0e0e47364bf92f3577b34da6"
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    asset = traced.upload_file(file)
+    artifact = versions_pb2.Artifact(path="weights", sha256=asset.sha256, size_bytes=asset.size_bytes)
+    draft = versions_pb2.Version(artifacts=[artifact])
+    version = traced.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=MODEL, version=draft))
+    metadata = (("traceparent", f"00-{trace_id}-{SPAN}-01"),)
+    traced.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=version.name), metadata=metadata)
+    wanted = {f"services.registry Pin {CLIENT}", f"services.cdn Pin {SERVER}"}
+    found = spans(collector, trace_id, wanted | {f"services.registry FinalizeVersion {SERVER}"})
+    write, asking = found["services.registry FinalizeVersion", SERVER], found["services.registry Pin", CLIENT]
+    assert write.parent == SPAN
+    assert asking.parent == write.span_id
+    assert found["services.cdn Pin", SERVER].parent == asking.span_id
