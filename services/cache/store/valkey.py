@@ -84,6 +84,8 @@ class Valkey:
         self.refused = 0
         self._doubts = 0
         self.client: Any = _cluster(url, password, timeout) if cluster else _server(url, password, timeout)
+        # The cluster's client refuses a command when all its connections are taken, where the other one waits.
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
         self.breaker = Breaker(self._trial)
 
     @property
@@ -111,7 +113,7 @@ class Valkey:
             raise Unreachable
         try:
             # Twice, because the first command of a burst has to connect.
-            async with asyncio.timeout(2 * (timeout or self.timeout)):
+            async with asyncio.timeout(2 * (timeout or self.timeout)), self._turns:
                 found = await command(self.client)
         except Exception as error:
             # Of bytes that are no answer the client makes errors of any kind.
@@ -213,7 +215,8 @@ def _cluster(url: str, password: str | None, timeout: float) -> Any:
         url,
         password=password,
         protocol=3,
-        max_connections=_CONNECTIONS,
+        # Some more, with which it asks for the slots.
+        max_connections=_CONNECTIONS + 4,
         socket_connect_timeout=2 * timeout,
         retry=Retry(NoBackoff(), 2),
     )

@@ -343,6 +343,14 @@ async def test_counters(values: Values) -> None:
     assert (await values.get("large"))[0] == str(2**63 - 1).encode()
 
 
+async def test_more_callers_than_connections(values: Values) -> None:
+    """
+    Calls that come together wait for a connection; none is told that the store is away.
+    """
+    await asyncio.gather(*(values.increment("busy", 1) for _ in range(400)))
+    assert (await values.get("busy"))[0] == b"400"
+
+
 async def test_scans_go_through_pages(values: Values) -> None:
     """
     Pages hold what was asked for, in order, each key once, and a token is good for its own scan only.
