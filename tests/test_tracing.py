@@ -66,7 +66,11 @@ def test_a_read_through_the_cache(collector: Collector, traced: modelyard.Client
     front, asking = found["services.cache GetModel", SERVER], found["services.cache GetModel", CLIENT]
     assert front.parent == SPAN
     assert asking.parent == front.span_id
-    assert found["services.registry GetModel", SERVER].parent == asking.span_id
+    # The gateway may have asked the registry as well, where the cache took long.
+    ends = time.monotonic() + 20
+    while asking.span_id not in {span.parent for span in collector.of(trace_id) if span.kind == SERVER}:
+        assert time.monotonic() < ends, "the registry's call is not below the cache's"
+        time.sleep(0.05)
     # The request id, too: it was made on the way.
     assert len({span.attributes["modelyard.request_id"] for key, span in found.items() if key[1] == SERVER}) == 1
 
