@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.chassis.background import beside
 from services.chassis.context import Context
 from services.chassis.errors import NotFound
 from services.chassis.metrics import Metrics
@@ -82,13 +83,8 @@ class Health:
         Ping every dependency once, then keep pinging until the block ends.
         """
         await asyncio.gather(*(self._check(each) for each in self._dependencies))
-        tasks = [asyncio.create_task(self._watch(each)) for each in self._dependencies]
-        try:
+        async with beside(*(self._watch(each) for each in self._dependencies)):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def drain(self) -> None:
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from hashlib import sha1
 from typing import Any, TypeVar
 
@@ -85,7 +85,7 @@ class Valkey:
         self._doubts = 0
         self.client: Any = _cluster(url, password, timeout) if cluster else _server(url, password, timeout)
         # The cluster's client refuses a command when all its connections are taken, where the other one waits.
-        self._turns = asyncio.Semaphore(_CONNECTIONS)
+        self._turns = asyncio.Semaphore(_CONNECTIONS) if cluster else nullcontext()
         self.breaker = Breaker(self._trial)
 
     @property

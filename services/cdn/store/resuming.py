@@ -146,7 +146,8 @@ class UploadWriter:
         upload = self.upload
         try:
             seen = await inspected(body, upload.draft) if number == 1 else None
-            hashing = None if self._digest is None else asyncio.create_task(_hashed(self._digest, body))
+            digest = self._digest
+            hashing = None if digest is None else asyncio.create_task(asyncio.to_thread(digest.update, body))
             try:
                 part = await self._bucket.send(upload.key, upload.multipart, number, body)
             except Missing:
@@ -154,7 +155,7 @@ class UploadWriter:
             finally:
                 if hashing is not None:
                     await hashing
-            state = None if self._digest is None else self._digest.state()
+            state = None if digest is None else digest.state()
             self.upload = await self._uploads.record(upload, Progress(part, state, seen))
         finally:
             self._budget.give(len(body))
@@ -163,10 +164,6 @@ class UploadWriter:
         if self._filling is not None:
             self._budget.give(len(self._filling.bytes))
             self._filling = None
-
-
-async def _hashed(digest: Digest, body: bytearray) -> None:
-    await asyncio.to_thread(digest.update, body)
 
 
 async def _settled(task: asyncio.Task[None]) -> None:

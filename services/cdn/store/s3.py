@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NoConnection
 
-from services.cdn.store.traffic import Traffic
+from services.cdn.store.traffic import Traffic, outcome
 from services.chassis.errors import Internal, Unavailable
 
 if TYPE_CHECKING:
@@ -151,21 +151,17 @@ def _client(settings: S3Settings, *, threads: int, connect: float, read: float, 
     return client
 
 
-_BY_STATUS: dict[int, type[Exception]] = {404: Missing, 412: Taken, 416: PastEnd}
-# 409 is S3's "a conditional write to this key is under way": retry.
-_FOR_NOW = {408, 409, 429, 500, 502, 503, 504, 507}
-
-
+_ANSWERS: dict[str, type[Exception]] = {"absent": Missing, "taken": Taken, "past_end": PastEnd}
 _SILENT = (HTTPClientError, NoConnection, IncompleteReadError, OSError)
 
 
 def _translate(error: Exception) -> Exception:
     if isinstance(error, ClientError):
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        how = outcome(error.response["ResponseMetadata"]["HTTPStatusCode"])
         code = error.response["Error"].get("Code", "")
-        if status in _BY_STATUS and code != "NoSuchBucket":
-            return _BY_STATUS[status](code)
-        silent = status in _FOR_NOW
+        if how in _ANSWERS and code != "NoSuchBucket":
+            return _ANSWERS[how](code)
+        silent = how == "busy"
     else:
         silent = isinstance(error, _SILENT)
     if silent:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _BEGAN = "modelyard_began"
 _OUTCOMES = {404: "absent", 412: "taken", 416: "past_end"}
-_BUSY = {408, 409, 429}
+# 409 is S3's "a conditional write to this key is under way": retry.
+_FOR_NOW = {408, 409, 429, 500, 502, 503, 504, 507}
 
 
 class Traffic:
@@ -99,6 +100,6 @@ def outcome(status: int) -> str:
     """
     if status < 400:
         return "ok"
-    if status >= 500 or status in _BUSY:
+    if status in _FOR_NOW:
         return "busy"
     return _OUTCOMES.get(status, "refused")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import jwt
 
+from services.chassis.background import beside
+
 _log = logging.getLogger(__name__)
 
 _FILE_SECONDS = 1.0
@@ -78,13 +80,8 @@ class Keys:
         """
         Keep the set fresh for as long as the block lasts.
         """
-        task = asyncio.create_task(self._follow())
-        try:
+        async with beside(self._follow()):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def _follow(self) -> None:
         read: Callable[[], bytes] = (lambda: _read(self._file)) if self._file is not None else self._fetch

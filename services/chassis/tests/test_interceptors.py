@@ -8,7 +8,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,9 +22,7 @@ from services.chassis.interceptors import (
     request_id,
     standard,
 )
-from services.chassis.logs import setup
 from services.chassis.metrics import CallMetrics
-from services.chassis.settings import LogFormat, LogLevel
 from services.chassis.tests.wired import (
     bidi,
     client_stream,
@@ -41,21 +39,6 @@ _CALLS = "services.chassis.interceptors.log"
 
 async def _echo(request: bytes, _context: Context) -> bytes:
     return request
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """
-    What the process logs, as JSON lines from DEBUG on.
-    """
-    root, ours = logging.getLogger(), logging.getLogger("services")
-    before = (root.handlers[:], root.level, ours.level)
-    stream = io.StringIO()
-    setup(LogFormat.JSON, LogLevel.DEBUG, stream=stream)
-    yield stream
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 def _records(stream: io.StringIO, logger: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -130,21 +130,6 @@ def test_a_state_that_is_no_header_is_dropped(state: str) -> None:
     The trace goes on without it.
     """
     assert received([("traceparent", PARENT), ("tracestate", state)]) == Trace(TRACE, SPAN, 1)
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """
-    What the process logs, as JSON lines from DEBUG on.
-    """
-    root, ours = logging.getLogger(), logging.getLogger("services")
-    before = (root.handlers[:], root.level, ours.level)
-    stream = io.StringIO()
-    setup(LogFormat.JSON, LogLevel.DEBUG, stream=stream)
-    yield stream
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 async def test_every_record_of_a_call_says_where_it_is(lines: io.StringIO) -> None:
