@@ -33,7 +33,7 @@ CREATE = "/modelyard.registry.v1.ModelService/CreateModel"
 SUBJECT, SCOPES = "x-modelyard-subject", "x-modelyard-scopes"
 
 
-class Echo(grpc.GenericRpcHandler[bytes, bytes]):
+class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has arguments for the type checker alone
     """
     A service that answers everything, and keeps what it was told about the callers.
     """
