@@ -25,7 +25,8 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import site
+from gateway import access, site
+from gateway.access import Tokens
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.openapi.bindings import bindings
 from modelyard.cache.v1 import policy_pb2
@@ -43,6 +44,7 @@ class Addresses:
 
     Args:
         origins: of other sites whose scripts may call, such as https://app.example; none by default.
+        tokens: which are taken; None while access control is off.
     """
 
     listen: Address
@@ -52,6 +54,7 @@ class Addresses:
     cdn: Sequence[Address]
     bucket: Bucket
     origins: Sequence[str] = ()
+    tokens: Tokens | None = None
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -81,6 +84,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "SITE": list(served),
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
+        **access.values(addresses.tokens),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -170,9 +174,10 @@ def _endpoint(address: Address) -> dict[str, object]:
 
 def _fill(part: object, values: Mapping[str, object]) -> object:
     if isinstance(part, dict):
-        return {key: _fill(value, values) for key, value in part.items()}
+        filled = {key: _fill(value, values) for key, value in part.items()}
+        return {key: value for key, value in filled.items() if value is not None}
     if isinstance(part, list):
-        return [filled for value in part for filled in _repeat(value, values)]
+        return [item for value in part for item in _repeat(value, values)]
     if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z0-9_]+)(?:\.([a-z]+))?\}", part)):
         value = values[name[1]]
         return value[name[2]] if name[2] and isinstance(value, Mapping) else value
@@ -236,6 +241,13 @@ def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucke
         parser.error(str(error))
 
 
+def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tokens | None:
+    try:
+        return access.parse(found)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def main() -> None:
     """
     Print the configuration for the addresses on the command line.
@@ -264,9 +276,13 @@ def main() -> None:
     )
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
+    access.add_arguments(parser)
     found = parser.parse_args()
+    tokens = _tokens(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
-    addresses = Addresses(found.listen[0], found.admin_port, *services_at, _bucket(found, parser), found.cors_origin)
+    addresses = Addresses(
+        found.listen[0], found.admin_port, *services_at, _bucket(found, parser), found.cors_origin, tokens
+    )
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())
     sys.stdout.write(render(addresses, found.descriptors, served))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses
 from services.embedded import suite
@@ -96,7 +97,13 @@ class Front:
 
 @contextmanager
 def gateway(
-    s3: S3, state: Path, environment: Mapping[str, str] | None = None, origins: Sequence[str] = ()
+    s3: S3,
+    state: Path,
+    environment: Mapping[str, str] | None = None,
+    origins: Sequence[str] = (),
+    *,
+    tokens: Tokens | None = None,
+    services: Mapping[str, int] | None = None,
 ) -> Iterator[Front]:
     """
     Run a gateway before *s3*, whose services do not answer, with its files in *state*.
@@ -106,16 +113,20 @@ def gateway(
         state: a folder.
         environment: in place of the one that leads to the bucket's keys.
         origins: of other sites that may call.
+        tokens: which are taken.
+        services: the ports of services that do answer.
     """
     front = Front(free_port(), free_port())
+    there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
         listen=("127.0.0.1", front.port),
         admin_port=front.admin_port,
-        registry=[NOBODY],
-        cache=[NOBODY],
-        cdn=[NOBODY],
+        registry=there.get("registry", [NOBODY]),
+        cache=there.get("cache", [NOBODY]),
+        cdn=there.get("cdn", [NOBODY]),
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
+        tokens=tokens,
     )
 
     def ready() -> None:

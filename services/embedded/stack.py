@@ -193,6 +193,7 @@ class Stack:
             admin_port=admin,
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             origins=self.settings.origins,
+            tokens=access.tokens({**self._access, **self.settings.environment}),
             **{name: service.addresses for name, service in self.services.items()},
         )
         parts = [
