@@ -25,9 +25,10 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, site
+from gateway import access, limits, site
 from gateway.access import Tokens
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
+from gateway.limits import USUAL, Limits
 from gateway.openapi.bindings import bindings
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
@@ -45,6 +46,8 @@ class Addresses:
     Args:
         origins: of other sites whose scripts may call, such as https://app.example; none by default.
         tokens: which are taken; None while access control is off.
+        limits: of clients and of the gateway itself.
+        operations: where /livez, /readyz and /metrics are, for those who run it; nowhere by default.
     """
 
     listen: Address
@@ -55,6 +58,8 @@ class Addresses:
     bucket: Bucket
     origins: Sequence[str] = ()
     tokens: Tokens | None = None
+    limits: Limits = USUAL
+    operations: Address | None = None
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -68,15 +73,19 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
     """
     values: dict[str, object] = {
         "ADMIN_PORT": addresses.admin_port,
+        "OPERATIONS": [{"host": at[0], "port": at[1]} for at in [addresses.operations] if at],
         "LISTEN_HOST": addresses.listen[0],
         "LISTEN_PORT": addresses.listen[1],
         "DESCRIPTORS": str(descriptors),
         "SERVICES": [service.full_name for service in services()],
         "REGISTRY_READS": cached_methods("modelyard.registry.v1"),
         "CDN_READS": cached_methods("modelyard.cdn.v1"),
-        "REGISTRY_CALLS": other_methods("modelyard.registry.v1"),
-        "CDN_CALLS": other_methods("modelyard.cdn.v1"),
-        "CACHE_CALLS": other_methods("modelyard.cache.v1"),
+        "REGISTRY_CALLS": other_methods("modelyard.registry.v1", streaming=False),
+        "REGISTRY_STREAMS": other_methods("modelyard.registry.v1", streaming=True),
+        "CDN_CALLS": other_methods("modelyard.cdn.v1", streaming=False),
+        "CDN_STREAMS": other_methods("modelyard.cdn.v1", streaming=True),
+        "CACHE_CALLS": other_methods("modelyard.cache.v1", streaming=False),
+        "CACHE_STREAMS": other_methods("modelyard.cache.v1", streaming=True),
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
@@ -85,6 +94,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
         **access.values(addresses.tokens),
+        **addresses.limits.values(),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -129,13 +139,17 @@ def cached_methods(package: str) -> list[str]:
     ]
 
 
-def other_methods(package: str) -> list[str]:
+def other_methods(package: str, *, streaming: bool) -> list[str]:
     """
-    The gRPC paths of a package's other RPCs.
+    The gRPC paths of a package's other RPCs: those that stream in either direction, or those that do not.
     """
-    paths = [f"/{service.full_name}/{method.name}" for service in services() for method in service.methods]
-    cached = set(cached_methods(package))
-    return [path for path in paths if path.startswith(f"/{package}.") and path not in cached]
+    return [
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        if service.file.package == package
+        for method in service.methods
+        if not _is_cached(method) and (method.client_streaming or method.server_streaming) == streaming
+    ]
 
 
 def streams() -> list[str]:
@@ -241,6 +255,13 @@ def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucke
         parser.error(str(error))
 
 
+def _limits(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Limits:
+    try:
+        return limits.parse(found)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tokens | None:
     try:
         return access.parse(found)
@@ -255,6 +276,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
     parser.add_argument("--admin-port", type=int, default=9901, help="on loopback; default 9901")
+    parser.add_argument(
+        "--operations",
+        type=_addresses,
+        metavar="HOST:PORT",
+        help="serve /livez, /readyz and /metrics there; default no",
+    )
     for service in ("registry", "cache", "cdn"):
         parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
     parser.add_argument("--bucket", required=True, metavar="NAME", help="the bucket of the asset service")
@@ -277,12 +304,13 @@ def main() -> None:
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
     access.add_arguments(parser)
+    limits.add_arguments(parser)
     found = parser.parse_args()
-    tokens = _tokens(found, parser)
+    tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
-    addresses = Addresses(
-        found.listen[0], found.admin_port, *services_at, _bucket(found, parser), found.cors_origin, tokens
-    )
+    bucket, origins = _bucket(found, parser), found.cors_origin
+    operations = found.operations[0] if found.operations else None
+    addresses = Addresses(found.listen[0], found.admin_port, *services_at, bucket, origins, tokens, bounds, operations)
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())
     sys.stdout.write(render(addresses, found.descriptors, served))

@@ -17,6 +17,7 @@ from botocore.config import Config
 
 from gateway.access import Tokens
 from gateway.bucket import Bucket
+from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
 from services.embedded import suite
 from services.embedded.parts import free_port
@@ -57,6 +58,7 @@ class Front:
 
     port: int
     admin_port: int
+    operations: int
 
     def count(self, *names: str) -> dict[str, int]:
         """
@@ -74,6 +76,12 @@ class Front:
         A connection to it.
         """
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def watch(self, path: str) -> Answer:
+        """
+        GET a path for those who run it.
+        """
+        return replace(self, port=self.operations).ask(path)
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         """
@@ -103,6 +111,7 @@ def gateway(
     origins: Sequence[str] = (),
     *,
     tokens: Tokens | None = None,
+    limits: Limits = USUAL,
     services: Mapping[str, int] | None = None,
 ) -> Iterator[Front]:
     """
@@ -114,9 +123,10 @@ def gateway(
         environment: in place of the one that leads to the bucket's keys.
         origins: of other sites that may call.
         tokens: which are taken.
+        limits: of clients and of the gateway itself.
         services: the ports of services that do answer.
     """
-    front = Front(free_port(), free_port())
+    front = Front(free_port(), free_port(), free_port())
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
         listen=("127.0.0.1", front.port),
@@ -127,10 +137,12 @@ def gateway(
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
         tokens=tokens,
+        limits=limits,
+        operations=("127.0.0.1", front.operations),
     )
 
     def ready() -> None:
-        if front.ask("/healthz").status != 200:
+        if front.watch("/readyz").status != 200:
             raise RuntimeError("the gateway is not ready")
 
     state.mkdir(parents=True, exist_ok=True)

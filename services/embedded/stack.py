@@ -194,7 +194,9 @@ class Stack:
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             origins=self.settings.origins,
             tokens=access.tokens({**self._access, **self.settings.environment}),
-            **{name: service.addresses for name, service in self.services.items()},
+            registry=self.services["registry"].addresses,
+            cache=self.services["cache"].addresses,
+            cdn=self.services["cdn"].addresses,
         )
         parts = [
             self.postgres.part(),
