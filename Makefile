@@ -13,7 +13,7 @@ PORT    ?= 8080
 WORKERS ?= 1
 ACCESS  ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence check-access check-monitoring monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets drill-abuse check-coherence check-access check-monitoring monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL 
 
 drill-assets: $(READY) ## A sparse file of 5 GiB in and out: memory, digest (MIB=5120)
 	@MODELYARD_DRILL_ASSET_MIB=$(or $(MIB),5120) $(BIN)/pytest --quiet services/cdn/tests/drills/test_large.py
+
+drill-abuse: $(READY) ## How much slower others are served while the gateway is attacked (SECONDS=5 ROUNDS=3)
+	@$(BIN)/python -m bench.abuse
 
 check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py
