@@ -256,7 +256,7 @@ async def without_te(port: int) -> None:
 ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
-        rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json, deep_json,
-        path_tricks, without_te,
+        rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
+        deep_json, path_tricks, without_te,
     )
 }  # fmt: skip
