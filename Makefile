@@ -12,14 +12,15 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 ACCESS  ?= off
+TLS     ?= off
 
 .PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence check-access check-monitoring monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off)
-	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS)
+run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off TLS=off)
+	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS) --tls $(TLS)
 
 test: $(READY) lint types rooms stubs buf unit ## Everything that CI runs, against real servers
 

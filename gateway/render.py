@@ -3,7 +3,7 @@ Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services fro
 
 `python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --bucket NAME --descriptors FILE` prints
 the whole configuration and writes the contracts' descriptors to FILE, and the page's files to a folder beside it (or
-`--site FOLDER`); Envoy reads both.
+`--site FOLDER`); Envoy reads both. With TLS, what it finds the certificates by is in a folder `tls` beside it.
 
 Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
 role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
@@ -25,9 +25,10 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import site
+from gateway import site, tls
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.openapi.bindings import bindings
+from gateway.tls import NO_TLS, Tls
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
 
@@ -43,6 +44,7 @@ class Addresses:
 
     Args:
         origins: of other sites whose scripts may call, such as https://app.example; none by default.
+        tls: where there is TLS; nowhere by default.
     """
 
     listen: Address
@@ -52,6 +54,7 @@ class Addresses:
     cdn: Sequence[Address]
     bucket: Bucket
     origins: Sequence[str] = ()
+    tls: Tls = NO_TLS
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -81,6 +84,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "SITE": list(served),
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
+        **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -170,9 +174,10 @@ def _endpoint(address: Address) -> dict[str, object]:
 
 def _fill(part: object, values: Mapping[str, object]) -> object:
     if isinstance(part, dict):
-        return {key: _fill(value, values) for key, value in part.items()}
+        filled = {key: _fill(value, values) for key, value in part.items()}
+        return {key: value for key, value in filled.items() if value is not None}
     if isinstance(part, list):
-        return [filled for value in part for filled in _repeat(value, values)]
+        return [item for value in part for item in _repeat(value, values)]
     if isinstance(part, str) and (name := re.fullmatch(r"\$\{([A-Z0-9_]+)(?:\.([a-z]+))?\}", part)):
         value = values[name[1]]
         return value[name[2]] if name[2] and isinstance(value, Mapping) else value
@@ -236,6 +241,13 @@ def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucke
         parser.error(str(error))
 
 
+def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
+    try:
+        return tls.parse(found, found.descriptors.with_name("tls"))
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def main() -> None:
     """
     Print the configuration for the addresses on the command line.
@@ -264,9 +276,13 @@ def main() -> None:
     )
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
+    tls.add_arguments(parser)
     found = parser.parse_args()
     services_at = (found.registry, found.cache, found.cdn)
-    addresses = Addresses(found.listen[0], found.admin_port, *services_at, _bucket(found, parser), found.cors_origin)
+    secure = _tls(found, parser)
+    bucket = _bucket(found, parser)
+    addresses = Addresses(found.listen[0], found.admin_port, *services_at, bucket, found.cors_origin, tls=secure)
+    tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())
     sys.stdout.write(render(addresses, found.descriptors, served))
