@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from botocore.config import Config
 
 from gateway.bucket import Bucket
 from gateway.render import Addresses
+from gateway.tls import NO_TLS, Tls
 from services.embedded import suite
 from services.embedded.parts import free_port
 from services.embedded.s3 import BUCKET, REGION, S3
@@ -52,10 +54,16 @@ class Answer:
 class Front:
     """
     The gateway on a loopback port.
+
+    Args:
+        port: for clients.
+        admin_port: for its administration.
+        context: of a client; None means plain text.
     """
 
     port: int
     admin_port: int
+    context: ssl.SSLContext | None = None
 
     def count(self, *names: str) -> dict[str, int]:
         """
@@ -72,6 +80,8 @@ class Front:
         """
         A connection to it.
         """
+        if self.context is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
@@ -96,7 +106,14 @@ class Front:
 
 @contextmanager
 def gateway(
-    s3: S3, state: Path, environment: Mapping[str, str] | None = None, origins: Sequence[str] = ()
+    s3: S3,
+    state: Path,
+    environment: Mapping[str, str] | None = None,
+    origins: Sequence[str] = (),
+    *,
+    tls: Tls = NO_TLS,
+    context: ssl.SSLContext | None = None,
+    services: Mapping[str, int] | None = None,
 ) -> Iterator[Front]:
     """
     Run a gateway before *s3*, whose services do not answer, with its files in *state*.
@@ -106,16 +123,21 @@ def gateway(
         state: a folder.
         environment: in place of the one that leads to the bucket's keys.
         origins: of other sites that may call.
+        tls: where there is TLS.
+        context: of the clients then.
+        services: the ports of services that do answer.
     """
-    front = Front(free_port(), free_port())
+    front = Front(free_port(), free_port(), context)
+    there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
         listen=("127.0.0.1", front.port),
         admin_port=front.admin_port,
-        registry=[NOBODY],
-        cache=[NOBODY],
-        cdn=[NOBODY],
+        registry=there.get("registry", [NOBODY]),
+        cache=there.get("cache", [NOBODY]),
+        cdn=there.get("cdn", [NOBODY]),
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
+        tls=tls,
     )
 
     def ready() -> None:
