@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,16 +182,22 @@ def test_a_new_certificate_is_taken_without_a_restart(how: str, authority: Autho
         calling = [ThreadPoolExecutor(1).submit(_call_on, running, enough, answered) for _ in range(2)]
         assert handshake.shake(running.port, client).serial == first
         for number in "23":
-            new = _put(mount, authority, how, number)
-            until(lambda new=new: handshake.shake(running.port, client).serial == new)
-            more = len(answered) + 20
-            until(lambda more=more: len(answered) > more or any(each.done() for each in calling))
+            until(partial(_shows, running, client, _put(mount, authority, how, number)))
+            until(partial(_grown, answered, len(answered) + 20))
         assert _answered(old) == 200
         enough.set()
         for each in calling:
             each.result(30)
         assert set(answered) == {200}
         old.close()
+
+
+def _shows(running: front.Front, client: ssl.SSLContext, serial: int) -> bool:
+    return handshake.shake(running.port, client).serial == serial
+
+
+def _grown(answered: Sequence[int], most: int) -> bool:
+    return len(answered) > most
 
 
 def _put(mount: Path, authority: Authority, how: str, number: str) -> int:

@@ -90,6 +90,7 @@ class Health:
         """
         Ping every dependency once, then keep pinging until the block ends.
         """
+        self._turned = time.monotonic()
         async with beside(self._turn_over()):
             await asyncio.gather(*(self._check(each) for each in self._dependencies))
             self._watching = True

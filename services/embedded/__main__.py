@@ -45,7 +45,7 @@ def main() -> int:
     print("Starting Modelyard; Ctrl-C stops it and keeps the data", flush=True)
     try:
         stack.start()
-        print(_welcome(stack, arguments.state, time.monotonic() - began), flush=True)
+        print(welcome(stack, arguments.state, time.monotonic() - began), flush=True)
         _started.set()
         stack.serve(stop)
     except KeyboardInterrupt:
@@ -109,7 +109,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _welcome(stack: Stack, state: Path, seconds: float) -> str:
+def welcome(stack: Stack, state: Path, seconds: float) -> str:
+    """
+    What there is and what to try first.
+    """
     address = stack.gateway
     metrics = "\n".join(f"  {name:<9} {' '.join(service.metrics)}" for name, service in stack.services.items())
     ca = None if stack.authority is None else stack.authority.certificate

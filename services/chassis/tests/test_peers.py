@@ -48,8 +48,8 @@ async def serving(identity: Identity) -> AsyncIterator[str]:
     """
     server = grpc.aio.server()
     methods = {
-        "Who": grpc.unary_unary_rpc_method_handler(_who),  # type: ignore[arg-type]
-        "Count": grpc.unary_stream_rpc_method_handler(_count),  # type: ignore[arg-type]
+        "Who": grpc.unary_unary_rpc_method_handler(_who),
+        "Count": grpc.unary_stream_rpc_method_handler(_count),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(path("").split("/")[1], methods),))
     credentials = server_credentials(identity)
@@ -63,6 +63,10 @@ async def serving(identity: Identity) -> AsyncIterator[str]:
 
 def method(channel: grpc.aio.Channel, name: str) -> Any:
     return channel.unary_unary(path(name), request_serializer=None, response_deserializer=None)
+
+
+def stream_of(channel: grpc.aio.Channel, name: str) -> Any:
+    return channel.unary_stream(path(name), request_serializer=None, response_deserializer=None)
 
 
 async def who(peer: Peer) -> int:
@@ -82,7 +86,7 @@ async def test_a_renewed_certificate_is_shown_and_calls_go_on(authority: Authori
     async with serving(Identity(server)) as target:
         peer = Peer(target, Identity(own), _OPTIONS)
         assert await who(peer) == old
-        stream: Any = peer.channel().unary_stream(path("Count"))(b"")
+        stream: Any = peer.made(stream_of, "Count")(b"")
         read = asyncio.create_task(_all(stream))
         for _ in range(2):
             authority.issue("client")
