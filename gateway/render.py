@@ -25,7 +25,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import site, tls
+from gateway import site, tls, tls_options
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.openapi.bindings import bindings
 from gateway.tls import NO_TLS, Tls
@@ -243,7 +243,7 @@ def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucke
 
 def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
     try:
-        return tls.parse(found, found.descriptors.with_name("tls"))
+        return tls_options.parse(found, found.descriptors.with_name("tls"))
     except ValueError as error:
         parser.error(str(error))
 
@@ -276,7 +276,7 @@ def main() -> None:
     )
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
-    tls.add_arguments(parser)
+    tls_options.add_arguments(parser)
     found = parser.parse_args()
     services_at = (found.registry, found.cache, found.cdn)
     secure = _tls(found, parser)
