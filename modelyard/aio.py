@@ -64,7 +64,8 @@ def connect(
             Streams have no deadline but their own `timeout`.
         ca_file: means TLS: the authorities that the server's certificate must descend from, in PEM. Without it, an
             https:// target takes those of the system.
-        cert_file, key_file: mean TLS: a certificate of your own and its key, for servers that ask for one.
+        cert_file, key_file: mean TLS: a certificate of your own and its key, for servers that ask for one. All three
+            files are read once, now.
         credentials: for TLS, in place of files.
         options: further channel options, as in `grpc.aio.insecure_channel`.
 

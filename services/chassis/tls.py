@@ -42,8 +42,10 @@ class Identity:
         """
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             with self._lock:
-                self._looked = time.monotonic()
-                self._look()
+                # Who waited for the lock need not look again.
+                if time.monotonic() - self._looked >= _LOOK_SECONDS:
+                    self._looked = time.monotonic()
+                    self._look()
         return self._found
 
     def _look(self) -> None:
