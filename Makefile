@@ -93,7 +93,7 @@ check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer c
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py
 
 check-access: $(READY) ## Every RPC with no, expired, foreign, wrong and right tokens, at the gateway and at the services
-	@$(BIN)/pytest --quiet tests/access services/chassis/tests/test_access.py
+	@$(BIN)/pytest --quiet tests/access gateway/tests/test_access.py services/chassis/tests/test_access.py
 
 check-monitoring: $(READY) ## The rules, their tests, and every panel's query (needs Debian's package prometheus)
 	@$(BIN)/pytest --quiet deploy/monitoring

@@ -3,6 +3,7 @@
 
 -- S3 acts upon more headers than these (Authorization, x-amz-…), so these pass and no others.
 local ASKED = {
+  ["authorization"] = true,  -- for the gateway itself: it goes no further
   ["host"] = true,
   ["if-match"] = true,
   ["if-modified-since"] = true,
@@ -28,6 +29,7 @@ local ANSWERED = {
   ["expires"] = true,
   ["last-modified"] = true,
   ["vary"] = true,
+  ["www-authenticate"] = true,
   ["x-content-type-options"] = true,
 }
 
@@ -41,9 +43,14 @@ local ERRORS = {
   ["412"] = '{"code":9,"message":"the condition of the request does not hold","details":[]}',
   ["416"] = '{"code":11,"message":"the range begins after the last byte","details":[]}',
 }
+-- Of the gateway, when it wants a token. S3's own 401 and 403 are no client's affair; they have no details.
+local REFUSALS = {
+  ["401"] = '{"code":16,"message":"this needs a token with the scope assets.read: authorization: Bearer …","details":[]}',
+  ["403"] = '{"code":7,"message":"this needs the scope assets.read","details":[]}',
+}
 -- Envoy's own answers to requests with the content type of gRPC have the status 200, and a cache before the gateway would
 -- take them for the asset. These are what it makes of 404 and 405; S3 never has them.
-local OF_GRPC = {["12"] = "404", ["2"] = "405"}
+local OF_GRPC = {["12"] = "404", ["2"] = "405", ["16"] = "401", ["7"] = "403"}
 
 local UNAVAILABLE = '{"code":14,"message":"the store cannot be read at the moment","details":[]}'
 
@@ -111,6 +118,8 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   local status = headers:get(":status")
   local grpc_status = headers:get("grpc-status")
+  -- The gateway's refusals have these, and S3's answers never do.
+  local refused = headers:get("grpc-status-details-bin")
   if grpc_status then
     status = OF_GRPC[grpc_status] or "503"
     headers:replace(":status", status)
@@ -121,9 +130,14 @@ function envoy_on_response(handle)
     headers:remove("accept-ranges")
   end
   if status:sub(1, 1) == "2" or status == "304" then
+    local kept = headers:get("cache-control")
+    if kept and handle:metadata():get("private") then
+      -- Not for whoever asks the same proxy next (RFC 9111, section 5.2.2.7).
+      headers:replace("cache-control", (kept:gsub("public", "private")))
+    end
     return
   end
-  local message = ERRORS[status]
+  local message = ERRORS[status] or refused and REFUSALS[status]
   if not message then
     message = UNAVAILABLE
     headers:replace(":status", "503")

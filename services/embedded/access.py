@@ -4,9 +4,12 @@ Access control of the embedded run: a key of its own, for development.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from gateway.access import Tokens
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
+from services.chassis.access import AccessMode
 
 _OWN_SCOPES = ("registry.read", "assets.read", "assets.write")
 # A new one is minted at every start.
@@ -38,3 +41,20 @@ def settings(state: Path, mode: str) -> dict[str, str]:
         "MODELYARD_JWT_AUDIENCE": AUDIENCE,
         "MODELYARD_SERVICE_TOKEN_FILE": str(own),
     }
+
+
+def tokens(services: Mapping[str, str]) -> Tokens | None:
+    """
+    What the gateway checks: the same as the services, whose settings these are.
+    """
+    mode = AccessMode(services.get("MODELYARD_ACCESS", AccessMode.OFF))
+    if mode is AccessMode.OFF:
+        return None
+    url = services.get("MODELYARD_JWKS_URL")
+    return Tokens(
+        mode,
+        services["MODELYARD_JWT_ISSUER"],
+        services["MODELYARD_JWT_AUDIENCE"],
+        url or Path(services["MODELYARD_JWKS_FILE"]),
+        reflection=services.get("MODELYARD_REFLECTION_OPEN", "") == "true",
+    )

@@ -203,6 +203,7 @@ class Stack:
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             origins=self.settings.origins,
             tls=_gateway_tls(self._state, self._own_tls),
+            tokens=access.tokens({**self._access, **self.settings.environment}),
             **{name: service.addresses for name, service in self.services.items()},
         )
         parts = [

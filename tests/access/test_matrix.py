@@ -4,14 +4,20 @@ Every RPC of the contracts with every kind of token, through the gateway and at 
 
 from __future__ import annotations
 
+import http.client
+import json
 import time
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 import modelyard
+from gateway.openapi.bindings import Binding, bindings
+from modelyard.cdn.v1 import assets_pb2
 from modelyard.contracts import scopes, services
 from modelyard.registry.v1 import audit_pb2, models_pb2
 from services.embedded.stack import Stack, StackSettings
@@ -19,8 +25,19 @@ from services.embedded.testing import scratch
 from tests.access.tokens import Issuer, settings
 
 METHODS = [method for service in services() for method in service.methods]
-REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
-BROKEN = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+#: What asks for nothing in particular, so that an empty request is a good one. All others miss a name.
+GOOD_WHEN_EMPTY = {
+    "/modelyard.cache.v1.CacheAdminService/Flush",
+    "/modelyard.cache.v1.CacheAdminService/GetStatus",
+    "/modelyard.cache.v1.CacheAdminService/Warm",
+    "/modelyard.cdn.v1.AssetService/CollectGarbage",
+    "/modelyard.cdn.v1.AssetService/GetStorageTotals",
+    "/modelyard.cdn.v1.AssetService/ListAssets",
+    "/modelyard.cdn.v1.ChangeService/WatchChanges",
+    "/modelyard.registry.v1.AuditService/ListAuditEntries",
+    "/modelyard.registry.v1.ChangeService/WatchChanges",
+    "/modelyard.registry.v1.NamespaceService/ListNamespaces",
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,35 +85,149 @@ def test_every_rpc_asks_for_a_scope() -> None:
     assert {path_of(method) for method in METHODS} == set(scopes())
 
 
-@pytest.mark.parametrize("way", ["gateway", "service"])
-def test_the_matrix(guarded: tuple[Stack, Issuer], way: str) -> None:
+def expected(issuer: Issuer, stranger: Issuer, path: str) -> dict[str, tuple[str | None, grpc.StatusCode]]:
     """
-    No token, an expired one, one for another audience: UNAUTHENTICATED. All scopes but the right one:
-    PERMISSION_DENIED. The right scope alone: neither.
+    Each kind of token with the code that it has to get.
+    """
+    table = scopes()
+    scope, others = table[path], " ".join(sorted(set(table.values()) - {table[path]}))
+    nobody, denied = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
+    served = grpc.StatusCode.OK if path in GOOD_WHEN_EMPTY else grpc.StatusCode.INVALID_ARGUMENT
+    return {
+        "no token": (None, nobody),
+        "expired": (issuer.mint(scope, exp=int(time.time()) - 60), nobody),
+        "wrong audience": (issuer.mint(scope, aud="another"), nobody),
+        "wrong issuer": (issuer.mint(scope, iss="https://another.example"), nobody),
+        "wrong key": (stranger.mint(scope), nobody),
+        "wrong scope": (issuer.mint(others), denied),
+        "right scope": (issuer.mint(scope), served),
+    }
+
+
+@pytest.mark.parametrize("way", ["gateway", "service"])
+def test_the_matrix(guarded: tuple[Stack, Issuer], way: str, tmp_path: Path) -> None:
+    """
+    Without a token, or with one that is not good: UNAUTHENTICATED. With all scopes but the right one:
+    PERMISSION_DENIED. With the right scope alone, an empty request is judged: INVALID_ARGUMENT, or OK where it asks for
+    nothing in particular.
     """
     stack, issuer = guarded
-    table = scopes()
-    every = set(table.values())
+    # The same name of a key, so that only the signature can tell.
+    stranger = Issuer(tmp_path / "stranger.json")
     wrong: list[str] = []
     for method in METHODS:
-        scope = table[path_of(method)]
         package = method.containing_service.file.package.split(".")[1]
         host, port = stack.services[package].addresses[0]
         target = stack.gateway if way == "gateway" else f"{host}:{port}"
-        unknown: dict[str, str | None] = {
-            "no token": None,
-            "expired": issuer.mint(scope, exp=int(time.time()) - 60),
-            "wrong audience": issuer.mint(scope, aud="another"),
-        }
-        for what, token in unknown.items():
-            if (found := code(target, method, token)) is not grpc.StatusCode.UNAUTHENTICATED:
+        for what, (token, wanted) in expected(issuer, stranger, path_of(method)).items():
+            if (found := code(target, method, token)) is not wanted:
                 wrong.append(f"{path_of(method)}, {what}: {found}")
-        others = " ".join(sorted(every - {scope}))
-        if (found := code(target, method, issuer.mint(others))) is not grpc.StatusCode.PERMISSION_DENIED:
-            wrong.append(f"{path_of(method)}, wrong scope: {found}")
-        if (found := code(target, method, issuer.mint(scope))) in REFUSED | BROKEN:
-            wrong.append(f"{path_of(method)}, right scope: {found}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_matrix_as_json(guarded: tuple[Stack, Issuer], tmp_path: Path) -> None:
+    """
+    The same for every JSON path: 401, 403, and for the right scope neither, with google.rpc.Status in each body.
+    """
+    stack, issuer = guarded
+    stranger = Issuer(tmp_path / "stranger.json")
+    status = {grpc.StatusCode.UNAUTHENTICATED: 401, grpc.StatusCode.PERMISSION_DENIED: 403}
+    wrong: list[str] = []
+    connection = http.client.HTTPConnection(stack.gateway, timeout=30)
+    for method in METHODS:
+        # A stream that goes on has no end, and what streams in is no JSON.
+        for binding in [] if method.server_streaming or method.client_streaming else bindings(method):
+            for what, (token, wanted) in expected(issuer, stranger, path_of(method)).items():
+                headers = {} if token is None else {"authorization": f"Bearer {token}"}
+                connection.request(binding.verb.upper(), example(binding), "{}" if binding.body else None, headers)
+                answer = connection.getresponse()
+                body = answer.read()
+                if wanted in status:
+                    fits = answer.status == status[wanted] and json.loads(body)["details"]
+                else:
+                    fits = answer.status in (200, 400, 404) and b"no such path" not in body
+                if not fits:
+                    wrong.append(f"{binding.verb} {example(binding)}, {what}: {answer.status} {body[:80]!r}")
+    connection.close()
+    assert not wrong, "\n".join(wrong)
+
+
+def example(binding: Binding) -> str:
+    """
+    A path of that form, of things that are not there.
+    """
+    values = {segment.name: "1" if segment.name == "version" else "none" for segment in binding.segments}
+    return binding.path.format_map(values)
+
+
+def test_the_gateway_refuses_by_itself(guarded: tuple[Stack, Issuer]) -> None:
+    """
+    What it refuses reaches no service: their counters of calls stand still.
+    """
+    stack, issuer = guarded
+    method = next(each for each in METHODS if each.name == "GetModel")
+    before = calls(stack, "GetModel")
+    for token, wanted in (
+        (None, grpc.StatusCode.UNAUTHENTICATED),
+        (issuer.mint("assets.read"), grpc.StatusCode.PERMISSION_DENIED),
+    ):
+        assert code(stack.gateway, method, token) is wanted
+    assert calls(stack, "GetModel") == before
+    assert code(stack.gateway, method, issuer.mint("registry.read")) is grpc.StatusCode.INVALID_ARGUMENT
+    assert calls(stack, "GetModel") > before
+
+
+def calls(stack: Stack, method: str) -> float:
+    """
+    How many calls of a method the cache and the registry have begun.
+    """
+    found = 0.0
+    for service in (stack.services["cache"], stack.services["registry"]):
+        with urllib.request.urlopen(service.metrics[0], timeout=10) as page:  # noqa: S310 - our own, on loopback
+            for line in page.read().decode().splitlines():
+                if line.startswith("grpc_server_started_total") and f'grpc_method="{method}"' in line:
+                    found += float(line.rpartition(" ")[2])
+    return found
+
+
+def test_private_bytes_need_the_scope_to_be_read(guarded: tuple[Stack, Issuer], tmp_path: Path) -> None:
+    """
+    A private asset is downloaded with assets.read and with no other scope, and is at no address of the gateway.
+    """
+    stack, issuer = guarded
+    file, back = tmp_path / "file", tmp_path / "back"
+    file.write_bytes(b"not for everybody")
+    with modelyard.connect(stack.gateway, issuer.mint("assets.write assets.read")) as ann:
+        asset = ann.upload_file(file, private=True)
+        ann.download_file(asset.name, back)
+        assert back.read_bytes() == b"not for everybody"
+    digest = asset.name.rpartition("/")[2]
+    with modelyard.connect(stack.gateway, issuer.mint("registry.read assets.write assets.sign")) as ben:
+        with pytest.raises(grpc.RpcError) as refused:
+            list(ben.assets.Download(assets_pb2.DownloadRequest(name=asset.name)))
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    for scope, wanted in (("assets.read", 404), ("assets.write", 403)):
+        connection = http.client.HTTPConnection(stack.gateway, timeout=30)
+        connection.request("GET", f"/assets/{digest}", headers={"authorization": f"Bearer {issuer.mint(scope)}"})
+        assert connection.getresponse().status == wanted
+        connection.close()
+
+
+def test_bytes_for_some_are_not_kept_for_others(guarded: tuple[Stack, Issuer], tmp_path: Path) -> None:
+    """
+    Where reading needs a token, what a proxy keeps of an asset is private (RFC 9111, section 5.2.2.7).
+    """
+    stack, issuer = guarded
+    file = tmp_path / "file"
+    file.write_bytes(b"for those who may")
+    with modelyard.connect(stack.gateway, issuer.mint("assets.write assets.read")) as ann:
+        digest = ann.upload_file(file).name.rpartition("/")[2]
+    connection = http.client.HTTPConnection(stack.gateway, timeout=30)
+    connection.request("GET", f"/assets/{digest}", headers={"authorization": f"Bearer {issuer.mint('assets.read')}"})
+    answer = connection.getresponse()
+    assert answer.read() == b"for those who may"
+    assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+    connection.close()
 
 
 @pytest.mark.parametrize("way", ["gateway", "service"])

@@ -47,8 +47,14 @@ class Issuer:
         A token of "ann" with these scopes; *claims* replace the usual ones.
         """
         usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "exp": int(time.time()) + 3600, "scope": scope}
+        return self.sign({**usual, **claims}, algorithm)
+
+    def sign(self, claims: dict[str, Any], algorithm: str = "ES256") -> str:
+        """
+        A token with these claims and no others.
+        """
         headers = {"kid": f"{self._name}-{algorithm}"}
-        return jwt.encode({**usual, **claims}, self._keys[algorithm], algorithm=algorithm, headers=headers)
+        return jwt.encode(claims, self._keys[algorithm], algorithm=algorithm, headers=headers)
 
 
 def settings(issuer: Issuer, mode: str = "on") -> dict[str, str]:

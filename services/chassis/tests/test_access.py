@@ -140,17 +140,26 @@ async def test_keys_that_were_never_fetched_are_no_fault_of_the_caller(issuer: I
         assert await reason(call) == (grpc.StatusCode.UNAVAILABLE, "TOKEN_KEYS_UNAVAILABLE")
 
 
-async def test_keys_are_fetched_from_an_address(issuer: Issuer) -> None:
+async def test_keys_are_fetched_from_an_address(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A set at an address is as good as one in a file.
+    A set at an address is as good as one in a file. A token with a key that is not in it has the set fetched again, so
+    that a new key counts soon, and the old one no longer.
     """
+    monkeypatch.setattr("services.chassis.access.keys._EARLY_SECONDS", 0.05)
     handler = partial(SimpleHTTPRequestHandler, directory=str(issuer.file.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         keys = Keys(url=f"http://127.0.0.1:{server.server_port}/{issuer.file.name}")
         async with guarded(keys) as channel, keys.following():
             await eventually(lambda: keys.version)
-            assert await ask(channel, "Read", issuer.mint("registry.read")) == b"ann"
+            old = issuer.mint("registry.read")
+            assert await ask(channel, "Read", old) == b"ann"
+            fresh = Issuer(issuer.file, "two")
+            unknown = ask(channel, "Read", fresh.mint("registry.read"))
+            assert await reason(unknown) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+            await eventually(lambda: keys.version == 2)
+            assert await ask(channel, "Read", fresh.mint("registry.read")) == b"ann"
+            assert await reason(ask(channel, "Read", old)) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
         server.shutdown()
 
 

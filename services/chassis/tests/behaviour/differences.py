@@ -70,8 +70,8 @@ UNASKED_COMPRESSION = Difference(
 )
 SUDDEN_END = Difference(
     set(),
-    {"CANCELLED", "INTERNAL"},
+    {"CANCELLED", "INTERNAL", "UNAVAILABLE"},
     "Between SIGTERM and the moment its clients know, grpcio refuses new calls by cancelling them (its client shows "
-    "some of them as INTERNAL); none of these has begun. With a drain delay, and with clients that heed health, none "
-    "is made.",
+    "some of them as INTERNAL), or closes the connection before it has read them (UNAVAILABLE); none of these has "
+    "begun. With a drain delay, and with clients that heed health, none is made.",
 )

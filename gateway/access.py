@@ -1,0 +1,342 @@
+"""
+Who may call what, checked at the gateway: tokens by `jwt_authn`, scopes by `rbac`, both from the contracts' own table.
+
+The services check every call again (docs/adr/0018): what this adds is that calls without a right to anything are
+refused before they cost a service anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway.bucket import SYSTEM_CA, transport
+from modelyard.contracts import scopes
+from services.chassis.access.policy import PUBLIC, AccessMode
+from services.chassis.access.tokens import LEEWAY
+from services.chassis.interceptors.status import DOMAIN
+
+BYTES: Final = ("/assets/", "/static/")
+_BYTES_SCOPE: Final = "assets.read"
+_CALLS: Final = "/modelyard."
+_REFLECTION: Final = "/grpc.reflection."
+_PROVIDER: Final = "tokens"
+_JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
+_UNAUTHENTICATED, _PERMISSION_DENIED = 16, 7
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """
+    Which tokens are taken, and what needs one.
+
+    Args:
+        mode: on, or read-public: reading models and assets needs none.
+        issuer: what `iss` has to be.
+        audience: what `aud` has to be, or to hold.
+        keys: the issuer's public keys, a file that is read again when it is replaced, or a URL that is fetched again.
+        reflection: whether reflection is open to everybody; else it is to nobody.
+        open_bytes: whether /assets/ and /static/ are open even where reading needs a token, for a CDN before them.
+        refresh: seconds after which the keys are read or fetched again.
+    """
+
+    mode: AccessMode
+    issuer: str
+    audience: str
+    keys: Path | str
+    reflection: bool = False
+    open_bytes: bool = False
+    refresh: float = 10.0
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: that cannot be; the message says what to give instead.
+        """
+        if isinstance(self.keys, str) and not re.fullmatch(r"https?://[^/@\s]+(/\S*)?", self.keys):
+            raise ValueError("the address of the keys is not http(s)://host[:port][/path]")
+
+    @property
+    def bytes_need_one(self) -> bool:
+        """
+        Whether /assets/ and /static/ need a token.
+        """
+        return self.mode is AccessMode.ON and not self.open_bytes
+
+
+def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dict[str, object]:
+    """
+    What `envoy.yaml` is filled in with.
+
+    Args:
+        tokens: None while access control is off.
+        table: the scope of each RPC by its path; the contracts' by default. What is not in it is denied.
+    """
+    if tokens is None:
+        return {"TOKENS": [], "JWKS": [], "JWKS_FILES": [], "REFUSALS": [], "PRIVATE_BYTES": False}
+    table = scopes() if table is None else table
+    # In Linux's abstract space: it is nobody's file, and goes with the process. Each gateway has its own.
+    socket = f"@modelyard-jwks-{uuid.uuid4().hex}"
+    return {
+        "TOKENS": [
+            {
+                "provider": {_PROVIDER: _provider(tokens)},
+                "rules": _rules(tokens, table),
+                "policies": _policies(tokens, table),
+            }
+        ],
+        "JWKS": [_cluster(tokens.keys, socket)],
+        "JWKS_FILES": [_listener(tokens.keys, socket)] if isinstance(tokens.keys, Path) else [],
+        "REFUSALS": _refusals(table),
+        "PRIVATE_BYTES": tokens.bytes_need_one,
+    }
+
+
+def _provider(tokens: Tokens) -> dict[str, object]:
+    return {
+        "issuer": tokens.issuer,
+        "audiences": [tokens.audience],
+        # A scheme may be written in any case (RFC 9110, section 11.1).
+        "from_headers": [{"name": "authorization", "value_prefix": f"{scheme} "} for scheme in ("Bearer", "bearer")],
+        # The services check it, too.
+        "forward": True,
+        "require_expiration": True,
+        "clock_skew_seconds": LEEWAY,
+        "payload_in_metadata": "claims",
+        "failed_status_in_metadata": "failure",
+        "claim_to_headers": [
+            {"header_name": "x-modelyard-subject", "claim_name": "sub"},
+            {"header_name": "x-modelyard-scopes", "claim_name": "scope"},
+        ],
+        # A key that was taken away counts here for as long as a token that was seen does; at the services it does not.
+        "jwt_cache_config": {"jwt_cache_size": 10_000, "jwt_max_token_size": 8192},
+        **_key_source(tokens),
+    }
+
+
+def _key_source(tokens: Tokens) -> dict[str, object]:
+    file = isinstance(tokens.keys, Path)
+    uri = "http://jwks/" if file else tokens.keys
+    return {
+        "remote_jwks": {
+            # No listener serves before all of them do, the one with the keys of a file among them: so the first attempt
+            # to read it fails, and must not take long.
+            "http_uri": {"uri": uri, "cluster": "jwks", "timeout": "0.1s" if file else "5s"},
+            "cache_duration": f"{tokens.refresh:g}s",
+            # Before the first token comes, and again before they are old.
+            "async_fetch": {"failed_refetch_duration": "0.1s" if file else "1s"},
+        }
+    }
+
+
+def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
+    """
+    The first one that fits says whether a token has to be there. What none fits is open: the page, health, preflights.
+    """
+    needed = {"provider_name": _PROVIDER}
+    # A token that is sent has to be good: its bearer would not expect to be nobody.
+    welcome = {"requires_any": {"requirements": [needed, {"allow_missing": {}}]}}
+    rules: list[dict[str, object]] = []
+    if tokens.mode is AccessMode.READ_PUBLIC:
+        rules += [
+            {"match": {"path": path}, "requires": welcome} for path, scope in sorted(table.items()) if scope in PUBLIC
+        ]
+    closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
+    return rules + [{"match": {"prefix": prefix}, "requires": needed} for prefix in closed]
+
+
+def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
+    """
+    What is allowed, by the scope that allows it; everything else is denied.
+    """
+    found: dict[str, object] = {}
+    for scope in sorted(set(table.values())):
+        paths = [{"exact": path} for path in sorted(path for path, needs in table.items() if needs == scope)]
+        if scope == _BYTES_SCOPE and tokens.bytes_need_one:
+            paths += [{"prefix": prefix} for prefix in BYTES]
+        public = tokens.mode is AccessMode.READ_PUBLIC and scope in PUBLIC
+        found[scope] = {
+            "permissions": [_any_of(paths)],
+            "principals": [{"any": True} if public else _bearer_of(scope)],
+        }
+    closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
+    found["open"] = {
+        "permissions": [{"not_rule": _any_of([{"prefix": prefix} for prefix in closed])}],
+        "principals": [{"any": True}],
+    }
+    return found
+
+
+def _any_of(paths: Sequence[Mapping[str, str]]) -> dict[str, object]:
+    return {"or_rules": {"rules": [{"url_path": {"path": path}} for path in paths]}}
+
+
+def _bearer_of(scope: str) -> dict[str, object]:
+    # A word among words: "registry.read" is not "registry.readable".
+    regex = rf"(?:.*\s)?{re.escape(scope)}(?:\s.*)?"
+    matcher = _matcher(["claims", "scope"], {"string_match": {"safe_regex": {"regex": regex}}})
+    return {"sourced_metadata": {"metadata_matcher": matcher}}
+
+
+def _matcher(path: Sequence[str], value: Mapping[str, object]) -> dict[str, object]:
+    return {"filter": _JWT_FILTER, "path": [{"key": key} for key in path], "value": value}
+
+
+def _refusals(table: Mapping[str, str]) -> list[dict[str, object]]:
+    """
+    Refusals in the words of the services, with google.rpc.Status for the details. The first one that fits counts.
+    """
+    nothing = {"header_filter": {"header": {"name": "authorization", "present_match": False}}}
+    wrong = "the token is not accepted: its signature, issuer and audience have to be those that are asked for"
+    found = [
+        _Refusal(401, "TOKEN_MISSING", "this call needs a token: authorization: Bearer …", (nothing,)),
+        _Refusal(401, "TOKEN_EXPIRED", "the token has expired: get a new one", (_failed("Jwt is expired"),)),
+        _Refusal(401, "TOKEN_INVALID", wrong),
+        # Envoy calls that forbidden.
+        _Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
+    ]
+    for scope in sorted(set(table.values())):
+        paths = [{"exact": path} for path, needs in sorted(table.items()) if needs == scope]
+        if scope == _BYTES_SCOPE:
+            paths += [{"prefix": prefix} for prefix in BYTES]
+        called = [{"header_filter": {"header": {"name": ":path", "string_match": path}}} for path in paths]
+        either = {"or_filter": {"filters": called}} if len(called) > 1 else called[0]
+        found.append(_Refusal(403, "SCOPE_MISSING", f"this call needs the scope {scope}", (either,), scope=scope))
+    found.append(_Refusal(403, "SCOPE_MISSING", "this call is not open to anybody"))
+    return [mapper for refusal in found for mapper in refusal.mappers()]
+
+
+def _failed(message: str) -> dict[str, object]:
+    matcher = _matcher(["failure", "message"], {"string_match": {"exact": message}})
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """
+    How one kind of refusal is told.
+
+    Args:
+        status: of HTTP, by which it is known.
+        reason: of the ErrorInfo.
+        message: for people.
+        also: what else it is known by.
+        scope: that is missing.
+        becomes: another status.
+    """
+
+    status: int
+    reason: str
+    message: str
+    also: Sequence[Mapping[str, object]] = ()
+    scope: str = ""
+    becomes: int | None = None
+
+    def mappers(self) -> list[dict[str, object]]:
+        """
+        What Envoy makes of it: first for calls that came as JSON, then for all others.
+        """
+        comparison = {"op": "EQ", "value": {"default_value": self.status, "runtime_key": "none"}}
+        this = [{"status_code_filter": {"comparison": comparison}}, *self.also]
+        as_json = {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": True}}}
+        header = {"key": "grpc-status-details-bin", "value": details(self._code, self._info, self.message)}
+        return [
+            {
+                "filter": {"and_filter": {"filters": [*this, as_json]}},
+                "status": self.becomes,
+                "body": {"json_format": self._as_json()},
+                "headers": [],
+            },
+            {
+                "filter": {"and_filter": {"filters": this}} if len(this) > 1 else this[0],
+                "status": self.becomes,
+                # To callers of gRPC this is the message.
+                "body": {"text_format_source": {"inline_string": self.message}},
+                "headers": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+            },
+        ]
+
+    @property
+    def _code(self) -> int:
+        return _UNAUTHENTICATED if (self.becomes or self.status) == 401 else _PERMISSION_DENIED
+
+    @property
+    def _info(self) -> error_details_pb2.ErrorInfo:
+        metadata = {"scope": self.scope} if self._code == _PERMISSION_DENIED else {}
+        return error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=metadata)
+
+    def _as_json(self) -> dict[str, object]:
+        kind = "type.googleapis.com/google.rpc.ErrorInfo"
+        info = {"@type": kind, "reason": self.reason, "domain": DOMAIN, "metadata": dict(self._info.metadata)}
+        return {"code": self._code, "message": self.message, "details": [info]}
+
+
+def details(code: int, info: error_details_pb2.ErrorInfo, message: str) -> str:
+    """
+    A google.rpc.Status as the header `grpc-status-details-bin` has it.
+    """
+    packed = any_pb2.Any()
+    packed.Pack(info)
+    whole = status_pb2.Status(code=code, message=message, details=[packed])
+    return base64.b64encode(whole.SerializeToString()).decode().rstrip("=")
+
+
+def _cluster(keys: Path | str, socket: str) -> dict[str, object]:
+    if isinstance(keys, Path):
+        endpoint: dict[str, object] = {"address": {"pipe": {"path": socket}}}
+        return {"type": "STATIC", "endpoint": {"endpoint": endpoint}, "transport": transport("http", "", SYSTEM_CA)}
+    parts = urlsplit(keys)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    endpoint = {"address": {"socket_address": {"address": host, "port_value": port}}}
+    secure = transport(parts.scheme, host, SYSTEM_CA)
+    return {"type": "LOGICAL_DNS", "endpoint": {"endpoint": endpoint}, "transport": secure}
+
+
+def _listener(file: Path, socket: str) -> dict[str, object]:
+    script = Path(__file__).with_name("jwks.lua").read_text()
+    return {"socket": socket, "script": script.replace("${FILE}", json.dumps(str(file.absolute())))}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    The flags of `gateway.render` for tokens.
+    """
+    parser.add_argument(
+        "--access",
+        choices=[str(mode) for mode in AccessMode],
+        default=str(AccessMode.OFF),
+        help="what needs a token, as in MODELYARD_ACCESS of the services; default off",
+    )
+    parser.add_argument("--jwks-file", type=Path, metavar="FILE", help="the issuer's keys, read again when replaced")
+    parser.add_argument("--jwks-url", metavar="URL", help="or where they are fetched")
+    parser.add_argument("--jwt-issuer", metavar="TEXT", help="who has to have issued a token (iss)")
+    parser.add_argument("--jwt-audience", metavar="TEXT", help="who a token has to be for (aud)")
+    parser.add_argument("--reflection-open", action="store_true", help="reflection needs no token; else it is closed")
+    parser.add_argument("--bytes-open", action="store_true", help="/assets/ and /static/ need no token, for a CDN")
+
+
+def parse(found: argparse.Namespace) -> Tokens | None:
+    """
+    Raises:
+        ValueError: something is missing; the message names the flag.
+    """
+    if (mode := AccessMode(found.access)) is AccessMode.OFF:
+        return None
+    if (found.jwks_file is None) == (found.jwks_url is None):
+        raise ValueError(f"--access {mode} needs --jwks-file or --jwks-url, and not both")
+    for flag, given in (("--jwt-issuer", found.jwt_issuer), ("--jwt-audience", found.jwt_audience)):
+        if not given:
+            raise ValueError(f"--access {mode} needs {flag}")
+    keys = found.jwks_file or found.jwks_url
+    return Tokens(mode, found.jwt_issuer, found.jwt_audience, keys, found.reflection_open, found.bytes_open)

@@ -1,0 +1,375 @@
+"""
+Tokens at the gateway, whose services do not look at them: what it refuses by itself, and what it tells the services.
+"""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import jwt
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2
+
+from gateway import access
+from gateway.access import Tokens
+from gateway.tests import front
+from modelyard.contracts import scopes
+from services.chassis.access import AccessMode
+from services.embedded.s3 import S3
+from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+
+GET = "/modelyard.registry.v1.ModelService/GetModel"
+CREATE = "/modelyard.registry.v1.ModelService/CreateModel"
+SUBJECT, SCOPES = "x-modelyard-subject", "x-modelyard-scopes"
+
+
+class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has arguments for the type checker alone
+    """
+    A service that answers everything, and keeps what it was told about the callers.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, str]] = []
+
+    def service(self, details: Any) -> Any:
+        """
+        Health is well; any other call is remembered.
+        """
+
+        def answer(_request: bytes, _context: Any) -> bytes:
+            if details.method.startswith("/grpc.health."):
+                well: bytes = health_pb2.HealthCheckResponse(status=1).SerializeToString()
+                return well
+            self.told.append(dict(details.invocation_metadata))
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[tuple[Echo, int]]:
+    echo, server = Echo(), grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((echo,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield echo, port
+    server.stop(None).wait()
+
+
+@contextmanager
+def gateway(tokens: Tokens, state: Path, port: int) -> Iterator[front.Front]:
+    with front.gateway(S3(state, 1), state, tokens=tokens, services={"registry": port, "cache": port}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+
+
+@pytest.fixture(scope="module")
+def door(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+    """
+    A gateway that wants a token for everything.
+    """
+    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
+    with gateway(tokens, tmp_path_factory.mktemp("closed"), echo[1]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def public(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+    """
+    A gateway where everybody reads.
+    """
+    tokens = Tokens(AccessMode.READ_PUBLIC, ISSUER, AUDIENCE, issuer.file, reflection=True)
+    with gateway(tokens, tmp_path_factory.mktemp("public"), echo[1]) as running:
+        yield running
+
+
+def call(door: front.Front, path: str, token: str | None, **metadata: str) -> tuple[grpc.StatusCode, str]:
+    """
+    How an empty request ends: the code, and the reason if the gateway gives one.
+    """
+    sent = [(name.replace("_", "-"), value) for name, value in metadata.items()]
+    if token is not None:
+        sent.append(("authorization", token))
+    with grpc.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+        ask: Any = channel.unary_unary(path)  # type: ignore[call-arg]  # bytes need no serializers
+        try:
+            ask(b"", metadata=sent, timeout=20, wait_for_ready=True)
+        except grpc.RpcError as error:
+            trailing: Any = error.trailing_metadata()
+            found = dict(trailing).get("grpc-status-details-bin", b"")
+            status, info = status_pb2.Status.FromString(found), error_details_pb2.ErrorInfo()
+            if status.details:
+                status.details[0].Unpack(info)
+            return error.code(), info.reason
+    return grpc.StatusCode.OK, ""
+
+
+OK = (grpc.StatusCode.OK, "")
+MISSING = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
+EXPIRED = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
+INVALID = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+DENIED = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+
+
+def test_what_a_token_has_to_be(door: front.Front, issuer: Issuer, tmp_path: Path) -> None:
+    """
+    Signed by a known key, of the issuer, for us, not expired, with the scope as a word of its own; and the refusal says
+    which of that it is not.
+    """
+    mint, now = issuer.mint, int(time.time())
+    expected = {
+        "no token": (None, MISSING),
+        "another scheme": ("Basic YW5uOnNlY3JldA==", INVALID),
+        "no token in it": ("Bearer ", INVALID),
+        "garbage": ("Bearer a.b.c", INVALID),
+        "expired": (f"Bearer {mint('registry.read', exp=now - 60)}", EXPIRED),
+        "of another issuer": (f"Bearer {mint('registry.read', iss='https://else.example')}", INVALID),
+        "for another audience": (f"Bearer {mint('registry.read', aud='another')}", INVALID),
+        "of an unknown key": (f"Bearer {Issuer(tmp_path / 'other.json', 'other').mint('registry.read')}", INVALID),
+        "no scope": (f"Bearer {mint('')}", DENIED),
+        "another scope": (f"Bearer {mint('registry.write assets.read')}", DENIED),
+        "a longer word": (f"Bearer {mint('registry.readable xregistry.read registry-read')}", DENIED),
+        "the scope": (f"Bearer {mint('registry.read')}", OK),
+        "among others": (f"Bearer {mint('a registry.read b', 'RS256')}", OK),
+        "in small letters": (f"bearer {mint('registry.read')}", OK),
+        "a moment late": (f"Bearer {mint('registry.read', exp=now - 3)}", OK),
+    }
+    found = {name: call(door, GET, token) for name, (token, _) in expected.items()}
+    assert found == {name: wanted for name, (_, wanted) in expected.items()}
+
+
+def test_a_token_without_an_end_is_refused(door: front.Front, issuer: Issuer) -> None:
+    """
+    A token that never expires could never be taken back.
+    """
+    claims = jwt.decode(issuer.mint("registry.read"), options={"verify_signature": False})
+    del claims["exp"]
+    assert call(door, GET, f"Bearer {issuer.sign(claims)}")[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_each_rpc_needs_its_own_scope(door: front.Front, issuer: Issuer) -> None:
+    """
+    Every unary call of the contracts: all scopes but its own do not open it. The services are not asked.
+    """
+    table = scopes()
+    every = set(table.values())
+    found = {path: call(door, path, f"Bearer {issuer.mint(' '.join(every - {table[path]}))}") for path in table}
+    assert found == dict.fromkeys(table, DENIED)
+
+
+def test_services_are_told_who_calls(door: front.Front, echo: tuple[Echo, int], issuer: Issuer) -> None:
+    """
+    They get the subject and the scopes of the token, whatever the client says about itself.
+    """
+    forged = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
+    assert call(door, GET, f"Bearer {issuer.mint('registry.read x')}", **forged) == OK
+    told = echo[0].told[-1]
+    assert (told[SUBJECT], told[SCOPES]) == ("ann", "registry.read x")
+    assert told["authorization"].startswith("Bearer ")
+
+
+def test_nobody_is_nobody(public: front.Front, echo: tuple[Echo, int]) -> None:
+    """
+    Without a token a service is told of no identity, however often one is claimed.
+    """
+    forged = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
+    assert call(public, GET, None, **forged) == OK
+    assert not {SUBJECT, SCOPES} & echo[0].told[-1].keys()
+
+
+def test_public_reading(public: front.Front, issuer: Issuer) -> None:
+    """
+    Reading needs no token, but a token that is sent has to be good; all else needs one, and its scope.
+    """
+    expired = f"Bearer {issuer.mint('registry.read', exp=int(time.time()) - 60)}"
+    found = [
+        call(public, GET, None),
+        call(public, GET, f"Bearer {issuer.mint('nothing')}"),
+        call(public, GET, expired),
+        call(public, CREATE, None),
+        call(public, CREATE, f"Bearer {issuer.mint('registry.read')}"),
+        call(public, CREATE, f"Bearer {issuer.mint('registry.write')}"),
+    ]
+    assert found == [OK, OK, EXPIRED, MISSING, DENIED, OK]
+
+
+def test_an_rpc_without_a_scope_is_denied(issuer: Issuer, echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    What the table of scopes does not have is closed to every token.
+    """
+    table = {path: scope for path, scope in scopes().items() if path != GET}
+    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(access, "scopes", lambda: table)
+        with gateway(tokens, tmp_path, echo[1]) as running:
+            everything = f"Bearer {issuer.mint(' '.join(set(table.values())))}"
+            assert call(running, GET, everything) == DENIED
+            assert call(running, GET, None) == MISSING
+            assert call(running, CREATE, everything) == OK
+
+
+def test_health_and_reflection(door: front.Front, public: front.Front, issuer: Issuer) -> None:
+    """
+    Health is open. Reflection is open where that was asked for, and else to nobody.
+    """
+    health, reflection = "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    every = f"Bearer {issuer.mint(' '.join(set(scopes().values())))}"
+    found = [call(door, health, None), call(door, reflection, None), call(door, reflection, every)]
+    assert found == [OK, MISSING, DENIED]
+    assert call(public, reflection, None) == OK
+
+
+def test_refusals_over_http(door: front.Front, issuer: Issuer) -> None:
+    """
+    JSON callers get 401 with WWW-Authenticate (RFC 6750, section 3) or 403, and google.rpc.Status with the reason.
+    """
+    path, expired = "/v1/namespaces/default/models", issuer.mint("registry.read", exp=int(time.time()) - 60)
+    for token, status, code, reason in (
+        (None, 401, 16, "TOKEN_MISSING"),
+        (expired, 401, 16, "TOKEN_EXPIRED"),
+        (issuer.mint("registry.read", aud="another"), 401, 16, "TOKEN_INVALID"),
+        (issuer.mint("assets.read"), 403, 7, "SCOPE_MISSING"),
+    ):
+        answer = ask(door, path, token)
+        assert (answer.status, answer.error["code"]) == (status, code)
+        (info,) = answer.error["details"]
+        assert (info["@type"], info["reason"]) == ("type.googleapis.com/google.rpc.ErrorInfo", reason)
+        assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+def test_what_is_open_to_everybody(door: front.Front) -> None:
+    """
+    The page, the API's description, the gateway's health and browsers' questions before a call need no token.
+    """
+    assert [door.ask(path).status for path in ("/", "/openapi.json", "/healthz", "/v1/nonsense")] == [
+        200,
+        200,
+        200,
+        404,
+    ]
+    asked = door.ask(
+        "/v1/namespaces/default/models", "OPTIONS", origin="https://app.example", access_control_request_method="GET"
+    )
+    assert asked.status == 200
+
+
+def test_bytes_need_the_scope(door: front.Front, public: front.Front, issuer: Issuer) -> None:
+    """
+    /assets/ and /static/ are closed where reading needs a token, and open where it does not. (There is no S3 here: who
+    may ask hears 503.)
+    """
+    for path in (f"/assets/{'0' * 64}", "/static/logo.svg"):
+        asked = [None, issuer.mint("registry.read"), issuer.mint("assets.read")]
+        found = [ask(door, path, token) for token in asked]
+        assert [answer.status for answer in found] == [401, 403, 503]
+        assert [answer.error["code"] for answer in found] == [16, 7, 14]
+        assert public.ask(path).status == 503
+
+
+def ask(door: front.Front, path: str, token: str | None) -> front.Answer:
+    """
+    A GET with a token, or without one.
+    """
+    return door.ask(path) if token is None else door.ask(path, authorization=f"Bearer {token}")
+
+
+def until(condition: Callable[[], object]) -> None:
+    """
+    Wait for *condition*, for a while.
+    """
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["renamed", "mounted"])
+def test_keys_in_a_file_change_without_a_restart(how: str, echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    A file that is replaced by renaming, and a link to a folder that is moved as Kubernetes does it: tokens of the new
+    key are taken, and those of the old one are not.
+    """
+    mount = tmp_path / "mount"
+    first = _put(mount, how, "1")
+    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, mount / "jwks.json", refresh=1)
+    with gateway(tokens, tmp_path / "state", echo[1]) as running:
+        assert call(running, GET, f"Bearer {first.mint('registry.read')}") == OK
+        second = _put(mount, how, "2")
+        until(lambda: call(running, GET, f"Bearer {second.mint('registry.read')}") == OK)
+        until(lambda: call(running, GET, f"Bearer {first.mint('registry.read')}") == INVALID)
+        # A file that is away for a moment takes nothing away.
+        (mount / "jwks.json").unlink()
+        until(lambda: running.count("http.jwks.downstream_rq_5xx")["http.jwks.downstream_rq_5xx"] > 0)
+        assert call(running, GET, f"Bearer {second.mint('registry.read')}") == OK
+
+
+def _put(mount: Path, how: str, number: str) -> Issuer:
+    mount.mkdir(exist_ok=True)
+    if how == "renamed":
+        return Issuer(mount / "jwks.json", number)
+    # https://pkg.go.dev/k8s.io/kubernetes/pkg/volume/util#AtomicWriter
+    data = mount / f"..{number}"
+    data.mkdir()
+    made = Issuer(data / "jwks.json", number)
+    (mount / "..data_tmp").symlink_to(data.name)
+    (mount / "..data_tmp").replace(mount / "..data")
+    if not (mount / "jwks.json").is_symlink():
+        (mount / "jwks.json").symlink_to("..data/jwks.json")
+    return made
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[str]:
+    """
+    The files of a folder over HTTP.
+    """
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_keys_at_an_address_change_without_a_restart(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Keys that are fetched are fetched again: the new one counts, the old one does not.
+    """
+    first = Issuer(tmp_path / "jwks.json", "1")
+    with published(tmp_path) as address:
+        tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, f"{address}/jwks.json", refresh=1)
+        with gateway(tokens, tmp_path / "state", echo[1]) as running:
+            until(lambda: call(running, GET, f"Bearer {first.mint('registry.read')}") == OK)
+            second = Issuer(tmp_path / "jwks.json", "2")
+            until(lambda: call(running, GET, f"Bearer {second.mint('registry.read')}") == OK)
+            until(lambda: call(running, GET, f"Bearer {first.mint('registry.read')}") == INVALID)
+
+
+def test_keys_of_another_kind_are_no_keys() -> None:
+    """
+    An address that holds a password, or none at all, is refused before anything runs; it is not repeated.
+    """
+    for wrong in ("issuer:8080", "http://me:secret@issuer/keys"):
+        with pytest.raises(ValueError, match="the address of the keys") as refused:
+            Tokens(AccessMode.ON, ISSUER, AUDIENCE, wrong)
+        assert "secret" not in str(refused.value)
