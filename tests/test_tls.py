@@ -182,8 +182,9 @@ def test_services_are_for_each_other(secure: Stack, name: str, tmp_path: Path) -
 
 def test_everything_is_renewed_under_calls(secure: Stack, ca: Path, tmp_path: Path) -> None:
     """
-    All certificates are renewed, again and again, while clients read and write over old connections and new ones, through every
-    service. All of them come to be shown, the registry and the cache come to use theirs for calls, and no call fails.
+    All certificates are renewed, again and again, while clients read and write over old connections and new ones,
+    through every service. All of them come to be shown, the registry and the cache come to use theirs for calls, and no
+    call fails.
     """
     assert secure.authority is not None
     enough, done = threading.Event(), [0, 0]
