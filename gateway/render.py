@@ -3,7 +3,7 @@ Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services fro
 
 `python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --bucket NAME --descriptors FILE` prints
 the whole configuration and writes the contracts' descriptors to FILE, and the page's files to a folder beside it (or
-`--site FOLDER`); Envoy reads both.
+`--site FOLDER`); Envoy reads both. With TLS, what it finds the certificates by is in a folder `tls` beside it.
 
 Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
 role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
@@ -25,11 +25,12 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, limits, site
+from gateway import access, limits, site, tls, tls_options
 from gateway.access import Tokens
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.limits import USUAL, Limits
 from gateway.openapi.bindings import bindings
+from gateway.tls import NO_TLS, Tls
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
 
@@ -48,6 +49,7 @@ class Addresses:
         tokens: which are taken; None while access control is off.
         limits: of clients and of the gateway itself.
         operations: where /livez, /readyz and /metrics are, for those who run it; nowhere by default.
+        tls: where there is TLS; nowhere by default.
     """
 
     listen: Address
@@ -60,6 +62,7 @@ class Addresses:
     tokens: Tokens | None = None
     limits: Limits = USUAL
     operations: Address | None = None
+    tls: Tls = NO_TLS
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -93,6 +96,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "SITE": list(served),
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
+        **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
         **access.values(addresses.tokens),
         **addresses.limits.values(),
     }
@@ -262,6 +266,13 @@ def _limits(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Limit
         parser.error(str(error))
 
 
+def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
+    try:
+        return tls_options.parse(found, found.descriptors.with_name("tls"))
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tokens | None:
     try:
         return access.parse(found)
@@ -305,12 +316,23 @@ def main() -> None:
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
     access.add_arguments(parser)
     limits.add_arguments(parser)
+    tls_options.add_arguments(parser)
     found = parser.parse_args()
     tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
-    bucket, origins = _bucket(found, parser), found.cors_origin
-    operations = found.operations[0] if found.operations else None
-    addresses = Addresses(found.listen[0], found.admin_port, *services_at, bucket, origins, tokens, bounds, operations)
+    secure, bucket = _tls(found, parser), _bucket(found, parser)
+    addresses = Addresses(
+        found.listen[0],
+        found.admin_port,
+        *services_at,
+        bucket,
+        found.cors_origin,
+        tokens=tokens,
+        limits=bounds,
+        operations=found.operations[0] if found.operations else None,
+        tls=secure,
+    )
+    tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())
     sys.stdout.write(render(addresses, found.descriptors, served))

