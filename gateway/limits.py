@@ -31,6 +31,8 @@ class Limits:
         connections: of clients, at a time.
         streams: calls in flight on one HTTP/2 connection.
         proxies: trusted ones before the gateway, whose `x-forwarded-for` tells the client's address.
+        message: MiB of a request that is one message: no less than MODELYARD_MAX_MESSAGE_BYTES of the services, who say
+            what is wrong with a larger one.
         read_seconds: the longest that a unary call may take that only reads, whatever its deadline.
         write_seconds: the same for one that writes.
         idle_seconds: that a stream of messages may be silent in both directions.
@@ -40,8 +42,9 @@ class Limits:
     calls: int | None = None
     heap: int = 1024
     connections: int = 10_000
-    streams: int = 2048
+    streams: int = 512
     proxies: int = 0
+    message: int = 16
     read_seconds: int = 60
     write_seconds: int = 300
     idle_seconds: int = 3600
@@ -65,6 +68,7 @@ class Limits:
             "CONNECTIONS": self.connections,
             "MAX_STREAMS": self.streams,
             "PROXIES": self.proxies,
+            "MOST_BYTES": (self.message + 1) * _MIB,
             "READ_TIME": f"{self.read_seconds}s",
             "WRITE_TIME": f"{self.write_seconds}s",
             "IDLE_TIME": f"{self.idle_seconds}s",
@@ -135,6 +139,7 @@ _FLAGS: Final = {
     "connections": ("--connections", "N", "of clients at a time"),
     "streams": ("--streams", "N", "calls in flight on one connection"),
     "proxies": ("--proxies", "N", "trusted ones in front, whose x-forwarded-for counts"),
+    "message": ("--message", "MIB", "of a request that is one message"),
     "read_seconds": ("--read-seconds", "N", "the longest that a unary call may take that reads"),
     "write_seconds": ("--write-seconds", "N", "the longest that a unary call may take that writes"),
     "idle_seconds": ("--idle-seconds", "N", "that a stream may be silent"),
