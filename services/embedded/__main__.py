@@ -36,6 +36,7 @@ def main() -> int:
         gateway_port=arguments.port,
         workers=arguments.workers,
         access=arguments.access,
+        drain_seconds=5,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
         origins=arguments.cors_origin,
         tls=arguments.tls == "on",

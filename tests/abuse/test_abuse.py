@@ -60,7 +60,7 @@ def test_the_gateway_stands_it(stack: Stack, name: str) -> None:
     The attack gets its status, the gateway is the same process and no fatter, and who behaves is served.
     """
     port = int(stack.gateway.rpartition(":")[2])
-    gateway = psutil.Process(stack.pid("gateway"))
+    (gateway,) = psutil.Process(stack.pid("gateway")).children()
     before = gateway.memory_info().rss
     with behaving(stack.gateway):
         asyncio.run(ATTACKS[name](port))
