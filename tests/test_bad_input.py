@@ -329,5 +329,7 @@ def test_a_long_text_in_json_names_the_field(prepared: modelyard.Client, stack: 
     assert status == 400, answer
     (bad_request,) = (detail for detail in answer["details"] if detail["@type"].endswith("BadRequest"))
     assert [violation["field"] for violation in bad_request["fieldViolations"]] == ["model.description"]
-    status, answer = post(stack, "/v1/namespaces/default/models?model_id=json", json.dumps({"description": LONG}).encode())
+    status, answer = post(
+        stack, "/v1/namespaces/default/models?model_id=json", json.dumps({"description": LONG}).encode()
+    )
     assert (status, answer["code"]) == (413, 8)

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from services.chassis.calls import Method
 from services.chassis.health import Health
 from services.chassis.histograms import BYTES, Histogram
+from services.chassis.pauses import PauseCollector
 from services.chassis.probes import probed
 from services.chassis.settings import Address
 from services.chassis.tls import Identity
@@ -133,6 +134,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.registry.register(PauseCollector())
         self.calls = CallMetrics()
         self.registry.register(self.calls)
         build = Gauge("modelyard_build_info", "What runs here.", _BUILD, registry=self.registry)
