@@ -12,14 +12,15 @@ IMAGE   := .modelyard/contracts.binpb
 PORT    ?= 8080
 WORKERS ?= 1
 ACCESS  ?= off
+TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets check-coherence check-access check-monitoring monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off)
-	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS)
+run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off TLS=off)
+	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS) --tls $(TLS)
 
 test: $(READY) lint types rooms stubs buf unit ## Everything that CI runs, against real servers
 
@@ -85,8 +86,18 @@ bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty ca
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
 
+drill-tls: $(READY) ## Renew every certificate while clients read and write: no call fails (RENEWALS=20)
+	@MODELYARD_DRILL_RENEWALS=$(or $(RENEWALS),20) $(BIN)/pytest --quiet -s tests/test_tls.py -k renewed
+
 drill-assets: $(READY) ## A sparse file of 5 GiB in and out: memory, digest (MIB=5120)
 	@MODELYARD_DRILL_ASSET_MIB=$(or $(MIB),5120) $(BIN)/pytest --quiet services/cdn/tests/drills/test_large.py
+
+drill-rolling: $(READY) ## Two instances of everything roll under load, without a failed call (SECONDS=120 RATE=200)
+	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
+	  $(BIN)/pytest --quiet --capture=no tests/rolling
+
+drill-abuse: $(READY) ## How much slower others are served while the gateway is attacked (SECONDS=5 ROUNDS=3)
+	@$(BIN)/python -m bench.abuse
 
 check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py

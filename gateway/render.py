@@ -3,7 +3,7 @@ Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services fro
 
 `python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --bucket NAME --descriptors FILE` prints
 the whole configuration and writes the contracts' descriptors to FILE, and the page's files to a folder beside it (or
-`--site FOLDER`); Envoy reads both.
+`--site FOLDER`); Envoy reads both. With TLS, what it finds the certificates by is in a folder `tls` beside it.
 
 Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
 role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
@@ -25,10 +25,12 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, site
+from gateway import access, limits, site, tls, tls_options
 from gateway.access import Tokens
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
+from gateway.limits import USUAL, Limits
 from gateway.openapi.bindings import bindings
+from gateway.tls import NO_TLS, Tls
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
 
@@ -45,6 +47,9 @@ class Addresses:
     Args:
         origins: of other sites whose scripts may call, such as https://app.example; none by default.
         tokens: which are taken; None while access control is off.
+        limits: of clients and of the gateway itself.
+        operations: where /livez, /readyz and /metrics are, for those who run it; nowhere by default.
+        tls: where there is TLS; nowhere by default.
     """
 
     listen: Address
@@ -55,6 +60,9 @@ class Addresses:
     bucket: Bucket
     origins: Sequence[str] = ()
     tokens: Tokens | None = None
+    limits: Limits = USUAL
+    operations: Address | None = None
+    tls: Tls = NO_TLS
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -68,15 +76,19 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
     """
     values: dict[str, object] = {
         "ADMIN_PORT": addresses.admin_port,
+        "OPERATIONS": [{"host": at[0], "port": at[1]} for at in [addresses.operations] if at],
         "LISTEN_HOST": addresses.listen[0],
         "LISTEN_PORT": addresses.listen[1],
         "DESCRIPTORS": str(descriptors),
         "SERVICES": [service.full_name for service in services()],
         "REGISTRY_READS": cached_methods("modelyard.registry.v1"),
         "CDN_READS": cached_methods("modelyard.cdn.v1"),
-        "REGISTRY_CALLS": other_methods("modelyard.registry.v1"),
-        "CDN_CALLS": other_methods("modelyard.cdn.v1"),
-        "CACHE_CALLS": other_methods("modelyard.cache.v1"),
+        "REGISTRY_CALLS": other_methods("modelyard.registry.v1", streaming=False),
+        "REGISTRY_STREAMS": other_methods("modelyard.registry.v1", streaming=True),
+        "CDN_CALLS": other_methods("modelyard.cdn.v1", streaming=False),
+        "CDN_STREAMS": other_methods("modelyard.cdn.v1", streaming=True),
+        "CACHE_CALLS": other_methods("modelyard.cache.v1", streaming=False),
+        "CACHE_STREAMS": other_methods("modelyard.cache.v1", streaming=True),
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
@@ -84,7 +96,9 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "SITE": list(served),
         "STREAMS": streams(),
         **_bytes(addresses.bucket),
+        **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
         **access.values(addresses.tokens),
+        **addresses.limits.values(),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -129,13 +143,17 @@ def cached_methods(package: str) -> list[str]:
     ]
 
 
-def other_methods(package: str) -> list[str]:
+def other_methods(package: str, *, streaming: bool) -> list[str]:
     """
-    The gRPC paths of a package's other RPCs.
+    The gRPC paths of a package's other RPCs: those that stream in either direction, or those that do not.
     """
-    paths = [f"/{service.full_name}/{method.name}" for service in services() for method in service.methods]
-    cached = set(cached_methods(package))
-    return [path for path in paths if path.startswith(f"/{package}.") and path not in cached]
+    return [
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        if service.file.package == package
+        for method in service.methods
+        if not _is_cached(method) and (method.client_streaming or method.server_streaming) == streaming
+    ]
 
 
 def streams() -> list[str]:
@@ -241,6 +259,20 @@ def _bucket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Bucke
         parser.error(str(error))
 
 
+def _limits(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Limits:
+    try:
+        return limits.parse(found)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
+    try:
+        return tls_options.parse(found, found.descriptors.with_name("tls"))
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tokens | None:
     try:
         return access.parse(found)
@@ -255,6 +287,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
     parser.add_argument("--admin-port", type=int, default=9901, help="on loopback; default 9901")
+    parser.add_argument(
+        "--operations",
+        type=_addresses,
+        metavar="HOST:PORT",
+        help="serve /livez, /readyz and /metrics there; default no",
+    )
     for service in ("registry", "cache", "cdn"):
         parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
     parser.add_argument("--bucket", required=True, metavar="NAME", help="the bucket of the asset service")
@@ -277,12 +315,24 @@ def main() -> None:
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
     access.add_arguments(parser)
+    limits.add_arguments(parser)
+    tls_options.add_arguments(parser)
     found = parser.parse_args()
-    tokens = _tokens(found, parser)
+    tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
+    secure, bucket = _tls(found, parser), _bucket(found, parser)
     addresses = Addresses(
-        found.listen[0], found.admin_port, *services_at, _bucket(found, parser), found.cors_origin, tokens
+        found.listen[0],
+        found.admin_port,
+        *services_at,
+        bucket,
+        found.cors_origin,
+        tokens=tokens,
+        limits=bounds,
+        operations=found.operations[0] if found.operations else None,
+        tls=secure,
     )
+    tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())
     sys.stdout.write(render(addresses, found.descriptors, served))

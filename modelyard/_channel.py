@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,6 +121,45 @@ def parse_target(
     if separator and scheme == "https" and credentials is None:
         credentials = grpc.ssl_channel_credentials()
     return address, credentials
+
+
+def choose_credentials(
+    credentials: grpc.ChannelCredentials | None,
+    ca_file: str | os.PathLike[str] | None,
+    cert_file: str | os.PathLike[str] | None,
+    key_file: str | os.PathLike[str] | None,
+) -> grpc.ChannelCredentials | None:
+    """
+    The credentials of a client, given as they are or in files; None means that the target decides.
+
+    Args:
+        credentials: as they are.
+        ca_file: the authorities that the server's certificate must descend from; None means the system's.
+        cert_file, key_file: the client's own certificate, for servers that ask for one.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: credentials and files are given, one of a certificate and its key is missing, or a file is not PEM.
+    """
+    if ca_file is None and cert_file is None and key_file is None:
+        return credentials
+    if credentials is not None:
+        raise ValueError("credentials and files for TLS are given: one is enough")
+    if (cert_file is None) != (key_file is None):
+        raise ValueError("a certificate and its key go together: give both files, or none")
+    roots = None if ca_file is None else _pem(ca_file, "CERTIFICATE", "certificate")
+    if cert_file is None or key_file is None:
+        return grpc.ssl_channel_credentials(roots)
+    key = _pem(key_file, "PRIVATE KEY", "unencrypted private key")
+    return grpc.ssl_channel_credentials(roots, key, _pem(cert_file, "CERTIFICATE", "certificate"))
+
+
+def _pem(file: str | os.PathLike[str], label: str, what: str) -> bytes:
+    # gRPC only says at the first call that something is wrong, and not what.
+    content = Path(file).read_bytes()
+    if not re.search(rb"-----BEGIN (?!ENCRYPTED )([A-Z]+ )?" + label.encode() + b"-----", content):
+        raise ValueError(f"{os.fspath(file)} holds no {what} in PEM")
+    return content
 
 
 class TokenFile:

@@ -14,7 +14,15 @@ import grpc
 
 from modelyard._aio_companions import companions
 from modelyard._aio_moving import carry_out, receive, receive_ranges
-from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET, Session, channel_options, choose_token, parse_target
+from modelyard._channel import (
+    DEFAULT_DEADLINE,
+    DEFAULT_TARGET,
+    Session,
+    channel_options,
+    choose_credentials,
+    choose_token,
+    parse_target,
+)
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
 from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
@@ -39,6 +47,9 @@ def connect(
     *,
     token_file: str | os.PathLike[str] | None = None,
     deadline: float | None = DEFAULT_DEADLINE,
+    ca_file: str | os.PathLike[str] | None = None,
+    cert_file: str | os.PathLike[str] | None = None,
+    key_file: str | os.PathLike[str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
@@ -51,18 +62,22 @@ def connect(
         token_file: a file that holds it, read again when it changes; in place of *token*.
         deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
             Streams have no deadline but their own `timeout`.
-        credentials: for TLS with roots or a certificate of your own.
+        ca_file: means TLS: the authorities that the server's certificate must descend from, in PEM. Without it, an
+            https:// target takes those of the system.
+        cert_file, key_file: mean TLS: a certificate of your own and its key, for servers that ask for one. All three
+            files are read once, now.
+        credentials: for TLS, in place of files.
         options: further channel options, as in `grpc.aio.insecure_channel`.
 
     Raises:
-        OSError: *token_file* cannot be read.
-        ValueError: *target* is not an address, or both a token and a file are given.
+        OSError: a file cannot be read.
+        ValueError: *target* is not an address, a token or credentials are given twice, or a file for TLS is not PEM.
 
     Example:
         async with modelyard.aio.connect("127.0.0.1:8080", token) as yard:
             asset = await yard.upload_file("model.safetensors")
     """
-    address, credentials = parse_target(target, credentials)
+    address, credentials = parse_target(target, choose_credentials(credentials, ca_file, cert_file, key_file))
     session = Session(choose_token(token, token_file), deadline)
     merged = channel_options(options)
     channel = (

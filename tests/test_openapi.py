@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def check(document: dict[str, Any], operation: dict[str, Any], status: int, answ
 
 @pytest.mark.parametrize(
     "path",
-    [path for path, verbs in PATHS.items() if "get" in verbs and not path.endswith(":watch")],
+    [path for path, verbs in PATHS.items() if "get" in verbs and ":watch" not in path],
 )
 def test_every_path_that_is_read_is_served(stack: Stack, document: dict[str, Any], path: str) -> None:
     """
@@ -136,6 +137,75 @@ def test_a_stream_has_an_object_per_line(stack: Stack, document: dict[str, Any])
         second = json.loads(answer.readline())
     states = [each["deployment"]["state"] for each in (first, second)]
     assert states == ["STATE_PENDING", "STATE_ROLLING_OUT"]
+
+
+def lines(stack: Stack, path: str) -> Generator[dict[str, Any], None, None]:
+    """
+    The objects of a stream, as they come.
+    """
+    with urllib.request.urlopen(f"http://{stack.gateway}/v1/{path}", timeout=10) as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        for line in answer:
+            yield json.loads(line)
+
+
+def test_changes_of_the_registry_are_followed(stack: Stack) -> None:
+    """
+    A heartbeat comes first, then each revision once: a model that is made after the stream began is in it.
+    """
+    following = lines(stack, f"changes:watch?resource_prefix={SPACE}&heartbeat_interval=0.2s")
+    assert "appliedRevision" in next(following)["heartbeat"]
+    done(stack, "POST", f"{SPACE}/models", {}, model_id="followed")
+    (change,) = next(each for each in following if "revision" in each)["revision"]["changes"]
+    assert (change["resource"], change["kind"]) == (f"{SPACE}/models/followed", "KIND_CREATED")
+    # And on and on.
+    assert "heartbeat" in next(following)
+    following.close()
+
+
+def test_changes_of_assets_are_followed(stack: Stack, yard: modelyard.Client, tmp_path: Path) -> None:
+    """
+    The same for assets.
+    """
+    following = lines(stack, "assets:watchChanges?heartbeat_interval=0.2s")
+    assert "heartbeat" in next(following)
+    file = tmp_path / "file"
+    file.write_bytes(b"followed")
+    name = yard.upload_file(file).name
+    changes = (each["revision"]["changes"] for each in following if "revision" in each)
+    assert any(change["resource"] == name for change in next(changes))
+    following.close()
+
+
+def test_a_namespace_of_the_cache_is_followed(stack: Stack) -> None:
+    """
+    A key that is set is told of.
+    """
+    following = lines(stack, "cache/shared/keys:watch")
+    assert "appliedSequence" in next(following)
+    done(stack, "PUT", "cache/shared/keys/followed", {"value": "eA=="})
+    assert next(each for each in following if "invalidation" in each)["invalidation"]["keys"] == ["followed"]
+    following.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "changes:watch?start_revision=-1",
+        "assets:watchChanges?start_revision=-1",
+        "cache/shared/keys:watch?start_sequence=-1",
+    ],
+)
+def test_a_bad_beginning_of_a_stream_is_refused(stack: Stack, path: str) -> None:
+    """
+    What cannot be followed is 400, with the field that is wrong.
+    """
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{stack.gateway}/v1/{path}", timeout=10)
+    with refused.value as answer:
+        assert answer.status == 400
+        found = (detail for detail in json.load(answer)["details"] if detail["@type"].endswith("BadRequest"))
+        assert next(found)["fieldViolations"][0]["field"].startswith("start_")
 
 
 def test_a_stream_that_is_refused_is_an_error(stack: Stack) -> None:

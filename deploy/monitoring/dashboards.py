@@ -126,7 +126,7 @@ def all_of_them() -> list[Dashboard]:
             [*_stored("registry")],
         ),
         _dashboard("modelyard-cache", "Modelyard: cache", [_valkey(), *_service("cache"), *_cache()]),
-        _dashboard("modelyard-cdn", "Modelyard: assets", [*_stored("cdn")]),
+        _dashboard("modelyard-cdn", "Modelyard: assets", [*_stored("cdn"), *_objects()]),
         _dashboard("modelyard-gateway", "Modelyard: gateway", [*_gateway()]),
     ]
 
@@ -239,6 +239,15 @@ def _service(job: str) -> Iterator[Shown]:
         "s",
         "How late the loop was at most within 30 seconds: something blocked it.",
     )
+    yield Graph(
+        "Garbage collector, share of the time",
+        [(f"sum by (instance) (rate(python_gc_pause_seconds_total{of}[5m]))", "{{instance}}")],
+        "percentunit",
+        "Nothing else runs in the process meanwhile.",
+    )
+    for way, what in (("received", "Messages received"), ("sent", "Messages sent")):
+        size = f"sum by (grpc_method, le) (rate(grpc_server_msg_{way}_bytes_bucket{of}[5m]))"
+        yield Graph(f"{what}, size, p95", [(f"histogram_quantile(0.95, {size}) >= 0", "{{grpc_method}}")], "bytes")
     yield Graph("Open files", [(f"process_open_fds{of}", "{{instance}}")])
 
 
@@ -267,6 +276,18 @@ def _database(job: str) -> Iterator[Shown]:
         )
 
 
+def _objects() -> Iterator[Shown]:
+    """
+    Of the asset service: what it asks of S3.
+    """
+    calls = "sum by (operation, outcome) (rate(modelyard_s3_calls_total[5m]))"
+    yield Graph("Calls of S3", [(calls, "{{operation}} {{outcome}}")], "reqps")
+    slow = "histogram_quantile(0.95, sum by (operation, le) (rate(modelyard_s3_call_seconds_bucket[5m])))"
+    yield Graph("Calls of S3, p95", [(f"{slow} >= 0", "{{operation}}")], "s", "Of a download, until its first byte.")
+    moved = "sum by (direction) (rate(modelyard_s3_bytes_total[5m]))"
+    yield Graph("Bytes from and to S3", [(moved, "{{direction}}")], "Bps")
+
+
 def _cache() -> Iterator[Shown]:
     reads = "sum by (result) (rate(modelyard_cache_reads_total[5m]))"
     yield Graph("Hits by class", [("modelyard:cache_hits:ratio_rate5m >= 0", "{{class}}")], "percentunit")
@@ -281,6 +302,10 @@ def _cache() -> Iterator[Shown]:
         "reqps",
     )
     yield Graph("Since the change stream was heard of", [("modelyard_cache_stream_age_seconds", "{{service}}")], "s")
+    lag = "rate(modelyard_change_stream_lag_seconds_sum[5m]) / rate(modelyard_change_stream_lag_seconds_count[5m])"
+    yield Graph(
+        "Changes behind their commit, mean", [(f"{lag} >= 0", "{{service}}")], "s", "Empty while nothing changes."
+    )
     yield Graph("Changes told", [("rate(modelyard_cache_invalidations_total[5m])", "{{service}}")], "ops")
     yield Graph("Near level", [("modelyard_cache_near_bytes", "{{instance}}")], "bytes")
     evictions = "sum by (cause) (rate(modelyard_cache_near_evictions_total[5m]))"
@@ -319,6 +344,10 @@ def _gateway() -> Iterator[Shown]:
     )
     yield Graph("Requests running", [(f"envoy_http_downstream_rq_active{downstream}", "{{instance}}")])
     yield Graph("Connections", [(f"envoy_http_downstream_cx_active{downstream}", "{{instance}}")])
+    shed = f"rate(envoy_http_downstream_rq_overload_close{downstream}[5m])"
+    yield Graph("Shed, because memory runs out", [(shed, "{{instance}}")], "reqps")
+    memory = "envoy_overload_envoy_resource_monitors_fixed_heap_pressure / 100"
+    yield Graph("Memory of its bound", [(memory, "{{instance}}")], "percentunit", "Calls are shed from 95 % on.")
     yield Graph(
         "Hosts in good health",
         [("envoy_cluster_membership_healthy", "{{envoy_cluster_name}}")],

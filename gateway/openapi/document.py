@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 
 from gateway.openapi.bindings import Binding, Segment, bindings
 from gateway.openapi.comments import Prose
@@ -84,7 +84,7 @@ def document(comments: Mapping[str, str], version: str) -> dict[str, Any]:
                 operation["operationId"] += f"_{index + 1}"
             paths.setdefault(binding.path, {})[binding.verb] = operation
         if found:
-            tags.append({"name": service.name, "description": comments.get(service.full_name, "")})
+            tags.append({"name": title(service), "description": comments.get(service.full_name, "")})
     components = {**schemas.components, "google.rpc.Status": _ERROR}
     return {
         "openapi": "3.1.0",
@@ -102,6 +102,14 @@ def document(comments: Mapping[str, str], version: str) -> dict[str, Any]:
             "responses": {"Error": _refusal("Any other error.")},
         },
     }
+
+
+def title(service: ServiceDescriptor) -> str:
+    """
+    What a service is called: ModelService; RegistryChangeService, because the asset service has a ChangeService, too.
+    """
+    alone = [each.name for each in services()].count(service.name) == 1
+    return str(service.name) if alone else f"{service.file.package.split('.')[1].capitalize()}{service.name}"
 
 
 class _Operation:
@@ -123,8 +131,8 @@ class _Operation:
         The operation object.
         """
         found: dict[str, Any] = {
-            "tags": [self._method.containing_service.name],
-            "operationId": f"{self._method.containing_service.name}_{self._method.name}",
+            "tags": [title(self._method.containing_service)],
+            "operationId": f"{title(self._method.containing_service)}_{self._method.name}",
             "summary": self._prose.summary,
             "parameters": [*map(self._segment, self._binding.segments), *self._query(self._method.input_type)],
             "responses": self._responses(),

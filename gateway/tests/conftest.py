@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from gateway.tests import front
+from gateway.tests.echo import Echo
 from services.embedded.s3 import BUCKET, S3
 from services.embedded.testing import scratch
 
@@ -64,3 +65,13 @@ def put(bucket: S3Client) -> Put:
         return f"/{key}"
 
     return store
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[tuple[Echo, int]]:
+    """
+    A service that answers everything, and its port.
+    """
+    service = Echo()
+    with service.served() as port:
+        yield service, port

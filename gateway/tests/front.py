@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from botocore.config import Config
 
 from gateway.access import Tokens
 from gateway.bucket import Bucket
+from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
+from gateway.tls import NO_TLS, Tls
 from services.embedded import suite
 from services.embedded.parts import free_port
 from services.embedded.s3 import BUCKET, REGION, S3
@@ -53,10 +56,17 @@ class Answer:
 class Front:
     """
     The gateway on a loopback port.
+
+    Args:
+        port: for clients.
+        admin_port: for its administration.
+        context: of a client; None means plain text.
     """
 
     port: int
     admin_port: int
+    operations: int
+    context: ssl.SSLContext | None = None
 
     def count(self, *names: str) -> dict[str, int]:
         """
@@ -73,7 +83,15 @@ class Front:
         """
         A connection to it.
         """
+        if self.context is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def watch(self, path: str) -> Answer:
+        """
+        GET a path for those who run it.
+        """
+        return replace(self, port=self.operations, context=None).ask(path)
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         """
@@ -102,7 +120,10 @@ def gateway(
     environment: Mapping[str, str] | None = None,
     origins: Sequence[str] = (),
     *,
+    tls: Tls = NO_TLS,
+    context: ssl.SSLContext | None = None,
     tokens: Tokens | None = None,
+    limits: Limits = USUAL,
     services: Mapping[str, int] | None = None,
 ) -> Iterator[Front]:
     """
@@ -114,9 +135,12 @@ def gateway(
         environment: in place of the one that leads to the bucket's keys.
         origins: of other sites that may call.
         tokens: which are taken.
+        limits: of clients and of the gateway itself.
+        tls: where there is TLS.
+        context: of the clients then.
         services: the ports of services that do answer.
     """
-    front = Front(free_port(), free_port())
+    front = Front(free_port(), free_port(), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
         listen=("127.0.0.1", front.port),
@@ -126,11 +150,14 @@ def gateway(
         cdn=there.get("cdn", [NOBODY]),
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
+        tls=tls,
         tokens=tokens,
+        limits=limits,
+        operations=("127.0.0.1", front.operations),
     )
 
     def ready() -> None:
-        if front.ask("/healthz").status != 200:
+        if front.watch("/readyz").status != 200:
             raise RuntimeError("the gateway is not ready")
 
     state.mkdir(parents=True, exist_ok=True)

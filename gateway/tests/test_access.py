@@ -8,21 +8,18 @@ import http.server
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import jwt
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2
 
 from gateway import access
 from gateway.access import Tokens
 from gateway.tests import front
+from gateway.tests.echo import Echo, call
 from modelyard.contracts import scopes
 from services.chassis.access import AccessMode
 from services.embedded.s3 import S3
@@ -31,39 +28,6 @@ from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 CREATE = "/modelyard.registry.v1.ModelService/CreateModel"
 SUBJECT, SCOPES = "x-modelyard-subject", "x-modelyard-scopes"
-
-
-class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has arguments for the type checker alone
-    """
-    A service that answers everything, and keeps what it was told about the callers.
-    """
-
-    def __init__(self) -> None:
-        self.told: list[dict[str, str]] = []
-
-    def service(self, details: Any) -> Any:
-        """
-        Health is well; any other call is remembered.
-        """
-
-        def answer(_request: bytes, _context: Any) -> bytes:
-            if details.method.startswith("/grpc.health."):
-                well: bytes = health_pb2.HealthCheckResponse(status=1).SerializeToString()
-                return well
-            self.told.append(dict(details.invocation_metadata))
-            return b""
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
-@pytest.fixture(scope="module")
-def echo() -> Iterator[tuple[Echo, int]]:
-    echo, server = Echo(), grpc.server(ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers((echo,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield echo, port
-    server.stop(None).wait()
 
 
 @contextmanager
@@ -95,27 +59,6 @@ def public(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.Temp
     tokens = Tokens(AccessMode.READ_PUBLIC, ISSUER, AUDIENCE, issuer.file, reflection=True)
     with gateway(tokens, tmp_path_factory.mktemp("public"), echo[1]) as running:
         yield running
-
-
-def call(door: front.Front, path: str, token: str | None, **metadata: str) -> tuple[grpc.StatusCode, str]:
-    """
-    How an empty request ends: the code, and the reason if the gateway gives one.
-    """
-    sent = [(name.replace("_", "-"), value) for name, value in metadata.items()]
-    if token is not None:
-        sent.append(("authorization", token))
-    with grpc.insecure_channel(f"127.0.0.1:{door.port}") as channel:
-        ask: Any = channel.unary_unary(path)  # type: ignore[call-arg]  # bytes need no serializers
-        try:
-            ask(b"", metadata=sent, timeout=20, wait_for_ready=True)
-        except grpc.RpcError as error:
-            trailing: Any = error.trailing_metadata()
-            found = dict(trailing).get("grpc-status-details-bin", b"")
-            status, info = status_pb2.Status.FromString(found), error_details_pb2.ErrorInfo()
-            if status.details:
-                status.details[0].Unpack(info)
-            return error.code(), info.reason
-    return grpc.StatusCode.OK, ""
 
 
 OK = (grpc.StatusCode.OK, "")

@@ -22,18 +22,16 @@ from referencing.jsonschema import DRAFT202012
 from gateway.openapi.__main__ import COMMITTED
 from gateway.openapi.bindings import bindings
 from gateway.openapi.comments import Prose
+from gateway.openapi.document import title
 from modelyard.contracts import services
 
 METHODS = [method for service in services() for method in service.methods]
 
 #: Streams that have no path, and why.
 WITHOUT_PATH = {
-    "modelyard.cache.v1.KeyValueService.Watch": "for services, which speak gRPC",
     "modelyard.cdn.v1.AssetService.Download": "bytes are at /assets/{sha256}",
     "modelyard.cdn.v1.AssetService.Upload": "the client streams",
-    "modelyard.cdn.v1.ChangeService.WatchChanges": "for caches, which speak gRPC",
     "modelyard.cdn.v1.UploadService.WriteUpload": "the client streams",
-    "modelyard.registry.v1.ChangeService.WatchChanges": "for caches, which speak gRPC",
     "modelyard.registry.v1.ImportService.ImportModels": "both sides stream",
 }
 
@@ -76,8 +74,17 @@ def test_it_has_every_binding(document: dict[str, Any]) -> None:
     for method in METHODS:
         for binding in bindings(method):
             operation = document["paths"][binding.path][binding.verb]
-            assert operation["operationId"].startswith(f"{method.containing_service.name}_{method.name}")
+            assert operation["operationId"].startswith(f"{title(method.containing_service)}_{method.name}")
             assert operation["summary"].startswith(f"{method.name} "), operation["operationId"]
+
+
+def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:
+    """
+    No two operations have one id, though two services have the same name.
+    """
+    ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids))
+    assert {"RegistryChangeService_WatchChanges", "CdnChangeService_WatchChanges"} <= set(ids)
 
 
 def test_errors_of_the_contracts_are_in_it(document: dict[str, Any]) -> None:

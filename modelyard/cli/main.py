@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -124,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(
         target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
         token_file=os.environ.get("MODELYARD_TOKEN_FILE") or None,
+        ca_file=os.environ.get("MODELYARD_CA_FILE") or None,
+        cert_file=os.environ.get("MODELYARD_CERT_FILE") or None,
+        key_file=os.environ.get("MODELYARD_KEY_FILE") or None,
         deadline=DEFAULT_DEADLINE,
         json=False,
     )
@@ -135,7 +139,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Client:
     try:
-        return connect(args.target, token_file=args.token_file, deadline=args.deadline)
+        return connect(
+            args.target,
+            token_file=args.token_file,
+            deadline=args.deadline,
+            ca_file=args.ca_file,
+            cert_file=args.cert_file,
+            key_file=args.key_file,
+        )
     except ValueError as error:
         parser.error(str(error))
 
@@ -145,7 +156,10 @@ def _line(error: grpc.RpcError, target: str) -> str:
     reason = f" ({problem.reason})" if problem.reason else ""
     wrong = "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
     if problem.code is grpc.StatusCode.UNAVAILABLE and not problem.reason:
-        return f"{problem.code.name}: nothing answers at {target}: is it running? (--target says where)"
+        if tls := re.search(r"[Hh]andshake.*|[Ss]sl.*", problem.message):
+            return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file says whom to trust)"
+        hint = "--target says where, and --ca-file that it is TLS"
+        return f"{problem.code.name}: nothing answers at {target}: is it running? ({hint})"
     return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
 
 

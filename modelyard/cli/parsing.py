@@ -36,6 +36,9 @@ def common() -> argparse.ArgumentParser:
     group = parser.add_argument_group("connection and output")
     group.add_argument("--target", metavar="ADDRESS", help="host:port or https:// address ($MODELYARD_TARGET)")
     group.add_argument("--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE)")
+    group.add_argument("--ca-file", metavar="FILE", help="use TLS, and trust these authorities ($MODELYARD_CA_FILE)")
+    group.add_argument("--cert-file", metavar="FILE", help="use TLS with this certificate ($MODELYARD_CERT_FILE)")
+    group.add_argument("--key-file", metavar="FILE", help="the key of that certificate ($MODELYARD_KEY_FILE)")
     group.add_argument("--deadline", type=float, metavar="SECONDS", help="how long a call may take (30)")
     group.add_argument("--json", action="store_true", help="print JSON, a line for each message")
     return parser

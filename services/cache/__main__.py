@@ -65,8 +65,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
             metrics=metrics,
         )
         token = settings.own_token()
-        registry = Origin("registry", settings.registry_targets(), token)
-        cdn = Origin("cdn", settings.cdn_targets(), token)
+        registry = Origin("registry", settings.registry_targets(), token, server.identity)
+        cdn = Origin("cdn", settings.cdn_targets(), token, server.identity)
         sources: dict[str, tuple[Origin, Coherence]] = {}
         streams: dict[str, tuple[Follower, Coherence]] = {}
         for origin in (registry, cdn):

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.background import beside
 from services.chassis.context import Context
 from services.chassis.errors import NotFound
-from services.chassis.metrics import Metrics
+
+if TYPE_CHECKING:
+    from services.chassis.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -49,14 +53,18 @@ class Health:
 
     Args:
         metrics: shows each dependency's state, if given.
+        blocked_after: seconds without a turn after which the event loop counts as blocked.
     """
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
+    def __init__(self, metrics: Metrics | None = None, blocked_after: float = 10.0) -> None:
         self._metrics = metrics
+        self._blocked_after = blocked_after
         self._services: set[str] = set()
         self._dependencies: list[_Dependency] = []
         self._watchers: set[asyncio.Event] = set()
         self._draining = False
+        self._watching = False
+        self._turned: float | None = None
 
     def serves(self, service: str) -> None:
         """
@@ -82,9 +90,12 @@ class Health:
         """
         Ping every dependency once, then keep pinging until the block ends.
         """
-        await asyncio.gather(*(self._check(each) for each in self._dependencies))
-        async with beside(*(self._watch(each) for each in self._dependencies)):
-            yield
+        self._turned = time.monotonic()
+        async with beside(self._turn_over()):
+            await asyncio.gather(*(self._check(each) for each in self._dependencies))
+            self._watching = True
+            async with beside(*(self._watch(each) for each in self._dependencies)):
+                yield
 
     def drain(self) -> None:
         """
@@ -105,6 +116,27 @@ class Health:
         The names of the dependencies that do not answer, or have not been asked yet.
         """
         return [each.name for each in self._dependencies if not each.up]
+
+    def not_alive(self) -> str:
+        """
+        Why this process should be restarted: what the health of `""` says, or that its event loop does not turn; empty
+        if it need not. May be asked from any thread.
+        """
+        if self._draining:
+            return "draining"
+        stands = 0.0 if self._turned is None else time.monotonic() - self._turned
+        return f"the event loop has been blocked for {stands:.0f} s" if stands > self._blocked_after else ""
+
+    def not_ready(self) -> str:
+        """
+        Why no calls should come here: what the health of the services says; empty if they should. May be asked from
+        any thread.
+        """
+        if trouble := self.not_alive():
+            return trouble
+        if not self._watching:
+            return "starting"
+        return f"waiting for {', '.join(down)}" if (down := self.down()) else ""
 
     def status(self, service: str) -> Status | None:
         """
@@ -142,6 +174,11 @@ class Health:
                 await wake.wait()
         finally:
             self._watchers.discard(wake)
+
+    async def _turn_over(self) -> None:
+        while True:
+            self._turned = time.monotonic()
+            await asyncio.sleep(self._blocked_after / 20)
 
     async def _watch(self, dependency: _Dependency) -> None:
         while True:

@@ -19,8 +19,12 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.registry import Collector
 
 from services.chassis.calls import Method
+from services.chassis.health import Health
 from services.chassis.histograms import BYTES, Histogram
+from services.chassis.pauses import PauseCollector
+from services.chassis.probes import probed
 from services.chassis.settings import Address
+from services.chassis.tls import Identity
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -130,6 +134,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.registry.register(PauseCollector())
         self.calls = CallMetrics()
         self.registry.register(self.calls)
         build = Gauge("modelyard_build_info", "What runs here.", _BUILD, registry=self.registry)
@@ -154,15 +159,36 @@ class Metrics:
             late.append(max(time.monotonic() - due, 0.0))
             self._lag.set(max(late))
 
+    def show_certificate(self, identity: Identity) -> None:
+        """
+        Show when the certificate of this process ends.
+        """
+        expires = Gauge(
+            "modelyard_certificate_expiry_timestamp_seconds",
+            "When the certificate of this process ends, in seconds since 1970.",
+            registry=self.registry,
+        )
+
+        def ends() -> float:
+            return identity.current().expires.timestamp()
+
+        expires.set_function(ends)
+
     @contextmanager
-    def serve(self, address: Address) -> Iterator[None]:
+    def serve(self, address: Address, health: Health | None = None) -> Iterator[None]:
         """
         Serve the page at http://address/metrics from a thread, which answers also while the event loop is blocked.
+
+        Args:
+            address: where.
+            health: answers at /livez and /readyz, if given.
 
         Raises:
             OSError: the address is taken or not one of this machine's.
         """
         server, thread = start_http_server(address.port, address.host, self.registry)
+        if health is not None and (metrics := server.get_app()) is not None:
+            server.set_app(probed(metrics, health))
         try:
             yield
         finally:

@@ -49,8 +49,10 @@ class Plan:
     def check(self) -> None:
         """
         Raises:
+            SettingsError: the certificate is not what it should be.
             StartError: a port is taken.
         """
+        self.settings.tls()
         for index in range(self.workers):
             _check_free("MODELYARD_LISTEN", self.settings.listen.plus(index))
             _check_free("MODELYARD_METRICS", self.settings.metrics.plus(index))

@@ -20,6 +20,7 @@ from services.chassis.launcher import main
 from services.chassis.metrics import Metrics
 from services.chassis.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
 from services.chassis.settings import CommonSettings
+from services.chassis.tls import Identity
 from services.chassis.tracing import Spans
 
 __all__ = ["Compose", "Server", "collect", "main"]
@@ -42,6 +43,7 @@ class Server:
         health: tell it what the service depends on.
         draining: set when the process is about to end. Streams that would go on for ever end when they see it.
         handlers: by path, what the host serves.
+        identity: this process's certificate, for its host and its calls of other services; None means plain text.
     """
 
     def __init__(self, settings: CommonSettings, metrics: Metrics, spans: Spans | None = None) -> None:
@@ -50,6 +52,10 @@ class Server:
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
+        files = settings.tls()
+        self.identity = None if files is None else Identity(files)
+        if self.identity is not None:
+            metrics.show_certificate(self.identity)
         self._spans = spans
         self._keys = settings.keys()
         self._interceptors = self._standard({})

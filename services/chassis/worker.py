@@ -43,8 +43,8 @@ async def composed(assignment: Assignment) -> AsyncIterator[Server]:
     metrics = Metrics(assignment.program, assignment.host)
     compose = getattr(importlib.import_module(assignment.module), assignment.compose)
     async with exporting(settings.otlp_endpoint, assignment.program, assignment.index) as spans:
-        with metrics.serve(settings.metrics):
-            server = Server(settings, metrics, spans)
+        server = Server(settings, metrics, spans)
+        with metrics.serve(settings.metrics, server.health):
             async with compose(server), server.ready():
                 # What was made so far stays: the garbage collector need not look at it over and over while calls wait.
                 gc.collect()
@@ -106,7 +106,7 @@ async def serve(assignment: Assignment, control: Control) -> int:
     control.on_drain(loop, drain.set)
     try:
         async with composed(assignment) as server:
-            host = GrpcioHost(server.handlers, server.settings)
+            host = GrpcioHost(server.handlers, server.settings, server.identity)
             await host.start()
             control.ready()
             await drain.wait()

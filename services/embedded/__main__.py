@@ -36,15 +36,17 @@ def main() -> int:
         gateway_port=arguments.port,
         workers=arguments.workers,
         access=arguments.access,
+        drain_seconds=5,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
         origins=arguments.cors_origin,
+        tls=arguments.tls == "on",
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
     began = time.monotonic()
     print("Starting Modelyard; Ctrl-C stops it and keeps the data", flush=True)
     try:
         stack.start()
-        print(_welcome(stack, arguments.state, time.monotonic() - began), flush=True)
+        print(welcome(stack, arguments.state, time.monotonic() - began), flush=True)
         _started.set()
         stack.serve(stop)
     except KeyboardInterrupt:
@@ -59,6 +61,7 @@ def main() -> int:
     return 0
 
 
+_LINE = "\n  "
 _started = threading.Event()
 
 
@@ -82,6 +85,12 @@ def _parse() -> argparse.Namespace:
     run.add_argument(
         "--access", default="off", choices=["off", "read-public", "on"], help="whether calls need a token; default off"
     )
+    run.add_argument(
+        "--tls",
+        default="off",
+        choices=["off", "on"],
+        help="TLS at the gateway and between the services, with certificates made for development; default off",
+    )
     state = os.environ.get("MODELYARD_STATE", str(_STATE))
     run.add_argument("--state", type=Path, default=Path(state), help="the folder for data, logs and secrets")
     run.add_argument(
@@ -101,26 +110,34 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _welcome(stack: Stack, state: Path, seconds: float) -> str:
+def welcome(stack: Stack, state: Path, seconds: float) -> str:
+    """
+    What there is and what to try first.
+    """
     address = stack.gateway
     metrics = "\n".join(f"  {name:<9} {' '.join(service.metrics)}" for name, service in stack.services.items())
+    ca = None if stack.authority is None else stack.authority.certificate
+    scheme = "http" if ca is None else "https"
+    client, grpcurl, curl = ("", "-plaintext ", "")
+    if ca is not None:
+        client, grpcurl, curl = (f"{option} {ca} " for option in ("--ca-file", "-cacert", "--cacert"))
     top = f"{'' if state == _STATE else f'MODELYARD_STATE={state} '}.venv/bin/modelyard top"
     return f"""
 Modelyard is ready after {seconds:.1f} s
 
   gRPC, gRPC-Web and JSON   {address}
-  the page, with a console  http://{address}/
-  state                     {state}
+  the page, with a console  {scheme}://{address}/
+  state                     {state}{"" if ca is None else f"{_LINE}certificate authority     {ca}"}
 
 Metrics
 {metrics}
   {"gateway":<9} {stack.gateway_metrics}
 
 Try
-  .venv/bin/modelyard --target {address} models list
+  .venv/bin/modelyard --target {address} {client}models list
   {top}
-  grpcurl -plaintext {address} list
-  curl http://{address}/v1/namespaces/default/models
+  grpcurl {grpcurl}{address} list
+  curl {curl}{scheme}://{address}/v1/namespaces/default/models
 """
 
 

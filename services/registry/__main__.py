@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
-import grpc
-
 from modelyard.contracts import scopes
+from services.chassis.peers import Peer
 from services.chassis.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
@@ -48,7 +47,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
         writer, purge_after = Writer(database), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)
         await stack.enter_async_context(sweeping(log, settings.keep, ModelStore(database), writer))
-        cdn = [await stack.enter_async_context(grpc.aio.insecure_channel(str(each))) for each in settings.cdn]
+        cdn = [Peer(str(each), server.identity) for each in settings.cdn]
+        for peer in cdn:
+            stack.push_async_callback(peer.close)
         assets = Assets(cdn, settings.own_token())
         pins = Pins(assets, UnpinStore(database))
         await stack.enter_async_context(unpinning(pins))

@@ -263,7 +263,10 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     nobody = _runner("127.0.0.1:1", capsys)
     done = nobody("models", "list")
     assert done == Done(
-        1, "", "modelyard: UNAVAILABLE: nothing answers at 127.0.0.1:1: is it running? (--target says where)\n"
+        1,
+        "",
+        "modelyard: UNAVAILABLE: nothing answers at 127.0.0.1:1: is it running? "
+        "(--target says where, and --ca-file that it is TLS)\n",
     )
     missing = nobody("--token-file", str(tmp_path / "token"), "models", "list")
     assert missing == Done(1, "", f"modelyard: {tmp_path}/token: No such file or directory\n")

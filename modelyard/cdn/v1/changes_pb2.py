@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.changes.v1 import changes_pb2 as modelyard_dot_changes_dot_v1_dot_changes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/changes.proto\x12\x10modelyard.cdn.v1\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\x89\x01\n\rChangeService\x12x\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\"\x0f\x92\xe7\x18\x0b\x61ssets.read0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/changes.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\xa9\x01\n\rChangeService\x12\x97\x01\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\".\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/assets:watchChanges0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.cdn.v1.changes_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._loaded_options = None
-  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\013assets.read'
-  _globals['_CHANGESERVICE']._serialized_start=123
-  _globals['_CHANGESERVICE']._serialized_end=260
+  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\013assets.read\202\323\344\223\002\031\022\027/v1/assets:watchChanges'
+  _globals['_CHANGESERVICE']._serialized_start=153
+  _globals['_CHANGESERVICE']._serialized_end=322
 # @@protoc_insertion_point(module_scope)

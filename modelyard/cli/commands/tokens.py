@@ -20,8 +20,8 @@ def add(group: Group) -> None:
     Say what there is.
     """
     parser = command(group, "token", mint, "mint a token that the embedded run takes, for development")
-    # It is made here: nobody is called, and the token of a call is not looked for.
-    parser.set_defaults(token_file=None)
+    # It is made here: nobody is called, and what calls need is not looked for.
+    parser.set_defaults(token_file=None, ca_file=None, cert_file=None, key_file=None)
     state = os.environ.get("MODELYARD_STATE") or ".modelyard/run"
     parser.add_argument("--scopes", required=True, metavar="SCOPES", help="separated by spaces or commas")
     parser.add_argument("--subject", required=True, metavar="NAME", help="whose token it is")

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.changes.v1 import changes_pb2 as modelyard_dot_changes_dot_v1_dot_changes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/changes.proto\x12\x15modelyard.registry.v1\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\x8b\x01\n\rChangeService\x12z\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\"\x11\x92\xe7\x18\rregistry.read0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/changes.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\xa5\x01\n\rChangeService\x12\x93\x01\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\"*\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/changes:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.registry.v1.chang
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._loaded_options = None
-  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\rregistry.read'
-  _globals['_CHANGESERVICE']._serialized_start=133
-  _globals['_CHANGESERVICE']._serialized_end=272
+  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\rregistry.read\202\323\344\223\002\023\022\021/v1/changes:watch'
+  _globals['_CHANGESERVICE']._serialized_start=163
+  _globals['_CHANGESERVICE']._serialized_end=328
 # @@protoc_insertion_point(module_scope)

@@ -15,6 +15,8 @@ import grpc
 
 from services.chassis.access import OwnToken
 from services.chassis.outgoing import outgoing
+from services.chassis.peers import Peer
+from services.chassis.tls import Identity
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -67,20 +69,20 @@ class Origin:
         name: for people: registry, cdn.
         targets: host:port of each worker.
         token: of the cache, for calls on its own behalf.
+        identity: of the cache; None means plain text.
     """
 
-    def __init__(self, name: str, targets: Sequence[str], token: OwnToken) -> None:
+    def __init__(self, name: str, targets: Sequence[str], token: OwnToken, identity: Identity | None = None) -> None:
         self.name = name
         self.token = token
-        self._channels = [grpc.aio.insecure_channel(target, options=_OPTIONS) for target in targets]
-        self._turns = itertools.cycle(self._channels)
-        self._methods: dict[tuple[grpc.aio.Channel, str], Any] = {}
+        self._peers = [Peer(target, identity, _OPTIONS) for target in targets]
+        self._turns = itertools.cycle(self._peers)
 
     def channel(self) -> grpc.aio.Channel:
         """
         The connection whose turn it is.
         """
-        return next(self._turns)
+        return next(self._turns).channel()
 
     async def call(self, path: str, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
         """
@@ -100,22 +102,17 @@ class Origin:
         passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
         if minimum:
             passed_on = (*passed_on, ("x-min-revision", str(minimum)))
-        for left in reversed(range(len(self._channels))):
+        for left in reversed(range(len(self._peers))):
             try:
-                return await self._ask(self.channel(), path, request, passed_on, timeout)
+                return await self._ask(next(self._turns), path, request, passed_on, timeout)
             except grpc.aio.AioRpcError as error:
                 # Only reads come here, so another worker may be asked.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or not left:
                     raise
         raise AssertionError("an origin has at least one worker")
 
-    async def _ask(
-        self, channel: grpc.aio.Channel, path: str, request: bytes, metadata: Metadata, timeout: float
-    ) -> Answer:
-        method = self._methods.get((channel, path))
-        if method is None:
-            method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
-            self._methods[channel, path] = method
+    async def _ask(self, peer: Peer, path: str, request: bytes, metadata: Metadata, timeout: float) -> Answer:
+        method = peer.made(_unary, path)
         began = time.monotonic()
         try:
             with outgoing(path) as headers:
@@ -136,4 +133,8 @@ class Origin:
         """
         Close the connections.
         """
-        await asyncio.gather(*(channel.close(None) for channel in self._channels))
+        await asyncio.gather(*(peer.close() for peer in self._peers))
+
+
+def _unary(channel: grpc.aio.Channel, path: str) -> Any:
+    return channel.unary_unary(path, request_serializer=None, response_deserializer=None)

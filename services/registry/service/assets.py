@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -17,7 +18,11 @@ from services.chassis.access import OwnToken
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
 from services.chassis.outgoing import Headers, outgoing
+from services.chassis.peers import Peer
 from services.registry.model.versions import Artifact, Version, VersionState
+
+if TYPE_CHECKING:
+    from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceAsyncStub
 
 _SERVICE = "/modelyard.cdn.v1.AssetService"
 _AT_ONCE = 16
@@ -29,13 +34,13 @@ class Assets:
     Asks the cdn service.
 
     Args:
-        channels: to its workers, which take turns.
+        workers: of the service, which take turns.
         token: of the registry, which asks on its own behalf: who finalizes a version need not be allowed to pin.
     """
 
-    def __init__(self, channels: Sequence[grpc.aio.Channel], token: OwnToken) -> None:
+    def __init__(self, workers: Sequence[Peer], token: OwnToken) -> None:
         self._token = token
-        self._turns = itertools.cycle([AssetServiceStub(channel) for channel in channels])
+        self._turns = itertools.cycle(workers)
 
     async def verify(self, version: Version) -> None:
         """
@@ -73,7 +78,7 @@ class Assets:
         request = pb.PinRequest(names=map(_name, digests), owner=str(version.name))
         try:
             with outgoing(f"{_SERVICE}/Pin") as metadata:
-                await next(self._turns).Pin(request, timeout=outgoing_timeout(), metadata=self._own(metadata))
+                await self._cdn().Pin(request, timeout=outgoing_timeout(), metadata=self._own(metadata))
         except grpc.aio.AioRpcError as error:
             raise _not_pinned(version, explain(error)) from error
 
@@ -91,9 +96,12 @@ class Assets:
         timeout = min(outgoing_timeout(), _UNPIN_SECONDS)
         try:
             with outgoing(f"{_SERVICE}/Unpin") as metadata:
-                await next(self._turns).Unpin(request, timeout=timeout, metadata=self._own(metadata))
+                await self._cdn().Unpin(request, timeout=timeout, metadata=self._own(metadata))
         except grpc.aio.AioRpcError as error:
             raise _unavailable() from error
+
+    def _cdn(self) -> AssetServiceAsyncStub:
+        return next(self._turns).made(_stub)
 
     def _own(self, metadata: Headers) -> Headers:
         return (*metadata, *self._token.metadata())
@@ -101,9 +109,7 @@ class Assets:
     async def _missing(self, digests: list[str]) -> set[str]:
         with outgoing(f"{_SERVICE}/FindMissing") as metadata:
             request = pb.FindMissingRequest(sha256=digests)
-            answer = await next(self._turns).FindMissing(
-                request, timeout=outgoing_timeout(), metadata=self._own(metadata)
-            )
+            answer = await self._cdn().FindMissing(request, timeout=outgoing_timeout(), metadata=self._own(metadata))
         return set(answer.sha256)
 
     async def _sizes(self, digests: dict[str, Artifact]) -> dict[str, int]:
@@ -114,7 +120,7 @@ class Assets:
                 try:
                     with outgoing(f"{_SERVICE}/GetAsset") as metadata:
                         request = pb.GetAssetRequest(name=_name(artifact.sha256))
-                        asset = await next(self._turns).GetAsset(
+                        asset = await self._cdn().GetAsset(
                             request, timeout=outgoing_timeout(), metadata=self._own(metadata)
                         )
                 except grpc.aio.AioRpcError as error:
@@ -129,6 +135,10 @@ class Assets:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def _stub(channel: grpc.aio.Channel) -> AssetServiceAsyncStub:
+    return AssetServiceStub(channel)
 
 
 def _name(sha256: str) -> str:

@@ -22,6 +22,7 @@ from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from services.chassis.access import OwnToken
 from services.chassis.errors import Internal, ModelyardError, ResourceExhausted
+from services.chassis.peers import Peer
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
 from services.registry.model.names import VersionName
@@ -115,8 +116,9 @@ async def on(database: str) -> AsyncIterator[Yard]:
         address = await stack.enter_async_context(serving(shelf))
         registry = await stack.enter_async_context(running(database, address))
         other = await stack.enter_async_context(open_database(DatabaseSettings(url=database)))
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-        pins = Pins(Assets([channel], OwnToken()), UnpinStore(other))
+        peer = Peer(address)
+        stack.push_async_callback(peer.close)
+        pins = Pins(Assets([peer], OwnToken()), UnpinStore(other))
         yield Yard(registry, shelf, pins, VersionStore(other))
 
 

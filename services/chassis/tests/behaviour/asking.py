@@ -58,10 +58,14 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def channel_to(target: str, *options: tuple[str, Any]) -> grpc.aio.Channel:
+def channel_to(
+    target: str, *options: tuple[str, Any], credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
     """
     An ordinary channel.
     """
+    if credentials is not None:
+        return grpc.aio.secure_channel(target, credentials, (*_OPTIONS, *options))
     return grpc.aio.insecure_channel(target, (*_OPTIONS, *options))
 
 

@@ -83,8 +83,14 @@ def decode(block: bytes) -> Headers:
 
 def _literal(text: str) -> bytes:
     raw = text.encode("latin-1")
-    assert len(raw) < 127 + 128
-    return (bytes([len(raw)]) if len(raw) < 127 else bytes([127, len(raw) - 127])) + raw
+    if len(raw) < 127:
+        return bytes([len(raw)]) + raw
+    # RFC 7541, section 5.1.
+    length, left = bytearray([127]), len(raw) - 127
+    while left > 127:
+        length.append(left & 127 | 128)
+        left >>= 7
+    return bytes([*length, left]) + raw
 
 
 def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:

@@ -17,8 +17,11 @@ from pathlib import Path
 import grpc
 import psutil
 
+from services.chassis.settings.tls import TlsFiles
 from services.chassis.tests.behaviour.asking import Stub, channel_to
 from services.chassis.tests.proto import probe_pb2 as pb
+from services.chassis.tls import channel_credentials
+from services.embedded import authority
 from services.embedded.parts import take
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -90,7 +93,9 @@ class Probe:
 
 
 @asynccontextmanager
-async def running(host: str, folder: Path, *, workers: int = 1, **environment: str) -> AsyncIterator[Probe]:
+async def running(
+    host: str, folder: Path, *, workers: int = 1, tls: TlsFiles | None = None, **environment: str
+) -> AsyncIterator[Probe]:
     """
     A probe that serves; stopped at the end, unless the test has done that.
     """
@@ -103,14 +108,19 @@ async def running(host: str, folder: Path, *, workers: int = 1, **environment: s
         "MODELYARD_MAX_MESSAGE_BYTES": str(LIMIT),
         "MODELYARD_LOG_FORMAT": "json",
     }
+    environment = {**os.environ, **own, **authority.settings(tls), **environment}
     with log.open("wb") as output:
         command = [sys.executable, "-m", "services.chassis.tests.probe", "--workers", str(workers)]
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env={**os.environ, **own, **environment}, stdout=output, stderr=output
+            *command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
         )
     probe = Probe(host, tuple(ports[:workers]), tuple(ports[workers:]), process, log)
     try:
-        await _serves(probe)
+        await _serves(probe, None if tls is None else channel_credentials(tls.read()))
         yield probe
         if process.returncode is None:
             await probe.stop()
@@ -122,12 +132,12 @@ async def running(host: str, folder: Path, *, workers: int = 1, **environment: s
             await process.wait()
 
 
-async def _serves(probe: Probe) -> None:
+async def _serves(probe: Probe, credentials: grpc.ChannelCredentials | None) -> None:
     ended = asyncio.create_task(probe.process.wait())
     try:
         for port in probe.ports:
             # The first attempts come before it listens. By default the next ones wait for seconds.
-            async with channel_to(f"127.0.0.1:{port}", *_OFTEN) as channel:
+            async with channel_to(f"127.0.0.1:{port}", *_OFTEN, credentials=credentials) as channel:
                 call = Stub(channel).Unary(pb.Ask(), wait_for_ready=True, timeout=60)
                 first = asyncio.ensure_future(_answer(call))
                 await asyncio.wait({first, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -131,6 +131,12 @@ class Wire:
         self.frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, hpack.encode(sent))
         return stream
 
+    def expect(self, stream: int) -> Reply:
+        """
+        What has come back on *stream* so far, and will.
+        """
+        return self._replies.setdefault(stream, Reply())
+
     def data(self, stream: int, body: bytes, *, end: bool = False) -> None:
         """
         Send a part of a request's body (no more than fits into one frame, 16 KiB), or the rest of it.

@@ -1,0 +1,211 @@
+"""
+What clients may take of the gateway, and what it does when it has no more to give.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from gateway.access import Tokens
+from gateway.limits import Limits
+from gateway.tests import front
+from gateway.tests.echo import Echo, call
+from services.chassis.access import AccessMode
+from services.embedded.s3 import S3
+from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+
+GET = "/modelyard.registry.v1.ModelService/GetModel"
+CREATE = "/modelyard.registry.v1.ModelService/CreateModel"
+HEALTH = "/grpc.health.v1.Health/Check"
+MODELS = "/v1/namespaces/default/models"
+OK, EXHAUSTED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@contextmanager
+def gateway(limits: Limits, state: Path, port: int, tokens: Tokens | None = None) -> Iterator[front.Front]:
+    services = {"registry": port, "cache": port}
+    with front.gateway(S3(state, 1), state, limits=limits, tokens=tokens, services=services) as running:
+        yield running
+
+
+def test_all_clients_together_have_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    What is above it is RESOURCE_EXHAUSTED and says when to come back; JSON callers get 429 with Retry-After (RFC 6585,
+    section 4). Whoever asks for health gets an answer. A second later there is room again.
+    """
+    with gateway(Limits(calls=3), tmp_path, echo[1]) as running:
+        codes = [call(running, GET, None)[0] for _ in range(20)]
+        assert set(codes) == {OK, EXHAUSTED}
+        # Six at once, and three for each second that the calls took.
+        assert codes.count(OK) >= 6
+        refused = [answer for answer in (running.ask(MODELS) for _ in range(20)) if answer.status == 429]
+        assert refused
+        assert refused[0].headers["retry-after"] == "1"
+        assert refused[0].error["code"] == 8
+        assert refused[0].error["details"] == [
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+        ]
+        assert {call(running, HEALTH, None)[0] for _ in range(20)} == {OK}
+        assert {running.ask("/healthz").status for _ in range(20)} == {200}
+        assert _some_time_later(lambda: call(running, GET, None)[0] is OK)
+
+
+def test_each_client_has_a_rate_of_its_own(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    A client is the subject of its token, and without a token its address: one that has had its share does not take
+    another's.
+    """
+    issuer = Issuer(tmp_path / "jwks.json")
+    tokens = Tokens(AccessMode.READ_PUBLIC, ISSUER, AUDIENCE, issuer.file)
+    with gateway(Limits(calls_per_client=1), tmp_path / "state", echo[1], tokens) as running:
+        ann, ben = (f"Bearer {issuer.mint('registry.read', sub=name)}" for name in ("ann", "ben"))
+        codes = [call(running, GET, ann)[0] for _ in range(30)]
+        assert EXHAUSTED in codes
+        assert call(running, GET, ben)[0] is OK
+        assert call(running, GET, None)[0] is OK
+        assert EXHAUSTED in [call(running, GET, None)[0] for _ in range(30)]
+
+
+def test_without_memory_calls_are_shed(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Near its bound of memory the gateway refuses calls at once with UNAVAILABLE, as JSON with 503, and still says that
+    it lives and what it counts.
+    """
+    full = b"envoy_overload_envoy_overload_actions_stop_accepting_requests_active{} 1"
+    with gateway(Limits(heap=1), tmp_path, echo[1]) as running:
+        assert _some_time_later(lambda: full in running.watch("/metrics").body)
+        assert call(running, GET, None)[0] is grpc.StatusCode.UNAVAILABLE
+        answer = running.ask(MODELS)
+        assert (answer.status, answer.error["code"]) == (503, 14)
+        assert running.watch("/livez").status == 200
+        shed = "http.gateway.downstream_rq_overload_close"
+        assert running.count(shed) == {shed: 2}
+
+
+def test_connections_have_a_bound(tmp_path: Path) -> None:
+    """
+    More connections than there may be are closed at once, and those that were there go on.
+    """
+    with front.gateway(S3(tmp_path, 1), tmp_path, limits=Limits(connections=4)) as running:
+        held = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(12)]
+        ended = []
+        for each in held:
+            each.settimeout(1)
+            try:
+                ended.append(each.recv(1) == b"")
+            except TimeoutError:
+                ended.append(False)
+            except ConnectionError:
+                ended.append(True)
+        assert ended.count(False) == 4
+        going = held[ended.index(False)]
+        going.settimeout(10)
+        going.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert going.recv(12) == b"HTTP/1.1 200"
+        for each in held:
+            each.close()
+        assert _some_time_later(lambda: _answers(running))
+
+
+@pytest.mark.parametrize(("path", "seconds"), [(GET, 1), (CREATE, 2)], ids=["read", "write"])
+def test_no_call_is_for_ever(slow: front.Front, path: str, seconds: int) -> None:
+    """
+    A unary call ends when its kind has had its time, however long its caller would wait.
+    """
+    began = time.monotonic()
+    assert call(slow, path, None)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert seconds <= time.monotonic() - began < 15
+
+
+def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
+    """
+    A stream outlives the time of unary calls, and ends when it has been silent for long.
+    """
+    began = time.monotonic()
+    code, _ = call(slow, "/modelyard.registry.v1.ChangeService/WatchChanges", None)
+    assert code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert 3 <= time.monotonic() - began < 15
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+    """
+    A gateway with short times, before a service that takes longer than any of them.
+    """
+    state, dawdler = tmp_path_factory.mktemp("slow"), Echo(seconds=12)
+    with (
+        dawdler.served() as port,
+        gateway(Limits(read_seconds=1, write_seconds=2, idle_seconds=3), state, port) as running,
+    ):
+        yield running
+
+
+def test_orders_from_outside_are_not_taken(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Headers that steer Envoy are taken from every client, and what the gateway does behind is not told to it.
+    """
+    with gateway(Limits(), tmp_path, echo[1]) as running:
+        orders = {"x_envoy_max_retries": "50", "x_envoy_upstream_rq_timeout_ms": "1", "x_envoy_force_trace": "1"}
+        assert call(running, GET, None, **orders)[0] is OK
+        assert not [
+            name for name in echo[0].told[-1] if name.startswith(("x-envoy-max", "x-envoy-upstream", "x-envoy-force"))
+        ]
+        assert not [name for name in running.ask(MODELS).headers if name.startswith("x-envoy")]
+
+
+def test_the_address_of_a_client_is_not_what_it_says(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    x-forwarded-for counts only as far as trusted proxies wrote it: a client that makes up addresses has one rate.
+    """
+    with gateway(Limits(calls_per_client=1), tmp_path / "direct", echo[1]) as running:
+        made_up = [call(running, GET, None, x_forwarded_for=f"203.0.113.{i}")[0] for i in range(30)]
+        assert EXHAUSTED in made_up
+    with gateway(Limits(calls_per_client=1, proxies=1), tmp_path / "behind", echo[1]) as running:
+        written = {call(running, GET, None, x_forwarded_for=f"203.0.113.{i}")[0] for i in range(30)}
+        assert written == {OK}
+
+
+def test_a_limit_that_cannot_be_is_refused() -> None:
+    """
+    The message names the number.
+    """
+    with pytest.raises(ValueError, match="calls per client: 0 is less than 1"):
+        Limits(calls_per_client=0)
+
+
+def test_its_health_and_its_metrics_are_elsewhere(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Those who run it read them at a port of their own, where there is nothing else of its administration; clients do not
+    find them.
+    """
+    with gateway(Limits(), tmp_path, echo[1]) as running:
+        assert [running.watch(path).status for path in ("/livez", "/readyz", "/metrics")] == [200, 200, 200]
+        assert b"envoy_server_live" in running.watch("/metrics").body
+        assert {
+            running.watch(path).status for path in ("/", "/quitquitquit", "/config_dump", "/metrics/../quitquitquit")
+        } == {404}
+        assert {running.ask(path).status for path in ("/metrics", "/readyz", "/stats/prometheus")} == {404}
+
+
+def _answers(running: front.Front) -> bool:
+    try:
+        return running.ask("/healthz").status == 200
+    except OSError:
+        return False
+
+
+def _some_time_later(condition: object) -> bool:
+    assert callable(condition)
+    ends = time.monotonic() + 15
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,215 @@
+"""
+Clients of a suite that rolls: so many calls a second of all kinds, whatever becomes of the ones before (open loop).
+
+The stubs are plain: no retries but those that gRPC makes by itself for calls that no server has seen, and a connection
+to each gateway, in turns (`round_robin`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
+from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc
+from modelyard.changes.v1 import changes_pb2 as feed_pb2
+from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
+
+PARENT = "namespaces/default"
+_SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+_TIMEOUT = 20.0
+
+Call = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """
+    What became of the calls.
+    """
+
+    made: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    created: set[str] = field(default_factory=set)
+    told: Counter[str] = field(default_factory=Counter)
+    streams: int = 0
+
+
+class Load:
+    """
+    Calls through several gateways, in a thread of its own.
+
+    Args:
+        gateways: host:port of each.
+        rate: calls a second.
+    """
+
+    def __init__(self, gateways: Sequence[str], rate: float) -> None:
+        self._gateways, self._rate = gateways, rate
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._dice = random.Random(6)  # noqa: S311 - any order will do
+        self._numbers = itertools.count()
+        self._began = time.time_ns()
+        self._head = 0
+        self.outcome = Outcome()
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        target = "ipv4:" + ",".join(self._gateways)
+        options = [("grpc.service_config", _SERVICE_CONFIG), ("grpc.enable_http_proxy", 0)]
+        async with grpc.aio.insecure_channel(target, options=options) as channel:
+            await self._use(channel)
+
+    async def _use(self, channel: grpc.aio.Channel) -> None:
+        models: Any = models_pb2_grpc.ModelServiceStub(channel)
+        values: Any = cache_pb2_grpc.KeyValueServiceStub(channel)
+        assets: Any = assets_pb2_grpc.AssetServiceStub(channel)
+        await self._create(models)
+        kinds: list[tuple[str, int, Call]] = [
+            ("get", 40, lambda: self._get(models)),
+            ("search", 15, lambda: self._search(models)),
+            ("list", 5, lambda: self._list(models)),
+            ("create", 10, lambda: self._create(models)),
+            ("set", 10, lambda: self._set(values)),
+            ("read", 10, lambda: self._read(values)),
+            ("json", 8, self._json),
+            ("asset", 2, lambda: self._asset(assets)),
+        ]
+        names, weights = [kind[0] for kind in kinds], [kind[1] for kind in kinds]
+        calls = {name: call for name, _, call in kinds}
+        watching = asyncio.create_task(self._watch(channel))
+        under_way: set[asyncio.Task[None]] = set()
+        began, sent = time.monotonic(), 0
+        while not self._enough.is_set():
+            while sent < (time.monotonic() - began) * self._rate:
+                (name,) = self._dice.choices(names, weights)
+                task = asyncio.create_task(self._one(name, calls[name]))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+                sent += 1
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*under_way)
+        await self._all_told()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    async def _one(self, name: str, call: Call) -> None:
+        began = time.monotonic()
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            self.outcome.failed.append(f"{name}: {error.code().name} {error.details()}")
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            self.outcome.failed.append(f"{name}: {error!r}")
+        self.outcome.made[name] += 1
+        self.outcome.slowest = max(self.outcome.slowest, time.monotonic() - began)
+
+    def _some(self) -> str:
+        return self._dice.choice(sorted(self.outcome.created)[-50:])
+
+    async def _get(self, models: Any) -> None:
+        name = self._some()
+        found = await models.GetModel(models_pb2.GetModelRequest(name=name), timeout=_TIMEOUT)
+        assert found.name == name
+
+    async def _search(self, models: Any) -> None:
+        request = models_pb2.SearchModelsRequest(parent=PARENT, query="rolling", page_size=5)
+        await models.SearchModels(request, timeout=_TIMEOUT)
+
+    async def _list(self, models: Any) -> None:
+        await models.ListModels(models_pb2.ListModelsRequest(parent=PARENT, page_size=5), timeout=_TIMEOUT)
+
+    async def _create(self, models: Any) -> None:
+        number = next(self._numbers)
+        model = models_pb2.Model(description="rolling along")
+        request = models_pb2.CreateModelRequest(parent=PARENT, model_id=f"r{self._began}-{number}", model=model)
+        made = await models.CreateModel(request, timeout=_TIMEOUT)
+        self.outcome.created.add(made.name)
+        self._head = min(self._head or made.revision - 1, made.revision - 1)
+
+    async def _set(self, values: Any) -> None:
+        entry = cache_pb2.Entry(key=f"k{self._dice.randrange(100)}", value=b"x" * 500)
+        await values.Set(cache_pb2.SetRequest(namespace="shared", entry=entry), timeout=_TIMEOUT)
+
+    async def _read(self, values: Any) -> None:
+        try:
+            await values.Get(cache_pb2.GetRequest(namespace="shared", key="k1"), timeout=_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+
+    async def _asset(self, assets: Any) -> None:
+        data = f"{self._began} {next(self._numbers)}".encode() * 2000
+        digest = hashlib.sha256(data).hexdigest()
+        header = assets_pb2.UploadRequest.Header(sha256=digest, size_bytes=len(data), media_type="text/plain")
+        chunk = assets_pb2.Chunk(data=data)
+        parts = [assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=chunk)]
+        await assets.Upload(iter(parts), timeout=_TIMEOUT)
+        found = b""
+        async for part in assets.Download(assets_pb2.DownloadRequest(name=f"assets/{digest}"), timeout=_TIMEOUT):
+            found += part.chunk.data
+        assert found == data
+
+    async def _json(self) -> None:
+        await asyncio.to_thread(self._get_json, self._some())
+
+    def _get_json(self, name: str) -> None:
+        # As a browser does it: the next address when nobody listens at the first one.
+        for target in self._dice.sample(list(self._gateways), len(self._gateways)):
+            connection = http.client.HTTPConnection(target, timeout=_TIMEOUT)
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                continue
+            connection.request("GET", f"/v1/{name}")
+            answer = connection.getresponse()
+            body = answer.read()
+            connection.close()
+            assert answer.status == 200, f"{answer.status} {body[:200]!r}"
+            return
+        raise ConnectionRefusedError("no gateway listens")
+
+    async def _watch(self, channel: grpc.aio.Channel) -> None:
+        """
+        Follow the changes, from where it was whenever the stream ends.
+        """
+        stub: Any = changes_pb2_grpc.ChangeServiceStub(channel)
+        seen = self._head
+        while True:
+            self.outcome.streams += 1
+            try:
+                async for answer in stub.WatchChanges(feed_pb2.WatchChangesRequest(start_revision=seen + 1)):
+                    if answer.HasField("revision"):
+                        seen = answer.revision.revision
+                        self.outcome.told.update(change.resource for change in answer.revision.changes)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    self.outcome.failed.append(f"watch: {error.code().name} {error.details()}")
+                    return
+            await asyncio.sleep(0.05)
+
+    async def _all_told(self) -> None:
+        ends = time.monotonic() + 20
+        while self.outcome.created - self.outcome.told.keys() and time.monotonic() < ends:
+            await asyncio.sleep(0.05)
