@@ -37,9 +37,6 @@ MODELS = int(os.environ.get("MODELS", "10000"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 SECONDS = float(os.environ.get("SECONDS", "4"))
 CONNECTIONS = 8
-_CORES = os.cpu_count() or 1
-#: A client that takes more of all cores measures itself.
-_MOST_OF_THE_CORES = 0.85
 _REQUIRED = {"get": 50.0, "create": 20.0}
 _HOSTS = ("envoy", "grpcio")
 
@@ -199,11 +196,7 @@ def _compare(report: Report, name: str, rounds: Mapping[str, list[ghz.Measured]]
 def _refuse(name: str, lane: str, measured: ghz.Measured) -> None:
     if measured.failures:
         raise SystemExit(f"{name}, {lane}: {measured.failures} calls failed: {dict(measured.codes)}")
-    if measured.client_cores > _MOST_OF_THE_CORES * _CORES:
-        raise SystemExit(
-            f"{name}, {lane}: the client took {measured.client_cores:.2f} of {_CORES} cores, so that it measured "
-            "itself: run it on a larger machine"
-        )
+    ghz.refuse_saturated(f"{name}, {lane}", measured.client_cores)
 
 
 def _mix(
