@@ -75,4 +75,5 @@ def test_nobody_notices(doubled: Stack) -> None:
     )
     assert not found.failed, found.failed[:20]
     assert set(told.values()) == {1}
-    assert found.streams > 1
+    # Which of them it was connected to is a matter of chance.
+    assert found.streams > 1 or not SECONDS
