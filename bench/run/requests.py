@@ -4,6 +4,7 @@ The requests of the scenarios: names from the registry that is asked, drawn Zipf
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from bisect import bisect
@@ -22,6 +23,7 @@ from modelyard.registry.v1 import cards_pb2, deployments_pb2, models_pb2
 PARENT = "namespaces/default"
 _NAMES = 5000
 _FEW = 200
+_PAGE = 20
 #: Of one file for ghz, which starts over when it is through.
 _DRAWN = 2000
 
@@ -48,6 +50,8 @@ class Requests:
         self._models = models
         self._names = [model.name for model in models]
         self._shares = list(accumulate(1 / (place + 1) for place in range(len(models))))
+        self._pages = [self._names[first : first + _PAGE] for first in range(0, 50 * _PAGE, _PAGE)]
+        self._pages = [page for page in self._pages if page]
         self._cards = _cards(yard, self._names)
         self._deployments = _deployments(yard)
         self._assets = _assets(yard)
@@ -63,6 +67,15 @@ class Requests:
         make: Callable[[], Request] = getattr(self, f"_{kind}")
         return [make() for _ in range(count if kind == "create" else min(count, _DRAWN))]
 
+    def distinct(self, kind: str) -> list[Request]:
+        """
+        Requests of one kind, each once, to warm the cache up: every model for those that get one.
+        """
+        if kind == "get":
+            return [{"name": name} for name in self._names]
+        found = {json.dumps(each, sort_keys=True): each for each in self.of(kind, _DRAWN)}
+        return list(found.values())
+
     def _zipf(self) -> int:
         return bisect(self._shares, self._dice.random() * self._shares[-1])
 
@@ -73,12 +86,13 @@ class Requests:
         return {"name": self._one().name}
 
     def _batch_get(self) -> Request:
-        return {"parent": PARENT, "names": self._dice.sample(self._names, min(20, len(self._names)))}
+        # As pages of a dashboard are: not any twenty.
+        return {"parent": PARENT, "names": self._dice.choice(self._pages)}
 
     def _search_words(self) -> Request:
         words = words_of(self._one().name.rpartition("/")[2])
         asked = self._dice.sample(words, min(len(words), self._dice.choice((1, 1, 2, 3))))
-        return {"parent": PARENT, "query": " ".join(asked), "pageSize": 20}
+        return {"parent": PARENT, "query": " ".join(asked), "pageSize": _PAGE}
 
     def _search_filters(self) -> Request:
         model = self._one()
@@ -86,7 +100,7 @@ class Requests:
         if "team" in model.labels:
             parts.append(f"labels.team:{model.labels['team']}")
         chosen = self._dice.sample(parts, self._dice.choice((1, 2)))
-        return {"parent": PARENT, "filter": " AND ".join(chosen), "pageSize": 20}
+        return {"parent": PARENT, "filter": " AND ".join(chosen), "pageSize": _PAGE}
 
     def _create(self) -> Request:
         self._made += 1
@@ -102,13 +116,13 @@ class Requests:
 
     def _leaderboard(self) -> Request:
         dataset = self._dice.choice(("imagenet", "imagenet-real", "imagenet-a", "imagenet-r"))
-        return {"parent": PARENT, "dataset": dataset, "metric": self._dice.choice(("top1", "top5")), "pageSize": 20}
+        return {"parent": PARENT, "dataset": dataset, "metric": self._dice.choice(("top1", "top5")), "pageSize": _PAGE}
 
     def _health(self) -> Request:
         return {"service": "modelyard.registry.v1.ModelService"}
 
     def _audit(self) -> Request:
-        return {"resourcePrefix": self._one().name, "pageSize": 20}
+        return {"resourcePrefix": self._one().name, "pageSize": _PAGE}
 
     def _card(self) -> Request:
         return {"name": self._dice.choice(self._cards)}

@@ -23,7 +23,7 @@ from bench.run.shots import Call, Shot, shoot
 from bench.run.suite import Measured
 from bench.run.windows import Record, Taken, Window, as_json, recovery, slope, together
 
-_WARM_SECONDS = 3.0
+_WARM_SECONDS = 6.0
 _KILLED_SECONDS = 2.0
 _MORE = 1.3  # requests than are meant to be sent: a closed loop may be a little faster
 
@@ -97,11 +97,21 @@ class Run:
         print(f"{self._plan.name} against {self._measured.what}", flush=True)
         with self._measured.connect() as yard, TemporaryDirectory() as scratch:
             requests = Requests(yard)
-            self._shoot(requests, Step("to warm up", _WARM_SECONDS, 10, 0), Path(scratch))
+            self._warm(requests, Path(scratch))
             self._record = Record(time.time())
             with Sampler(self._measured.metrics, self._record.began) as self._sampler:
                 self._steps(requests, Path(scratch))
         return self._close()
+
+    def _warm(self, requests: Requests, scratch: Path) -> None:
+        """
+        Everything that is asked for again into the cache.
+        """
+        print("warming up", flush=True)
+        every = [(each, requests.distinct(each.requests)) for each in self._wanted if each.requests != "create"]
+        shots = [Shot(each, data, 4, max(1, round(len(data) / _WARM_SECONDS)), _WARM_SECONDS) for each, data in every]
+        if shots:
+            shoot(shots, self._measured.target, scratch)
 
     def _steps(self, requests: Requests, scratch: Path) -> None:
         steps = list(self._plan.steps(self._settings.scale))

@@ -30,7 +30,7 @@ class Reading:
         pool: the share of database connections in use, 0 to 1; None without a pool.
         calls: that have ended.
         failed: of those.
-        hits, reads: of the cache.
+        hits, reads: of the cache, but for searches.
         buckets: of the durations of cached reads at the cache, in seconds.
     """
 
@@ -59,8 +59,10 @@ def read(text: str) -> Reading:
                     value if labels["grpc_code"] in ("Unavailable", "Internal", "DeadlineExceeded") else 0
                 )
             elif name == "modelyard_cache_reads_total":
-                found["reads"] += value if labels["result"] != "bypass" else 0
-                found["hits"] += value if labels["result"] in _HITS else 0
+                # Searches are of the whole registry: every creation makes all of them new.
+                counts = labels["class"] != "searches"
+                found["reads"] += value if counts and labels["result"] != "bypass" else 0
+                found["hits"] += value if counts and labels["result"] in _HITS else 0
             elif name == "grpc_server_handling_seconds_bucket" and labels["grpc_method"].startswith(
                 ("Get", "BatchGet")
             ):
