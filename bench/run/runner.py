@@ -123,13 +123,11 @@ class Run:
             found, cores = self._shoot(requests, step, scratch)
             taken: dict[str, Taken] = {}
             for name, calls in found:
-                self._record.add(name, calls)
                 each = taken.setdefault(name, Taken())
                 for call in calls:
                     each.add(call)
             all_of_it = together(taken.values())
             done = Done(at, step, all_of_it.calls / step.seconds, taken, cores)
-            refuse_saturated(f"step {number}, {step.users + step.extra} users", cores)
             self._done.append(done)
             p95 = all_of_it.percentiles().get("p95", float("nan"))
             so_far, users = time.time() - self._record.began, step.users + step.extra
@@ -138,6 +136,15 @@ class Run:
                 f"  p95 {p95:8.1f} ms  {all_of_it.errors:>6,} errors  generators {cores:.2f} cores",
                 flush=True,
             )
+            try:
+                refuse_saturated(f"step {number}, {users} users", cores)
+            except SystemExit as error:
+                # What was measured before is worth keeping, and this step is not.
+                self._events.append(f"the run ended early: {error}")
+                self._done.pop()
+                break
+            for name, calls in found:
+                self._record.add(name, calls)
 
     def _shoot(self, requests: Requests, step: Step, scratch: Path) -> tuple[list[tuple[str, list[Call]]], float]:
         shots = [
