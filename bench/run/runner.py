@@ -23,7 +23,8 @@ from bench.run.shots import Call, Shot, shoot
 from bench.run.suite import Measured
 from bench.run.windows import Record, Taken, Window, as_json, recovery, slope, together
 
-_WARM_SECONDS = 6.0
+_WARM_SECONDS = 4.0
+_WARM_RATE = 400  # calls a second of each scenario: what a small machine answers uncached
 _KILLED_SECONDS = 2.0
 _MORE = 1.3  # requests than are meant to be sent: a closed loop may be a little faster
 
@@ -109,7 +110,8 @@ class Run:
         """
         print("warming up", flush=True)
         every = [(each, requests.distinct(each.requests)) for each in self._wanted if each.requests != "create"]
-        shots = [Shot(each, data, 4, max(1, round(len(data) / _WARM_SECONDS)), _WARM_SECONDS) for each, data in every]
+        seconds = max([_WARM_SECONDS, *(len(data) / _WARM_RATE for _, data in every)])
+        shots = [Shot(each, data, 8, max(1, round(1.1 * len(data) / seconds)), seconds) for each, data in every]
         if shots:
             shoot(shots, self._measured.target, scratch)
 
