@@ -69,10 +69,10 @@ class Requests:
 
     def distinct(self, kind: str) -> list[Request]:
         """
-        Requests of one kind, each once, to warm the cache up: every model for those that get one.
+        Requests of one kind, each once, to warm the cache up: every model for those that ask for one.
         """
-        if kind == "get":
-            return [{"name": name} for name in self._names]
+        if kind in ("get", "evaluations"):
+            return [{"name": name} if kind == "get" else {"parent": name, "pageSize": 50} for name in self._names]
         found = {json.dumps(each, sort_keys=True): each for each in self.of(kind, _DRAWN)}
         return list(found.values())
 
