@@ -13,6 +13,8 @@ from typing import Any
 import pygal  # type: ignore[import-untyped]
 from pygal.style import CleanStyle  # type: ignore[import-untyped]
 
+from bench.run.verdict import shown
+
 _COLUMNS = ("calls", "errors", "p50", "p90", "p95", "p99", "p99.9", "max")
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -151,7 +153,7 @@ def _lines(title: str, curves: Mapping[str, Sequence[Sequence[float]]], x_title:
 
 
 def _verdict(each: Mapping[str, Any]) -> list[str]:
-    measured = "not measured" if each["measured"] is None else f"{each['measured']:,.4g} {each['unit']}"
+    measured = "not measured" if each["measured"] is None else f"{shown(each['measured'])} {each['unit']}"
     sign = "≥" if each["better"] == "higher" else "≤"
     word = {True: "ok", False: "MISSED", None: each["note"] or "no verdict"}[each["held"]]
     return [each["name"], measured, f"{sign} {each['required']:,g} {each['unit']}", word]

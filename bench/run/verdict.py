@@ -73,10 +73,17 @@ class Judged:
     def __str__(self) -> str:
         unit, more = KINDS[self.line.kind]
         word = {True: "ok    ", False: "MISSED", None: "—     "}[self.held]
-        measured = "not measured" if self.measured is None else f"{self.measured:,.4g} {unit}"
+        measured = "not measured" if self.measured is None else f"{shown(self.measured)} {unit}"
         sign = "≥" if more else "≤"
         said = f"{word}  {self.line.name}: {measured} (asked: {sign} {self.line.bound:,g} {unit})"
         return f"{said}; {self.why}" if self.why else said
+
+
+def shown(value: float) -> str:
+    """
+    A figure for people: whole above a thousand, else with four digits.
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def lines(path: Path) -> list[Line]:
