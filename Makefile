@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench-hosts bench-registry bench-cache bench-assets bench-instrumentation drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ lock: ## Renew the hash-locked dependency sets from requirements/*.in
 tools: $(READY) ## Provide ghz, the load generator
 	@$(BIN)/python -m bench.tools
 
+bench: $(READY) tools ## Load with a verdict: PROFILE=smoke|load|stress|spike|soak SCENARIO=… SCALE=0.1 MODELS=… MODE=open TARGET=…
+	@$(BIN)/python -m bench.run
+
+bench-compare: $(READY) ## Whether two runs differ, and how sure that is: A=bench/out/… B=bench/out/…
+	@$(BIN)/python -m bench.run.compare
+
 bench-hosts: $(READY) tools ## GetModel served by the Envoy host and by the grpcio host, side by side
 	@$(BIN)/python -m bench.hosts
 
@@ -82,6 +88,9 @@ bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the sa
 
 bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=15 SECONDS=1.5)
 	@$(BIN)/python -m bench.instrumentation
+
+bench-peers: $(READY) tools ## Beside MLflow, beside a floor, and host beside host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
+	@$(BIN)/python -m bench.peers
 
 drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py

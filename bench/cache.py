@@ -69,10 +69,12 @@ class Servers:
     Args:
         state: a folder for logs and files.
         postgres: the registry's database.
+        host: what serves them.
     """
 
-    def __init__(self, state: Path, postgres: Postgres) -> None:
+    def __init__(self, state: Path, postgres: Postgres, host: str = "envoy") -> None:
         self._state = state
+        self._host = host
         self._supervisor = Supervisor(state / "log")
         self.valkey = Valkey(free_port(), 1 << 30)
         self._supervisor.start([self.valkey.part()])
@@ -148,7 +150,7 @@ class Servers:
             needs=(),
             environment={"MODELYARD_LOG_LEVEL": "error", **environment},
             workers=1,
-            host="envoy",
+            host=self._host,
             port=suite.ports(1),
             metrics_port=suite.ports(1),
         )

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from bench import tools
 
+#: A client that takes more of all cores is refused.
+MOST_OF_THE_CORES = 0.85
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -127,6 +130,18 @@ def _read(measured: Mapping[str, object], client_cores: float) -> Measured:
     if not isinstance(total, int):
         raise RuntimeError("ghz gave no total time")
     return Measured.of(latencies, len(details) / (total / 1e9), codes, client_cores)
+
+
+def refuse_saturated(what: str, cores: float) -> None:
+    """
+    Raises:
+        SystemExit: a client that takes nearly all of the machine measures itself.
+    """
+    if cores > MOST_OF_THE_CORES * (os.cpu_count() or 1):
+        raise SystemExit(
+            f"{what}: the client took {cores:.2f} of {os.cpu_count()} cores, so that it measured itself: run it with "
+            "less load, or on a larger machine"
+        )
 
 
 def percentile(ordered: list[float], share: float) -> float:

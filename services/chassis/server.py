@@ -134,6 +134,7 @@ class Server:
             default_deadline=self.settings.default_deadline_seconds,
             spans=self._spans,
             access=access,
+            delays=self.settings.fault_delay,
         )
 
     def _wrap(self, service: str, handlers: Mapping[str, Handler]) -> None:

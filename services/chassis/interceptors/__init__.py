@@ -6,8 +6,11 @@ What is done round every call of every service, in this order, the first outermo
 3. spans exports what became of it, where that is asked for;
 4. errors answers with the status of whatever is raised further in;
 5. access lets nobody further in who may not (while access control is on);
-6. deadline lets everything below know how much time is left.
+6. deadline lets everything below know how much time is left;
+7. fault makes calls late, in drills.
 """
+
+from collections.abc import Mapping
 
 from services.chassis.calls import Interceptor
 from services.chassis.deadlines import outgoing_timeout, remaining
@@ -16,6 +19,7 @@ from services.chassis.interceptors.base import CallInterceptor, Observer, outcom
 from services.chassis.interceptors.current import REQUEST_ID, current_call, identity, request_id
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
+from services.chassis.interceptors.fault import FaultInterceptor
 from services.chassis.interceptors.log import LogInterceptor
 from services.chassis.interceptors.metrics import MetricsInterceptor
 from services.chassis.interceptors.spans import SpanInterceptor
@@ -30,6 +34,7 @@ def standard(
     default_deadline: float = 60.0,
     spans: Spans | None = None,
     access: AccessInterceptor | None = None,
+    delays: Mapping[str, float] | None = None,
 ) -> tuple[Interceptor, ...]:
     """
     The interceptors of every service, in order.
@@ -40,6 +45,7 @@ def standard(
         default_deadline: seconds for a unary call whose client set none.
         spans: where spans are exported, what makes them.
         access: None lets everybody in.
+        delays: of methods, in seconds, for drills.
     """
     return (
         MetricsInterceptor(calls),
@@ -48,6 +54,7 @@ def standard(
         ErrorInterceptor(),
         *([] if access is None else [access]),
         DeadlineInterceptor(default_deadline),
+        *([FaultInterceptor(delays)] if delays else []),
     )
 
 

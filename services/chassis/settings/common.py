@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
-from services.chassis.settings.kinds import Address, address, boolean, choice, integer, seconds, text, url
+from services.chassis.settings.kinds import Address, address, boolean, choice, delays, integer, seconds, text, url
 from services.chassis.settings.loading import SettingsError, setting
 from services.chassis.settings.tls import CA, CERT, KEY, TlsError, TlsFiles
 
@@ -110,6 +110,12 @@ class CommonSettings:
         url("http", "https"),
         default=None,
         help="where to send spans by OTLP over gRPC, such as http://127.0.0.1:4317; unset sends none",
+    )
+    fault_delay: dict[str, float] | None = setting(
+        "MODELYARD_FAULT_DELAY",
+        delays(),
+        default=None,
+        help="for drills only: makes unary calls late, such as SearchModels=0.3",
     )
     access: AccessMode = setting(
         "MODELYARD_ACCESS",

@@ -123,6 +123,23 @@ def seconds(least: float, most: float) -> Kind[float]:
     return Kind(f"seconds from {least:g} to {most:g}", parse)
 
 
+def delays() -> Kind[dict[str, float]]:
+    """
+    Seconds by name, such as SearchModels=0.3,GetModel=0.1.
+    """
+
+    def parse(value: str) -> dict[str, float]:
+        found = {}
+        for part in value.split(","):
+            name, equals, length = part.strip().partition("=")
+            if not name or not equals:
+                raise ValueError(f"{part.strip()!r} is not")
+            found[name] = seconds(0, 60).parse(length)
+        return found
+
+    return Kind("Method=seconds, such as SearchModels=0.3", parse)
+
+
 def address() -> Kind[Address]:
     """
     One host:port.

@@ -1,0 +1,284 @@
+"""
+A run from its first step to its verdict.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench.form import machine, versions
+from bench.ghz import refuse_saturated
+from bench.run import report, verdict
+from bench.run.plan import BENCH, Profile, Scenario, Step
+from bench.run.requests import Requests
+from bench.run.samples import Sampler
+from bench.run.shots import Call, Shot, shoot
+from bench.run.suite import Measured
+from bench.run.windows import Record, Taken, Window, as_json, recovery, slope, together
+
+_WARM_SECONDS = 4.0
+_WARM_RATE = 400  # calls a second of each scenario: what a small machine answers uncached
+_KILLED_SECONDS = 2.0
+_MORE = 1.3  # requests than are meant to be sent: a closed loop may be a little faster
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    How to run a profile.
+
+    Args:
+        scale: of the time.
+        open_loop: whether calls come whatever became of those before.
+        kill: a service to kill in the middle; empty for none.
+        out: the folder of the report.
+        scenario: as it was asked for.
+    """
+
+    scale: float
+    open_loop: bool
+    kill: str
+    out: Path
+    scenario: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """
+    A step that was made.
+
+    Args:
+        at: its beginning, in seconds since that of the run.
+        step: what was wanted.
+        rate: calls a second.
+        taken: its calls, by scenario.
+        cores: that the generators took.
+    """
+
+    at: float
+    step: Step
+    rate: float
+    taken: dict[str, Taken]
+    cores: float
+
+
+class Run:
+    """
+    One run.
+
+    Args:
+        plan: the profile.
+        wanted: the scenarios.
+        measured: what is measured.
+        settings: how.
+    """
+
+    def __init__(self, plan: Profile, wanted: Sequence[Scenario], measured: Measured, settings: Settings) -> None:
+        self._plan, self._wanted, self._measured, self._settings = plan, wanted, measured, settings
+        self._groups = {each.name: each.group for each in wanted}
+        self._promised = verdict.lines(BENCH / "sla.toml")
+        self._done: list[Done] = []
+        self._events: list[str] = []
+        self._killed: float | None = None
+
+    def go(self) -> int:
+        """
+        Run it.
+
+        Returns:
+            The exit code: 0 when every line of the SLA holds.
+        """
+        print(f"{self._plan.name} against {self._measured.what}", flush=True)
+        with self._measured.connect() as yard, TemporaryDirectory() as scratch:
+            requests = Requests(yard)
+            self._warm(requests, Path(scratch))
+            self._record = Record(time.time())
+            with Sampler(self._measured.metrics, self._record.began) as self._sampler:
+                self._steps(requests, Path(scratch))
+        return self._close()
+
+    def _warm(self, requests: Requests, scratch: Path) -> None:
+        """
+        Everything that is asked for again into the cache.
+        """
+        print("warming up", flush=True)
+        every = [(each, requests.distinct(each.requests)) for each in self._wanted if each.requests != "create"]
+        seconds = max([_WARM_SECONDS, *(len(data) / _WARM_RATE for _, data in every)])
+        shots = [Shot(each, data, 8, max(1, round(1.1 * len(data) / seconds)), seconds) for each, data in every]
+        if shots:
+            shoot(shots, self._measured.target, scratch)
+
+    def _steps(self, requests: Requests, scratch: Path) -> None:
+        steps = list(self._plan.steps(self._settings.scale))
+        whole = sum(step.seconds for step in steps)
+        if self._settings.kill:
+            threading.Thread(target=self._kill, args=(whole / 2,), daemon=True).start()
+        for number, step in enumerate(steps, 1):
+            at = time.time() - self._record.began
+            found, cores = self._shoot(requests, step, scratch)
+            taken: dict[str, Taken] = {}
+            for name, calls in found:
+                each = taken.setdefault(name, Taken())
+                for call in calls:
+                    each.add(call)
+            all_of_it = together(taken.values())
+            done = Done(at, step, all_of_it.calls / step.seconds, taken, cores)
+            self._done.append(done)
+            p95 = all_of_it.percentiles().get("p95", float("nan"))
+            so_far, users = time.time() - self._record.began, step.users + step.extra
+            print(
+                f"{so_far:7.0f} s of {whole:.0f}  {step.stage:<8} {users:>4} users  {done.rate:>8,.0f} calls/s"
+                f"  p95 {p95:8.1f} ms  {all_of_it.errors:>6,} errors  generators {cores:.2f} cores",
+                flush=True,
+            )
+            try:
+                refuse_saturated(f"step {number}, {users} users", cores)
+            except SystemExit as error:
+                # What was measured before is worth keeping, and this step is not.
+                self._events.append(f"the run ended early: {error}")
+                self._done.pop()
+                break
+            for name, calls in found:
+                self._record.add(name, calls)
+
+    def _shoot(self, requests: Requests, step: Step, scratch: Path) -> tuple[list[tuple[str, list[Call]]], float]:
+        shots = [
+            shot
+            for users in (step.users, step.extra)
+            if users
+            for shot in (self._shot(requests, each, users, step.seconds) for each in self._wanted)
+        ]
+        found, cores = shoot(shots, self._measured.target, scratch)
+        return [(shot.scenario.name, calls) for shot, calls in zip(shots, found, strict=True)], cores
+
+    def _shot(self, requests: Requests, scenario: Scenario, users: int, seconds: float) -> Shot:
+        rate = max(1, round(users * self._plan.pace * scenario.share / 100))
+        own = max(1, round(users * scenario.share / 100))
+        data = requests.of(scenario.requests, int(rate * seconds * _MORE) + 20)
+        return Shot(scenario, data, own, rate, seconds, self._settings.open_loop)
+
+    def _kill(self, after: float) -> None:
+        name, stack = self._settings.kill, self._measured.stack
+        if stack is None:
+            print("KILL is for a suite of its own: a deployed one is let alone", flush=True)
+            return
+        time.sleep(max(0.0, self._record.began + after - time.time()))
+        self._killed = time.time() - self._record.began
+        stack.kill(name)
+        time.sleep(_KILLED_SECONDS)
+        stack.revive(name)
+        back = time.time() - self._record.began
+        self._events.append(f"{name} was killed after {self._killed:.1f} s and served again after {back:.1f} s")
+
+    def _close(self) -> int:
+        found = self._report()
+        report.write(self._settings.out, found)
+        print(f"\nSLA ({self._plan.name}, {self._settings.scale:g} of its time)")
+        judged = self._judge("sla.toml", self._plan.without)
+        for each in judged:
+            print(each)
+        print("\nwhat we aim at")
+        for each in self._judge("targets.toml", ()):
+            print(each)
+        for event in found["events"]:
+            print(event)
+        print(f"\nthe report is in {self._settings.out}/report.html", flush=True)
+        return 1 if any(each.held is False for each in judged) else 0
+
+    def _judge(self, name: str, without: Sequence[str]) -> list[verdict.Judged]:
+        seconds = sum(done.step.seconds for done in self._done)
+        calls = sum(taken.calls for taken in self._record.by_scenario.values())
+        figures: dict[str, float | None] = {
+            "calls_per_minute": 60 * calls / seconds,
+            "hit_percent": self._sampler.hit_rate(),
+            "cache_p95_ms": self._sampler.cache_p95(),
+            "models": self._measured.models,
+            "users": max(done.step.users + done.step.extra for done in self._done),
+        }
+        promised = verdict.lines(BENCH / name)
+        return verdict.judge(promised, self._record.by_scenario, self._groups, figures, without)
+
+    def _report(self) -> dict[str, Any]:
+        windows = self._record.windows()
+        mode = "open" if self._settings.open_loop else "closed"
+        self._tell(windows)
+        return {
+            "title": f"Modelyard under {self._plan.name}",
+            "profile": self._plan.name,
+            "scenario": self._settings.scenario or "all",
+            "mode": mode,
+            "scale": self._settings.scale,
+            "machine": machine(),
+            "versions": versions(),
+            "command": self._command(),
+            "facts": [
+                f"{time.strftime('%Y-%m-%d %H:%M')}, {self._measured.what}",
+                f"{machine()}; the load comes from the same machine" if self._measured.stack else machine(),
+                f"{', '.join(f'{name} {version}' for name, version in versions().items())}",
+                f"{mode} loop, {self._plan.pace:g} calls a second of each user",
+                f"{self._settings.scale:g} of the profile's time",
+                f"the generators took {max(done.cores for done in self._done):.2f} cores at most",
+            ],
+            "events": self._events,
+            "sla": verdict.as_json(self._judge("sla.toml", self._plan.without)),
+            "targets": verdict.as_json(self._judge("targets.toml", ())),
+            "scenarios": as_json(self._record.by_scenario),
+            "windows": [asdict(each) for each in windows],
+            "steps": [
+                {"at": each.at, "users": each.step.users + each.step.extra, "rate": each.rate} for each in self._done
+            ],
+            "resources": self._sampler.curves(),
+        }
+
+    def _tell(self, windows: Sequence[Window]) -> None:
+        """
+        What a profile is made to show.
+        """
+        if self._killed is not None:
+            self._say_recovery("the death of the service", recovery(windows, self._killed + 0.01, self._killed))
+        if spikes := [done for done in self._done if done.step.extra]:
+            ends = spikes[-1].at + spikes[-1].step.seconds
+            self._say_recovery("the end of the spike", recovery(windows, ends, spikes[0].at))
+        if self._plan.knee:
+            self._events.append(self._knee())
+        if self._plan.slope:
+            for name, points in self._sampler.memory().items():
+                if (grows := slope(points)) is not None:
+                    self._events.append(f"the memory of {name} grew by {3600 * grows:+.1f} MiB an hour")
+
+    def _say_recovery(self, what: str, seconds: float | None) -> None:
+        said = "it did not get as before" if seconds is None else f"it was as before {seconds:.1f} s after that"
+        self._events.append(f"{what}: {said}")
+
+    def _knee(self) -> str:
+        lines = [each for each in self._promised if each.kind in verdict.OF_A_PART]
+        last: Done | None = None
+        for done in self._done:
+            judged = verdict.judge(lines, done.taken, self._groups, {})
+            missed = [each for each in judged if each.held is False]
+            if missed:
+                first = ", ".join(f"{each.line.name} ({each.measured:,.4g})" for each in missed)
+                at = f"{done.step.users} users and {done.rate:,.0f} calls/s"
+                known = f"{last.rate:,.0f} calls/s with {last.step.users} users" if last else "below the first step"
+                return f"the knee: {known}; at {at} the first to miss: {first}"
+            last = done
+        return f"no knee was found: the SLA holds up to {last.rate:,.0f} calls/s" if last else "nothing was run"
+
+    def _command(self) -> str:
+        settings = {
+            "PROFILE": self._plan.name,
+            "SCENARIO": self._settings.scenario,
+            "SCALE": f"{self._settings.scale:g}" if self._settings.scale != 1 else "",
+            "MODE": "open" if self._settings.open_loop else "",
+            "MODELS": str(self._measured.models or ""),
+            "TARGET": "" if self._measured.stack else self._measured.target.address,
+            "KILL": self._settings.kill,
+        }
+        return " ".join(["make bench", *(f"{name}={shlex.quote(value)}" for name, value in settings.items() if value)])

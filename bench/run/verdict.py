@@ -1,0 +1,158 @@
+"""
+What was promised, and whether it holds.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.run.windows import FAULTS, Taken, together
+
+#: Of each kind of bound: its unit, and whether more is better.
+KINDS = {
+    "p95_ms": ("ms", False),
+    "cache_p95_ms": ("ms", False),
+    "hit_percent": ("%", True),
+    "calls_per_minute": ("calls/min", True),
+    "error_percent": ("%", False),
+    "available_percent": ("%", True),
+    "models": ("models", True),
+    "users": ("users", True),
+}
+#: Those that can be asked of a part of a run.
+OF_A_PART = {"p95_ms", "error_percent"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """
+    One promise.
+
+    Args:
+        name: of it.
+        kind: what is measured, one of KINDS.
+        bound: in the kind's unit.
+        group: of scenarios; all of them when empty.
+    """
+
+    name: str
+    kind: str
+    bound: float
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """
+    A line with what was measured.
+
+    Args:
+        line: the promise.
+        measured: None when nobody could measure it.
+        why: what to say in place of a verdict; empty when there is one.
+    """
+
+    line: Line
+    measured: float | None
+    why: str = ""
+
+    @property
+    def held(self) -> bool | None:
+        """
+        None when there is no verdict.
+        """
+        if self.measured is None or self.why:
+            return None
+        more = KINDS[self.line.kind][1]
+        return self.measured >= self.line.bound if more else self.measured <= self.line.bound
+
+    def __str__(self) -> str:
+        unit, more = KINDS[self.line.kind]
+        word = {True: "ok    ", False: "MISSED", None: "—     "}[self.held]
+        measured = "not measured" if self.measured is None else f"{shown(self.measured)} {unit}"
+        sign = "≥" if more else "≤"
+        said = f"{word}  {self.line.name}: {measured} (asked: {sign} {self.line.bound:,g} {unit})"
+        return f"{said}; {self.why}" if self.why else said
+
+
+def shown(value: float) -> str:
+    """
+    A figure for people: whole above a thousand, else with four digits.
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def lines(path: Path) -> list[Line]:
+    """
+    The lines of a file.
+
+    Raises:
+        ValueError: one of them has no bound, or one that is not known.
+    """
+    found = []
+    for raw in tomllib.loads(path.read_text())["lines"]:
+        kinds = set(raw) & set(KINDS)
+        if len(kinds) != 1:
+            raise ValueError(
+                f"{path.name}, {raw.get('name', 'a line without a name')}: give it one of {', '.join(KINDS)}"
+            )
+        (kind,) = kinds
+        found.append(Line(raw["name"], kind, float(raw[kind]), raw.get("group", "")))
+    return found
+
+
+def judge(
+    promised: Sequence[Line],
+    taken: Mapping[str, Taken],
+    groups: Mapping[str, str],
+    figures: Mapping[str, float | None],
+    without: Sequence[str] = (),
+) -> list[Judged]:
+    """
+    Hold the calls of a run against what was promised.
+
+    Args:
+        taken: by scenario.
+        groups: of the scenarios.
+        figures: what is not read off the calls, by kind.
+        without: names of lines that are not asked for.
+    """
+    found = []
+    for line in promised:
+        of_it = {name: each for name, each in taken.items() if not line.group or groups[name] == line.group}
+        measured = _measured(line, together(of_it.values()), figures)
+        found.append(Judged(line, measured, "not asked of this profile" if line.name in without else ""))
+    return found
+
+
+def _measured(line: Line, whole: Taken, figures: Mapping[str, float | None]) -> float | None:
+    if line.kind == "p95_ms":
+        return whole.percentiles().get("p95")
+    if line.kind == "error_percent":
+        return 100 * whole.errors / whole.calls if whole.calls else None
+    if line.kind == "available_percent":
+        faults = sum(count for code, count in whole.codes.items() if code in FAULTS)
+        return 100 * (1 - faults / whole.calls) if whole.calls else None
+    return figures.get(line.kind)
+
+
+def as_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """
+    For the report.
+    """
+    return [
+        {
+            "name": each.line.name,
+            "measured": each.measured,
+            "required": each.line.bound,
+            "unit": KINDS[each.line.kind][0],
+            "better": "higher" if KINDS[each.line.kind][1] else "lower",
+            "held": each.held,
+            "note": each.why,
+        }
+        for each in judged
+    ]
