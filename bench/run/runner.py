@@ -118,8 +118,10 @@ class Run:
     def _steps(self, requests: Requests, scratch: Path) -> None:
         steps = list(self._plan.steps(self._settings.scale))
         whole = sum(step.seconds for step in steps)
+        killer = None
         if self._settings.kill:
-            threading.Thread(target=self._kill, args=(whole / 2,), daemon=True).start()
+            killer = threading.Thread(target=self._kill, args=(whole / 2,), daemon=True)
+            killer.start()
         for number, step in enumerate(steps, 1):
             at = time.time() - self._record.began
             found, cores = self._shoot(requests, step, scratch)
@@ -147,6 +149,9 @@ class Run:
                 break
             for name, calls in found:
                 self._record.add(name, calls)
+        if killer is not None:
+            # It may still be starting what it has killed.
+            killer.join(60)
 
     def _shoot(self, requests: Requests, step: Step, scratch: Path) -> tuple[list[tuple[str, list[Call]]], float]:
         shots = [

@@ -12,7 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from bench import tools
+
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def ghz() -> None:
+    """
+    ghz, built once where it is not on PATH.
+    """
+    try:
+        tools.ghz()
+    except SystemExit as error:
+        pytest.skip(f"there is no ghz, and it cannot be built here: {error}")
 
 
 def bench(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +35,8 @@ def bench(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # building ghz is part of it
+@pytest.mark.usefixtures("ghz")
 def test_smoke_and_a_slowed_search(tmp_path: Path) -> None:
     """
     The mix runs to its report without an error; a build whose search sleeps for 600 ms misses that line, and says so.
@@ -38,6 +53,7 @@ def test_smoke_and_a_slowed_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ghz")
 def test_a_killed_service_shows(tmp_path: Path) -> None:
     """
     The registry is killed in the middle: its calls fail, the run ends in its time, and says how long it took until it

@@ -19,6 +19,7 @@ from modelyard.registry.v1 import namespaces_pb2
 from services.embedded.stack import Stack
 from tests.abuse.attacks import ATTACKS
 
+pytestmark = pytest.mark.alone
 _MIB = 1 << 20
 _GROWTH = 150 * _MIB
 

@@ -18,6 +18,7 @@ from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 from tests.rolling.load import Load
 
+pytestmark = pytest.mark.alone
 SECONDS = float(os.environ.get("MODELYARD_DRILL_ROLLING_SECONDS", "0"))
 RATE = float(os.environ.get("MODELYARD_DRILL_ROLLING_RATE", "100"))
 #: Between the time that an instance is ready and the end of the next one, as `minReadySeconds` of a deployment: so long
