@@ -45,9 +45,13 @@ buf: $(READY)
 	@mkdir -p $(dir $(IMAGE)) && $(BIN)/python protos/generate.py --image $(IMAGE)
 	@$(BIN)/buf lint $(IMAGE) --path modelyard
 
+# What fails is run once more with nothing beside it: a machine that was too busy is told from a bug, and both are shown.
+AGAIN = [ $$? -eq 5 ] || { echo "Once more, by themselves:"; \
+	  $(BIN)/pytest -rA --no-header --tb=short --last-failed --last-failed-no-failures none $(ARGS); }
+
 unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
-	@$(BIN)/pytest --quiet -n 4 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/pytest --quiet -m alone $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/pytest --quiet -n 4 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || $(AGAIN)
+	@$(BIN)/pytest --quiet -m alone $(ARGS) || $(AGAIN)
 
 protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi.json from protos/
 	@$(BIN)/python protos/generate.py
