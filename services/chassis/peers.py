@@ -4,6 +4,7 @@ Channels to other services that go on when this service's certificate is renewed
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -14,10 +15,13 @@ from services.chassis.tls import Identity, channel_credentials
 
 T = TypeVar("T")
 
+_IN_TURNS = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+
 
 class Peer:
     """
-    One worker of another service.
+    Another service, or one worker of it. When its name stands for several addresses, as that of a headless Service in
+    Kubernetes does, they take turns.
 
     A renewed certificate means a new channel for the calls from then on. Calls under way go on where they are: a
     channel that nobody holds is closed when the last of its calls has ended (gRPC's core counts them). The one before
@@ -32,7 +36,7 @@ class Peer:
     def __init__(self, target: str, identity: Identity | None = None, options: Sequence[tuple[str, Any]] = ()) -> None:
         self._target = target
         self._identity = identity
-        self._options = list(options)
+        self._options = [("grpc.service_config", _IN_TURNS), *options]
         self._shown: Certificate | None = None
         self._made: dict[Hashable, Any] = {}
         self._before: grpc.aio.Channel | None = None

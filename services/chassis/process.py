@@ -216,7 +216,9 @@ class Process:
 
 def _command(plan: Plan, listen: Address, folder: Path | None) -> tuple[list[str], dict[str, str]]:
     if folder is not None:
-        command = envoy.command(listen, folder / "admin.sock", plan.settings.drain_seconds, plan.settings.tls())
+        settings = plan.settings
+        admin = folder / "admin.sock"
+        command = envoy.command(listen, admin, settings.drain_seconds, settings.tls(), settings.connection_age)
         return command, envoy.environment()
     # The path of imports as it is here: a service may have been started from a script.
     return [sys.executable, "-m", "services.chassis.worker"], {"PYTHONPATH": os.pathsep.join(sys.path)}

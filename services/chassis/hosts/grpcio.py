@@ -36,7 +36,7 @@ class GrpcioHost:
         self._listen = settings.listen
         # Held here, because grpcio's core calls it with every handshake.
         self._credentials = None if identity is None else server_credentials(identity)
-        most = settings.max_message_bytes
+        most, age = settings.max_message_bytes, round(settings.connection_age * 1000)
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", most),
@@ -46,6 +46,7 @@ class GrpcioHost:
                 ("grpc.absolute_max_metadata_size", MOST_METADATA),
                 # A taken port has to be an error, not a share of somebody else's calls.
                 ("grpc.so_reuseport", 0),
+                *([("grpc.max_connection_age_ms", age)] if age else []),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             )

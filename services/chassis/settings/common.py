@@ -87,6 +87,12 @@ class CommonSettings:
         default=15.0,
         help="how long calls in flight may go on after SIGTERM",
     )
+    connection_age: float = setting(
+        "MODELYARD_CONNECTION_AGE_SECONDS",
+        seconds(0, 86400),
+        default=0.0,
+        help="when a connection is asked to go elsewhere, so that callers look names up again; 0 never",
+    )
     max_message_bytes: int = setting(
         "MODELYARD_MAX_MESSAGE_BYTES",
         integer(1024, 1 << 30),

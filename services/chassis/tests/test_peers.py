@@ -162,3 +162,27 @@ async def test_bad_renewals_leave_the_certificate_before(
     authority.issue("client")
     await asyncio.sleep(1.1)
     assert identity.current().chain == own.certificate.read_bytes()
+
+
+async def test_the_addresses_of_a_name_take_turns() -> None:
+    """
+    A name that stands for two servers, as in Kubernetes, means calls to both.
+    """
+    servers = [grpc.aio.server() for _ in range(2)]
+    ports = [server.add_insecure_port("127.0.0.1:0") for server in servers]
+    for server, port in zip(servers, ports, strict=True):
+
+        async def say(_request: bytes, _context: Any, port: int = port) -> bytes:
+            return str(port).encode()
+
+        methods = {"Who": grpc.unary_unary_rpc_method_handler(say)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(path("").split("/")[1], methods),))
+        await server.start()
+    peer = Peer("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports), None, _OPTIONS)
+    answered: set[int] = set()
+    async with asyncio.timeout(20):
+        while len(answered) < 2:
+            answered.add(await who(peer))
+    await peer.close()
+    for server in servers:
+        await server.stop(None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 
 from services.chassis.tests.behaviour.asking import KINDS, Stub, answers, ask, channel_to, fate, name
 from services.chassis.tests.behaviour.differences import SUDDEN_END
@@ -96,3 +97,27 @@ async def _replaced(leaving: Probe, staying: Probe, **config: Any) -> Load:
         await calling
     assert load.served > served
     return load
+
+
+async def test_connections_end_when_they_are_old(host_name: str, tmp_path: Path) -> None:
+    """
+    With a connection age, callers connect anew from time to time, and not one call of theirs fails.
+    """
+    async with running(host_name, tmp_path, MODELYARD_CONNECTION_AGE_SECONDS="0.5") as probe:
+        async with channel_to(probe.target) as channel:
+            load = Load(channel, name())
+            calls = asyncio.create_task(load.go_on())
+            ports: set[int] = set()
+            async with asyncio.timeout(30):
+                while len(ports) < 3:
+                    ports |= {each.laddr.port for each in _connections(probe.port)}
+                    await asyncio.sleep(0.05)
+            load.stop()
+            await calls
+        assert not load.failed
+        assert load.served > 0
+
+
+def _connections(port: int) -> list[Any]:
+    found = psutil.Process().net_connections("tcp")
+    return [each for each in found if each.status == psutil.CONN_ESTABLISHED and each.raddr.port == port]
