@@ -9,10 +9,12 @@ nobody could say any more which schema a database has. At the end the service's 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from services.ledger.store.pool import Connection
 _LOCK = 0x6D6F64656C79
 _LOCK_TIMEOUT = "5s"
 _LOCK_PAUSE = 0.1
+_WAIT_PAUSE = 1.0
 _OUTSIDE = "-- outside a transaction\n"
 _GRANTS = "grants.sql"
 _ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -190,6 +193,37 @@ async def grant(connection: Connection, folder: Path, role: str) -> None:
         ) from error
 
 
+async def reached(connection: Connection) -> int:
+    """
+    The number of the newest migration that ran; 0 when none did.
+    """
+    if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+        return 0
+    return int(await connection.fetchval("SELECT coalesce(max(number), 0) FROM schema_migrations"))
+
+
+async def _wait(folder: Path, seconds: float) -> list[str]:
+    newest, ends = len(migrations(folder)), time.monotonic() + seconds
+    connect = connector(load(MigrationSettings).database(), statement_timeout="5s")
+    while True:
+        try:
+            connection: Connection = await connect()
+            try:
+                number = await reached(connection)
+            finally:
+                await connection.close()
+            if number >= newest:
+                return []
+            why = f"the database has migration {number} of {newest}"
+        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+            # Before the first migration there may be neither the database nor the role.
+            why = str(error) or type(error).__name__
+        if time.monotonic() >= ends:
+            raise MigrationError(f"{why}, after {seconds:g} s: does the migration run?")
+        _log.info("waiting for the schema: %s", why)
+        await asyncio.sleep(_WAIT_PAUSE)
+
+
 async def _main(folder: Path) -> list[str]:
     settings = load(MigrationSettings)
     database = settings.database()
@@ -203,19 +237,28 @@ async def _main(folder: Path) -> list[str]:
         await connection.close()
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, argv: Sequence[str] | None = None) -> int:
     """
-    Migrate the database that the environment names.
+    Migrate the database that the environment names, or wait until somebody else has.
 
     Args:
         folder: of the migrations.
+        argv: in place of the command line.
 
     Returns:
         The exit code: 0 when the database has the newest schema.
     """
+    parser = argparse.ArgumentParser(description="Bring the database to the newest schema that this program knows.")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="change nothing: wait until the database has that schema, and fail after so long",
+    )
+    wait = parser.parse_args(argv).wait
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        done = asyncio.run(_main(folder))
+        done = asyncio.run(_main(folder) if wait is None else _wait(folder, wait))
     except (MigrationError, ModelyardError, SettingsError) as error:
         _log.error("%s", error)
         return 1

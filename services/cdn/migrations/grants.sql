@@ -2,7 +2,9 @@
 
 DO $$ BEGIN
     -- It may log in; how it proves who it is, is for pg_hba.conf and the one who sets its password.
-    CREATE ROLE $role LOGIN;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '$role') THEN -- whoever owns a database may often make no roles
+        CREATE ROLE $role LOGIN;
+    END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made before, or by another database of this server
 END $$;
 

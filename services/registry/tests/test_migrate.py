@@ -127,11 +127,11 @@ def test_refuses_wrong_numbers(tmp_path: Path, names: list[str]) -> None:
         migrations(tmp_path)
 
 
-def run(**environ: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """
     `python -m services.registry.migrate`.
     """
-    command = [sys.executable, "-m", "services.registry.migrate"]
+    command = [sys.executable, "-m", "services.registry.migrate", *arguments]
     return subprocess.run(
         command, env={"PATH": "", **environ}, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )
@@ -147,6 +147,30 @@ def test_command(empty: str) -> None:
         "migrated: " + ", ".join(each.name for each in migrations(FOLDER)),
     )
     assert (second.returncode, second.stderr.strip()) == (0, "the database has the newest schema")
+
+
+async def test_waiting_for_the_schema(empty: str) -> None:
+    """
+    With --wait nothing is changed: it fails as long as the schema is older than the program's, and then it does not.
+    """
+    waited = await asyncio.to_thread(run, "--wait", "0", MODELYARD_DATABASE_URL=empty)
+    assert waited.returncode == 1
+    assert f"the database has migration 0 of {len(migrations(FOLDER))}" in waited.stderr
+    waiting = asyncio.create_task(asyncio.to_thread(run, "--wait", "20", MODELYARD_DATABASE_URL=empty))
+    assert (await asyncio.to_thread(run, MODELYARD_DATABASE_URL=empty)).returncode == 0
+    assert (await waiting).returncode == 0
+
+
+def test_an_owner_who_may_make_no_roles(postgres: Postgres, empty: str) -> None:
+    """
+    The owner of a managed database may often make no roles: the migration takes the role that was made beforehand.
+    """
+    name = empty.partition("@/")[2].partition("?")[0]
+    postgres.sql("DO $$ BEGIN CREATE ROLE modest LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    postgres.sql("DO $$ BEGIN CREATE ROLE modelyard_service LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    postgres.sql(f"ALTER DATABASE {name} OWNER TO modest")
+    done = run(MODELYARD_DATABASE_URL=postgres.url(name, "modest"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
