@@ -70,6 +70,7 @@ def blocks(figures: Assumptions) -> dict[str, str]:
     return {
         "nine": report.nine(figures),
         "one": one(figures, EXAMPLE),
+        "matters": report.matters(figures),
         "calibration": report.calibrated(figures),
         "simulation": report.checked(),
     }

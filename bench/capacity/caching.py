@@ -89,6 +89,8 @@ def held(keys: Keys, stays: float) -> float:
     """
     The share of *keys* that have an entry at a moment, valid or not.
     """
+    if keys.reads <= 0 or keys.kept <= 0:
+        return 0.0
     x = keys.reads * keys.kept
     return min(-math.expm1(-keys.reads * stays), x / (1 + x))
 

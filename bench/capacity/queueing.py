@@ -3,8 +3,8 @@ How long calls wait in a pool: Erlang's C formula, and Allen and Cunneen's appro
 
 * A. K. Erlang, "Solution of some problems in the theory of probabilities of significance in automatic telephone
   exchanges", Elektroteknikeren 13, 1917.
-* A. O. Allen, "Probability, Statistics, and Queueing Theory", 2nd edition, Academic Press 1990: the mean wait of G/G/c is
-  that of M/M/c times the mean of both squared coefficients of variation (Allen and Cunneen).
+* A. O. Allen, "Probability, Statistics, and Queueing Theory", 2nd edition, Academic Press 1990: the mean wait of G/G/c
+  is that of M/M/c times the mean of both squared coefficients of variation (Allen and Cunneen).
 """
 
 from __future__ import annotations

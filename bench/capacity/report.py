@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 from bench.capacity import calibration, ceiling
 from bench.capacity.assumptions import Assumptions
+from bench.capacity.databases import GIB_A_CORE
+from bench.capacity.matters import changed
+from bench.capacity.pools import Pool
 from bench.capacity.simulation import TRIALS, approximated, simulated
-from bench.capacity.sizing import GIB_A_CORE, Plan, Pool, plan
+from bench.capacity.sizing import Plan, plan
 from bench.capacity.traffic import Case
 
 MODELS = (1e4, 1e6, 1e8)
@@ -122,6 +125,21 @@ def _connections(figures: Assumptions, found: Plan) -> str:
     if found.postgres.pool < wanted:
         return f"{asked} → MODELYARD_DATABASE_POOL_MAX={found.postgres.pool}"
     return f"{asked}: they fit"
+
+
+def matters(figures: Assumptions) -> str:
+    """
+    One assumption changed at a time.
+    """
+    body = [
+        (
+            what, f"{found.suites}", f"{found.hits.whole:.0%}",
+            *(f"{found.pool(name).servers:,}" for name in ("gateway", "cache", "registry")),
+            f"{found.pool('postgres').servers * found.postgres.size:,}",
+        )
+        for what, found in changed(figures)
+    ]  # fmt: skip
+    return _table(("assumption", "suites", "hits", "gateway", "cache", "registry", "PostgreSQL cores in all"), body)
 
 
 def calibrated(figures: Assumptions) -> str:

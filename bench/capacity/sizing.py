@@ -14,7 +14,7 @@ from bench.capacity.pools import Pool, described, mean, missed
 from bench.capacity.traffic import Case, CaseError, Hits, Load, hits
 
 #: How often suites are added, and the cache is sized anew.
-_ROUNDS, _SETTLE = 30, 8
+_ROUNDS, _SETTLE = 20, 8
 
 
 @dataclass(frozen=True, slots=True)
