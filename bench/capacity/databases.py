@@ -29,6 +29,7 @@ class Postgres:
         replicas: that answer reads, beside the primary and its standby.
         reading, writing: cores of work.
         gib: of data.
+        primary, replica: how busy one is, 0 to 1; without replicas the primary does everything.
         fits: whether the memory has room for what should be in it.
         pool: connections of one registry process to each server, or 0: PgBouncer is needed.
     """
@@ -38,6 +39,8 @@ class Postgres:
     reading: float
     writing: float
     gib: float
+    primary: float
+    replica: float
     fits: bool
     pool: int
 
@@ -56,18 +59,21 @@ def postgres(figures: Assumptions, load: Load, found: Hits, suites: int, process
     enough = [size for size in sizes if size * GIB_A_CORE >= gib * figures["postgres.resident"]]
     target = figures["target.postgres"]
     alone = [size for size in enough if size * target >= reading + writing]
-    size, replicas, busy = sizes[-1], 0, reading + writing
+    size, replicas, primary, replica = sizes[-1], 0, reading + writing, 0.0
     if alone:
         size = alone[0]
     else:
         replaying = load.writes * figures["postgres.replay"] / 1000
         replicas = math.ceil(reading / max(size * target - replaying, 0.1 * size * target))
-        busy = max(reading / replicas + replaying, writing)
+        primary, replica = writing, reading / replicas + replaying
     calls = missed(figures, found, "registry") + load.writes
     servers, service = suites * (2 + replicas), 1000 * (reading + writing) / calls
-    pool = described(figures, "postgres", (reading + writing) * suites, servers, size, busy / size, service)
+    pool = described(
+        figures, "postgres", (reading + writing) * suites, servers, size, max(primary, replica) / size, service
+    )
     connections = _connections(figures, processes)
-    return Postgres(size, replicas, reading, writing, gib, bool(enough), connections), pool
+    busy = primary / size, replica / size
+    return Postgres(size, replicas, reading, writing, gib, *busy, bool(enough), connections), pool
 
 
 def _work(figures: Assumptions, load: Load, found: Hits) -> tuple[float, float]:

@@ -61,7 +61,8 @@ def lines(figures: Assumptions, found: Plan) -> str:
         f"{case.models:,.0f} models / {figures['postgres.models_most']:,.0f} → {found.suites}"
         + (f", bound by {found.bound}" if found.bound else ""),
         *_sharded(figures, found),
-        f"* the busiest suite: {load.models:,.0f} models, {load.reads:,.0f} reads/s, {load.writes:,.0f} writes/s",
+        f"* the busiest suite: {load.models:,.0f} models, {load.reads:,.0f} reads/s, {load.writes:,.0f} writes/s, "
+        f"its revision {load.writes / found.ceiling:.0%} busy",
         f"* hit rate: {hits.whole:.1%} of {hits.reads:,.0f} cached reads/s ({hits.near:.1%} in memory); "
         f"{hits.quiet:.1%} without searches, which every write to their namespace makes new",
         _tags(figures, load.writes),
@@ -70,11 +71,11 @@ def lines(figures: Assumptions, found: Plan) -> str:
         f"{load.writes * found.pool('cache').servers / found.suites:,.0f} changes/s (in the registry's cores)",
         f"* PostgreSQL: {postgres.reading:.1f} cores of reads and {postgres.writing:.1f} of writes at "
         f"{figures['target.postgres']:.0%} → {postgres.size} cores, {postgres.size * GIB_A_CORE} GiB, with a standby"
-        f" and {postgres.replicas} read replicas; {postgres.gib:,.1f} GiB of data;"
-        f" p95 {found.pool('postgres').p95:.0f} ms",
+        f" and {postgres.replicas} read replicas; {postgres.gib:,.1f} GiB of data; primary "
+        f"{postgres.primary:.0%} busy, replicas {postgres.replica:.0%}, p95 {found.pool('postgres').p95:.0f} ms",
         _connections(figures, found),
         f"* Valkey: {hits.entries:,.0f} entries, {hits.entries * figures['valkey.entry'] / 2**30:.1f} GiB / "
-        f"{figures['valkey.memory']:g} → {found.shards} shards, each with a replica; "
+        f"{figures['valkey.memory']:g} → {_count(found.shards, 'shard')}, each with a replica; "
         f"{found.pool('valkey').utilisation:.0%} busy",
         f"* machines for pods: {found.machines} of {figures['machine.cores']:.0f} cores and "
         f"{figures['machine.memory']:.0f} GiB at {figures['machine.usable']:.0%}, {figures['machine.spare']:.0f} spare",
@@ -111,7 +112,8 @@ def _pool(figures: Assumptions, found: Plan, pool: Pool) -> str:
     needed = math.ceil(pool.cores / (pool.each * target) - 1e-9)
     more = f", {least:.0f} for availability" if needed < least else ""
     return (
-        f"* {pool.name}: {pool.cores:,.2f} cores of work / {pool.each} a pod at {target:.0%} → {needed:,} pods{more}; "
+        f"* {pool.name}: {pool.cores:,.2f} cores of work / {pool.each} a pod at {target:.0%} → "
+        f"{_count(needed, 'pod')}{more}; "
         f"{pool.utilisation:.0%} busy, p95 {pool.p95:.1f} ms"
     )
 
@@ -174,6 +176,10 @@ def checked() -> str:
 def _span(of: tuple[float, float]) -> str:
     low, high = (f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in of)
     return low if low == high else f"{low} … {high}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _short(value: float) -> str:

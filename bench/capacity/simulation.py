@@ -8,6 +8,7 @@ import random
 from bisect import bisect
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from bench.capacity.caching import Keys, hit_rate, stays, zipf
@@ -45,6 +46,7 @@ TRIALS = (
 ERROR = 0.01
 
 
+@lru_cache
 def simulated(trial: Trial, events: int = 150_000, seed: int = 7) -> float:
     """
     The hit rate of the second half of *events* reads and writes.

@@ -122,6 +122,7 @@ def test_nothing_is_fuller_than_its_target() -> None:
             target = {"gateway": "gateway", "postgres": "postgres", "valkey": "valkey"}.get(pool.name, "services")
             assert pool.utilisation <= FIGURES[f"target.{target}"] + 1e-6, (pool, case)
             assert pool.servers >= (1 if pool.name == "valkey" else 2) * found.suites
+        assert found.postgres.primary <= FIGURES["target.postgres"] + 1e-6
         assert found.load.writes <= found.ceiling * FIGURES["target.revision"] + 1e-6
 
 
