@@ -34,6 +34,8 @@ def main(given: Sequence[str] | None = None) -> int:
     case = {name: getattr(options, name) for name in _CASE if getattr(options, name) is not None}
     try:
         figures = load(options.assumptions)
+        if options.page and options.assumptions != DEFAULT:
+            raise CaseError("--page writes what the tree's own assumptions give: leave --assumptions out")
         if options.page:
             PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), blocks(figures)), encoding="utf-8")
         elif options.check:

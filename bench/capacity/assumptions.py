@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT = Path(__file__).with_name("assumptions.toml")
-KINDS = ("measured", "derived", "assumed")
+KINDS = ("measured", "derived", "setting", "assumed")
 #: What a value of each unit may be: at least, at most.
 UNITS: Mapping[str, tuple[float, float]] = {
     "ms": (0.0001, 1e6),
@@ -26,7 +26,7 @@ UNITS: Mapping[str, tuple[float, float]] = {
 }
 _ENDED_BY = ("own", "namespace", "none")
 _AT = ("registry", "cdn", "none")
-_NUMBERS = ("share", "keys", "kept", "registry", "postgres")
+_NUMBERS = ("share", "keys", "answer", "kept", "registry", "postgres")
 
 
 class AssumptionsError(Exception):
@@ -63,6 +63,7 @@ class Call:
     name: str
     share: float
     keys: float
+    answer: float
     kept: float
     ended_by: str
     registry: float

@@ -29,12 +29,14 @@ class Keys:
         reads: of each, per second.
         writes: that end the entry of each, per second.
         kept: seconds an entry may live.
+        size: of an entry.
     """
 
     count: float
     reads: float
     writes: float
     kept: float
+    size: float = 1.0
 
 
 @lru_cache(maxsize=64)
@@ -100,27 +102,27 @@ def stays(keys: Sequence[Keys], room: float) -> float:
     Che's time of a cache, in seconds.
 
     Args:
-        room: entries.
+        room: the sizes of all entries that fit.
     """
     if room <= 0:
         return 0.0
-    if sum(each.count * held(each, math.inf) for each in keys) <= room:
+    if entries(keys, math.inf) <= room:
         return math.inf
     low, high = 0.0, 1.0
-    while sum(each.count * held(each, high) for each in keys) < room:
+    while entries(keys, high) < room:
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        fits = sum(each.count * held(each, middle) for each in keys) < room
+        fits = entries(keys, middle) < room
         low, high = (middle, high) if fits else (low, middle)
     return low
 
 
 def entries(keys: Sequence[Keys], time: float) -> float:
     """
-    How many entries there are at a moment.
+    The sizes of all entries that are there at a moment; their number, where each has the size 1.
     """
-    return sum(each.count * held(each, time) for each in keys)
+    return sum(each.count * held(each, time) * each.size for each in keys)
 
 
 def hit_rate(keys: Sequence[Keys], time: float) -> float:

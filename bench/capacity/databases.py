@@ -101,7 +101,7 @@ def valkey(figures: Assumptions, found: Hits, suites: int) -> tuple[int, Pool]:
     absent = sum(found.missed[call.name] for call in figures.calls if call.kept > 0)
     # A look; of a miss the lease and the entry, too.
     cores = (found.reads * (1 - found.near) + 2 * absent) * figures["valkey.operation"] / 1000
-    memory = found.entries * figures["valkey.entry"] / 2**30
+    memory = found.octets / 2**30
     shards = max(1, math.ceil(cores / figures["target.valkey"]), math.ceil(memory / figures["valkey.memory"]))
     service = figures["valkey.operation"]
     return shards, described(figures, "valkey", cores * suites, shards * suites, 1, cores / shards, service)

@@ -74,7 +74,7 @@ def lines(figures: Assumptions, found: Plan) -> str:
         f" and {postgres.replicas} read replicas; {postgres.gib:,.1f} GiB of data; primary "
         f"{postgres.primary:.0%} busy, replicas {postgres.replica:.0%}, p95 {found.pool('postgres').p95:.0f} ms",
         _connections(figures, found),
-        f"* Valkey: {hits.entries:,.0f} entries, {hits.entries * figures['valkey.entry'] / 2**30:.1f} GiB / "
+        f"* Valkey: {hits.entries:,.0f} entries, {hits.octets / 2**30:.1f} GiB / "
         f"{figures['valkey.memory']:g} → {_count(found.shards, 'shard')}, each with a replica; "
         f"{found.pool('valkey').utilisation:.0%} busy",
         f"* machines for pods: {found.machines} of {figures['machine.cores']:.0f} cores and "

@@ -69,7 +69,10 @@ def plan(figures: Assumptions, case: Case) -> Plan:
         if too_much <= 1:
             return found
         suites, bound = max(suites + 1, math.ceil(suites * min(too_much, 4))), "PostgreSQL"
-    raise CaseError(f"--calls {case.calls:g} with --writes {case.writes:g} fits no number of suites up to {suites:,}")
+    raise CaseError(
+        f"--calls {case.calls:g} with --writes {case.writes:g} fits no number of suites up to {suites:,}; "
+        "ask for less, or raise postgres.cores_most and postgres.replicas_most in the assumptions"
+    )
 
 
 def _suites(load: float, imbalance: float) -> int:

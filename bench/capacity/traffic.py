@@ -8,8 +8,11 @@ import math
 from dataclasses import dataclass
 
 from bench.capacity.assumptions import Assumptions, Call
-from bench.capacity.caching import Keys, entries, hit_rate, stays, zipf
+from bench.capacity.caching import Keys, held, hit_rate, stays, zipf
 from bench.capacity.ceiling import tags_last
+
+#: services/cache/store/compression.py
+_COMPRESSED_ABOVE = 1024
 
 
 class CaseError(Exception):
@@ -86,6 +89,7 @@ class Hits:
         missed: by call, how often it reaches the service behind, a second.
         reads: cached reads, a second.
         entries: in Valkey.
+        octets: that they take there.
     """
 
     near: float
@@ -94,9 +98,10 @@ class Hits:
     missed: dict[str, float]
     reads: float
     entries: float
+    octets: float
 
 
-def keys_of(figures: Assumptions, load: Load, call: Call, pods: int = 1) -> list[Keys]:
+def keys_of(figures: Assumptions, load: Load, call: Call, pods: int = 1, overhead: float = 0.0) -> list[Keys]:
     """
     The keys of a call as one of *pods* processes sees them.
 
@@ -111,7 +116,7 @@ def keys_of(figures: Assumptions, load: Load, call: Call, pods: int = 1) -> list
     kept = min(call.kept, tags_last(figures, load.writes))
     population = max(1, round(call.keys * load.models))
     return [
-        Keys(count, rate * share, changes * share + each, kept)
+        Keys(count, rate * share, changes * share + each, kept, call.answer + overhead)
         for count, share in zipf(population, round(load.skew, 3))
     ]
 
@@ -121,16 +126,26 @@ def hits(figures: Assumptions, load: Load, pods: int) -> Hits:
     What the cache answers when *pods* processes share the calls and Valkey has room for everything that lives.
     """
     cached = [call for call in figures.calls if call.kept > 0]
+    overhead = figures["near.overhead"]
     of_all = {call.name: keys_of(figures, load, call) for call in cached}
-    of_one = [key for call in cached for key in keys_of(figures, load, call, pods)]
-    room = figures["near.memory"] * 2**20 / figures["near.entry"]
+    of_one = [key for call in cached for key in keys_of(figures, load, call, pods, overhead)]
+    room = figures["near.memory"] * 2**20
     missed = {call.name: load.rate(figures, call) for call in figures.calls}
     for name, keys in of_all.items():
         missed[name] *= 1 - hit_rate(keys, math.inf)
     reads = sum(load.rate(figures, call) for call in cached)
     through = sum(missed[call.name] for call in cached)
     whole = 1 - through / reads if reads else 0.0
-    every = [key for keys in of_all.values() for key in keys]
+    kept = {call: sum(key.count * held(key, math.inf) for key in of_all[call.name]) for call in cached}
+    octets = sum(number * _octets(figures, call) for call, number in kept.items())
     near = min(whole, hit_rate(of_one, stays(of_one, room)))
     quiet = [key for call in cached if call.ended_by != "namespace" for key in of_all[call.name]]
-    return Hits(near, whole, hit_rate(quiet, math.inf), missed, reads, entries(every, math.inf))
+    return Hits(near, whole, hit_rate(quiet, math.inf), missed, reads, sum(kept.values()), octets)
+
+
+def _octets(figures: Assumptions, call: Call) -> float:
+    """
+    Bytes of an entry in Valkey.
+    """
+    packed = figures["valkey.compressed"] if call.answer > _COMPRESSED_ABOVE else 1.0
+    return call.answer * packed + figures["valkey.overhead"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ from bench.capacity.queueing import erlang_c, mean_wait, p95
 from bench.capacity.simulation import ERROR, TRIALS, Trial, approximated, simulated
 from bench.capacity.sizing import plan
 from bench.capacity.traffic import Case, CaseError
+from bench.run.plan import scenarios
+from services.cache.model import coherence, near
+from services.cache.settings import CacheSettings
+from services.ledger.store import grouping
+from services.ledger.store.database import DatabaseSettings
 
 FIGURES = load()
 
@@ -151,8 +157,40 @@ def test_every_assumption_says_where_it_comes_from() -> None:
                 assert list(root.glob(f"{word}*")), (figure.name, word)
     for call in FIGURES.calls:
         assert call.source, call.name
-    for field in ("share", "keys", "kept", "ended_by", "registry", "postgres", "grows", "at"):
+    for field in ("share", "keys", "answer", "kept", "ended_by", "registry", "postgres", "grows", "at"):
         assert FIGURES.call_units[field]
+
+
+def test_settings_are_those_of_the_code() -> None:
+    """
+    What is called a setting is the default or the bound that the services have; the reads are mixed as the bench does.
+    """
+    defaults = {field.name: field.default for field in fields(CacheSettings)}
+    pool = {field.name: field.default for field in fields(DatabaseSettings)}
+    assert FIGURES["write.group"] == grouping._MOST_TOGETHER
+    assert FIGURES["stream.tags"] == coherence._MOST_TAGS
+    assert FIGURES["near.memory"] * 2**20 == defaults["near_bytes"]
+    assert near.OVERHEAD <= FIGURES["near.overhead"] <= near.OVERHEAD + 200
+    assert FIGURES["postgres.pool"] == pool["most"]
+    ttl = {call.kept for call in FIGURES.calls}
+    assert ttl == {0, *(defaults[f"ttl_{name}"] for name in ("models", "searches", "cards", "deployments", "assets"))}
+    mixed = {each.name.replace("-", "_"): each.share for each in scenarios("")}
+    assert mixed.pop("create") == 10
+    searches = mixed.pop("search_words") + mixed.pop("search_filters")
+    mixed |= {"get": mixed.pop("get_cached"), "search": searches}
+    assert {call.name.removeprefix("calls."): call.share for call in FIGURES.calls} == mixed
+
+
+def test_a_new_model_is_two_tags() -> None:
+    """
+    A creation is noted as a tag and a subtree, so that half as many creations as tags are the end of what was kept.
+    """
+    known = coherence.Coherence(most_tags=1000)
+    revision = 0
+    while not known.floor:
+        revision += 1
+        known.apply(revision, [(f"namespaces/default/models/m{revision}", True)])
+    assert revision == pytest.approx(1000 / FIGURES["stream.tags_of_creation"], rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +243,17 @@ def test_an_assumption_without_its_reasons_is_refused(
     copy.write_text("\n".join(lines[:gone] + lines[gone + 1 :]), encoding="utf-8")
     assert main(["--assumptions", str(copy)]) == 2
     assert f"cache.miss.{field} is missing" in capsys.readouterr().err
+
+
+def test_the_page_is_of_the_trees_own_assumptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    It is not written from a copy, and stays as it is.
+    """
+    copy, before = tmp_path / "mine.toml", PAGE.read_bytes()
+    copy.write_bytes(DEFAULT.read_bytes())
+    assert main(["--page", "--assumptions", str(copy)]) == 2
+    assert "leave --assumptions out" in capsys.readouterr().err
+    assert PAGE.read_bytes() == before
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
