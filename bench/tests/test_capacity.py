@@ -134,12 +134,16 @@ def test_nothing_is_fuller_than_its_target() -> None:
 
 def test_what_splits_a_registry() -> None:
     """
-    Writes split it when one revision cannot take them, models when there are more than a suite's, and nothing else.
+    Writes split it when one revision cannot take them, models when there are more than a suite's, work when it is more
+    than PostgreSQL and its replicas can do; nothing else does.
     """
     most = ceiling.deployed(FIGURES) * FIGURES["target.revision"]
     assert plan(FIGURES, at(1e6, most / 0.01 * 0.1)).bound == ""
     assert plan(FIGURES, at(1e6, most / 0.1 * 1.01, 0.1)).bound == "revision"
     assert (plan(FIGURES, at(1e7, 100)).suites, plan(FIGURES, at(2e7, 100)).suites) == (1, 2)
+    # Writes that take more cores than the largest server has, and searches that take more than all replicas.
+    assert plan(FIGURES.but({"write.postgres": 100}), at(1e6, most / 0.01 * 0.95)).bound == "PostgreSQL"
+    assert plan(FIGURES.but({"postgres.growth": 5}), at(1e6, most / 0.01 * 0.95)).bound == "PostgreSQL"
 
 
 def test_every_assumption_says_where_it_comes_from() -> None:
