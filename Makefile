@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench: $(READY) tools ## Load with a verdict: PROFILE=smoke|load|stress|spike|so
 
 bench-compare: $(READY) ## Whether two runs differ, and how sure that is: A=bench/out/… B=bench/out/…
 	@$(BIN)/python -m bench.run.compare
+
+capacity: $(READY) ## From measured numbers to pods and machines: make capacity ARGS="--models 2e6 --calls 5000" (docs/capacity.md)
+	@$(BIN)/python -m bench.capacity $(ARGS)
 
 bench-hosts: $(READY) tools ## GetModel served by the Envoy host and by the grpcio host, side by side
 	@$(BIN)/python -m bench.hosts

@@ -1,0 +1,3 @@
+"""
+From what was measured to pods and machines: docs/capacity.md.
+"""
