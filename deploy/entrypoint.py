@@ -1,0 +1,73 @@
+"""
+What the image runs: `python -m deploy.entrypoint SERVICE [OPTIONS]`.
+
+SERVICE is registry, cache or cdn (options as of `python -m services.registry`), migrate (then registry or cdn, options as
+of `python -m services.registry.migrate`), or gateway (options as of `python -m gateway.render`, without --descriptors and
+--site; and --drain-seconds as of `python -m gateway`). The program takes this one's place: it is the first process of
+the container and gets its signals. What the gateway writes before it starts goes to MODELYARD_RUN, a folder that only
+this has to be able to write to (default: modelyard in the folder for temporary files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+SERVICES = ("registry", "cache", "cdn")
+MIGRATED = ("registry", "cdn")
+_ADMIN_PORT = "9901"
+
+
+def main(argv: Sequence[str]) -> int:
+    """
+    Become what *argv* asks for.
+
+    Returns:
+        2 for a wrong command line; of the gateway, what its rendering ended with. Otherwise it does not return.
+    """
+    name, *options = argv or [""]
+    if name in SERVICES:
+        _become(f"services.{name}", *options)
+    if name == "migrate" and options and options[0] in MIGRATED:
+        _become(f"services.{options[0]}.migrate", *options[1:])
+    if name == "gateway":
+        return _gateway(options)
+    what = "migrate takes registry or cdn" if name == "migrate" else f"what should run? Not {name!r}"
+    sys.stderr.write(f"modelyard: {what}\n\n{__doc__}")
+    return 2
+
+
+def _gateway(options: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="modelyard gateway", add_help=False, allow_abbrev=False)
+    parser.add_argument("--drain-seconds", default="30")
+    own, rest = parser.parse_known_args(options)
+    folder = Path(os.environ.get("MODELYARD_RUN") or Path(tempfile.gettempdir(), "modelyard"))
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = folder / "gateway.yaml"
+        with config.open("wb") as output:
+            files = ["--descriptors", str(folder / "contracts.binpb"), "--site", str(folder / "site")]
+            command = [sys.executable, "-m", "gateway.render", *files, "--admin-port", _ADMIN_PORT, *rest]
+            done = subprocess.run(command, stdout=output, check=False)
+    except OSError as error:
+        sys.stderr.write(f"modelyard gateway: {folder} cannot be written ({error.strerror}): set MODELYARD_RUN\n")
+        return 1
+    if done.returncode or {"-h", "--help"} & set(rest):
+        return done.returncode
+    admin = next((value for key, value in zip(rest, rest[1:], strict=False) if key == "--admin-port"), _ADMIN_PORT)
+    _become("gateway", "--config", str(config), "--admin-port", admin, "--drain-seconds", own.drain_seconds)
+    return 0
+
+
+def _become(module: str, *options: str) -> None:
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *options])  # noqa: S606 - a program of ours
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
