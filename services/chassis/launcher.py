@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from services.chassis import logs
-from services.chassis.plan import Plan, StartError, choose_host, drain_delay
+from services.chassis.plan import Plan, StartError, choose_host
 from services.chassis.process import Process
 from services.chassis.settings import CommonSettings, SettingsError, describe, load
 
@@ -58,7 +58,6 @@ def main(
             settings=values,
             host=choose_host(values.host),
             workers=arguments.workers,
-            drain_delay=drain_delay(),
         )
         if arguments.check:
             plan.check()
@@ -145,7 +144,7 @@ class Launcher:
         settings = self._plan.settings
         for worker in self._workers:
             worker.terminate() if hurry else worker.drain()
-        patience = _CLOSING if hurry else self._plan.drain_delay + settings.drain_seconds + _CLOSING
+        patience = _CLOSING if hurry else settings.drain_delay + settings.drain_seconds + _CLOSING
         results = await asyncio.gather(*(worker.end_within(patience) for worker in self._workers))
         return 0 if all(results) else 1
 

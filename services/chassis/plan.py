@@ -5,7 +5,6 @@ What a launcher is about to run, and what can be known to stand in its way befor
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from dataclasses import dataclass
 
@@ -34,7 +33,6 @@ class Plan:
         settings: as read.
         host: "envoy" or "grpcio".
         workers: how many.
-        drain_delay: seconds between NOT_SERVING and the end of new calls: for load balancers to notice.
     """
 
     program: str
@@ -44,7 +42,6 @@ class Plan:
     settings: CommonSettings
     host: str
     workers: int
-    drain_delay: float
 
     def check(self) -> None:
         """
@@ -56,20 +53,6 @@ class Plan:
         for index in range(self.workers):
             _check_free("MODELYARD_LISTEN", self.settings.listen.plus(index))
             _check_free("MODELYARD_METRICS", self.settings.metrics.plus(index))
-
-
-def drain_delay() -> float:
-    """
-    See `Plan`.
-
-    Raises:
-        StartError: it is not set to seconds.
-    """
-    raw = os.environ.get("MODELYARD_DRAIN_DELAY_SECONDS", "").strip() or "0"
-    try:
-        return max(0.0, float(raw))
-    except ValueError:
-        raise StartError(f'MODELYARD_DRAIN_DELAY_SECONDS="{raw}": expected seconds, such as 5') from None
 
 
 def choose_host(choice: HostChoice) -> str:

@@ -83,7 +83,7 @@ class Process:
             control=theirs.fileno(),
             log=log,
             folder=str(folder or ""),
-            drain_delay=plan.drain_delay,
+            drain_delay=plan.settings.drain_delay,
         )
         settings = plan.settings
         command, extra = _command(plan, settings.listen.plus(index), folder)

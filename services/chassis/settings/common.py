@@ -87,6 +87,12 @@ class CommonSettings:
         default=15.0,
         help="how long calls in flight may go on after SIGTERM",
     )
+    drain_delay: float = setting(
+        "MODELYARD_DRAIN_DELAY_SECONDS",
+        seconds(0, 3600),
+        default=0.0,
+        help="how long after SIGTERM new calls are still taken: the time that load balancers need to notice",
+    )
     connection_age: float = setting(
         "MODELYARD_CONNECTION_AGE_SECONDS",
         seconds(0, 86400),

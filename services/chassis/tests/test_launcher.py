@@ -95,10 +95,12 @@ async def test_wrong_settings() -> None:
     """
     All wrong settings are listed, without a traceback.
     """
-    code, said = await _start(_PROBE, MODELYARD_HOST="apache", MODELYARD_DRAIN_SECONDS="soon")
+    wrong = {"MODELYARD_HOST": "apache", "MODELYARD_DRAIN_SECONDS": "soon", "MODELYARD_DRAIN_DELAY_SECONDS": "-1"}
+    code, said = await _start(_PROBE, **wrong)
     assert code == 1
     assert "MODELYARD_HOST" in said
     assert "MODELYARD_DRAIN_SECONDS" in said
+    assert "MODELYARD_DRAIN_DELAY_SECONDS" in said
     assert "Traceback" not in said
 
 

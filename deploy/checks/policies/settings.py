@@ -1,0 +1,74 @@
+"""
+What the pods are told is what the programs understand.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploy.checks.suite import Object, Suite
+from services.cache.settings import CacheSettings
+from services.cdn.settings import CdnSettings
+from services.chassis.settings import SettingsError, load
+from services.ledger.settings import MigrationSettings
+from services.registry.settings import RegistrySettings
+
+PROGRAMS: dict[str, type] = {
+    "registry": RegistrySettings,
+    "cache": CacheSettings,
+    "cdn": CdnSettings,
+    "migrate": MigrationSettings,
+}
+
+
+def settings(suite: Suite) -> Iterator[str]:
+    """
+    Each program reads its settings without an error, and none is misspelt.
+    """
+    for pod in suite.pods:
+        for container in pod.containers:
+            program = PROGRAMS.get((container.get("args") or [""])[0])
+            if program is not None:
+                yield from (f"{pod}, {container['name']}: {line}" for line in _wrong(program, suite, container))
+
+
+def memory(suite: Suite) -> Iterator[str]:
+    """
+    What a program may keep in memory by its settings is less than its pod may have.
+    """
+    for pod in suite.pods:
+        for container in pod.main if pod.kind == "Deployment" else []:
+            values = suite.environment(container)
+            kept = [int(values[name]) for name in ("MODELYARD_CACHE_NEAR_BYTES",) if name in values]
+            kept += [int(one[7:]) << 20 for one in container["args"] if one.startswith("--heap=")]
+            limit = _octets(container["resources"]["limits"]["memory"])
+            if any(each > 0.8 * limit for each in kept):
+                yield f"{pod}: it may keep {max(kept) >> 20} MiB, of {limit >> 20} MiB in all"
+
+
+def _wrong(program: type, suite: Suite, container: Object) -> Iterator[str]:
+    values = suite.environment(container)
+    with tempfile.TemporaryDirectory() as folder:
+        # The files are in the cluster's Secrets: any content will do here.
+        secret = Path(folder) / "secret"
+        secret.write_text("{}")
+        secret.chmod(0o600)
+        files = {name: str(secret) for name in values if name.endswith("_FILE")}
+        try:
+            load(program, {**values, **files})
+        except SettingsError as error:
+            yield from (*error.problems, *error.hints)
+    names = {each.metadata["variable"].name for each in program.__dataclass_fields__.values()}
+    everybody = {
+        each.metadata["variable"].name for one in PROGRAMS.values() for each in one.__dataclass_fields__.values()
+    }
+    for name in sorted(values):
+        if name.startswith("MODELYARD_") and name not in names | everybody:
+            yield f"{name} is no setting"
+
+
+def _octets(quantity: str) -> int:
+    units = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+    return int(float(quantity[:-2]) * units[quantity[-2:]]) if quantity[-2:] in units else int(quantity)
