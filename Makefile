@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,13 @@ check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer c
 
 check-access: $(READY) ## Every RPC with no, expired, foreign, wrong and right tokens, at the gateway and at the services
 	@$(BIN)/pytest --quiet tests/access gateway/tests/test_access.py services/chassis/tests/test_access.py
+
+deploy-check: $(READY) ## Overlays, image, Terraform: builds, schemas of three Kubernetes versions, policies (also part of `make test`)
+	@$(BIN)/python -m deploy.checks
+	@$(BIN)/pytest --quiet deploy/tests tests/test_deploy.py
+
+image: ## Build the image, on a base that is pinned to its digest (TAG=modelyard:0.1.0 BASE=… DOCKER="docker buildx")
+	@bash deploy/image.sh
 
 check-monitoring: $(READY) ## The rules, their tests, and every panel's query (needs Debian's package prometheus)
 	@$(BIN)/pytest --quiet deploy/monitoring

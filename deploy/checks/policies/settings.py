@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from deploy.checks.suite import Object, Suite
 from services.cache.settings import CacheSettings
@@ -15,7 +17,7 @@ from services.chassis.settings import SettingsError, load
 from services.ledger.settings import MigrationSettings
 from services.registry.settings import RegistrySettings
 
-PROGRAMS: dict[str, type] = {
+PROGRAMS: dict[str, type[Any]] = {
     "registry": RegistrySettings,
     "cache": CacheSettings,
     "cdn": CdnSettings,
@@ -48,7 +50,7 @@ def memory(suite: Suite) -> Iterator[str]:
                 yield f"{pod}: it may keep {max(kept) >> 20} MiB, of {limit >> 20} MiB in all"
 
 
-def _wrong(program: type, suite: Suite, container: Object) -> Iterator[str]:
+def _wrong(program: type[Any], suite: Suite, container: Object) -> Iterator[str]:
     values = suite.environment(container)
     with tempfile.TemporaryDirectory() as folder:
         # The files are in the cluster's Secrets: any content will do here.
@@ -60,12 +62,9 @@ def _wrong(program: type, suite: Suite, container: Object) -> Iterator[str]:
             load(program, {**values, **files})
         except SettingsError as error:
             yield from (*error.problems, *error.hints)
-    names = {each.metadata["variable"].name for each in program.__dataclass_fields__.values()}
-    everybody = {
-        each.metadata["variable"].name for one in PROGRAMS.values() for each in one.__dataclass_fields__.values()
-    }
+    known = {each.metadata["variable"].name for one in PROGRAMS.values() for each in fields(one)}
     for name in sorted(values):
-        if name.startswith("MODELYARD_") and name not in names | everybody:
+        if name.startswith("MODELYARD_") and name not in known:
             yield f"{name} is no setting"
 
 
