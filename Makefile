@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,10 @@ deploy-check: $(READY) ## Overlays, image, Terraform: builds, schemas of three K
 
 image: ## Build the image, on a base that is pinned to its digest (TAG=modelyard:0.1.0 BASE=… DOCKER="docker buildx")
 	@bash deploy/image.sh
+
+compose: $(READY) ## The whole suite in containers, with Prometheus and Grafana (deploy/compose.yaml); needs a container engine
+	@$(BIN)/python -m deploy.secrets deploy/secrets
+	@MODELYARD_USER=$$(id -u):$$(id -g) bash -c 'bash deploy/image.sh && exec $${DOCKER:-docker} compose --file deploy/compose.yaml up'
 
 check-monitoring: $(READY) ## The rules, their tests, and every panel's query (needs Debian's package prometheus)
 	@$(BIN)/pytest --quiet deploy/monitoring

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 docker=${DOCKER:-docker}
 command -v "$docker" >/dev/null || { echo "make image needs docker with buildx (or DOCKER=podman)" >&2; exit 1; }
 
-base=${BASE:-docker.io/library/python:3.13-slim-bookworm}
+base=${BASE:-docker.io/library/python:3.11-slim-bookworm}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 if [[ $base != *@sha256:* ]]; then
   digest=$("$docker" buildx imagetools inspect "$base" --format '{{.Manifest.Digest}}')

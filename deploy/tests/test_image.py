@@ -45,10 +45,10 @@ def test_what_runs_has_no_compiler_and_is_not_root() -> None:
     The last stage only copies from the one before: nothing is installed in it; its user is a number other than 0.
     """
     last = DOCKERFILE.read_text().split("\nFROM ")[-1]
-    assert "RUN" not in re.findall(r"^[A-Z]+", last, re.M)
-    assert re.findall(r"^COPY (.*)", last, re.M) == ["--from=build /opt/modelyard /opt/modelyard"]
-    assert re.findall(r"^USER (.*)", last, re.M) == ["65532:65532"]
-    assert re.findall(r"^ARG BASE(.*)", DOCKERFILE.read_text(), re.M) == [""]
+    assert "RUN" not in re.findall(r"^[A-Z]+", last, re.MULTILINE)
+    assert re.findall(r"^COPY (.*)", last, re.MULTILINE) == ["--from=build /opt/modelyard /opt/modelyard"]
+    assert re.findall(r"^USER (.*)", last, re.MULTILINE) == ["65532:65532"]
+    assert re.findall(r"^ARG BASE(.*)", DOCKERFILE.read_text(), re.MULTILINE) == [""]
 
 
 @pytest.mark.parametrize("script", sorted(DEPLOY.rglob("*.sh")), ids=lambda path: path.name)

@@ -5,12 +5,12 @@ What the pods are told is what the programs understand.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from deploy.checks.suite import Object, Suite
+from deploy.checks.suite import Suite
 from services.cache.settings import CacheSettings
 from services.cdn.settings import CdnSettings
 from services.chassis.settings import SettingsError, load
@@ -31,9 +31,10 @@ def settings(suite: Suite) -> Iterator[str]:
     """
     for pod in suite.pods:
         for container in pod.containers:
-            program = PROGRAMS.get((container.get("args") or [""])[0])
-            if program is not None:
-                yield from (f"{pod}, {container['name']}: {line}" for line in _wrong(program, suite, container))
+            program = (container.get("args") or [""])[0]
+            if program in PROGRAMS:
+                lines = wrong(program, suite.environment(container))
+                yield from (f"{pod}, {container['name']}: {line}" for line in lines)
 
 
 def memory(suite: Suite) -> Iterator[str]:
@@ -50,8 +51,14 @@ def memory(suite: Suite) -> Iterator[str]:
                 yield f"{pod}: it may keep {max(kept) >> 20} MiB, of {limit >> 20} MiB in all"
 
 
-def _wrong(program: type[Any], suite: Suite, container: Object) -> Iterator[str]:
-    values = suite.environment(container)
+def wrong(program: str, values: Mapping[str, str]) -> Iterator[str]:
+    """
+    What a program would say of its environment.
+
+    Args:
+        program: one of PROGRAMS.
+        values: by name; files need not be there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         # The files are in the cluster's Secrets: any content will do here.
         secret = Path(folder) / "secret"
@@ -59,7 +66,7 @@ def _wrong(program: type[Any], suite: Suite, container: Object) -> Iterator[str]
         secret.chmod(0o600)
         files = {name: str(secret) for name in values if name.endswith("_FILE")}
         try:
-            load(program, {**values, **files})
+            load(PROGRAMS[program], {**values, **files})
         except SettingsError as error:
             yield from (*error.problems, *error.hints)
     known = {each.metadata["variable"].name for one in PROGRAMS.values() for each in fields(one)}
