@@ -12,8 +12,8 @@ from deploy.checks.suite import Suite
 
 #: Minor versions of Kubernetes: the oldest that docs/operations/install.md promises, one between, and the newest known.
 VERSIONS = ("1.33", "1.35", "1.37")
-# Of an operator: its schema is in its own CustomResourceDefinition.
-_OPERATORS = (
+#: Groups of operators: see operators.py.
+OPERATED = (
     "barmancloud.cnpg.io",
     "cert-manager.io",
     "external-secrets.io",
@@ -27,7 +27,7 @@ def invalid(suite: Suite, version: str) -> Iterator[str]:
     What a version of Kubernetes would not take.
     """
     for each in suite.objects:
-        if each["apiVersion"].split("/")[0] in _OPERATORS:
+        if each["apiVersion"].split("/")[0] in OPERATED:
             continue
         name = f"{each['kind']} {each['metadata']['name']}"
         try:

@@ -33,7 +33,8 @@ def _environment(service: dict[str, Any]) -> dict[str, str]:
     for name in service.get("env_file", []):
         lines = (DEPLOY / name).read_text().splitlines()
         values |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return values | service.get("environment", {})
+    values.update(service.get("environment", {}))
+    return values
 
 
 def _targets(service: dict[str, Any]) -> set[str]:
