@@ -27,7 +27,7 @@ class _Loader(yaml.CSafeLoader):
     """
 
 
-_Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
 
 
 class NoSourcesError(Exception):
