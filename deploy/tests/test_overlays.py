@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.checks.policies import POLICIES, Policy
+from deploy.checks.policies.watching import METRICS
 from deploy.checks.schemas import VERSIONS, invalid
 from deploy.checks.suite import Object, Suite
+from deploy.monitoring.__main__ import FOLDER as MONITORING
 
 OVERLAYS = ("local", "production", "staging")
 Change = Callable[[Suite], object]
@@ -349,3 +352,11 @@ def test_schema_can_be_broken(built: dict[str, Suite]) -> None:
     assert "livenessprobe" in said
     assert "'two' is not of type 'integer'" in said
     assert "has no apps/v2 Deployment" in said
+
+
+def test_the_adapter_serves_what_autoscalers_ask_for() -> None:
+    """
+    prometheus-adapter's rules are about the metrics that autoscalers may ask for, and no others.
+    """
+    rules = yaml.safe_load((MONITORING / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    assert {rule["seriesQuery"].partition("{")[0] for rule in rules} == METRICS
