@@ -63,11 +63,12 @@ breaking: $(READY) ## Compare the contracts with the last tag's: a breaking chan
 format: $(READY) ## Format and mend what the linter can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
-lock: ## Renew the hash-locked dependency sets from requirements/*.in
+lock: ## Renew the hash-locked dependency sets from requirements/*.in: what was tested is what is installed
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@for set in client services otlp gateway dev; do \
-	  $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+	@compile="$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header"; \
+	  $$compile --upgrade requirements/dev.in -o requirements/dev.txt || exit 1; \
+	  for set in client services otlp gateway image; do rm -f requirements/$$set.txt; \
+	    $$compile --constraint requirements/dev.txt requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@rm -rf $(VENV)/lock
 
 tools: $(READY) ## Provide ghz, the load generator

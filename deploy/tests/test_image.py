@@ -57,3 +57,17 @@ def test_scripts_are_understood(script: Path) -> None:
     bash reads the script to its end.
     """
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True, timeout=30, check=False).stderr == b""
+
+
+def _pins(name: str) -> set[str]:
+    text = (DEPLOY.parent / "requirements" / name).read_text()
+    return set(re.findall(r"^[a-z0-9._-]+==\S+", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["client", "services", "otlp", "gateway", "image"])
+def test_what_is_installed_was_tested(name: str) -> None:
+    """
+    Each locked set has the versions that the tests run with: the sets can be installed together, too.
+    """
+    assert _pins(f"{name}.txt")
+    assert _pins(f"{name}.txt") <= _pins("dev.txt")
