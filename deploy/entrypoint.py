@@ -1,11 +1,16 @@
 """
 What the image runs: `python -m deploy.entrypoint SERVICE [OPTIONS]`.
 
-SERVICE is registry, cache or cdn (options as of `python -m services.registry`), migrate (then registry or cdn, options as
-of `python -m services.registry.migrate`), or gateway (options as of `python -m gateway.render`, without --descriptors and
---site; and --drain-seconds as of `python -m gateway`). The program takes this one's place: it is the first process of
-the container and gets its signals. What the gateway writes before it starts goes to MODELYARD_RUN, a folder that only
-this has to be able to write to (default: modelyard in the folder for temporary files).
+SERVICE is one of
+
+    registry, cache, cdn            with the options of `python -m services.registry`
+    migrate registry, migrate cdn   with those of `python -m services.registry.migrate`
+    gateway                         with those of `python -m gateway.render`, without --descriptors and --site,
+                                    and --drain-seconds of `python -m gateway`
+
+The program takes this one's place: it is the first process of the container and gets its signals. What the gateway
+writes before it starts goes to MODELYARD_RUN, a folder that only this has to be able to write to (default: modelyard in
+the folder for temporary files).
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ from pathlib import Path
 
 SERVICES = ("registry", "cache", "cdn")
 MIGRATED = ("registry", "cdn")
-_ADMIN_PORT = "9901"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,22 +49,24 @@ def main(argv: Sequence[str]) -> int:
 def _gateway(options: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="modelyard gateway", add_help=False, allow_abbrev=False)
     parser.add_argument("--drain-seconds", default="30")
+    parser.add_argument("--admin-port", default="9901")
     own, rest = parser.parse_known_args(options)
+    if {"-h", "--help"} & set(rest):
+        _become("gateway.render", "--help")
     folder = Path(os.environ.get("MODELYARD_RUN") or Path(tempfile.gettempdir(), "modelyard"))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = folder / "gateway.yaml"
         with config.open("wb") as output:
             files = ["--descriptors", str(folder / "contracts.binpb"), "--site", str(folder / "site")]
-            command = [sys.executable, "-m", "gateway.render", *files, "--admin-port", _ADMIN_PORT, *rest]
+            command = [sys.executable, "-m", "gateway.render", *files, "--admin-port", own.admin_port, *rest]
             done = subprocess.run(command, stdout=output, check=False)
     except OSError as error:
         sys.stderr.write(f"modelyard gateway: {folder} cannot be written ({error.strerror}): set MODELYARD_RUN\n")
         return 1
-    if done.returncode or {"-h", "--help"} & set(rest):
+    if done.returncode:
         return done.returncode
-    admin = next((value for key, value in zip(rest, rest[1:], strict=False) if key == "--admin-port"), _ADMIN_PORT)
-    _become("gateway", "--config", str(config), "--admin-port", admin, "--drain-seconds", own.drain_seconds)
+    _become("gateway", "--config", str(config), "--admin-port", own.admin_port, "--drain-seconds", own.drain_seconds)
     return 0
 
 

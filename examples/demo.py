@@ -69,14 +69,16 @@ class Demo:
     The steps, in order; each one verifies what it did.
 
     Args:
-        stack: the running suite.
-        yard: a client of its gateway.
+        yard: a client of a suite's gateway.
         weights: what to upload.
         folder: where downloads go.
+        kill_cache: makes the cache be gone.
     """
 
-    def __init__(self, stack: Stack, yard: modelyard.Client, files: weights.Weights, folder: Path) -> None:
-        self._stack = stack
+    def __init__(
+        self, yard: modelyard.Client, files: weights.Weights, folder: Path, kill_cache: Callable[[], None]
+    ) -> None:
+        self._kill_cache = kill_cache
         self._yard = yard
         self._weights = files
         self._folder = folder
@@ -233,7 +235,7 @@ class Demo:
         """
         Not one of a hundred reads fails when the cache is gone, and each is right.
         """
-        self._stack.kill("cache")
+        self._kill_cache()
         sources = set()
         for _ in range(100):
             model, source = self._read()
@@ -260,7 +262,7 @@ def main() -> int:
     try:
         steps.run("start the suite", lambda: _start(stack))
         with modelyard.connect(stack.gateway) as yard, tempfile.TemporaryDirectory() as folder:
-            for name, step in Demo(stack, yard, files, Path(folder)).steps():
+            for name, step in Demo(yard, files, Path(folder), lambda: stack.kill("cache")).steps():
                 steps.run(name, step)
     except NotVerifiedError as failure:
         print(f"  ✗ not verified: {failure}", file=sys.stderr)

@@ -40,6 +40,8 @@ class Part:
         stop_signal: asks it to end, having finished what is under way.
         patience: seconds until it is killed when it does not end.
         hint: what to do when it does not start, for people.
+        folder: where it runs; None means where we do.
+        bare: its environment is all that it has, and nothing is added from ours.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Part:
     patience: float = 20.0
     start_patience: float = 60.0
     hint: str = ""
+    folder: Path | None = None
+    bare: bool = False
 
 
 def as_user(user: int | None, argv: Sequence[str]) -> list[str]:

@@ -39,14 +39,16 @@ class Postgres:
         data: the data folder.
         socket_folder: where its unix socket is.
         user: the id of the user it runs as when we are root, which PostgreSQL refuses to run as.
+        port: in the name of its socket, and of TCP where the server is told to listen.
     """
 
     data: Path
     socket_folder: Path
     user: int | None
+    port: int = 5432
 
     @classmethod
-    def inside(cls, state: Path) -> Postgres:
+    def inside(cls, state: Path, port: int = 5432) -> Postgres:
         """
         The cluster of a state folder, initialised if it is new.
 
@@ -56,7 +58,7 @@ class Postgres:
         user = _unprivileged_user() if os.geteuid() == 0 else None
         home = state / "data" if user is None or _reachable(state) else _elsewhere(state)
         home.mkdir(parents=True, exist_ok=True)
-        postgres = cls(home / "postgresql", _socket_folder(home), user)
+        postgres = cls(home / "postgresql", _socket_folder(home), user, port)
         postgres._prepare_sockets()
         postgres._initialise()
         return postgres
@@ -68,7 +70,7 @@ class Postgres:
         Args:
             user: the role to log in as; `postgres` owns everything.
         """
-        return f"postgresql://{user}@/{database}?host={self.socket_folder}"
+        return f"postgresql://{user}@/{database}?host={self.socket_folder}&port={self.port}"
 
     def part(self, **more: str) -> Part:
         """
@@ -79,6 +81,7 @@ class Postgres:
         """
         settings = {
             "listen_addresses": "",
+            "port": str(self.port),
             "unix_socket_directories": str(self.socket_folder),
             "shared_buffers": "128MB",
             "max_connections": "200",
@@ -109,6 +112,8 @@ class Postgres:
             str(binary("psql")),
             "-h",
             str(self.socket_folder),
+            "-p",
+            str(self.port),
             "-U",
             "postgres",
             "-d",
@@ -123,23 +128,24 @@ class Postgres:
             raise EmbeddedError(f"postgresql: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def replicate(self, home: Path) -> Postgres:
+    def replicate(self, home: Path, port: int = 5432) -> Postgres:
         """
         A streaming replica of this server, which has to run: a copy of its data that follows it once it is started.
 
         Args:
             home: the replica's folder; every user may enter it.
+            port: the replica's.
 
         Raises:
             EmbeddedError: the copy failed.
         """
-        replica = Postgres(home / "postgresql", _socket_folder(home), self.user)
+        replica = Postgres(home / "postgresql", _socket_folder(home), self.user, port)
         home.mkdir(parents=True, exist_ok=True)
         replica._prepare_sockets()
         replica.data.mkdir(mode=0o700)
         if self.user is not None:
             os.chown(replica.data, self.user, self.user)
-        source = f"host={self.socket_folder} user=postgres"
+        source = f"host={self.socket_folder} port={self.port} user=postgres"
         options = ["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", source, "-D", str(replica.data)]
         command = as_user(self.user, [str(binary("pg_basebackup")), *options])
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -103,6 +103,21 @@ class Supervisor:
         wait_for_end(family, part.patience)
         self._tell(f"- {process.pid}")
 
+    def wait(self, name: str) -> int:
+        """
+        Wait for the end of a part that somebody else told to end.
+
+        Returns:
+            Its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on for longer than its patience.
+        """
+        part, process = self._running.pop(name)
+        status = process.wait(part.patience)
+        self._tell(f"- {process.pid}")
+        return status
+
     def stop(self) -> None:
         """
         Stop everything in the reverse order of its start.
@@ -147,7 +162,8 @@ class Supervisor:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **part.environment},
+                    env={**({} if part.bare else os.environ), **part.environment},
+                    cwd=part.folder,
                     # A group of its own: Ctrl-C reaches the supervisor alone, which then stops the parts in order.
                     start_new_session=True,
                 )

@@ -22,12 +22,14 @@ class Valkey:
         max_memory: in bytes; the least recently used entries go when it is full.
         name: what people call it.
         options: of the server, beside and instead of ours.
+        password: that it asks for; empty means none. It is for tests: whoever may see processes sees it.
     """
 
     port: int
     max_memory: int = 256 * 2**20
     name: str = "valkey"
     options: Mapping[str, str] = field(default_factory=dict)
+    password: str = ""
 
     @property
     def url(self) -> str:
@@ -47,13 +49,16 @@ class Valkey:
             "appendonly": "no",
             "maxmemory": str(self.max_memory),
             "maxmemory-policy": "allkeys-lru",
+            **({"requirepass": self.password, "primaryauth": self.password} if self.password else {}),
             **self.options,
         }
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]
         return Part(name=self.name, argv=[_binary(), *options], ready=self._ready)
 
     def _ready(self) -> None:
-        with redis.Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1) as client:
+        with redis.Redis(
+            port=self.port, password=self.password or None, socket_timeout=1, socket_connect_timeout=1
+        ) as client:
             client.ping()
 
 

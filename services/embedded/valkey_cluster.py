@@ -27,12 +27,14 @@ class ValkeyCluster:
     Args:
         state: a folder for what the nodes remember of each other.
         max_memory: of each, in bytes.
+        password: that they ask for; empty means none.
 
     Attributes:
         nodes: the servers; the first three have the slots to begin with.
     """
 
-    def __init__(self, state: Path, max_memory: int = 64 * 2**20) -> None:
+    def __init__(self, state: Path, max_memory: int = 64 * 2**20, password: str = "") -> None:
+        self.password = password
         self.nodes = [self._node(state, number, max_memory) for number in range(2 * _PRIMARIES)]
 
     @property
@@ -51,7 +53,7 @@ class ValkeyCluster:
         """
         self._introduce()
         supervisor.start([node.part() for node in self.nodes])
-        clients = [redis.Redis(port=node.port) for node in self.nodes]
+        clients = [self._client(node) for node in self.nodes]
         try:
             _until(lambda: all(_ready(client) for client in clients))
         finally:
@@ -84,7 +86,7 @@ class ValkeyCluster:
         Forget all values.
         """
         for node in self.nodes:
-            with redis.Redis(port=node.port) as client:
+            with self._client(node) as client:
                 if client.info("replication")["role"] == "master":
                     client.flushall()
 
@@ -98,7 +100,10 @@ class ValkeyCluster:
             "dir": str(state),
             "repl-diskless-sync-delay": "0",
         }
-        return Valkey(free_port(), max_memory, f"valkey-{number}", options)
+        return Valkey(free_port(), max_memory, f"valkey-{number}", options, self.password)
+
+    def _client(self, node: Valkey) -> redis.Redis:
+        return redis.Redis(port=node.port, password=self.password or None)
 
 
 def _ready(client: redis.Redis) -> bool:

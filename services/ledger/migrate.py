@@ -45,6 +45,16 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 )
 """
 
+#: How far revisions go on ahead after a restore: more than anybody could have given since the backup.
+AHEAD = 1_000_000_000
+
+_GO_ON = """
+WITH next AS (UPDATE revision SET value = value + $1 RETURNING value)
+INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
+SELECT value, now(), '{}', '{}', '{}' FROM next
+RETURNING revision
+"""
+
 _HALF_BUILT = """
 SELECT format('%I.%I', nspname, relname) AS name
   FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -224,6 +234,30 @@ async def _wait(folder: Path, seconds: float) -> list[str]:
         await asyncio.sleep(_WAIT_PAUSE)
 
 
+async def go_on_after_restore(connection: Connection) -> int:
+    """
+    Let the revisions of a database that was restored from a backup go on far ahead of any that were given before.
+
+    Otherwise those that were lost would be given again, to other changes, and whoever has seen them would believe to
+    have seen these. With the gap every watcher is told to begin anew, and caches drop what they have.
+
+    Returns:
+        The revision with which it goes on.
+    """
+    return int(await connection.fetchval(_GO_ON, AHEAD))
+
+
+async def _restored() -> int:
+    connect = connector(load(MigrationSettings).database(), statement_timeout="5s")
+    connection: Connection = await connect()
+    try:
+        return await go_on_after_restore(connection)
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"it cannot go on: {error}. Restore it first, and run this as its owner") from error
+    finally:
+        await connection.close()
+
+
 async def _main(folder: Path) -> list[str]:
     settings = load(MigrationSettings)
     database = settings.database()
@@ -255,9 +289,18 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
         metavar="SECONDS",
         help="change nothing: wait until the database has that schema, and fail after so long",
     )
-    wait = parser.parse_args(argv).wait
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        help="change nothing but this: after a restore from a backup, go on with revisions that were never given",
+    )
+    found = parser.parse_args(argv)
+    wait = found.wait
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        if found.restored:
+            _log.info("revisions go on from %d", asyncio.run(_restored()))
+            return 0
         done = asyncio.run(_main(folder) if wait is None else _wait(folder, wait))
     except (MigrationError, ModelyardError, SettingsError) as error:
         _log.error("%s", error)

@@ -13,11 +13,13 @@ import http.client
 import itertools
 import json
 import random
+import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -55,16 +57,19 @@ class Load:
     Args:
         gateways: host:port of each.
         rate: calls a second.
+        ca: of the gateways' certificates; None means plain text.
+        token: to show; empty means none.
     """
 
-    def __init__(self, gateways: Sequence[str], rate: float) -> None:
-        self._gateways, self._rate = gateways, rate
+    def __init__(self, gateways: Sequence[str], rate: float, ca: Path | None = None, token: str = "") -> None:
+        self._gateways, self._rate, self._ca = gateways, rate, ca
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._enough = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._dice = random.Random(6)  # noqa: S311 - any order will do
         self._numbers = itertools.count()
         self._began = time.time_ns()
-        self._head = 0
+        self._head = self._newest = 0
         self.outcome = Outcome()
 
     def __enter__(self) -> Load:
@@ -78,8 +83,17 @@ class Load:
     async def _run(self) -> None:
         target = "ipv4:" + ",".join(self._gateways)
         options = [("grpc.service_config", _SERVICE_CONFIG), ("grpc.enable_http_proxy", 0)]
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
+        async with self._channel(target, options) as channel:
             await self._use(channel)
+
+    def _channel(self, target: str, options: list[tuple[str, Any]]) -> grpc.aio.Channel:
+        shown: list[Any] = [kind(self._headers) for kind in _SHOWN] if self._headers else []
+        if self._ca is None:
+            return grpc.aio.insecure_channel(target, options=options, interceptors=shown)
+        secure = grpc.ssl_channel_credentials(self._ca.read_bytes())
+        # The target is a list of addresses, of which none is the name that the certificate is compared with.
+        named = [*options, ("grpc.ssl_target_name_override", "localhost")]
+        return grpc.aio.secure_channel(target, secure, options=named, interceptors=shown)
 
     async def _use(self, channel: grpc.aio.Channel) -> None:
         models: Any = models_pb2_grpc.ModelServiceStub(channel)
@@ -130,7 +144,8 @@ class Load:
 
     async def _get(self, models: Any) -> None:
         name = self._some()
-        found = await models.GetModel(models_pb2.GetModelRequest(name=name), timeout=_TIMEOUT)
+        seen = (("x-min-revision", str(self._newest)),)
+        found = await models.GetModel(models_pb2.GetModelRequest(name=name), timeout=_TIMEOUT, metadata=seen)
         assert found.name == name
 
     async def _search(self, models: Any) -> None:
@@ -146,6 +161,7 @@ class Load:
         request = models_pb2.CreateModelRequest(parent=PARENT, model_id=f"r{self._began}-{number}", model=model)
         made = await models.CreateModel(request, timeout=_TIMEOUT)
         self.outcome.created.add(made.name)
+        self._newest = max(self._newest, made.revision)
         self._head = min(self._head or made.revision - 1, made.revision - 1)
 
     async def _set(self, values: Any) -> None:
@@ -165,9 +181,12 @@ class Load:
         header = assets_pb2.UploadRequest.Header(sha256=digest, size_bytes=len(data), media_type="text/plain")
         chunk = assets_pb2.Chunk(data=data)
         parts = [assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=chunk)]
-        await assets.Upload(iter(parts), timeout=_TIMEOUT)
-        found = b""
-        async for part in assets.Download(assets_pb2.DownloadRequest(name=f"assets/{digest}"), timeout=_TIMEOUT):
+        upload = assets.Upload(iter(parts), timeout=_TIMEOUT)
+        await upload
+        # Whoever reads what it has written says so: it might be asked of a replica that does not have it yet.
+        written = dict(await upload.trailing_metadata())["x-revision"]
+        request, found = assets_pb2.DownloadRequest(name=f"assets/{digest}"), b""
+        async for part in assets.Download(request, timeout=_TIMEOUT, metadata=(("x-min-revision", written),)):
             found += part.chunk.data
         assert found == data
 
@@ -177,18 +196,26 @@ class Load:
     def _get_json(self, name: str) -> None:
         # As a browser does it: the next address when nobody listens at the first one.
         for target in self._dice.sample(list(self._gateways), len(self._gateways)):
-            connection = http.client.HTTPConnection(target, timeout=_TIMEOUT)
+            connection = self._connection(target)
             try:
                 connection.connect()
             except ConnectionRefusedError:
                 continue
-            connection.request("GET", f"/v1/{name}")
+            seen = {"x-min-revision": str(self._newest)}
+            connection.request("GET", f"/v1/{name}", headers={**seen, **self._headers})
             answer = connection.getresponse()
             body = answer.read()
             connection.close()
             assert answer.status == 200, f"{answer.status} {body[:200]!r}"
             return
         raise ConnectionRefusedError("no gateway listens")
+
+    def _connection(self, target: str) -> http.client.HTTPConnection:
+        if self._ca is None:
+            return http.client.HTTPConnection(target, timeout=_TIMEOUT)
+        return http.client.HTTPSConnection(
+            target, timeout=_TIMEOUT, context=ssl.create_default_context(cafile=str(self._ca))
+        )
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
         """
@@ -213,3 +240,31 @@ class Load:
         ends = time.monotonic() + 20
         while self.outcome.created - self.outcome.told.keys() and time.monotonic() < ends:
             await asyncio.sleep(0.05)
+
+
+class _Shown:
+    """
+    Adds headers to every call.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    async def _send(self, go_on: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        shown = grpc.aio.Metadata(*(details.metadata or ()), *self._headers.items())
+        others = (details.credentials, details.wait_for_ready)
+        return await go_on(grpc.aio.ClientCallDetails(details.method, details.timeout, shown, *others), request)
+
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = intercept_stream_stream = _send
+
+
+# gRPC takes an interceptor for one kind of call only.
+_SHOWN = [
+    type("Shown", (_Shown, kind), {})
+    for kind in (
+        grpc.aio.UnaryUnaryClientInterceptor,
+        grpc.aio.UnaryStreamClientInterceptor,
+        grpc.aio.StreamUnaryClientInterceptor,
+        grpc.aio.StreamStreamClientInterceptor,
+    )
+]

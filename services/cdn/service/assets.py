@@ -96,7 +96,7 @@ class AssetService(AssetServiceServicer):
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
         messages = Arriving(request_iterator, idle=self._idle, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
-        stored = await self._storing.there(draft)
+        stored = await self._storing.there(context, draft)
         if stored is not None:
             return stored
         async with self._assets.write(draft) as writer:
@@ -109,7 +109,7 @@ class AssetService(AssetServiceServicer):
         self, request: pb.DownloadRequest, context: Context
     ) -> AsyncIterator[bytes]:
         sha256, span = parse_part(request.name, request.offset, request.limit)
-        asset = (await self._records.get(sha256)).value
+        asset = (await reflect(context, self._records.get(sha256))).value
         if asset.private and identity() is ANYBODY:
             raise Unauthenticated("TOKEN_MISSING", "the bytes of a private asset need a token")
         start, span = await self._wanted(asset, request.tensor, span)

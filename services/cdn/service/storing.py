@@ -12,7 +12,7 @@ from services.cdn.service.rendering import from_asset
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Arrival, Records
 from services.chassis.context import Context
-from services.ledger.service.calls import Mutations
+from services.ledger.service.calls import Mutations, say_revision
 
 
 class Storing:
@@ -28,21 +28,22 @@ class Storing:
     def __init__(self, records: Records, pins: Pins, mutations: Mutations) -> None:
         self._records, self._pins, self._mutations = records, pins, mutations
 
-    async def there(self, draft: Draft) -> pb.Asset | None:
+    async def there(self, context: Context, draft: Draft) -> pb.Asset | None:
         """
-        The asset that *draft* declares, if no bytes are needed for it. To make a private one public takes its bytes:
-        whoever knows no more than a digest cannot.
+        The asset that *draft* declares, if no bytes are needed for it; the call says which revision that reflects. To
+        make a private one public takes its bytes: whoever knows no more than a digest cannot.
 
         Raises:
             DataLoss: the asset has another size than declared.
             ResourceExhausted: the owner's quota is used up.
         """
         await self._pins.check_room(draft.owner, draft.size_bytes)
-        asset = await self._records.find(draft.sha256)
-        if asset is None or (asset.private and not draft.private):
+        found = await self._records.find(draft.sha256)
+        if found is None or (found.value.private and not draft.private):
             return None
-        draft.check_size(asset.size_bytes)
-        return from_asset(asset)
+        draft.check_size(found.value.size_bytes)
+        say_revision(context, found.revision)
+        return from_asset(found.value)
 
     async def arrived(self, context: Context, request: Message, arrival: Arrival) -> pb.Asset:
         """

@@ -22,6 +22,7 @@ from services.cdn.store.resuming import UploadWriter, begin
 from services.cdn.store.uploads import Uploads, check_way
 from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
+from services.ledger.service.calls import say_revision
 
 _LEAST_TTL, _USUAL_TTL, _MOST_TTL = 60, 3600, 12 * 3600
 _MOST_URLS = 1000
@@ -54,7 +55,7 @@ class UploadService(UploadServiceServicer):
         draft = Draft.parse(
             request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
         )
-        stored = await self._storing.there(draft)
+        stored = await self._storing.there(context, draft)
         upload = await self._uploads.open(draft)
         if stored is not None:
             # So that FinishUpload gives the asset, as for any other upload.
@@ -101,13 +102,13 @@ class UploadService(UploadServiceServicer):
 
     async def FinishUpload(self, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         name = parse_upload(request.name)
-        if (asset := await self._finished(name)) is not None:
+        if (asset := await self._finished(name, context)) is not None:
             return asset
         try:
             return await self._finish(name, request, context)
         except NotFound:
             # Another call may have finished it since.
-            if (asset := await self._finished(name)) is None:
+            if (asset := await self._finished(name, context)) is None:
                 raise
             return asset
 
@@ -115,13 +116,17 @@ class UploadService(UploadServiceServicer):
         await self._finisher.give_up(parse_upload(request.name))
         return pb.AbortUploadResponse()
 
-    async def _finished(self, name: str) -> assets_pb2.Asset | None:
+    async def _finished(self, name: str, context: Context) -> assets_pb2.Asset | None:
         sha256 = await self._uploads.was_finished(name)
-        return None if sha256 is None else from_asset((await self._records.get(sha256)).value)
+        if sha256 is None:
+            return None
+        found = await self._records.get_now(sha256)
+        say_revision(context, found.revision)
+        return from_asset(found.value)
 
     async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         async with self._finisher.claimed(name) as upload:
-            asset = await self._storing.there(upload.draft)
+            asset = await self._storing.there(context, upload.draft)
             if asset is None:
                 arrival = await self._finisher.verify(upload)
                 asset = await self._storing.arrived(context, request, arrival)

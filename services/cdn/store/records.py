@@ -24,14 +24,15 @@ from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
 from services.ledger.store.statements import Statement, read
 from services.ledger.store.writing import Transaction, last
 
-_GET = read(
-    "assets.get",
-    f"""
+_ASSET_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
   FROM revision
   LEFT JOIN (SELECT {ASSET} FROM assets WHERE sha256 = $1 AND state = 'LIVE') AS found ON true
-""",
-)
+"""
+
+_GET = read("assets.get", _ASSET_AND_HEAD)
+# For those who have just written it, or are about to build on it: no replica may answer.
+_GET_NOW = Statement("assets.get_now", _ASSET_AND_HEAD)
 
 _TENSORS = read(
     "assets.tensors",
@@ -185,19 +186,28 @@ class Records:
         Raises:
             Missing: there is no such asset.
         """
-        row = await self._database.fetch_row(_GET, sha256)
+        return await self._get(_GET, sha256)
+
+    async def get_now(self, sha256: str) -> Read[Asset]:
+        """
+        As `get`, with every write that has ended: not from a replica.
+        """
+        return await self._get(_GET_NOW, sha256)
+
+    async def _get(self, statement: Statement, sha256: str) -> Read[Asset]:
+        row = await self._database.fetch_row(statement, sha256)
         if row["sha256"] is None:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
         return Read(to_asset(row), row["head"])
 
-    async def find(self, sha256: str) -> Asset | None:
+    async def find(self, sha256: str) -> Read[Asset] | None:
         """
         The asset, if there is one; its grace time begins anew.
         """
         if not await self._database.fetch(_FIND, [sha256]):
             return None
         try:
-            return (await self.get(sha256)).value
+            return await self.get_now(sha256)
         except Missing:
             return None
 

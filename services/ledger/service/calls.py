@@ -77,7 +77,15 @@ def _trail(context: Context, revision: int) -> None:
             metadata={"revision": str(revision)},
             retry_after=0.05,
         )
-    _say(context, revision)
+    say_revision(context, revision)
+
+
+def say_revision(context: Context, revision: int) -> None:
+    """
+    Say in the trailing metadata which revision the answer reflects. Of a stream of batches the last one counts.
+    """
+    others = [pair for pair in context.trailing_metadata() if pair[0] != REVISION]
+    context.set_trailing_metadata((*others, (REVISION, str(revision))))
 
 
 class Mutations:
@@ -121,7 +129,7 @@ class Mutations:
             return answers[-1].SerializeToString()
 
         done = await self._writer.run(write, work, encode, touches)
-        _say(context, done.revision)
+        say_revision(context, done.revision)
         if done.answer is not None:
             return answer.FromString(done.answer)
         if answers:
@@ -135,12 +143,6 @@ def nothing(_written: None) -> Empty:
     The answer of a write that leaves nothing to tell.
     """
     return Empty()
-
-
-def _say(context: Context, revision: int) -> None:
-    # A stream of batches says it more than once: the last one counts.
-    others = [pair for pair in context.trailing_metadata() if pair[0] != REVISION]
-    context.set_trailing_metadata((*others, (REVISION, str(revision))))
 
 
 def _unwritten(answer: M) -> M:

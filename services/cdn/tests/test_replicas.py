@@ -1,0 +1,89 @@
+"""
+Reads while a real streaming replica is behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.tests.calls import Stub, chunks, digest, header, some_bytes, stream
+from services.cdn.tests.conftest import ROOT, Place, World, serving
+from services.embedded.parts import free_port
+from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
+from services.embedded.supervisor import Supervisor
+from services.embedded.testing import HASTY, scratch
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Postgres, Postgres]]:
+    """
+    A migrated primary, and a replica that gets what is written and does not apply it.
+    """
+    with scratch() as state:
+        supervisors = [Supervisor(state / "log"), Supervisor(state / "replica-log")]
+        try:
+            primary = Postgres.inside(state, free_port())
+            supervisors[0].start([primary.part(**HASTY)])
+            environment = {**os.environ, "MODELYARD_DATABASE_URL": primary.url(ASSETS_DATABASE)}
+            subprocess.run([sys.executable, "-m", "services.cdn.migrate"], env=environment, cwd=ROOT, check=True)
+            replica = primary.replicate(state / "replica", free_port())
+            supervisors[1].start([replica.part(**HASTY)])
+            replica.sql("SELECT pg_wal_replay_pause()")
+            yield primary, replica
+        finally:
+            for supervisor in supervisors:
+                supervisor.stop()
+
+
+async def _upload(stub: Stub, data: bytes) -> str:
+    call = stub.Upload(stream(header(data), *chunks(data)), timeout=60)
+    await call
+    return str(dict(await call.trailing_metadata() or ())["x-revision"])
+
+
+async def _download(stub: Stub, data: bytes, revision: str) -> bytes:
+    request = pb.DownloadRequest(name=f"assets/{digest(data)}")
+    call = stub.Download(request, timeout=60, metadata=(("x-min-revision", revision),))
+    return b"".join([message.chunk.data async for message in call])
+
+
+async def _code(call: Awaitable[object]) -> grpc.StatusCode:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], world: World, tmp_path: Path) -> None:
+    """
+    A download that asks for the revision of its upload gets the bytes, however far the replica is behind; one that asks
+    for nothing is told what the replica knows. Sending the same again stores nothing twice and is no error.
+    """
+    primary, replica = pair
+    place = Place(world.place().bucket, primary.url(ASSETS_DATABASE, SERVICE_ROLE))
+    urls = {
+        "MODELYARD_DATABASE_REPLICA_URLS": replica.url(ASSETS_DATABASE, SERVICE_ROLE),
+        "MODELYARD_DATABASE_REPLICA_LAG_SECONDS": "3600",
+    }
+    async with serving(world, tmp_path, host="auto", place=place, dies=False, **urls) as cdn:
+        data = some_bytes(1000)
+        code = None
+        async with asyncio.timeout(30):
+            # The replica is a stranger at first, whom nobody asks.
+            while code is not grpc.StatusCode.NOT_FOUND:
+                revision = await _upload(cdn.stub, data)
+                assert await _download(cdn.stub, data, revision) == data
+                code = await _code(_download(cdn.stub, data, "0"))
+                await asyncio.sleep(0.1)
+        again = await _upload(cdn.stub, data)
+        assert await _download(cdn.stub, data, again) == data
