@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,10 @@ drill-assets: $(READY) ## A sparse file of 5 GiB in and out: memory, digest (MIB
 drill-rolling: $(READY) ## Two instances of everything roll under load, without a failed call (SECONDS=120 RATE=200)
 	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
 	  $(BIN)/pytest --quiet --capture=no tests/rolling
+
+drill-deploy: $(READY) ## The overlays' pods outside of containers: demo, rolls under load, backup and restore (SECONDS=120 RATE=100)
+	@MODELYARD_DRILL_DEPLOY_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_DEPLOY_RATE=$(or $(RATE),100) \
+	  $(BIN)/pytest --quiet --capture=no deploy/tests/outside
 
 drill-abuse: $(READY) ## How much slower others are served while the gateway is attacked (SECONDS=5 ROUNDS=3)
 	@$(BIN)/python -m bench.abuse

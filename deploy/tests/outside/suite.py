@@ -11,9 +11,11 @@ from __future__ import annotations
 import http.server
 import re
 import secrets
+import signal
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from deploy.tests.outside import image
 from modelyard.tokens import key_set, make_key, mint
 from services.embedded.authority import Authority
 from services.embedded.parts import Part, free_port
-from services.embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres
+from services.embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres, binary
 from services.embedded.s3 import S3
 from services.embedded.supervisor import Supervisor
 from services.embedded.valkey_cluster import ValkeyCluster
@@ -88,12 +90,16 @@ class Outside:
         """
         return [f"127.0.0.1:{each.ports['http']}" for each in self.instances["gateway"]]
 
-    def start(self) -> None:
+    def start(self, restore: Callable[[], None] = lambda: None) -> None:
         """
         Start everything, in the order in which Kubernetes would let it serve.
+
+        Args:
+            restore: called when the data services are there, and nothing else.
         """
         self._issue()
         self._start_data()
+        restore()
         by_kind = {kind: [pod for pod in self._suite.pods if pod.kind == kind] for kind in ("Job", "Deployment")}
         # Whoever waits for a schema starts before the Job that makes it.
         waiting = [self._waits(pod) for pod in by_kind["Deployment"] if "initContainers" in pod.spec]
@@ -102,10 +108,24 @@ class Outside:
         self._parts |= {part.name: part for part in servers}
         self._supervisor.start([*waiting, *jobs, *servers])
 
+    def job(self, name: str, *more: str) -> None:
+        """
+        Run a Job to its end, with further arguments.
+        """
+        part = self._job(next(pod for pod in self._suite.pods if str(pod) == f"Job {name}"))
+        self._supervisor.start([replace(part, argv=[*part.argv, *more])])
+
     def stop(self) -> None:
         """
-        Stop everything.
+        Stop everything. The data go with the run: nobody waits until they are written down in good order.
         """
+        for name, number in (
+            ("s3", signal.SIGKILL),
+            ("postgresql-replica", signal.SIGQUIT),
+            ("postgresql", signal.SIGQUIT),
+        ):
+            with suppress(KeyError):
+                self._supervisor.kill(name, number)
         self._supervisor.stop()
         self._issuer.server_close()
 
@@ -164,16 +184,20 @@ class Outside:
         """
         return (self._state / "log" / f"{name}.log").read_text()
 
-    def database(self, name: str, role: str = OWNER) -> dict[str, str]:
+    def operators(self) -> dict[str, str]:
         """
-        What psql, pg_dump and pg_restore need to reach a database, with its password in a file.
+        The variables of backup.sh and restore.sh, and a path with PostgreSQL's programs.
         """
-        file = self._state / f"pgpass-{role}"
-        password = self._passwords["owner" if role == OWNER else "service"]
-        file.write_text(f"127.0.0.1:{self.postgres.port}:*:{role}:{password}\n")
+        file = self._state / "pgpass"
+        file.write_text(f"127.0.0.1:{self.postgres.port}:*:{OWNER}:{self._passwords['owner']}\n")
         file.chmod(0o600)
-        place = {"PGHOST": "127.0.0.1", "PGPORT": str(self.postgres.port)}
-        return {**place, "PGDATABASE": name, "PGUSER": role, "PGPASSFILE": str(file)}
+        place = f"host=127.0.0.1 port={self.postgres.port} user={OWNER} dbname="
+        return {
+            "PATH": f"{binary('pg_dump').parent}:/usr/bin:/bin",
+            "PGPASSFILE": str(file),
+            "REGISTRY_DATABASE": f"{place}{DATABASE}",
+            "CDN_DATABASE": f"{place}{ASSETS_DATABASE}",
+        }
 
     def _issue(self) -> None:
         make_key(self.key)

@@ -23,7 +23,7 @@ import pytest
 import redis
 
 import modelyard
-from deploy.checks.building import NoKustomizeError, build
+from deploy.checks.suite import Suite
 from deploy.tests.outside.suite import Outside
 from examples import weights
 from examples.demo import Demo
@@ -42,14 +42,10 @@ ROLLED = [f"{name}{number}" for name in ("registry", "cdn", "cache", "gateway") 
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[Outside]:
+def outside(overlay: Suite) -> Iterator[Outside]:
     """
     The overlay of this folder, running.
     """
-    try:
-        overlay = build(Path(__file__).with_name("overlay"))
-    except NoKustomizeError as error:
-        pytest.skip(str(error))
     with scratch() as state:
         suite = Outside(overlay, state, SETTINGS)
         try:

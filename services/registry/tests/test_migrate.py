@@ -17,7 +17,7 @@ import pytest
 
 from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
 from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.ledger.migrate import Migration, MigrationError, grant, migrate, migrations
+from services.ledger.migrate import AHEAD, Migration, MigrationError, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.yard import running
 
@@ -147,6 +147,27 @@ def test_command(empty: str) -> None:
         "migrated: " + ", ".join(each.name for each in migrations(FOLDER)),
     )
     assert (second.returncode, second.stderr.strip()) == (0, "the database has the newest schema")
+
+
+async def test_going_on_after_a_restore(empty: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """
+    --restored moves the revision far ahead and leaves a gap, of which watchers are told; without a schema it says
+    what to do first.
+    """
+    command = [sys.executable, "-m", "services.registry.migrate"]
+    given = {"MODELYARD_DATABASE_URL": empty, "PATH": ""}
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], env=given, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    early = run("--restored")
+    assert (early.returncode, "Restore it first" in early.stderr) == (1, True)
+    assert run().returncode == 0
+    before = await connection.fetchval("SELECT value FROM revision")
+    assert run("--restored").returncode == 0
+    rows = await connection.fetch("SELECT revision, size FROM changes ORDER BY revision DESC LIMIT 2")
+    assert [tuple(row) for row in rows] == [(before + AHEAD, 0), (before, 1)]
+    assert await connection.fetchval("SELECT value FROM revision") == before + AHEAD
 
 
 async def test_waiting_for_the_schema(empty: str) -> None:
