@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf breaking tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,7 @@ stubs: $(READY)
 buf: $(READY)
 	@mkdir -p $(dir $(IMAGE)) && $(BIN)/python protos/generate.py --image $(IMAGE)
 	@$(BIN)/buf lint $(IMAGE) --path modelyard
+	@$(BIN)/buf breaking $(IMAGE) --against protos/released.binpb --path modelyard
 
 # What fails is run once more with nothing beside it: a machine that was too busy is told from a bug, and both are shown.
 AGAIN = [ $$? -eq 5 ] || { echo "Once more, by themselves:"; \
@@ -56,9 +57,6 @@ unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
 protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi.json from protos/
 	@$(BIN)/python protos/generate.py
 	@$(BIN)/python -m gateway.openapi
-
-breaking: $(READY) ## Compare the contracts with the last tag's: a breaking change fails
-	@bash protos/breaking.sh $(BIN)
 
 format: $(READY) ## Format and mend what the linter can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .

@@ -20,6 +20,8 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
+#: The contracts of the last release; what `make test` compares with.
+RELEASED = PROTOS / "released.binpb"
 
 
 def contracts() -> list[str]:
@@ -121,9 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when the committed stubs are not fresh")
     parser.add_argument("--image", metavar="FILE", help="write the descriptor set to FILE and nothing else")
+    parser.add_argument(
+        "--release", action="store_true", help="take these contracts for released: nothing may break them"
+    )
     arguments = parser.parse_args()
     if arguments.image:
         run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
+    elif arguments.release:
+        run_protoc("--include_imports", f"--descriptor_set_out={RELEASED}")
     elif arguments.check:
         check()
     else:

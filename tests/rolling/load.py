@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,18 @@ class Load:
         rate: calls a second.
         ca: of the gateways' certificates; None means plain text.
         token: to show; empty means none.
+        without: kinds of calls that are not made.
     """
 
-    def __init__(self, gateways: Sequence[str], rate: float, ca: Path | None = None, token: str = "") -> None:
+    def __init__(
+        self,
+        gateways: Sequence[str],
+        rate: float,
+        ca: Path | None = None,
+        token: str = "",
+        without: Collection[str] = (),
+    ) -> None:
+        self._without = without
         self._gateways, self._rate, self._ca = gateways, rate, ca
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._enough = threading.Event()
@@ -110,9 +119,10 @@ class Load:
             ("json", 8, self._json),
             ("asset", 2, lambda: self._asset(assets)),
         ]
+        kinds = [kind for kind in kinds if kind[0] not in self._without]
         names, weights = [kind[0] for kind in kinds], [kind[1] for kind in kinds]
         calls = {name: call for name, _, call in kinds}
-        watching = asyncio.create_task(self._watch(channel))
+        watching = asyncio.create_task(asyncio.sleep(0) if "watch" in self._without else self._watch(channel))
         under_way: set[asyncio.Task[None]] = set()
         began, sent = time.monotonic(), 0
         while not self._enough.is_set():
@@ -124,7 +134,8 @@ class Load:
                 sent += 1
             await asyncio.sleep(0.002)
         await asyncio.gather(*under_way)
-        await self._all_told()
+        if "watch" not in self._without:
+            await self._all_told()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
 
