@@ -1,0 +1,61 @@
+# Everything that deploy/overlays/production expects of AWS, in a VPC and beside an EKS cluster that are there.
+
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    aws = { source = "hashicorp/aws", version = "~> 6.0" }
+  }
+  # Where the state is kept is yours to say: it should be encrypted, and locked while it is used.
+}
+
+provider "aws" {
+  region = var.region
+  default_tags {
+    tags = { application = "modelyard" }
+  }
+}
+
+data "aws_secretsmanager_secret_version" "valkey" {
+  secret_id = var.valkey_password_secret
+}
+
+module "registry" {
+  source = "../../modules/postgres"
+
+  name                      = "modelyard-registry"
+  database                  = "modelyard"
+  vpc_id                    = var.vpc_id
+  subnet_ids                = var.subnet_ids
+  client_security_group_ids = [var.nodes_security_group_id]
+  instance_class            = "db.r7g.xlarge"
+  replicas                  = 1
+}
+
+module "cdn" {
+  source = "../../modules/postgres"
+
+  name                      = "modelyard-cdn"
+  database                  = "modelyard_cdn"
+  vpc_id                    = var.vpc_id
+  subnet_ids                = var.subnet_ids
+  client_security_group_ids = [var.nodes_security_group_id]
+  replicas                  = 1
+}
+
+module "valkey" {
+  source = "../../modules/valkey"
+
+  name                      = "modelyard"
+  vpc_id                    = var.vpc_id
+  subnet_ids                = var.subnet_ids
+  client_security_group_ids = [var.nodes_security_group_id]
+  password                  = jsondecode(data.aws_secretsmanager_secret_version.valkey.secret_string)["password"]
+}
+
+module "assets" {
+  source = "../../modules/assets"
+
+  bucket           = var.bucket
+  public_key_pem   = file(var.public_key_file)
+  eks_cluster_name = var.eks_cluster_name
+}

@@ -1,0 +1,29 @@
+output "MODELYARD_S3_BUCKET" {
+  description = "Setting of the asset service and of the gateway."
+  value       = aws_s3_bucket.this.bucket
+}
+
+output "MODELYARD_S3_REGION" {
+  description = "The same."
+  value       = aws_s3_bucket.this.region
+}
+
+output "MODELYARD_CLOUDFRONT_DOMAIN" {
+  description = "Setting of the asset service."
+  value       = length(var.aliases) > 0 ? var.aliases[0] : aws_cloudfront_distribution.this.domain_name
+}
+
+output "MODELYARD_CLOUDFRONT_KEY_PAIR_ID" {
+  description = "Setting of the asset service; the private half is its secret."
+  value       = aws_cloudfront_public_key.this.id
+}
+
+output "MODELYARD_CLOUDFRONT_DISTRIBUTION" {
+  description = "Setting of the asset service."
+  value       = aws_cloudfront_distribution.this.id
+}
+
+output "policies" {
+  description = "What pods may do, as JSON, where roles are made elsewhere."
+  value       = local.policies
+}
