@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import modelyard
 from modelyard.cli.main import main
 from modelyard.registry.v1 import models_pb2, versions_pb2
+from services.chassis.settings.tls import TlsFiles
 from services.embedded import handshake, suite
 from services.embedded.__main__ import welcome
 from services.embedded.authority import Authority
@@ -33,6 +34,7 @@ from services.embedded.testing import scratch
 PARENT = "namespaces/default"
 #: How often all certificates are renewed; `make drill-tls` asks for more.
 TURNS = int(os.environ.get("MODELYARD_DRILL_RENEWALS", "2"))
+_RENEWED = "the certificate of this service was renewed"
 
 
 @pytest.fixture(scope="module")
@@ -225,9 +227,82 @@ def test_everything_is_renewed_under_calls(secure: Stack, ca: Path, tmp_path: Pa
     print(f"{TURNS} renewals of {len(names)} certificates, {sum(done) * 6} calls, none failed")  # noqa: T201
 
 
+def test_another_authority(secure: Stack, ca: Path, tmp_path: Path) -> None:
+    """
+    The authority changes as docs/operations/keys.md says: both are trusted, then certificates are of the new one, then
+    the old one is trusted no more. No call fails, and a certificate of the old one is refused in the end.
+    """
+    assert secure.authority is not None
+    first, second = secure.authority, Authority(secure.settings.state / "tls-second")
+    files, enough, calls = first.issue("stranger"), threading.Event(), [0]
+    renewals = 1 + _log(secure, "registry").count(_RENEWED)
+    before, after = first.certificate.read_bytes(), second.issue("any").authority.read_bytes()
+
+    def work() -> None:
+        while not enough.wait(0.05):
+            with modelyard.connect(secure.gateway, ca_file=ca, options=[_ALONE]) as fresh:
+                file = tmp_path / f"file-{calls[0]}"
+                file.write_text(file.name)
+                fresh.models.GetModel(models_pb2.GetModelRequest(name=make(fresh, f"signed-{file.name}", file)))
+            calls[0] += 1
+
+    with modelyard.connect(secure.gateway, ca_file=ca) as yard:
+        yard.models.CreateModel(
+            models_pb2.CreateModelRequest(parent=PARENT, model_id="lasting", model=models_pb2.Model())
+        )
+    with ThreadPoolExecutor(1) as threads:
+        working = threads.submit(work)
+        try:
+            _move(ca, before + after)
+            _noticed(secure, renewals)
+            for name in ("gateway", *secure.services):
+                made = second.issue(name)
+                _move(first.folder / f"{name}.key", made.key.read_bytes())
+                _move(first.folder / f"{name}.pem", made.certificate.read_bytes())
+            _noticed(secure, renewals + 1)
+            _move(ca, after)
+            _noticed(secure, renewals + 2)
+            seen = calls[0]
+            until(lambda: calls[0] > seen + 5, "no calls")
+        finally:
+            enough.set()
+        working.result(60)
+    with modelyard.connect(secure.gateway, ca_file=ca) as yard:
+        until(lambda: level(yard, f"{PARENT}/models/lasting") == "near", "the cache does not follow the registry")
+    for service in secure.services.values():
+        until(partial(_refused, service, files), f"{service.name} takes a certificate of the old authority")
+
+
+def _noticed(secure: Stack, times: int) -> None:
+    """
+    Wait until services use new files for their own calls. Envoy, at the gateway and under the services, is faster.
+    """
+    until(partial(_used, secure, times), "new files are not noticed")
+    time.sleep(1)
+
+
+def _refused(service: suite.Service, files: TlsFiles) -> bool:
+    host, port = service.addresses[0]
+    try:
+        suite.serving(f"{host}:{port}", service.health, files)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return False
+
+
+def _move(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.chmod(0o600)
+    new.replace(path)
+
+
 def _used(secure: Stack, turn: int) -> bool:
-    logs = ((secure.settings.state / "log" / f"{name}.log").read_text() for name in ("registry", "cache"))
-    return all(log.count("the certificate of this service was renewed") >= turn for log in logs)
+    return all(_log(secure, name).count(_RENEWED) >= turn for name in ("registry", "cache"))
+
+
+def _log(secure: Stack, name: str) -> str:
+    return (secure.settings.state / "log" / f"{name}.log").read_text()
 
 
 def _grown(done: list[int], before: list[int]) -> bool:

@@ -118,10 +118,18 @@ class Estate:
         for suffix in ("", "-2"):
             instances = {f"{name}{suffix}": more for name, more in environments.items()}
             self.replace(instances)
-            before = self._checks()
-            if "gateway" in environments:
-                time.sleep(CLIENT_SECONDS)
-            until(partial(self._asked, before), f"not all gateways use all instances after {', '.join(instances)}")
+            self.settle(CLIENT_SECONDS if "gateway" in environments else 0)
+
+    def settle(self, least: float = 0) -> None:
+        """
+        Wait until each gateway has found each instance well, after all that happened before this call.
+
+        Args:
+            least: seconds to wait at any rate.
+        """
+        before = self._checks()
+        time.sleep(least)
+        until(partial(self._asked, before), "not all gateways use all instances")
 
     def replace(self, instances: Mapping[str, Mapping[str, str]]) -> None:
         """

@@ -52,6 +52,7 @@ def test_a_database_password_in_place(estate: Estate) -> None:
             _ask(channel)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     estate.replace({f"{name}{suffix}": {} for name in ("registry", "cdn") for suffix in ("", "-2")})
+    estate.settle()
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         _ask(channel)
 
