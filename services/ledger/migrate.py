@@ -70,6 +70,12 @@ class MigrationError(Exception):
     """
 
 
+class NewerSchemaError(MigrationError):
+    """
+    A newer program has migrated the database.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """
@@ -121,7 +127,8 @@ async def migrate(connection: Connection, files: Sequence[Migration]) -> list[st
         The names of the files that ran.
 
     Raises:
-        MigrationError: a file changed after it ran, a newer program migrated the database, or a file failed.
+        MigrationError: a file changed after it ran, or a file failed.
+        NewerSchemaError: a newer program migrated the database.
     """
     # Whoever starts at the same time waits here, and then finds everything done. It asks again and again instead of
     # waiting in the database: an index that is being built would wait for that statement, and it for the index.
@@ -144,12 +151,13 @@ def _check(files: Sequence[Migration], rows: Sequence[asyncpg.Record]) -> None:
     known = {each.number: each for each in files}
     for row in rows:
         each = known.get(row["number"])
-        if each is None:
-            raise MigrationError(f"the database has {row['name']}, which this program does not know: run a newer one")
-        if each.sha256 != row["sha256"]:
+        if each is not None and each.sha256 != row["sha256"]:
             raise MigrationError(
                 f"{each.name} has changed since it ran on this database: restore it, and put the change into a new file"
             )
+    for row in rows:
+        if row["number"] not in known:
+            raise NewerSchemaError(f"the database has {row['name']}, which is newer than this program")
 
 
 async def _apply(connection: Connection, each: Migration) -> None:
@@ -280,7 +288,7 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
         argv: in place of the command line.
 
     Returns:
-        The exit code: 0 when the database has the newest schema.
+        The exit code: 0 when the database has the newest schema, or a newer one.
     """
     parser = argparse.ArgumentParser(description="Bring the database to the newest schema that this program knows.")
     parser.add_argument(
@@ -302,6 +310,11 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
             _log.info("revisions go on from %d", asyncio.run(_restored()))
             return 0
         done = asyncio.run(_main(folder) if wait is None else _wait(folder, wait))
+    except NewerSchemaError as newer:
+        # A rollback runs the migration of an earlier release again. The schema stays, and so do rights: ours would take
+        # some from the newer program, which still runs.
+        _log.info("%s: nothing is changed", newer)
+        return 0
     except (MigrationError, ModelyardError, SettingsError) as error:
         _log.error("%s", error)
         return 1

@@ -72,7 +72,7 @@ async def test_refuses_a_newer_database(connection: asyncpg.Connection[asyncpg.R
     An old program does not touch the database of a newer one.
     """
     await migrate(connection, [ONE, TWO])
-    with pytest.raises(MigrationError, match="run a newer one"):
+    with pytest.raises(MigrationError, match="newer than this program"):
         await migrate(connection, [ONE])
 
 
@@ -147,6 +147,40 @@ def test_command(empty: str) -> None:
         "migrated: " + ", ".join(each.name for each in migrations(FOLDER)),
     )
     assert (second.returncode, second.stderr.strip()) == (0, "the database has the newest schema")
+
+
+async def test_a_rollback_leaves_the_schema_alone(empty: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """
+    The migration of an earlier release, which a rollback runs again, succeeds on a newer schema and changes nothing: no
+    table, and no right of the role, with which the newer programs still run.
+    """
+    assert run(MODELYARD_DATABASE_URL=empty).returncode == 0
+    await connection.execute("CREATE TABLE later (x int)")
+    await connection.execute(f"GRANT SELECT, INSERT ON later TO {SERVICE_ROLE}")
+    await connection.execute(
+        "INSERT INTO schema_migrations (number, name, sha256) VALUES (9999, '9999_later.sql', 'x')"
+    )
+    done = run(MODELYARD_DATABASE_URL=empty)
+    assert (done.returncode, done.stderr.strip()) == (
+        0,
+        "the database has 9999_later.sql, which is newer than this program: nothing is changed",
+    )
+    assert await connection.fetchval("SELECT has_table_privilege($1, 'later', 'INSERT')", SERVICE_ROLE)
+
+
+async def test_a_changed_file_is_refused_on_a_newer_schema_too(
+    empty: str, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """
+    A newer schema does not hide that a file has changed since it ran.
+    """
+    assert run(MODELYARD_DATABASE_URL=empty).returncode == 0
+    await connection.execute(
+        "INSERT INTO schema_migrations (number, name, sha256) VALUES (9999, '9999_later.sql', 'x')"
+    )
+    await connection.execute("UPDATE schema_migrations SET sha256 = 'y' WHERE number = 1")
+    done = run(MODELYARD_DATABASE_URL=empty)
+    assert (done.returncode, "has changed since it ran" in done.stderr) == (1, True)
 
 
 async def test_going_on_after_a_restore(empty: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:

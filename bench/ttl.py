@@ -1,0 +1,171 @@
+"""
+What a time-to-live is worth: `python -m bench.ttl CLASS SECONDS…`, such as `python -m bench.ttl searches 5 60`.
+
+It starts a suite, and for each time-to-live a cache that is empty. Then it reads KEYS different answers, so many times
+a second and as often as Zipf has it, and prints where answers came from, as the cache counts them. Nothing is written:
+what writes do to a hit rate no time-to-live can mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import re
+import sys
+import time
+import urllib.request
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import modelyard
+from modelyard.registry.v1 import models_pb2
+from services.embedded.stack import Stack, StackSettings
+from services.embedded.testing import scratch
+
+PARENT = "namespaces/default"
+_RESULTS = ("near", "shared", "miss")
+_SKEW = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """
+    What is read.
+
+    Args:
+        kind: the class of the contracts: models or searches.
+        keys: how many different answers there are.
+        rate: reads a second.
+        seconds: for how long.
+    """
+
+    kind: str
+    keys: int
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """
+    Where answers came from.
+
+    Args:
+        near, shared, miss: reads.
+    """
+
+    near: int
+    shared: int
+    miss: int
+
+    @property
+    def hits(self) -> float:
+        """
+        The hit rate, as `modelyard:cache_hits:ratio_rate5m` has it.
+        """
+        return (self.near + self.shared) / max(1, self.near + self.shared + self.miss)
+
+
+def populate(yard: modelyard.Client, keys: int) -> None:
+    """
+    Make the models that are read.
+    """
+    for number in range(keys):
+        model = models_pb2.Model(description=f"word{number}")
+        yard.models.CreateModel(models_pb2.CreateModelRequest(parent=PARENT, model_id=f"ttl-{number}", model=model))
+
+
+def measure(stack: Stack, load: Load, ttl: float) -> Rates:
+    """
+    Restart the suite's cache, empty and with a time-to-live, and read.
+
+    Args:
+        stack: a running suite, populated.
+        ttl: in seconds.
+    """
+    cache = stack.services["cache"]
+    settings = {
+        f"MODELYARD_CACHE_TTL_{load.kind.upper()}_SECONDS": f"{ttl:g}",
+        # Keys of its own in Valkey, and nothing is warmed up: it is empty.
+        "MODELYARD_CACHE_PREFIX": f"ttl-{load.kind}-{ttl:g}-{time.time_ns()}",
+        "MODELYARD_CACHE_WARM_KEYS": "0",
+    }
+    stack.kill("cache")
+    stack.run(replace(cache.part(), needs=(), environment={**cache.part().environment, **settings}))
+    with modelyard.connect(stack.gateway) as yard:
+        _until_kept(yard)
+        before = _counts(cache.metrics[0], load.kind)
+        _read(_reader(yard, load.kind), load)
+        after = _counts(cache.metrics[0], load.kind)
+    return Rates(*(after[result] - before[result] for result in _RESULTS))
+
+
+def _reader(yard: modelyard.Client, kind: str) -> Callable[[int], object]:
+    if kind == "models":
+        return lambda key: yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/ttl-{key}"))
+    return lambda key: yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query=f"word{key}"))
+
+
+def _read(reader: Callable[[int], object], load: Load) -> None:
+    dice = random.Random(1)
+    weights = list(itertools.accumulate((rank + 1) ** -_SKEW for rank in range(load.keys)))
+    began, done = time.monotonic(), 0
+    while (now := time.monotonic() - began) < load.seconds:
+        if done < now * load.rate:
+            reader(bisect(weights, dice.random() * weights[-1]))
+            done += 1
+        else:
+            time.sleep(0.001)
+
+
+def _until_kept(yard: modelyard.Client) -> None:
+    """
+    Wait until the gateway asks the cache again, and the cache follows the registry.
+    """
+    ends = time.monotonic() + 30
+    request = models_pb2.GetModelRequest(name=f"{PARENT}/models/ttl-0")
+    while True:
+        _, call = yard.models.GetModel.with_call(request)
+        if dict(call.trailing_metadata()).get("x-cache") == "near":
+            return
+        if time.monotonic() > ends:
+            raise TimeoutError("the cache keeps nothing")
+        time.sleep(0.05)
+
+
+def _counts(page: str, kind: str) -> dict[str, int]:
+    with urllib.request.urlopen(page, timeout=10) as answer:  # noqa: S310 - our own, on loopback
+        text = answer.read().decode()
+    found = re.findall(rf'^modelyard_cache_reads_total{{class="{kind}",result="(\w+)"}} (\S+)$', text, re.MULTILINE)
+    return dict.fromkeys(_RESULTS, 0) | {result: int(float(value)) for result, value in found}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bench.ttl", description=__doc__)
+    parser.add_argument("kind", metavar="CLASS", choices=("models", "searches"), help="models or searches")
+    parser.add_argument("ttl", metavar="SECONDS", type=float, nargs="+", help="times to live, one after the other")
+    parser.add_argument("--keys", type=int, default=500, help="different answers (500)")
+    parser.add_argument("--rate", type=float, default=50, help="reads a second (50)")
+    parser.add_argument("--for", dest="seconds", type=float, default=60, help="seconds for each (60)")
+    found = parser.parse_args(argv)
+    load = Load(found.kind, found.keys, found.rate, found.seconds)
+    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as stack:
+        with modelyard.connect(stack.gateway) as yard:
+            populate(yard, load.keys)
+        print(f"{load.kind}: {load.keys} keys, Zipf({_SKEW}), {load.rate:g} reads/s for {load.seconds:g} s")
+        for ttl in found.ttl:
+            rates = measure(stack, load, ttl)
+            counts = f"near {rates.near:,}, shared {rates.shared:,}, miss {rates.miss:,}"
+            print(f"kept for {ttl:g} s: {rates.hits:.1%} hits ({counts})", flush=True)
+        stack.kill("s3")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
