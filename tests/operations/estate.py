@@ -181,6 +181,14 @@ class Estate:
         return found
 
 
+def blocks(page: Path, language: str) -> list[str]:
+    """
+    The fenced blocks of a page.
+    """
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
 def run(page: str, name: str, **environment: str) -> str:
     """
     Run commands as a page has them: the block of docs/operations whose first line is `# name: what it does`.
@@ -191,12 +199,7 @@ def run(page: str, name: str, **environment: str) -> str:
     Raises:
         AssertionError: the page has no such block, or it fails.
     """
-    text = (DOCS / page).read_text(encoding="utf-8")
-    found = [
-        block
-        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-        if block.startswith(f"# {name}:")
-    ]
+    found = [block for block in blocks(DOCS / page, "sh") if block.startswith(f"# {name}:")]
     assert len(found) == 1, f"{page} has {len(found)} blocks called {name}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", found[0]],
