@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from deploy.checks.policies.settings import PROGRAMS
+from services.cdn.model import asset_key
 
 TERRAFORM = Path(__file__).resolve().parents[1] / "terraform"
 FOLDERS = sorted({path.parent for path in TERRAFORM.rglob("*.tf")})
@@ -33,6 +34,13 @@ class Module:
     """
 
     folder: Path
+
+    @property
+    def name(self) -> str:
+        """
+        Of the folder.
+        """
+        return self.folder.name
 
     @cached_property
     def text(self) -> str:
@@ -146,10 +154,12 @@ def closed(module: Module) -> Iterator[str]:
     """
     What is open or unencrypted, and what would be in the state that should not be.
     """
-    for name, body in {**module.resources(), **module.resources("data")}.items():
-        for rule in _RULES:
-            if name.startswith(f"{rule.kind}.") and not rule.holds(body):
-                yield f"{name}: {rule.says}"
+    there = {**module.resources(), **{f"data.{name}": body for name, body in module.resources("data").items()}}
+    for rule in _RULES.get(module.name, ()):
+        found = {name: body for name, body in there.items() if f"{name}.".startswith(f"{rule.kind}.")}
+        if not found:
+            yield f"there is no {rule.kind}"
+        yield from (f"{name}: {rule.says}" for name, body in found.items() if not rule.holds(body))
     if re.search(r"0\.0\.0\.0/0|::/0", module.text):
         yield "open to all addresses"
     if re.search(r"BEGIN (RSA )?PRIVATE KEY|AKIA[0-9A-Z]{16}", module.text):
@@ -166,35 +176,120 @@ class _Rule:
     says: str
 
 
-_BLOCKS = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
-_RULES = (
-    _Rule("aws_db_instance", lambda body: body.get("storage_encrypted") is True, "not encrypted"),
-    _Rule("aws_db_instance", lambda body: body.get("publicly_accessible") is False, "public"),
-    _Rule("aws_db_instance", lambda body: "password" not in body, "its password is in the state"),
-    _Rule("aws_elasticache_replication_group", lambda body: body.get("transit_encryption_enabled") is True, "no TLS"),
-    _Rule(
-        "aws_elasticache_replication_group",
-        lambda body: body.get("at_rest_encryption_enabled") is True,
-        "not encrypted",
+def _true(*keys: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda body: all(body.get(key) is True for key in keys)
+
+
+def _parameter(body: dict[str, Any], name: str, value: str) -> bool:
+    return {"name": name, "value": value} in body.get("parameter", [])
+
+
+def _statements(body: dict[str, Any], effect: str) -> list[dict[str, Any]]:
+    return [each for each in body["statement"] if each.get("effect", "Allow") == effect]
+
+
+def _only_by_tls(body: dict[str, Any]) -> bool:
+    plain = {"test": "Bool", "variable": "aws:SecureTransport", "values": ["false"]}
+    refused = [each for each in _statements(body, "Deny") if "".join(map(str, each["actions"])).strip('"') == "s3:*"]
+    return any(plain in _plain(each.get("condition", [])) for each in refused)
+
+
+def _only_this_distribution(body: dict[str, Any]) -> bool:
+    return all(
+        each["condition"][0]["variable"] == "AWS:SourceArn"
+        and "aws_cloudfront_distribution.this.arn" in str(each["condition"][0]["values"])
+        and "local.served" in str(each["resources"])
+        for each in _statements(body, "Allow")
+    )
+
+
+def _no_wildcards(body: dict[str, Any]) -> bool:
+    return all("*" not in str(each["actions"]) for each in _statements(body, "Allow"))
+
+
+def _opens_two_prefixes(body: dict[str, Any]) -> bool:
+    behaviours = [each for one in body["dynamic"] for each in one.values()]
+    return all("local.open" in str(each["for_each"]) for each in behaviours)
+
+
+def _by_tls(body: dict[str, Any]) -> bool:
+    contents = [one for each in body["dynamic"] for behaviour in each.values() for one in behaviour["content"]]
+    policies = [one["viewer_protocol_policy"] for one in (*body["default_cache_behavior"], *contents)]
+    return set(policies) <= {"https-only", "redirect-to-https"}
+
+
+_DISTRIBUTION = "aws_cloudfront_distribution"
+_REPLICATION = "aws_elasticache_replication_group"
+_BUCKET_POLICY = "data.aws_iam_policy_document.bucket"
+_RULES: dict[str, tuple[_Rule, ...]] = {
+    "postgres": (
+        _Rule("aws_db_instance", _true("storage_encrypted"), "not encrypted"),
+        _Rule("aws_db_instance", lambda body: body.get("publicly_accessible") is False, "public"),
+        _Rule("aws_db_instance", lambda body: "password" not in body, "its password is in the state"),
+        _Rule("aws_db_instance.primary", _true("multi_az"), "in one zone"),
+        _Rule("aws_db_instance.primary", lambda body: "password_wo" in body, "no password"),
+        _Rule("aws_db_parameter_group", lambda body: "local.parameters" in str(body["dynamic"]), "without parameters"),
+        _Rule("aws_vpc_security_group_ingress_rule", lambda body: "referenced_security_group_id" in body, "too open"),
     ),
-    _Rule("aws_elasticache_replication_group", lambda body: "auth_token" in body, "no password"),
-    _Rule(
-        "aws_s3_bucket_public_access_block",
-        lambda body: all(body.get(key) is True for key in _BLOCKS),
-        "does not block all public access",
+    "valkey": (
+        _Rule(_REPLICATION, _true("transit_encryption_enabled"), "no TLS"),
+        _Rule(_REPLICATION, lambda body: body.get("transit_encryption_mode") == "required", "TLS is not required"),
+        _Rule(_REPLICATION, _true("at_rest_encryption_enabled"), "not encrypted"),
+        _Rule(_REPLICATION, _true("multi_az_enabled", "automatic_failover_enabled"), "in one zone"),
+        _Rule(_REPLICATION, lambda body: "auth_token" in body, "no password"),
+        _Rule(
+            "aws_elasticache_parameter_group",
+            lambda body: _parameter(body, "maxmemory-policy", "allkeys-lru"),
+            "it refuses writes when it is full",
+        ),
+        _Rule("aws_vpc_security_group_ingress_rule", lambda body: "referenced_security_group_id" in body, "too open"),
     ),
-    _Rule("aws_cloudfront_origin_access_control", lambda body: body.get("signing_behavior") == "always", "unsigned"),
-    _Rule(
-        "aws_cloudfront_distribution",
-        lambda body: all("origin_access_control_id" in one for one in body["origin"]),
-        "an origin without access control",
+    "assets": (
+        _Rule(
+            "aws_s3_bucket_public_access_block",
+            _true("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets"),
+            "does not block all public access",
+        ),
+        _Rule("aws_s3_bucket_server_side_encryption_configuration", lambda _: True, ""),
+        _Rule("aws_s3_bucket_policy", lambda body: f"{_BUCKET_POLICY}.json" in body["policy"], "another policy"),
+        _Rule(_BUCKET_POLICY, _only_by_tls, "plain HTTP is not refused"),
+        _Rule(_BUCKET_POLICY, _only_this_distribution, "others may read"),
+        _Rule("data.aws_iam_policy_document", _no_wildcards, "more rights than are needed"),
+        _Rule("aws_cloudfront_origin_access_control", lambda body: body["signing_behavior"] == "always", "unsigned"),
+        _Rule(
+            _DISTRIBUTION,
+            lambda body: all("origin_access_control_id" in one for one in body["origin"]),
+            "no access control",
+        ),
+        _Rule(
+            _DISTRIBUTION,
+            lambda body: all("trusted_key_groups" in one for one in body["default_cache_behavior"]),
+            "open where nothing else is said",
+        ),
+        _Rule(_DISTRIBUTION, _opens_two_prefixes, "more is open than local.open"),
+        _Rule(_DISTRIBUTION, _by_tls, "plain HTTP"),
     ),
-    _Rule(
-        "aws_cloudfront_distribution",
-        lambda body: all(one["viewer_protocol_policy"] != "allow-all" for one in body["default_cache_behavior"]),
-        "plain HTTP",
-    ),
-)
+}
+
+
+def test_only_public_prefixes_are_open() -> None:
+    """
+    Without a signature the edge serves what the gateway serves without one, and what needs one is all the rest: the
+    compressed variants of private assets, too.
+    """
+    (local,) = Module(TERRAFORM / "modules" / "assets").blocks["locals"][:1]
+    assert local["open"] == ["assets/*", "static/*"]
+    assert set(local["served"]) == {"assets", "static", "private", "versions"}
+    names = {asset_key("0" * 64, private=False).split("/")[0], "static"}
+    assert {each.partition("/")[0] for each in local["open"]} == names
+
+
+def test_everybody_speaks_tls_to_postgresql() -> None:
+    """
+    The parameter that refuses plain connections is on.
+    """
+    (local,) = [each for each in Module(TERRAFORM / "modules" / "postgres").blocks["locals"] if "parameters" in each]
+    assert local["parameters"]["rds.force_ssl"]["value"] == "1"
 
 
 def test_nothing_is_open(module: Module) -> None:
@@ -207,21 +302,36 @@ def test_nothing_is_open(module: Module) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "says"),
     [
-        ("postgres", "storage_encrypted     = true", "storage_encrypted = false", "not encrypted"),
-        ("postgres", "publicly_accessible    = false", "publicly_accessible = true", "public"),
-        ("postgres", "manage_master_user_password   = true", 'password = "x"', "its password is in the state"),
-        ("valkey", "transit_encryption_enabled = true", "transit_encryption_enabled = false", "no TLS"),
-        ("valkey", "auth_token                 = var.password", "", "no password"),
-        ("valkey", "sensitive   = true", "", "variable password is not sensitive"),
-        ("valkey", "referenced_security_group_id = each.value", 'cidr_ipv4 = "0.0.0.0/0"', "open to all"),
-        ("assets", "ignore_public_acls      = true", "", "does not block all public access"),
-        (
-            "assets",
-            "origin_access_control_id = aws_cloudfront_origin_access_control.this.id",
-            "",
-            "without access control",
-        ),
-        ("assets", '"redirect-to-https"', '"allow-all"', "plain HTTP"),
+        ("postgres", r"storage_encrypted +=.*", "storage_encrypted = false", "not encrypted"),
+        ("postgres", r"publicly_accessible +=.*", "publicly_accessible = true", "public"),
+        ("postgres", r"password_wo +=.*", 'password = "x"', "its password is in the state"),
+        ("postgres", r"password_wo +=.*", "", "no password"),
+        ("postgres", r"multi_az +=.*", "multi_az = false", "in one zone"),
+        ("postgres", r"local\.parameters", "{}", "without parameters"),
+        ("postgres", r"sensitive +=.*", "", "variable owner_password is not sensitive"),
+        ("valkey", r"transit_encryption_enabled +=.*", "transit_encryption_enabled = false", "no TLS"),
+        ("valkey", r'"required"', '"preferred"', "TLS is not required"),
+        ("valkey", r"at_rest_encryption_enabled +=.*", "", "not encrypted"),
+        ("valkey", r"multi_az_enabled +=.*", "", "in one zone"),
+        ("valkey", r"auth_token +=.*", "", "no password"),
+        ("valkey", r"allkeys-lru", "noeviction", "it refuses writes"),
+        ("valkey", r"sensitive +=.*", "", "variable password is not sensitive"),
+        ("valkey", r"referenced_security_group_id +=.*", 'cidr_ipv4 = "0.0.0.0/0"', "open to all"),
+        ("valkey", r"referenced_security_group_id +=.*", 'cidr_ipv4 = "10.0.0.0/8"', "too open"),
+        ("assets", r"ignore_public_acls +=.*", "", "does not block all public access"),
+        ("assets", r"aws_s3_bucket_public_access_block\b", "aws_s3_bucket_website", "there is no aws_s3_bucket_public"),
+        ("assets", r"aws_s3_bucket_server_side_enc\w+", "aws_s3_bucket_website", "there is no aws_s3_bucket_server"),
+        ("assets", r"effect +=.*", "", "plain HTTP is not refused"),
+        ("assets", r'\["false"\]', '["true"]', "plain HTTP is not refused"),
+        ("assets", r"AWS:SourceArn", "AWS:SourceAccount", "others may read"),
+        ("assets", r"\[for prefix in local.served .*", '["*"]', "others may read"),
+        ("assets", r'"s3:GetObject",\n', '"s3:*",\n', "more rights than are needed"),
+        ("assets", r"origin_access_control_id +=.*", "", "no access control"),
+        ("assets", r'"always"', '"never"', "unsigned"),
+        ("assets", r'"redirect-to-https"', '"allow-all"', "plain HTTP"),
+        ("assets", r'"https-only"', '"allow-all"', "plain HTTP"),
+        ("assets", r"trusted_key_groups +=.*", "", "open where nothing else is said"),
+        ("assets", r"for_each = local\.open", 'for_each = ["*"]', "more is open"),
     ],
 )
 def test_what_is_open_is_found(name: str, old: str, new: str, says: str, tmp_path: Path) -> None:
@@ -229,12 +339,14 @@ def test_what_is_open_is_found(name: str, old: str, new: str, says: str, tmp_pat
     Each of these changes makes something open, and is found.
     """
     changed = 0
+    folder = tmp_path / name
+    folder.mkdir()
     for path in (TERRAFORM / "modules" / name).glob("*.tf"):
-        text = path.read_text()
-        changed += old in text
-        (tmp_path / path.name).write_text(text.replace(old, new))
+        text, count = re.subn(old, new.replace("\\", ""), path.read_text())
+        changed += count
+        (folder / path.name).write_text(text)
     assert changed
-    assert says in "\n".join(closed(Module(tmp_path)))
+    assert says in "\n".join(closed(Module(folder)))
 
 
 @pytest.mark.skipif(_TERRAFORM is None, reason="neither terraform nor tofu is on PATH")

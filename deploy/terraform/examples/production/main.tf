@@ -1,7 +1,7 @@
 # Everything that deploy/overlays/production expects of AWS, in a VPC and beside an EKS cluster that are there.
 
 terraform {
-  required_version = ">= 1.9"
+  required_version = ">= 1.11"
   required_providers {
     aws = { source = "hashicorp/aws", version = "~> 6.0" }
   }
@@ -19,11 +19,18 @@ data "aws_secretsmanager_secret_version" "valkey" {
   secret_id = var.valkey_password_secret
 }
 
+# The owners' passwords, of which no plan and no state has a copy.
+ephemeral "aws_secretsmanager_secret_version" "owner" {
+  for_each  = toset(["registry", "cdn"])
+  secret_id = "modelyard/${each.key}-database-owner"
+}
+
 module "registry" {
   source = "../../modules/postgres"
 
   name                      = "modelyard-registry"
   database                  = "modelyard"
+  owner_password            = jsondecode(ephemeral.aws_secretsmanager_secret_version.owner["registry"].secret_string)["password"]
   vpc_id                    = var.vpc_id
   subnet_ids                = var.subnet_ids
   client_security_group_ids = [var.nodes_security_group_id]
@@ -36,6 +43,7 @@ module "cdn" {
 
   name                      = "modelyard-cdn"
   database                  = "modelyard_cdn"
+  owner_password            = jsondecode(ephemeral.aws_secretsmanager_secret_version.owner["cdn"].secret_string)["password"]
   vpc_id                    = var.vpc_id
   subnet_ids                = var.subnet_ids
   client_security_group_ids = [var.nodes_security_group_id]
@@ -56,6 +64,7 @@ module "assets" {
   source = "../../modules/assets"
 
   bucket           = var.bucket
-  public_key_pem   = file(var.public_key_file)
+  public_keys      = { for name, path in var.public_key_files : name => file(path) }
+  signing_key      = var.signing_key
   eks_cluster_name = var.eks_cluster_name
 }

@@ -24,8 +24,3 @@ output "settings" {
     }
   }
 }
-
-output "owner_secrets" {
-  description = "Where the owners' passwords are, for External Secrets."
-  value       = { registry = module.registry.owner_secret_arn, cdn = module.cdn.owner_secret_arn }
-}

@@ -29,8 +29,13 @@ variable "bucket" {
   type        = string
 }
 
-variable "public_key_file" {
-  description = "The public half of the key that signs addresses, PEM."
+variable "public_key_files" {
+  description = "The public halves of the keys that sign addresses, PEM, by name: two while one takes over from the other."
+  type        = map(string)
+}
+
+variable "signing_key" {
+  description = "Which of them the asset service signs with."
   type        = string
 }
 

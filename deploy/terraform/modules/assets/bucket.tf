@@ -54,13 +54,14 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     }
   }
 
-  # The service gives uploads up by itself, after 30 days at most (MODELYARD_UPLOAD_TTL_SECONDS); this is for what it lost.
+  # The service gives uploads up by itself, 30 days at most after their last part (MODELYARD_UPLOAD_TTL_SECONDS). This is for
+  # what it lost, and counts from the beginning: an upload that takes longer than this is ended by it.
   rule {
     id     = "forget-lost-uploads"
     status = "Enabled"
     filter {}
     abort_incomplete_multipart_upload {
-      days_after_initiation = 31
+      days_after_initiation = 60
     }
   }
 }
@@ -97,7 +98,7 @@ data "aws_iam_policy_document" "bucket" {
   statement {
     sid       = "ThisDistributionReads"
     actions   = ["s3:GetObject"]
-    resources = ["${aws_s3_bucket.this.arn}/*"]
+    resources = [for prefix in local.served : "${aws_s3_bucket.this.arn}/${prefix}/*"]
     principals {
       type        = "Service"
       identifiers = ["cloudfront.amazonaws.com"]

@@ -1,8 +1,11 @@
-# The edge: assets/* and static/* for everybody, private/* and versions/* with signed addresses (docs/delivery.md).
+# The edge: assets/* and static/* for everybody, and whatever else only with signed addresses (docs/delivery.md). Compressed
+# variants of private assets and half-written uploads are in the bucket, too: nothing but these two prefixes is open.
 
 locals {
   origin = "bucket"
-  signed = ["private/*", "versions/*"]
+  open   = ["assets/*", "static/*"]
+  # All that the edge may ask the bucket for at all.
+  served = ["assets", "static", "private", "versions"]
 }
 
 resource "aws_cloudfront_origin_access_control" "this" {
@@ -14,9 +17,11 @@ resource "aws_cloudfront_origin_access_control" "this" {
 }
 
 resource "aws_cloudfront_public_key" "this" {
-  name_prefix = "${var.bucket}-"
+  for_each = var.public_keys
+
+  name_prefix = "${var.bucket}-${each.key}-"
   comment     = "Signs addresses of ${var.bucket}"
-  encoded_key = var.public_key_pem
+  encoded_key = each.value
 
   lifecycle {
     create_before_destroy = true
@@ -26,7 +31,7 @@ resource "aws_cloudfront_public_key" "this" {
 resource "aws_cloudfront_key_group" "this" {
   name    = var.bucket
   comment = "Who may sign addresses of ${var.bucket}"
-  items   = [aws_cloudfront_public_key.this.id]
+  items   = [for each in aws_cloudfront_public_key.this : each.id]
 }
 
 # S3 says by its headers how long; the name under which a file is saved is a part of the address.
@@ -107,24 +112,24 @@ resource "aws_cloudfront_distribution" "this" {
     target_origin_id           = local.origin
     allowed_methods            = ["GET", "HEAD", "OPTIONS"]
     cached_methods             = ["GET", "HEAD"]
-    viewer_protocol_policy     = "redirect-to-https"
+    viewer_protocol_policy     = "https-only"
     compress                   = true
     cache_policy_id            = aws_cloudfront_cache_policy.this.id
     response_headers_policy_id = aws_cloudfront_response_headers_policy.this.id
+    trusted_key_groups         = [aws_cloudfront_key_group.this.id]
   }
 
   dynamic "ordered_cache_behavior" {
-    for_each = local.signed
+    for_each = local.open
     content {
       path_pattern               = ordered_cache_behavior.value
       target_origin_id           = local.origin
       allowed_methods            = ["GET", "HEAD", "OPTIONS"]
       cached_methods             = ["GET", "HEAD"]
-      viewer_protocol_policy     = "https-only"
+      viewer_protocol_policy     = "redirect-to-https"
       compress                   = true
       cache_policy_id            = aws_cloudfront_cache_policy.this.id
       response_headers_policy_id = aws_cloudfront_response_headers_policy.this.id
-      trusted_key_groups         = [aws_cloudfront_key_group.this.id]
     }
   }
 

@@ -15,12 +15,17 @@ output "MODELYARD_CLOUDFRONT_DOMAIN" {
 
 output "MODELYARD_CLOUDFRONT_KEY_PAIR_ID" {
   description = "Setting of the asset service; the private half is its secret."
-  value       = aws_cloudfront_public_key.this.id
+  value       = aws_cloudfront_public_key.this[var.signing_key].id
 }
 
 output "MODELYARD_CLOUDFRONT_DISTRIBUTION" {
   description = "Setting of the asset service."
   value       = aws_cloudfront_distribution.this.id
+}
+
+output "role_arns" {
+  description = "Of the pods' roles, by ServiceAccount; empty without eks_cluster_name."
+  value       = { for name, role in aws_iam_role.pods : name => role.arn }
 }
 
 output "policies" {

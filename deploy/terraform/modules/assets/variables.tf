@@ -7,12 +7,21 @@ variable "bucket" {
   }
 }
 
-variable "public_key_pem" {
-  description = "The public half of the key that signs addresses: RSA 2048, PEM. The private half never comes here."
+variable "public_keys" {
+  description = "Public halves of the keys that sign addresses, by name: RSA 2048, PEM. The private halves never come here. Two of them while one takes over from the other."
+  type        = map(string)
+  validation {
+    condition     = length(var.public_keys) > 0 && alltrue([for each in var.public_keys : startswith(each, "-----BEGIN PUBLIC KEY-----")])
+    error_message = "public_keys: one or more, each made by openssl rsa -in private.pem -pubout."
+  }
+}
+
+variable "signing_key" {
+  description = "The name of the one that the asset service signs with."
   type        = string
   validation {
-    condition     = startswith(var.public_key_pem, "-----BEGIN PUBLIC KEY-----")
-    error_message = "public_key_pem: openssl rsa -in private.pem -pubout"
+    condition     = contains(keys(var.public_keys), var.signing_key)
+    error_message = "signing_key: a name of public_keys."
   }
 }
 
@@ -26,6 +35,10 @@ variable "certificate_arn" {
   description = "Of ACM in us-east-1, for the aliases; null without any."
   type        = string
   default     = null
+  validation {
+    condition     = (var.certificate_arn == null) == (length(var.aliases) == 0)
+    error_message = "certificate_arn: needed with aliases, and only with them."
+  }
 }
 
 variable "upload_origins" {
@@ -52,6 +65,10 @@ variable "price_class" {
   description = "Of CloudFront: how much of the world is near."
   type        = string
   default     = "PriceClass_100"
+  validation {
+    condition     = contains(["PriceClass_100", "PriceClass_200", "PriceClass_All"], var.price_class)
+    error_message = "price_class: PriceClass_100, PriceClass_200 or PriceClass_All."
+  }
 }
 
 variable "eks_cluster_name" {

@@ -80,9 +80,9 @@ resource "aws_db_instance" "primary" {
 
   db_name  = var.database
   username = "modelyard"
-  # Made, kept and rotated by Secrets Manager; it is never in Terraform's state.
-  manage_master_user_password   = true
-  master_user_secret_kms_key_id = var.kms_key_arn
+  # Written, and never in Terraform's state. (RDS's own management of it allows no read replicas.)
+  password_wo         = var.owner_password
+  password_wo_version = var.owner_password_version
 
   storage_type          = "gp3"
   allocated_storage     = var.storage_gib

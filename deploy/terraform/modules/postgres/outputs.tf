@@ -20,11 +20,6 @@ output "MODELYARD_DATABASE_REPLICA_URLS" {
   ])
 }
 
-output "owner_secret_arn" {
-  description = "Of the owner's password in Secrets Manager: a JSON object with username and password."
-  value       = aws_db_instance.primary.master_user_secret[0].secret_arn
-}
-
 output "security_group_id" {
   description = "Of the instances."
   value       = aws_security_group.this.id

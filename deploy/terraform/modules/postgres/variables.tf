@@ -35,6 +35,19 @@ variable "client_security_group_ids" {
   type        = list(string)
 }
 
+variable "owner_password" {
+  description = "Of modelyard, which owns the database. From a secret store; neither the plan nor the state has it."
+  type        = string
+  sensitive   = true
+  ephemeral   = true
+}
+
+variable "owner_password_version" {
+  description = "Another number writes the password again."
+  type        = number
+  default     = 1
+}
+
 variable "instance_class" {
   description = "Of the primary."
   type        = string

@@ -30,7 +30,7 @@ resource "aws_vpc_security_group_ingress_rule" "clients" {
 
 resource "aws_elasticache_parameter_group" "this" {
   name        = var.name
-  family      = "valkey8"
+  family      = "valkey${split(".", var.engine_version)[0]}"
   description = "Modelyard's cache"
   tags        = var.tags
 
@@ -43,10 +43,6 @@ resource "aws_elasticache_parameter_group" "this" {
   parameter {
     name  = "maxmemory-policy"
     value = "allkeys-lru"
-  }
-
-  lifecycle {
-    create_before_destroy = true
   }
 }
 

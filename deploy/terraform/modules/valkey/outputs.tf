@@ -3,6 +3,11 @@ output "MODELYARD_VALKEY_URL" {
   value       = "rediss://${aws_elasticache_replication_group.this.configuration_endpoint_address}:6379/0"
 }
 
+output "endpoint" {
+  description = "Host of the cluster's configuration."
+  value       = aws_elasticache_replication_group.this.configuration_endpoint_address
+}
+
 output "security_group_id" {
   description = "Of the nodes."
   value       = aws_security_group.this.id
