@@ -1,7 +1,7 @@
 """
 The Hugging Face model card format: YAML front matter between lines of three dashes, then Markdown
-(https://huggingface.co/docs/hub/model-cards). What was imported is kept to the letter; what is changed afterwards is
-changed in the YAML's own nodes, so that unknown keys keep their place, their order and the way they are written.
+(https://huggingface.co/docs/hub/model-cards). What was imported is kept to the letter; a change replaces the lines of
+the keys that it changes, and leaves all other lines as they are: comments, quotes, anchors, line ends and order.
 
 `license` is the card's own field. The card's prose (intended use, limitations …) has no key in that format: it goes
 under `modelyard`, which others ignore. All other keys are the card's `extra`.
@@ -10,23 +10,25 @@ under `modelyard`, which others ignore. All other keys are the card's `extra`.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from services.chassis.checks import Checks
+from services.registry.model import yaml12
+from services.registry.model.yaml12 import MappingNode, Node, ScalarNode, SequenceNode
 
 MOST_FRONT = 256 * 1024
 _MOST_NODES = 20_000
 _MOST_DEPTH = 32
-_MOST_EXACT = 2**53
 _OWN = "modelyard"
 _LICENSE = "license"
 _FENCE = re.compile(r"---[ \t]*")
+#: Line ends as the Hub's parser has them; others, such as U+2028, are text.
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_BETWEEN = re.compile(r"[ \t]*|#.*")
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
 
 
@@ -65,13 +67,11 @@ def parse_card(checks: Checks, field: str, content: str, sections: tuple[str, ..
         sections: the names of the prose fields.
     """
     try:
-        front, inner, markdown = _split(content)
-        if len(front.encode()) > MOST_FRONT:
+        parts = _split(content)
+        if len(parts.front.encode()) > MOST_FRONT:
             raise FrontMatterError(1, f"the front matter must be at most {MOST_FRONT:,} bytes")
-        root = _compose(inner)
-        data = _Plain().mapping(root) if root is not None else {}
-        own, extra = _sorted_out(data, sections)
-        return Parsed(front, markdown, own, extra)
+        own, extra = _sorted_out(_Keys(parts).data, sections)
+        return Parsed(parts.front, parts.markdown, own, extra)
     except FrontMatterError as error:
         checks.add(field, str(error))
         return Parsed("", "", {}, {})
@@ -79,12 +79,12 @@ def parse_card(checks: Checks, field: str, content: str, sections: tuple[str, ..
 
 def changed_front(front: str, own: Mapping[str, str], extra: Mapping[str, Any], sections: tuple[str, ...]) -> str:
     """
-    Front matter that says *own* and *extra*: *front* itself if it does already, else *front* with its YAML changed.
+    Front matter that says *own* and *extra*: *front* itself if it does already, else *front* with the lines of the keys
+    that say something else replaced.
     """
-    inner = _split(front)[1] if front else ""
-    root = _compose(inner)
-    data = _Plain().mapping(root) if root is not None else {}
-    if _same(_sorted_out(data, sections), (dict(own), dict(extra))):
+    parts = _split(front) if front else _Parts("---\n", "", "---\n", "")
+    keys = _Keys(parts)
+    if _same(_sorted_out(keys.data, sections), (dict(own), dict(extra))):
         return front
     wanted: dict[str, Any] = dict(extra)
     if own.get(_LICENSE):
@@ -93,14 +93,145 @@ def changed_front(front: str, own: Mapping[str, str], extra: Mapping[str, Any], 
         wanted[_OWN] = prose
     if not wanted:
         return ""
-    nodes = {key.value: (key, value) for key, value in root.value} if root is not None else {}
-    places = [*(name for name in nodes if name in wanted), *(name for name in wanted if name not in nodes)]
-    pairs = [
-        nodes[name] if name in nodes and _same(data[name], wanted[name]) else _pair(name, wanted[name])
-        for name in places
-    ]
-    mapping = yaml.MappingNode("tag:yaml.org,2002:map", pairs, flow_style=False)
-    return f"---\n{yaml.serialize(mapping, Dumper=yaml.SafeDumper, allow_unicode=True, width=10_000)}---\n"
+    changed = {name for name, value in keys.data.items() if name not in wanted or not _same(value, wanted[name])}
+    inner = keys.with_values(wanted, changed)
+    if not _says(inner, wanted):
+        # An alias whose anchor went with the value of another key is written out.
+        inner = keys.with_values(wanted, changed | keys.linked)
+    for rewritten in (changed, set(keys.data)):
+        if not _says(inner, wanted):
+            inner = keys.anew(wanted, rewritten)
+    return parts.opening + inner + parts.closing
+
+
+def _says(inner: str, wanted: Mapping[str, Any]) -> bool:
+    try:
+        return _same(_Keys(_Parts("---\n", inner, "---\n", "")).data, wanted)
+    except FrontMatterError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """
+    A card, cut.
+
+    Args:
+        opening: up to and including the line that opens the front matter: a byte order mark and blank lines may come
+            before it, as the Hub has it.
+        inner: its YAML.
+        closing: the line that closes it.
+        markdown: the rest.
+    """
+
+    opening: str
+    inner: str
+    closing: str
+    markdown: str
+
+    @property
+    def front(self) -> str:
+        """
+        The front matter with its fences.
+        """
+        return self.opening + self.inner + self.closing
+
+    @property
+    def line_end(self) -> str:
+        """
+        The line end of the card's first line.
+        """
+        return "\r\n" if self.opening.endswith("\r\n") else "\n"
+
+
+class _Keys:
+    """
+    The keys of front matter: what they say, and their lines.
+    """
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        self._lines = _LINES.findall(parts.inner)
+        self._first = len(_LINES.findall(parts.opening)) + 1  # the card's line that the YAML begins with
+        self._root = self._compose()
+        self.data = _Plain(self._first).mapping(self._root) if self._root is not None else {}
+
+    @property
+    def linked(self) -> set[str]:
+        """
+        The keys that have a node in common with another one: by an anchor here and an alias there.
+        """
+        pairs = [] if self._root is None else self._root.value
+        below = {key.value: set(yaml12.below(value)) for key, value in pairs}
+        owners = Counter(node for nodes in below.values() for node in nodes)
+        return {name for name, nodes in below.items() if any(owners[node] > 1 for node in nodes)}
+
+    def with_values(self, wanted: Mapping[str, Any], rewritten: Collection[str]) -> str:
+        """
+        The YAML in which the keys *rewritten* have the values of *wanted*, or are gone, and new ones are at the end.
+        """
+        found, taken = [], 0
+        for name, first, after, value in self._spans():
+            found += self._lines[taken:first]
+            if name not in rewritten:
+                found += self._lines[first:after]
+            elif name in wanted:
+                found.append(self._replaced(name, self._lines[first:after], value, wanted[name]))
+            taken = after
+        found += self._lines[taken:]
+        missing = [name for name in wanted if name not in self.data]
+        return "".join([*found, *(self._written(name, wanted[name]) for name in missing)])
+
+    def anew(self, wanted: Mapping[str, Any], rewritten: Collection[str]) -> str:
+        """
+        The same for what has no lines of keys ({…}): a line for each, with the values as they were written.
+        """
+        pairs = [] if self._root is None else self._root.value
+        marks = {key.value: (value.start_mark.index, value.end_mark.index) for key, value in pairs}
+        names = [*(name for name in self.data if name in wanted), *(name for name in wanted if name not in self.data)]
+        return "".join(
+            self._written(name, wanted[name])
+            if name in rewritten or name not in marks
+            else f"{self._written(name, None).partition(': ')[0]}: {self._parts.inner[slice(*marks[name])]}"
+            + self._parts.line_end
+            for name in names
+        )
+
+    def _spans(self) -> list[tuple[str, int, int, Node]]:
+        """
+        Each key with the first of its lines, the one behind the last, and its value. Comments and blank lines between
+        two keys belong to neither.
+        """
+        if self._root is None or self._root.flow_style:
+            return []  # in {…} keys have no lines
+        starts = [key.start_mark.line for key, _ in self._root.value] + [len(self._lines)]
+        found = []
+        for (key, value), first, after in zip(self._root.value, starts, starts[1:], strict=False):
+            while after > first + 1 and _BETWEEN.fullmatch(self._lines[after - 1].rstrip("\r\n")):
+                after -= 1  # noqa: PLW2901 - the end of this span alone
+            found.append((key.value, first, after, value))
+        return found
+
+    def _replaced(self, name: str, lines: list[str], old: Node, value: Any) -> str:
+        written = self._written(name, value)
+        plain = len(lines) == 1 and isinstance(old, ScalarNode) and old.style in (None, "'", '"') and not old.anchor
+        if plain and "\n" not in (one := written.rstrip("\r\n")) and not isinstance(value, dict | list):
+            # A comment behind the value stays.
+            before, after = lines[0][: old.start_mark.column], lines[0][old.end_mark.column :]
+            return before + ("" if before[-1:].isspace() else " ") + one.removeprefix(f"{name}: ") + after
+        return written
+
+    def _written(self, name: str, value: Any) -> str:
+        return yaml12.write(name, value).replace("\n", self._parts.line_end)
+
+    def _compose(self) -> MappingNode | None:
+        try:
+            root = yaml12.compose(self._parts.inner)
+        except yaml12.YamlError as error:
+            raise FrontMatterError(error.line + self._first, str(error)) from None
+        if root is not None and not isinstance(root, MappingNode):
+            raise FrontMatterError(root.start_mark.line + self._first, "the front matter must be a mapping: key: value")
+        return root
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -108,34 +239,23 @@ def _same(one: Any, other: Any) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def _split(content: str) -> tuple[str, str, str]:
-    """
-    The front matter with its fences, what is between them, and the rest.
-    """
-    lines = content.splitlines(keepends=True)
-    if not lines or not _FENCE.fullmatch(lines[0].removeprefix("\ufeff").rstrip("\r\n")):
-        return "", "", content
-    for number, line in enumerate(lines[1:], start=1):
-        if _FENCE.fullmatch(line.rstrip("\r\n")):
-            return "".join(lines[: number + 1]), "".join(lines[1:number]), "".join(lines[number + 1 :])
-    raise FrontMatterError(1, "the front matter that begins here is never closed with a line of three dashes")
+def _split(content: str) -> _Parts:
+    lines = _LINES.findall(content)
+    blank = 0
+    while blank < len(lines) and not lines[blank].removeprefix("\ufeff" if blank == 0 else "").strip():
+        blank += 1
+    if blank == len(lines) or not _is_fence(lines[blank].removeprefix("\ufeff" if blank == 0 else "")):
+        return _Parts("", "", "", content)
+    first = blank + 1
+    for number in range(first, len(lines)):
+        if _is_fence(lines[number]):
+            cuts = (lines[:first], lines[first:number], [lines[number]], lines[number + 1 :])
+            return _Parts(*("".join(cut) for cut in cuts))
+    raise FrontMatterError(first, "the front matter that begins here is never closed with a line of three dashes")
 
 
-def _compose(inner: str) -> yaml.MappingNode | None:
-    try:
-        root = yaml.compose(inner, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise FrontMatterError(mark.line + 2 if mark else 1, error.problem or "is not YAML") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FrontMatterError(
-            1, f"is not YAML: {str(error).splitlines()[0] if str(error) else 'nested too deep'}"
-        ) from None
-    if root is None:
-        return None
-    if not isinstance(root, yaml.MappingNode):
-        raise FrontMatterError(_line(root), "the front matter must be a mapping: key: value")
-    return root
+def _is_fence(line: str) -> bool:
+    return _FENCE.fullmatch(line.rstrip("\r\n")) is not None
 
 
 class _Plain:
@@ -143,46 +263,37 @@ class _Plain:
     Nodes as JSON values. What JSON has no type for (dates, infinities, very large numbers) becomes its text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self._count = 0
-        self._loader = yaml.SafeLoader("")
+        self._first = first
 
-    def mapping(self, node: yaml.MappingNode, depth: int = 0) -> dict[str, Any]:
+    def mapping(self, node: MappingNode, depth: int = 0) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise FrontMatterError(_line(key), "a key must be a plain word")
+            if not isinstance(key, ScalarNode):
+                raise FrontMatterError(self._line(key), "a key must be a plain word")
             if key.value in found:
-                raise FrontMatterError(_line(key), f'the key "{key.value[:80]}" comes twice')
+                raise FrontMatterError(self._line(key), f'the key "{key.value[:80]}" comes twice')
             found[key.value] = self._value(value, depth + 1)
         return found
 
-    def _value(self, node: yaml.Node, depth: int) -> Any:
+    def _value(self, node: Node, depth: int) -> Any:
         self._count += 1
         if self._count > _MOST_NODES:
-            raise FrontMatterError(_line(node), f"has more than {_MOST_NODES:,} values, its aliases spelt out")
+            raise FrontMatterError(self._line(node), f"has more than {_MOST_NODES:,} values, its aliases spelt out")
         if depth > _MOST_DEPTH:
-            raise FrontMatterError(_line(node), f"is nested more than {_MOST_DEPTH} deep")
+            raise FrontMatterError(self._line(node), f"is nested more than {_MOST_DEPTH} deep")
         if node.tag not in _TAGS:
-            raise FrontMatterError(_line(node), f"the tag {node.tag} is not one of a card's")
-        if isinstance(node, yaml.MappingNode):
+            raise FrontMatterError(self._line(node), f"the tag {node.tag} is not one of a card's")
+        if isinstance(node, MappingNode):
             return self.mapping(node, depth)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, SequenceNode):
             return [self._value(each, depth + 1) for each in node.value]
-        return self._scalar(node)
+        assert isinstance(node, ScalarNode)  # noqa: S101 - the third of three kinds
+        return yaml12.scalar(node)
 
-    def _scalar(self, node: yaml.Node) -> Any:
-        if node.tag.endswith(":timestamp"):
-            return node.value
-        try:
-            value = self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            return node.value
-        if isinstance(value, float) and not math.isfinite(value):
-            return node.value
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _MOST_EXACT:
-            return node.value
-        return value
+    def _line(self, node: Node) -> int:
+        return int(node.start_mark.line) + self._first
 
 
 def _sorted_out(data: Mapping[str, Any], sections: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -201,13 +312,3 @@ def _sorted_out(data: Mapping[str, Any], sections: tuple[str, ...]) -> tuple[dic
     ):
         own |= extra.pop(_OWN)
     return own, extra
-
-
-def _pair(name: str, value: Any) -> tuple[yaml.Node, yaml.Node]:
-    dumper = yaml.representer.SafeRepresenter(default_flow_style=False, sort_keys=False)
-    return dumper.represent_data(name), dumper.represent_data(value)
-
-
-def _line(node: yaml.Node) -> int:
-    # Lines of the card: the first one is the opening fence.
-    return int(node.start_mark.line) + 2 if node.start_mark else 1

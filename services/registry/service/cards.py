@@ -4,6 +4,8 @@ CardService.
 
 from __future__ import annotations
 
+import asyncio
+
 from modelyard.registry.v1 import cards_pb2 as pb
 from modelyard.registry.v1.cards_pb2_grpc import CardServiceServicer
 from services.chassis.checks import MOST_INT64, Checks
@@ -54,7 +56,8 @@ class CardService(CardServiceServicer):
     async def ImportCard(self, request: pb.ImportCardRequest, context: Context) -> pb.Card:
         checks = Checks()
         name = checks.name(CardName, "name", request.name)
-        parsed = parse_card(checks, "content", request.content, SECTIONS)
+        # The largest takes more than a second, in which other calls go on.
+        parsed = await asyncio.to_thread(parse_card, checks, "content", request.content, SECTIONS)
         draft = CardDraft(**parsed.own, markdown=parsed.markdown, extra=parsed.extra, front=parsed.front)
         draft.check(checks, "content")
         checks.text("content", parsed.front, len(parsed.front))

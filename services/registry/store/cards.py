@@ -5,6 +5,8 @@ Model cards in the database: a row for each number.
 
 from __future__ import annotations
 
+import asyncio
+
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
@@ -113,7 +115,10 @@ class CardStore:
         before = rows.to_card(row, name) if row is not None else None
         check_etag(name, update.etag, before.revision if before is not None else 0)
         base = before.draft if before is not None else CardDraft()
-        draft = update.draft if update.paths is None else base.updated(update.draft, update.paths)
+        draft = update.draft
+        if update.paths is not None:
+            # The largest front matter takes seconds to change, in which other calls go on.
+            draft = await asyncio.to_thread(base.updated, update.draft, update.paths)
         kind = ChangeKind.CREATED if before is None else ChangeKind.UPDATED
         journal = Journal.of(name, kind, before.draft.image() if before is not None else None, draft.image())
         sections = rows.packed({each: text for each, text in draft.own.items() if each in (*SECTIONS, "license")})
