@@ -18,7 +18,10 @@ from services.ledger.store.statements import Statement
 
 T = TypeVar("T")
 
-# The head of every write's last statement. `next` is the revision; whatever the write stores takes it from there.
+# The head of every write's last statement. `next` is the revision; whatever the write stores takes it from there. Its row
+# is locked already, by a statement of its own (`TAKE` in together.py): PostgreSQL runs the parts of this one in whatever
+# order its planner likes, and two writes that lock the revision and a namespace's usage in different orders wait for
+# each other.
 _LAST = """
 WITH next AS (
     UPDATE revision SET value = value + 1 RETURNING value
@@ -52,10 +55,13 @@ class Transaction:
     """
     The statements of one write: any number of `row` and `rows`, which only read and lock, then `last` or `nothing`.
     (`copy` fills a table that is the connection's own.)
+
+    Args:
+        turn: waits until the revision may be used; True takes it.
     """
 
     def __init__(
-        self, server: Server, connection: Connection, write: Write, turn: Callable[[], Awaitable[None]]
+        self, server: Server, connection: Connection, write: Write, turn: Callable[[bool], Awaitable[None]]
     ) -> None:
         self._server = server
         self._connection = connection
@@ -101,7 +107,7 @@ class Transaction:
             statement: made by `last`; its rows have a column `written`, the revision.
             args: its own parameters, from $10 on.
         """
-        await self._turn()
+        await self._turn(True)
         if not self._connection.is_in_transaction():
             # Outside it the statement would commit by itself, without the request id that keeps it from being repeated.
             raise RuntimeError("the transaction has ended before its last statement")
@@ -127,7 +133,7 @@ class Transaction:
         """
         In place of `last`: there is nothing to write, and the answer reflects the newest revision.
         """
-        await self._turn()
+        await self._turn(False)
         row = await self.row(_HEAD)
         assert row is not None  # noqa: S101 - for the type checker: there is always one
         self.revision = row["value"]
