@@ -20,7 +20,7 @@ _REPLICA = f"{_DATABASE}_replica"
 
 class DatabaseMetrics(Collector):
     """
-    Collects the numbers of statements by name, of the pools, of the replicas and of retried writes, when Prometheus asks.
+    Collects the numbers of statements by name, pools, replicas and retried writes when Prometheus asks.
     """
 
     def __init__(self, database: Database) -> None:

@@ -82,8 +82,8 @@ class Writer:
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
-            Aborted: other writes got in the way several times (TRANSACTION_CONFLICT), or somebody else holds a lock that
-                it needs (LOCK_TIMEOUT).
+            Aborted: other writes got in the way several times (TRANSACTION_CONFLICT).
+            LockTimeout: somebody else holds a lock that it needs.
         """
         names = None if touches is None or write.dry else frozenset(map(str, touches))
         job = Job(write, work, encode, names, asyncio.get_running_loop().create_future())
@@ -202,7 +202,8 @@ class Writer:
 
     async def _do_aside(self, job: Job[Any], held: Held) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._longest_lock_wait
+        began = loop.time()
+        until = began + self._longest_lock_wait
         still: Held | None = held
         try:
             try:
@@ -218,7 +219,7 @@ class Writer:
             if still is not None:
                 names = ", ".join(sorted(job.touches or ()))
                 lock = f"{still.lock}, for {names}" if names else still.lock
-                fail([job], LockTimeout(lock, self._longest_lock_wait))
+                fail([job], LockTimeout(lock, loop.time() - began))
         except BaseException as error:
             _give_up([job], error)
             if not isinstance(error, Exception):

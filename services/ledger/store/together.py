@@ -355,7 +355,7 @@ class Turn:
     async def _work(self) -> Any:
         return await self.job.work(self._transaction)
 
-    async def _turn(self, writes: bool) -> None:  # noqa: FBT001 - a callback with one argument
+    async def _turn(self, writes: bool) -> None:
         self.writes = writes
         self._parked.set()
         await self._go.wait()

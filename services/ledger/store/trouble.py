@@ -53,7 +53,7 @@ class LockTimeout(Aborted):
     """
 
     def __init__(self, lock: str, seconds: float | None = None) -> None:
-        waited = "" if seconds is None else f" for {seconds:.3g} s"
+        waited = "" if seconds is None else f" for {seconds:.1f} s"
         super().__init__(
             "LOCK_TIMEOUT",
             f"another transaction has held the lock of {lock}{waited}, and this write needs it: retry later",

@@ -18,10 +18,10 @@ from services.ledger.store.statements import Statement
 
 T = TypeVar("T")
 
-# The head of every write's last statement. `next` is the revision; whatever the write stores takes it from there. Its row
-# is locked already, by a statement of its own (`TAKE` in together.py): PostgreSQL runs the parts of this one in whatever
-# order its planner likes, and two writes that lock the revision and a namespace's usage in different orders wait for
-# each other.
+# The head of every write's last statement. `next` is the revision; whatever the write stores takes it from there. Its
+# row is locked already, by a statement of its own (`TAKE` in together.py): PostgreSQL runs the parts of this one in
+# whatever order its planner likes, and two writes that lock the revision and a namespace's usage in different orders
+# wait for each other.
 _LAST = """
 WITH next AS (
     UPDATE revision SET value = value + 1 RETURNING value

@@ -10,15 +10,27 @@ import asyncio
 import itertools
 import os
 import random
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
 
 import asyncpg
 import grpc
 import pytest
 
-from modelyard.registry.v1 import models_pb2
+from modelyard.registry.v1 import models_pb2, namespaces_pb2
+from services.ledger.model.calls import Write
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
+from services.ledger.store.statements import Statement
+from services.ledger.store.together import Done
+from services.ledger.store.trouble import LockTimeout
+from services.registry.model.models import Model, ModelDraft
+from services.registry.model.names import ModelName
+from services.registry.store.models import ModelStore
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -141,3 +153,130 @@ async def test_two_processes_never_deadlock(database: str) -> None:
     assert count > CLIENTS
     # The server counts the deadlocks of a connection when it ends, at the latest.
     assert (await deadlocks(database), told) == (0, [0, 0])
+
+
+async def test_a_locked_row_stops_nobody_else(registry: Registry) -> None:
+    """
+    While somebody holds the rows of two models, writes to all others are answered, those that came in the same group
+    included; the writes that need these rows are done once they are free.
+    """
+    for model in ("x", "y"):
+        await create(registry, model)
+    async with holding(registry.database, *rows_of("x", "y")):
+        blocked = [
+            asyncio.ensure_future(update(registry, model, models_pb2.Model(owner="late"), ["owner"])) for model in "xy"
+        ]
+        others = [asyncio.ensure_future(create(registry, f"a{number}")) for number in range(30)]
+        again = asyncio.ensure_future(update(registry, "x", models_pb2.Model(task="later"), ["task"]))
+        await asyncio.gather(*others)
+        # Those that come later are not stopped by those that wait, either.
+        await asyncio.gather(*(create(registry, f"b{number}") for number in range(30)))
+        assert not any(each.done() for each in (*blocked, again))
+    await asyncio.gather(*blocked, again)
+    found = await get(registry, "x")
+    assert (found.owner, found.task) == ("late", "later")
+    assert retries(registry, "lock") > 0
+
+
+async def test_a_claimed_request_id_stops_nobody_else(registry: Registry) -> None:
+    """
+    While another process holds a request id, only the write that has the same id waits.
+    """
+    claim = "INSERT INTO requests (actor, request_id, action, digest) VALUES ('anonymous', 'held', 'x', '')"
+    async with holding(registry.database, claim):
+        held = asyncio.ensure_future(create(registry, "held", request_id="held"))
+        await asyncio.gather(*(create(registry, f"m{number}", request_id=f"r{number}") for number in range(40)))
+        assert not held.done()
+        held.cancel()
+
+
+async def test_a_lock_with_the_revision_in_hand_stops_nobody_else(registry: Registry) -> None:
+    """
+    A lock that a write meets only after it has taken the revision fails that write, and nobody waits for it.
+    """
+    other = namespaces_pb2.CreateNamespaceRequest(namespace_id="other")
+    await registry.namespaces.CreateNamespace(other)
+    held = "SELECT FROM namespace_usage WHERE namespace_id = $1 FOR UPDATE"
+    async with holding(registry.database, held, "other"):
+        request = models_pb2.CreateModelRequest(parent="namespaces/other", model_id="m")
+        blocked = asyncio.ensure_future(registry.models.CreateModel(request))
+        await asyncio.gather(*(create(registry, f"m{number}") for number in range(30)))
+        with Failing() as failed:
+            await blocked
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "LOCK_TIMEOUT")
+    assert "namespace_usage" in failed.message
+
+
+async def test_a_lock_that_stays_is_told(database: str) -> None:
+    """
+    A write that has waited long enough for a lock fails with an error that names it.
+    """
+    async with running(database) as registry:
+        await create(registry, "x")
+    async with open_database(DatabaseSettings(url=database)) as reached, holding(database, *rows_of("x")):
+        models, writer = ModelStore(reached), Writer(reached, longest_lock_wait=0.3)
+        name = ModelName("default", "x")
+        write = Write("ann", "DeleteModel", "r", "", b"digest")
+        work = partial(models.delete, name=name, etag="", keep=timedelta(days=1))
+        with pytest.raises(LockTimeout, match=f"the lock of a row of models, for {name} for 0.3 s"):
+            await writer.run(write, work, lambda _: b"", [name])
+        assert await reached.fetch(Statement("test.requests", "SELECT FROM requests")) == []
+
+
+async def test_what_a_stopped_process_holds_is_free_soon(database: str) -> None:
+    """
+    A process that is stopped in the middle of a write, with the revision in hand, stops the others for seconds only.
+    """
+    assert DatabaseSettings(url=database).idle_timeout <= 5
+    stopped = await asyncio.create_subprocess_exec(sys.executable, "-c", STOPS, database)
+    try:
+        _, how = await asyncio.to_thread(os.waitpid, stopped.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(how)
+        async with running(database) as registry:
+            assert (await create(registry, "m")).revision == 2
+    finally:
+        stopped.kill()
+
+
+# Stops itself when the answer is encoded: everything is written, and nothing is committed.
+STOPS = """
+import asyncio, os, signal, sys
+from functools import partial
+from services.ledger.model.calls import Write
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
+from services.registry.model.models import ModelDraft
+from services.registry.model.names import ModelName
+from services.registry.store.models import ModelStore
+
+async def main():
+    async with open_database(DatabaseSettings(url=sys.argv[1], idle_timeout=1.0)) as database:
+        name = ModelName("default", "stopped")
+        work = partial(ModelStore(database).create, name=name, draft=ModelDraft())
+        write = Write("ann", "CreateModel", "r", "", b"digest")
+        await Writer(database).run(write, work, lambda _: os.kill(os.getpid(), signal.SIGSTOP), [name])
+
+asyncio.run(main())
+"""
+
+
+async def test_an_answer_that_cannot_be_made_hurts_nobody_else(database: str) -> None:
+    """
+    A mistake in the rendering of one answer fails that write, and no other of its group.
+    """
+    async with open_database(DatabaseSettings(url=database)) as reached:
+        models, writer = ModelStore(reached), Writer(reached)
+
+        def encode(model: Model) -> bytes:
+            if model.name.model == "m7":
+                raise ValueError("it cannot be rendered")
+            return b"answer"
+
+        async def one(model: str) -> Done[Model]:
+            name = ModelName("default", model)
+            write = Write("ann", "CreateModel", model, "", b"digest")
+            return await writer.run(write, partial(models.create, name=name, draft=ModelDraft()), encode, [name])
+
+        answers = await asyncio.gather(*(one(f"m{number}") for number in range(20)), return_exceptions=True)
+    assert [number for number, each in enumerate(answers) if isinstance(each, BaseException)] == [7]
+    assert isinstance(answers[7], ValueError)
