@@ -49,6 +49,8 @@ class DatabaseSettings:
         connect_timeout: seconds that opening a connection may take.
         startup: seconds that the database may take to answer when this process starts.
         statement_timeout: seconds that any statement may take.
+        lock_timeout: seconds that any statement may wait for a lock, but for those of writes, which say so themselves:
+            calls that wait for one row must not take every connection.
         idle_timeout: seconds after which the server ends a transaction in which nothing happens, and with it its locks:
             those of a process that was stopped or cut off in the middle of a write, which stop everybody else.
         search_timeout: seconds that a search may take.
@@ -68,6 +70,7 @@ class DatabaseSettings:
     connect_timeout: float = 3.0
     startup: float = 30.0
     statement_timeout: float = 20.0
+    lock_timeout: float = 5.0
     idle_timeout: float = 5.0
     search_timeout: float = 2.0
     slow: float = 0.1
@@ -206,7 +209,8 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     queries = Queries(settings.slow)
 
     def server(name: str, url: str, least: int) -> Server:
-        pool = Pool(connector(settings, url), least, settings.most, settings.patience)
+        lock_timeout = str(int(settings.lock_timeout * 1000))
+        pool = Pool(connector(settings, url, lock_timeout=lock_timeout), least, settings.most, settings.patience)
         searches = Searches(settings.search_timeout, max(1, settings.most * 3 // 4), settings.search_settings)
         return Server(name, pool, queries, searches)
 

@@ -29,8 +29,9 @@ from services.ledger.store.statements import Statement
 from services.ledger.store.together import Done
 from services.ledger.store.trouble import LockTimeout
 from services.registry.model.models import Model, ModelDraft
-from services.registry.model.names import ModelName
+from services.registry.model.names import ModelName, VersionName
 from services.registry.store.models import ModelStore
+from services.registry.store.unpins import UnpinStore
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -221,6 +222,19 @@ async def test_a_lock_that_stays_is_told(database: str) -> None:
         with pytest.raises(LockTimeout, match=f"the lock of a row of models, for {name} for 0.3 s"):
             await writer.run(write, work, lambda _: b"", [name])
         assert await reached.fetch(Statement("test.requests", "SELECT FROM requests")) == []
+
+
+async def test_no_statement_waits_long_for_a_lock(database: str) -> None:
+    """
+    A statement that is no client's write, such as the claim of a version's pins, does not wait long for a lock, either.
+    """
+    async with running(database) as registry:
+        await create(registry, "x")
+        version = VersionName.parse((await add_version(registry, "x", ready=False)).name)
+    settings = DatabaseSettings(url=database, lock_timeout=0.2)
+    async with open_database(settings) as reached, holding(database, *rows_of("x")):
+        with pytest.raises(LockTimeout, match="models"):
+            await UnpinStore(reached).claim(version, 3)
 
 
 async def test_what_a_stopped_process_holds_is_free_soon(database: str) -> None:
