@@ -18,19 +18,20 @@ from services.ledger.store.statements import Statement
 
 T = TypeVar("T")
 
-# The head of every write's last statement. `next` is the revision; whatever the write stores takes it from there. Its
-# row is locked already, by a statement of its own (`TAKE` in together.py): PostgreSQL runs the parts of this one in
-# whatever order its planner likes, and two writes that lock the revision and a namespace's usage in different orders
-# wait for each other.
+# The head of every write's last statement. `next` is the revision and the moment in which it was taken; whatever the
+# write stores takes them from there, so that times go with revisions: now() is when the transaction began, which may
+# have waited for others since. The revision's row is locked already, by a statement of its own (`TAKE` in together.py):
+# PostgreSQL runs the parts of this one in whatever order its planner likes, and two writes that lock the revision and a
+# namespace's usage in different orders wait for each other.
 _LAST = """
 WITH next AS (
-    UPDATE revision SET value = value + 1 RETURNING value
+    UPDATE revision SET value = value + 1 RETURNING value, clock_timestamp() AS moment
 ), told AS (
     INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
-    SELECT value, clock_timestamp(), $1, $2, $3 FROM next
+    SELECT value, moment, $1, $2, $3 FROM next
 ), audited AS (
     INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after, octets)
-    SELECT value, ordinal, clock_timestamp(), $4, $5, resource, $6, before::jsonb, after::jsonb,
+    SELECT value, ordinal, moment, $4, $5, resource, $6, before::jsonb, after::jsonb,
            coalesce(octet_length(before), 0) + coalesce(octet_length(after), 0)
       FROM next, unnest($7::text[], $8::text[], $9::text[]) WITH ORDINALITY AS entry (resource, before, after, ordinal)
 )
@@ -45,8 +46,8 @@ def last(name: str, sql: str) -> Statement:
 
     Args:
         name: see `Statement`.
-        sql: what it stores, as common table expressions that take the revision from `next`, then a SELECT. It starts
-            with a comma or with SELECT. Its own parameters begin at $10.
+        sql: what it stores, as common table expressions that take the revision and the time from `next`, then a SELECT.
+            It starts with a comma or with SELECT. Its own parameters begin at $10.
     """
     return Statement(name, _LAST + sql)
 
