@@ -55,7 +55,7 @@ _PIN = last(
     """
 , made AS (
     INSERT INTO pins (owner, sha256, size_bytes, create_time)
-    SELECT $10, sha256, size_bytes, now() FROM assets, next WHERE sha256 = ANY($11)
+    SELECT $10, sha256, size_bytes, next.moment FROM assets, next WHERE sha256 = ANY($11)
     RETURNING size_bytes
 ), held AS (
     INSERT INTO owners (owner, assets, bytes)
@@ -82,9 +82,9 @@ _UNPIN = last(
     "pins.remove",
     """
 , gone AS (
-    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY($11) RETURNING sha256, size_bytes
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY($11) RETURNING sha256, size_bytes, next.moment
 ), touched AS (
-    UPDATE assets SET touch_time = now() FROM gone WHERE assets.sha256 = gone.sha256
+    UPDATE assets SET touch_time = gone.moment FROM gone WHERE assets.sha256 = gone.sha256
 ), held AS (
     UPDATE owners
        SET assets = assets - (SELECT count(*) FROM gone),

@@ -101,7 +101,8 @@ _REGISTER = last(
 , made AS (
     UPDATE assets
        SET state = 'LIVE', size_bytes = $11, media_type = $12, private = $13, format = $14, warnings = $15,
-           encodings = $16, parameter_count = $17, create_time = now(), touch_time = now(), condemn_time = NULL,
+           encodings = $16, parameter_count = $17, create_time = next.moment, touch_time = next.moment,
+           condemn_time = NULL,
            revision = next.value
       FROM next
      WHERE sha256 = $10
@@ -121,7 +122,7 @@ _PUBLISH = last(
     f"""
 , made AS (
     UPDATE assets
-       SET private = false, media_type = $11, encodings = $12, touch_time = now(), revision = next.value
+       SET private = false, media_type = $11, encodings = $12, touch_time = next.moment, revision = next.value
       FROM next
      WHERE sha256 = $10
     RETURNING {ASSET}
@@ -137,7 +138,7 @@ CONDEMN = last(
     "assets.condemn",
     """
 , gone AS (
-    UPDATE assets SET state = 'CONDEMNED', condemn_time = now(), revision = next.value
+    UPDATE assets SET state = 'CONDEMNED', condemn_time = next.moment, revision = next.value
       FROM next WHERE sha256 = ANY($10)
     RETURNING size_bytes
 ), counted AS (

@@ -5,11 +5,11 @@ Keeps what is only kept for a time from growing for ever: abandoned uploads, the
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from services.cdn.model import STAGING, staged_upload, staging_key
 from services.cdn.store.aborting import abort
@@ -72,35 +72,54 @@ class Sweeper:
         self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
         self._collection, self._remove_shares = collection, remove_shares
         self._changelog, self._grace, self._rhythm = log, grace, rhythm
-        self._collected = time.monotonic()
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
         """
-        Sweep now and then while the block lasts.
+        Do all of it now and then while the block lasts. Each chore goes on by itself, whatever becomes of the others.
         """
-        async with beside(every(self._rhythm.sweep, self.sweep, "sweep")):
+        async with beside(*(every(seconds, chore, doing) for seconds, chore, doing in self._chores())):
             yield
 
     async def sweep(self) -> None:
         """
-        Do it once.
+        Do all of it once.
 
         Raises:
             ModelyardError: the database or S3 does not answer.
         """
-        await self._changelog.trim(self._rhythm.keep)
+        for _, chore, _ in self._chores():
+            await chore()
+
+    def _chores(self) -> list[tuple[float, Callable[[], Awaitable[object]], str]]:
+        """
+        What there is to do: every how many seconds, how, and what it is called.
+        """
+        sweep, collect = self._rhythm.sweep, self._rhythm.collect
+        chores: list[tuple[float, Callable[[], Awaitable[object]], str]] = [
+            (sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
+            (sweep, self._changelog.forget, "forget old requests"),
+            (sweep, self._uploads.forget, "forget finished uploads"),
+            (sweep, self._drop_expired, "drop abandoned uploads"),
+            (sweep, self._abort_orphans, "abort uploads that belong to nothing"),
+        ]
+        if collect:
+            chores += [
+                (collect, self._remove_shares, "remove copies for shared versions"),
+                (collect, self._collect, "collect what nobody pins"),
+            ]
+        return chores
+
+    async def _drop_expired(self) -> None:
         while expired := await self._uploads.drop_expired():
             for upload in expired:
                 _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
                 await self._finisher.clean(upload)
-        await self._abort_orphans()
-        if self._rhythm.collect and time.monotonic() - self._collected > self._rhythm.collect:
-            self._collected = time.monotonic()
-            await self._remove_shares()
-            found = await self._collection.collect(self._grace)
-            if found.condemned_count or found.deleted_count:
-                _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
+
+    async def _collect(self) -> None:
+        found = await self._collection.collect(self._grace)
+        if found.condemned_count or found.deleted_count:
+            _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
 
     async def _abort_orphans(self) -> None:
         # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.

@@ -289,10 +289,15 @@ class Uploads:
 
     async def drop_expired(self) -> list[Upload]:
         """
-        Forget uploads whose time is over, up to a hundred: what they were. And what was finished a week ago.
+        Forget uploads whose time is over, up to a hundred: what they were.
+        """
+        return [_upload(row) for row in await self._database.fetch(_DROP_EXPIRED)]
+
+    async def forget(self) -> None:
+        """
+        Forget what was finished a week ago; a bounded number of them.
         """
         await self._database.fetch(_FORGET)
-        return [_upload(row) for row in await self._database.fetch(_DROP_EXPIRED)]
 
     async def unknown(self, multiparts: Sequence[str]) -> set[str]:
         """

@@ -109,6 +109,7 @@ async def asked(url: str) -> Asked:
             for call in (assets, pins, uploads):
                 await call(database, writer)
             await Changelog(database).trim(timedelta(days=1))
+            await Changelog(database).forget()
     return found
 
 
@@ -182,6 +183,7 @@ async def uploads(database: Database, _writer: Writer) -> None:
     await uploads.was_finished(upload.id)
     await uploads.drop(upload.id)
     await uploads.drop_expired()
+    await uploads.forget()
     await uploads.unknown(["multipart"])
     await uploads.closed([str(uuid.uuid4())])
 

@@ -81,14 +81,14 @@ _STATES = Statement(
     "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE",
 )
 
-# A stretch begins when the model's lock is held, not when the transaction began: two moves of one alias come in the
-# order of their revisions. A clock that was set back must not make a stretch end before it began.
+# A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was set
+# back must not make a stretch end before it began.
 _MOVE = last(
     "aliases.move",
     """
 , moved AS (
-    SELECT alias, version, greatest(clock_timestamp(), lower(valid) + interval '1 microsecond') AS start
-      FROM unnest($11::text[], $12::bigint[]) AS move (alias, version)
+    SELECT alias, version, greatest(next.moment, lower(valid) + interval '1 microsecond') AS start
+      FROM next CROSS JOIN unnest($11::text[], $12::bigint[]) AS move (alias, version)
       LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = $10 AND aliases.alias = move.alias
                                                      AND upper_inf(valid)) AS current ON true
 ), ended AS (

@@ -52,7 +52,7 @@ _WRITE = last(
     f"""
 , made AS (
     INSERT INTO cards (model, number, sections, markdown, extra, front, update_time, actor, revision, octets)
-    SELECT $10, $11, $12::jsonb, $13, $14::jsonb, $15, now(), $4, value, $16 FROM next
+    SELECT $10, $11, $12::jsonb, $13, $14::jsonb, $15, next.moment, $4, value, $16 FROM next
     RETURNING {rows.CARD}, markdown, extra, front
 ), found AS (
     UPDATE models

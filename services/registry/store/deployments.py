@@ -55,7 +55,7 @@ _CREATE = last(
 , made AS (
     INSERT INTO deployments (namespace_id, deployment_id, model, model_id, version, environment, state, status_message,
                              endpoint, replicas, labels, create_time, update_time, revision, octets)
-    SELECT $10, $11, $12, $13, $14, $15, 'PENDING', $16, $17, $18, $19::jsonb, now(), now(), value, $20 FROM next
+    SELECT $10, $11, $12, $13, $14, $15, 'PENDING', $16, $17, $18, $19::jsonb, moment, moment, value, $20 FROM next
     RETURNING {rows.DEPLOYMENT}
 )
 SELECT made.revision AS written, made.* FROM made
@@ -79,7 +79,7 @@ _UPDATE = last(
     "deployments.update_status",
     f"""
 , made AS (
-    UPDATE deployments SET state = $12, status_message = $13, update_time = now(), revision = next.value FROM next
+    UPDATE deployments SET state = $12, status_message = $13, update_time = next.moment, revision = next.value FROM next
      WHERE namespace_id = $10 AND deployment_id = $11
     RETURNING {rows.DEPLOYMENT}
 )

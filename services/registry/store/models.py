@@ -80,7 +80,7 @@ _CREATE = last(
 , made AS (
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
                         annotations, parameter_count, create_time, update_time, revision, octets, search)
-    SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19::jsonb, $20, now(), now(), value, $21,
+    SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19::jsonb, $20, next.moment, next.moment, value, $21,
            model_words($11, $12, $18::jsonb, $13)
       FROM next
     RETURNING {rows.MODEL}
@@ -102,7 +102,7 @@ _UPDATE = last(
 , made AS (
     UPDATE models
        SET display_name = $12, description = $13, owner = $14, task = $15, framework = $16, license = $17,
-           labels = $18::jsonb, annotations = $19::jsonb, parameter_count = $20, update_time = now(),
+           labels = $18::jsonb, annotations = $19::jsonb, parameter_count = $20, update_time = next.moment,
            revision = next.value, octets = $21, search = model_words($11, $12, $18::jsonb, $13) || card_words
       FROM next
      WHERE namespace_id = $10 AND model_id = $11
@@ -119,8 +119,9 @@ _MARK = last(
     f"""
 , made AS (
     UPDATE models
-       SET delete_time = CASE WHEN $11::float8 IS NOT NULL THEN now() END,
-           purge_time = now() + $11::float8 * interval '1 second', update_time = now(), revision = next.value
+       SET delete_time = CASE WHEN $11::float8 IS NOT NULL THEN next.moment END,
+           purge_time = next.moment + $11::float8 * interval '1 second', update_time = next.moment,
+           revision = next.value
       FROM next
      WHERE id = $10
     RETURNING {rows.MODEL}
