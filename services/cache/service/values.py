@@ -230,10 +230,9 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         usual, most = _PAGE
         size = min(request.page_size or usual, most)
         after = scans.position(request.namespace, request.key_prefix, request.page_token)
-        keys = await self._store.scan(yard.namespace, request.key_prefix, after, size + 1)
-        more = len(keys) > size
-        token = scans.token(request.namespace, request.key_prefix, keys[size - 1]) if more else ""
-        return cache_pb2.ScanResponse(keys=keys[:size], next_page_token=token)
+        keys, last = await self._store.scan(yard.namespace, request.key_prefix, after, size)
+        token = scans.token(request.namespace, request.key_prefix, last) if last else ""
+        return cache_pb2.ScanResponse(keys=keys, next_page_token=token)
 
     async def Stats(self, request: cache_pb2.StatsRequest, _context: Context) -> cache_pb2.StatsResponse:
         """
