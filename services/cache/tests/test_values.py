@@ -14,7 +14,7 @@ import pytest
 from modelyard.cache.v1 import cache_pb2 as pb
 from services.cache.model.namespaces import parse
 from services.cache.tests.keyvalue import SMALL, Values, code, seconds
-from services.cache.tests.yard import Backend, Cache, running
+from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
 
 
 async def test_a_value_comes_back(values: Values) -> None:
@@ -283,6 +283,78 @@ async def test_a_writer_reads_what_it_wrote(cached: Cache, neighbour: Cache) -> 
         sequence = str(dict(await call.trailing_metadata())["x-revision"])
         assert (await theirs.get("k", x_min_revision=sequence))[0] == value
         assert (await mine.get("k"))[0] == value
+
+
+async def test_a_lease_is_asked_for_by_who_knows_more(cached: Cache, neighbour: Cache) -> None:
+    """
+    GetOrLease gives from memory only what is as new as the caller asks for, and says where it is from.
+    """
+    mine, theirs = Values(cached, "close"), Values(neighbour, "close")
+    for number in range(30):
+        value = str(number).encode()
+        call = mine.stub.Set(pb.SetRequest(namespace="close", entry=pb.Entry(key="k", value=value)))
+        await call
+        sequence = str(dict(await call.trailing_metadata())["x-revision"])
+        request = pb.GetOrLeaseRequest(namespace="close", key="k")
+        asked = theirs.stub.GetOrLease(request, metadata=(("x-min-revision", sequence),))
+        assert (await asked).entry.value == value
+        assert dict(await asked.trailing_metadata())["x-cache"] in ("near", "shared")
+    fresh = theirs.stub.GetOrLease(request, metadata=(("cache-control", "no-cache"),))
+    await fresh
+    assert dict(await fresh.trailing_metadata())["x-cache"] == "shared"
+
+
+async def test_a_slash_means_nothing(cached: Cache) -> None:
+    """
+    A change of a key leaves the copies of others in memory, also of those that its name begins with.
+    """
+    values = Values(cached, "close")
+    await values.set("user/1", b"1", ["team/1"])
+    await values.get("user/1")
+    await values.set("user/1/profile", b"1")
+    await values.invalidate("team/1/a")
+    assert await values.get("user/1") == (b"1", "near")
+
+
+async def test_a_lost_log_ends_its_own_namespace_only(cached: Cache, store: Backend) -> None:
+    """
+    When the log of one namespace is lost, memory keeps what belongs to others: answers of the registry, too.
+    """
+    values = Values(cached, "close")
+    await cached.warm()
+    await values.set("k", b"1")
+    await values.get("k")
+    assert await values.get("k") == (b"1", "near")
+    with store.client() as client:
+        client.delete(b"modelyard:v:{close}:meta")
+    async with asyncio.timeout(5):
+        while (await values.get("k"))[0] is not None:
+            await asyncio.sleep(0.01)
+    assert (await cached.read()).cache == "near"
+    assert cached.number("modelyard_cache_near_evictions_total", cause="cleared") == 0
+
+
+async def test_a_gap_in_the_registrys_stream_ends_nothing_else(cached: Cache, origin: Origin) -> None:
+    """
+    When changes of the registry are missing, memory keeps the values of the key-value cache, and serves nothing of the
+    registry that it cannot judge.
+    """
+    values = Values(cached, "close")
+    await cached.warm()
+    await values.set("k", b"1")
+    await values.get("k")
+    assert await values.get("k") == (b"1", "near")
+    breaks = cached.number("modelyard_cache_stream_breaks_total", service="registry")
+    origin.revision += 1
+    origin.owners[NAME] = "second"
+    origin.oldest = origin.revision + 1
+    await origin.break_streams()
+    async with asyncio.timeout(5):
+        while cached.number("modelyard_cache_stream_breaks_total", service="registry") == breaks:
+            await asyncio.sleep(0.01)
+        while (await cached.read()).owner != "second":
+            await asyncio.sleep(0.01)
+    assert await values.get("k") == (b"1", "near")
 
 
 async def test_watch_tells_every_change_once(values: Values, cached: Cache) -> None:
