@@ -96,7 +96,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         server.add(add_CacheAdminServiceServicer_to_server, admin)
 
         values = ValueStore(valkey, settings.prefix)
-        found = yards(settings.namespaces, values, settings.stream_bound, near.clear)
+        found = yards(settings.namespaces, values, settings.stream_bound)
         for yard in found.values():
             stack.push_async_callback(yard.feed.close)
             if yard.namespace.near:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from services.cache.model.coherence import Coherence
@@ -27,19 +27,18 @@ class Feed:
         namespace: whose log.
         store: where it is.
         coherence: what is known of the changes.
-        forgotten: called when everything that was kept has to go.
 
     Attributes:
         coherence: what is known of the changes.
+        generation: grows when everything that was kept has to go. (The floor alone does not judge what bears a sequence
+            of a Valkey that is lost, and whose clock was ahead.)
     """
 
-    def __init__(
-        self, namespace: Namespace, store: ValueStore, coherence: Coherence, forgotten: Callable[[], object]
-    ) -> None:
+    def __init__(self, namespace: Namespace, store: ValueStore, coherence: Coherence) -> None:
         self.coherence = coherence
+        self.generation = 0
         self._namespace = namespace
         self._store = store
-        self._forgotten = forgotten
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -109,8 +108,7 @@ class Feed:
                 after = _begun(log, epoch, after)
                 if epoch is None or _broken(log, epoch, after):
                     self.coherence.reset(log.head)
-                    if epoch is not None:
-                        self._forgotten()
+                    self.generation += 1
                     epoch, after = log.epoch, log.head
                     self._wake()
                     continue
@@ -149,6 +147,7 @@ def _begun(log: Log, epoch: int | None, after: int) -> int:
 
 def _broken(log: Log, epoch: int | None, after: int) -> bool:
     """
-    Whether something between *after* and the log is missing: it was lost, or cut off.
+    Whether something between *after* and the log is missing: it was lost, or cut off, or is another log.
     """
-    return after < log.kept or (bool(epoch) and log.epoch != epoch) or (not log.epoch and after > 0)
+    another = bool(epoch) and (log.epoch != epoch or log.head < after)
+    return after < log.kept or another or (not log.epoch and after > 0)

@@ -35,7 +35,7 @@ class Follower:
     Args:
         origin: whose changes; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
         coherence: what is known of them.
-        forgotten: called when everything that was kept has to go.
+        forgotten: called when everything that was kept has to go: the revisions are those of another database.
 
     Attributes:
         connected: whether a stream is open.
@@ -130,19 +130,25 @@ class Follower:
             case "heartbeat":
                 if self._next == 0:
                     # What was kept before this point cannot be judged.
-                    self._reset(event.heartbeat.applied_revision)
+                    self._reset(event.heartbeat.applied_revision, another=self._coherence.applied > 0)
                 if event.heartbeat.HasField("current_until"):
                     # The stream began after it was asked for, so that this is not too late, on our own clock.
                     current = event.heartbeat.current_until
                     known = asked + current.seconds + current.nanos / 1e9
                     self._coherence.heard(event.heartbeat.applied_revision, known)
             case "discontinuity":
-                self._reset(event.discontinuity.head_revision)
+                head = event.discontinuity.head_revision
+                self._reset(head, another=head < self._coherence.applied)
         self._next = self._coherence.applied + 1
 
-    def _reset(self, head: int) -> None:
+    def _reset(self, head: int, *, another: bool) -> None:
+        """
+        What was kept before *head* cannot be judged. Of another database, or of an older state of it, nothing that was
+        kept can; otherwise the floor judges, and memory may keep what belongs to others.
+        """
         self._coherence.reset(head)
-        self._forgotten()
+        if another:
+            self._forgotten()
 
 
 def _brief(error: Exception) -> str:
