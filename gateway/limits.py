@@ -16,6 +16,8 @@ _MIB: Final = 1 << 20
 _CLIENTS: Final = 20_000
 _OFF: Final = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 RETRY_AFTER: Final = 1  # seconds: buckets are filled every second
+#: Seconds by which the gateway ends a call later than its service has to.
+GRACE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class Limits:
             "MAX_STREAMS": self.streams,
             "PROXIES": self.proxies,
             "MOST_BYTES": (self.message + 1) * _MIB,
-            "READ_TIME": f"{self.read_seconds}s",
-            "WRITE_TIME": f"{self.write_seconds}s",
+            "READ_END": f"{self.read_seconds + GRACE}s",
+            "WRITE_END": f"{self.write_seconds + GRACE}s",
             "IDLE_TIME": f"{self.idle_seconds}s",
             "RATES": [self._rates()] if self.calls or self.calls_per_client else [],
             "ANY_RATE": {"rates": _OFF} if self.calls or self.calls_per_client else None,

@@ -95,6 +95,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "ORIGINS": list(addresses.origins),
         "SITE": list(served),
         "STREAMS": streams(),
+        "GRPC_LUA": TEMPLATE.with_name("grpc.lua").read_text().replace("${GRACE}", str(limits.GRACE)),
         **_bytes(addresses.bucket),
         **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
         **access.values(addresses.tokens),

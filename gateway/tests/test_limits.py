@@ -7,12 +7,14 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
+from gateway import limits
 from gateway.access import Tokens
 from gateway.limits import Limits
 from gateway.tests import front
@@ -124,6 +126,22 @@ def test_no_call_is_for_ever(slow: front.Front, path: str, seconds: int) -> None
     assert seconds <= time.monotonic() - began < 15
 
 
+def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: front.Front) -> None:
+    """
+    Where the service does not say so in time the gateway does: DEADLINE_EXCEEDED over gRPC-Web and as JSON, too, also
+    while the request is still on its way.
+    """
+    frame = bytes(5)
+    web = {"content_type": "application/grpc-web+proto", "x_grpc_web": "1"}
+    with ThreadPoolExecutor(3) as pool:
+        whole = pool.submit(slow.ask, GET, "POST", frame, **web)
+        half = pool.submit(_half, slow, GET, "content-type: application/grpc-web+proto\r\nx-grpc-web: 1")
+        json = pool.submit(slow.ask, f"{MODELS}/a")
+    assert (whole.result().status, whole.result().headers["grpc-status"]) == (200, "4")
+    assert b"\r\ngrpc-status: 4\r\n" in half.result()
+    assert (json.result().status, json.result().error["code"]) == (504, 4)
+
+
 def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
     """
     A stream outlives the time of unary calls, and ends when it has been silent for long.
@@ -140,11 +158,19 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
     A gateway with short times, before a service that takes longer than any of them.
     """
     state, dawdler = tmp_path_factory.mktemp("slow"), Echo(seconds=12)
-    with (
-        dawdler.served() as port,
-        gateway(Limits(read_seconds=1, write_seconds=2, idle_seconds=3), state, port) as running,
-    ):
-        yield running
+    with pytest.MonkeyPatch.context() as patch, dawdler.served() as port:
+        patch.setattr(limits, "GRACE", 0)
+        with gateway(Limits(read_seconds=1, write_seconds=2, idle_seconds=3), state, port) as running:
+            yield running
+
+
+def _half(running: front.Front, path: str, headers: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\ncontent-length: 100\r\n\r\n".encode() + b"\0")
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += raw.recv(65536)
+        return answer
 
 
 def test_orders_from_outside_are_not_taken(echo: tuple[Echo, int], tmp_path: Path) -> None:
