@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from services.chassis.calls import Method
 from services.chassis.health import Health
-from services.chassis.histograms import BYTES, Histogram
+from services.chassis.histograms import BYTES, CALL_SECONDS, Histogram
 from services.chassis.pauses import PauseCollector
 from services.chassis.probes import probed
 from services.chassis.settings import Address
@@ -58,7 +58,7 @@ class MethodStats:
         self.received = Histogram(BYTES)
         self.sent = Histogram(BYTES)
         self.codes: dict[grpc.StatusCode, int] = {grpc.StatusCode.OK: 0}
-        self.durations = Histogram()
+        self.durations = Histogram(CALL_SECONDS)
 
     def handled(self, code: grpc.StatusCode, seconds: float) -> None:
         """

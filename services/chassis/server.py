@@ -18,6 +18,7 @@ from services.chassis.interceptors import AccessInterceptor, standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.launcher import main
 from services.chassis.metrics import Metrics
+from services.chassis.recording import Recorders
 from services.chassis.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
 from services.chassis.settings import CommonSettings
 from services.chassis.tls import Identity
@@ -43,6 +44,7 @@ class Server:
         health: tell it what the service depends on.
         draining: set when the process is about to end. Streams that would go on for ever end when they see it.
         handlers: by path, what the host serves.
+        recorders: count and log what it serves, and what it refuses.
         identity: this process's certificate, for its host and its calls of other services; None means plain text.
     """
 
@@ -53,6 +55,9 @@ class Server:
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
         files = settings.tls()
+        # With TLS every peer has shown a certificate of ours.
+        gateways = settings.gateway_networks if files is None else None
+        self.recorders = Recorders(metrics.calls, settings.slow_call_seconds, gateways)
         self.identity = None if files is None else Identity(files)
         if self.identity is not None:
             metrics.show_certificate(self.identity)
@@ -129,8 +134,6 @@ class Server:
     def _standard(self, scopes: Mapping[str, str]) -> Sequence[Interceptor]:
         access = None if self._keys is None else AccessInterceptor(self.settings.access_to(self._keys), scopes)
         return standard(
-            self.metrics.calls,
-            slow=self.settings.slow_call_seconds,
             default_deadline=self.settings.default_deadline_seconds,
             spans=self._spans,
             access=access,
@@ -144,6 +147,7 @@ class Server:
             if method.path in self.handlers:
                 raise ValueError(f"{method.path} is served already")
             wrapped = wrap_handler(handler, method, self._interceptors)
+            self.recorders.of(method)
             self.handlers[method.path] = measured(wrapped, self.metrics.calls.of(method))
 
 

@@ -253,7 +253,7 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
             os.environ.clear()
             os.environ.update(before)
         await stack.enter_async_context(server.ready())
-        host = GrpcioHost(server.handlers, settings)
+        host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -12,7 +12,7 @@ from typing import Final
 
 from services.chassis.access.identity import ANYBODY, Identity
 from services.chassis.access.tokens import Verifier
-from services.chassis.context import Context
+from services.chassis.context import Context, values_of
 from services.chassis.errors import PermissionDenied, Unauthenticated
 
 Check = Callable[[Context], Identity]
@@ -85,11 +85,10 @@ def _check(verify: Callable[[str], Identity], scope: str, context: Context) -> I
 
 
 def _token(context: Context) -> str | None:
-    found: str | None = None
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            scheme, _, token = str(value).partition(" ")
-            if found is not None or scheme.lower() != "bearer":
-                raise Unauthenticated("TOKEN_INVALID", "the token is not accepted: send one as authorization: Bearer …")
-            found = token.strip()
-    return found
+    found = values_of(context, "authorization")
+    if not found:
+        return None
+    scheme, _, token = str(found[0]).partition(" ")
+    if len(found) > 1 or scheme.lower() != "bearer":
+        raise Unauthenticated("TOKEN_INVALID", "the token is not accepted: send one as authorization: Bearer …")
+    return token.strip()

@@ -8,10 +8,12 @@ from typing import Any
 
 from pyvoy import PyvoyServer
 
+from services.chassis.hosts.headers import ARRIVAL
 from services.chassis.settings import Address
 
 APP = "services.chassis.hosts.entry:app"
 STAT_PREFIX = "modelyard"
+_HEADER_MUTATION = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 ACTIVE_CALLS = f"http.{STAT_PREFIX}.downstream_rq_active"
 ACTIVE_CONNECTIONS = f"http.{STAT_PREFIX}.downstream_cx_active"
 
@@ -90,6 +92,24 @@ def _http_manager(connection_age: float) -> dict[str, Any]:
         "codec_type": "HTTP2",
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
+        # A call waits for Python's event loop before anything of ours sees it, and under load most of its time: so the
+        # clock starts here (`headers.waited`). What a client sends of that name is overwritten.
+        "early_header_mutation_extensions": [
+            {
+                "name": "envoy.http.early_header_mutation.header_mutation",
+                "typed_config": {
+                    "@type": _HEADER_MUTATION,
+                    "mutations": [
+                        {
+                            "append": {
+                                "header": {"key": ARRIVAL.decode(), "value": "%START_TIME(%s.%6f)%"},
+                                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                            }
+                        }
+                    ],
+                },
+            }
+        ],
         # Streams may be silent for as long as they like; deadlines are the caller's, and kept by the chassis.
         "stream_idle_timeout": "0s",
         # Far above what the chassis takes (16 KiB): it answers RESOURCE_EXHAUSTED, where Envoy would end the

@@ -65,7 +65,7 @@ class Worker:
                 server = await stack.enter_async_context(composed(self._assignment))
                 loop = asyncio.get_running_loop()
                 pulse = Pulse(loop)
-                self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse)
+                self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse, server.recorders)
                 self._control.on_drain(loop, lambda: self._spawn(self._drain(server, pulse)))
                 self._spawn(self._announce(server.settings.listen))
             except Exception as error:  # noqa: BLE001 - the launcher prints it, in one line

@@ -5,19 +5,29 @@ The grpcio host: `grpc.aio.server`. The reference for behaviour, and the fallbac
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.chassis.calls import Handler, behaviour_of, kind_of, with_behaviour
+from services.chassis.calls import Handler, behaviour_of, kind_of, with_behaviour, with_serializers
+from services.chassis.context import Context, status_of
 from services.chassis.hosts.headers import MOST_METADATA
+from services.chassis.interceptors.base import outcome
+from services.chassis.interceptors.current import CurrentCall, current_call
+from services.chassis.recording import Recorder, Recorders
 from services.chassis.settings import CommonSettings
 from services.chassis.tls import Identity, server_credentials
 
 _MOMENT = 0.002  # seconds
+
+if TYPE_CHECKING:
+    GenericHandler = grpc.GenericRpcHandler[Any, Any]
+else:
+    GenericHandler = grpc.GenericRpcHandler  # generic in the stubs only
 
 
 class GrpcioHost:
@@ -27,11 +37,16 @@ class GrpcioHost:
     Args:
         handlers: by path.
         settings: where to listen, and how large a message may be.
+        recorders: count and log every call.
         identity: of the service: only callers with a certificate of its authority are let in. None means plain text.
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], settings: CommonSettings, identity: Identity | None = None
+        self,
+        handlers: Mapping[str, Handler],
+        settings: CommonSettings,
+        recorders: Recorders,
+        identity: Identity | None = None,
     ) -> None:
         self._listen = settings.listen
         # Held here, because grpcio's core calls it with every handshake.
@@ -51,8 +66,7 @@ class GrpcioHost:
                 ("grpc.keepalive_permit_without_calls", 1),
             )
         )
-        for service, methods in _by_service(handlers).items():
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+        self._server.add_generic_rpc_handlers((Entrance(handlers, most, recorders),))
 
     async def start(self) -> None:
         """
@@ -77,43 +91,147 @@ class GrpcioHost:
         await self._server.stop(seconds)
 
 
-def _by_service(handlers: Mapping[str, Handler]) -> dict[str, dict[str, Handler]]:
-    found: dict[str, dict[str, Handler]] = {}
-    for path, handler in handlers.items():
-        _, service, name = path.split("/")
-        found.setdefault(service, {})[name] = _plain(handler)
-    return found
+class Entrance(GenericHandler):
+    """
+    Finds the handler of a call. It is asked first of all, in the task that serves the call, for unknown methods too.
+
+    Args:
+        handlers: by path.
+        most: bytes that a message may have, beyond which grpcio's core refuses to send it.
+        recorders: count and log every call.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler], most: int, recorders: Recorders) -> None:
+        self._found = {path: (_plain(handler, most), recorders.at(path)) for path, handler in handlers.items()}
+        self._unknown = recorders.unknown
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """
+        The handler of a call, whose clock starts here; None if nobody serves that.
+        """
+        handler, recorder = self._found.get(handler_call_details.method, (None, self._unknown))
+        arrival = Arrival(recorder)
+        if handler is None:
+            arrival.failed = grpc.StatusCode.UNIMPLEMENTED
+        _arrival.set(arrival)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - grpcio gives each call one
+        # It ends when the status is sent, or the call is given up.
+        task.add_done_callback(arrival.end)
+        return handler
 
 
-def _plain(handler: Handler) -> Handler:
+class Arrival:
+    """
+    A call from when grpcio's core has handed it over. How long it waited in there is not known.
+
+    Args:
+        recorder: of its method.
+
+    Attributes:
+        failed: what became of it outside of its handler; that is what the client sees.
+        code: what its handler ended with; None if it did not get so far. Its client has cancelled then, or its request
+            was larger than it may be: core does not say which.
+        context: of the call.
+        call: as the interceptors know it.
+        peer: where it comes from. To ask core for that once the call has failed is the end of the process.
+    """
+
+    __slots__ = ("_recorder", "_started", "call", "code", "context", "failed", "peer")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._started = time.perf_counter()
+        self.failed: grpc.StatusCode | None = None
+        self.code: grpc.StatusCode | None = None
+        self.context: Context | None = None
+        self.call: CurrentCall | None = None
+        self.peer = ""
+        recorder.begin()
+
+    def end(self, _task: object) -> None:
+        """
+        The call has ended.
+        """
+        code = self.failed or self.code or grpc.StatusCode.CANCELLED
+        refused = "" if self.failed is None else "outside of its handler"
+        self._recorder.end(code, time.perf_counter() - self._started, self.context, self.call, refused, self.peer)
+
+
+_arrival: ContextVar[Arrival] = ContextVar("modelyard_arrival")
+
+
+def _plain(handler: Handler, most: int) -> Handler:
     """
     *handler* in the only forms that grpcio takes for asynchronous: coroutine functions and async generator functions.
+    What becomes of a call is written down on the way.
     """
     behaviour = behaviour_of(handler)
     kind = kind_of(handler)
     if kind.requests_stream:
         behaviour = _with_whole_requests(behaviour)
-    return with_behaviour(handler, _stream(behaviour) if kind.responses_stream else _unary(behaviour))
+    recorded = with_behaviour(handler, _stream(behaviour) if kind.responses_stream else _unary(behaviour))
+    read, write = handler.request_deserializer, handler.response_serializer
+    return with_serializers(recorded, _reading(read or bytes), _writing(write or bytes, most))
+
+
+def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(message: bytes) -> Any:
+        try:
+            return deserialize(message)
+        except Exception:
+            # So grpcio answers what a deserializer raises.
+            _arrival.get().failed = grpc.StatusCode.UNKNOWN
+            raise
+
+    return read
+
+
+def _writing(serialize: Callable[[Any], bytes], most: int) -> Callable[[Any], bytes]:
+    def write(response: Any) -> bytes:
+        try:
+            message = serialize(response)
+        except Exception:
+            _arrival.get().failed = grpc.StatusCode.UNKNOWN
+            raise
+        if len(message) > most:
+            _arrival.get().failed = grpc.StatusCode.RESOURCE_EXHAUSTED
+        return message
+
+    return write
 
 
 def _stream(behaviour: Any) -> Any:
-    if inspect.isasyncgenfunction(behaviour):
-        return behaviour
-
     async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
-        async with aclosing(behaviour(request, context)) as responses:
-            async for response in responses:
-                yield response
+        arrival = _arrival.get()
+        arrival.context, arrival.peer = context, context.peer()
+        try:
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+            arrival.code = status_of(context)
+        except BaseException as error:
+            arrival.code = outcome(context, error)
+            raise
+        finally:
+            arrival.call = current_call()
 
     return serve
 
 
 def _unary(behaviour: Any) -> Any:
-    if inspect.iscoroutinefunction(behaviour):
-        return behaviour
-
     async def serve(request: Any, context: Any) -> Any:
-        return await behaviour(request, context)
+        arrival = _arrival.get()
+        arrival.context, arrival.peer = context, context.peer()
+        try:
+            response = await behaviour(request, context)
+            arrival.code = status_of(context)
+        except BaseException as error:
+            arrival.code = outcome(context, error)
+            raise
+        finally:
+            arrival.call = current_call()
+        return response
 
     return serve
 

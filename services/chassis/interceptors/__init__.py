@@ -1,13 +1,14 @@
 """
 What is done round every call of every service, in this order, the first outermost:
 
-1. metrics sees what the client sees;
-2. log gives the call its request id and its trace before anything can go wrong;
-3. spans exports what became of it, where that is asked for;
-4. errors answers with the status of whatever is raised further in;
-5. access lets nobody further in who may not (while access control is on);
-6. deadline lets everything below know how much time is left;
-7. fault makes calls late, in drills.
+1. calling gives the call its request id and its trace before anything can go wrong;
+2. spans exports what became of it, where that is asked for;
+3. errors answers with the status of whatever is raised further in;
+4. access lets nobody further in who may not (while access control is on);
+5. deadline lets everything below know how much time is left;
+6. fault makes calls late, in drills.
+
+What is counted and logged is outside of all this: the host does it, see `services.chassis.recording`.
 """
 
 from collections.abc import Mapping
@@ -16,21 +17,17 @@ from services.chassis.calls import Interceptor
 from services.chassis.deadlines import outgoing_timeout, remaining
 from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
+from services.chassis.interceptors.calling import CallIdInterceptor
 from services.chassis.interceptors.current import REQUEST_ID, current_call, identity, request_id
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.fault import FaultInterceptor
-from services.chassis.interceptors.log import LogInterceptor
-from services.chassis.interceptors.metrics import MetricsInterceptor
 from services.chassis.interceptors.spans import SpanInterceptor
-from services.chassis.metrics import CallMetrics
 from services.chassis.tracing import Spans
 
 
 def standard(
-    calls: CallMetrics,
     *,
-    slow: float = 0.5,
     default_deadline: float = 60.0,
     spans: Spans | None = None,
     access: AccessInterceptor | None = None,
@@ -40,16 +37,13 @@ def standard(
     The interceptors of every service, in order.
 
     Args:
-        calls: where to count.
-        slow: seconds after which a unary call is logged as a warning.
         default_deadline: seconds for a unary call whose client set none.
         spans: where spans are exported, what makes them.
         access: None lets everybody in.
         delays: of methods, in seconds, for drills.
     """
     return (
-        MetricsInterceptor(calls),
-        LogInterceptor(slow),
+        CallIdInterceptor(),
         *(() if spans is None else (SpanInterceptor(spans),)),
         ErrorInterceptor(),
         *([] if access is None else [access]),
@@ -61,11 +55,10 @@ def standard(
 __all__ = [
     "REQUEST_ID",
     "AccessInterceptor",
+    "CallIdInterceptor",
     "CallInterceptor",
     "DeadlineInterceptor",
     "ErrorInterceptor",
-    "LogInterceptor",
-    "MetricsInterceptor",
     "Observer",
     "SpanInterceptor",
     "current_call",

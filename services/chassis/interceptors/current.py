@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from services.chassis import tracing
 from services.chassis.access.identity import Identity
 from services.chassis.calls import Method
-from services.chassis.context import Context
+from services.chassis.context import Context, values_of
 from services.chassis.tracing import Span, Trace
 
 REQUEST_ID = "x-request-id"
@@ -31,16 +31,14 @@ class CurrentCall:
 
     Attributes:
         method, context: of the call.
-        started: by time.perf_counter().
         span: what is exported of it; None unless spans are.
     """
 
-    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "span", "started")
+    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "span")
 
-    def __init__(self, method: Method, context: Context, started: float) -> None:
+    def __init__(self, method: Method, context: Context) -> None:
         self.method = method
         self.context = context
-        self.started = started
         self.identity: Identity | None = None
         self.span: Span | None = None
         self._request_id: str | None = None
@@ -78,12 +76,16 @@ class CurrentCall:
         return self._sent(_SUBJECT, _MOST_SUBJECT) or ""
 
     def _sent(self, name: str, most: int) -> str | None:
-        for key, value in self.context.invocation_metadata() or ():
-            if key == name:
-                # It is logged, and a request id is echoed: trailers hold printable ASCII only.
-                fit = isinstance(value, str) and 0 < len(value) <= most and value.isascii()
-                return str(value) if fit and str(value).isprintable() else None
-        return None
+        found = values_of(self.context, name)
+        return fit(found[0], most) if found else None
+
+
+def fit(value: str | bytes, most: int) -> str | None:
+    """
+    *value* if it may be logged and echoed, as trailers hold printable ASCII only; else None.
+    """
+    good = isinstance(value, str) and 0 < len(value) <= most and value.isascii() and value.isprintable()
+    return str(value) if good else None
 
 
 _current: ContextVar[CurrentCall | None] = ContextVar("modelyard_call", default=None)

@@ -18,7 +18,6 @@ import pytest
 from services.chassis.access import Access, AccessMode, Keys, OwnToken, Verifier
 from services.chassis.context import Context
 from services.chassis.interceptors import AccessInterceptor, identity, standard
-from services.chassis.metrics import CallMetrics
 from services.chassis.settings import CommonSettings, SettingsError, load
 from services.chassis.tests.wired import details, eventually, failure, path, unary, wired
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings
@@ -43,7 +42,7 @@ async def guarded(keys: Keys, mode: AccessMode = AccessMode.ON) -> AsyncIterator
 
     interceptor = AccessInterceptor(Access(mode, Verifier(keys, ISSUER, AUDIENCE)), SCOPES)
     methods: dict[str, Any] = {"Read": unary(who), "Write": unary(who), "Forgotten": unary(who)}
-    async with wired(interceptors=standard(CallMetrics(), access=interceptor), **methods) as channel:
+    async with wired(interceptors=standard(access=interceptor), **methods) as channel:
         yield channel
 
 

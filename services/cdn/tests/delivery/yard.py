@@ -196,7 +196,7 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
         pins = Pins(database, place.quota)
         remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database, pins))
         await stack.enter_async_context(server.ready())
-        host = GrpcioHost(server.handlers, settings)
+        host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

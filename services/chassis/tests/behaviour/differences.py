@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Statuses by number, as they come over the wire.
-OK, UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 2, 4, 8, 12, 13
+OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 1, 2, 4, 8, 12, 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,16 @@ UNARY_COMPRESSION = Difference(
 )
 UNASKED_COMPRESSION = Difference(
     False, True, "grpcio compresses streams for clients that never said that they understand it. All of its own do."
+)
+QUEUED = Difference(
+    True,
+    False,
+    "Until grpcio's core hands a call over to Python, nothing of it is known. On the Envoy host Envoy has a clock.",
+)
+TOO_LARGE_IS_COUNTED_AS = Difference(
+    RESOURCE_EXHAUSTED,
+    CANCELLED,
+    "grpcio's core refuses it by itself, and Python only learns that the call is over.",
 )
 SUDDEN_END = Difference(
     set(),
