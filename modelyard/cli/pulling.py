@@ -15,9 +15,10 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import VersionRef, model_name
 from modelyard.cli.parallel import Total, in_parallel
-from modelyard.cli.paths import clashes, leads_out, wrong_with
+from modelyard.cli.paths import leads_out
 from modelyard.cli.progress import Progress
 from modelyard.client import Client
+from modelyard.paths import clashes, fault, shown
 from modelyard.problems import explain
 from modelyard.registry.v1 import aliases_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -94,20 +95,21 @@ def _newest(yard: Client, model: str) -> pb.Version:
 
 def targets(version: pb.Version, folder: Path) -> list[Target]:
     """
-    Where the files of *version* are to be. The registry's word is not taken for it that they stay inside of *folder*.
+    Where the files of *version* are to be. The registry's word is not taken for it that they stay inside of *folder*
+    and are no settings of a program: versions that were made before it checked that are there for ever.
 
     Raises:
-        RefusedError: a path would lead out of the folder, by its own parts or by a link that is in the folder.
+        RefusedError: a path is none that a version may have, or leads out of the folder by a link that is there.
     """
     root = folder.resolve()
     for artifact in version.artifacts:
-        reason = wrong_with(artifact.path) or ("leads out by a link" if leads_out(root, artifact.path) else "")
+        reason = fault(artifact.path) or ("leads out of the folder by a link" if leads_out(root, artifact.path) else "")
         if not reason and not (_DIGEST.fullmatch(artifact.sha256) and artifact.size_bytes >= 0):
             reason = "has no right digest or size"
         if reason:
-            raise RefusedError(f"nothing was written: the path {artifact.path!r} of {version.name} {reason}")
+            raise RefusedError(f'nothing was written: the path "{shown(artifact.path)}" of {version.name} {reason}')
     if both := clashes([artifact.path for artifact in version.artifacts]):
-        raise RefusedError(f"nothing was written: {both[0]!r} of {version.name} is there twice, or is a folder, too")
+        raise RefusedError(f"nothing was written: of the files of {version.name}, {both[0].reason}")
     return [Target(artifact, root / artifact.path) for artifact in version.artifacts]
 
 

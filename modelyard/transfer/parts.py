@@ -14,7 +14,6 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer.errors import IntegrityError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.ranges(\.new)?)?", re.DOTALL)
 
 
 def check_asset(asset: assets_pb2.Asset) -> None:
@@ -30,18 +29,12 @@ def check_asset(asset: assets_pb2.Asset) -> None:
 
 def part_of(path: Path, sha256: str) -> Path:
     """
-    Where the bytes of *path* are gathered: with the digest in the name, so that the bytes of two assets never mix.
+    Where the bytes of *path* are gathered: with the digest in the name, so that the bytes of two assets never mix. No
+    file of a version has such a name: `modelyard.paths.is_download`.
     """
     # A file name has 255 bytes at most, and a character up to four.
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
     return path.with_name(f".{name}.{sha256[:16]}.part")
-
-
-def is_part(name: str) -> bool:
-    """
-    Whether a file of this name is what an interrupted download left.
-    """
-    return _PART.fullmatch(name) is not None
 
 
 def open_part(part: Path, path: Path) -> BinaryIO:

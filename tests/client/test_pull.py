@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from modelyard.cli.main import main
+from modelyard.paths import shown
 from modelyard.registry.v1 import versions_pb2
+from tests.client.bad_paths import CLASHING, RIGHT, WRONG
 from tests.client.memory import MIB, Memory, Server
 from tests.client.memory_registry import MODEL, PENDING, Registry
 
@@ -114,50 +116,50 @@ def test_no_such_version(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../x",
-        "a/../../x",
-        "/tmp/modelyard-x",  # noqa: S108 - must not be written
-        "a//b",
-        "./a",
-        "a/.",
-        "..",
-        "",
-        "C:/x",
-        "C:x",
-        "a/D:x",
-        "..\\x",
-        "\\\\host\\share\\x",
-        "a\0b",
-        ".a.0123456789abcdef.part",
-        "x" * 1025,
-    ],
-)
-def test_paths_that_lead_out(
+@pytest.mark.parametrize("path", WRONG, ids=ascii)
+def test_wrong_paths(
     server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
     """
-    A version with a path that leads out of the folder, on whatever system, is refused before anything is written.
+    A version with a path that leads out of the folder, is no file on some system, or is settings that a program runs,
+    is refused before anything is written, and it is said which.
     """
     registry.add(_artifact(memory, "good", b"1"), _artifact(memory, path, b"2"))
     assert _pull(server, "m", tmp_path / "folder") == 1
-    assert "nothing was written: the path" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f'nothing was written: the path "{shown(path)}"' in said
+    assert WRONG[path] in said
     assert not list(tmp_path.iterdir())
     assert memory.downloads == []
 
 
-@pytest.mark.parametrize("paths", [("a", "a"), ("a", "a/b"), ("a/b/c", "a")])
+@pytest.mark.parametrize("paths", CLASHING, ids=ascii)
 def test_paths_that_clash(
-    server: Server, memory: Memory, registry: Registry, tmp_path: Path, paths: tuple[str, str]
+    server: Server,
+    memory: Memory,
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    paths: tuple[str, ...],
 ) -> None:
     """
-    A path that is there twice, or is a folder as well, is refused.
+    Paths that are one for some system, or a folder to each other, are refused.
     """
     registry.add(*(_artifact(memory, path, str(place).encode()) for place, path in enumerate(paths)))
     assert _pull(server, "m", tmp_path / "folder") == 1
+    assert CLASHING[paths] in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_all_that_a_version_may_have(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Whatever CreateVersion lets through can be pulled, and pushed again.
+    """
+    registry.add(*(_artifact(memory, path, path.encode()) for path in RIGHT))
+    assert _pull(server, "m", tmp_path / "folder") == 0
+    assert _files(tmp_path / "folder") == {path: path.encode() for path in RIGHT}
+    assert main(["--target", server.target, "versions", "push", "m", str(tmp_path / "folder")]) == 0
+    assert sorted(artifact.path for artifact in registry.versions[-1].artifacts) == sorted(RIGHT)
 
 
 def test_a_digest_that_is_none(server: Server, registry: Registry, tmp_path: Path) -> None:
