@@ -178,7 +178,8 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Pin(self, request, context):
-        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+        alone, whose versions hang on it: the gateway has no route to it.
 
         Errors:
         INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -190,7 +191,7 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unpin(self, request, context):
-        """Unpin takes pins of an owner back. Idempotent.
+        """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
         Errors:
         INVALID_ARGUMENT  a name or an owner is malformed.

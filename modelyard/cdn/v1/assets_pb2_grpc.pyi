@@ -91,7 +91,8 @@ class AssetServiceStub:
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
     Pin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]
-    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+    alone, whose versions hang on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -99,7 +100,7 @@ class AssetServiceStub:
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
     """
     Unpin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.UnpinRequest, _assets_pb2.UnpinResponse]
-    """Unpin takes pins of an owner back. Idempotent.
+    """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
@@ -191,7 +192,8 @@ class AssetServiceAsyncStub(AssetServiceStub):
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
     Pin: _aio.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]  # type: ignore[assignment]
-    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+    alone, whose versions hang on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -199,7 +201,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
     """
     Unpin: _aio.UnaryUnaryMultiCallable[_assets_pb2.UnpinRequest, _assets_pb2.UnpinResponse]  # type: ignore[assignment]
-    """Unpin takes pins of an owner back. Idempotent.
+    """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
@@ -330,7 +332,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.PinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.PinResponse, _abc.Awaitable[_assets_pb2.PinResponse]]:
-        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+        alone, whose versions hang on it: the gateway has no route to it.
 
         Errors:
           INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -344,7 +347,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.UnpinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.UnpinResponse, _abc.Awaitable[_assets_pb2.UnpinResponse]]:
-        """Unpin takes pins of an owner back. Idempotent.
+        """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
         Errors:
           INVALID_ARGUMENT  a name or an owner is malformed.
