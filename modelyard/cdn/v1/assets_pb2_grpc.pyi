@@ -65,6 +65,7 @@ class AssetServiceStub:
                           file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
                           were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
@@ -166,6 +167,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
                           file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
                           were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
@@ -288,6 +290,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
                               file does not fit its bytes (SAFETENSORS_INVALID).
           DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+          FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
           ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
                               were stored already are gone (ASSET_GOING): retry.
           DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.

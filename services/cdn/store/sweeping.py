@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from services.cdn.model import STAGING, staged_upload, staging_key
+from services.cdn.model import ENCODINGS, STAGING, staged_upload, staging_key, variant_key
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
@@ -73,6 +73,7 @@ class Sweeper:
         self._collection, self._remove_shares = collection, remove_shares
         self._changelog, self._grace, self._rhythm = log, grace, rhythm
         self._collected = time.monotonic()
+        self._private_variants = True
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
@@ -95,6 +96,7 @@ class Sweeper:
                 _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
                 await self._finisher.clean(upload)
         await self._abort_orphans()
+        await self._remove_private_variants()
         if self._rhythm.collect and time.monotonic() - self._collected > self._rhythm.collect:
             self._collected = time.monotonic()
             await self._remove_shares()
@@ -111,6 +113,16 @@ class Sweeper:
         # Those that were completed for their verification, and could not be taken away then.
         staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
         await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
+
+    async def _remove_private_variants(self) -> None:
+        # Releases before the third migration made them.
+        while self._private_variants:
+            prefixes = [variant_key(encoding, "private/") for encoding in ENCODINGS]
+            found = [await self._bucket.below(prefix, datetime.now(UTC)) for prefix in prefixes]
+            if not any(found):
+                self._private_variants = False
+            for keys in found:
+                await self._bucket.delete(keys)
 
 
 def _is_ours(multipart: Multipart, before: datetime) -> bool:
