@@ -22,7 +22,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.bucket import SYSTEM_CA, transport
-from modelyard.contracts import scopes
+from modelyard.contracts import public_scopes
 from services.chassis.access.policy import PUBLIC, AccessMode
 from services.chassis.access.tokens import LEEWAY
 from services.chassis.interceptors.status import DOMAIN
@@ -81,11 +81,12 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
 
     Args:
         tokens: None while access control is off.
-        table: the scope of each RPC by its path; the contracts' by default. What is not in it is denied.
+        table: the scope of each RPC by its path; the contracts' by default, without the internal ones. What is not
+            in it is denied.
     """
     if tokens is None:
         return {"TOKENS": [], "JWKS": [], "JWKS_FILES": [], "REFUSALS": [], "PRIVATE_BYTES": False}
-    table = scopes() if table is None else table
+    table = public_scopes() if table is None else table
     # In Linux's abstract space: it is nobody's file, and goes with the process. Each gateway has its own.
     socket = f"@modelyard-jwks-{uuid.uuid4().hex}"
     return {

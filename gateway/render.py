@@ -32,7 +32,7 @@ from gateway.limits import USUAL, Limits
 from gateway.openapi.bindings import bindings
 from gateway.tls import NO_TLS, Tls
 from modelyard.cache.v1 import policy_pb2
-from modelyard.contracts import services
+from modelyard.contracts import is_internal, services
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 
@@ -146,14 +146,17 @@ def cached_methods(package: str) -> list[str]:
 
 def other_methods(package: str, *, streaming: bool) -> list[str]:
     """
-    The gRPC paths of a package's other RPCs: those that stream in either direction, or those that do not.
+    The gRPC paths of a package's other RPCs that clients may call: those that stream in either direction, or those
+    that do not.
     """
     return [
         f"/{service.full_name}/{method.name}"
         for service in services()
         if service.file.package == package
         for method in service.methods
-        if not _is_cached(method) and (method.client_streaming or method.server_streaming) == streaming
+        if not _is_cached(method)
+        and not is_internal(method)
+        and (method.client_streaming or method.server_streaming) == streaming
     ]
 
 

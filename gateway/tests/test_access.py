@@ -157,7 +157,7 @@ def test_an_rpc_without_a_scope_is_denied(issuer: Issuer, echo: tuple[Echo, int]
     table = {path: scope for path, scope in scopes().items() if path != GET}
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(access, "scopes", lambda: table)
+        patch.setattr(access, "public_scopes", lambda: table)
         with gateway(tokens, tmp_path, echo[1]) as running:
             everything = f"Bearer {issuer.mint(' '.join(set(table.values())))}"
             assert call(running, GET, everything) == DENIED

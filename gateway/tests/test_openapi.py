@@ -23,7 +23,7 @@ from gateway.openapi.__main__ import COMMITTED
 from gateway.openapi.bindings import bindings
 from gateway.openapi.comments import Prose
 from gateway.openapi.document import title
-from modelyard.contracts import services
+from modelyard.contracts import is_internal, services
 
 METHODS = [method for service in services() for method in service.methods]
 
@@ -44,9 +44,11 @@ def document() -> dict[str, Any]:
 
 def test_every_unary_rpc_has_a_path() -> None:
     """
-    Whatever is called once is called as JSON too; the streams that are not are listed with a reason.
+    Whatever clients call once is called as JSON too; the streams that are not are listed with a reason. What services
+    call among themselves has no path.
     """
-    without = [method for method in METHODS if not bindings(method)]
+    assert [method.full_name for method in METHODS if is_internal(method) and bindings(method)] == []
+    without = [method for method in METHODS if not bindings(method) and not is_internal(method)]
     assert [method.full_name for method in without if not _streams(method)] == []
     assert {method.full_name for method in without} == set(WITHOUT_PATH)
 

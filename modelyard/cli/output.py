@@ -88,6 +88,12 @@ class Output:
         if not self.json:
             print(text, file=sys.stderr)
 
+    def warn(self, text: str) -> None:
+        """
+        Say something that nobody should miss, also those who read JSON.
+        """
+        print(f"warning: {text}", file=sys.stderr)
+
     def _line(self, message: Message) -> None:
         print(json.dumps(MessageToDict(message), ensure_ascii=False), flush=True)
 

@@ -41,6 +41,14 @@ class Plan:
     missing: list[Outgoing]
 
     @property
+    def stored(self) -> list[Outgoing]:
+        """
+        The files whose bytes are there already.
+        """
+        missing = {file.sha256 for file in self.missing}
+        return [file for file in self.files if file.sha256 not in missing]
+
+    @property
     def missing_bytes(self) -> int:
         """
         How much is to be sent.

@@ -11,6 +11,7 @@ from functools import partial
 from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_server
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.service.delivery import DeliveryService
+from services.cdn.service.privacy import Privacy
 from services.cdn.store.copying import Copier
 from services.cdn.store.edge import Edge
 from services.cdn.store.invalidations import InvalidationStore
@@ -31,7 +32,7 @@ from services.ledger.store.grouping import Writer
 
 @asynccontextmanager
 async def delivering(
-    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins
+    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, privacy: Privacy
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
     Serve DeliveryService for as long as the block lasts, and do what it does in the background.
@@ -64,6 +65,7 @@ async def delivering(
             settings.lives(),
             InvalidationStore(database),
             Mutations(writer),
+            privacy,
             has_edge=has_edge,
         )
         server.add(add_DeliveryServiceServicer_to_server, service)

@@ -4,21 +4,26 @@ Access control of the embedded run: a key of its own, for development.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from gateway.access import Tokens
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
 from services.chassis.access import AccessMode
 
-_OWN_SCOPES = ("registry.read", "assets.read", "assets.write")
+#: What each service's own token may do: what the service does on its own behalf, and no more.
+OWN_SCOPES: Final[Mapping[str, Sequence[str]]] = {
+    "registry": ("assets.read", "assets.pin"),
+    "cache": ("registry.read", "assets.read"),
+}
 # A new one is minted at every start.
 _OWN_SECONDS = 366 * 86400.0
 
 
 def settings(state: Path, mode: str) -> dict[str, str]:
     """
-    The settings of all services. The key is made once; it, its public half and the services' token are in *state*.
+    The settings of all services. The key is made once; it and its public half are in *state*.
 
     Args:
         state: the folder of the run.
@@ -28,19 +33,28 @@ def settings(state: Path, mode: str) -> dict[str, str]:
         return {}
     folder = state / "access"
     folder.mkdir(mode=0o700, exist_ok=True)
-    key, public, own = folder / "key.pem", folder / "jwks.json", folder / "service-token"
+    key, public = folder / "key.pem", folder / "jwks.json"
     if not key.exists():
         make_key(key)
     public.write_text(key_set(key))
-    own.touch(mode=0o600)
-    own.write_text(mint(key, "modelyard-services", _OWN_SCOPES, _OWN_SECONDS))
     return {
         "MODELYARD_ACCESS": mode,
         "MODELYARD_JWKS_FILE": str(public),
         "MODELYARD_JWT_ISSUER": ISSUER,
         "MODELYARD_JWT_AUDIENCE": AUDIENCE,
-        "MODELYARD_SERVICE_TOKEN_FILE": str(own),
     }
+
+
+def own(state: Path, mode: str, service: str) -> dict[str, str]:
+    """
+    The settings of one service alone: its own token, if it has any.
+    """
+    if mode == "off" or service not in OWN_SCOPES:
+        return {}
+    token = state / "access" / f"{service}-token"
+    token.touch(mode=0o600)
+    token.write_text(mint(state / "access" / "key.pem", f"modelyard-{service}", OWN_SCOPES[service], _OWN_SECONDS))
+    return {"MODELYARD_SERVICE_TOKEN_FILE": str(token)}
 
 
 def tokens(services: Mapping[str, str]) -> Tokens | None:

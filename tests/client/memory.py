@@ -162,7 +162,11 @@ class Assets(AssetServiceServicer):
     ) -> assets_pb2.FindMissingResponse:
         self._memory.called("FindMissing", context)
         missing = dict.fromkeys(each for each in request.sha256 if each not in self._memory.stored)
-        return assets_pb2.FindMissingResponse(sha256=list(missing))
+        public = [each for each in request.sha256 if request.private and self._is_public(each)]
+        return assets_pb2.FindMissingResponse(sha256=list(missing), public=public)
+
+    def _is_public(self, sha256: str) -> bool:
+        return sha256 in self._memory.stored and not self._memory.headers.get(sha256, ("", "", False))[2]
 
     def Upload(self, request_iterator: Iterator[assets_pb2.UploadRequest], context: Any) -> assets_pb2.Asset:  # noqa: N802
         self._memory.called("Upload", context)
@@ -175,7 +179,8 @@ class Assets(AssetServiceServicer):
             fail(context, grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
         if hashlib.sha256(data).hexdigest() != header.sha256:
             fail(context, grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
-        self._memory.headers[header.sha256] = (header.media_type, header.owner, header.private)
+        private = header.private and not self._is_public(header.sha256)
+        self._memory.headers[header.sha256] = (header.media_type, header.owner, private)
         return self._memory.put(bytes(data))
 
     def Download(  # noqa: N802

@@ -72,6 +72,30 @@ def test_a_folder_becomes_a_version(
     assert "5 files, 12.0 MiB: 13 B there already or twice in the folder, 12.0 MiB to send" in printed.err
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_is_public_already(
+    server: Server,
+    memory: Memory,
+    registry: Registry,
+    folder: Path,
+    form: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    Bytes that are stored publicly stay so: `push --private` names their files on stderr, also to those who read JSON.
+    """
+    assert main(["--target", server.target, "assets", "put", str(folder / "config.json")]) == 0
+    capsys.readouterr()
+    command = ["--target", server.target, *form, "versions", "push", "m", str(folder), "--private"]
+    assert main(command) == 0
+    told = capsys.readouterr().err
+    assert "warning: not private" in told
+    assert "config.json" in told
+    assert "weights.bin" not in told.partition("warning: not private")[2].partition("\n")[0]
+    assert main(["--target", server.target, "assets", "put", "--private", str(folder / "config.json")]) == 0
+    assert "warning: not private" in capsys.readouterr().err
+
+
 def test_again(
     server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

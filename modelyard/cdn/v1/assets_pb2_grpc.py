@@ -140,6 +140,7 @@ class AssetServiceServicer:
         file does not fit its bytes (SAFETENSORS_INVALID).
         DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
         RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+        FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
         ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
         were stored already are gone (ASSET_GOING): retry.
         DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
@@ -178,7 +179,8 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Pin(self, request, context):
-        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+        alone, whose versions hang on it: the gateway has no route to it.
 
         Errors:
         INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -190,7 +192,7 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unpin(self, request, context):
-        """Unpin takes pins of an owner back. Idempotent.
+        """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
         Errors:
         INVALID_ARGUMENT  a name or an owner is malformed.

@@ -65,6 +65,7 @@ class AssetServiceStub:
                           file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
                           were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
@@ -91,7 +92,8 @@ class AssetServiceStub:
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
     Pin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]
-    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+    alone, whose versions hang on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -99,7 +101,7 @@ class AssetServiceStub:
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
     """
     Unpin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.UnpinRequest, _assets_pb2.UnpinResponse]
-    """Unpin takes pins of an owner back. Idempotent.
+    """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
@@ -165,6 +167,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
                           file does not fit its bytes (SAFETENSORS_INVALID).
       DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
                           were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
@@ -191,7 +194,8 @@ class AssetServiceAsyncStub(AssetServiceStub):
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
     Pin: _aio.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]  # type: ignore[assignment]
-    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+    alone, whose versions hang on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -199,7 +203,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
     """
     Unpin: _aio.UnaryUnaryMultiCallable[_assets_pb2.UnpinRequest, _assets_pb2.UnpinResponse]  # type: ignore[assignment]
-    """Unpin takes pins of an owner back. Idempotent.
+    """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
@@ -286,6 +290,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
                               file does not fit its bytes (SAFETENSORS_INVALID).
           DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
+          FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
           ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
                               were stored already are gone (ASSET_GOING): retry.
           DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
@@ -330,7 +335,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.PinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.PinResponse, _abc.Awaitable[_assets_pb2.PinResponse]]:
-        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+        alone, whose versions hang on it: the gateway has no route to it.
 
         Errors:
           INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -344,7 +350,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.UnpinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.UnpinResponse, _abc.Awaitable[_assets_pb2.UnpinResponse]]:
-        """Unpin takes pins of an owner back. Idempotent.
+        """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
         Errors:
           INVALID_ARGUMENT  a name or an owner is malformed.

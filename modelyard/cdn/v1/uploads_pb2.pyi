@@ -93,7 +93,9 @@ class StartUploadRequest(_message.Message):
     request_id: _builtins.str
     """Has no effect: asking for the same upload twice finds the same one."""
     private: _builtins.bool
-    """Keep it from /assets/{sha256}. Bytes that somebody has uploaded publicly are public."""
+    """Keep it for those whose token has assets.read. Bytes that somebody has uploaded publicly are public: the asset's
+    `private` says so.
+    """
     def __init__(
         self,
         *,

@@ -80,6 +80,7 @@ class UploadServiceServicer:
         Errors:
         INVALID_ARGUMENT    the digest or the size is malformed.
         RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+        FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,6 +42,7 @@ class UploadServiceStub:
     Errors:
       INVALID_ARGUMENT    the digest or the size is malformed.
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
     """
     QueryUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.QueryUploadRequest, _uploads_pb2.Upload]
     """QueryUpload returns an upload: `committed_bytes` is where to go on.
@@ -108,6 +109,7 @@ class UploadServiceAsyncStub(UploadServiceStub):
     Errors:
       INVALID_ARGUMENT    the digest or the size is malformed.
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
     """
     QueryUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.QueryUploadRequest, _uploads_pb2.Upload]  # type: ignore[assignment]
     """QueryUpload returns an upload: `committed_bytes` is where to go on.
@@ -177,6 +179,7 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT    the digest or the size is malformed.
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+          FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
         """
 
     @_abc_1.abstractmethod

@@ -14,6 +14,7 @@ from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output
 from modelyard.cli.parallel import resumable
 from modelyard.cli.parsing import Group, command, pair
+from modelyard.cli.privacy import public_already, warning
 from modelyard.cli.progress import Progress, amount
 from modelyard.cli.pushing import Plan, artifacts, prepare, send, version_of
 from modelyard.client import Client
@@ -49,7 +50,9 @@ def add(commands: Group) -> None:
     parser.add_argument("--description", default="")
     parser.add_argument("--stage", default="", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--private", action="store_true", help="let only signed URLs reach the bytes over HTTP")
+    parser.add_argument(
+        "--private", action="store_true", help="only for tokens with assets.read, and over HTTP by signed URLs"
+    )
 
 
 def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -67,6 +70,8 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     with Progress("hashing") as progress:
         plan = prepare(yard, found, progress)
     _tell(output, plan)
+    if args.private and (public := public_already(yard, plan.stored)):
+        output.warn(warning(public))
     with resumable("sending", plan.missing_bytes) as total:
         send(yard, plan, args.private, total)
     wanted = pb.Version(

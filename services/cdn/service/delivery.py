@@ -21,6 +21,7 @@ from services.cdn.model.delivery import (
 )
 from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
+from services.cdn.service.privacy import Privacy
 from services.cdn.store.invalidations import InvalidationStore
 from services.cdn.store.links import Links
 from services.cdn.store.static_files import StaticFileStore
@@ -41,6 +42,7 @@ class DeliveryService(DeliveryServiceServicer):
         lives: how long these may give access.
         invalidations: what the edge is to forget.
         mutations: does the writes.
+        privacy: who may know of private assets.
         has_edge: there is a distribution in front.
     """
 
@@ -51,11 +53,13 @@ class DeliveryService(DeliveryServiceServicer):
         lives: LifeBounds,
         invalidations: InvalidationStore,
         mutations: Mutations,
+        privacy: Privacy,
         *,
         has_edge: bool,
     ) -> None:
         self._static_files, self._links, self._lives = static_files, links, lives
         self._invalidations, self._mutations, self._has_edge = invalidations, mutations, has_edge
+        self._privacy = privacy
 
     async def PutStaticFile(self, request: pb.PutStaticFileRequest, context: Context) -> pb.StaticFile:
         checks = Checks()
@@ -65,11 +69,12 @@ class DeliveryService(DeliveryServiceServicer):
         draft.check(checks, "static_file")
         checks.request_id(request.request_id)
         checks.raise_if_any()
+        sees = self._privacy.sees()
         return await self._mutations.do(
             context,
             request,
             pb.StaticFile,
-            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag),
+            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag, sees_private=sees),
             from_static_file,
             touches=[name],
         )
@@ -108,7 +113,9 @@ class DeliveryService(DeliveryServiceServicer):
         if version and terms.download_name:
             checks.add("download_name", "must be empty for a version: it has many files")
         checks.raise_if_any()
-        return from_signed(await (self._links.asset(sha256, terms) if sha256 else self._links.version(version, terms)))
+        private = self._privacy.signs()
+        asked = self._links.asset(sha256, terms, private=private) if sha256 else self._links.version(version, terms)
+        return from_signed(await asked)
 
     async def InvalidatePaths(self, request: pb.InvalidatePathsRequest, context: Context) -> pb.Invalidation:
         checks = Checks()

@@ -13,6 +13,7 @@ from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
 from services.cdn.service.arriving import Arriving
+from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset, from_upload
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
@@ -38,23 +39,33 @@ class UploadService(UploadServiceServicer):
         uploads: how far uploads are.
         finisher: verifies them.
         storing: makes assets visible.
+        privacy: who may know of private assets.
         idle: seconds that a stream may bring no chunk.
     """
 
     def __init__(
-        self, assets: AssetStore, records: Records, uploads: Uploads, finisher: Finisher, storing: Storing, idle: float
+        self,
+        assets: AssetStore,
+        records: Records,
+        uploads: Uploads,
+        finisher: Finisher,
+        storing: Storing,
+        privacy: Privacy,
+        idle: float,
     ) -> None:
         self._assets = assets
         self._records = records
         self._uploads = uploads
         self._finisher = finisher
         self._storing = storing
+        self._privacy = privacy
         self._idle = idle
 
     async def StartUpload(self, request: pb.StartUploadRequest, context: Context) -> pb.Upload:
         draft = Draft.parse(
             request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
         )
+        self._privacy.check_upload(private=draft.private)
         stored = await self._storing.there(context, draft)
         upload = await self._uploads.open(draft)
         if stored is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.bucket import FOREVER, Bucket
+from services.cdn.store.bucket import Bucket, kept
 from services.cdn.store.budget import Budget
 from services.cdn.store.chores import Chores
 from services.cdn.store.copying import Copier
@@ -90,7 +90,7 @@ class AssetStore:
         Raises:
             Missing: there is no *source*.
         """
-        await self._copier.copy(source, key, Headers(media_type, FOREVER), size_bytes)
+        await self._copier.copy(source, key, Headers(media_type, kept(key)), size_bytes)
 
     async def close(self) -> None:
         """

@@ -142,19 +142,24 @@ class StaticFileStore:
             raise Missing("STATIC_FILE_NOT_FOUND", name, row["head"])
         return Read(to_static_file(name, row), row["head"])
 
-    async def put(self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str) -> StaticFile:
+    async def put(
+        self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str, *, sees_private: bool
+    ) -> StaticFile:
         """
         Point a path at an asset.
 
+        Args:
+            sees_private: whether the caller may know of private assets.
+
         Raises:
-            Missing: there is no such asset.
+            Missing: there is no such asset, or the caller may not know of it.
             FailedPrecondition: it is private.
             Aborted: *etag* is given, and not the current one.
             ResourceExhausted: the quota of the path's owner is used up.
         """
         before = await _lock(transaction, name)
         check_etag(name, etag, before.revision if before else 0)
-        original = await self._original(transaction, draft.sha256)
+        original = await self._original(transaction, draft.sha256, sees_private=sees_private)
         replaced = before.draft.sha256 if before else None
         exchange = (str(name), draft.sha256, original.size_bytes, replaced)
         await self._pins.check_exchange(transaction, *exchange)
@@ -200,9 +205,9 @@ class StaticFileStore:
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)
         await transaction.last(_DELETE, journal, *self._queueing(name), before.draft.sha256)
 
-    async def _original(self, transaction: Transaction, sha256: str) -> Original:
+    async def _original(self, transaction: Transaction, sha256: str, *, sees_private: bool) -> Original:
         row = await transaction.row(ORIGINAL, sha256)
-        if row is None:
+        if row is None or (row["private"] and not sees_private):
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
         if row["private"]:
             raise FailedPrecondition(

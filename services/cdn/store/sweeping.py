@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from services.cdn.model import STAGING, staged_upload, staging_key
+from services.cdn.model import ENCODINGS, STAGING, staged_upload, staging_key, variant_key
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
@@ -72,6 +72,7 @@ class Sweeper:
         self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
         self._collection, self._remove_shares = collection, remove_shares
         self._changelog, self._grace, self._rhythm = log, grace, rhythm
+        self._private_variants = True
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
@@ -102,6 +103,7 @@ class Sweeper:
             (sweep, self._uploads.forget, "forget finished uploads"),
             (sweep, self._drop_expired, "drop abandoned uploads"),
             (sweep, self._abort_orphans, "abort uploads that belong to nothing"),
+            (sweep, self._remove_private_variants, "remove variants of private assets"),
         ]
         if collect:
             chores += [
@@ -130,6 +132,16 @@ class Sweeper:
         # Those that were completed for their verification, and could not be taken away then.
         staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
         await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
+
+    async def _remove_private_variants(self) -> None:
+        # Releases before the third migration made them.
+        while self._private_variants:
+            prefixes = [variant_key(encoding, "private/") for encoding in ENCODINGS]
+            found = [await self._bucket.below(prefix, datetime.now(UTC)) for prefix in prefixes]
+            if not any(found):
+                self._private_variants = False
+            for keys in found:
+                await self._bucket.delete(keys)
 
 
 def _is_ours(multipart: Multipart, before: datetime) -> bool:

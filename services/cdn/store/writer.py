@@ -103,7 +103,7 @@ class AssetWriter:
         inspection = await self._inspect()
         reserved = await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
         if self._upload is None:
-            wanted = self._variants.wants(draft.size_bytes, draft.media_type, inspection.format)
+            wanted = self._variants.wants(draft.key, draft.size_bytes, draft.media_type, inspection.format)
             whole = bytes(self._bytes) if wanted else None
             await self._put()
         else:

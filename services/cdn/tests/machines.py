@@ -32,6 +32,7 @@ from services.cdn.store.uploads import Uploads
 from services.cdn.tests.calls import chunk, digest, header
 from services.cdn.tests.memory import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
+from services.cdn.tests.trusting import Trusting
 from services.chassis.context import Context, Metadata
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import DatabaseSettings, connector
@@ -113,12 +114,13 @@ def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: Grace) -> M
     store = _Store(bucket, records)
     uploads = Uploads(database, timedelta(hours=1), 100)
     mutations = Mutations(writer)
-    storing = Storing(records, pins, mutations)
+    privacy = Trusting()
+    storing = Storing(records, pins, mutations, privacy)
     finisher = Finisher(store, records, uploads)
     collection = Collection(database, writer, bucket)
     return Machine(
-        AssetService(store, records, pins, collection, storing, mutations, grace, 60.0),
-        UploadService(store, records, uploads, finisher, storing, 60.0),
+        AssetService(store, records, pins, collection, storing, mutations, privacy, grace, 60.0),
+        UploadService(store, records, uploads, finisher, storing, privacy, 60.0),
         storing,
         store,
         records,

@@ -118,11 +118,11 @@ async def assets(database: Database, writer: Writer) -> None:
     What is known of assets, and what is forgotten.
     """
     records, sha256 = Records(database), digest("new")
-    await records.find(digest("7"))
-    await records.missing([digest(str(n)) for n in range(1000)])
+    await records.find(digest("7"), private=False)
+    await records.stored([digest(str(n)) for n in range(1000)], private=True)
     for of in ("", OWNER):
-        first = await records.list_page(page("ListAssets", of), of)
-        await records.list_page(page("ListAssets", of, first.token), of)
+        first = await records.list_page(page("ListAssets", of), of, private=False)
+        await records.list_page(page("ListAssets", of, first.token), of, private=False)
     reserved = await records.reserve(sha256, 3, "text/plain", private=True)
     arrival = Arrival(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
     await write(writer, lambda tx: records.register(tx, arrival))

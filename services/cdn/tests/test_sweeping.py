@@ -4,6 +4,7 @@ What uploads leave in S3 when nobody goes on with them is taken away, and nothin
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -122,6 +123,22 @@ async def test_more_than_a_page(yard: Yard) -> None:
     assert (len(page["Uploads"]), len(yard.store.open_uploads())) == (2, 5)
     await yard.sweeper(_ANY_AGE).sweep()
     assert yard.store.open_uploads() == []
+
+
+async def test_variants_of_private_bytes(yard: Yard) -> None:
+    """
+    Compressed variants of private bytes, which an earlier release has made, are taken away; those of public ones stay.
+    """
+    keys = [f"{encoding}/{prefix}/{digest(b'?')}" for encoding in ("gzip", "zstd") for prefix in ("private", "assets")]
+    for key in keys:
+        yard.store.client.put_object(Bucket=yard.store.bucket, Key=key, Body=b"?")
+    # S3 tells times in whole seconds.
+    sweeper = yard.sweeper(_HOUR)
+    async with asyncio.timeout(10):
+        while yard.store.keys("gzip/private/") + yard.store.keys("zstd/private/"):
+            await sweeper.sweep()
+            await asyncio.sleep(0.2)
+    assert sorted(yard.store.keys("")) == sorted(key for key in keys if "/assets/" in key)
 
 
 async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ async def test_a_signed_address_gives_the_bytes(delivery: Delivery, private: boo
     url = (await sign(delivery, sha256)).url
     status, body, headers = await fetch(url)
     assert (status, body, headers["Content-Type"]) == (200, data, "text/x-mine")
+    # What was stored by an earlier release says that everybody may keep it.
+    assert (headers["Cache-Control"] or "").startswith("private") == private
     assert urlsplit(url).path == f"/{delivery.place.s3.bucket}/{'private' if private else 'assets'}/{sha256}"
     assert (await fetch(url.partition("?")[0]))[0] == 403
 

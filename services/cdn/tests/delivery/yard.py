@@ -20,6 +20,7 @@ from services.cdn.delivering import delivering
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import S3Settings
+from services.cdn.tests.trusting import Trusting
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.metrics import Metrics
 from services.chassis.server import Server
@@ -194,7 +195,9 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
         pins = Pins(database, place.quota)
-        remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database, pins))
+        remove_shares = await stack.enter_async_context(
+            delivering(server, settings, place.s3, database, pins, Trusting())
+        )
         await stack.enter_async_context(server.ready())
         host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
