@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from services.chassis.background import beside
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.health import Health, HealthService
 from services.chassis.health import add_to_server as add_health
@@ -115,16 +116,13 @@ class Server:
         for adder in (add_v1_to_server, add_v1alpha_to_server):
             for service, handlers in collect(adder, reflection).items():
                 self._wrap(service, handlers)
-        lag = asyncio.create_task(self.metrics.watch_loop())
-        try:
-            async with AsyncExitStack() as stack:
-                if self._keys is not None:
-                    self.health.depends_on("token-keys", self._keys.ping)
-                    await stack.enter_async_context(self._keys.following())
-                await stack.enter_async_context(self.health.watch_dependencies())
-                yield
-        finally:
-            lag.cancel()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(beside(self.metrics.watch_loop()))
+            if self._keys is not None:
+                self.health.depends_on("token-keys", self._keys.ping)
+                await stack.enter_async_context(self._keys.following())
+            await stack.enter_async_context(self.health.watch_dependencies())
+            yield
 
     def _standard(self, scopes: Mapping[str, str]) -> Sequence[Interceptor]:
         access = None if self._keys is None else AccessInterceptor(self.settings.access_to(self._keys), scopes)

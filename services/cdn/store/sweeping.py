@@ -5,7 +5,6 @@ Keeps what is only kept for a time from growing for ever: abandoned uploads, the
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -72,37 +71,75 @@ class Sweeper:
         self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
         self._collection, self._remove_shares = collection, remove_shares
         self._changelog, self._grace, self._rhythm = log, grace, rhythm
-        self._collected = time.monotonic()
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
         """
-        Sweep now and then while the block lasts.
+        Sweep now and then while the block lasts. Each of the chores fails by itself: one that may not list uploads must
+        not keep the bucket from being collected.
         """
-        async with beside(every(self._rhythm.sweep, self.sweep, "sweep")):
+        rhythm = self._rhythm
+        works = [
+            every(rhythm.sweep, self.trim, "trim the log of changes", task="trim-changes"),
+            every(rhythm.sweep, self.drop_expired, "drop abandoned uploads"),
+            every(rhythm.sweep, self.abort_orphans, "abort orphaned uploads"),
+        ]
+        if rhythm.collect:
+            # The first one soon: a process that is restarted every hour would never collect.
+            first = min(rhythm.sweep, rhythm.collect)
+            works.append(every(rhythm.collect, self.remove_shares, "remove copies of shared versions", first=first))
+            works.append(every(rhythm.collect, self.collect, "collect assets", first=first))
+        async with beside(*works):
             yield
 
-    async def sweep(self) -> None:
+    async def trim(self) -> None:
         """
-        Do it once.
+        Cut off what the log of changes need not hold any more.
+
+        Raises:
+            ModelyardError: the database does not answer.
+        """
+        await self._changelog.trim(self._rhythm.keep)
+
+    async def drop_expired(self) -> None:
+        """
+        Forget uploads that nobody goes on with.
 
         Raises:
             ModelyardError: the database or S3 does not answer.
         """
-        await self._changelog.trim(self._rhythm.keep)
         while expired := await self._uploads.drop_expired():
             for upload in expired:
                 _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
                 await self._finisher.clean(upload)
-        await self._abort_orphans()
-        if self._rhythm.collect and time.monotonic() - self._collected > self._rhythm.collect:
-            self._collected = time.monotonic()
-            await self._remove_shares()
-            found = await self._collection.collect(self._grace)
-            if found.condemned_count or found.deleted_count:
-                _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
 
-    async def _abort_orphans(self) -> None:
+    async def remove_shares(self) -> None:
+        """
+        Forget the copies for shared versions that nobody needs.
+
+        Raises:
+            ModelyardError: the database or S3 does not answer.
+        """
+        await self._remove_shares()
+
+    async def collect(self) -> None:
+        """
+        Forget what nobody pins.
+
+        Raises:
+            ModelyardError: the database or S3 does not answer.
+        """
+        found = await self._collection.collect(self._grace)
+        if found.condemned_count or found.deleted_count:
+            _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
+
+    async def abort_orphans(self) -> None:
+        """
+        Take away what uploads left in the bucket that belong to nothing.
+
+        Raises:
+            ModelyardError: the database or S3 does not answer.
+        """
         # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
         before = datetime.now(UTC) - self._rhythm.orphan
         old = {each.id: each.key for each in await self._bucket.open_uploads() if _is_ours(each, before)}

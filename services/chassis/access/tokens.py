@@ -42,8 +42,10 @@ class Verifier:
 
         Raises:
             Unauthenticated: it has expired (TOKEN_EXPIRED), or something else is wrong with it (TOKEN_INVALID).
-            Unavailable: the keys have not been fetched yet (TOKEN_KEYS_UNAVAILABLE).
+            Unavailable: the keys have not been fetched yet, or are too old (TOKEN_KEYS_UNAVAILABLE).
         """
+        if not self._keys.current:
+            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there", retry_after=1)
         if self._version != self._keys.version:
             self._known.clear()
             self._version = self._keys.version
@@ -59,8 +61,6 @@ class Verifier:
         return known
 
     def _decode(self, token: str) -> Identity:
-        if not self._version:
-            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there", retry_after=1)
         if len(token) > _MOST_TOKEN:
             raise _invalid(f"it is longer than {_MOST_TOKEN} characters")
         try:

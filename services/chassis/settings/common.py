@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
+from services.chassis.access.fetching import may_fetch
+from services.chassis.access.keys import MOST_AGE
 from services.chassis.settings.kinds import Address, address, boolean, choice, delays, integer, seconds, text, url
 from services.chassis.settings.loading import SettingsError, setting
 from services.chassis.settings.tls import CA, CERT, KEY, TlsError, TlsFiles
@@ -144,6 +146,18 @@ class CommonSettings:
     jwks_url: str | None = setting(
         "MODELYARD_JWKS_URL", url("https", "http"), default=None, help="the keys that sign tokens: fetched every minute"
     )
+    jwks_plain_http: bool = setting(
+        "MODELYARD_JWKS_PLAIN_HTTP",
+        boolean(),
+        default=False,
+        help="whether MODELYARD_JWKS_URL may be http:// beyond this machine: who is on the way can change the keys",
+    )
+    jwks_most_age: float = setting(
+        "MODELYARD_JWKS_MOST_AGE_SECONDS",
+        seconds(60, 30 * 86400),
+        default=MOST_AGE,
+        help="how long keys are believed that cannot be read again; then tokens are refused, and it is not ready",
+    )
     jwt_issuer: str | None = setting(
         "MODELYARD_JWT_ISSUER", text(), default=None, help="who has to have issued a token (iss)"
     )
@@ -205,6 +219,8 @@ class CommonSettings:
         wrong = []
         if (self.jwks_file is None) == (self.jwks_url is None):
             wrong.append("MODELYARD_JWKS_FILE, MODELYARD_JWKS_URL: set one of them")
+        if self.jwks_url is not None and not may_fetch(self.jwks_url, plain=self.jwks_plain_http):
+            wrong.append("MODELYARD_JWKS_URL has to be https:// (or set MODELYARD_JWKS_PLAIN_HTTP=true)")
         if self.jwt_issuer is None:
             wrong.append("MODELYARD_JWT_ISSUER is not set: tokens of every issuer would be taken")
         if self.jwt_audience is None:
@@ -212,7 +228,12 @@ class CommonSettings:
         if wrong:
             raise SettingsError([f"with MODELYARD_ACCESS={self.access}, {each}" for each in wrong])
         try:
-            return Keys(file=Path(self.jwks_file) if self.jwks_file else None, url=self.jwks_url)
+            return Keys(
+                file=Path(self.jwks_file) if self.jwks_file else None,
+                url=self.jwks_url,
+                plain=self.jwks_plain_http,
+                most_age=self.jwks_most_age,
+            )
         except KeysError as error:
             raise SettingsError([f"MODELYARD_JWKS_FILE: {error}"]) from None
 
