@@ -66,7 +66,7 @@ class Gets:
                 raise Unreachable("the answer to another question")
         except (Unreachable, Refused) as error:
             _fail(batch, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
             _log.exception("a round trip to valkey failed, by mistake")
             _fail(batch, Unreachable(f"unforeseen: {error!r}"))
         except BaseException:

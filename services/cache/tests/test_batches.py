@@ -74,7 +74,7 @@ async def test_an_unforeseen_error_leaves_nobody_waiting(valkey: Any) -> None:
     async def mistaken(_keys: list[bytes]) -> Any:
         raise ZeroDivisionError("a mistake")
 
-    gets._values = mistaken  # type: ignore[method-assign] # it stands for a mistake of ours that nobody knows of
+    gets._values = mistaken  # type: ignore[method-assign, assignment] # it stands for a mistake of ours that nobody knows of
     async with asyncio.timeout(5):
         found = await asyncio.gather(*(gets.get(b"k") for _ in range(5)), return_exceptions=True)
         assert all(isinstance(one, Unreachable) for one in found), found

@@ -129,7 +129,7 @@ def test_it_is_tried_again_later_each_time(monkeypatch: pytest.MonkeyPatch) -> N
     """
     The pauses double up to their bound, with jitter, and a success begins anew.
     """
-    monkeypatch.setattr(background.random, "uniform", lambda _low, _high: 1.0)
+    monkeypatch.setattr("services.chassis.background.random.uniform", lambda _low, _high: 1.0)
     work = Work("try-again", retry=(1.0, 5.0))
     assert [work.failed(OSError()) for _ in range(5)] == [1, 2, 4, 5, 5]
     work.succeeded()
