@@ -15,7 +15,7 @@ from services.chassis.background import beside
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.health import Health, HealthService
 from services.chassis.health import add_to_server as add_health
-from services.chassis.interceptors import AccessInterceptor, standard
+from services.chassis.interceptors import AccessInterceptor, StreamInterceptor, standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.launcher import main
 from services.chassis.metrics import Metrics
@@ -59,6 +59,10 @@ class Server:
             metrics.show_certificate(self.identity)
         self._spans = spans
         self._keys = settings.keys()
+        self._access = None if self._keys is None else settings.access_to(self._keys)
+        self._proxies = settings.proxies()
+        verifier = None if self._access is None else self._access.verifier
+        self._streams = StreamInterceptor(settings.streams(), self._proxies, verifier)
         self._interceptors = self._standard({})
         self._services: set[str] = set()
 
@@ -125,7 +129,7 @@ class Server:
             yield
 
     def _standard(self, scopes: Mapping[str, str]) -> Sequence[Interceptor]:
-        access = None if self._keys is None else AccessInterceptor(self.settings.access_to(self._keys), scopes)
+        access = None if self._access is None else AccessInterceptor(self._access, scopes)
         return standard(
             self.metrics.calls,
             slow=self.settings.slow_call_seconds,
@@ -133,6 +137,8 @@ class Server:
             spans=self._spans,
             access=access,
             delays=self.settings.fault_delay,
+            proxies=self._proxies,
+            streams=self._streams,
         )
 
     def _wrap(self, service: str, handlers: Mapping[str, Handler]) -> None:

@@ -66,6 +66,7 @@ class Keys:
         self._raw = b""
         self._keys: Mapping[str | None, jwt.PyJWK] = {}
         self._wanted = asyncio.Event()
+        self._told: list[Callable[[], object]] = []
         self.version = 0
         if file is not None:
             self._take(_read(file))
@@ -80,6 +81,12 @@ class Keys:
         if found is None:
             self._wanted.set()
         return found
+
+    def when_changed(self, tell: Callable[[], object]) -> None:
+        """
+        Call *tell* in the event loop whenever another set has taken the place of the one before.
+        """
+        self._told.append(tell)
 
     async def ping(self) -> None:
         """
@@ -139,6 +146,8 @@ class Keys:
         self.version += 1
         if self.version > 1:
             _log.info("the keys that sign tokens have changed: %d now", len(keys))
+            for tell in self._told:
+                tell()
 
 
 def _read(file: Path) -> bytes:

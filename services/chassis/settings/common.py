@@ -11,7 +11,19 @@ from pathlib import Path
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
 from services.chassis.access.fetching import may_fetch
 from services.chassis.access.keys import MOST_AGE
-from services.chassis.settings.kinds import Address, address, boolean, choice, delays, integer, seconds, text, url
+from services.chassis.callers import LOOPBACK, Bounds, Network, Proxies
+from services.chassis.settings.kinds import (
+    Address,
+    address,
+    boolean,
+    choice,
+    delays,
+    integer,
+    networks,
+    seconds,
+    text,
+    url,
+)
 from services.chassis.settings.loading import SettingsError, setting
 from services.chassis.settings.tls import CA, CERT, KEY, TlsError, TlsFiles
 
@@ -170,6 +182,24 @@ class CommonSettings:
         default=False,
         help="whether reflection is open to everybody while calls need a token; else it is to nobody",
     )
+    trusted_proxies: tuple[Network, ...] = setting(
+        "MODELYARD_TRUSTED_PROXIES",
+        networks(),
+        default=LOOPBACK,
+        help="where gateways call from, whose word is taken for who calls; with mutual TLS, every caller is one",
+    )
+    streams_per_client: int = setting(
+        "MODELYARD_STREAMS_PER_CLIENT",
+        integer(0, 1 << 20),
+        default=1000,
+        help="the streams that one client, a token's subject or an address, may have open in this process; 0: no bound",
+    )
+    streams_most: int = setting(
+        "MODELYARD_STREAMS_MOST",
+        integer(0, 1 << 20),
+        default=10_000,
+        help="the streams that all clients together may have open in this process; 0: any number",
+    )
     service_token_file: str | None = setting(
         "MODELYARD_SERVICE_TOKEN_FILE",
         text(),
@@ -246,6 +276,18 @@ class CommonSettings:
         """
         verifier = Verifier(keys, self.jwt_issuer or "", self.jwt_audience or "")
         return Access(self.access, verifier, self.reflection_open)
+
+    def proxies(self) -> Proxies:
+        """
+        Who may say on whose behalf they call.
+        """
+        return Proxies(self.trusted_proxies, everybody=self.tls_ca_file is not None)
+
+    def streams(self) -> Bounds:
+        """
+        How many streams may be open.
+        """
+        return Bounds(self.streams_per_client, self.streams_most)
 
     def own_token(self) -> OwnToken:
         """

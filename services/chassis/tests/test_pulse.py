@@ -105,8 +105,8 @@ def watched(count: int) -> tuple[Clock, list[Quiet], list[tuple[float, Any]]]:
 
 def test_many_quiet_calls_are_never_asked_about_together() -> None:
     """
-    However many there are, one turn of the loop asks about a few, and all of them together cost no more than a small part
-    of the process's time; each is asked about again and again.
+    However many there are, one turn of the loop asks about a few, and all of them together cost no more than a small
+    part of the process's time; each is asked about again and again.
     """
     clock, calls, asked = watched(8000)
     clock.run(120)
