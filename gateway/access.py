@@ -31,6 +31,8 @@ BYTES: Final = ("/assets/", "/static/")
 _BYTES_SCOPE: Final = "assets.read"
 _CALLS: Final = "/modelyard."
 _REFLECTION: Final = "/grpc.reflection."
+# What reaches a service, and may last: not for strangers, who are told how it is by the gateway (see envoy.yaml).
+_HEALTH: Final = ("/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List")
 _PROVIDER: Final = "tokens"
 _JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
 _UNAUTHENTICATED, _PERMISSION_DENIED = 16, 7
@@ -85,7 +87,7 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
             in it is denied.
     """
     if tokens is None:
-        return {"TOKENS": [], "JWKS": [], "JWKS_FILES": [], "REFUSALS": [], "PRIVATE_BYTES": False}
+        return {"TOKENS": [], "JWKS": [], "JWKS_FILES": [], "REFUSALS": [], "PRIVATE_BYTES": False, "OWN_HEALTH": []}
     table = public_scopes() if table is None else table
     # In Linux's abstract space: it is nobody's file, and goes with the process. Each gateway has its own.
     socket = f"@modelyard-jwks-{uuid.uuid4().hex}"
@@ -101,6 +103,23 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
         "JWKS_FILES": [_listener(tokens.keys, socket)] if isinstance(tokens.keys, Path) else [],
         "REFUSALS": _refusals(table),
         "PRIVATE_BYTES": tokens.bytes_need_one,
+        "OWN_HEALTH": [_own_health()],
+    }
+
+
+def _own_health() -> dict[str, object]:
+    """
+    What answers strangers who ask how it is.
+    """
+    config = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+    return {
+        "socket": f"@modelyard-health-{uuid.uuid4().hex}",
+        "services": [{"name": name, "least": {name: {"value": 1}}} for name in ("registry", "cdn", "cache")],
+        # Whoever asks how it is has an answer, whatever the rate.
+        "filters": {
+            "health": {"@type": config, "config": {}},
+            "rates": {"@type": config, "disabled": True, "is_optional": True},
+        },
     }
 
 
@@ -154,6 +173,7 @@ def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
             {"match": {"path": path}, "requires": welcome} for path, scope in sorted(table.items()) if scope in PUBLIC
         ]
     closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
+    rules += [{"match": {"path": path}, "requires": needed} for path in _HEALTH]
     return rules + [{"match": {"prefix": prefix}, "requires": needed} for prefix in closed]
 
 

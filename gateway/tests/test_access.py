@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import jwt
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway import access
 from gateway.access import Tokens
@@ -167,13 +168,36 @@ def test_an_rpc_without_a_scope_is_denied(issuer: Issuer, echo: tuple[Echo, int]
 
 def test_health_and_reflection(door: front.Front, public: front.Front, issuer: Issuer) -> None:
     """
-    Health is open. Reflection is open where that was asked for, and else to nobody.
+    How it is, anybody may ask; to watch it needs a token. Reflection is open where that was asked for, and else to
+    nobody.
     """
     health, reflection = "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     every = f"Bearer {issuer.mint(' '.join(set(scopes().values())))}"
     found = [call(door, health, None), call(door, reflection, None), call(door, reflection, every)]
     assert found == [OK, MISSING, DENIED]
+    for method in ("Watch", "List"):
+        path = f"/grpc.health.v1.Health/{method}"
+        assert [call(door, path, None), call(public, path, None), call(door, path, every)] == [MISSING, MISSING, OK]
     assert call(public, reflection, None) == OK
+
+
+def test_strangers_are_told_how_it_is_by_the_gateway(door: front.Front, echo: tuple[Echo, int]) -> None:
+    """
+    No service is asked: the gateway says what its own health checks have found, of each service; of names that are not
+    ours it knows nothing.
+    """
+    before = echo[0].asked
+    found = {}
+    with grpc.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        names = ("", "modelyard.registry.v1.ModelService", "modelyard.cdn.v1.AssetService", "grpc.health.v1.Health")
+        for name in names:
+            found[name] = check(health_pb2.HealthCheckRequest(service=name), timeout=20, wait_for_ready=True).status
+    well, ill, unknown = (
+        getattr(health_pb2.HealthCheckResponse, state) for state in ("SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+    )
+    assert list(found.values()) == [well, well, ill, unknown]
+    assert echo[0].asked == before
 
 
 def test_refusals_over_http(door: front.Front, issuer: Issuer) -> None:

@@ -13,10 +13,9 @@ from services.cache.model.coherence import Coherence
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Invalidation, Log
 from services.cache.store.values import ValueStore
-from services.cache.tasks import end
-from services.chassis.errors import ResourceExhausted, Unavailable
+from services.chassis.background import Work, begin, end
 
-_RETRY_SECONDS = 0.2
+_RETRY = (0.2, 2.0)
 
 
 class Feed:
@@ -41,13 +40,15 @@ class Feed:
         self._store = store
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._epoch: int | None = None
+        self._after = 0
 
     def start(self) -> None:
         """
         Begin to follow, unless it does already.
         """
         if self._task is None:
-            self._task = asyncio.create_task(self._follow())
+            self._task = begin(self._follow())
 
     async def close(self) -> None:
         """
@@ -99,32 +100,37 @@ class Feed:
                     await asyncio.wait_for(changed.wait(), heartbeat)
 
     async def _follow(self) -> None:
-        epoch: int | None = None
-        after = 0
-        while True:
-            try:
-                asked = time.monotonic()
-                log = await self._store.log(self._namespace, after)
-                after = _begun(log, epoch, after)
-                if epoch is None or _broken(log, epoch, after):
-                    self.coherence.reset(log.head)
-                    self.generation += 1
-                    epoch, after = log.epoch, log.head
-                    self._wake()
-                    continue
-                epoch = log.epoch
-                for event in log.events:
-                    self.coherence.apply(event.sequence, [(name, False) for name in names(event.keys, event.tags)])
-                    after = event.sequence
-                if log.complete:
-                    after = max(after, log.head)
-                    self.coherence.heard(after, asked)
-                if log.events:
-                    self._wake()
-                if log.complete:
-                    await self._store.wait(self._namespace, after)
-            except (Unavailable, ResourceExhausted):
-                await asyncio.sleep(_RETRY_SECONDS)
+        # Not a reason to turn calls away: while it is behind, what is kept in memory is not used.
+        work = Work(f"follow-namespace-{self._namespace.id}", retry=_RETRY)
+        await work.forever(self._read)
+
+    async def _read(self) -> None:
+        """
+        Read what is new in the log, and wait for more.
+
+        Raises:
+            Unavailable, ResourceExhausted: Valkey does not answer.
+        """
+        asked = time.monotonic()
+        log = await self._store.log(self._namespace, self._after)
+        self._after = _begun(log, self._epoch, self._after)
+        if self._epoch is None or _broken(log, self._epoch, self._after):
+            self.coherence.reset(log.head)
+            self.generation += 1
+            self._epoch, self._after = log.epoch, log.head
+            self._wake()
+            return
+        self._epoch = log.epoch
+        for event in log.events:
+            self.coherence.apply(event.sequence, [(name, False) for name in names(event.keys, event.tags)])
+            self._after = event.sequence
+        if log.complete:
+            self._after = max(self._after, log.head)
+            self.coherence.heard(self._after, asked)
+        if log.events:
+            self._wake()
+        if log.complete:
+            await self._store.wait(self._namespace, self._after)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -117,6 +117,18 @@ def test_breaks_go_on_at_the_last_byte(
     assert memory.sent == SIZE
 
 
+def test_a_token_that_ends_in_a_download(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    A stream ends with its token: the download goes on with the one that the token's file holds by then.
+    """
+    memory.answers["Download"] = deque([(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")])
+    download(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert memory.calls.count("Download") == 5
+
+
 def test_attempts_without_progress_are_bounded(
     download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
 ) -> None:

@@ -198,6 +198,26 @@ def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: 
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("reason", ["TOKEN_EXPIRED", "TOKEN_INVALID"])
+def test_a_token_that_ends_in_an_upload(upload: Upload, memory: Memory, file: Path, reason: str) -> None:
+    """
+    A stream ends with its token: the upload goes on with the one that the token's file holds by then; a second one that
+    is not taken is the caller's to mend.
+    """
+    refused = (grpc.StatusCode.UNAUTHENTICATED, reason)
+    memory.answers["WriteUpload"] = deque([refused])
+    assert upload(file).size_bytes == SIZE
+    assert memory.calls.count("WriteUpload") == 2
+    memory.stored.clear()
+    memory.opened.clear()
+    memory.calls.clear()
+    memory.answers["WriteUpload"] = deque([refused] * 10)
+    with pytest.raises(grpc.RpcError):
+        upload(file)
+    assert memory.calls.count("WriteUpload") == 2
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_small_file_that_stalled(upload: Upload, memory: Memory, tmp_path: Path) -> None:
     """
     A small file is sent again when its stream stalled for too long, as a laptop's does that sleeps.

@@ -34,17 +34,22 @@ def add(group: Group) -> None:
 
 def watch(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Show changes. When the registry is away for a while, goes on where it was.
+    Show changes. When the registry is away for a while, or the token was renewed, goes on where it was.
     """
     start, pause = args.start, 0.5
     while True:
         request = pb.WatchChangesRequest(start_revision=start, resource_prefix=args.prefix)
+        came = False
         try:
             for event in yard.changes.WatchChanges(request):
-                pause = 0.5
+                pause, came = 0.5, True
                 start = _show(event, output)
         except grpc.RpcError as error:
-            if explain(error).code is not grpc.StatusCode.UNAVAILABLE or not start:
+            problem = explain(error)
+            if came and problem.code is grpc.StatusCode.UNAUTHENTICATED:
+                # A stream ends with its token. The file that it comes from may hold a new one.
+                continue
+            if problem.code is not grpc.StatusCode.UNAVAILABLE or not start:
                 raise
             output.note(f"the registry is away: going on at revision {start} when it is back")
         time.sleep(pause)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import grpc
 import pytest
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
+from services.cache.proxy.follower import Follower
 from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
 
 
@@ -310,3 +312,28 @@ async def test_status_tells_where_the_stream_is(cache: Cache, origin: Origin) ->
     assert status.near_entries == 1
     assert status.near_bytes > 0
     assert status.breaker_state == "closed"
+
+
+async def test_an_unforeseen_error_does_not_end_the_stream(
+    cache: Cache, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever is raised while changes are followed, they are followed again: the cache serves from memory afterwards, and
+    the failure is counted.
+    """
+    await cache.warm()
+    take, mistakes = Follower._take, [ZeroDivisionError("a mistake")]
+
+    def mistaken(self: Follower, event: Any, asked: float) -> None:
+        if mistakes:
+            raise mistakes.pop()
+        take(self, event, asked)
+
+    failures = cache.number("modelyard_background_failures_total", task="follow-registry")
+    monkeypatch.setattr(Follower, "_take", mistaken)
+    await origin.write("second")
+    async with asyncio.timeout(10):
+        while (await cache.read()).owner != "second" or (await cache.read()).cache != "near":
+            await asyncio.sleep(0.02)
+    assert not mistakes
+    assert cache.number("modelyard_background_failures_total", task="follow-registry") > failures

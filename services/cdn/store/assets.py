@@ -13,13 +13,13 @@ from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
 from services.cdn.store.bucket import Bucket, kept
 from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
 from services.cdn.store.copying import Copier
 from services.cdn.store.encodings import Variants
 from services.cdn.store.reader import AssetReader
 from services.cdn.store.records import Records
 from services.cdn.store.s3 import S3Settings
 from services.cdn.store.writer import AssetWriter
+from services.chassis.background import Chores
 
 #: Seconds that work in the background may take at the end, within the time to drain.
 _PATIENCE = 10.0
@@ -60,7 +60,7 @@ class AssetStore:
         self.bucket = Bucket(settings)
         self._copier = Copier(settings)
         self.budget = Budget(limits.upload_memory)
-        self.chores = Chores()
+        self.chores = Chores("uploads")
         self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
         self._records = records
 

@@ -21,6 +21,7 @@ from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
+from services.chassis.background import begin
 from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 
 _PIECE = 4 << 20
@@ -53,7 +54,7 @@ class Finisher:
             Aborted: somebody else is finishing it.
         """
         upload = await self._uploads.claim(name, _CLAIM_SECONDS)
-        keeping = asyncio.create_task(self._keep(upload))
+        keeping = begin(self._keep(upload))
         try:
             yield upload
         except (DataLoss, InvalidArgument):

@@ -13,12 +13,12 @@ from services.cdn.model import Upload, UploadWay, staging_key
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
 from services.cdn.store.digests import Digest, resumable
 from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Progress, Uploads
+from services.chassis.background import Chores
 from services.chassis.errors import NotFound
 
 _log = logging.getLogger(__name__)

@@ -43,6 +43,24 @@ class Rhythm:
     keep: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class _Chore:
+    """
+    What is done now and then.
+
+    Args:
+        seconds: from one time to the next.
+        work: how.
+        doing: what it is called.
+        first: seconds until the first time, when that is sooner.
+    """
+
+    seconds: float
+    work: Callable[[], Awaitable[object]]
+    doing: str
+    first: float | None = None
+
+
 class Sweeper:
     """
     Looks after all of it.
@@ -77,9 +95,11 @@ class Sweeper:
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
         """
-        Do all of it now and then while the block lasts. Each chore goes on by itself, whatever becomes of the others.
+        Do all of it now and then while the block lasts. Each chore fails by itself: one that may not list uploads must
+        not keep the bucket from being collected.
         """
-        async with beside(*(every(seconds, chore, doing) for seconds, chore, doing in self._chores())):
+        works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._chores()]
+        async with beside(*works):
             yield
 
     async def sweep(self) -> None:
@@ -89,26 +109,25 @@ class Sweeper:
         Raises:
             ModelyardError: the database or S3 does not answer.
         """
-        for _, chore, _ in self._chores():
-            await chore()
+        for chore in self._chores():
+            await chore.work()
 
-    def _chores(self) -> list[tuple[float, Callable[[], Awaitable[object]], str]]:
-        """
-        What there is to do: every how many seconds, how, and what it is called.
-        """
+    def _chores(self) -> list[_Chore]:
         sweep, collect = self._rhythm.sweep, self._rhythm.collect
-        chores: list[tuple[float, Callable[[], Awaitable[object]], str]] = [
-            (sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
-            (sweep, self._changelog.forget, "forget old requests"),
-            (sweep, self._uploads.forget, "forget finished uploads"),
-            (sweep, self._drop_expired, "drop abandoned uploads"),
-            (sweep, self._abort_orphans, "abort uploads that belong to nothing"),
-            (sweep, self._remove_private_variants, "remove variants of private assets"),
+        chores = [
+            _Chore(sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
+            _Chore(sweep, self._changelog.forget, "forget old requests"),
+            _Chore(sweep, self._uploads.forget, "forget finished uploads"),
+            _Chore(sweep, self._drop_expired, "drop abandoned uploads"),
+            _Chore(sweep, self._abort_orphans, "abort orphaned uploads"),
+            _Chore(sweep, self._remove_private_variants, "remove variants of private assets"),
         ]
         if collect:
+            # The first time soon: a process that is restarted every hour would never collect.
+            first = min(sweep, collect)
             chores += [
-                (collect, self._remove_shares, "remove copies for shared versions"),
-                (collect, self._collect, "collect what nobody pins"),
+                _Chore(collect, self._remove_shares, "remove copies of shared versions", first),
+                _Chore(collect, self._collect, "collect assets", first),
             ]
         return chores
 

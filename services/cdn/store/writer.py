@@ -14,12 +14,12 @@ from services.cdn.model.formats import Inspection
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
 from services.cdn.store.encodings import Variants
 from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
+from services.chassis.background import Chores
 
 _log = logging.getLogger(__name__)
 

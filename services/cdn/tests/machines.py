@@ -21,7 +21,6 @@ from services.cdn.service.storing import Storing
 from services.cdn.service.uploads import UploadService
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.encodings import Variants
 from services.cdn.store.finishing import Finisher
@@ -33,6 +32,7 @@ from services.cdn.tests.calls import chunk, digest, header
 from services.cdn.tests.memory import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
 from services.cdn.tests.trusting import Trusting
+from services.chassis.background import Chores
 from services.chassis.context import Context, Metadata
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import DatabaseSettings, connector
@@ -84,7 +84,7 @@ def call() -> Context:
 
 class _Store(AssetStore):
     def __init__(self, bucket: CopyingBucket, records: Records) -> None:
-        self.bucket, self.budget, self.chores = bucket, Budget(1 << 26), Chores()
+        self.bucket, self.budget, self.chores = bucket, Budget(1 << 26), Chores("uploads")
         self.variants = Variants(bucket, least_bytes=1 << 20, most_bytes=1 << 20)
         self._records, self._copies = records, bucket
 

@@ -69,12 +69,12 @@ class Access:
 
 def _check_public(verify: Callable[[str], Identity], context: Context) -> Identity:
     # A token that is sent has to be good: its bearer would not expect to be nobody.
-    token = _token(context)
+    token = bearer(context)
     return ANYBODY if token is None else verify(token)
 
 
 def _check(verify: Callable[[str], Identity], scope: str, context: Context) -> Identity:
-    token = _token(context)
+    token = bearer(context)
     if token is None:
         raise Unauthenticated("TOKEN_MISSING", "this call needs a token: authorization: Bearer …")
     identity = verify(token)
@@ -84,7 +84,13 @@ def _check(verify: Callable[[str], Identity], scope: str, context: Context) -> I
     raise PermissionDenied("SCOPE_MISSING", f"this call {needs}", metadata={"scope": scope})
 
 
-def _token(context: Context) -> str | None:
+def bearer(context: Context) -> str | None:
+    """
+    The token that came with a call.
+
+    Raises:
+        Unauthenticated: it came as something else, or twice.
+    """
     found = values_of(context, "authorization")
     if not found:
         return None

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 from services.chassis import tracing
 from services.chassis.access.identity import Identity
+from services.chassis.callers import Proxies
 from services.chassis.calls import Method
 from services.chassis.context import Context, values_of
 from services.chassis.tracing import Span, Trace
@@ -32,14 +33,17 @@ class CurrentCall:
     Attributes:
         method, context: of the call.
         span: what is exported of it; None unless spans are.
+        identity: what its token says; None while access control is off.
+        proxies: who may say on whose behalf they call; None: nobody.
     """
 
-    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "span")
+    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "proxies", "span")
 
     def __init__(self, method: Method, context: Context) -> None:
         self.method = method
         self.context = context
         self.identity: Identity | None = None
+        self.proxies: Proxies | None = None
         self.span: Span | None = None
         self._request_id: str | None = None
         self._trace: Trace | None = None
@@ -69,11 +73,14 @@ class CurrentCall:
     @property
     def caller(self) -> str:
         """
-        Who calls, as the gateway has verified it; empty when it does not say.
+        Who calls: as their token says, or, while access control is off, as somebody says who may; empty when nobody
+        does.
         """
         if self.identity is not None:
             return self.identity.subject
-        return self._sent(_SUBJECT, _MOST_SUBJECT) or ""
+        said = self._sent(_SUBJECT, _MOST_SUBJECT)
+        trusted = said is not None and self.proxies is not None and self.proxies.trust(self.context.peer())
+        return (said or "") if trusted else ""
 
     def _sent(self, name: str, most: int) -> str | None:
         found = values_of(self.context, name)
@@ -105,6 +112,14 @@ def request_id() -> str | None:
     """
     call = _current.get()
     return None if call is None else call.request_id
+
+
+def caller() -> str:
+    """
+    Who makes the call in progress (see `CurrentCall.caller`).
+    """
+    call = _current.get()
+    return "" if call is None else call.caller
 
 
 def identity() -> Identity | None:

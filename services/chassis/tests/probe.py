@@ -173,6 +173,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
     Serve the probe for as long as the block lasts.
     """
     probe = Probe()  # type: ignore[abstract]  # the methods that it lacks answer UNIMPLEMENTED
+    server.ask_for(
+        {f"/modelyard.test.v1.ProbeService/{name}": "probe" for name in ("Unary", "Down", "Up", "Both", "Fate")}
+    )
     server.add(probe_pb2_grpc.add_ProbeServiceServicer_to_server, probe)
     yield
     _log.info("the probe ends", extra=probe.totals())

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, Unavailable
-from services.chassis.interceptors import identity, request_id
+from services.chassis.interceptors import caller, request_id
 from services.ledger.model.calls import ANONYMOUS, Missing, Write
 from services.ledger.store.database import min_revision
 from services.ledger.store.grouping import Writer
@@ -21,7 +21,6 @@ from services.ledger.store.writing import Transaction
 
 REVISION = "x-revision"
 MIN_REVISION = "x-min-revision"
-SUBJECT = "x-modelyard-subject"
 _MOST_SUBJECT = 256
 
 
@@ -167,13 +166,8 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
     return Write(subject(context), action, own, request_id() or "", digest, dry)
 
 
-def subject(context: Context) -> str:
+def subject(_context: Context) -> str:
     """
-    Who calls: as their token says, which this process has verified; or, while access control is off, as they say.
+    Who calls: as their token says, which this process has verified; or, while access control is off, as a gateway says.
     """
-    if (known := identity()) is not None:
-        return known.subject[:_MOST_SUBJECT] or ANONYMOUS
-    for key, value in context.invocation_metadata() or ():
-        if key == SUBJECT and isinstance(value, str) and value:
-            return value[:_MOST_SUBJECT]
-    return ANONYMOUS
+    return caller()[:_MOST_SUBJECT] or ANONYMOUS
