@@ -25,7 +25,7 @@ from services.chassis.settings.tls import TlsFiles
 from services.embedded import access, authority, suite
 from services.embedded.authority import Authority
 from services.embedded.parts import EmbeddedError, Part, free_port, is_free, socket_file
-from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
+from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres, close_folder
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Progress, Supervisor
 from services.embedded.valkey import Valkey
@@ -195,7 +195,7 @@ class Stack:
 
     def _take_state(self) -> None:
         try:
-            self._state.mkdir(parents=True, exist_ok=True)
+            close_folder(self._state)
             lock = (self._state / "lock").open("a+")
         except OSError as error:
             raise EmbeddedError(f"the state folder {self._state} cannot be written: {error.strerror}") from error
@@ -208,6 +208,8 @@ class Stack:
                 "stop it, or set MODELYARD_STATE to run another"
             ) from None
         self._lock = lock
+        # Of a run that was killed: it is not this one.
+        (self._state / "run.json").unlink(missing_ok=True)
 
     def _plan(self) -> None:
         wanted = self.settings.host
@@ -219,7 +221,7 @@ class Stack:
         self.gateway = self.gateways[0]
         self.gateways_metrics = []
         self.postgres = Postgres.inside(self._state)
-        self.valkey = Valkey(free_port())
+        self.valkey = Valkey.closed(self._state, free_port())
         self.s3 = S3(self._state, free_port())
         self._access = access.settings(self._state, self.settings.access)
         self._own_tls = self._issue("gateway")
@@ -238,7 +240,7 @@ class Stack:
     def _gateway(self, number: int, target: str) -> Part:
         name = suite.numbered("gateway", number)
         state, operations = self._state if number == 1 else self._state / name, ("127.0.0.1", free_port())
-        state.mkdir(exist_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
         host, _, port = target.rpartition(":")
         addresses = Addresses(
             listen=(host, int(port)),
@@ -280,7 +282,7 @@ class Stack:
         cache = {
             "MODELYARD_REGISTRY_TARGET": registry_target,
             "MODELYARD_CDN_TARGET": cdn_target,
-            "MODELYARD_VALKEY_URL": self.valkey.url,
+            **self.valkey.environment,
         }
         return [
             self._service("registry", "modelyard.registry.v1.ModelService", ["registry-migration"], database, registry),
@@ -326,7 +328,10 @@ class Stack:
             "valkey": self.valkey.url,
             "s3": self.s3.endpoint,
         }
-        (self._state / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        file = self._state / "run.json"
+        self._supervisor.remove_with_us(file)
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(run, indent=2) + "\n")
 
 
 def _gateway_tls(state: Path, files: TlsFiles | None) -> Tls:
