@@ -8,7 +8,6 @@ refused before they cost a service anything.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import re
 import uuid
@@ -18,24 +17,30 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
-
+from gateway.browsers import REFUSALS
 from gateway.bucket import SYSTEM_CA, transport
-from modelyard.contracts import public_scopes
+from gateway.openapi.bindings import bindings
+from gateway.refusals import Refusal
+from modelyard.contracts import public_scopes, services
 from services.chassis.access.policy import PUBLIC, AccessMode
 from services.chassis.access.tokens import LEEWAY
-from services.chassis.interceptors.status import DOMAIN
 
 BYTES: Final = ("/assets/", "/static/")
 _BYTES_SCOPE: Final = "assets.read"
 _CALLS: Final = "/modelyard."
+_JSON: Final = "/v1/"
 _REFLECTION: Final = "/grpc.reflection."
 # What reaches a service, and may last: not for strangers, who are told how it is by the gateway (see envoy.yaml).
 _HEALTH: Final = ("/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List")
 _PROVIDER: Final = "tokens"
 _JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
-_UNAUTHENTICATED, _PERMISSION_DENIED = 16, 7
+#: A token is looked at and nobody is refused: so that it is known whose rate a call is, before it is.
+_ANYBODY: Final = [
+    {
+        "match": {"prefix": "/"},
+        "requires": {"requires_any": {"requirements": [{"provider_name": _PROVIDER}, {"allow_missing_or_failed": {}}]}},
+    }
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,14 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
             in it is denied.
     """
     if tokens is None:
-        return {"TOKENS": [], "JWKS": [], "JWKS_FILES": [], "REFUSALS": [], "PRIVATE_BYTES": False, "OWN_HEALTH": []}
+        return {
+            "TOKENS": [],
+            "JWKS": [],
+            "JWKS_FILES": [],
+            "REFUSALS": _mappers(REFUSALS),
+            "PRIVATE_BYTES": False,
+            "OWN_HEALTH": [],
+        }
     table = public_scopes() if table is None else table
     # In Linux's abstract space: it is nobody's file, and goes with the process. Each gateway has its own.
     socket = f"@modelyard-jwks-{uuid.uuid4().hex}"
@@ -95,13 +107,15 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
         "TOKENS": [
             {
                 "provider": {_PROVIDER: _provider(tokens)},
+                "anybody": _ANYBODY,
                 "rules": _rules(tokens, table),
                 "policies": _policies(tokens, table),
             }
         ],
         "JWKS": [_cluster(tokens.keys, socket)],
         "JWKS_FILES": [_listener(tokens.keys, socket)] if isinstance(tokens.keys, Path) else [],
-        "REFUSALS": _refusals(table),
+        # The first one that fits counts.
+        "REFUSALS": _mappers((*REFUSALS, *_refusals(table))),
         "PRIVATE_BYTES": tokens.bytes_need_one,
         "OWN_HEALTH": [_own_health()],
     }
@@ -118,7 +132,7 @@ def _own_health() -> dict[str, object]:
         # Whoever asks how it is has an answer, whatever the rate.
         "filters": {
             "health": {"@type": config, "config": {}},
-            "rates": {"@type": config, "disabled": True, "is_optional": True},
+            **{name: {"@type": config, "disabled": True, "is_optional": True} for name in ("client-rates", "rates")},
         },
     }
 
@@ -160,21 +174,62 @@ def _key_source(tokens: Tokens) -> dict[str, object]:
     }
 
 
+def refused(tokens: Tokens | None) -> list[dict[str, object]]:
+    """
+    Calls that `_rules` will refuse, as matchers of headers that all have to fit: there is no good token, and there is a
+    bad one or a path that needs one.
+    """
+    if tokens is None:
+        return []
+    nobody = {"name": "x-modelyard-subject", "present_match": False}
+    if tokens.mode is AccessMode.READ_PUBLIC:
+        return [nobody, {"name": "authorization", "present_match": True}, _begins((_CALLS, _JSON))]
+    return [nobody, _begins((*_closed(tokens), _JSON))]
+
+
+def _begins(prefixes: Sequence[str]) -> dict[str, object]:
+    either = "|".join(map(re.escape, prefixes))
+    return {"name": ":path", "string_match": {"safe_regex": {"regex": f"(?:{either}).*"}}}
+
+
 def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
     """
     The first one that fits says whether a token has to be there. What none fits is open: the page, health, preflights.
+
+    Paths are those that clients send, as JSON has not been read yet. What a path that is taken for a public one here
+    turns out to be afterwards is decided by `_policies`.
     """
     needed = {"provider_name": _PROVIDER}
     # A token that is sent has to be good: its bearer would not expect to be nobody.
     welcome = {"requires_any": {"requirements": [needed, {"allow_missing": {}}]}}
+    public = [path for path, scope in sorted(table.items()) if scope in PUBLIC]
     rules: list[dict[str, object]] = []
     if tokens.mode is AccessMode.READ_PUBLIC:
-        rules += [
-            {"match": {"path": path}, "requires": welcome} for path, scope in sorted(table.items()) if scope in PUBLIC
-        ]
-    closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
+        rules += [{"match": {"path": path}, "requires": welcome} for path in public]
+        rules += [{"match": match, "requires": welcome} for match in _as_json(public)]
     rules += [{"match": {"path": path}, "requires": needed} for path in _HEALTH]
-    return rules + [{"match": {"prefix": prefix}, "requires": needed} for prefix in closed]
+    return rules + [{"match": {"prefix": prefix}, "requires": needed} for prefix in (*_closed(tokens), _JSON)]
+
+
+def _as_json(paths: Sequence[str]) -> list[dict[str, object]]:
+    """
+    The JSON paths of RPCs, as matches of routes.
+    """
+    return [
+        {
+            "safe_regex": {"regex": binding.regex},
+            "headers": [{"name": ":method", "string_match": {"exact": binding.verb.upper()}}],
+        }
+        for service in services()
+        for method in service.methods
+        if f"/{service.full_name}/{method.name}" in paths
+        for binding in bindings(method)
+    ]
+
+
+def _closed(tokens: Tokens) -> tuple[str, ...]:
+    reflection = () if tokens.reflection else (_REFLECTION,)
+    return (_CALLS, *reflection, *(BYTES if tokens.bytes_need_one else ()))
 
 
 def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
@@ -191,9 +246,9 @@ def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
             "permissions": [_any_of(paths)],
             "principals": [{"any": True} if public else _bearer_of(scope)],
         }
-    closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
+    # Of JSON it is not known yet which call it is.
     found["open"] = {
-        "permissions": [{"not_rule": _any_of([{"prefix": prefix} for prefix in closed])}],
+        "permissions": [{"not_rule": _any_of([{"prefix": prefix} for prefix in _closed(tokens)])}],
         "principals": [{"any": True}],
     }
     return found
@@ -214,18 +269,22 @@ def _matcher(path: Sequence[str], value: Mapping[str, object]) -> dict[str, obje
     return {"filter": _JWT_FILTER, "path": [{"key": key} for key in path], "value": value}
 
 
-def _refusals(table: Mapping[str, str]) -> list[dict[str, object]]:
+def _mappers(refusals: Sequence[Refusal]) -> list[dict[str, object]]:
+    return [mapper for refusal in refusals for mapper in refusal.mappers()]
+
+
+def _refusals(table: Mapping[str, str]) -> list[Refusal]:
     """
-    Refusals in the words of the services, with google.rpc.Status for the details. The first one that fits counts.
+    Refusals for want of a token or of a scope.
     """
     nothing = {"header_filter": {"header": {"name": "authorization", "present_match": False}}}
     wrong = "the token is not accepted: its signature, issuer and audience have to be those that are asked for"
     found = [
-        _Refusal(401, "TOKEN_MISSING", "this call needs a token: authorization: Bearer …", (nothing,)),
-        _Refusal(401, "TOKEN_EXPIRED", "the token has expired: get a new one", (_failed("Jwt is expired"),)),
-        _Refusal(401, "TOKEN_INVALID", wrong),
+        Refusal(401, "TOKEN_MISSING", "this call needs a token: authorization: Bearer …", (nothing,)),
+        Refusal(401, "TOKEN_EXPIRED", "the token has expired: get a new one", (_failed("Jwt is expired"),)),
+        Refusal(401, "TOKEN_INVALID", wrong),
         # Envoy calls that forbidden.
-        _Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
+        Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
     ]
     for scope in sorted(set(table.values())):
         paths = [{"exact": path} for path, needs in sorted(table.items()) if needs == scope]
@@ -233,84 +292,14 @@ def _refusals(table: Mapping[str, str]) -> list[dict[str, object]]:
             paths += [{"prefix": prefix} for prefix in BYTES]
         called = [{"header_filter": {"header": {"name": ":path", "string_match": path}}} for path in paths]
         either = {"or_filter": {"filters": called}} if len(called) > 1 else called[0]
-        found.append(_Refusal(403, "SCOPE_MISSING", f"this call needs the scope {scope}", (either,), scope=scope))
-    found.append(_Refusal(403, "SCOPE_MISSING", "this call is not open to anybody"))
-    return [mapper for refusal in found for mapper in refusal.mappers()]
+        found.append(Refusal(403, "SCOPE_MISSING", f"this call needs the scope {scope}", (either,), scope=scope))
+    found.append(Refusal(403, "SCOPE_MISSING", "this call is not open to anybody"))
+    return found
 
 
 def _failed(message: str) -> dict[str, object]:
     matcher = _matcher(["failure", "message"], {"string_match": {"exact": message}})
     return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """
-    How one kind of refusal is told.
-
-    Args:
-        status: of HTTP, by which it is known.
-        reason: of the ErrorInfo.
-        message: for people.
-        also: what else it is known by.
-        scope: that is missing.
-        becomes: another status.
-    """
-
-    status: int
-    reason: str
-    message: str
-    also: Sequence[Mapping[str, object]] = ()
-    scope: str = ""
-    becomes: int | None = None
-
-    def mappers(self) -> list[dict[str, object]]:
-        """
-        What Envoy makes of it: first for calls that came as JSON, then for all others.
-        """
-        comparison = {"op": "EQ", "value": {"default_value": self.status, "runtime_key": "none"}}
-        this = [{"status_code_filter": {"comparison": comparison}}, *self.also]
-        as_json = {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": True}}}
-        header = {"key": "grpc-status-details-bin", "value": details(self._code, self._info, self.message)}
-        return [
-            {
-                "filter": {"and_filter": {"filters": [*this, as_json]}},
-                "status": self.becomes,
-                "body": {"json_format": self._as_json()},
-                "headers": [],
-            },
-            {
-                "filter": {"and_filter": {"filters": this}} if len(this) > 1 else this[0],
-                "status": self.becomes,
-                # To callers of gRPC this is the message.
-                "body": {"text_format_source": {"inline_string": self.message}},
-                "headers": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
-            },
-        ]
-
-    @property
-    def _code(self) -> int:
-        return _UNAUTHENTICATED if (self.becomes or self.status) == 401 else _PERMISSION_DENIED
-
-    @property
-    def _info(self) -> error_details_pb2.ErrorInfo:
-        metadata = {"scope": self.scope} if self._code == _PERMISSION_DENIED else {}
-        return error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=metadata)
-
-    def _as_json(self) -> dict[str, object]:
-        kind = "type.googleapis.com/google.rpc.ErrorInfo"
-        info = {"@type": kind, "reason": self.reason, "domain": DOMAIN, "metadata": dict(self._info.metadata)}
-        return {"code": self._code, "message": self.message, "details": [info]}
-
-
-def details(code: int, info: error_details_pb2.ErrorInfo, message: str) -> str:
-    """
-    A google.rpc.Status as the header `grpc-status-details-bin` has it.
-    """
-    packed = any_pb2.Any()
-    packed.Pack(info)
-    whole = status_pb2.Status(code=code, message=message, details=[packed])
-    return base64.b64encode(whole.SerializeToString()).decode().rstrip("=")
 
 
 def _cluster(keys: Path | str, socket: str) -> dict[str, object]:

@@ -19,10 +19,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway import access
 from gateway.access import Tokens
+from gateway.openapi.bindings import bindings
 from gateway.tests import front
 from gateway.tests.echo import Echo, call
-from modelyard.contracts import scopes
+from modelyard.contracts import scopes, services
 from services.chassis.access import AccessMode
+from services.chassis.access.policy import PUBLIC
 from services.embedded.s3 import S3
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
@@ -222,16 +224,67 @@ def test_what_is_open_to_everybody(door: front.Front) -> None:
     """
     The page, the API's description, the gateway's health and browsers' questions before a call need no token.
     """
-    assert [door.ask(path).status for path in ("/", "/openapi.json", "/healthz", "/v1/nonsense")] == [
-        200,
-        200,
-        200,
-        404,
-    ]
+    assert [door.ask(path).status for path in ("/", "/openapi.json", "/healthz")] == [200, 200, 200]
     asked = door.ask(
         "/v1/namespaces/default/models", "OPTIONS", origin="https://app.example", access_control_request_method="GET"
     )
     assert asked.status == 200
+
+
+def beginning(door: front.Front, path: str, token: str | None, kind: str, size: int) -> front.Answer:
+    """
+    The answer to a POST whose body is announced and never sent.
+    """
+    connection = door.connect()
+    try:
+        connection.putrequest("POST", path)
+        connection.putheader("content-type", kind)
+        connection.putheader("content-length", str(size))
+        if token is not None:
+            connection.putheader("authorization", f"Bearer {token}")
+        connection.endheaders()
+        answer = connection.getresponse()
+        return front.Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("mode", ["door", "public"])
+def test_no_body_is_kept_of_who_is_refused(mode: str, request: pytest.FixtureRequest, issuer: Issuer) -> None:
+    """
+    Who has no token, or no good one, hears of it before the body is here: as gRPC, gRPC-Web and JSON. A token without
+    the scope is refused at once over gRPC; of JSON it is known when it has been read which scope that is.
+    """
+    door: front.Front = request.getfixturevalue(mode)
+    bad, less = issuer.mint("registry.write", exp=int(time.time()) - 60), issuer.mint("assets.read")
+    for kind in ("application/grpc", "application/grpc-web+proto"):
+        found = {
+            token: beginning(door, CREATE, token, kind, 17 << 20).headers["grpc-status"] for token in (None, bad, less)
+        }
+        assert found == {None: "16", bad: "16", less: "7"}
+    models = "/v1/namespaces/default/models"
+    for token in (None, bad):
+        answer = beginning(door, models, token, "application/json", 2_000_000)
+        assert (answer.status, answer.error["code"]) == (401, 16)
+        assert "www-authenticate" in answer.headers
+
+
+def test_what_anybody_reads_as_json(public: front.Front, issuer: Issuer) -> None:
+    """
+    Every JSON path of an RPC that reads models or assets is open where everybody reads, and no other one is, whatever
+    the verb. (The service behind answers with nothing; there is none for assets.)
+    """
+    table = scopes()
+    for service in services():
+        for method in service.methods:
+            open_to_all = table[f"/{service.full_name}/{method.name}"] in PUBLIC
+            for binding in [] if method.server_streaming else bindings(method):
+                segments = {segment.name: "1" if segment.name == "version" else "none" for segment in binding.segments}
+                body = b"{}" if binding.body else None
+                answer = public.ask(
+                    binding.path.format_map(segments), binding.verb.upper(), body, content_type="application/json"
+                )
+                assert (answer.status == 401) != open_to_all, (binding, answer.status)
 
 
 def test_bytes_need_the_scope(door: front.Front, public: front.Front, issuer: Issuer) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from gateway.browsers import host
 from gateway.render import origin
 from services.embedded.parts import EmbeddedError
 from services.embedded.stack import Stack, StackSettings
@@ -39,6 +40,7 @@ def main() -> int:
         drain_seconds=5,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
         origins=arguments.cors_origin,
+        hosts=arguments.host,
         tls=arguments.tls == "on",
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
@@ -100,6 +102,14 @@ def _parse() -> argparse.Namespace:
         default=[],
         metavar="ORIGIN",
         help="scripts of this site may call, such as http://localhost:5173; may be given again; default none",
+    )
+    run.add_argument(
+        "--host",
+        type=host,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what clients call the gateway besides localhost, such as the name of a proxy; may be given again",
     )
     return parser.parse_args()
 

@@ -179,8 +179,8 @@ def gateway(
     options = [
         "--config",
         str(config),
-        "--admin-port",
-        str(addresses.admin_port),
+        "--admin",
+        str(addresses.admin),
         "--drain-seconds",
         str(drain_seconds),
     ]

@@ -57,7 +57,7 @@ async def header_bombs(port: int) -> None:
 async def _large_begin(wire: Wire, bomb: dict[str, str | None]) -> Reply:
     stream = wire.begin(GET, {"warm": "up"}, end=True)
     await wire.reply(stream)
-    usual = [(":method", "POST"), (":scheme", "http"), (":path", GET), (":authority", "test"), ("te", "trailers")]
+    usual = [(":method", "POST"), (":scheme", "http"), (":path", GET), (":authority", "localhost"), ("te", "trailers")]
     block = hpack.encode([*usual, *((name, value or "") for name, value in bomb.items())])
     stream += 2
     first, rest = block[:16_000], block[16_000:]
@@ -129,7 +129,7 @@ async def slowloris(port: int) -> None:
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
             ends = asyncio.get_running_loop().time() + CLOSED_WITHIN
             while asyncio.get_running_loop().time() < ends:
                 writer.write(b"x")
@@ -157,7 +157,7 @@ async def large_json(port: int) -> None:
 def _large_json(port: int, beginning: bytes) -> None:
     part = b"y" * 1_000_000
     with socket.create_connection(("127.0.0.1", port), timeout=CLOSED_WITHIN) as raw:
-        raw.sendall(f"POST {MODELS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".encode())
+        raw.sendall(f"POST {MODELS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode())
         raw.sendall(b"content-length: 100000030\r\n\r\n" + beginning)
         sent = 0
         with suppress(ConnectionError):

@@ -362,6 +362,4 @@ def _listeners(argv: Sequence[str], ports: Mapping[str, int], settings: Mapping[
         "--operations": f"127.0.0.1:{ports['operations']}",
         **{name: value for name, value in settings.items() if name.startswith("--")},
     }
-    found = [f"{name}={given[name]}" if (name := each.partition("=")[0]) in given else each for each in argv]
-    # Each pod has a loopback of its own; here they share one.
-    return [*found, "--admin-port", str(free_port())]
+    return [f"{name}={given[name]}" if (name := each.partition("=")[0]) in given else each for each in argv]
