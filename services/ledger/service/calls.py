@@ -136,8 +136,21 @@ class Mutations:
         rendered = render(cast("T", done.value))
         return _unwritten(rendered) if dry else rendered
 
+    async def before(
+        self, context: Context, request: Message, work: Callable[[Write], Coroutine[Any, Any, None]]
+    ) -> None:
+        """
+        Do what is too much for one transaction, and comes before a mutation; not when that was done before.
 
-def nothing(_written: None) -> Empty:
+        Args:
+            work: does it in writes of its own, for the caller that it is given.
+        """
+        write = _write(context, request, dry=False)
+        if not await self._writer.answered(write):
+            await work(write)
+
+
+def nothing(_written: object) -> Empty:
     """
     The answer of a write that leaves nothing to tell.
     """

@@ -22,7 +22,7 @@ from services.chassis.errors import ModelyardError
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database
 from services.ledger.store.retries import Cause
-from services.ledger.store.together import Done, Failed, Held, Job, Together, fail
+from services.ledger.store.together import CLAIMED, Done, Failed, Held, Job, Together, fail
 from services.ledger.store.trouble import Conflict, LockTimeout
 from services.ledger.store.writing import Work
 
@@ -94,6 +94,12 @@ class Writer:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
+
+    async def answered(self, write: Write) -> bool:
+        """
+        Whether a write was done before, under its request id.
+        """
+        return bool(write.request_id) and bool(await self._database.fetch(CLAIMED, write.actor, write.request_id))
 
     async def close(self) -> None:
         """

@@ -45,7 +45,7 @@ RETURNING actor, request_id
 """,
 )
 
-_CLAIMED = Statement(
+CLAIMED = Statement(
     "requests.get", "SELECT action, digest, revision, answer FROM requests WHERE actor = $1 AND request_id = $2"
 )
 
@@ -245,7 +245,7 @@ class Together:
         Whether a write whose request id is taken is to be done after all; if not, how it went is noted.
         """
         write = job.write
-        while not (rows := await self._fetch(_CLAIMED, write.actor, write.request_id)):
+        while not (rows := await self._fetch(CLAIMED, write.actor, write.request_id)):
             # It expired and was swept between the two statements: now it can be claimed.
             if await self._fetch(_CLAIM, [write.actor], [write.request_id], [write.action], [write.digest]):
                 return True
