@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
+from services.chassis.callers import Proxies
 from services.chassis.calls import Method, wrap_handler
 from services.chassis.context import Context
 from services.chassis.interceptors import standard
@@ -40,7 +41,7 @@ class Unrecorded(Recorders):
     """
 
     def _make(self, method: Method) -> Recorder:
-        return _Nothing(method, MethodStats(), 0.0, ())
+        return _Nothing(method, MethodStats(), 0.0, Proxies(()))
 
 
 class _Nothing(Recorder):

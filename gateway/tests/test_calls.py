@@ -229,5 +229,5 @@ def _web(door: front.Front, path: str, **headers: str) -> front.Answer:
 
 def _json(door: front.Front, method: str, **headers: str) -> front.Answer:
     if method == "GET":
-        return door.ask(f"{MODELS}/a", **headers)
+        return door.ask(f"{MODELS}/a", "GET", None, **headers)
     return door.ask(f"{MODELS}?model_id=a", "POST", b"{}", content_type="application/json", **headers)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
-from services.chassis.context import Context
+from services.chassis.context import Context, fit, values_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
-# The first is what Envoy has made of the second, with the proxies before it taken into account.
-_CLIENT = "x-envoy-external-address"
-_FORWARDED = "x-forwarded-for"
+#: What the gateway says of whose call it is; what clients send of that name, it drops.
+CLIENT = "x-modelyard-client"
+_MOST_CLIENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,18 @@ class Proxies:
         """
         return self.everybody or _within(_host(peer), self.networks)
 
-    def client(self, context: Context) -> str:
+    def client(self, context: Context, peer: str = "") -> str:
         """
         The address of who has made a call, as far as it can be known.
+
+        Args:
+            peer: where it came from, if *context* cannot be asked any more.
         """
-        peer = context.peer()
+        peer = peer or context.peer()
         if self.trust(peer):
-            sent = {key: value for key, value in context.invocation_metadata() or () if key in {_CLIENT, _FORWARDED}}
-            for name in (_CLIENT, _FORWARDED):
-                if address := str(sent.get(name, "")).rpartition(",")[2].strip():
-                    return address
+            told = values_of(context, CLIENT)
+            if len(told) == 1 and (client := fit(told[0], _MOST_CLIENT)):
+                return client
         return _host(peer)
 
 

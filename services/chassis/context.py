@@ -126,3 +126,11 @@ def values_of(context: Context, name: str) -> list[str | bytes]:
         found: list[str | bytes] = looked_up(name)
         return found
     return [value for key, value in context.invocation_metadata() or () if key == name]
+
+
+def fit(value: str | bytes, most: int) -> str | None:
+    """
+    *value* if it may be logged and echoed, as trailers hold printable ASCII only; else None.
+    """
+    good = isinstance(value, str) and 0 < len(value) <= most and value.isascii() and value.isprintable()
+    return str(value) if good else None

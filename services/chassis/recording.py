@@ -6,26 +6,21 @@ handed over, whether it reached a handler or not. The hosts record, because only
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 import grpc
 
+from services.chassis.callers import Proxies
 from services.chassis.calls import Kind, Method
-from services.chassis.context import Context, values_of
-from services.chassis.interceptors.current import CurrentCall, fit, named
+from services.chassis.context import Context
+from services.chassis.interceptors.current import CurrentCall, named
 from services.chassis.metrics import CallMetrics, MethodStats
 
 _log = logging.getLogger(__name__)
 _DEBUG: Final = logging.DEBUG
 _OK: Final = grpc.StatusCode.OK
 
-Network = IPv4Network | IPv6Network
-
-#: What the gateway says of whose call it is; what clients send of that name, it drops.
-CLIENT: Final = "x-modelyard-client"
-_MOST_CLIENT = 64
+_NOBODY: Final = Proxies(())
 
 #: Under this one name go all calls of what is not served: anybody can make up names, and each would be a series.
 UNKNOWN: Final = Method("", "unknown", "unknown", Kind.UNARY_UNARY)
@@ -55,16 +50,16 @@ class Recorder:
         method: whose calls.
         stats: where to count.
         slow: seconds after which a call is worth a warning.
-        trusted: see `Recorders`.
+        proxies: see `Recorders`.
     """
 
-    __slots__ = ("_method", "_slow", "_stats", "_trusted")
+    __slots__ = ("_method", "_proxies", "_slow", "_stats")
 
-    def __init__(self, method: Method, stats: MethodStats, slow: float, trusted: Sequence[Network] | None) -> None:
+    def __init__(self, method: Method, stats: MethodStats, slow: float, proxies: Proxies) -> None:
         self._method = method
         self._stats = stats
         self._slow = slow
-        self._trusted = trusted
+        self._proxies = proxies
 
     def begin(self) -> None:
         """
@@ -123,21 +118,15 @@ class Recorder:
         if of is not None:
             call = of if isinstance(of, CurrentCall) else CurrentCall(self._method, of)
             peer = peer or call.context.peer()
-            fields |= {"caller": call.caller, "client": self._client(call.context, peer), "peer": peer, **named(call)}
+            fields |= {
+                "caller": call.caller,
+                "client": self._proxies.client(call.context, peer),
+                "peer": peer,
+                **named(call),
+            }
         if refused:
             fields["refused"] = refused
         _log.log(level, "%s %s in %.1f ms", self._method.path or "unknown", code.name, seconds * 1000, extra=fields)
-
-    def _client(self, context: Context, peer: str) -> str:
-        """
-        The address of whoever called first, as the gateway has told it; else that of the peer.
-        """
-        host = _host(peer)
-        if _is_trusted(host, self._trusted):
-            told = values_of(context, CLIENT)
-            if len(told) == 1 and (client := fit(told[0], _MOST_CLIENT)):
-                return client
-        return host
 
 
 class Recorders:
@@ -147,17 +136,16 @@ class Recorders:
     Args:
         calls: where to count.
         slow: seconds after which a unary call is logged as a warning. Streams are long by nature.
-        trusted: the networks of gateways, which are believed about the addresses of clients; None believes every peer,
-            because each has shown a certificate of ours.
+        proxies: who is believed about the addresses of clients.
 
     Attributes:
         unknown: of calls of what is not served.
     """
 
-    def __init__(self, calls: CallMetrics, slow: float = 0.5, trusted: Sequence[Network] | None = ()) -> None:
+    def __init__(self, calls: CallMetrics, slow: float = 0.5, proxies: Proxies = _NOBODY) -> None:
         self._calls = calls
         self._slow = slow
-        self._trusted = trusted
+        self._proxies = proxies
         self._by_path: dict[str, Recorder] = {}
         self.unknown = self._make(UNKNOWN)
 
@@ -178,22 +166,4 @@ class Recorders:
 
     def _make(self, method: Method) -> Recorder:
         slow = self._slow if method.kind is Kind.UNARY_UNARY else float("inf")
-        return Recorder(method, self._calls.of(method), slow, self._trusted)
-
-
-def _host(peer: str) -> str:
-    """
-    The address in "ipv4:127.0.0.1:41234" or "ipv6:[::1]:41234", which grpcio escapes.
-    """
-    address = peer.partition(":")[2].replace("%5B", "[").replace("%5D", "]")
-    return address.rpartition(":")[0].strip("[]") or peer
-
-
-def _is_trusted(host: str, networks: Sequence[Network] | None) -> bool:
-    if networks is None:
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return any(address in network for network in networks)
+        return Recorder(method, self._calls.of(method), slow, self._proxies)

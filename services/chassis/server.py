@@ -56,16 +56,14 @@ class Server:
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
         files = settings.tls()
-        # With TLS every peer has shown a certificate of ours.
-        gateways = settings.gateway_networks if files is None else None
-        self.recorders = Recorders(metrics.calls, settings.slow_call_seconds, gateways)
+        self._proxies = settings.proxies()
+        self.recorders = Recorders(metrics.calls, settings.slow_call_seconds, self._proxies)
         self.identity = None if files is None else Identity(files)
         if self.identity is not None:
             metrics.show_certificate(self.identity)
         self._spans = spans
         self._keys = settings.keys()
         self._access = None if self._keys is None else settings.access_to(self._keys)
-        self._proxies = settings.proxies()
         verifier = None if self._access is None else self._access.verifier
         self._streams = StreamInterceptor(settings.streams(), self._proxies, verifier)
         self._interceptors = self._standard({})

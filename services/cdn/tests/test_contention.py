@@ -91,7 +91,9 @@ class Client:
                 await self._do(lambda tx: self._pins.add(tx, owner, several), None)
             case 3:
                 draft = StaticDraft(digest, "", "")
-                await self._do(lambda tx: self._files.put(tx, path, draft, ""), [path], self._delivery)
+                await self._do(
+                    lambda tx: self._files.put(tx, path, draft, "", sees_private=True), [path], self._delivery
+                )
             case 4:
                 await self._do(lambda tx: self._pins.remove(tx, owner, []), None)
                 await self._do(lambda tx: self._records.condemn(tx, digest), [f"assets/{digest}"])

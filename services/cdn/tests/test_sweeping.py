@@ -108,9 +108,9 @@ async def test_what_belongs_to_nothing(yard: Yard) -> None:
     yard.store.client.put_object(Bucket=yard.store.bucket, Key=staged, Body=b"?")
     upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"))
     upload = await begin(yard.bucket, yard.uploads, upload, UploadWay.DIRECT)
-    await yard.sweeper(_HOUR).abort_orphans()
+    await yard.sweeper(_HOUR).sweep()
     assert (len(yard.store.open_uploads()), yard.store.keys("")) == (4, [staged])
-    await yard.sweeper(_ANY_AGE).abort_orphans()
+    await yard.sweeper(_ANY_AGE).sweep()
     assert (yard.store.open_uploads(), yard.store.keys("")) == ([upload.key], [])
 
 
@@ -122,7 +122,7 @@ async def test_more_than_a_page(yard: Yard) -> None:
         yard.leave(key)
     page = yard.store.client.list_multipart_uploads(Bucket=yard.store.bucket, MaxUploads=2)
     assert (len(page["Uploads"]), len(yard.store.open_uploads())) == (2, 5)
-    await yard.sweeper(_ANY_AGE).abort_orphans()
+    await yard.sweeper(_ANY_AGE).sweep()
     assert yard.store.open_uploads() == []
 
 
@@ -140,6 +140,8 @@ async def test_variants_of_private_bytes(yard: Yard) -> None:
             await sweeper.sweep()
             await asyncio.sleep(0.2)
     assert sorted(yard.store.keys("")) == sorted(key for key in keys if "/assets/" in key)
+
+
 async def test_each_chore_fails_by_itself(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Where uploads may not be listed, which is a permission of its own, the rest is swept and collected all the same; and

@@ -12,7 +12,7 @@ from services.chassis import tracing
 from services.chassis.access.identity import Identity
 from services.chassis.callers import Proxies
 from services.chassis.calls import Method
-from services.chassis.context import Context, values_of
+from services.chassis.context import Context, fit, values_of
 from services.chassis.tracing import Span, Trace
 
 REQUEST_ID = "x-request-id"
@@ -85,14 +85,6 @@ class CurrentCall:
     def _sent(self, name: str, most: int) -> str | None:
         found = values_of(self.context, name)
         return fit(found[0], most) if found else None
-
-
-def fit(value: str | bytes, most: int) -> str | None:
-    """
-    *value* if it may be logged and echoed, as trailers hold printable ASCII only; else None.
-    """
-    good = isinstance(value, str) and 0 < len(value) <= most and value.isascii() and value.isprintable()
-    return str(value) if good else None
 
 
 _current: ContextVar[CurrentCall | None] = ContextVar("modelyard_call", default=None)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
@@ -131,12 +130,6 @@ class CommonSettings:
         seconds(0.001, 3600),
         default=0.5,
         help="a unary call that takes longer is logged as a warning",
-    )
-    gateway_networks: tuple[IPv4Network | IPv6Network, ...] = setting(
-        "MODELYARD_GATEWAY_NETWORKS",
-        networks(),
-        default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
-        help="whose word on a client's address is written into the log; with TLS, everybody's who has a certificate",
     )
     otlp_endpoint: str | None = setting(
         "MODELYARD_OTLP_ENDPOINT",

@@ -4,7 +4,6 @@ The kinds of values that a setting may have: what each accepts, and how it is sh
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -177,17 +176,6 @@ def addresses() -> Kind[tuple[Address, ...]]:
         return tuple(found)
 
     return Kind("a comma-separated list of host:port, such as 127.0.0.1:50051,127.0.0.1:50052", parse)
-
-
-def networks() -> Kind[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]]:
-    """
-    Networks in CIDR notation, separated by commas.
-    """
-
-    def parse(value: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
-
-    return Kind("networks with commas between them, such as 127.0.0.0/8,10.1.0.0/16", parse)
 
 
 def choice(members: type[E]) -> Kind[E]:

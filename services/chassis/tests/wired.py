@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from services.chassis.callers import Proxies
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.hosts.grpcio import Entrance
 from services.chassis.interceptors import standard
@@ -74,7 +75,7 @@ async def wired(
     """
     server = grpc.aio.server(options=[("grpc.max_send_message_length", _MOST)])
     calls = CallMetrics() if calls is None else calls
-    recorders = Recorders(calls, slow, [ip_network(gateways)])
+    recorders = Recorders(calls, slow, Proxies((ip_network(gateways),)))
     registrar = Registrar(standard() if interceptors is None else interceptors, calls, recorders)
     registrar.add_registered_method_handlers(SERVICE, handlers)
     for adder in adders:
