@@ -259,6 +259,23 @@ async def large(registry: Registry, database: Database) -> None:
             await database.primary.on(connection, asyncpg.Connection.fetch, statement, (0,))
 
 
+async def test_reads_leave_the_hot_row_alone(asked: Asked, database: str) -> None:
+    """
+    No read looks at the row that every write updates: while a snapshot is open its dead versions stay.
+    """
+    connection = await asyncpg.connect(owner(database))
+    hot = set()
+    try:
+        for name, (statement, args) in asked.items():
+            if statement.anywhere:
+                plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.sql}", *args))
+                if any(each.get("Relation Name") == "revision" for each in _nodes(plan[0]["Plan"])):
+                    hot.add(name)
+    finally:
+        await connection.close()
+    assert hot == set()
+
+
 async def test_every_statement_uses_an_index(asked: Asked, database: str) -> None:
     """
     No statement reads a table from one end to the other that grows with what is registered.
