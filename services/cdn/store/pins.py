@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
 """
 Who keeps what: pins, and what owners hold.
 """
@@ -15,7 +16,7 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
 # The order of locks, for whoever changes what an owner pins: first the owner, then the assets by digest, then (with the
@@ -97,12 +98,12 @@ SELECT value AS written FROM next
 
 _OWNED = read(
     "owners.get",
-    """
-SELECT revision.value AS head, owners.bytes FROM revision LEFT JOIN owners ON owners.owner = $1
+    f"""
+SELECT revision.value AS head, owners.bytes FROM {HEAD} LEFT JOIN owners ON owners.owner = $1
 """,
 )
 
-_TOTALS = read("totals.get", "SELECT revision.value AS head, totals.assets, totals.bytes FROM revision, totals")
+_TOTALS = read("totals.get", f"SELECT revision.value AS head, totals.assets, totals.bytes FROM {HEAD}, totals")
 
 _OWNERS = page_of(
     "owners.list",

@@ -21,12 +21,12 @@ from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
 _ASSET_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {ASSET} FROM assets WHERE sha256 = $1 AND state = 'LIVE') AS found ON true
 """
 
@@ -36,9 +36,9 @@ _GET_NOW = Statement("assets.get_now", _ASSET_AND_HEAD)
 
 _TENSORS = read(
     "assets.tensors",
-    """
+    f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT assets.sha256, tensors.index FROM assets LEFT JOIN tensors USING (sha256)
               WHERE assets.sha256 = $1 AND state = 'LIVE' AND ($2 OR NOT private)) AS found ON true
 """,

@@ -24,7 +24,7 @@ from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
 _COLUMNS = "static_files.sha256, cache_control, content_disposition, update_time, static_files.revision"
@@ -33,7 +33,7 @@ _GET = read(
     "static_files.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {_COLUMNS} FROM static_files WHERE name = $1) AS found ON true
 """,
 )

@@ -209,6 +209,23 @@ async def write(writer: Writer, work: Callable[[Transaction], Awaitable[object]]
     await writer.run(Write("me", "Test", str(uuid.uuid4()), "", b""), work, lambda _: b"", None)
 
 
+async def test_reads_leave_the_hot_row_alone(asked: Asked, url: str) -> None:
+    """
+    No read looks at the row that every write updates: while a snapshot is open its dead versions stay.
+    """
+    connection = await asyncpg.connect(owner(url))
+    hot = set()
+    try:
+        for name, (statement, args) in asked.items():
+            if statement.anywhere:
+                plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.sql}", *args))
+                if any(each.get("Relation Name") == "revision" for each in nodes(plan[0]["Plan"])):
+                    hot.add(name)
+    finally:
+        await connection.close()
+    assert hot == set()
+
+
 async def test_every_statement_uses_an_index(asked: Asked, url: str) -> None:
     """
     No statement reads a table from one end to the other that grows with what is stored.

@@ -12,14 +12,14 @@ from typing import Any
 from services.ledger.model.changes import Change, ChangeKind, Revision
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 
 # At most 256 revisions at a time, and not many more than 10,000 changes: a bulk write has thousands.
 _AFTER = Statement(
     "changes.after",
-    """
+    f"""
 SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS oldest, told.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN LATERAL (
        SELECT * FROM (
               SELECT next.*, sum(size) OVER (ORDER BY next.revision) - size AS size_before
@@ -32,7 +32,7 @@ SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS ol
 )
 
 _END = Statement(
-    "changes.end", "SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM revision"
+    "changes.end", f"SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM {HEAD}"
 )
 
 _AT_ONCE = 10_000
@@ -47,7 +47,7 @@ _TRIM = Statement(
 WITH gone AS (
     DELETE FROM changes WHERE revision = ANY (ARRAY(
         SELECT revision FROM (SELECT revision, commit_time FROM changes ORDER BY revision LIMIT {_AT_ONCE}) AS oldest
-         WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM revision)
+         WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM {HEAD})
          ORDER BY revision))
     RETURNING 1
 )

@@ -22,7 +22,7 @@ from services.ledger.store.queries import Queries
 from services.ledger.store.replicas import Replicas
 from services.ledger.store.retries import Retries
 from services.ledger.store.servers import Explainer, Row, Searches, Server, Snapshot
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 from services.ledger.store.trouble import translated
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 # The revision that the reads of the current call must reflect at least; 0 when the caller does not care.
 min_revision: ContextVar[int] = ContextVar("min_revision", default=0)
 
-_PING = Statement("revision.ping", "SELECT value FROM revision")
+_PING = Statement("revision.ping", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
 
 _log = logging.getLogger(__name__)
 

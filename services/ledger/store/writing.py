@@ -14,7 +14,7 @@ from services.ledger.model.calls import Write
 from services.ledger.model.changes import Image, Journal
 from services.ledger.store.pool import Connection
 from services.ledger.store.servers import Row, Server
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ WITH next AS (
 )
 """
 
-_HEAD = Statement("revision.now", "SELECT value FROM revision")
+_HEAD = Statement("revision.now", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
 
 
 def last(name: str, sql: str) -> Statement:

@@ -23,7 +23,7 @@ GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
 GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests, unpins TO $role;
--- What is below a model goes only when the model is purged.
-GRANT INSERT, UPDATE, DELETE ON aliases TO $role;
-GRANT INSERT, DELETE ON cards, evaluations TO $role;
-GRANT INSERT ON words TO $role;
+GRANT INSERT, UPDATE ON aliases TO $role;
+GRANT INSERT ON cards, evaluations, words TO $role;
+-- Histories go only with a model that is purged.
+GRANT EXECUTE ON FUNCTION purge_part(text, bigint, integer) TO $role;

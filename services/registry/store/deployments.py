@@ -13,7 +13,7 @@ from services.ledger.model.changes import Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.deployments import (
     Deployment,
@@ -32,7 +32,7 @@ _GET = read(
     "deployments.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {rows.DEPLOYMENT} FROM deployments WHERE namespace_id = $1 AND deployment_id = $2) AS found ON true
 """,
 )

@@ -20,7 +20,7 @@ from services.ledger.store.batching import Batcher
 from services.ledger.store.database import Database, min_revision
 from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_deleted, still_deployed
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName
@@ -35,7 +35,7 @@ _GET = read(
     "models.get",
     f"""
 SELECT revision.value AS head, {rows.MODEL}
-  FROM revision
+  FROM {HEAD}
  CROSS JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (namespace, model, place)
   LEFT JOIN models ON models.namespace_id = wanted.namespace AND models.model_id = wanted.model
  ORDER BY wanted.place
@@ -47,7 +47,7 @@ _BATCH_GET = read(
     "models.batch_get",
     f"""
 SELECT revision.value AS head, sums.total, {rows.MODEL}
-  FROM revision
+  FROM {HEAD}
  CROSS JOIN (SELECT coalesce(sum(octets), 0) AS total FROM models
               WHERE namespace_id = $1 AND model_id = ANY($2::text[])) AS sums
   LEFT JOIN models ON models.namespace_id = $1 AND models.model_id = ANY($2::text[]) AND sums.total <= {MOST_OCTETS}

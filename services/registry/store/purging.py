@@ -34,11 +34,13 @@ class _Kind:
         table: where it is.
         few: as many may go with the model itself, with the revision in hand.
         most: as many go in one part.
+        returning: what has to be known of those that go; empty for how many they are.
     """
 
     table: str
     few: int
     most: int
+    returning: str = ""
 
     def exceeds(self, model: str) -> str:
         """
@@ -50,30 +52,32 @@ class _Kind:
         some = f"SELECT FROM {self.table} WHERE model = {model} LIMIT {self.few + 1}"
         return f"(SELECT count(*) FROM ({some})) > {self.few}"
 
-    def delete(self, returning: str) -> Statement:
+    @property
+    def part(self) -> Statement:
         """
-        Delete a part of them.
+        Deletes some of them. Nobody else touches them: the model is locked, and a deleted model is not written to.
         """
-        # Nobody else touches them: the model is locked, and a deleted model is not written to.
-        sql = f"""
-DELETE FROM {self.table}
- WHERE ctid = ANY (ARRAY(SELECT ctid FROM {self.table} WHERE model = $1 LIMIT {self.most}))
-RETURNING {returning}
-"""
+        # Of histories the service's role may delete no row, but for a model that is purged (migration 0006).
+        sql = f"SELECT purge_part('{self.table}', $1, {self.most}) AS count"
+        if self.returning:
+            some = f"SELECT ctid FROM {self.table} WHERE model = $1 LIMIT {self.most}"
+            sql = f"DELETE FROM {self.table} WHERE ctid = ANY (ARRAY({some})) RETURNING 1 AS count, {self.returning}"
         return Statement(f"{self.table}.purge", sql)
 
 
 # In this order: deployments are told one by one, so that none may go with a version; the others go with their versions,
 # which must not be too many. A card or the list of a version's artifacts may have a megabyte.
-_KINDS = {
-    _Kind("evaluations", few=1000, most=10_000): "1 AS one",
-    _Kind("aliases", few=1000, most=10_000): "1 AS one",
-    _Kind("cards", few=50, most=100): "1 AS one",
-    _Kind("deployments", few=100, most=1000): "deployment_id",
-    _Kind("versions", few=50, most=100): "number, CASE WHEN state = 'FAILED' THEN 0 ELSE size_bytes END AS size_bytes",
-}
+_KINDS = (
+    _Kind("evaluations", few=1000, most=10_000),
+    _Kind("aliases", few=1000, most=10_000),
+    _Kind("cards", few=50, most=100),
+    _Kind("deployments", few=100, most=1000, returning="deployment_id"),
+    _Kind(
+        "versions", few=50, most=100, returning="number, CASE WHEN state <> 'FAILED' THEN size_bytes ELSE 0 END AS size"
+    ),
+)
 #: What takes a part of what is below a model, by table.
-PARTS = {kind.table: kind.delete(returning) for kind, returning in _KINDS.items()}
+PARTS = {kind.table: kind.part for kind in _KINDS}
 
 _FIND = Statement(
     "models.find_large",
@@ -163,7 +167,7 @@ class Purging:
         gone[table] = await transaction.rows(PARTS[table], key)
         name = ModelName(row["namespace_id"], row["model_id"])
         versions = gone.get("versions", [])
-        size = sum(each["size_bytes"] for each in versions)
+        size = sum(each["size"] for each in versions)
         numbers = [each["number"] for each in versions]
         await transaction.last(_PART, _journal(name, gone), key, name.namespace, size, str(name), numbers)
         return True
@@ -182,7 +186,7 @@ def deployments_gone(name: ModelName, ids: Sequence[str]) -> Journal:
 
 def _journal(name: ModelName, gone: dict[str, list[Row]]) -> Journal:
     more = deployments_gone(name, [row["deployment_id"] for row in gone.get("deployments", ())])
-    counts = {table: len(rows) for table, rows in gone.items() if rows}
+    counts = {table: sum(row["count"] for row in rows) for table, rows in gone.items() if rows}
     return Journal(
         [Change(str(name), ChangeKind.UPDATED, subtree=True), *more.changes],
         [Entry(str(name), {"purged": counts}, None), *more.entries],

@@ -14,7 +14,7 @@ from services.ledger.model.changes import Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import ModelName, VersionName
 from services.registry.model.versions import (
@@ -36,7 +36,7 @@ _GET = read(
     "versions.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3) AS found ON true
 """,
