@@ -283,8 +283,9 @@ def _server(url: str, password: str | None, timeout: float, connections: int) ->
         max_connections=connections,
         timeout=timeout,
         protocol=3,
-        socket_connect_timeout=2 * timeout,
-        socket_timeout=None,  # `run` has the only clock
+        # `run` has the only clock.
+        socket_connect_timeout=None,
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
     )
@@ -298,6 +299,7 @@ def _cluster(url: str, password: str | None, timeout: float, connections: int) -
         protocol=3,
         # Some more, with which it asks for the slots.
         max_connections=connections + 4,
-        socket_connect_timeout=2 * timeout,
+        # So that another node is asked where the slots are when one is silent, within the time of a longer command.
+        socket_connect_timeout=max(0.5, 2 * timeout),
         retry=Retry(NoBackoff(), 2),
     )
