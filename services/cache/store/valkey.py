@@ -161,7 +161,9 @@ class Valkey:
         breaker = self.breakers.of(shard, key)
         if not breaker.closed:
             raise Unreachable
-        turns = self._turns.setdefault(shard, asyncio.Semaphore(self._connections))
+        turns = self._turns.get(shard)
+        if turns is None:
+            turns = self._turns[shard] = asyncio.Semaphore(self._connections)
         await self._turn(turns)
         try:
             # Others may have found out meanwhile.

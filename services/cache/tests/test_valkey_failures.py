@@ -184,12 +184,16 @@ async def test_a_silent_node_of_the_cluster(target: str, origin: Origin, valkey_
         silent = nodes[names[0]]
         with redis.Redis(port=silent) as client:
             client.client_pause(4000)
+        asked = sum(port == silent for port in nodes.values())
+        before = other.number("modelyard_cache_reads_total", class_="models", result="miss")
         for _ in range(5):
             found = await asyncio.gather(*(other.read(name) for name in names))
             assert {answer.owner for answer in found} == {"owner"}
             elsewhere = [answer.cache for name, answer in zip(names, found, strict=True) if nodes[name] != silent]
             assert set(elsewhere) == {"shared"}
         assert (await status(other)).breaker_state != "closed"
+        # Who asks for the lease finds what the first look did not: an answer alone does not tell that it was a miss.
+        assert other.number("modelyard_cache_reads_total", class_="models", result="miss") - before <= 5 * asked
         async with asyncio.timeout(15):
             while {(await other.read(name)).cache for name in names} != {"shared"}:
                 await asyncio.sleep(0.1)
