@@ -24,6 +24,7 @@ from bench.ghz import percentile
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 from tests.abuse.attacks import ATTACKS, Attack
+from tests.abuse.keyvalue import VALKEY
 from tests.abuse.test_abuse import behaving
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
@@ -79,6 +80,7 @@ def main() -> int:
         "the attacker has the least priority",
     ]
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as stack:
+        os.environ[VALKEY] = stack.valkey.url
         (gateway,) = psutil.Process(stack.pid("gateway")).children()
         slowest(stack.gateway, None)  # to warm up
         for name in os.environ.get("ATTACKS", ",".join(ATTACKS)).split(","):

@@ -21,7 +21,7 @@ class Valkey:
 
     Args:
         port: on loopback.
-        max_memory: in bytes; the least recently used entries go when it is full.
+        max_memory: in bytes; when it is full the least recently used entries go, never what keeps account of them.
         name: what people call it.
         options: of the server, beside and instead of ours.
         password: that it asks for; empty means none.
@@ -76,7 +76,7 @@ class Valkey:
             "save": "",
             "appendonly": "no",
             "maxmemory": str(self.max_memory),
-            "maxmemory-policy": "allkeys-lru",
+            "maxmemory-policy": "volatile-lru",
             **self.options,
         }
         passwords = {"requirepass": self.password, "primaryauth": self.password} if self.password else {}

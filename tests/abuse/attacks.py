@@ -16,6 +16,7 @@ from typing import Any
 
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
+from tests.abuse.keyvalue import burst_of_increments, script_damage
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 MODELS = "/v1/namespaces/default/models"
@@ -257,6 +258,6 @@ ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
         rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
-        deep_json, path_tricks, without_te,
+        deep_json, path_tricks, without_te, script_damage, burst_of_increments,
     )
 }  # fmt: skip

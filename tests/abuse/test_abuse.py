@@ -18,6 +18,7 @@ import modelyard
 from modelyard.registry.v1 import namespaces_pb2
 from services.embedded.stack import Stack
 from tests.abuse.attacks import ATTACKS
+from tests.abuse.keyvalue import VALKEY
 
 pytestmark = pytest.mark.alone
 _MIB = 1 << 20
@@ -56,10 +57,11 @@ def behaving(gateway: str) -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_the_gateway_stands_it(stack: Stack, name: str) -> None:
+def test_the_gateway_stands_it(stack: Stack, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The attack gets its status, the gateway is the same process and no fatter, and who behaves is served.
     """
+    monkeypatch.setenv(VALKEY, stack.valkey.url)
     port = int(stack.gateway.rpartition(":")[2])
     (gateway,) = psutil.Process(stack.pid("gateway")).children()
     before = gateway.memory_info().rss

@@ -25,7 +25,8 @@ class Gets:
     """
     Gets values: what is asked for while the lanes are busy goes together with the next round trip.
 
-    A caller that gives up leaves the round trip alone, so that no answer can reach another caller than its own.
+    A caller that gives up leaves the round trip alone, so that no answer can reach another caller than its own. In a
+    cluster what goes together is of one server: see `ShardedGets`.
 
     Args:
         valkey: where the values are.
@@ -62,7 +63,7 @@ class Gets:
         try:
             values = await self._values([key for key, _ in batch])
             if not isinstance(values, list) or len(values) != len(batch):
-                self._valkey.doubt()
+                self._valkey.doubt(batch[0][0])
                 raise Unreachable("the answer to another question")
         except (Unreachable, Refused) as error:
             _fail(batch, error)
@@ -90,10 +91,10 @@ class Gets:
 
     async def _values(self, keys: list[bytes]) -> list[Any]:
         if len(keys) == 1:
-            return [await self._valkey.run(lambda client: client.get(keys[0]))]
+            return [await self._valkey.run(lambda client: client.get(keys[0]), key=keys[0])]
         if self._valkey.cluster:
-            return await self._valkey.run(lambda client: _pipelined(client, keys))
-        found: list[Any] = await self._valkey.run(lambda client: client.mget(keys))
+            return await self._valkey.run(lambda client: _pipelined(client, keys), key=keys[0])
+        found: list[Any] = await self._valkey.run(lambda client: client.mget(keys), key=keys[0])
         return found
 
 
@@ -102,6 +103,33 @@ def _fail(batch: _Batch, error: Unreachable | Refused) -> None:
         if not answer.done():
             # One of its own for each: what raises it adds to its traceback.
             answer.set_exception(type(error)(*error.args))
+
+
+class ShardedGets:
+    """
+    As `Gets`, with lanes of its own for each server of a cluster: one that does not answer holds up nobody who asks
+    another.
+
+    Args:
+        valkey: where the values are.
+    """
+
+    def __init__(self, valkey: Valkey) -> None:
+        self._valkey = valkey
+        self._gets: dict[str, Gets] = {}
+
+    async def get(self, key: bytes) -> bytes | None:
+        """
+        The value of *key*; None when there is none.
+
+        Raises:
+            Unreachable, Refused: as `Valkey.run`.
+        """
+        shard = self._valkey.shard(key)
+        gets = self._gets.get(shard)
+        if gets is None:
+            gets = self._gets[shard] = Gets(self._valkey)
+        return await gets.get(key)
 
 
 async def _pipelined(client: Any, keys: list[bytes]) -> list[Any]:

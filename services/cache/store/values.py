@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Draft, Found, Hit, Invalidation, Lease, Log, Sizes, Stored, Value, Wait
 from services.cache.store import scripts
-from services.cache.store.valkey import Full, Refused, Script, Unreachable, Valkey
+from services.cache.store.valkey import Busy, Full, Refused, Script, Unreachable, Valkey
 from services.chassis.errors import Aborted, FailedPrecondition, ResourceExhausted, Unavailable
 
 T = TypeVar("T")
@@ -32,11 +32,13 @@ class ValueStore:
 
     Args:
         valkey: the connection.
+        waiting: another one, for what waits for changes: that takes its time, and would take the calls' connections.
         prefix: what the keys begin with: one for each suite that uses the same Valkey.
     """
 
-    def __init__(self, valkey: Valkey, prefix: str) -> None:
+    def __init__(self, valkey: Valkey, waiting: Valkey, prefix: str) -> None:
         self._valkey = valkey
+        self._waiting = waiting
         self._prefix = prefix
 
     async def get(self, namespace: Namespace, keys: Sequence[str]) -> Found:
@@ -169,8 +171,9 @@ class ValueStore:
         """
         log = self._base(namespace) + b":log"
         try:
-            await self._valkey.run(
+            await self._waiting.run(
                 lambda client: client.xread({log: f"{after}-0"}, count=1, block=_BLOCK_MILLISECONDS),
+                key=log,
                 timeout=2 * _BLOCK_MILLISECONDS / 1000,
             )
         except (Unreachable, Refused) as error:
@@ -188,12 +191,13 @@ class ValueStore:
     async def _run(
         self, script: Script, namespace: Namespace, read: Callable[[Any], T], *arguments: bytes | int | str
     ) -> T:
-        answer = await self._answer(script, self._base(namespace), arguments)
+        base = self._base(namespace)
+        answer = await self._answer(script, base, arguments)
         _check(answer, namespace)
         try:
             found = read(answer)
         except (ValueError, TypeError, AttributeError) as error:
-            self._valkey.doubt()
+            self._valkey.doubt(base + b":meta")
             raise Unavailable("SHARED_STORE", "what the shared store says makes no sense", retry_after=0.5) from error
         self._valkey.trust()
         return found
@@ -213,6 +217,8 @@ class ValueStore:
 
 
 def _translate(error: Unreachable | Refused) -> NoReturn:
+    if isinstance(error, Busy):
+        raise ResourceExhausted("CACHE_BUSY", "too many calls wait for the shared store", retry_after=0.1) from error
     if isinstance(error, Full):
         raise ResourceExhausted("CACHE_FULL", "Valkey has no memory left", retry_after=1.0) from error
     message = "the shared store does not answer" if isinstance(error, Unreachable) else f"the shared store: {error}"

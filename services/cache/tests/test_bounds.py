@@ -7,16 +7,24 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 
 import grpc
 import pytest
 import redis
 
 from modelyard.cache.v1 import cache_pb2 as pb
+from services.cache.model.namespaces import parse
 from services.cache.tests.keyvalue import Values, code
-from services.cache.tests.yard import Backend, Cache
+from services.cache.tests.yard import Backend, Cache, running
+from services.embedded.parts import free_port
+from services.embedded.supervisor import Supervisor
+from services.embedded.testing import scratch
+from services.embedded.valkey import Valkey
 
 BASE = b"modelyard:v:{small}:"
+NAMESPACES = Path(__file__).parents[1] / "namespaces.toml"
+PARTS = {b"meta", b"tags", b"names", b"sizes", b"ends", b"log"}
 
 
 def valkeys(store: Backend) -> list[redis.Redis]:
@@ -247,3 +255,42 @@ async def test_an_answer_is_bounded(values: Values, monkeypatch: pytest.MonkeyPa
     both = values.stub.BatchGet(pb.BatchGetRequest(namespace="small", keys=["a", "b"]))
     assert (await code(both))[0] == "RESOURCE_EXHAUSTED"
     assert (await values.get("a"))[0] == b"x" * 600
+
+
+def test_the_shipped_namespaces_fit() -> None:
+    """
+    The quotas of the namespaces that are there by default leave half of the smallest Valkey's memory to what is read
+    through.
+    """
+    quotas = [namespace.most_bytes for namespace in parse(NAMESPACES.read_text(encoding="utf-8")).values()]
+    assert sum(quotas) <= Valkey(0).max_memory / 2
+
+
+async def test_a_full_valkey_keeps_account(target: str, namespaces: str) -> None:
+    """
+    When Valkey is full it lets go of entries of both levels, and of nothing that keeps account of them: what was
+    invalidated stays so, what is counted stays counted, and both levels go on writing.
+    """
+    with scratch() as state:
+        supervisor, server = Supervisor(state / "log"), Valkey(free_port(), 16 * 2**20)
+        await asyncio.to_thread(supervisor.start, [server.part()])
+        try:
+            async with running(target, Backend(server.url), MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as cache:
+                values = Values(cache)
+                await values.set("revoked", b"1", ["user:1"])
+                await values.invalidate("user:1")
+                await cache.warm()
+                with redis.Redis(port=server.port) as client:
+                    before = client.hget(BASE + b"meta", "epoch")
+                    for number in range(4000):
+                        client.set(f"modelyard:r:{number}", b"x" * 10_000, ex=1000)
+                    assert client.info("stats")["evicted_keys"] > 1000
+                    assert client.hget(BASE + b"meta", "epoch") == before
+                    assert client.exists(*(BASE + part for part in (b"tags", b"names", b"sizes", b"ends", b"log"))) == 5
+                    untimed = [key for key in client.scan_iter(count=1000) if client.ttl(key) == -1]
+                assert {bytes(key).rpartition(b":")[2] for key in untimed} == PARTS
+                assert (await values.get("revoked"))[0] is None
+                await values.set("new", b"1", ["user:1"])
+                assert (await values.get("new"))[0] == b"1"
+        finally:
+            await asyncio.to_thread(supervisor.stop)

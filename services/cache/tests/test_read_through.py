@@ -241,6 +241,37 @@ async def test_who_knows_more_does_not_wait_for_an_older_load(cache: Cache, orig
     await first
 
 
+@pytest.mark.parametrize(
+    ("metadata", "refused"),
+    [
+        ({"x_min_revision": "999999999999"}, grpc.StatusCode.UNAVAILABLE),
+        ({"x_modelyard_subject": "refused"}, grpc.StatusCode.UNAUTHENTICATED),
+    ],
+)
+async def test_who_began_a_load_fails_alone(
+    cache: Cache, origin: Origin, metadata: dict[str, str], refused: grpc.StatusCode
+) -> None:
+    """
+    What the origin says to the one who began a load, of a revision that was made up or of a token, is not said to those
+    who came later.
+    """
+    await cache.warm()
+    await origin.write("cold", f"{NAME}-cold")
+    origin.gate.clear()
+    calls = origin.calls
+    bad = asyncio.create_task(cache.read(f"{NAME}-cold", **metadata))
+    async with asyncio.timeout(5):
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+    good = [asyncio.create_task(cache.read(f"{NAME}-cold")) for _ in range(5)]
+    await asyncio.sleep(0.2)
+    origin.gate.set()
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await bad
+    assert failed.value.code() is refused
+    assert {answer.owner for answer in await asyncio.gather(*good)} == {"cold"}
+
+
 async def test_a_caller_that_gives_up_takes_nobody_with_it(cache: Cache, origin: Origin) -> None:
     """
     The load goes on for those who still wait when the one who began it is gone.

@@ -200,14 +200,29 @@ async def test_counters(values: Values) -> None:
     assert (await values.get("large"))[0] == str(2**63 - 1).encode()
 
 
-async def test_more_callers_than_connections(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_callers_than_connections(values: Values, cached: Cache) -> None:
     """
-    Calls that come together wait for a connection; none is told that the store is away.
+    Calls that come together wait for a connection, in a queue of our own: none is told that the store is away, and no
+    breaker opens.
     """
-    # How long they wait is not what this is about: four hundred take a second on a busy machine.
-    monkeypatch.setattr("services.cache.store.values._SECONDS", 20.0)
-    await asyncio.gather(*(values.increment("busy", 1) for _ in range(400)))
-    assert (await values.get("busy"))[0] == b"400"
+    await asyncio.gather(*(values.increment("busy", 1) for _ in range(1500)))
+    assert (await values.get("busy"))[0] == b"1500"
+    assert cached.number("modelyard_cache_breaker_opened_total") == 0
+    assert cached.number("modelyard_cache_valkey_unreachable_total") == 0
+
+
+async def test_more_callers_than_may_wait(values: Values, cached: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    When too many wait already, the next ones are told to come again: that says nothing of Valkey.
+    """
+    monkeypatch.setattr("services.cache.store.valkey._MOST_WAITING", 20)
+    found = await asyncio.gather(*(values.increment("busy", 1) for _ in range(300)), return_exceptions=True)
+    counted = [each for each in found if isinstance(each, int)]
+    refused = {each.code() for each in found if isinstance(each, grpc.aio.AioRpcError)}
+    assert refused <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert sorted(counted) == list(range(1, len(counted) + 1))
+    assert len(counted) >= 20
+    assert cached.number("modelyard_cache_breaker_opened_total") == 0
 
 
 async def test_scans_go_through_pages(values: Values) -> None:

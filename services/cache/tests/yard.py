@@ -108,6 +108,10 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         owner, revision = self.owners.get(request.name), self.revision
         await self.gate.wait()
         await asyncio.sleep(self.slowness)
+        if int(asked.get("x-min-revision", "0")) > self.revision:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the revision has not been reached")
+        if asked.get("x-modelyard-subject") == "refused":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
         if owner is None:
             context.set_trailing_metadata((("grpc-status-details-bin", b"details"), ("x-revision", str(revision))))
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")

@@ -23,6 +23,8 @@ from services.chassis.settings import CommonSettings
 from services.chassis.tls import Identity, server_credentials
 
 _MOMENT = 0.002  # seconds
+# Calls that have come in and have not begun.
+_MOST_PENDING = 10_000
 
 if TYPE_CHECKING:
     GenericHandler = grpc.GenericRpcHandler[Any, Any]
@@ -59,6 +61,9 @@ class GrpcioHost:
                 # One limit in place of two, between which grpcio refuses calls at random.
                 ("grpc.max_metadata_size", MOST_METADATA),
                 ("grpc.absolute_max_metadata_size", MOST_METADATA),
+                # The same: what a burst brings waits for its turn, and is not cancelled at random.
+                ("grpc.server.max_pending_requests", _MOST_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
                 # A taken port has to be an error, not a share of somebody else's calls.
                 ("grpc.so_reuseport", 0),
                 *([("grpc.max_connection_age_ms", age)] if age else []),
