@@ -122,14 +122,15 @@ def changed(yard: Client, wanted: list[Target], progress: Progress) -> list[Targ
     """
     there = [target for target in wanted if _may_be(target)]
 
-    def is_right(target: Target, told: Told) -> bool:
-        with target.place.open("rb") as file:
-            return digest(file, told) == target.artifact.sha256
-
     total = Total(sum(target.artifact.size_bytes for target in there), progress)
-    verdicts = in_parallel(yard, is_right, there, total)
+    verdicts = in_parallel(yard, _is_right, there, total)
     right = {target.place for target, verdict in zip(there, verdicts, strict=True) if verdict}
     return [target for target in wanted if target.place not in right]
+
+
+def _is_right(target: Target, told: Told) -> bool:
+    with target.place.open("rb") as file:
+        return digest(file, told) == target.artifact.sha256
 
 
 def _may_be(target: Target) -> bool:
@@ -151,6 +152,9 @@ def fetch(yard: Client, missing: list[Target], total: Total) -> None:
     """
 
     def fetched(target: Target, told: Told) -> None:
+        # Another pull into the same folder may have fetched it since.
+        if _may_be(target) and _is_right(target, told):
+            return
         target.place.parent.mkdir(parents=True, exist_ok=True)
         sha256, size = target.artifact.sha256, target.artifact.size_bytes
         asset = assets_pb2.Asset(name=f"assets/{sha256}", sha256=sha256, size_bytes=size)

@@ -14,6 +14,7 @@ from modelyard.problems import Problem, explain
 _ATTEMPTS = 8
 # In seconds; with the jitter they come to 8 to 16 s in all, in which a service has started again.
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 5.0
+_SHORTEST_TURN, _LONGEST_TURN = 0.005, 0.25
 
 
 class Attempts:
@@ -63,6 +64,22 @@ class Attempts:
         """
         longest = min(_FIRST_DELAY * 2.0 ** (self._failed - 1), _LONGEST_DELAY)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+
+class Turns:
+    """
+    How long to wait before it is asked again whether somebody else is done: soon at first, since files may be small.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = _SHORTEST_TURN
+
+    def next(self) -> float:
+        """
+        Seconds to wait now.
+        """
+        seconds, self._seconds = self._seconds, min(2 * self._seconds, _LONGEST_TURN)
+        return seconds
 
 
 def _lost(problem: Problem) -> bool:

@@ -8,6 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -229,6 +232,84 @@ def test_json(
     assert _pull(server, "m", tmp_path / "folder", "--json") == 0
     printed = capsys.readouterr()
     assert (printed.err, printed.out.count("\n"), '"path": "a"' in printed.out) == ("", 1, True)
+
+
+def _command(server: Server, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
+
+
+@contextmanager
+def _pulling(server: Server, memory: Memory, folder: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """
+    Several pulls into one folder at once: the service sends nothing until all of them have asked for the version.
+    """
+    memory.pause_at = 1
+    running = [
+        subprocess.Popen(_command(server, folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    try:
+        while memory.calls.count("ListVersions") < count:
+            assert all(each.poll() is None for each in running)
+            time.sleep(0.001)
+        yield running
+    finally:
+        memory.go_on()
+        for each in running:
+            each.kill()
+            each.communicate()
+
+
+@pytest.mark.parametrize("shape", ["small", "large", "mixed"])
+def test_several_into_one_folder(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, shape: str
+) -> None:
+    """
+    Pulls of one version into one folder all end well, with the right files and nothing beside them: as the processes of
+    one machine, or the machines of one shared volume, start them at once. No large file comes twice.
+    """
+    files = {"large.bin": random.SystemRandom().randbytes(48 * MIB)} if shape != "small" else {}
+    if shape != "large":
+        files |= {f"{number % 7}/{number}": random.SystemRandom().randbytes(1 + number) for number in range(300)}
+        files["empty"] = b""
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "folder"
+    with _pulling(server, memory, folder, 4) as running:
+        memory.go_on()
+        ended = [(each.communicate(timeout=90)[1], each.returncode) for each in running]
+    assert [code for _, code in ended] == [0] * 4, ended
+    assert _files(folder) == files
+    if shape == "large":
+        assert memory.sent == 48 * MIB
+
+
+def test_one_of_several_is_killed(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Of two pulls into one folder, one is killed in the middle: the other goes on with what it left.
+    """
+    data = random.SystemRandom().randbytes(64 * MIB)
+    registry.add(_artifact(memory, "large.bin", data))
+    folder = tmp_path / "folder"
+    memory.pause_at = 40 * MIB
+    first = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    memory.until_paused()
+    while not list(folder.glob("*.ranges")):
+        time.sleep(0.001)
+    second = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        while memory.calls.count("ListVersions") < 2:
+            time.sleep(0.001)
+        first.kill()
+        first.wait()
+        memory.go_on()
+        assert second.wait(timeout=90) == 0
+    finally:
+        for each in (first, second):
+            each.kill()
+            each.wait()
+    assert _files(folder) == {"large.bin": data}
+    # What was written down at the last 16 MiB, and what was on the way, comes again.
+    assert memory.sent < (64 + 40) * MIB
 
 
 def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
