@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -232,6 +234,40 @@ def test_json(
     assert _pull(server, "m", tmp_path / "folder", "--json") == 0
     printed = capsys.readouterr()
     assert (printed.err, printed.out.count("\n"), '"path": "a"' in printed.out) == ("", 1, True)
+
+
+def test_which_file_failed(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The error says which file it is about; what is the same the next time is not to be tried again.
+    """
+    registry.add(_artifact(memory, "sub/a", b"right"), _artifact(memory, "sub/b", b"1"))
+    (tmp_path / "folder" / "sub" / "b").mkdir(parents=True)
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'folder' / 'sub' / 'b'} is a folder" in said
+    assert "again" not in said
+    memory.garble = b"wrong"
+    assert _pull(server, "m", tmp_path / "other") == 1
+    said = capsys.readouterr().err
+    assert "modelyard: sub/" in said
+    assert "again" not in said
+
+
+def test_a_full_disk(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    What has no room is named, and can be gone on with once there is room.
+    """
+    registry.add(_artifact(memory, "sub/large.bin", random.SystemRandom().randbytes(MIB)))
+    limited = f"ulimit -f 700; exec {shlex.join(_command(server, tmp_path / 'folder'))}"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert f"modelyard: {tmp_path / 'folder' / 'sub' / 'large.bin'}: File too large" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert _pull(server, "m", tmp_path / "folder") == 0
 
 
 def _command(server: Server, folder: Path) -> list[str]:
