@@ -5,6 +5,7 @@ Large files on their way here: in several streams, resumed, verified, all or not
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import shlex
@@ -379,6 +380,22 @@ def test_threads_that_want_the_same_file(server: Server, memory: Memory, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     assert memory.sent == size
     assert all(mine[-1] == size for mine in steps)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other locks")
+def test_a_file_system_without_locks(
+    download: Download, asset: assets_pb2.Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where there are no locks, a download that is alone is not kept out.
+    """
+
+    def fail(_number: int, _operation: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    download(asset, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
 
 
 def test_waiting_for_another_download_ends_with_the_client(server: Server, memory: Memory, tmp_path: Path) -> None:
