@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 import pytest
@@ -25,7 +25,8 @@ import pytest
 import modelyard
 from modelyard import aio, client
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import attempts, ranges, sidecar
+from modelyard.transfer import attempts, gathering, ranges, sidecar
+from modelyard.transfer.locks import try_lock
 from modelyard.transfer.sidecar import Piece, cut, load, save
 from tests.client.memory import MIB, Memory, Server, serving
 
@@ -380,6 +381,31 @@ def test_threads_that_want_the_same_file(server: Server, memory: Memory, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     assert memory.sent == size
     assert all(mine[-1] == size for mine in steps)
+
+
+@pytest.mark.parametrize("size", [5, SIZE], ids=["small", "large"])
+def test_another_download_that_ends_just_now(
+    server: Server, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """
+    When another download moves the file in place between the opening of what it gathered and the lock on it, that file
+    is the result: nobody writes into it any more.
+    """
+    asset = memory.put(DATA[:size])
+
+    def late(file: BinaryIO) -> bool:
+        for part in tmp_path.glob(".*.part"):
+            if not (tmp_path / "copy").exists():
+                part.write_bytes(DATA[:size])
+                part.rename(tmp_path / "copy")
+        return try_lock(file)
+
+    monkeypatch.setattr(gathering, "try_lock", late)
+    with modelyard.connect(server.target) as yard:
+        yard.download_file(asset, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA[:size]
+    assert memory.downloads == []
+    assert _names(tmp_path) == ["copy"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="other locks")
