@@ -118,18 +118,19 @@ def changed(yard: Client, wanted: list[Target], progress: Progress) -> list[Targ
     Those that are not there, or not with these bytes.
 
     Raises:
-        OSError: a file cannot be read.
+        OfFileError: a file cannot be read.
     """
     there = [target for target in wanted if _may_be(target)]
 
-    def is_right(target: Target, told: Told) -> bool:
-        with target.place.open("rb") as file:
-            return digest(file, told) == target.artifact.sha256
-
     total = Total(sum(target.artifact.size_bytes for target in there), progress)
-    verdicts = in_parallel(yard, is_right, there, total)
+    verdicts = in_parallel(yard, _is_right, there, total, _name)
     right = {target.place for target, verdict in zip(there, verdicts, strict=True) if verdict}
     return [target for target in wanted if target.place not in right]
+
+
+def _is_right(target: Target, told: Told) -> bool:
+    with target.place.open("rb") as file:
+        return digest(file, told) == target.artifact.sha256
 
 
 def _may_be(target: Target) -> bool:
@@ -145,15 +146,20 @@ def fetch(yard: Client, missing: list[Target], total: Total) -> None:
     Fetch files, the largest first, so that none of them is waited for at the end.
 
     Raises:
-        OSError: a file cannot be written.
-        IntegrityError: other bytes came.
-        grpc.RpcError: a download failed.
+        OfFileError: a file cannot be written, other bytes came, or its download failed.
     """
 
     def fetched(target: Target, told: Told) -> None:
+        # Another pull into the same folder may have fetched it since.
+        if _may_be(target) and _is_right(target, told):
+            return
         target.place.parent.mkdir(parents=True, exist_ok=True)
         sha256, size = target.artifact.sha256, target.artifact.size_bytes
         asset = assets_pb2.Asset(name=f"assets/{sha256}", sha256=sha256, size_bytes=size)
         yard.download_file(asset, target.place, progress=told)
 
-    in_parallel(yard, fetched, sorted(missing, key=lambda each: -each.artifact.size_bytes), total)
+    in_parallel(yard, fetched, sorted(missing, key=lambda each: -each.artifact.size_bytes), total, _name)
+
+
+def _name(target: Target) -> str:
+    return target.artifact.path

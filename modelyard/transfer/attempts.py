@@ -17,6 +17,7 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.2, 5.0
 # A stream ends with its token: by then the file that the token comes from may hold a new one. (TOKEN_MISSING is not
 # here: whoever has none gets none by waiting.)
 _RENEWED = frozenset({"TOKEN_EXPIRED", "TOKEN_INVALID"})
+_SHORTEST_TURN, _LONGEST_TURN = 0.005, 0.25
 
 
 class Attempts:
@@ -70,6 +71,22 @@ class Attempts:
         """
         longest = min(_FIRST_DELAY * 2.0 ** (self._failed - 1), _LONGEST_DELAY)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+
+class Turns:
+    """
+    How long to wait before it is asked again whether somebody else is done: soon at first, since files may be small.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = _SHORTEST_TURN
+
+    def next(self) -> float:
+        """
+        Seconds to wait now.
+        """
+        seconds, self._seconds = self._seconds, min(2 * self._seconds, _LONGEST_TURN)
+        return seconds
 
 
 def _lost(problem: Problem) -> bool:

@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -229,6 +234,118 @@ def test_json(
     assert _pull(server, "m", tmp_path / "folder", "--json") == 0
     printed = capsys.readouterr()
     assert (printed.err, printed.out.count("\n"), '"path": "a"' in printed.out) == ("", 1, True)
+
+
+def test_which_file_failed(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The error says which file it is about; what is the same the next time is not to be tried again.
+    """
+    registry.add(_artifact(memory, "sub/a", b"right"), _artifact(memory, "sub/b", b"1"))
+    (tmp_path / "folder" / "sub" / "b").mkdir(parents=True)
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'folder' / 'sub' / 'b'} is a folder" in said
+    assert "again" not in said
+    memory.garble = b"wrong"
+    assert _pull(server, "m", tmp_path / "other") == 1
+    said = capsys.readouterr().err
+    assert "modelyard: sub/" in said
+    assert "again" not in said
+
+
+def test_a_full_disk(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    What has no room is named, and can be gone on with once there is room.
+    """
+    registry.add(_artifact(memory, "sub/large.bin", random.SystemRandom().randbytes(MIB)))
+    limited = f"ulimit -f 700; exec {shlex.join(_command(server, tmp_path / 'folder'))}"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert f"modelyard: {tmp_path / 'folder' / 'sub' / 'large.bin'}: File too large" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert _pull(server, "m", tmp_path / "folder") == 0
+
+
+def _command(server: Server, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
+
+
+@contextmanager
+def _pulling(server: Server, memory: Memory, folder: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """
+    Several pulls into one folder at once: the service sends nothing until all of them have asked for the version.
+    """
+    memory.pause_at = 1
+    running = [
+        subprocess.Popen(_command(server, folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    try:
+        while memory.calls.count("ListVersions") < count:
+            assert all(each.poll() is None for each in running)
+            time.sleep(0.001)
+        yield running
+    finally:
+        memory.go_on()
+        for each in running:
+            each.kill()
+            each.communicate()
+
+
+@pytest.mark.parametrize("shape", ["small", "large", "mixed"])
+def test_several_into_one_folder(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, shape: str
+) -> None:
+    """
+    Pulls of one version into one folder all end well, with the right files and nothing beside them: as the processes of
+    one machine, or the machines of one shared volume, start them at once. No large file comes twice.
+    """
+    files = {"large.bin": random.SystemRandom().randbytes(48 * MIB)} if shape != "small" else {}
+    if shape != "large":
+        files |= {f"{number % 7}/{number}": random.SystemRandom().randbytes(1 + number) for number in range(300)}
+        files["empty"] = b""
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "folder"
+    with _pulling(server, memory, folder, 4) as running:
+        memory.go_on()
+        ended = [(each.communicate(timeout=90)[1], each.returncode) for each in running]
+    assert [code for _, code in ended] == [0] * 4, ended
+    assert _files(folder) == files
+    if shape == "large":
+        assert memory.sent == 48 * MIB
+
+
+def test_one_of_several_is_killed(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Of two pulls into one folder, one is killed in the middle: the other goes on with what it left.
+    """
+    data = random.SystemRandom().randbytes(64 * MIB)
+    registry.add(_artifact(memory, "large.bin", data))
+    folder = tmp_path / "folder"
+    memory.pause_at = 40 * MIB
+    first = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    memory.until_paused()
+    while not list(folder.glob("*.ranges")):
+        time.sleep(0.001)
+    second = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        while memory.calls.count("ListVersions") < 2:
+            time.sleep(0.001)
+        first.kill()
+        first.wait()
+        memory.go_on()
+        assert second.wait(timeout=90) == 0
+    finally:
+        for each in (first, second):
+            each.kill()
+            each.wait()
+    assert _files(folder) == {"large.bin": data}
+    # What was written down at the last 16 MiB, and what was on the way, comes again.
+    assert memory.sent < (64 + 40) * MIB
 
 
 def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:

@@ -249,6 +249,34 @@ def test_a_file_that_fails(
     assert _push(server, folder) == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "passes"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "SAFETENSORS_INVALID", False),
+        (grpc.StatusCode.PERMISSION_DENIED, "", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA", True),
+        (grpc.StatusCode.UNAUTHENTICATED, "", True),
+    ],
+)
+def test_which_file_failed(
+    server: Server,
+    memory: Memory,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    code: grpc.StatusCode,
+    reason: str,
+    passes: bool,
+) -> None:
+    """
+    The error says which file it is about, and to run the command again only where that may help.
+    """
+    memory.answers["StartUpload"] = deque([(code, reason)])
+    assert _push(server, folder) == 1
+    said = capsys.readouterr().err
+    assert f"modelyard: weights.bin: {code.name}" in said
+    assert ("run the same command again" in said) == passes
+
+
 def test_ctrl_c(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
     """
     Ctrl-C ends a push soon, with exit code 130 and a line that says how to go on; the next one goes on, by itself.

@@ -98,7 +98,9 @@ def _tell_scan(output: Output, scanned: Scan) -> None:
         output.note(f"{len(scanned.empty):,} left out, since a version holds no empty folders: {_some(scanned.empty)}")
     if scanned.followed:
         links = [f"{shown(path)} -> {shown(str(target), MOST_TARGET)}" for path, target in scanned.followed]
-        output.note("\n".join([f"{len(links):,} sent from outside of the folder:", *links]))
+        output.note(f"{len(links):,} sent from outside of the folder:")
+        for link in links:
+            output.note(link)
 
 
 def _some(names: list[str]) -> str:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
@@ -13,7 +12,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 
 from modelyard.changes.v1 import changes_pb2 as pb
-from modelyard.cli.output import Output, time_of
+from modelyard.cli.output import Output, json_line, plain, time_of
 from modelyard.cli.parsing import Group, command
 from modelyard.client import Client
 from modelyard.problems import explain
@@ -69,12 +68,12 @@ def _show(event: pb.WatchChangesResponse, output: Output) -> int:
         return gap.head_revision + 1
     revision = event.revision
     if output.json:
-        print(json.dumps(MessageToDict(event), ensure_ascii=False), flush=True)
+        print(json_line(MessageToDict(event)), flush=True)
         return revision.revision + 1
     for change in revision.changes:
         name = pb.Change.Kind.Name(change.kind).removeprefix("KIND_")
         # Of a new resource, whatever is below it is new as well.
         below = " and all below" if change.subtree and change.kind != pb.Change.KIND_CREATED else ""
         when = time_of(revision.commit_time)
-        print(f"{revision.revision:>8}  {when}  {name:<7}  {change.resource}{below}", flush=True)
+        print(f"{revision.revision:>8}  {when}  {name:<7}  {plain(change.resource)}{below}", flush=True)
     return revision.revision + 1
