@@ -18,7 +18,7 @@ from services.cache.model.hot import HotKeys
 from services.cache.proxy.read_through import ReadThrough
 from services.cache.store.hot import HotStore
 from services.cache.tasks import end
-from services.chassis.errors import FailedPrecondition
+from services.chassis.errors import FailedPrecondition, InvalidArgument
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Warmer:
             read = self._reads.get(path.decode())
             try:
                 called = read is not None and await read.warm(request)
-            except (grpc.aio.AioRpcError, ValueError):
+            except (grpc.aio.AioRpcError, ValueError, InvalidArgument):
                 called = None
             if called:
                 loaded += 1

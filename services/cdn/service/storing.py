@@ -34,7 +34,7 @@ class Storing:
         make a private one public takes its bytes: whoever knows no more than a digest cannot.
 
         Raises:
-            DataLoss: the asset has another size than declared.
+            InvalidArgument: the asset has another size than declared.
             ResourceExhausted: the owner's quota is used up.
         """
         await self._pins.check_room(draft.owner, draft.size_bytes)
