@@ -141,5 +141,5 @@ class _Resumable:
 def _blame(error: grpc.RpcError, sending: Sending) -> None:
     # A file that fails ends its stream early, and the service finds bytes missing: the file is what went wrong.
     sending.check()
-    if explain(error).code is grpc.StatusCode.DATA_LOSS:
+    if explain(error).reason in {"DIGEST_MISMATCH", "SIZE_MISMATCH"}:
         sending.check_digest()

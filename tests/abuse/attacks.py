@@ -16,6 +16,7 @@ from typing import Any
 
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
+from tests.abuse.bad_requests import bad_requests
 from tests.abuse.keyvalue import burst_of_increments, script_damage
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
@@ -247,17 +248,17 @@ def _get(port: int, path: str) -> int:
 
 async def without_te(port: int) -> None:
     """
-    A gRPC call that does not say that it takes trailers might lose its status on the way: it is told so, as INTERNAL.
+    A gRPC call that does not say that it takes trailers might lose its status on the way: it is INVALID_ARGUMENT.
     """
     async with Wire.open(port) as wire:
         reply = await wire.call(GET, message(b""), {"te": None})
-        assert (reply.http, reply.status) == ("200", 13), reply
+        assert (reply.http, reply.status) == ("200", 3), reply
 
 
 ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
         rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
-        deep_json, path_tricks, without_te, script_damage, burst_of_increments,
+        deep_json, path_tricks, without_te, bad_requests, script_damage, burst_of_increments,
     )
 }  # fmt: skip

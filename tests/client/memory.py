@@ -176,9 +176,9 @@ class Assets(AssetServiceServicer):
             data += request.chunk.data
             self._memory.received += len(request.chunk.data)
         if len(data) != header.size_bytes:
-            fail(context, grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "SIZE_MISMATCH")
         if hashlib.sha256(data).hexdigest() != header.sha256:
-            fail(context, grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")
         private = header.private and not self._is_public(header.sha256)
         self._memory.headers[header.sha256] = (header.media_type, header.owner, private)
         return self._memory.put(bytes(data))
@@ -269,7 +269,7 @@ class Uploads(UploadServiceServicer):
             fail(context, grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE")
         if hashlib.sha256(found.data).hexdigest() != found.message.sha256:
             del self._memory.opened[request.name]
-            fail(context, grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")
         return self._memory.put(bytes(found.data))
 
     def _find(self, name: str, context: Any) -> Open:

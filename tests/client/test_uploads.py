@@ -184,7 +184,7 @@ def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None
         ("FinishUpload", grpc.StatusCode.UNAVAILABLE, "CDN_STARTING"),
         ("FinishUpload", grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"),
         ("FinishUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
-        ("FinishUpload", grpc.StatusCode.DATA_LOSS, "PARTS_REPLACED"),
+        ("FinishUpload", grpc.StatusCode.ABORTED, "PARTS_REPLACED"),
         ("StartUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
     ],
 )
@@ -326,7 +326,7 @@ def test_a_service_that_finds_other_bytes(upload: Upload, memory: Memory, file: 
     """
     When the file is as it was, a digest that does not match is the service's error, told as it tells it.
     """
-    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")])
+    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")])
     with pytest.raises(grpc.RpcError) as caught:
         upload(file)
     assert modelyard.explain(caught.value).reason == "DIGEST_MISMATCH"

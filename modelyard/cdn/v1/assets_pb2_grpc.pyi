@@ -61,9 +61,9 @@ class AssetServiceStub:
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                          chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-                          file does not fit its bytes (SAFETENSORS_INVALID).
-      DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
+                          chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+                          declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+                          does not fit its bytes (SAFETENSORS_INVALID).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
       FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
@@ -163,9 +163,9 @@ class AssetServiceAsyncStub(AssetServiceStub):
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                          chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-                          file does not fit its bytes (SAFETENSORS_INVALID).
-      DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
+                          chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+                          declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+                          does not fit its bytes (SAFETENSORS_INVALID).
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
       FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
@@ -286,9 +286,9 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                              chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-                              file does not fit its bytes (SAFETENSORS_INVALID).
-          DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
+                              chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+                              declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+                              does not fit its bytes (SAFETENSORS_INVALID).
           RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
           FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
           ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that

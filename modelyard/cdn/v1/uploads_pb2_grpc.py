@@ -133,15 +133,14 @@ class UploadServiceServicer:
         again.
 
         Errors:
-        INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-        gone.
+        INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+        of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
         ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-        again.
+        again. Or a writer that was overtaken has replaced parts (PARTS_REPLACED): the upload is gone,
+        begin again.
         RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-        DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-        replaced some of them (PARTS_REPLACED): the upload is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

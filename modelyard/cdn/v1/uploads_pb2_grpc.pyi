@@ -79,15 +79,14 @@ class UploadServiceStub:
     again.
 
     Errors:
-      INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-                           gone.
+      INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+                           of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-                           again.
+                           again. Or a writer that was overtaken has replaced parts (PARTS_REPLACED): the upload is gone,
+                           begin again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-                           replaced some of them (PARTS_REPLACED): the upload is gone.
     """
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]
     """AbortUpload gives an upload up and frees what it stored. Idempotent.
@@ -146,15 +145,14 @@ class UploadServiceAsyncStub(UploadServiceStub):
     again.
 
     Errors:
-      INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-                           gone.
+      INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+                           of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-                           again.
+                           again. Or a writer that was overtaken has replaced parts (PARTS_REPLACED): the upload is gone,
+                           begin again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-                           replaced some of them (PARTS_REPLACED): the upload is gone.
     """
     AbortUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]  # type: ignore[assignment]
     """AbortUpload gives an upload up and frees what it stored. Idempotent.
@@ -240,15 +238,14 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         again.
 
         Errors:
-          INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-                               gone.
+          INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+                               of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
           ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-                               again.
+                               again. Or a writer that was overtaken has replaced parts (PARTS_REPLACED): the upload is gone,
+                               begin again.
           RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
           FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-          DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-                               replaced some of them (PARTS_REPLACED): the upload is gone.
         """
 
     @_abc_1.abstractmethod

@@ -111,6 +111,8 @@ class ReadThrough:
     async def _further(
         self, key: bytes, request: bytes, wanted: Wish, metadata: Metadata, near: Entry | None, context: Context
     ) -> bytes:
+        # What is no request of this RPC is refused before anybody is asked, or takes a lease for it.
+        self.policy.tags(request)
         if wanted.fresh or not self._coherence.live:
             self._counts.bypass += 1
             how = "bypass"

@@ -299,6 +299,43 @@ async def test_a_bad_minimum_is_named(cache: Cache) -> None:
         assert "x-min-revision" in str(refused.value.details()) + str(refused.value.trailing_metadata())
 
 
+@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe"], ids=["wire format", "UTF-8"])
+async def test_what_does_not_parse_is_refused(
+    cache: Cache, origin: Origin, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    It is INVALID_ARGUMENT at once, for the origin would say nothing else, and nothing to look at in the log.
+    """
+    await cache.warm()
+    calls = origin.calls
+    ask: Any = cache.channel.unary_unary("/modelyard.registry.v1.ModelService/GetModel")
+    with caplog.at_level("ERROR"), pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ask(body, timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(refused.value.details()).startswith("the request does not parse")
+    assert (origin.calls, caplog.records) == (calls, [])
+
+
+async def test_an_origin_that_was_set_back_answers(cache: Cache, origin: Origin) -> None:
+    """
+    Who asks for no revision gets an answer, although this process knows of a newer one that is no more; who asks for
+    that one is told that there is none.
+    """
+    await cache.warm()
+    revision = await origin.write("second")
+    await cache.read(x_min_revision=str(revision))
+    await origin.write("third")
+    status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
+    async with asyncio.timeout(5):
+        while (await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision < origin.revision:
+            await asyncio.sleep(0.01)
+    lost, origin.revision = origin.revision, 1
+    assert (await cache.read()).owner == "third"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await cache.read(x_min_revision=str(lost))
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
 async def test_writes_are_not_the_caches(cache: Cache) -> None:
     """
     An RPC without a policy is not served here.

@@ -102,9 +102,12 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         """
         self.calls += 1
         asked: Any = dict(context.invocation_metadata() or ())
-        self.minimums.append(int(asked.get("x-min-revision", "0")))
+        minimum = int(asked.get("x-min-revision", "0"))
+        self.minimums.append(minimum)
         if self.away:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        if minimum > self.revision:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "there is no such revision")
         owner, revision = self.owners.get(request.name), self.revision
         await self.gate.wait()
         await asyncio.sleep(self.slowness)

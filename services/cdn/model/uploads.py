@@ -12,7 +12,7 @@ from enum import StrEnum
 from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key
 from services.cdn.model.formats import Inspection
 from services.cdn.model.names import DIGEST, DIGEST_RULE, asset_name, check_owner
-from services.chassis.errors import DataLoss, InvalidArgument, Violations
+from services.chassis.errors import InvalidArgument, Violations
 
 MIB = 1024 * 1024
 
@@ -101,24 +101,26 @@ class Draft:
     def check_digest(self, sha256: str) -> None:
         """
         Raises:
-            DataLoss: *sha256*, the digest of what came, is not the declared one (DIGEST_MISMATCH).
+            InvalidArgument: *sha256*, the digest of what came, is not the declared one (DIGEST_MISMATCH).
         """
         if sha256 != self.sha256:
-            raise DataLoss(
-                "DIGEST_MISMATCH",
+            raise InvalidArgument.of(
+                "sha256",
                 f"the bytes that came have the sha256 {sha256}, {self.sha256} was declared: nothing was stored",
+                reason="DIGEST_MISMATCH",
                 metadata={"declared": self.sha256, "received": sha256},
             )
 
     def check_size(self, size_bytes: int) -> None:
         """
         Raises:
-            DataLoss: *size_bytes*, the number of bytes that came, is not the declared one (SIZE_MISMATCH).
+            InvalidArgument: *size_bytes*, the number of bytes that came, is not the declared one (SIZE_MISMATCH).
         """
         if size_bytes != self.size_bytes:
-            raise DataLoss(
-                "SIZE_MISMATCH",
+            raise InvalidArgument.of(
+                "size_bytes",
                 f"{size_bytes} bytes came, {self.size_bytes} were declared: nothing was stored",
+                reason="SIZE_MISMATCH",
                 metadata={"declared": str(self.size_bytes), "received": str(size_bytes)},
             )
 
@@ -139,8 +141,8 @@ class Intake:
         Count a chunk of *size* bytes that claims to begin at *offset*.
 
         Raises:
-            InvalidArgument: it is empty or too large, or *offset* is not where the last one ended (OFFSET_GAP).
-            DataLoss: more bytes came than were declared (SIZE_MISMATCH).
+            InvalidArgument: it is empty or too large, *offset* is not where the last one ended (OFFSET_GAP), or more
+                bytes came than were declared (SIZE_MISMATCH).
         """
         if not size:
             raise InvalidArgument.of("chunk.data", "must not be empty")
@@ -156,7 +158,7 @@ class Intake:
     def finish(self) -> None:
         """
         Raises:
-            DataLoss: the stream ended before all declared bytes came (SIZE_MISMATCH).
+            InvalidArgument: the stream ended before all declared bytes came (SIZE_MISMATCH).
         """
         self._draft.check_size(self.received)
 

@@ -37,7 +37,7 @@ class Storing:
         may not know of a private one.
 
         Raises:
-            DataLoss: the asset has another size than declared.
+            InvalidArgument: the asset has another size than declared.
             ResourceExhausted: the owner's quota is used up.
         """
         await self._pins.check_room(draft.owner, draft.size_bytes)

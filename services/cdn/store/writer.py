@@ -93,7 +93,7 @@ class AssetWriter:
         Verify the digest, then store the bytes under it. What is there already stays as it is.
 
         Raises:
-            DataLoss: the bytes do not have the declared digest (DIGEST_MISMATCH).
+            InvalidArgument: the bytes do not have the declared digest (DIGEST_MISMATCH).
             InvalidArgument: the header of a safetensors file does not fit its bytes.
             Unavailable: S3 does not answer.
         """

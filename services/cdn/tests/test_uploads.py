@@ -303,7 +303,7 @@ async def test_finishing_too_early(cdn: Cdn) -> None:
 @pytest.mark.parametrize("direct", [False, True])
 async def test_a_wrong_digest(cdn: Cdn, direct: bool) -> None:
     """
-    Bytes with another digest than declared are DATA_LOSS however they came: nothing is registered, nothing stays.
+    Bytes with another digest than declared are INVALID_ARGUMENT, however they came: nothing is registered or stays.
     """
     data, lie = some_bytes(PART + 100), some_bytes(PART + 100)
     client = Client(cdn, data)
@@ -318,7 +318,7 @@ async def test_a_wrong_digest(cdn: Cdn, direct: bool) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         await client.finish()
     assert (failure(caught.value).code, failure(caught.value).reason) == (
-        grpc.StatusCode.DATA_LOSS,
+        grpc.StatusCode.INVALID_ARGUMENT,
         "DIGEST_MISMATCH",
     )
     await client.left_nothing()

@@ -17,7 +17,7 @@ from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.hosts.call import Call
 from services.chassis.hosts.context import CallContext, Receive, Scope, Send
 from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
-from services.chassis.hosts.headers import ARRIVAL, check_size, timeout_seconds, waited
+from services.chassis.hosts.headers import ARRIVAL, check_codec, check_size, timeout_seconds, waited
 from services.chassis.hosts.pulse import Pulse
 from services.chassis.hosts.requests import Deserializer, Requests, deserialized, read_one
 from services.chassis.interceptors.current import current_call
@@ -84,6 +84,7 @@ class GrpcApp:
         refused = ""
         try:
             check_size(scope["headers"])
+            check_codec(headers[b"content-type"])
             await self._serve(call, route, headers)
         except grpc.aio.AbortError:
             call.finish()
@@ -104,12 +105,12 @@ class GrpcApp:
     async def _serve(self, call: Call, route: Route | None, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"te") != b"trailers":
             # pyvoy would send none, and the client would never learn how its call has ended.
-            raise StatusError(grpc.StatusCode.INTERNAL, 'the header "te: trailers" is missing')
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, 'the header "te: trailers" is missing')
         timeout = None
         if (header := headers.get(b"grpc-timeout")) is not None:
             timeout = timeout_seconds(header)
             if timeout is None:
-                raise StatusError(grpc.StatusCode.INTERNAL, f"bad grpc-timeout {header.decode('latin-1')!r}")
+                raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"bad grpc-timeout {header.decode('latin-1')!r}")
         call.begin(timeout, headers.get(b"grpc-accept-encoding"), self._pulse)
         if route is None:
             raise StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")

@@ -132,8 +132,35 @@ def _http_manager(connection_age: float) -> dict[str, Any]:
             "max_outbound_frames": 1_000_000,
             "max_header_field_size_kb": 256,
         },
+        "local_reply_config": {"mappers": [_unknown_method()]},
         "route_config": {"virtual_hosts": [{"name": "grpc", "domains": ["*"]}]},
-        "http_filters": _pyvoy_filters(),
+        "http_filters": [_odd_paths(), *_pyvoy_filters()],
+    }
+
+
+def _unknown_method() -> dict[str, Any]:
+    # As the chassis says it of any other path that is no method's.
+    return {
+        "filter": {"response_flag_filter": {"flags": ["FI"]}},
+        "body_format_override": {"text_format_source": {"inline_string": "Method not found!"}},
+    }
+
+
+def _odd_paths() -> dict[str, Any]:
+    """
+    Answers requests whose path has an escape or is not ASCII: no method has such a path, and pyvoy, which decodes them,
+    would never answer one that is not UTF-8.
+    """
+    return {
+        "name": "odd-paths",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+            # To gRPC it goes as UNIMPLEMENTED.
+            "abort": {"http_status": 404, "percentage": {"numerator": 100}},
+            "headers": [
+                {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-$&-~]*"}}, "invert_match": True},
+            ],
+        },
     }
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.chassis.calls import Handler, behaviour_of, kind_of, with_behaviour, with_serializers
+from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.context import Context, status_of
 from services.chassis.hosts.headers import MOST_METADATA
+from services.chassis.hosts.requests import NO_MESSAGE, SECOND_MESSAGE, UNREADABLE
 from services.chassis.interceptors.base import outcome
 from services.chassis.interceptors.current import CurrentCall, current_call
 from services.chassis.recording import Recorder, Recorders
@@ -166,28 +167,41 @@ class Arrival:
 _arrival: ContextVar[Arrival] = ContextVar("modelyard_arrival")
 
 
+class _Unreadable:
+    """
+    Stands for a message that does not parse. grpcio would answer by itself, UNKNOWN, and log a traceback.
+    """
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: Exception) -> None:
+        self.why = why
+
+
 def _plain(handler: Handler, most: int) -> Handler:
     """
     *handler* in the only forms that grpcio takes for asynchronous: coroutine functions and async generator functions.
     What becomes of a call is written down on the way.
+
+    All of them read a stream of requests, which over the wire is the same as one: where one is asked for, grpcio takes
+    a request without any for one that was cancelled, and waits for ever; and it never looks whether there are two.
     """
     behaviour = behaviour_of(handler)
     kind = kind_of(handler)
-    if kind.requests_stream:
-        behaviour = _with_whole_requests(behaviour)
-    recorded = with_behaviour(handler, _stream(behaviour) if kind.responses_stream else _unary(behaviour))
-    read, write = handler.request_deserializer, handler.response_serializer
-    return with_serializers(recorded, _reading(read or bytes), _writing(write or bytes, most))
+    behaviour = _with_whole_requests(behaviour) if kind.requests_stream else _with_one_request(behaviour, kind)
+    read = _reading(handler.request_deserializer or bytes)
+    write = _writing(handler.response_serializer or bytes, most)
+    if kind.responses_stream:
+        return grpc.stream_stream_rpc_method_handler(_stream(behaviour), read, write)
+    return grpc.stream_unary_rpc_method_handler(_unary(behaviour), read, write)
 
 
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def read(message: bytes) -> Any:
         try:
             return deserialize(message)
-        except Exception:
-            # So grpcio answers what a deserializer raises.
-            _arrival.get().failed = grpc.StatusCode.UNKNOWN
-            raise
+        except Exception as error:  # noqa: BLE001 - what a deserializer raises is its own affair
+            return _Unreadable(error)
 
     return read
 
@@ -241,14 +255,47 @@ def _unary(behaviour: Any) -> Any:
     return serve
 
 
+def _with_one_request(behaviour: Any, kind: Kind) -> Any:
+    async def answer(requests: AsyncIterator[Any], context: Any) -> Any:
+        return await behaviour(await _only(requests, context), context)
+
+    async def answers(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async with aclosing(behaviour(await _only(requests, context), context)) as responses:
+            async for response in responses:
+                yield response
+
+    return answers if kind.responses_stream else answer
+
+
+async def _only(requests: AsyncIterator[Any], context: Any) -> Any:
+    """
+    The one message of a unary request. The call ends if there is none, or another, or if it does not parse.
+    """
+    found = []
+    async for request in requests:
+        if found:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, SECOND_MESSAGE)
+        found.append(request)
+    if not found:
+        await asyncio.sleep(_MOMENT)  # as in _whole: it may have been cancelled
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, NO_MESSAGE)
+    if isinstance(found[0], _Unreadable):
+        await _refuse(found[0], context)
+    return found[0]
+
+
+async def _refuse(request: _Unreadable, context: Any) -> None:
+    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{UNREADABLE}: {request.why}")
+
+
 def _with_whole_requests(behaviour: Any) -> Any:
     def serve(requests: AsyncIterator[Any], context: Any) -> Any:
-        return behaviour(_whole(requests), context)
+        return behaviour(_whole(requests, context), context)
 
     return serve
 
 
-async def _whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _whole(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
     """
     The messages of a stream, whose end is the client's own.
 
@@ -256,5 +303,7 @@ async def _whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     the handler a moment later: half an upload would look like a whole one. So wait for that moment at the end.
     """
     async for request in requests:
+        if isinstance(request, _Unreadable):
+            await _refuse(request, context)
         yield request
     await asyncio.sleep(_MOMENT)

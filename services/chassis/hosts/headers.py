@@ -99,6 +99,19 @@ def waited(arrival: bytes | None) -> float:
         return 0.0
 
 
+def check_codec(content_type: bytes) -> None:
+    """
+    Raises:
+        StatusError: messages are not as this server writes and reads them: protobuf, which a type may say or leave out.
+    """
+    codec = content_type.partition(b";")[0].partition(b"+")[2]
+    if codec not in {b"", b"proto"}:
+        name = content_type.decode("latin-1")
+        raise StatusError(
+            grpc.StatusCode.UNIMPLEMENTED, f"content-type {name!r} is not spoken here, only application/grpc+proto"
+        )
+
+
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:
     """
     *metadata* as headers.

@@ -54,7 +54,10 @@ class CurrentCall:
         The client's `x-request-id`, or one of our own making if it sent none that is fit to be logged.
         """
         if self._request_id is None:
-            self._request_id = self._sent(REQUEST_ID, _MOST_CHARACTERS) or f"{_prefix}-{next(_numbers):x}"
+            # Made first, because grpcio logs what it cannot decode when it is asked for metadata, and a record of the
+            # log asks for the request id.
+            self._request_id = f"{_prefix}-{next(_numbers):x}"
+            self._request_id = self._sent(REQUEST_ID, _MOST_CHARACTERS) or self._request_id
         return self._request_id
 
     @property
@@ -66,8 +69,9 @@ class CurrentCall:
             if self.span is not None:
                 self._trace = self.span.trace
             else:
-                above = tracing.received(self.context.invocation_metadata() or ())
-                self._trace = tracing.new() if above is None else above.child()
+                self._trace = tracing.new()
+                if (above := tracing.received(self.context.invocation_metadata() or ())) is not None:
+                    self._trace = above.child()
         return self._trace
 
     @property

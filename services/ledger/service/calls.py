@@ -12,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis.context import Context
-from services.chassis.errors import InvalidArgument, Unavailable
+from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.interceptors import caller, request_id
 from services.ledger.model.calls import ANONYMOUS, Missing, Write
 from services.ledger.store.database import min_revision
@@ -40,7 +40,7 @@ async def reflect(context: Context, reading: Coroutine[Any, Any, R]) -> R:
     absence is an answer that a cache may keep.
 
     Raises:
-        Unavailable: the read does not reflect the revision that the client asked for at least.
+        FailedPrecondition: there is no such revision (yet) as the client asks for at least (REVISION_NOT_REACHED).
     """
     try:
         min_revision.set(_min_revision(context))
@@ -70,11 +70,13 @@ def _min_revision(context: Context) -> int:
 
 def _trail(context: Context, revision: int) -> None:
     if (wanted := min_revision.get()) > revision:
-        raise Unavailable(
+        # The primary says so: a replica that is behind was passed over for it. So it is not a matter of waiting, nor of
+        # asking another server: the revision is made up, or it was lost when the database was set back.
+        raise FailedPrecondition(
             "REVISION_NOT_REACHED",
-            f"revision {wanted} has not been reached: this is {revision}; retry",
+            f"there is no revision {wanted}: the newest is {revision}. If it was seen, the database has been set back: "
+            f"ask for {revision} at most, and look whether what was written later is missing",
             metadata={"revision": str(revision)},
-            retry_after=0.05,
         )
     say_revision(context, revision)
 

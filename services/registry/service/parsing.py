@@ -85,8 +85,8 @@ def to_card_draft(card: cards_pb2.Card) -> CardDraft:
 
 def to_dict(struct: Struct) -> dict[str, Any]:
     """
-    What is in *struct*. Not by json_format, which raises at NaN and the infinities: those are the client's, and the
-    model says what is wrong with them.
+    What is in *struct*. Not by json_format, which raises at NaN and the infinities: those are the client's fault, and
+    the model says so.
     """
     return {key: _plain(value) for key, value in struct.fields.items()}
 
