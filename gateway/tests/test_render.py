@@ -227,6 +227,12 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
             ["--access", "on", "--jwks-url", "http://me:secret@x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
             "the address of the keys is not http(s)://host[:port][/path]",
         ),
+        (
+            ["--access", "on", "--jwks-url", "http://x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
+            "--jwks-url has to be https:// (or give --jwks-plain-http, too)",
+        ),
+        ([], "--access is off, and 0.0.0.0:8080 is not on loopback"),
+        (["--access", "off", "--listen", "[::]:80"], "--access is off, and [::]:80 is not on loopback"),
     ],
 )
 def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said: str) -> None:
@@ -239,6 +245,17 @@ def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said:
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_no_access_control_has_to_be_asked_for(tmp_path: Path) -> None:
+    """
+    On loopback it may be off; elsewhere only in so many words.
+    """
+    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
+    rest = ["--bucket", "bytes", "--descriptors", str(tmp_path / "contracts.binpb")]
+    for arguments in (["--listen", "127.0.0.1:80"], ["--listen", "[::1]:80"], ["--access", "open-to-everybody"]):
+        done = subprocess.run([*command, *rest, *arguments], cwd=ROOT, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_bad_address_is_a_usage_error() -> None:

@@ -53,6 +53,7 @@ class Server:
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
+        settings.check_access()
         files = settings.tls()
         self.identity = None if files is None else Identity(files)
         if self.identity is not None:

@@ -32,8 +32,18 @@ from services.embedded.valkey_cluster import ValkeyCluster
 
 OWNER = "modelyard"
 _MOUNTS = "/etc/modelyard"
-_OWN_SCOPES = ("registry.read", "assets.read", "assets.write")
-_ALL_SCOPES = (*_OWN_SCOPES, "registry.write", "cache.read", "cache.write", "cache.admin", "admin")
+#: Of the services' own tokens, by their Secret.
+_OWN_SCOPES = {"registry-token": ("assets.read", "assets.write"), "cache-token": ("registry.read", "assets.read")}
+_ALL_SCOPES = (
+    "registry.read",
+    "assets.read",
+    "assets.write",
+    "registry.write",
+    "cache.read",
+    "cache.write",
+    "cache.admin",
+    "admin",
+)
 _NO_TLS_HERE = re.compile(r"\?sslmode=verify-full&sslrootcert=[^,\s]*")
 _INSTANCES = 2
 
@@ -318,8 +328,9 @@ class Outside:
             return {"password": self._passwords["service"].encode()}
         if name == "cache-valkey":
             return {"password": self.valkey.password.encode()}
-        if name == "service-token":
-            return {"token": mint(self.key, "modelyard-services", _OWN_SCOPES, 86400).encode()}
+        if name in _OWN_SCOPES:
+            subject = f"modelyard-{name.removesuffix('-token')}"
+            return {"token": mint(self.key, subject, _OWN_SCOPES[name], 86400).encode()}
         assert name == "bucket", f"nobody here makes the Secret {name}"
         access, secret = (path.read_text().strip() for path in (self.s3.access_key_file, self.s3.secret_key_file))
         credentials = f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
