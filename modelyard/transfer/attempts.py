@@ -14,8 +14,8 @@ from modelyard.problems import Problem, explain
 _ATTEMPTS = 8
 # In seconds; with the jitter they come to 8 to 16 s in all, in which a service has started again.
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 5.0
-# A stream ends with its token: by then the file that the token comes from may hold a new one. (TOKEN_MISSING is not here:
-# whoever has none gets none by waiting.)
+# A stream ends with its token: by then the file that the token comes from may hold a new one. (TOKEN_MISSING is not
+# here: whoever has none gets none by waiting.)
 _RENEWED = frozenset({"TOKEN_EXPIRED", "TOKEN_INVALID"})
 
 

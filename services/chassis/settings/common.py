@@ -246,8 +246,8 @@ class CommonSettings:
         if self.access is AccessMode.OFF and not is_loopback(self.listen.host):
             raise SettingsError(
                 [
-                    f"MODELYARD_ACCESS is off, and {self.listen} is not on loopback: everybody who connects could "
-                    f"do everything. Set MODELYARD_ACCESS=on (docs/access.md), or say MODELYARD_ACCESS={AccessMode.OPEN}"
+                    f"MODELYARD_ACCESS is off, and {self.listen} is not on loopback: everybody who connects could do "
+                    f"everything. Set MODELYARD_ACCESS=on (docs/access.md), or say MODELYARD_ACCESS={AccessMode.OPEN}"
                 ]
             )
 
