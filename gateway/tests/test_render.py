@@ -167,6 +167,28 @@ def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str
     assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads", "s3"}
 
 
+def test_streams_do_not_take_the_room_of_calls(config: dict[str, Any]) -> None:
+    """
+    Every stream goes over connections and through circuit breakers of its own, which every service has; no call does.
+    """
+    streams = {
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    routes = manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+    apart = {route["match"].get("path") for route in routes if route.get("route", {}).get("priority") == "HIGH"}
+    assert streams <= apart
+    calls = {route["match"].get("path") for route in routes if "priority" not in route.get("route", {})}
+    assert not streams & calls
+    for cluster in config["static_resources"]["clusters"]:
+        if cluster["name"] in {"registry", "cdn", "cache"}:
+            thresholds = cluster["circuit_breakers"]["thresholds"]
+            assert [each.get("priority", "DEFAULT") for each in thresholds] == ["DEFAULT", "HIGH"]
+            assert all(each["max_requests"] for each in thresholds)
+
+
 def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
     """
     What a client says about its own identity is gone before anything looks at it.
