@@ -3,7 +3,7 @@
 
 Each attack goes on for SECONDS (5), again and again, in turns with as long without it, ROUNDS (3) times; the 99th
 percentiles of a client that calls every few milliseconds are put side by side. Two and more means that the attack was
-felt.
+felt. Of watchers, who are no attack, it is the milliseconds that they add.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import sys
 import time
 from contextlib import suppress
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import psutil
 
@@ -26,10 +29,14 @@ from services.embedded.testing import scratch
 from tests.abuse.attacks import ATTACKS, Attack
 from tests.abuse.keyvalue import VALKEY
 from tests.abuse.test_abuse import behaving
+from tests.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 _REQUIRED = 2.0
+# Who watches and says nothing: how many, and how many milliseconds they may add for others.
+WATCHERS = {"watchers_2000": 2000, "watchers_8000": 8000}
+_ADDED_MS = 20.0
 _MIB = 1 << 20
 
 
@@ -53,6 +60,60 @@ def attacker(name: str, port: int) -> None:
     asyncio.run(again(ATTACKS[name], port))
 
 
+def watcher(port: int, count: int, opened: Connection, enough: Event) -> None:
+    """
+    A process with as many watches.
+    """
+    os.nice(19)
+    logging.disable()
+    asyncio.run(watch(port, count, opened.send, enough.is_set))
+
+
+def watched(gateway: str, count: int) -> tuple[float, int]:
+    """
+    As `slowest`, while *count* watches are open; and how many of them were.
+    """
+    context = get_context("spawn")
+    enough, (here, there) = context.Event(), context.Pipe()
+    process = context.Process(target=watcher, args=(int(gateway.rpartition(":")[2]), count, there, enough))
+    process.start()
+    try:
+        if not here.poll(120):
+            raise TimeoutError(f"{count} watches could not be opened")
+        held: int = here.recv()
+        with behaving(gateway) as took:
+            time.sleep(SECONDS)
+    finally:
+        enough.set()
+        process.join()
+    return percentile(sorted(took), 0.99) * 1000, held
+
+
+def watchers(report: Report, stack: Stack, name: str) -> None:
+    """
+    Measure what they add.
+    """
+    calm, crowded, held = [], [], []
+    for _ in range(ROUNDS):
+        calm.append(slowest(stack.gateway, None))
+        found, count = watched(stack.gateway, WATCHERS[name])
+        crowded.append(found)
+        held.append(float(count))
+    added = [one - other for one, other in zip(crowded, calm, strict=True)]
+    report.add(
+        name,
+        {
+            "p99 ms, calm": Samples(tuple(calm)),
+            "p99 ms, watched": Samples(tuple(crowded)),
+            "ms more": Samples(tuple(added)),
+            "watches open": Samples(tuple(held)),
+        },
+    )
+    report.checks.append(Check(f"{name}, p99 more", statistics.median(added), _ADDED_MS, "ms", "lower"))
+    report.checks.append(Check(f"{name}, open", min(held), float(WATCHERS[name]), "", "higher"))
+    print(f"{name:<22} p99 {statistics.median(calm):7.2f} → {statistics.median(crowded):7.2f} ms", flush=True)
+
+
 def slowest(gateway: str, name: str | None) -> float:
     """
     The 99th percentile, in milliseconds, of the calls of a client that behaves while *name* is under way.
@@ -67,6 +128,11 @@ def slowest(gateway: str, name: str | None) -> float:
     return percentile(sorted(took), 0.99) * 1000
 
 
+def _settings(state: Path) -> StackSettings:
+    # The watchers are many clients, who share an address here.
+    return StackSettings(state=state, gateway_port=0, environment={"MODELYARD_STREAMS_PER_CLIENT": "0"})
+
+
 def main() -> int:
     """
     Measure and report.
@@ -79,11 +145,14 @@ def main() -> int:
         "the attacker, the client, the gateway, the services and their databases share the machine's cores",
         "the attacker has the least priority",
     ]
-    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as stack:
+    with scratch() as state, Stack(_settings(state)) as stack:
         os.environ[VALKEY] = stack.valkey.url
         (gateway,) = psutil.Process(stack.pid("gateway")).children()
         slowest(stack.gateway, None)  # to warm up
-        for name in os.environ.get("ATTACKS", ",".join(ATTACKS)).split(","):
+        for name in os.environ.get("ATTACKS", ",".join([*ATTACKS, *WATCHERS])).split(","):
+            if name in WATCHERS:
+                watchers(report, stack, name)
+                continue
             before = gateway.memory_info().rss
             calm, attacked = [], []
             for _ in range(ROUNDS):

@@ -22,8 +22,10 @@ from gateway.bucket import SYSTEM_CA, transport
 from gateway.openapi.bindings import bindings
 from gateway.refusals import Refusal
 from modelyard.contracts import public_scopes, services
+from services.chassis.access.fetching import may_fetch
 from services.chassis.access.policy import PUBLIC, AccessMode
 from services.chassis.access.tokens import LEEWAY
+from services.chassis.loopback import is_loopback
 
 BYTES: Final = ("/assets/", "/static/")
 _BYTES_SCOPE: Final = "assets.read"
@@ -326,14 +328,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--access",
         choices=[str(mode) for mode in AccessMode],
         default=str(AccessMode.OFF),
-        help="what needs a token, as in MODELYARD_ACCESS of the services; default off",
+        help="what needs a token, as in MODELYARD_ACCESS of the services; default off, which is for loopback only",
     )
     parser.add_argument("--jwks-file", type=Path, metavar="FILE", help="the issuer's keys, read again when replaced")
     parser.add_argument("--jwks-url", metavar="URL", help="or where they are fetched")
+    parser.add_argument(
+        "--jwks-plain-http", action="store_true", help="take the keys over http:// from beyond this machine, too"
+    )
     parser.add_argument("--jwt-issuer", metavar="TEXT", help="who has to have issued a token (iss)")
     parser.add_argument("--jwt-audience", metavar="TEXT", help="who a token has to be for (aud)")
     parser.add_argument("--reflection-open", action="store_true", help="reflection needs no token; else it is closed")
     parser.add_argument("--bytes-open", action="store_true", help="/assets/ and /static/ need no token, for a CDN")
+
+
+def check(found: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: everybody in a network could do everything, and nobody has asked for that.
+    """
+    host, port = found.listen[0]
+    if AccessMode(found.access) is AccessMode.OFF and not is_loopback(host.strip("[]")):
+        raise ValueError(
+            f"--access is off, and {host}:{port} is not on loopback: everybody who can connect could do everything. "
+            f"Give --access on (docs/access.md), or say --access {AccessMode.OPEN}"
+        )
 
 
 def parse(found: argparse.Namespace) -> Tokens | None:
@@ -341,7 +359,7 @@ def parse(found: argparse.Namespace) -> Tokens | None:
     Raises:
         ValueError: something is missing; the message names the flag.
     """
-    if (mode := AccessMode(found.access)) is AccessMode.OFF:
+    if not (mode := AccessMode(found.access)).asks:
         return None
     if (found.jwks_file is None) == (found.jwks_url is None):
         raise ValueError(f"--access {mode} needs --jwks-file or --jwks-url, and not both")
@@ -349,4 +367,7 @@ def parse(found: argparse.Namespace) -> Tokens | None:
         if not given:
             raise ValueError(f"--access {mode} needs {flag}")
     keys = found.jwks_file or found.jwks_url
-    return Tokens(mode, found.jwt_issuer, found.jwt_audience, keys, found.reflection_open, found.bytes_open)
+    tokens = Tokens(mode, found.jwt_issuer, found.jwt_audience, keys, found.reflection_open, found.bytes_open)
+    if found.jwks_url and not may_fetch(found.jwks_url, plain=found.jwks_plain_http):
+        raise ValueError("--jwks-url has to be https:// (or give --jwks-plain-http, too)")
+    return tokens

@@ -362,6 +362,10 @@ def main() -> None:
         operations=found.operations[0] if found.operations else None,
         tls=secure,
     )
+    try:
+        access.check(found)
+    except ValueError as error:
+        parser.error(str(error))
     tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
     served = site.write((found.site or found.descriptors.with_name("site")).absolute())

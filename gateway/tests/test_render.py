@@ -168,6 +168,28 @@ def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str
     assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads", "s3"}
 
 
+def test_streams_do_not_take_the_room_of_calls(config: dict[str, Any]) -> None:
+    """
+    Every stream goes over connections and through circuit breakers of its own, which every service has; no call does.
+    """
+    streams = {
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    routes = manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+    apart = {route["match"].get("path") for route in routes if route.get("route", {}).get("priority") == "HIGH"}
+    assert streams <= apart
+    calls = {route["match"].get("path") for route in routes if "priority" not in route.get("route", {})}
+    assert not streams & calls
+    for cluster in config["static_resources"]["clusters"]:
+        if cluster["name"] in {"registry", "cdn", "cache"}:
+            thresholds = cluster["circuit_breakers"]["thresholds"]
+            assert [each.get("priority", "DEFAULT") for each in thresholds] == ["DEFAULT", "HIGH"]
+            assert all(each["max_requests"] for each in thresholds)
+
+
 def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
     """
     What a client says about its own identity is gone before anything looks at it.
@@ -228,6 +250,12 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
             ["--access", "on", "--jwks-url", "http://me:secret@x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
             "the address of the keys is not http(s)://host[:port][/path]",
         ),
+        (
+            ["--access", "on", "--jwks-url", "http://x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
+            "--jwks-url has to be https:// (or give --jwks-plain-http, too)",
+        ),
+        ([], "--access is off, and 0.0.0.0:8080 is not on loopback"),
+        (["--access", "off", "--listen", "[::]:80"], "--access is off, and [::]:80 is not on loopback"),
     ],
 )
 def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said: str) -> None:
@@ -240,6 +268,17 @@ def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said:
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_no_access_control_has_to_be_asked_for(tmp_path: Path) -> None:
+    """
+    On loopback it may be off; elsewhere only in so many words.
+    """
+    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
+    rest = ["--bucket", "bytes", "--descriptors", str(tmp_path / "contracts.binpb")]
+    for arguments in (["--listen", "127.0.0.1:80"], ["--listen", "[::1]:80"], ["--access", "open-to-everybody"]):
+        done = subprocess.run([*command, *rest, *arguments], cwd=ROOT, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_bad_address_is_a_usage_error() -> None:

@@ -55,6 +55,7 @@ class Server:
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
+        settings.check_access()
         files = settings.tls()
         self._proxies = settings.proxies()
         self.recorders = Recorders(metrics.calls, settings.slow_call_seconds, self._proxies)

@@ -62,7 +62,7 @@ def tokens(services: Mapping[str, str]) -> Tokens | None:
     What the gateway checks: the same as the services, whose settings these are.
     """
     mode = AccessMode(services.get("MODELYARD_ACCESS", AccessMode.OFF))
-    if mode is AccessMode.OFF:
+    if not mode.asks:
         return None
     url = services.get("MODELYARD_JWKS_URL")
     return Tokens(

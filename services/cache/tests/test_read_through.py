@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -405,3 +406,26 @@ async def test_an_unforeseen_error_does_not_end_the_stream(
             await asyncio.sleep(0.02)
     assert not mistakes
     assert cache.number("modelyard_background_failures_total", task="follow-registry") > failures
+
+
+async def test_a_renewed_token_leaves_no_gap(target: str, store: Backend, origin: Origin, tmp_path: Path) -> None:
+    """
+    A stream that ends because its token does is begun again with the one that the file holds by then, and all the while
+    reads are served from memory.
+    """
+    file = tmp_path / "token"
+    file.write_text("one")
+    origin.breaks_with = grpc.StatusCode.UNAUTHENTICATED
+    async with running(target, store, MODELYARD_SERVICE_TOKEN_FILE=str(file)) as cache:
+        await cache.warm()
+        assert set(origin.tokens) == {"Bearer one"}
+        file.write_text("another")
+        await origin.break_streams()
+        seen = set()
+        async with asyncio.timeout(10):
+            while origin.tokens[-1] != "Bearer another":
+                seen.add((await cache.read()).cache)
+                await asyncio.sleep(0.005)
+        await origin.write("second")
+        await until_fresh(cache, "second")
+        assert seen <= {"near"}

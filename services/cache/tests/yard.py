@@ -78,6 +78,9 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.minimums: list[int] = []
         self._changed = asyncio.Event()
         self._breaks = 0
+        # What ends the streams that are broken, and the tokens that they began with.
+        self.breaks_with = grpc.StatusCode.UNAVAILABLE
+        self.tokens: list[str] = []
 
     async def write(self, owner: str, name: str = NAME) -> int:
         """
@@ -132,6 +135,8 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         """
         As the registry: heartbeats first and between, every revision once.
         """
+        sent: Any = dict(context.invocation_metadata() or ())
+        self.tokens.append(str(sent.get("authorization", "")))
         late, self.late = self.late, 0.0
         await asyncio.sleep(late)
         began, breaks = time.monotonic_ns(), self._breaks
@@ -159,7 +164,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             yield changes_pb2.WatchChangesResponse(heartbeat=heartbeat)
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), 0.1)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "broken by the test")
+        await context.abort(self.breaks_with, "broken by the test")
 
     def _tell(self) -> None:
         self._changed.set()

@@ -26,11 +26,22 @@ REFLECTION: Final = "/grpc.reflection."
 class AccessMode(StrEnum):
     """
     Whether calls need a token: none does, all but reading do, all do.
+
+    `off` is for a machine of one's own: with it, a process serves on loopback only. Whoever wants to serve a network
+    without tokens has to say so in so many words.
     """
 
     OFF = "off"
+    OPEN = "open-to-everybody"
     READ_PUBLIC = "read-public"
     ON = "on"
+
+    @property
+    def asks(self) -> bool:
+        """
+        Whether any call needs a token.
+        """
+        return self in {AccessMode.READ_PUBLIC, AccessMode.ON}
 
 
 @dataclass(frozen=True, slots=True)

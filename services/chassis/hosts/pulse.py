@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _TICK = 0.01
 # Asking about a call takes four hand-overs between threads. So many are asked about in one turn of the loop, and turns
 # are so far apart, however many calls there are: thousands that are asked about together would hold up all others.
-_SLICE = 20
+_SLICE = 10
 _PAUSE = 0.01
 # A call is asked about soon after it has settled, and then ever more rarely, in proportion to its age: a stream that
 # has been quiet for an hour is not likely to end in this moment.
 _FIRST = 0.05
-_GROWTH = 1.25
+_GROWTH = 1.5
 _MOST = 15.0
 
 

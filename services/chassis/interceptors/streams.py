@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from services.chassis.access import Verifier
+from services.chassis.access import Identity, Verifier
 from services.chassis.access.policy import bearer
 from services.chassis.access.tokens import LEEWAY, expired
 from services.chassis.background import Chores
@@ -104,12 +104,11 @@ class StreamInterceptor:
 
     @contextmanager
     def _staying(self, context: Context) -> Iterator[_Stay]:
-        call = current_call()
-        known = call.identity if call is not None else None
-        if known is None or not known.subject:
+        token, known = self._token(context)
+        if known is None:
             yield _Stay("", float("inf"))
             return
-        stay = _Stay(bearer(context) or "", known.expires + LEEWAY)
+        stay = _Stay(token, known.expires + LEEWAY)
         self._stays.add(stay)
         try:
             stay.begin()
@@ -117,6 +116,18 @@ class StreamInterceptor:
         finally:
             stay.leave()
             self._stays.discard(stay)
+
+    def _token(self, context: Context) -> tuple[str, Identity | None]:
+        """
+        The token that a call came with, and what it says; None without a good one, where none is needed.
+        """
+        if self._verifier is None:
+            return "", None
+        try:
+            token = bearer(context)
+            return (token, self._verifier.verify(token)) if token is not None else ("", None)
+        except ModelyardError:
+            return "", None
 
     async def _verify_all(self) -> None:
         """

@@ -12,6 +12,7 @@ from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToke
 from services.chassis.access.fetching import may_fetch
 from services.chassis.access.keys import MOST_AGE
 from services.chassis.callers import LOOPBACK, Bounds, Network, Proxies
+from services.chassis.loopback import is_loopback
 from services.chassis.settings.kinds import (
     Address,
     address,
@@ -147,7 +148,7 @@ class CommonSettings:
         "MODELYARD_ACCESS",
         choice(AccessMode),
         default=AccessMode.OFF,
-        help="whether calls need a token: off, all but reading models and assets (read-public), or all (on)",
+        help="whether calls need a token: all (on), all but reading (read-public), none here (off) or anywhere",
     )
     jwks_file: str | None = setting(
         "MODELYARD_JWKS_FILE",
@@ -237,6 +238,19 @@ class CommonSettings:
             raise SettingsError([str(error)]) from None
         return files
 
+    def check_access(self) -> None:
+        """
+        Raises:
+            SettingsError: everybody in a network could do everything, and nobody has asked for that.
+        """
+        if self.access is AccessMode.OFF and not is_loopback(self.listen.host):
+            raise SettingsError(
+                [
+                    f"MODELYARD_ACCESS is off, and {self.listen} is not on loopback: everybody who connects could do "
+                    f"everything. Set MODELYARD_ACCESS=on (docs/access.md), or say MODELYARD_ACCESS={AccessMode.OPEN}"
+                ]
+            )
+
     def keys(self) -> Keys | None:
         """
         The keys that sign tokens; None while access control is off.
@@ -244,7 +258,7 @@ class CommonSettings:
         Raises:
             SettingsError: access control is on without all that it needs.
         """
-        if self.access is AccessMode.OFF:
+        if not self.access.asks:
             return None
         wrong = []
         if (self.jwks_file is None) == (self.jwks_url is None):

@@ -109,13 +109,13 @@ def test_many_quiet_calls_are_never_asked_about_together() -> None:
     part of the process's time; each is asked about again and again.
     """
     clock, calls, asked = watched(8000)
-    clock.run(120)
+    clock.run(240)
     turns = Counter(when for when, _ in asked)
-    assert max(turns.values()) <= 20
-    assert len(asked) / 120 <= 2000
+    assert max(turns.values()) <= 10
+    assert len(asked) / 240 <= 1000
     last = {call: when for when, call in asked}
     assert len(last) == len(calls)
-    assert min(last.values()) >= 120 - 16
+    assert min(last.values()) >= 240 - 16
 
 
 def test_one_call_is_asked_about_soon_and_then_more_rarely() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.access.tokens import LEEWAY
 from services.chassis.tests.behaviour.asking import EOF, Stub, channel_to, eventually
@@ -86,6 +87,22 @@ async def ended(call: Any) -> tuple[grpc.StatusCode, str]:
     except grpc.aio.AioRpcError as error:
         return error.code(), details(error)["ErrorInfo"].reason
     raise AssertionError("it ended well")
+
+
+async def test_watching_health_with_a_token_ends_with_it(guarded: Probe, issuer: Issuer) -> None:
+    """
+    A token is not needed for it here, but at the gateway; without one, or with a bad one, it goes on.
+    """
+    async with channel_to(guarded.target) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        request = health_pb2.HealthCheckRequest()
+        open_ended = [watch(request), watch(request, metadata=bearing("nonsense"))]
+        assert [(await each.read()).status for each in open_ended] == [health_pb2.HealthCheckResponse.SERVING] * 2
+        call = watch(request, metadata=bearing(nearly_over(issuer, 1)))
+        assert await ended(call) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
+        assert not any(each.done() for each in open_ended)
+        for each in open_ended:
+            each.cancel()
 
 
 @pytest.mark.parametrize("kind", ["Down", "Up", "Both"])
