@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.access import Tokens
+from modelyard.contracts import scopes
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
 from services.chassis.access import AccessMode
 
@@ -16,9 +17,17 @@ _OWN_SCOPES = ("registry.read", "assets.read", "assets.write")
 _OWN_SECONDS = 366 * 86400.0
 
 
+def developer_token(state: Path) -> Path:
+    """
+    The file with a token for whoever runs the suite, who has its key, too: with every scope.
+    """
+    return state / "access" / "token"
+
+
 def settings(state: Path, mode: str) -> dict[str, str]:
     """
-    The settings of all services. The key is made once; it, its public half and the services' token are in *state*.
+    The settings of all services. The key is made once; it, its public half, the services' token and one for whoever
+    runs this are in *state*.
 
     Args:
         state: the folder of the run.
@@ -32,8 +41,12 @@ def settings(state: Path, mode: str) -> dict[str, str]:
     if not key.exists():
         make_key(key)
     public.write_text(key_set(key))
-    own.touch(mode=0o600)
-    own.write_text(mint(key, "modelyard-services", _OWN_SCOPES, _OWN_SECONDS))
+    for file, subject, allowed in (
+        (own, "modelyard-services", _OWN_SCOPES),
+        (developer_token(state), "developer", sorted(set(scopes().values()))),
+    ):
+        file.touch(mode=0o600)
+        file.write_text(mint(key, subject, allowed, _OWN_SECONDS))
     return {
         "MODELYARD_ACCESS": mode,
         "MODELYARD_JWKS_FILE": str(public),
