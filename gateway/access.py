@@ -24,7 +24,7 @@ from gateway.refusals import Refusal
 from modelyard.contracts import public_scopes, services
 from services.chassis.access.fetching import may_fetch
 from services.chassis.access.policy import PUBLIC, AccessMode
-from services.chassis.access.tokens import LEEWAY
+from services.chassis.access.tokens import ALGORITHMS, LEEWAY
 from services.chassis.loopback import is_loopback
 
 BYTES: Final = ("/assets/", "/static/")
@@ -110,6 +110,7 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
             {
                 "provider": {_PROVIDER: _provider(tokens)},
                 "anybody": _ANYBODY,
+                "algorithms": _algorithms(tokens),
                 "rules": _rules(tokens, table),
                 "policies": _policies(tokens, table),
             }
@@ -150,6 +151,7 @@ def _provider(tokens: Tokens) -> dict[str, object]:
         "require_expiration": True,
         "clock_skew_seconds": LEEWAY,
         "payload_in_metadata": "claims",
+        "header_in_metadata": "header",
         "failed_status_in_metadata": "failure",
         "claim_to_headers": [
             {"header_name": "x-modelyard-subject", "claim_name": "sub"},
@@ -267,6 +269,20 @@ def _bearer_of(scope: str) -> dict[str, object]:
     return {"sourced_metadata": {"metadata_matcher": matcher}}
 
 
+def _algorithms(tokens: Tokens) -> dict[str, object]:
+    """
+    What is denied: a token that is signed by another algorithm than the services take, wherever a bad one is.
+    """
+    there = _matcher(["header", "alg"], {"present_match": True})
+    good = _matcher(["header", "alg"], {"string_match": {"safe_regex": {"regex": "|".join(ALGORITHMS)}}})
+    of = [
+        {"sourced_metadata": {"metadata_matcher": there}},
+        {"not_id": {"sourced_metadata": {"metadata_matcher": good}}},
+    ]
+    checked = _any_of([{"prefix": prefix} for prefix in (*_closed(tokens), _JSON)])
+    return {"others": {"permissions": [checked], "principals": [{"and_ids": {"ids": of}}]}}
+
+
 def _matcher(path: Sequence[str], value: Mapping[str, object]) -> dict[str, object]:
     return {"filter": _JWT_FILTER, "path": [{"key": key} for key in path], "value": value}
 
@@ -285,7 +301,14 @@ def _refusals(table: Mapping[str, str]) -> list[Refusal]:
         Refusal(401, "TOKEN_MISSING", "this call needs a token: authorization: Bearer …", (nothing,)),
         Refusal(401, "TOKEN_EXPIRED", "the token has expired: get a new one", (_failed("Jwt is expired"),)),
         Refusal(401, "TOKEN_INVALID", wrong),
-        # Envoy calls that forbidden.
+        # Envoy calls these two forbidden.
+        Refusal(
+            403,
+            "TOKEN_INVALID",
+            f"the token is not signed with {' or '.join(ALGORITHMS)}",
+            (_otherwise(),),
+            becomes=401,
+        ),
         Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
     ]
     for scope in sorted(set(table.values())):
@@ -297,6 +320,13 @@ def _refusals(table: Mapping[str, str]) -> list[Refusal]:
         found.append(Refusal(403, "SCOPE_MISSING", f"this call needs the scope {scope}", (either,), scope=scope))
     found.append(Refusal(403, "SCOPE_MISSING", "this call is not open to anybody"))
     return found
+
+
+def _otherwise() -> dict[str, object]:
+    # All others that Envoy knows: a filter of answers has no "not".
+    others = {"string_match": {"safe_regex": {"regex": r"(?:HS|PS)\d+|[ER]S(?:384|512)|EdDSA"}}}
+    matcher = _matcher(["header", "alg"], others)
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
 
 
 def _failed(message: str) -> dict[str, object]:

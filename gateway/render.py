@@ -368,7 +368,7 @@ def main() -> None:
         parser.error(str(error))
     tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
-    served = site.write((found.site or found.descriptors.with_name("site")).absolute())
+    served = site.write((found.site or found.descriptors.with_name("site")).absolute(), tokens)
     sys.stdout.write(render(addresses, found.descriptors, served))
 
 

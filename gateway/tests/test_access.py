@@ -4,7 +4,9 @@ Tokens at the gateway, whose services do not look at them: what it refuses by it
 
 from __future__ import annotations
 
+import base64
 import http.server
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,9 @@ from pathlib import Path
 import grpc
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from jwt.algorithms import ECAlgorithm
 
 from gateway import access
 from gateway.access import Tokens
@@ -96,6 +100,34 @@ def test_what_a_token_has_to_be(door: front.Front, issuer: Issuer, tmp_path: Pat
     }
     found = {name: call(door, GET, token) for name, (token, _) in expected.items()}
     assert found == {name: wanted for name, (_, wanted) in expected.items()}
+
+
+@pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
+def test_keys_of_other_kinds_sign_nothing(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    What the services do not take, the gateway does not take either, though its key set has it: a shared secret, which
+    all of its readers could sign with, and other algorithms. So it is for bytes, which no service looks after.
+    """
+    issuer, secret = Issuer(tmp_path / "jwks.json"), b"a secret that is as long as it has to be"
+    curve = ec.generate_private_key(ec.SECP384R1())
+    keys = json.loads(issuer.file.read_text())["keys"]
+    shared = {"kty": "oct", "kid": "shared", "k": base64.urlsafe_b64encode(secret).decode().rstrip("="), "alg": "HS256"}
+    longer = {**ECAlgorithm.to_jwk(curve.public_key(), as_dict=True), "kid": "longer", "alg": "ES384"}
+    issuer.file.write_text(json.dumps({"keys": [*keys, shared, longer]}))
+    claims = jwt.decode(issuer.mint("registry.read assets.read"), options={"verify_signature": False})
+    forged = [
+        jwt.encode(claims, secret, "HS256", {"kid": "shared"}),
+        jwt.encode(claims, curve, "ES384", {"kid": "longer"}),
+        issuer.resign(claims, "RS512"),
+    ]
+    with gateway(Tokens(mode, ISSUER, AUDIENCE, issuer.file), tmp_path / "state", echo[1]) as running:
+        for _ in range(2):  # the second time from its memory
+            assert call(running, GET, f"Bearer {issuer.mint('registry.read')}") == OK
+            for token in forged:
+                assert call(running, GET, f"Bearer {token}") == INVALID
+                answer = ask(running, "/v1/namespaces/default/models", token)
+                assert (answer.status, answer.error["details"][0]["reason"]) == (401, "TOKEN_INVALID")
+                assert ask(running, "/static/logo.svg", token).status == (401 if mode is AccessMode.ON else 503)
 
 
 def test_a_token_without_an_end_is_refused(door: front.Front, issuer: Issuer) -> None:

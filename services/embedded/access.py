@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.access import Tokens
+from modelyard.contracts import public_scopes
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
 from services.chassis.access import AccessMode
 
@@ -21,9 +22,17 @@ OWN_SCOPES: Final[Mapping[str, Sequence[str]]] = {
 _OWN_SECONDS = 366 * 86400.0
 
 
+def developer_token(state: Path) -> Path:
+    """
+    The file with a token for whoever runs the suite, who has its key, too: with every scope.
+    """
+    return state / "access" / "token"
+
+
 def settings(state: Path, mode: str) -> dict[str, str]:
     """
-    The settings of all services. The key is made once; it and its public half are in *state*.
+    The settings of all services. The key is made once; it, its public half and a token for whoever runs this are in
+    *state*.
 
     Args:
         state: the folder of the run.
@@ -37,6 +46,7 @@ def settings(state: Path, mode: str) -> dict[str, str]:
     if not key.exists():
         make_key(key)
     public.write_text(key_set(key))
+    _write(developer_token(state), key, "developer", sorted(set(public_scopes().values())))
     return {
         "MODELYARD_ACCESS": mode,
         "MODELYARD_JWKS_FILE": str(public),
@@ -52,9 +62,13 @@ def own(state: Path, mode: str, service: str) -> dict[str, str]:
     if mode == "off" or service not in OWN_SCOPES:
         return {}
     token = state / "access" / f"{service}-token"
-    token.touch(mode=0o600)
-    token.write_text(mint(state / "access" / "key.pem", f"modelyard-{service}", OWN_SCOPES[service], _OWN_SECONDS))
+    _write(token, state / "access" / "key.pem", f"modelyard-{service}", OWN_SCOPES[service])
     return {"MODELYARD_SERVICE_TOKEN_FILE": str(token)}
+
+
+def _write(file: Path, key: Path, subject: str, allowed: Sequence[str]) -> None:
+    file.touch(mode=0o600)
+    file.write_text(mint(key, subject, allowed, _OWN_SECONDS))
 
 
 def tokens(services: Mapping[str, str]) -> Tokens | None:

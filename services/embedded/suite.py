@@ -175,7 +175,7 @@ def gateway(
     descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
     descriptors.write_bytes(descriptor_set())
     tls.write(addresses.tls)
-    config.write_text(render(addresses, descriptors, site.write(state / "site")))
+    config.write_text(render(addresses, descriptors, site.write(state / "site", addresses.tokens)))
     options = [
         "--config",
         str(config),

@@ -144,7 +144,8 @@ def test_the_matrix_as_json(guarded: tuple[Stack, Issuer], tmp_path: Path) -> No
         # A stream that goes on has no end, and what streams in is no JSON.
         for binding in [] if method.server_streaming or method.client_streaming else bindings(method):
             for what, (token, wanted) in expected(issuer, stranger, path_of(method)).items():
-                headers = {} if token is None else {"authorization": f"Bearer {token}"}
+                headers = {"content-type": "application/json"}
+                headers |= {} if token is None else {"authorization": f"Bearer {token}"}
                 connection.request(binding.verb.upper(), example(binding), "{}" if binding.body else None, headers)
                 answer = connection.getresponse()
                 body = answer.read()

@@ -155,6 +155,32 @@ def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path) -> None:
         assert stack.postgres.sql("SELECT count(*) FROM models", "modelyard") == "2"
 
 
+@pytest.mark.parametrize("tls", ["off", "on"])
+def test_what_it_says_to_try_works_with_access_control(state: Path, tls: str) -> None:
+    """
+    The commands that are printed have the token that calls need, which is in a file of its owner's.
+    """
+    run = Run(state, "--port", "0", "--access", "on", "--tls", tls)
+    run.until("curl ")
+    try:
+        tried = [line.strip() for line in run.lines if line.startswith(("  .venv/bin/modelyard --target", "  curl "))]
+        assert len(tried) == 2
+        for command in tried:
+            done = subprocess.run(
+                ["bash", "-c", command.replace("curl ", "curl -fsS ")],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert mode(state / "access" / "token") == 0o600
+        assert any("-protoset" in line and (state / "contracts.binpb").exists() for line in run.lines)
+    finally:
+        run.end(signal.SIGINT)
+    assert run.left() == []
+
+
 def test_ctrl_c_while_starting_stops_what_was_started(state: Path) -> None:
     """
     A start that is interrupted leaves nothing behind, and says no traceback.
