@@ -59,6 +59,8 @@ async def _run(found: argparse.Namespace, delay: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
     options = ["--config-path", str(found.config), "--log-level", found.log_level, "--disable-hot-restart"]
+    # Of the access log: 10 seconds by default, which are lost when the process is.
+    options += ["--file-flush-interval-msec", "1000"]
     # Which connections hear GOAWAY is not left to chance.
     options += ["--drain-time-s", str(max(1, round(found.drain_seconds))), "--drain-strategy", "immediate"]
     envoy = await asyncio.create_subprocess_exec(

@@ -20,6 +20,9 @@ from modelyard.contracts import services
 #: Codes that are our fault. What a caller asked for wrongly is no failure of ours.
 FAULTS = "Unknown|DeadlineExceeded|Internal|Unavailable|DataLoss"
 
+#: What nobody serves counts under this name, and is no fault of ours.
+UNSERVED = "unknown"
+
 #: A watch lasts as long as its caller wants: neither its end nor its length says anything.
 WATCHES = "Watch.*"
 
@@ -216,7 +219,7 @@ def _slower(calls: str, seconds: str) -> str:
 
 
 def _faults() -> str:
-    calls = f'grpc_method!~"{WATCHES}"'
+    calls = f'grpc_method!~"{WATCHES}",grpc_service!="{UNSERVED}"'
     return (
         f'1 - sum by (job) (rate(grpc_server_handled_total{{{calls},grpc_code!~"{FAULTS}"}}[WINDOW]))'
         f" / sum by (job) (rate(grpc_server_handled_total{{{calls}}}[WINDOW]))"

@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 
 from gateway.access import Tokens
+from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import Bucket
 from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
@@ -125,6 +126,7 @@ def gateway(
     tokens: Tokens | None = None,
     limits: Limits = USUAL,
     services: Mapping[str, int] | None = None,
+    access_log: AccessLog = STANDARD_OUTPUT,
 ) -> Iterator[Front]:
     """
     Run a gateway before *s3*, whose services do not answer, with its files in *state*.
@@ -139,6 +141,7 @@ def gateway(
         tls: where there is TLS.
         context: of the clients then.
         services: the ports of services that do answer.
+        access_log: how much is written of requests.
     """
     front = Front(free_port(), free_port(), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
@@ -154,6 +157,7 @@ def gateway(
         tokens=tokens,
         limits=limits,
         operations=("127.0.0.1", front.operations),
+        access_log=access_log,
     )
 
     def ready() -> None:
