@@ -4,6 +4,7 @@ What the gateway writes of requests, and what it counts of those that it refuses
 
 from __future__ import annotations
 
+import argparse
 import json
 import stat
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from gateway import access_log
 from gateway.access import Tokens
 from gateway.access_log import AccessLog
 from gateway.limits import Limits
@@ -232,6 +234,17 @@ def test_a_share_is_a_percentage() -> None:
     """
     with pytest.raises(ValueError, match="--access-log-percent"):
         AccessLog(percent=101)
+
+
+def test_a_container_writes_to_its_standard_output() -> None:
+    """
+    There is a line a request without a file, where none is named.
+    """
+    parser = argparse.ArgumentParser()
+    access_log.add_arguments(parser)
+    loggers = access_log.parse(parser.parse_args([])).values()["ACCESS_LOG"]
+    assert isinstance(loggers, list)
+    assert loggers[0]["typed_config"]["@type"].endswith(".StdoutAccessLog")
 
 
 def _all(watched: Watched, request_id: str) -> list[dict[str, Any]]:
