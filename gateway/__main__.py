@@ -68,6 +68,8 @@ async def _run(found: argparse.Namespace, delay: float) -> int:
     # The socket of its administration is nobody else's from the moment that it is there.
     os.umask(0o077)
     options = ["--config-path", str(found.config), "--log-level", found.log_level, "--disable-hot-restart"]
+    # Of the access log: 10 seconds by default, which are lost when the process is.
+    options += ["--file-flush-interval-msec", "1000"]
     # Which connections hear GOAWAY is not left to chance.
     options += ["--drain-time-s", str(max(1, round(found.drain_seconds))), "--drain-strategy", "immediate"]
     envoy = await asyncio.create_subprocess_exec(

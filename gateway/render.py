@@ -26,8 +26,9 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, browsers, limits, site, tls, tls_options
+from gateway import access, access_log, browsers, limits, site, tls, tls_options
 from gateway.access import Tokens
+from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.limits import USUAL, Limits
 from gateway.openapi.bindings import bindings
@@ -56,6 +57,7 @@ class Addresses:
         limits: of clients and of the gateway itself.
         operations: where /livez, /readyz and /metrics are, for those who run it; nowhere by default.
         tls: where there is TLS; nowhere by default.
+        access_log: what is written of requests; by default to standard output.
     """
 
     listen: Address
@@ -70,6 +72,7 @@ class Addresses:
     limits: Limits = USUAL
     operations: Address | None = None
     tls: Tls = NO_TLS
+    access_log: AccessLog = STANDARD_OUTPUT
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -107,6 +110,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         **access.values(addresses.tokens),
         **addresses.limits.values(access.refused(addresses.tokens)),
         **browsers.values(addresses.origins, browsers.hosts(addresses.listen[0], addresses.hosts)),
+        **addresses.access_log.values(),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -284,6 +288,13 @@ def _socket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Path:
     return path
 
 
+def _access_log(found: argparse.Namespace, parser: argparse.ArgumentParser) -> AccessLog:
+    try:
+        return access_log.parse(found)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
     try:
         return tls_options.parse(found, found.descriptors.with_name("tls"))
@@ -346,6 +357,7 @@ def main() -> None:
     access.add_arguments(parser)
     limits.add_arguments(parser)
     tls_options.add_arguments(parser)
+    access_log.add_arguments(parser)
     found = parser.parse_args()
     tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
@@ -361,6 +373,7 @@ def main() -> None:
         limits=bounds,
         operations=found.operations[0] if found.operations else None,
         tls=secure,
+        access_log=_access_log(found, parser),
     )
     try:
         access.check(found)

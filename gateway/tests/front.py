@@ -18,6 +18,7 @@ from botocore.config import Config
 
 from gateway.__main__ import ask as administration
 from gateway.access import Tokens
+from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import Bucket
 from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
@@ -125,6 +126,7 @@ def gateway(
     limits: Limits = USUAL,
     services: Mapping[str, int] | None = None,
     hosts: Sequence[str] = (),
+    access_log: AccessLog = STANDARD_OUTPUT,
 ) -> Iterator[Front]:
     """
     Run a gateway before *s3*, whose services do not answer, with its files in *state*.
@@ -140,6 +142,7 @@ def gateway(
         context: of the clients then.
         services: the ports of services that do answer.
         hosts: what clients may call it besides localhost.
+        access_log: how much is written of requests.
     """
     front = Front(free_port(), socket_file(state, "admin.sock"), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
@@ -156,6 +159,7 @@ def gateway(
         tokens=tokens,
         limits=limits,
         operations=("127.0.0.1", front.operations),
+        access_log=access_log,
     )
 
     def ready() -> None:

@@ -151,6 +151,8 @@ def test_everything_wrong_is_said_at_once() -> None:
         ("MODELYARD_PAUSE", "2s"),
         ("MODELYARD_PAUSE", "5.01"),
         ("MODELYARD_NAME", "two\nlines"),
+        ("MODELYARD_GATEWAY_NETWORKS", "10.0.0.1/8"),
+        ("MODELYARD_GATEWAY_NETWORKS", "gateway"),
         ("MODELYARD_DATABASE_URL", "mysql://db/x"),
         ("MODELYARD_DATABASE_URL", "db:5432"),
         ("MODELYARD_DATABASE_URL", "postgresql://"),

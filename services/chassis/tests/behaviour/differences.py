@@ -73,12 +73,7 @@ NOT_GRPC = Difference(
     ("415", None), ("200", OK), "The specification asks for HTTP 415; grpcio serves any content type."
 )
 NOT_POST = Difference({"405"}, {"", "200"}, "The Envoy host answers as HTTP; grpcio with INTERNAL or a reset.")
-UNARY_COMPRESSION = Difference(
-    True, False, "grpcio compresses a single answer only if its handler has sent initial metadata by itself."
-)
-UNASKED_COMPRESSION = Difference(
-    False, True, "grpcio compresses streams for clients that never said that they understand it. All of its own do."
-)
+# Not on the wire, but in what is measured.
 QUEUED = Difference(
     True,
     False,
@@ -88,6 +83,12 @@ TOO_LARGE_IS_COUNTED_AS = Difference(
     RESOURCE_EXHAUSTED,
     CANCELLED,
     "grpcio's core refuses it by itself, and Python only learns that the call is over.",
+)
+UNARY_COMPRESSION = Difference(
+    True, False, "grpcio compresses a single answer only if its handler has sent initial metadata by itself."
+)
+UNASKED_COMPRESSION = Difference(
+    False, True, "grpcio compresses streams for clients that never said that they understand it. All of its own do."
 )
 SUDDEN_END = Difference(
     set(),
