@@ -23,11 +23,12 @@ from bench.form import Check, Report, Samples
 from bench.ghz import percentile
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
-from tests.abuse.attacks import ATTACKS, Attack
+from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
 from tests.abuse.test_abuse import behaving
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
+_ALL = {**ATTACKS, **UPLOAD_ATTACKS}
 _REQUIRED = 2.0
 _MIB = 1 << 20
 
@@ -49,7 +50,7 @@ def attacker(name: str, port: int) -> None:
     """
     os.nice(19)
     logging.disable()  # a connection that is closed under it is what it wants
-    asyncio.run(again(ATTACKS[name], port))
+    asyncio.run(again(_ALL[name], port))
 
 
 def slowest(gateway: str, name: str | None) -> float:
@@ -81,7 +82,7 @@ def main() -> int:
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as stack:
         (gateway,) = psutil.Process(stack.pid("gateway")).children()
         slowest(stack.gateway, None)  # to warm up
-        for name in os.environ.get("ATTACKS", ",".join(ATTACKS)).split(","):
+        for name in os.environ.get("ATTACKS", ",".join(_ALL)).split(","):
             before = gateway.memory_info().rss
             calm, attacked = [], []
             for _ in range(ROUNDS):
