@@ -26,13 +26,14 @@ from bench.form import Check, Report, Samples
 from bench.ghz import percentile
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
-from tests.abuse.attacks import ATTACKS, Attack
+from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
 from tests.abuse.keyvalue import VALKEY
 from tests.abuse.test_abuse import behaving
 from tests.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
+_ALL = {**ATTACKS, **UPLOAD_ATTACKS}
 _REQUIRED = 2.0
 # Who watches and says nothing: how many, and how many milliseconds they may add for others.
 WATCHERS = {"watchers_2000": 2000, "watchers_8000": 8000}
@@ -57,7 +58,7 @@ def attacker(name: str, port: int) -> None:
     """
     os.nice(19)
     logging.disable()  # a connection that is closed under it is what it wants
-    asyncio.run(again(ATTACKS[name], port))
+    asyncio.run(again(_ALL[name], port))
 
 
 def watcher(port: int, count: int, opened: Connection, enough: Event) -> None:
@@ -149,7 +150,7 @@ def main() -> int:
         os.environ[VALKEY] = stack.valkey.url
         (gateway,) = psutil.Process(stack.pid("gateway")).children()
         slowest(stack.gateway, None)  # to warm up
-        for name in os.environ.get("ATTACKS", ",".join([*ATTACKS, *WATCHERS])).split(","):
+        for name in os.environ.get("ATTACKS", ",".join([*_ALL, *WATCHERS])).split(","):
             if name in WATCHERS:
                 watchers(report, stack, name)
                 continue

@@ -57,7 +57,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
 
         records, pins, privacy = Records(database), Pins(database, settings.owner_quota), Privacy()
         assets = await stack.enter_async_context(open_assets(bucket, records, settings.limits()))
-        uploads = Uploads(database, settings.upload_lifetime, settings.most_uploads)
+        uploads = Uploads(database, settings.bounds())
         finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
         grace, rhythm = settings.grace(), settings.rhythm()
         remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database, pins, privacy))
@@ -66,9 +66,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
 
         mutations = Mutations(writer)
         storing = Storing(records, pins, mutations, privacy)
-        idle = settings.upload_idle
-        service = AssetService(assets, records, pins, collection, storing, mutations, privacy, grace, idle)
-        resumable = UploadService(assets, records, uploads, finisher, storing, privacy, idle)
+        patience = settings.patience()
+        service = AssetService(assets, records, pins, collection, storing, mutations, privacy, grace, patience)
+        resumable = UploadService(assets, records, uploads, finisher, storing, privacy, patience)
         server.add(add_AssetServiceServicer_to_server, service)
         server.add(add_UploadServiceServicer_to_server, resumable)
         server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, privacy))

@@ -7,13 +7,19 @@ Sources: RFC 9113, section 10.5; CVE-2023-44487 (rapid reset); CVE-2024-27919 (C
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
+import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import grpc
+
+from modelyard import aio, explain
+from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
 from tests.abuse.bad_requests import bad_requests
@@ -24,6 +30,7 @@ MODELS = "/v1/namespaces/default/models"
 CLOSED_WITHIN = 20.0  # seconds
 _STREAMS = 10_000
 _REFUSED_STREAM = 7
+_PART = 8 << 20
 
 Attack = Callable[[int], Coroutine[Any, Any, None]]
 
@@ -255,6 +262,72 @@ async def without_te(port: int) -> None:
         assert (reply.http, reply.status) == ("200", 3), reply
 
 
+async def opened_uploads(port: int, most: int = 10_000) -> None:
+    """
+    Uploads of made-up digests that are opened and never sent: the client is told that it has too many, long before all
+    have.
+    """
+    async with aio.connect(f"127.0.0.1:{port}") as yard:
+        opened, refused = 0, ""
+        for _ in range(most):
+            request = uploads_pb2.StartUploadRequest(sha256=os.urandom(32).hex(), size_bytes=_PART)
+            try:
+                await yard.uploads.StartUpload(request, timeout=CLOSED_WITHIN)
+            except grpc.RpcError as error:
+                refused = explain(error).reason
+                break
+            opened += 1
+        assert (opened < most, refused) == (True, "UPLOADS_OPEN")
+
+
+async def dripping_uploads(port: int, streams: int = 33, seconds: float = 5) -> None:
+    """
+    Uploads that send a byte now and then, so that each holds a part's memory: they are ended, or told that they are too
+    many, and small ones get through meanwhile.
+    """
+    async with aio.connect(f"127.0.0.1:{port}") as yard:
+        ends = asyncio.get_running_loop().time() + seconds
+        tasks = [asyncio.create_task(_drip(yard, ends)) for _ in range(streams)]
+        try:
+            while asyncio.get_running_loop().time() < ends:
+                await asyncio.sleep(0.2)
+                data = os.urandom(13)
+                header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=13)
+                chunk = assets_pb2.Chunk(offset=0, data=data)
+                messages = [assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=chunk)]
+                await yard.assets.Upload(_all(messages), timeout=CLOSED_WITHIN)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drip(yard: aio.Client, ends: float) -> None:
+    request = uploads_pb2.StartUploadRequest(sha256=os.urandom(32).hex(), size_bytes=2 * _PART)
+    name = (await yard.uploads.StartUpload(request, timeout=CLOSED_WITHIN)).name
+
+    async def bytes_now_and_then() -> AsyncIterator[uploads_pb2.WriteUploadRequest]:
+        offset = 0
+        while asyncio.get_running_loop().time() < ends:
+            chunk = assets_pb2.Chunk(offset=offset, data=b"x")
+            yield uploads_pb2.WriteUploadRequest(name=name, chunk=chunk)
+            offset += 1
+            await asyncio.sleep(0.2)
+
+    try:
+        with suppress(grpc.RpcError):
+            await yard.uploads.WriteUpload(bytes_now_and_then())
+    finally:
+        await yard.uploads.AbortUpload(uploads_pb2.AbortUploadRequest(name=name), timeout=CLOSED_WITHIN)
+
+
+async def _all(messages: list[assets_pb2.UploadRequest]) -> AsyncIterator[assets_pb2.UploadRequest]:
+    for each in messages:
+        yield each
+
+
+#: What takes the asset service's memory and places, for as long as it takes with the real bounds.
+UPLOAD_ATTACKS: dict[str, Attack] = {"dripping uploads": dripping_uploads, "opened uploads": opened_uploads}
 ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (

@@ -45,6 +45,7 @@ class Memory:
     Args:
         part_bytes: of which whole ones are committed.
         stored: bytes by digest.
+        in_use: how often StartUpload says that somebody else sends the bytes.
         headers: media type, owner and whether it is private, by digest.
         opened: uploads by name.
         received: bytes that came in uploads, those that were sent again as well.
@@ -74,6 +75,7 @@ class Memory:
     answers: dict[str, deque[tuple[grpc.StatusCode, str]]] = field(default_factory=dict)
     garble: bytes = b""
     pause: threading.Event = field(default_factory=threading.Event)
+    in_use: int = 0
     pause_at: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -227,6 +229,8 @@ class Uploads(UploadServiceServicer):
             found.message.part_size_bytes = self._memory.part_bytes
             self._memory.headers[request.sha256] = (request.media_type, request.owner, request.private)
             found.message.complete = request.sha256 in self._memory.stored
+            found.message.in_use = self._memory.in_use > 0
+            self._memory.in_use -= 1
             return found.message
 
     def WriteUpload(  # noqa: N802

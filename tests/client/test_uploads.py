@@ -83,7 +83,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     Nobody waits long between attempts.
     """
     monkeypatch.setattr(attempts, "_LONGEST_DELAY", 0.01)
-    monkeypatch.setattr(uploading, "_FINISH_PAUSE", 0.01)
+    monkeypatch.setattr(uploading, "_WAIT_PAUSE", 0.01)
 
 
 def test_small_and_large(upload: Upload, memory: Memory, file: Path, tmp_path: Path) -> None:
@@ -162,15 +162,30 @@ def test_a_stream_that_ends_early(upload: Upload, memory: Memory, file: Path, mo
         upload(file)
 
 
-def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None:
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("reason", ["UPLOAD_TAKEN_OVER", "UPLOAD_IN_USE"])
+def test_another_client_sends_the_same_file(upload: Upload, memory: Memory, file: Path, reason: str) -> None:
     """
-    Whoever is taken over by another writer stops: two would take over from each other for ever.
+    While another client sends the same file, this one asks where the upload stands, sends nothing, and goes on when it
+    is let; also when it hears of the other one from a stream of its own.
     """
-    memory.answers["WriteUpload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_TAKEN_OVER")])
-    with pytest.raises(grpc.RpcError) as caught:
+    memory.answers["WriteUpload"] = deque([(grpc.StatusCode.ABORTED, reason)] * 20)
+    memory.in_use = 20
+    upload(file)
+    assert memory.calls.count("StartUpload") == 41
+    assert memory.calls.count("WriteUpload") == 21
+    assert memory.stored
+
+
+@pytest.mark.usefixtures("hasty")
+def test_another_client_that_does_not_get_on(upload: Upload, memory: Memory, file: Path) -> None:
+    """
+    Waiting for another client ends when nothing comes of it.
+    """
+    memory.in_use = 10_000
+    with pytest.raises(modelyard.IntegrityError, match="does not get on"):
         upload(file)
-    assert modelyard.explain(caught.value).reason == "UPLOAD_TAKEN_OVER"
-    assert memory.calls == ["StartUpload", "WriteUpload"]
+    assert "WriteUpload" not in memory.calls
 
 
 @pytest.mark.usefixtures("hasty")

@@ -9,6 +9,7 @@ ALTER TABLE uploads ADD COLUMN client text NOT NULL DEFAULT '';
 -- Until when nobody takes over from the writer: it says so again and again while its bytes come.
 ALTER TABLE uploads ADD COLUMN writing_until timestamptz;
 CREATE INDEX uploads_by_client ON uploads (client);
+CREATE INDEX uploads_with_bytes ON uploads (id) WHERE multipart <> '';
 
 -- As the client said it; empty means that of the asset.
 ALTER TABLE static_files ADD COLUMN content_type text NOT NULL DEFAULT '';

@@ -12,7 +12,7 @@ from enum import StrEnum
 from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key
 from services.cdn.model.formats import Inspection
 from services.cdn.model.names import DIGEST, DIGEST_RULE, asset_name, check_owner
-from services.chassis.errors import InvalidArgument, Violations
+from services.chassis.errors import InvalidArgument, PermissionDenied, Violations
 
 MIB = 1024 * 1024
 
@@ -125,6 +125,20 @@ class Draft:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """
+    Who uploads.
+
+    Args:
+        subject: of the verified token; empty while access control is off.
+        client: whom bounds are counted for: the subject, or an address where there is none.
+    """
+
+    subject: str
+    client: str
+
+
 class Intake:
     """
     Holds the chunks of an upload to the rules: consecutive, of a size, and no more than declared.
@@ -190,6 +204,8 @@ class Upload:
         inspection: what the first part was recognised as.
         writer: the fencing token of who writes.
         expire_time: when it is given up.
+        subject: of the token that it was started with; empty for none.
+        in_use: whether somebody writes.
     """
 
     id: str
@@ -203,6 +219,8 @@ class Upload:
     inspection: Inspection | None
     writer: int
     expire_time: datetime
+    subject: str = ""
+    in_use: bool = False
 
     @property
     def name(self) -> str:
@@ -210,6 +228,14 @@ class Upload:
         The resource name, ``uploads/{upload}``.
         """
         return f"uploads/{self.id}"
+
+    def check_subject(self, caller: Caller) -> None:
+        """
+        Raises:
+            PermissionDenied: it is somebody else's (UPLOAD_OF_ANOTHER).
+        """
+        if self.subject and caller.subject and self.subject != caller.subject:
+            raise PermissionDenied("UPLOAD_OF_ANOTHER", f"{self.name} was started by somebody else: start your own")
 
     @property
     def committed_bytes(self) -> int:

@@ -22,7 +22,8 @@ from services.cdn.model import (
     parse_names,
     parse_part,
 )
-from services.cdn.service.arriving import Arriving
+from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
 from services.cdn.service.storing import Storing
@@ -53,7 +54,7 @@ class AssetService(AssetServiceServicer):
         mutations: does the writes.
         privacy: who may know of private assets.
         grace: how long what nobody keeps is left alone.
-        idle: seconds that the stream of an upload may bring no chunk.
+        patience: how slow the stream of an upload may be.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class AssetService(AssetServiceServicer):
         mutations: Mutations,
         privacy: Privacy,
         grace: Grace,
-        idle: float,
+        patience: Patience,
     ) -> None:
         self._assets = assets
         self._records = records
@@ -76,7 +77,7 @@ class AssetService(AssetServiceServicer):
         self._mutations = mutations
         self._privacy = privacy
         self._grace = grace
-        self._idle = idle
+        self._patience = patience
 
     async def GetAsset(self, request: pb.GetAssetRequest, context: Context) -> pb.Asset:
         sha256 = parse_name(request.name)
@@ -99,13 +100,13 @@ class AssetService(AssetServiceServicer):
         return pb.FindMissingResponse(sha256=[digest for digest in digests if digest not in found], public=public)
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
-        messages = Arriving(request_iterator, idle=self._idle, longest=MOST_STREAM.total_seconds())
+        messages = Arriving(request_iterator, self._patience, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
         self._privacy.check_upload(private=draft.private)
         stored = await self._storing.there(context, draft)
         if stored is not None:
             return stored
-        async with self._assets.write(draft) as writer:
+        async with self._assets.write(draft, caller(context).client) as writer:
             async for data in _chunks(messages, draft):
                 await writer.write(data)
             arrival = await writer.finish()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
 from services.cdn.store.bucket import Bucket, kept
-from services.cdn.store.budget import Budget
+from services.cdn.store.budget import Memory
 from services.cdn.store.copying import Copier
 from services.cdn.store.encodings import Variants
 from services.cdn.store.reader import AssetReader
@@ -32,12 +32,14 @@ class Limits:
 
     Args:
         upload_memory: bytes that all uploads of a process may hold in memory; more of them wait.
+        upload_memory_each: the same of one client's; None for no less than all.
         least_compressed, most_compressed: the sizes in bytes between which text is compressed.
     """
 
     upload_memory: int
     least_compressed: int
     most_compressed: int
+    upload_memory_each: int | None = None
 
 
 class AssetStore:
@@ -51,7 +53,7 @@ class AssetStore:
 
     Attributes:
         bucket: the bucket.
-        budget: of the memory that all uploads share.
+        memory: that all uploads share.
         chores: takes what remains to be done when a caller has gone away.
         variants: made of what is text.
     """
@@ -59,7 +61,7 @@ class AssetStore:
     def __init__(self, settings: S3Settings, records: Records, limits: Limits) -> None:
         self.bucket = Bucket(settings)
         self._copier = Copier(settings)
-        self.budget = Budget(limits.upload_memory)
+        self.memory = Memory(limits.upload_memory, limits.upload_memory_each)
         self.chores = Chores("uploads")
         self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
         self._records = records
@@ -71,11 +73,14 @@ class AssetStore:
         """
         await self.bucket.ping()
 
-    def write(self, draft: Draft) -> AssetWriter:
+    def write(self, draft: Draft, client: str = "") -> AssetWriter:
         """
         A writer for the bytes that *draft* declares.
+
+        Args:
+            client: of whose share of the memory they take.
         """
-        return AssetWriter(self.bucket, self._records, self.variants, draft, self.budget, self.chores)
+        return AssetWriter(self.bucket, self._records, self.variants, draft, self.memory.of(client), self.chores)
 
     def read(self, asset: Asset, span: Span, *, hashing: bool = True) -> AssetReader:
         """

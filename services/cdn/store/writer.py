@@ -13,7 +13,7 @@ from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
 from services.cdn.model.formats import Inspection
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.budget import Budget
+from services.cdn.store.budget import Allowance
 from services.cdn.store.encodings import Variants
 from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
@@ -36,7 +36,7 @@ class AssetWriter:
         records: reserves the key.
         variants: made of what is text.
         draft: what is to come.
-        budget: of the memory that all uploads share.
+        budget: the caller's, of the memory that all uploads share.
         chores: takes what remains to be done when the caller has gone away.
 
     Example:
@@ -47,7 +47,7 @@ class AssetWriter:
     """
 
     def __init__(
-        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Budget, chores: Chores
+        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Allowance, chores: Chores
     ) -> None:
         self._bucket, self._records, self._variants = bucket, records, variants
         self._draft, self._budget, self._chores = draft, budget, chores

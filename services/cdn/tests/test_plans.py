@@ -17,14 +17,15 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from services.cdn.model import Draft, UploadWay
+from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.model.formats import Inspection
 from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Arrival, Records
-from services.cdn.store.uploads import Progress, Uploads
+from services.cdn.store.uploads import Bounds, Progress, Uploads
 from services.chassis.checks import Checks
+from services.chassis.errors import Aborted, ResourceExhausted
 from services.embedded.postgres import SERVICE_ROLE
 from services.ledger.model.calls import Write
 from services.ledger.model.pages import Page, Query
@@ -171,16 +172,24 @@ async def uploads(database: Database, _writer: Writer) -> None:
     """
     How far uploads are.
     """
-    uploads = Uploads(database, timedelta(days=1), MANY)
-    upload = await uploads.take((await uploads.open(Draft(digest("up"), 10, "text/plain"))).id)
+    lease = timedelta(seconds=1)
+    uploads, who = Uploads(database, Bounds(timedelta(days=1), MANY, MANY, lease)), Caller("ann", "ann")
+    upload = await uploads.take((await uploads.open(Draft(digest("up"), 10, "text/plain"), who)).id)
+    with pytest.raises(Aborted):
+        await uploads.take(upload.id)
+    await uploads.keep_writing(upload)
     begun = await uploads.begin(upload, UploadWay.STREAM, "assets/x", "multipart")
     await uploads.record(upload, Progress(Part(1, "etag"), b"state", None))
     await uploads.parts(begun)
+    await uploads.stop_writing(upload)
     claimed = await uploads.claim(upload.id, 60)
     await uploads.keep_claim(claimed, 60)
     await uploads.let_go(claimed)
     await uploads.finished(upload.id, upload.draft.sha256)
     await uploads.was_finished(upload.id)
+    await uploads.stored(Draft(digest("up"), 10, "text/plain"), who)
+    with pytest.raises(ResourceExhausted):
+        await Uploads(database, Bounds(lease, 1, 0, lease)).open(Draft(digest("more"), 10, "text/plain"), who)
     await uploads.drop(upload.id)
     await uploads.drop_expired()
     await uploads.forget()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.cdn.v1 import assets_pb2
-from services.cdn.model import Draft, UploadWay
+from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.store.assets import Limits, open_assets
 from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collected, Collection, Grace
@@ -22,7 +22,7 @@ from services.cdn.store.finishing import Finisher
 from services.cdn.store.records import Records
 from services.cdn.store.resuming import begin
 from services.cdn.store.sweeping import Rhythm, Sweeper
-from services.cdn.store.uploads import Uploads
+from services.cdn.store.uploads import Bounds, Uploads
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
 from services.cdn.tests.conftest import Cdn, Store, World, serving
 from services.cdn.tests.uploading import PART, Client
@@ -80,7 +80,7 @@ async def yard(world: World) -> AsyncIterator[Yard]:
         open_database(DatabaseSettings(url=place.database)) as database,
         open_assets(settings, Records(database), Limits(1 << 26, 0, 0)) as assets,
     ):
-        bucket, uploads, writer = Paged(settings), Uploads(database, _HOUR, 100), Writer(database)
+        bucket, uploads, writer = Paged(settings), Uploads(database, Bounds(_HOUR, 100, 100, _HOUR)), Writer(database)
         finisher, collection = Finisher(assets, Records(database), uploads), Collection(database, writer, bucket)
 
         def sweeper(age: timedelta) -> Sweeper:
@@ -106,7 +106,7 @@ async def test_what_belongs_to_nothing(yard: Yard) -> None:
     # Its row went first.
     staged = f"staging/{uuid.uuid4()}"
     yard.store.client.put_object(Bucket=yard.store.bucket, Key=staged, Body=b"?")
-    upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"))
+    upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"), Caller("", ""))
     upload = await begin(yard.bucket, yard.uploads, upload, UploadWay.DIRECT)
     await yard.sweeper(_HOUR).sweep()
     assert (len(yard.store.open_uploads()), yard.store.keys("")) == (4, [staged])

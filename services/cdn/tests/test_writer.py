@@ -11,7 +11,7 @@ import pytest
 
 from services.cdn.model import Draft
 from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.budget import Budget
+from services.cdn.store.budget import Allowance, Budget
 from services.cdn.store.encodings import Variants
 from services.cdn.store.records import Records
 from services.cdn.store.writer import AssetWriter
@@ -67,7 +67,9 @@ async def test_a_caller_that_goes_away_while_parts_are_sent() -> None:
     variants = Variants(bucket, least_bytes=0, most_bytes=0)
 
     async def store() -> None:
-        async with AssetWriter(bucket, cast("Records", slow), variants, draft, budget, chores) as writer:
+        async with AssetWriter(
+            bucket, cast("Records", slow), variants, draft, Allowance(budget, budget, ""), chores
+        ) as writer:
             await writer.write(data)
             await writer.finish()
 
