@@ -206,9 +206,10 @@ class ValueStore:
         """
         What a script says, once it is done with what it had to forget before.
         """
+        seconds = max(_SECONDS, self._valkey.timeout)
         for _ in range(_SWEEPS):
             try:
-                answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments], timeout=_SECONDS)
+                answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments], timeout=seconds)
             except (Unreachable, Refused) as error:
                 _translate(error)
             if answer != b"AGAIN":

@@ -4,6 +4,7 @@ The key-value service of a running cache, for tests.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,6 +69,14 @@ class Values:
                 raise
             return None, "miss"
         return answer.entry.value, next(str(value) for key, value in await call.trailing_metadata() if key == "x-cache")
+
+    async def in_memory(self, key: str) -> None:
+        """
+        Wait until a key is served from the memory of the process.
+        """
+        async with asyncio.timeout(10):
+            while (await self.get(key))[1] != "near":
+                await asyncio.sleep(0.01)
 
     async def lease(self, key: str, duration: float = 5) -> pb.GetOrLeaseResponse:
         """
