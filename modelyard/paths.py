@@ -23,6 +23,8 @@ MOST_PARTS = 32
 MOST_PART_BYTES = 255
 
 _SHOWN = 200
+# Of a part in what is wrong with it: services tell 256 bytes of each field.
+_QUOTED = 32
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\]')
 # C0, DEL and C1: they end lines, headers and what a terminal takes for text.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -63,28 +65,32 @@ def _part_fault(part: str) -> str:
     if part in {"", ".", ".."}:
         return 'must be relative, with forward slashes and no empty, "." or ".." parts'
     if found := _CONTROL.search(part):
-        return f'has a control character (U+{ord(found[0]):04X}) in "{shown(part)}": {_renamed(part)}'
+        return f'has a control character (U+{ord(found[0]):04X}) in "{_quoted(part)}": {_renamed(part)}'
     # Before the characters: "a:b" in .git:b is a stream of the folder .git on NTFS.
     if is_repository(part):
-        return f'has the part "{shown(part)}", where a version control system keeps its settings: leave it out'
+        return f'has the part "{_quoted(part)}", where a version control system keeps its settings: leave it out'
     if found := _NOT_ON_WINDOWS.search(part):
-        return f'has a {found[0]} in "{shown(part)}", which no name has on Windows: {_renamed(part)}'
+        return f'has a {found[0]} in "{_quoted(part)}", which no name has on Windows: {_renamed(part)}'
     if part[-1] in " .":
-        return f'has a space or a dot at the end of "{shown(part)}", which Windows takes away: {_renamed(part)}'
+        return f'has a space or a dot at the end of "{_quoted(part)}", which Windows takes away: {_renamed(part)}'
     if _DEVICE.fullmatch(part.lower()):
-        return f'has the part "{shown(part)}", which is a device on Windows: rename it, such as to "_{shown(part)}"'
+        return f'has the part "{_quoted(part)}", which is a device on Windows: {_renamed("_" + part)}'
     if (size := len(part.encode())) > MOST_PART_BYTES:
-        return f'has {size:,} bytes in "{shown(part)}", and a name may have {MOST_PART_BYTES}: shorten it'
+        return f'has {size:,} bytes in "{_quoted(part)}", and a name may have {MOST_PART_BYTES}: shorten it'
     if is_download(part):
-        return f'has the part "{shown(part)}", which an interrupted download leaves: download again, or delete it'
+        return f'has the part "{_quoted(part)}", which an interrupted download leaves: download again, or delete it'
     if _key(part).startswith(_OWN):
-        return f'has the part "{shown(part)}": names that begin with {_OWN} are kept for its own files: rename it'
+        return f'has the part "{_quoted(part)}": names that begin with {_OWN} are kept for its own files: rename it'
     return ""
 
 
 def _renamed(part: str) -> str:
     other = _NOT_ON_WINDOWS.sub("_", _CONTROL.sub("_", part)).rstrip(" .")
-    return f'rename it, such as to "{shown(other)}"' if other else "rename it"
+    return f'rename it, such as to "{shown(other)}"' if 0 < len(other) <= _QUOTED else "rename it"
+
+
+def _quoted(text: str) -> str:
+    return shown(text, _QUOTED)
 
 
 def is_repository(part: str) -> bool:
@@ -151,12 +157,12 @@ def _clash(key: list[str], here: list[str], next_key: list[str], there: list[str
     if here[:depth] != there[:depth]:
         one, two = next(pair for pair in zip(here, there, strict=False) if pair[0] != pair[1])
         return (
-            f'"{shown(one)}" and "{shown(two)}" differ in case or in the form of Unicode only: many systems take them '
-            "for one name; rename one"
+            f'"{_quoted(one)}" and "{_quoted(two)}" differ in case or in the form of Unicode only: many systems take '
+            "them for one name; rename one"
         )
     if same is not None:
         return ""
-    name = shown("/".join(here))
+    name = shown("/".join(here), 2 * _QUOTED)
     if len(key) == len(next_key):
         return f'"{name}" is there twice: give each file a path of its own'
     return f'"{name}" is a file and a folder: rename one'
