@@ -4,6 +4,7 @@ What uploads leave in S3 when nobody goes on with them is taken away, and nothin
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from services.cdn.store.uploads import Uploads
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
 from services.cdn.tests.conftest import Cdn, Store, World, serving
 from services.cdn.tests.uploading import PART, Client
+from services.chassis.errors import Unavailable
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
@@ -82,7 +84,7 @@ async def yard(world: World) -> AsyncIterator[Yard]:
         finisher, collection = Finisher(assets, Records(database), uploads), Collection(database, writer, bucket)
 
         def sweeper(age: timedelta) -> Sweeper:
-            rhythm, grace = Rhythm(sweep=1, collect=0, orphan=age, keep=_HOUR), Grace(_NONE, _NONE, _NONE)
+            rhythm, grace = Rhythm(sweep=0.1, collect=0, orphan=age, keep=_HOUR), Grace(_NONE, _NONE, _NONE)
             return Sweeper(bucket, uploads, finisher, collection, _no_shares, Changelog(database), grace, rhythm)
 
         yield Yard(bucket, uploads, Store(world.client, place.bucket), sweeper)
@@ -122,6 +124,21 @@ async def test_more_than_a_page(yard: Yard) -> None:
     assert (len(page["Uploads"]), len(yard.store.open_uploads())) == (2, 5)
     await yard.sweeper(_ANY_AGE).sweep()
     assert yard.store.open_uploads() == []
+
+
+async def test_chores_fail_separately(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While the log cannot be trimmed, what belongs to nothing is taken away all the same.
+    """
+
+    async def fails(_log: Changelog, _keep: timedelta) -> int:
+        raise Unavailable("DATABASE_UNAVAILABLE", "it cannot be trimmed")
+
+    monkeypatch.setattr(Changelog, "trim", fails)
+    yard.leave("static/a")
+    async with yard.sweeper(_ANY_AGE).sweeping(), asyncio.timeout(30):
+        while yard.store.open_uploads():
+            await asyncio.sleep(0.05)
 
 
 async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path) -> None:
