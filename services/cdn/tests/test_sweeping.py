@@ -84,7 +84,7 @@ async def yard(world: World) -> AsyncIterator[Yard]:
         finisher, collection = Finisher(assets, Records(database), uploads), Collection(database, writer, bucket)
 
         def sweeper(age: timedelta) -> Sweeper:
-            rhythm, grace = Rhythm(sweep=1, collect=0, orphan=age, keep=_HOUR), Grace(_NONE, _NONE, _NONE)
+            rhythm, grace = Rhythm(sweep=0.1, collect=0, orphan=age, keep=_HOUR), Grace(_NONE, _NONE, _NONE)
             return Sweeper(bucket, uploads, finisher, collection, _no_shares, Changelog(database), grace, rhythm)
 
         yield Yard(bucket, uploads, Store(world.client, place.bucket), sweeper)

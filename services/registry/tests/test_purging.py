@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -17,13 +18,16 @@ import grpc
 import pytest
 
 from modelyard.registry.v1 import models_pb2
+from services.chassis.errors import Unavailable
 from services.ledger.model.calls import Write
+from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 from services.registry.model.names import ModelName
 from services.registry.store.purging import Purging
+from services.registry.store.sweeping import sweeping
 from services.registry.tests.calls import DEFAULT, add_version, create, owner, sql, sweeper
 from services.registry.tests.yard import Failing, Registry, running
 
@@ -234,3 +238,23 @@ CREATE FUNCTION public.{function}() RETURNS timestamptz LANGUAGE sql STABLE
         async with open_database(DatabaseSettings(url=database)) as reached, asyncio.timeout(20):
             assert await sweeper(reached).purge_due() == 1
         assert await sql(registry, "SELECT count(*) FROM models") == 0
+
+
+async def test_chores_fail_separately(hasty: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While the log cannot be trimmed, yesterday's requests are forgotten and deleted models are purged all the same.
+    """
+    monkeypatch.setattr("services.registry.store.sweeping._EVERY_SECONDS", 0.05)
+    await create(hasty, "m", request_id="r")
+    await sql(hasty, "UPDATE requests SET create_time = now() - interval '2 days' RETURNING 1")
+    await delete(hasty, "m")
+    async with open_database(DatabaseSettings(url=hasty.database)) as database:
+        log = Changelog(database)
+
+        async def fails(_keep: timedelta) -> int:
+            raise Unavailable("DATABASE_UNAVAILABLE", "it cannot be trimmed")
+
+        monkeypatch.setattr(log, "trim", fails)
+        async with sweeping(log, timedelta(days=1), sweeper(database)), asyncio.timeout(30):
+            while await sql(hasty, "SELECT (SELECT count(*) FROM models) + (SELECT count(*) FROM requests)"):
+                await asyncio.sleep(0.02)
