@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # Statuses by number, as they come over the wire.
-OK, CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 1, 3, 4, 8, 12, 13
+OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 0, 1, 2, 3, 4, 8
+UNIMPLEMENTED, INTERNAL = 12, 13
 
 
 @dataclass(frozen=True, slots=True)
