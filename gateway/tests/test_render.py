@@ -172,8 +172,8 @@ def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> Non
     What a client says about its own identity is gone before anything looks at it.
     """
     (early,) = manager(config)["early_header_mutation_extensions"]
-    removed = [each["remove_on_match"]["key_matcher"] for each in early["typed_config"]["mutations"]]
-    assert {"prefix": "x-modelyard-"} in removed
+    first, *_ = early["typed_config"]["mutations"]
+    assert first == {"remove_on_match": {"key_matcher": {"prefix": "x-modelyard-"}}}
 
 
 def test_aws_is_reached_by_the_name_of_the_bucket() -> None:

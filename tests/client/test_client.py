@@ -159,7 +159,7 @@ def test_a_service_that_was_set_back_is_believed(probe: Probe, connected: Any) -
 def _lost(reason: str, newest: int) -> bytes:
     status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0])
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, metadata={"revision": str(newest)}))
-    return status.SerializeToString()
+    return bytes(status.SerializeToString())
 
 
 def test_an_import_counts_too(probe: Probe) -> None:

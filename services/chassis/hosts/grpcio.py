@@ -161,7 +161,7 @@ async def _only(requests: AsyncIterator[Any], context: Any) -> Any:
     """
     The one message of a unary request. The call ends if there is none, or another, or if it does not parse.
     """
-    found = []
+    found: list[Any] = []
     async for request in requests:
         if found:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, SECOND_MESSAGE)
