@@ -167,6 +167,25 @@ def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str
     assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads", "s3"}
 
 
+def test_only_failed_connections_take_a_host_out(config: dict[str, Any]) -> None:
+    """
+    No cluster takes a host out for what it answers (by default Envoy does, after five failures in a row), nor all hosts
+    for resets of streams, which Envoy counts as failed connections: a sole one stays.
+    """
+    found = [
+        each["outlier_detection"] for each in config["static_resources"]["clusters"] if "outlier_detection" in each
+    ]
+    assert len(found) == 3
+    for each in found:
+        enforced = {name for name, value in each.items() if name.startswith("enforcing_") and value}
+        assert enforced == {"enforcing_consecutive_local_origin_failure"}
+        # Those are on where nothing is said.
+        assert {"enforcing_consecutive_5xx", "enforcing_success_rate", "enforcing_local_origin_success_rate"} < set(
+            each
+        )
+        assert each["max_ejection_percent"] <= 50
+
+
 def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
     """
     What a client says about its own identity is gone before anything looks at it.

@@ -16,7 +16,6 @@ from typing import Any
 
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
-from tests.abuse.bad_requests import bad_requests
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 MODELS = "/v1/namespaces/default/models"
@@ -258,6 +257,6 @@ ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
         rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
-        deep_json, path_tricks, without_te, bad_requests,
+        deep_json, path_tricks, without_te,
     )
 }  # fmt: skip
