@@ -27,13 +27,14 @@ from bench.ghz import percentile
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
+from tests.abuse.bad_requests import bad_requests
 from tests.abuse.keyvalue import VALKEY
 from tests.abuse.test_abuse import behaving
 from tests.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-_ALL = {**ATTACKS, **UPLOAD_ATTACKS}
+_ALL = {**ATTACKS, **UPLOAD_ATTACKS, bad_requests.__name__: bad_requests}
 _REQUIRED = 2.0
 # Who watches and says nothing: how many, and how many milliseconds they may add for others.
 WATCHERS = {"watchers_2000": 2000, "watchers_8000": 8000}

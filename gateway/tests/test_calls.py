@@ -195,7 +195,8 @@ def test_a_missed_deadline_as_json(door: front.Front, method: str, timeout: str 
     """
     504 and code 4.
     """
-    answer = _json(door, method, **({"grpc_timeout": timeout} if timeout else {}), x_wait="9")
+    given = {"x_wait": "9"} if timeout is None else {"x_wait": "9", "grpc_timeout": timeout}
+    answer = _json(door, method, given)
     assert (answer.status, answer.error["code"]) == (504, 4)
 
 
@@ -227,7 +228,7 @@ def _web(door: front.Front, path: str, **headers: str) -> front.Answer:
     return door.ask(path, "POST", BODY, content_type="application/grpc-web+proto", x_grpc_web="1", **headers)
 
 
-def _json(door: front.Front, method: str, **headers: str) -> front.Answer:
+def _json(door: front.Front, method: str, headers: Mapping[str, str]) -> front.Answer:
     if method == "GET":
-        return door.ask(f"{MODELS}/a", "GET", None, **headers)
-    return door.ask(f"{MODELS}?model_id=a", "POST", b"{}", content_type="application/json", **headers)
+        return door.ask(f"{MODELS}/a", method, None, **headers)
+    return door.ask(f"{MODELS}?model_id=a", method, b"{}", content_type="application/json", **headers)

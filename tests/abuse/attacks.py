@@ -22,7 +22,6 @@ from modelyard import aio, explain
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
-from tests.abuse.bad_requests import bad_requests
 from tests.abuse.keyvalue import burst_of_increments, script_damage
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
@@ -332,6 +331,6 @@ ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
         rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
-        deep_json, path_tricks, without_te, bad_requests, script_damage, burst_of_increments,
+        deep_json, path_tricks, without_te, script_damage, burst_of_increments,
     )
 }  # fmt: skip

@@ -309,8 +309,7 @@ async def test_what_does_not_parse_is_refused(
     """
     await cache.warm()
     calls = origin.calls
-    channel: Any = cache.channel
-    ask = channel.unary_unary("/modelyard.registry.v1.ModelService/GetModel")
+    ask: Any = cache.channel.unary_unary("/modelyard.registry.v1.ModelService/GetModel", None, None)
     with caplog.at_level("ERROR"), pytest.raises(grpc.aio.AioRpcError) as refused:
         await ask(body, timeout=10)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
