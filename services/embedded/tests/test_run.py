@@ -161,7 +161,7 @@ def test_what_it_says_to_try_works_with_access_control(state: Path, tls: str) ->
     The commands that are printed have the token that calls need, which is in a file of its owner's.
     """
     run = Run(state, "--port", "0", "--access", "on", "--tls", tls)
-    run.until("curl ")
+    run.until("  curl ")
     try:
         tried = [line.strip() for line in run.lines if line.startswith(("  .venv/bin/modelyard --target", "  curl "))]
         assert len(tried) == 2
