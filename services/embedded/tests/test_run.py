@@ -161,7 +161,7 @@ def test_what_it_says_to_try_works_with_access_control(state: Path, tls: str) ->
     The commands that are printed have the token that calls need, which is in a file of its owner's.
     """
     run = Run(state, "--port", "0", "--access", "on", "--tls", tls)
-    run.until("curl ")
+    run.until("  curl ")
     try:
         tried = [line.strip() for line in run.lines if line.startswith(("  .venv/bin/modelyard --target", "  curl "))]
         assert len(tried) == 2
@@ -345,7 +345,7 @@ def test_bytes_are_reached_through_s3_alone(suite: Stack, door: str, method: str
         connection = http.client.HTTPConnection("127.0.0.1", weed_port(suite, door), timeout=10)
         sent = body if method in ("PUT", "POST") else None
         connection.request(method, path, sent, {"content-type": form} if sent else {})
-        assert connection.getresponse().status in (401, 404, 405), path
+        assert connection.getresponse().status == (401 if door == "volume.port" else 404), path
         connection.close()
 
 
