@@ -65,7 +65,8 @@ class DeliveryService(DeliveryServiceServicer):
         checks = Checks()
         name = checks.name(StaticName, "static_file.name", request.static_file.name)
         sha256 = _asset(checks, "static_file.asset", request.static_file.asset)
-        draft = StaticDraft(sha256, request.static_file.cache_control, request.static_file.content_disposition)
+        asked = request.static_file
+        draft = StaticDraft(sha256, asked.cache_control, asked.content_disposition, asked.content_type)
         draft.check(checks, "static_file")
         checks.request_id(request.request_id)
         checks.raise_if_any()
@@ -164,6 +165,7 @@ def from_static_file(found: StaticFile) -> pb.StaticFile:
         asset=f"assets/{found.draft.sha256}",
         cache_control=found.draft.cache_control,
         content_disposition=found.draft.content_disposition,
+        content_type=found.draft.content_type,
         update_time=update_time,
         revision=found.revision,
         etag=etag(found.revision),
