@@ -41,7 +41,8 @@ class DeliveryService(DeliveryServiceServicer):
         links: gives signed addresses.
         lives: how long these may give access.
         invalidations: what the edge is to forget.
-        mutations: does the writes.
+        mutations: does the writes of static files, which wait for the object store.
+        quick: does the other writes.
         privacy: who may know of private assets.
         has_edge: there is a distribution in front.
     """
@@ -53,13 +54,14 @@ class DeliveryService(DeliveryServiceServicer):
         lives: LifeBounds,
         invalidations: InvalidationStore,
         mutations: Mutations,
+        quick: Mutations,
         privacy: Privacy,
         *,
         has_edge: bool,
     ) -> None:
         self._static_files, self._links, self._lives = static_files, links, lives
         self._invalidations, self._mutations, self._has_edge = invalidations, mutations, has_edge
-        self._privacy = privacy
+        self._quick, self._privacy = quick, privacy
 
     async def PutStaticFile(self, request: pb.PutStaticFileRequest, context: Context) -> pb.StaticFile:
         checks = Checks()
@@ -125,7 +127,7 @@ class DeliveryService(DeliveryServiceServicer):
         checks.raise_if_any()
         if not self._has_edge:
             raise FailedPrecondition("NO_DISTRIBUTION", "there is no CloudFront in front that could forget anything")
-        return await self._mutations.do(
+        return await self._quick.do(
             context,
             request,
             pb.Invalidation,

@@ -20,7 +20,7 @@ Run = Callable[..., Awaitable[list[Row]]]
 STILL_HERE = Statement("transaction.still_here", "SELECT 1")
 
 #: Less than the time after which the database ends a transaction in which nothing happens.
-_ASK_EVERY_SECONDS = 15.0
+_ASK_EVERY_SECONDS = 1.0
 
 
 @asynccontextmanager

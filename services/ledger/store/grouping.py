@@ -40,13 +40,14 @@ class Writer:
     Args:
         database: where.
         most_together: how many writes go together at most.
+        in_flight: how many groups are under way at most, each with a connection.
     """
 
-    def __init__(self, database: Database, most_together: int = _MOST_TOGETHER) -> None:
+    def __init__(self, database: Database, most_together: int = _MOST_TOGETHER, in_flight: int = _IN_FLIGHT) -> None:
         self._database, self._most_together = database, most_together
         self._waiting: list[Job[Any]] = []
         self._touched: set[str] = set()
-        self._free = _IN_FLIGHT
+        self._free = in_flight
         self._groups: set[asyncio.Task[None]] = set()
 
     async def run(
