@@ -29,6 +29,9 @@ from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer
 
+# Each write of a static file holds a connection, and takes another one for its mark.
+_OF_POOL = 4
+
 
 @asynccontextmanager
 async def delivering(
@@ -55,16 +58,19 @@ async def delivering(
             await stack.enter_async_context(invalidating(database, edge, settings.pace()))
         objects = StaticObjects(copier, settings.static_ages)
         await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
-        # A writer of its own: a write of a static file waits for the object store, and uploads must not wait for that.
-        # Each goes alone (see pins.py).
-        writer = Writer(database, most_together=1)
+        # A writer of its own: a write of a static file waits for the object store, and nothing else must wait for that.
+        # Each goes alone (see pins.py); a few slow ones leave room for others, and connections for everything else.
+        writer = Writer(database, most_together=1, in_flight=max(2, settings.pool_max // _OF_POOL))
         stack.push_async_callback(writer.close)
+        quick = Writer(database)
+        stack.push_async_callback(quick.close)
         service = DeliveryService(
             StaticFileStore(database, objects, pins, has_edge=has_edge),
             Links(database, signer, Shares(database, sharer)),
             settings.lives(),
             InvalidationStore(database),
             Mutations(writer),
+            Mutations(quick),
             privacy,
             has_edge=has_edge,
         )

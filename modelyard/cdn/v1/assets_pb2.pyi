@@ -63,6 +63,7 @@ class Asset(_message.Message):
     """64 lower-case hexadecimal digits."""
     size_bytes: _builtins.int
     media_type: _builtins.str
+    """What the first who stored these bytes has declared. What a name makes of them is a static file's or an artifact's affair."""
     format: Global___Asset.Format.ValueType
     """Output only: what the bytes were recognised as."""
     private: _builtins.bool

@@ -4,13 +4,13 @@ What an upload declares, and the rules that its chunks keep to.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key
 from services.cdn.model.formats import Inspection
+from services.cdn.model.media_types import MEDIA_TYPE_RULE, is_media_type
 from services.cdn.model.names import DIGEST, DIGEST_RULE, asset_name, check_owner
 from services.chassis.errors import InvalidArgument, PermissionDenied, Violations
 
@@ -27,11 +27,6 @@ MAX_ASSET_BYTES = MAX_PARTS * MAX_PART_BYTES
 UPLOAD_MEMORY_BYTES = 24 * MIB
 #: How long the one stream of an upload that cannot be taken up again may take.
 MOST_STREAM = timedelta(days=1)
-
-# RFC 9110, section 8.3.1: type "/" subtype, then parameters, of tokens and quoted strings.
-_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_MEDIA_TYPE = re.compile(rf'{_WORD}/{_WORD}(?:[ \t]*;[ \t]*{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*')
-_MAX_MEDIA_TYPE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +62,8 @@ class Draft:
             wrong.add(f"{where}sha256", DIGEST_RULE)
         if not 0 <= size_bytes <= MAX_ASSET_BYTES:
             wrong.add(f"{where}size_bytes", f"must be from 0 to {MAX_ASSET_BYTES}")
-        if media_type and not (len(media_type) <= _MAX_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(media_type)):
-            wrong.add(
-                f"{where}media_type", f"must be a media type such as text/plain, at most {_MAX_MEDIA_TYPE} characters"
-            )
+        if media_type and not is_media_type(media_type):
+            wrong.add(f"{where}media_type", MEDIA_TYPE_RULE)
         if owner:
             check_owner(wrong, f"{where}owner", owner)
         wrong.raise_if_any()

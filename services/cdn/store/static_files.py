@@ -27,7 +27,7 @@ from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
-_COLUMNS = "static_files.sha256, cache_control, content_disposition, update_time, static_files.revision"
+_COLUMNS = "static_files.sha256, cache_control, content_disposition, content_type, update_time, static_files.revision"
 
 _GET = read(
     "static_files.get",
@@ -69,11 +69,12 @@ _PUT = last(
     f"""
 {_QUEUED}
 , made AS (
-    INSERT INTO static_files (name, sha256, cache_control, content_disposition, update_time, revision)
-    SELECT $10, $13, $14, $15, clock_timestamp(), value FROM next
+    INSERT INTO static_files (name, sha256, cache_control, content_disposition, content_type, update_time, revision)
+    SELECT $10, $13, $14, $15, $18, clock_timestamp(), value FROM next
     ON CONFLICT (name) DO UPDATE
        SET sha256 = excluded.sha256, cache_control = excluded.cache_control,
-           content_disposition = excluded.content_disposition, update_time = excluded.update_time,
+           content_disposition = excluded.content_disposition, content_type = excluded.content_type,
+           update_time = excluded.update_time,
            revision = excluded.revision
     RETURNING {_COLUMNS}
 ), unpinned AS (
@@ -185,6 +186,7 @@ class StaticFileStore:
             draft.content_disposition,
             replaced,
             original.size_bytes,
+            draft.content_type,
         )
         return to_static_file(name, rows[0])
 
@@ -231,7 +233,7 @@ def to_static_file(name: StaticName, row: Row) -> StaticFile:
     """
     The static file of a row of `NOW`.
     """
-    draft = StaticDraft(row["sha256"], row["cache_control"], row["content_disposition"])
+    draft = StaticDraft(row["sha256"], row["cache_control"], row["content_disposition"], row["content_type"])
     return StaticFile(name, draft, row["update_time"], row["revision"])
 
 

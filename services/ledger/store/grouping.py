@@ -47,6 +47,7 @@ class Writer:
     Args:
         database: where.
         most_together: how many writes go together at most.
+        in_flight: how many groups are under way at most, each with a connection.
         lock_wait: seconds that a group waits for a lock that somebody else holds.
         longest_lock_wait: seconds that one write waits for it, before it fails.
     """
@@ -55,6 +56,7 @@ class Writer:
         self,
         database: Database,
         most_together: int = _MOST_TOGETHER,
+        in_flight: int = _IN_FLIGHT,
         *,
         lock_wait: float = _LOCK_WAIT,
         longest_lock_wait: float = _LONGEST_LOCK_WAIT,
@@ -65,7 +67,7 @@ class Writer:
         self._aside = asyncio.Semaphore(max(1, database.primary.pool.most // 4))
         self._waiting: list[Job[Any]] = []
         self._touched: set[str] = set()
-        self._free = _IN_FLIGHT
+        self._free = in_flight
         self._groups: set[asyncio.Task[None]] = set()
 
     async def run(

@@ -157,6 +157,7 @@ class Delivery:
         *,
         cache_control: str = "",
         content_disposition: str = "",
+        content_type: str = "",
         etag: str = "",
         request_id: str = "",
     ) -> pb.StaticFile:
@@ -168,6 +169,7 @@ class Delivery:
             asset=f"assets/{sha256}",
             cache_control=cache_control,
             content_disposition=content_disposition,
+            content_type=content_type,
             etag=etag,
         )
         request = pb.PutStaticFileRequest(static_file=static_file, request_id=request_id)
