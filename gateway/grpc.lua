@@ -32,6 +32,14 @@ local function is_base64(value)
   return over == 0 or (over == 2 and digits:find("[AQgw]$")) or (over == 3 and digits:find("[AEIMQUYcgkosw048]$"))
 end
 
+local function parts(value)
+  local each = value:gmatch("[^,]+")
+  return function()
+    local part = each()
+    return part and part:match("^%s*(.-)%s*$")
+  end
+end
+
 -- Between servers and load balancers, and no client's.
 local OTHERS = {["lb-cost-bin"] = true, ["lb-token"] = true}
 
@@ -45,32 +53,37 @@ local function refuse(handle, status, message)
   }, nil)
 end
 
--- What is wrong with a header, with the status to answer; or whether it has to go, or to be taken apart.
+-- What is wrong with a header, with the status to answer; or that it has to go.
 local function look(name, value)
-  if OTHERS[name] then
-    return nil, nil, "away"
-  elseif name:sub(-4) == "-bin" then
-    if value:find(",", 1, true) then return nil, nil, "apart" end
-    if not is_base64(value) then return "has to be base64" end
+  if OTHERS[name] then return nil, nil, true end
+  if name:sub(-4) == "-bin" then
+    for part in parts(value) do
+      if not is_base64(part) then return "has to be base64" end
+    end
   elseif name:sub(1, 5) == "grpc-" then
     local check = OURS[name]
-    if not check then return nil, nil, "away" end
+    if not check then return nil, nil, true end
     return check(value)
   elseif value:find("[^\32-\126]") then
     -- HTTP allows it, gRPC does not.
-    return nil, nil, "away"
+    return nil, nil, true
   end
 end
 
--- Several values in one header, as several headers: grpcio does not take them apart.
-local function separate(headers, name, value)
+-- Several values in one header, as several headers without blanks: grpcio takes neither.
+local function separate(headers, name)
+  local found = {}
+  for other, value in pairs(headers) do
+    if other == name then
+      for part in parts(value) do
+        found[#found + 1] = part
+      end
+    end
+  end
   headers:remove(name)
-  for part in value:gmatch("[^,]+") do
-    part = part:match("^%s*(.-)%s*$")
-    if not is_base64(part) then return false end
+  for _, part in ipairs(found) do
     headers:add(name, part)
   end
-  return true
 end
 
 local UNITS = {H = 3600, M = 60, S = 1, m = 1e-3, u = 1e-6, n = 1e-9}
@@ -121,25 +134,20 @@ function envoy_on_request(handle)
   if not keep_deadline(headers, deadline) then
     return refuse(handle, INVALID_ARGUMENT, "the header grpc-timeout has to be up to eight digits and a unit, such as 100m")
   end
-  local away, apart
+  local away, apart = {}, {}
   for name, value in pairs(headers) do
-    local wrong, status, what = look(name, value)
-    if wrong then
-      return refuse(handle, status or INVALID_ARGUMENT, "the header " .. name .. " " .. wrong)
-    elseif what == "away" then
-      away = away or {}
-      away[#away + 1] = name
-    elseif what == "apart" then
-      apart = apart or {}
-      apart[#apart + 1] = {name, value}
+    local wrong, status, gone = look(name, value)
+    if wrong then return refuse(handle, status or INVALID_ARGUMENT, "the header " .. name .. " " .. wrong) end
+    if gone then
+      away[name] = true
+    elseif name:sub(-4) == "-bin" and value:find("[,%s]") then
+      apart[name] = true
     end
   end
-  for _, name in ipairs(away or {}) do
+  for name in pairs(away) do
     headers:remove(name)
   end
-  for _, each in ipairs(apart or {}) do
-    if not separate(headers, each[1], each[2]) then
-      return refuse(handle, INVALID_ARGUMENT, "the header " .. each[1] .. " has to be base64")
-    end
+  for name in pairs(apart) do
+    separate(headers, name)
   end
 end
