@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def folder(tmp_path: Path) -> Path:
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_that_push_one_new_file_at_once(stack: Stack, tmp_path: Path) -> None:
+    """
+    Two clients send the same new file at once, of several parts: both succeed, with the same asset.
+    """
+    file = tmp_path / "weights.bin"
+    file.write_bytes(random.SystemRandom().randbytes(25 * MIB + 1))
+
+    def push(_number: int) -> assets_pb2.Asset:
+        with modelyard.connect(stack.gateway) as yard:
+            return yard.upload_file(file)
+
+    async def push_too() -> assets_pb2.Asset:
+        async with modelyard.aio.connect(stack.gateway) as yard:
+            return await yard.upload_file(file)
+
+    with ThreadPoolExecutor(3) as pool:
+        first, second = (pool.submit(push, number) for number in range(2))
+        third = pool.submit(asyncio.run, push_too())
+        assert first.result() == second.result() == third.result()
 
 
 def test_there_and_back(
