@@ -8,6 +8,7 @@ import asyncio
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -49,6 +50,27 @@ def folder(tmp_path: Path) -> Path:
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_that_push_one_new_file_at_once(stack: Stack, tmp_path: Path) -> None:
+    """
+    Two clients send the same new file at once, of several parts: both succeed, with the same asset.
+    """
+    file = tmp_path / "weights.bin"
+    file.write_bytes(random.SystemRandom().randbytes(25 * MIB + 1))
+
+    def push(_number: int) -> assets_pb2.Asset:
+        with modelyard.connect(stack.gateway) as yard:
+            return yard.upload_file(file)
+
+    async def push_too() -> assets_pb2.Asset:
+        async with modelyard.aio.connect(stack.gateway) as yard:
+            return await yard.upload_file(file)
+
+    with ThreadPoolExecutor(3) as pool:
+        first, second = (pool.submit(push, number) for number in range(2))
+        third = pool.submit(asyncio.run, push_too())
+        assert first.result() == second.result() == third.result()
 
 
 def test_there_and_back(
@@ -101,9 +123,6 @@ def _at_once(stack: Stack, *commands: list[str]) -> None:
     assert [code for _, code in ended] == [0] * len(commands), ended
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the upload service lets the newest writer of an upload win, and the other one give up"
-)
 def test_two_pushes_of_one_folder(stack: Stack, yard: modelyard.Client, model: str, folder: Path) -> None:
     """
     Two pushes of the same new folder at once both end well, with versions that have all its files.

@@ -101,7 +101,8 @@ def told(house: House, way: str, token: str | None, name: str) -> dict[str, str]
         except grpc.RpcError as error:
             problem = modelyard.explain(error)
             said, trailing = (problem.code, problem.reason, problem.message), error.trailing_metadata()
-        rest = sorted(str(key) for key, _ in trailing or () if key not in _PASSING)
+        told_by = {"x-cache", "cache-control"}
+        rest = sorted((key, value if key in told_by else "") for key, value in trailing or () if key not in _PASSING)
         found[what] = repr((said, rest)).replace(sha256, "…")
 
     with modelyard.connect(house.target(way), token) as yard:

@@ -106,7 +106,7 @@ class AssetService(AssetServiceServicer):
         stored = await self._storing.there(context, draft)
         if stored is not None:
             return stored
-        async with self._assets.write(draft, caller(context).client) as writer:
+        async with self._assets.write(draft, caller().client) as writer:
             async for data in _chunks(messages, draft):
                 await writer.write(data)
             arrival = await writer.finish()

@@ -69,7 +69,7 @@ class UploadService(UploadServiceServicer):
             request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
         )
         self._privacy.check_upload(private=draft.private)
-        who = caller(context)
+        who = caller()
         if await self._storing.there(context, draft) is not None:
             # What is stored takes no place, so that it can always be pushed again.
             name, left = await self._uploads.stored(draft, who)
@@ -95,7 +95,7 @@ class UploadService(UploadServiceServicer):
             _check_name(first, name)
             first = await anext(messages, None)
         upload = await self._taken(upload, begins=first is not None)
-        memory, chores = self._assets.memory.of(caller(context).client), self._assets.chores
+        memory, chores = self._assets.memory.of(caller().client), self._assets.chores
         async with UploadWriter(
             self._assets.bucket, self._uploads, upload, memory, chores, lambda: messages.quiet < lease
         ) as writer:
@@ -151,7 +151,7 @@ class UploadService(UploadServiceServicer):
             PermissionDenied: it is somebody else's.
         """
         upload = await self._uploads.get(parse_upload(name))
-        upload.check_subject(caller(context))
+        upload.check_subject(caller())
         return upload
 
     async def _finished(self, name: str, context: Context) -> assets_pb2.Asset | None:
@@ -166,7 +166,7 @@ class UploadService(UploadServiceServicer):
         return from_asset(found.value)
 
     async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
-        (await self._uploads.get(name)).check_subject(caller(context))
+        (await self._uploads.get(name)).check_subject(caller())
         async with self._finisher.claimed(name) as upload:
             asset = await self._storing.there(context, upload.draft)
             if asset is None:

@@ -28,7 +28,7 @@ def address(number: int) -> tuple[tuple[str, str], ...]:
     """
     The metadata of a client behind the gateway, while access control is off.
     """
-    return (("x-forwarded-for", f"198.51.100.{number}"),)
+    return (("x-modelyard-client", f"198.51.100.{number}"),)
 
 
 async def start(cdn: Cdn, client: int, data: bytes | None = None) -> pb.Upload:

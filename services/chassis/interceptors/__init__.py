@@ -22,7 +22,7 @@ from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
 from services.chassis.interceptors.callers import CallerInterceptor
 from services.chassis.interceptors.calling import CallIdInterceptor
-from services.chassis.interceptors.current import REQUEST_ID, caller, current_call, identity, request_id
+from services.chassis.interceptors.current import REQUEST_ID, caller, client, current_call, identity, request_id
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.fault import FaultInterceptor
@@ -75,6 +75,7 @@ __all__ = [
     "SpanInterceptor",
     "StreamInterceptor",
     "caller",
+    "client",
     "current_call",
     "identity",
     "outcome",

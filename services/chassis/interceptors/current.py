@@ -20,6 +20,7 @@ _SUBJECT = "x-modelyard-subject"
 
 _MOST_CHARACTERS = 128
 _MOST_SUBJECT = 256
+_NOBODY = Proxies(())
 
 # Ids made here are unique by the process's random prefix: a counter is ten times cheaper than a uuid per call.
 _prefix = secrets.token_hex(6)
@@ -86,6 +87,13 @@ class CurrentCall:
         trusted = said is not None and self.proxies is not None and self.proxies.trust(self.context.peer())
         return (said or "") if trusted else ""
 
+    @property
+    def client(self) -> str:
+        """
+        The address of who calls: as a gateway says, or else where the call comes from.
+        """
+        return (self.proxies or _NOBODY).client(self.context)
+
     def _sent(self, name: str, most: int) -> str | None:
         found = values_of(self.context, name)
         return fit(found[0], most) if found else None
@@ -116,6 +124,14 @@ def caller() -> str:
     """
     call = _current.get()
     return "" if call is None else call.caller
+
+
+def client() -> str:
+    """
+    The address of who makes the call in progress (see `CurrentCall.client`).
+    """
+    call = _current.get()
+    return "" if call is None else call.client
 
 
 def identity() -> Identity | None:
