@@ -2,8 +2,9 @@
 `make drill-abuse`: how much slower those who behave are served while the gateway is attacked.
 
 Each attack goes on for SECONDS (5), again and again, in turns with as long without it, ROUNDS (3) times; the 99th
-percentiles of a client that calls every few milliseconds are put side by side. Two and more means that the attack was
-felt. Of watchers, who are no attack, it is the milliseconds that they add.
+percentiles of a client that reads every few milliseconds are put side by side. Two and more means that the attack was
+felt. Of watchers, who are no attack, it is the milliseconds that they add. No call of a client that behaves may fail:
+besides the reads these are creations, uploads and values of the key-value cache.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from services.embedded.testing import scratch
 from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
 from tests.abuse.bad_requests import bad_requests
 from tests.abuse.keyvalue import VALKEY
-from tests.abuse.test_abuse import behaving
+from tests.abuse.test_abuse import Others, others
 from tests.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
@@ -71,9 +72,9 @@ def watcher(port: int, count: int, opened: Connection, enough: Event) -> None:
     asyncio.run(watch(port, count, opened.send, enough.is_set))
 
 
-def watched(gateway: str, count: int) -> tuple[float, int]:
+def watched(gateway: str, count: int) -> tuple[Others, int]:
     """
-    As `slowest`, while *count* watches are open; and how many of them were.
+    As `served`, while *count* watches are open; and how many of them were.
     """
     context = get_context("spawn")
     enough, (here, there) = context.Event(), context.Pipe()
@@ -83,23 +84,24 @@ def watched(gateway: str, count: int) -> tuple[float, int]:
         if not here.poll(120):
             raise TimeoutError(f"{count} watches could not be opened")
         held: int = here.recv()
-        with behaving(gateway) as took:
+        with others(gateway) as found:
             time.sleep(SECONDS)
     finally:
         enough.set()
         process.join()
-    return percentile(sorted(took), 0.99) * 1000, held
+    return found, held
 
 
 def watchers(report: Report, stack: Stack, name: str) -> None:
     """
     Measure what they add.
     """
-    calm, crowded, held = [], [], []
+    calm, crowded, held, failed = [], [], [], 0
     for _ in range(ROUNDS):
-        calm.append(slowest(stack.gateway, None))
+        calm.append(slowest(served(stack.gateway, None)))
         found, count = watched(stack.gateway, WATCHERS[name])
-        crowded.append(found)
+        crowded.append(slowest(found))
+        failed += _failed(name, found)
         held.append(float(count))
     added = [one - other for one, other in zip(crowded, calm, strict=True)]
     report.add(
@@ -112,22 +114,36 @@ def watchers(report: Report, stack: Stack, name: str) -> None:
         },
     )
     report.checks.append(Check(f"{name}, p99 more", statistics.median(added), _ADDED_MS, "ms", "lower"))
+    report.checks.append(Check(f"{name}, others' errors", float(failed), 0.0, "", "lower"))
     report.checks.append(Check(f"{name}, open", min(held), float(WATCHERS[name]), "", "higher"))
     print(f"{name:<22} p99 {statistics.median(calm):7.2f} → {statistics.median(crowded):7.2f} ms", flush=True)
 
 
-def slowest(gateway: str, name: str | None) -> float:
+def served(gateway: str, name: str | None) -> Others:
     """
-    The 99th percentile, in milliseconds, of the calls of a client that behaves while *name* is under way.
+    How clients that behave are served while *name* is under way.
     """
-    with behaving(gateway) as took:
+    with others(gateway) as found:
         if name is None:
             time.sleep(SECONDS)
         else:
             process = get_context("spawn").Process(target=attacker, args=(name, int(gateway.rpartition(":")[2])))
             process.start()
             process.join()
-    return percentile(sorted(took), 0.99) * 1000
+    return found
+
+
+def slowest(found: Others) -> float:
+    """
+    The 99th percentile of their reads in milliseconds.
+    """
+    return percentile(sorted(found.took), 0.99) * 1000
+
+
+def _failed(name: str, found: Others) -> int:
+    if found.failed:
+        print(f"{name}: {len(found.failed)} of {found.calls} calls of others failed: {found.failed[0]}", flush=True)
+    return len(found.failed)
 
 
 def _settings(state: Path) -> StackSettings:
@@ -148,18 +164,20 @@ def main() -> int:
         "the attacker has the least priority",
     ]
     with scratch() as state, Stack(_settings(state)) as stack:
-        os.environ[VALKEY] = stack.valkey.url
+        os.environ[VALKEY] = stack.valkey.whole_url
         (gateway,) = psutil.Process(stack.pid("gateway")).children()
-        slowest(stack.gateway, None)  # to warm up
+        served(stack.gateway, None)  # to warm up
         for name in os.environ.get("ATTACKS", ",".join([*_ALL, *WATCHERS])).split(","):
             if name in WATCHERS:
                 watchers(report, stack, name)
                 continue
             before = gateway.memory_info().rss
-            calm, attacked = [], []
+            calm, attacked, failed = [], [], 0
             for _ in range(ROUNDS):
-                calm.append(slowest(stack.gateway, None))
-                attacked.append(slowest(stack.gateway, name))
+                calm.append(slowest(served(stack.gateway, None)))
+                found = served(stack.gateway, name)
+                attacked.append(slowest(found))
+                failed += _failed(name, found)
             grown = (gateway.memory_info().rss - before) / _MIB
             ratios = [one / other for one, other in zip(attacked, calm, strict=True)]
             report.add(
@@ -172,6 +190,7 @@ def main() -> int:
                 },
             )
             report.checks.append(Check(name, statistics.median(ratios), _REQUIRED, "x", "lower"))
+            report.checks.append(Check(f"{name}, others' errors", float(failed), 0.0, "", "lower"))
             print(f"{name:<22} p99 {statistics.median(calm):7.2f} → {statistics.median(attacked):7.2f} ms", flush=True)
         stack.kill("s3")
     return report.close()

@@ -59,6 +59,13 @@ class Valkey:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def whole_url(self) -> str:
+        """
+        How to connect, with the password: for clients of a test's own.
+        """
+        return self.url.replace("://", f"://:{self.password}@") if self.password else self.url
+
+    @property
     def environment(self) -> dict[str, str]:
         """
         The settings of a service that uses it.

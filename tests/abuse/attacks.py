@@ -20,6 +20,7 @@ import grpc
 
 from modelyard import aio, explain
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
+from modelyard.registry.v1 import namespaces_pb2
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
 from tests.abuse.keyvalue import burst_of_increments, script_damage
@@ -325,12 +326,28 @@ async def _all(messages: list[assets_pb2.UploadRequest]) -> AsyncIterator[assets
         yield each
 
 
+async def unreachable_revision(port: int) -> None:
+    """
+    Reads that ask for a revision that nobody has made: FAILED_PRECONDITION, and for nobody else.
+    """
+    async with aio.connect(f"127.0.0.1:{port}") as yard:
+        for number in range(200):
+            name = "namespaces/default" if number % 2 else f"namespaces/none-{number}"
+            request = namespaces_pb2.GetNamespaceRequest(name=name)
+            try:
+                await yard.namespaces.GetNamespace(request, metadata=(("x-min-revision", "999999999999"),), timeout=10)
+            except grpc.RpcError as error:
+                assert explain(error).code is grpc.StatusCode.FAILED_PRECONDITION, error  # noqa: PT017 - it is what is wanted
+            else:
+                raise AssertionError("it was answered")
+
+
 #: What takes the asset service's memory and places, for as long as it takes with the real bounds.
-UPLOAD_ATTACKS: dict[str, Attack] = {"dripping uploads": dripping_uploads, "opened uploads": opened_uploads}
+UPLOAD_ATTACKS: dict[str, Attack] = {"dripping_uploads": dripping_uploads, "opened_uploads": opened_uploads}
 ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
         rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
-        deep_json, path_tricks, without_te, script_damage, burst_of_increments,
+        deep_json, path_tricks, without_te, unreachable_revision, script_damage, burst_of_increments,
     )
 }  # fmt: skip

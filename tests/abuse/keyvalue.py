@@ -18,7 +18,8 @@ from google.protobuf.duration_pb2 import Duration
 from modelyard.cache.v1 import cache_pb2 as pb
 from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
 
-# Where the Valkey is that is damaged. Nobody gets there through the gateway: this stands for evictions and failovers.
+# Where the Valkey is that is damaged, its password included. Nobody gets there through the gateway: this stands for
+# evictions and failovers.
 VALKEY = "ABUSE_VALKEY_URL"
 _PARTS = ("meta", "tags", "names", "sizes", "ends", "log")
 _NAMESPACES = ("sessions", "shared")
