@@ -116,8 +116,8 @@ def test_pins_have_no_route(stack: Stack, yard: modelyard.Client, method: str) -
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
     path, body = f"/modelyard.cdn.v1.AssetService/{method}", struct.pack("!BI", 0, 0)
     assert get(stack, path, body, content_type="application/grpc-web+proto", x_grpc_web="1")[0] == 404
-    for json_path in (path, f"/v1/assets:{method.lower()}"):
-        assert get(stack, json_path, b"{}", content_type="application/json")[0] == 404
+    assert get(stack, path, b"{}", content_type="application/json")[0] == 415
+    assert get(stack, f"/v1/assets:{method.lower()}", b"{}", content_type="application/json")[0] == 404
 
 
 def test_reflection_lists_the_registry(stack: Stack) -> None:

@@ -41,6 +41,7 @@ _ALLOWED = {
     ("services/cdn/store/writer.py", "_ship"): "awaited with the parts",
     ("services/embedded/link.py", "_forward"): "awaited; for tests and drills",
     ("services/ledger/store/batching.py", "_send"): "it gives whatever is raised to its callers",
+    ("services/ledger/store/grouping.py", "_set_aside"): "it gives whatever is raised to its caller",
     ("services/ledger/store/grouping.py", "_start"): "it gives whatever is raised to its callers",
     ("services/ledger/store/together.py", "__init__"): "awaited by prepare and finish",
     ("services/ledger/store/together.py", "prepare"): "awaited in the next lines",
