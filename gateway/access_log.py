@@ -82,7 +82,7 @@ class AccessLog:
         """
         What `envoy.yaml` is filled in with.
         """
-        return {"ACCESS_LOG": [self._lines(), _refusals()]}
+        return {"ACCESS_LOG": [self._lines(), _refusals(), _unanswered()]}
 
     def _lines(self) -> dict[str, object]:
         line = {"json_format": dict(_LINE)}
@@ -126,6 +126,36 @@ def _refusals() -> dict[str, object]:
     }
 
 
+# Envoy's gRPC statistics know JSON by its answers from behind only.
+_OWN_FAILURES: Final = (
+    "'x-envoy-original-path' in request.headers && response.code >= 500 && response.code_details != 'via_upstream'"
+)
+
+
+def _unanswered() -> dict[str, object]:
+    """
+    A counter of the JSON calls that no service has answered: the gateway did, with 5xx.
+    """
+    return {
+        "name": "unanswered",
+        "filter": _expression(_OWN_FAILURES),
+        "typed_config": {
+            "@type": f"{_LOGGERS}.stats.v3.Config",
+            "stats_scope": {"prefix": "gateway"},
+            "counters": [{"stat": {"name": "unanswered_json"}, "value_fixed": 1}],
+        },
+    }
+
+
+def _expression(expression: str) -> dict[str, object]:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {"@type": f"{_LOGGERS}.filters.cel.v3.ExpressionFilter", "expression": expression},
+        }
+    }
+
+
 def _any_of(*filters: Mapping[str, object]) -> dict[str, object]:
     return {"or_filter": {"filters": list(filters)}}
 
@@ -144,13 +174,7 @@ _TOLD: Final = (
 def _grpc(statuses: Mapping[str, object]) -> dict[str, object]:
     # Only where the answer has one: else Envoy makes one of the HTTP status, and takes 200 for UNKNOWN.
     there = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
-    told = {
-        "extension_filter": {
-            "name": "envoy.access_loggers.extension_filters.cel",
-            "typed_config": {"@type": f"{_LOGGERS}.filters.cel.v3.ExpressionFilter", "expression": _TOLD},
-        }
-    }
-    return {"and_filter": {"filters": [there, told, {"grpc_status_filter": dict(statuses)}]}}
+    return {"and_filter": {"filters": [there, _expression(_TOLD), {"grpc_status_filter": dict(statuses)}]}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

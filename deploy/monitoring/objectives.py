@@ -256,7 +256,9 @@ def _gateway() -> str:
     s3 = 'envoy_cluster_name="s3"'
     faults = [f"envoy_cluster_grpc_{code}{{{method}}}" for code in (2, 4, 13, 14, 15)]
     faults.append(f'envoy_cluster_upstream_rq_xx{{{s3},envoy_response_code_class="5"}}')
-    everything = [f"envoy_cluster_grpc_total{{{method}}}", f"envoy_cluster_upstream_rq_completed{{{s3}}}"]
+    # JSON that no service has answered, of which the gRPC statistics know nothing.
+    faults.append("envoy_gateway_unanswered_json")
+    everything = [f"envoy_cluster_grpc_total{{{method}}}", f"envoy_cluster_upstream_rq_completed{{{s3}}}", faults[-1]]
     return f"({_sum(faults)}) / ({_sum(everything)})"
 
 
