@@ -238,7 +238,9 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
 
 def _half(running: front.Front, path: str, headers: str) -> bytes:
     with socket.create_connection(("127.0.0.1", running.port), timeout=30) as raw:
-        raw.sendall(f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\ncontent-length: 100\r\n\r\n".encode() + b"\0")
+        raw.sendall(
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\ncontent-length: 100\r\n\r\n".encode() + b"\0"
+        )
         answer = b""
         while b"\r\n\r\n" not in answer:
             answer += raw.recv(65536)

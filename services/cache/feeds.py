@@ -91,7 +91,9 @@ class Feed:
                     continue
             epoch = log.epoch
             for event in log.events:
-                yield event
+                # That a log was begun anew is an entry without anything.
+                if event.keys or event.tags:
+                    yield event
                 after = event.sequence
             if log.complete:
                 after = max(after, log.head)

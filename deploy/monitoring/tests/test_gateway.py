@@ -88,6 +88,11 @@ def test_an_outage_is_counted(stack: Stack) -> None:
     assert _counted(stack, "envoy_cluster_upstream_rq_xx", **s3, envoy_response_code_class="5") >= 1
     assert _counted(stack, "envoy_cluster_upstream_rq_completed", **s3) >= 1
     (availability,) = [each for each in objectives() if each.name == "availability"]
-    for name in ("cluster_grpc_14{", "cluster_grpc_total{", "cluster_upstream_rq_xx{", "cluster_upstream_rq_completed{"):
+    for name in (
+        "cluster_grpc_14{",
+        "cluster_grpc_total{",
+        "cluster_upstream_rq_xx{",
+        "cluster_upstream_rq_completed{",
+    ):
         assert f"envoy_{name}" in availability.bad
     assert availability.bad.count("envoy_gateway_unanswered_json[") == 2
