@@ -20,7 +20,8 @@ from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Progress, Uploads
-from services.chassis.background import Chores, begin
+from services.chassis.background import Chores
+from services.chassis.background import begin as begin_task
 from services.chassis.errors import ModelyardError, NotFound
 
 _log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class UploadWriter:
         # Its size is taken from the budget.
         self._filling: Filling | None = None
         self._under_way: asyncio.Task[None] | None = None
-        self._alive, self._keeping = alive, begin(self._keep())
+        self._alive, self._keeping = alive, begin_task(self._keep())
 
     async def __aenter__(self) -> UploadWriter:
         return self
