@@ -211,7 +211,8 @@ async def test_a_missed_deadline_of_a_stream_as_json(door: front.Front) -> None:
         assert b"appliedRevision" in reply.body
     with socket.create_connection(("127.0.0.1", door.port), timeout=10) as raw:
         raw.sendall(
-            b"GET /v1/changes:watch HTTP/1.1\r\nhost: localhost\r\ngrpc-timeout: 300m\r\nx-wait: 9\r\nconnection: close\r\n\r\n"
+            b"GET /v1/changes:watch HTTP/1.1\r\nhost: localhost\r\n"
+            b"grpc-timeout: 300m\r\nx-wait: 9\r\nconnection: close\r\n\r\n"
         )
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert b"\r\n0\r\ngrpc-status: 4\r\n" in answer
