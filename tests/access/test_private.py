@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,20 @@ class House:
         host, port = self.stack.services["cdn"].addresses[0]
         return self.stack.gateway if way == "gateway" else f"{host}:{port}"
 
+    def wait_for_the_cache(self) -> None:
+        """
+        Until then the gateway asks the asset service itself, which says nothing of the cache.
+        """
+        token = None if self.mode == "off" else self.token(READ)
+        request = assets_pb2.GetAssetRequest(name=f"assets/{os.urandom(32).hex()}")
+        ends, seen = time.monotonic() + 30, False
+        with modelyard.connect(self.stack.gateway, token) as yard:
+            while not seen and time.monotonic() < ends:
+                with pytest.raises(grpc.RpcError) as absent:
+                    yard.assets.GetAsset(request)
+                seen = any(key == "x-cache" for key, _ in absent.value.trailing_metadata() or ())
+        assert seen
+
 
 @pytest.fixture(scope="module", params=["on", "read-public", "off"])
 def house(request: pytest.FixtureRequest) -> Iterator[House]:
@@ -79,6 +94,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[House]:
             (state / "file").write_bytes(data)
             with modelyard.connect(stack.gateway, found.token("assets.write", READ)) as ann:
                 assert ann.upload_file(state / "file", private=True).private
+        found.wait_for_the_cache()
         yield found
         stack.kill("s3")
 
