@@ -72,7 +72,8 @@ class House:
             while not seen and time.monotonic() < ends:
                 with pytest.raises(grpc.RpcError) as absent:
                     yard.assets.GetAsset(request)
-                seen = "x-cache" in dict(absent.value.trailing_metadata() or ())
+                trailing: Any = absent.value.trailing_metadata()
+                seen = "x-cache" in dict(trailing or ())
         assert seen
 
 
