@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,12 @@ bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the sa
 
 bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=15 SECONDS=1.5)
 	@$(BIN)/python -m bench.instrumentation
+
+bench-seen: $(READY) tools ## What a client measures beside what the histogram says, 256 calls in flight, both hosts (ROUNDS=5 SECONDS=4)
+	@$(BIN)/python -m bench.seen
+
+bench-interceptors: $(READY) ## Processor time of a call in our own Python: host, interceptors, token (ROUNDS=7 CALLS=20000)
+	@$(BIN)/python -m bench.inproc
 
 bench-peers: $(READY) tools ## Beside MLflow, beside a floor, and host beside host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
 	@$(BIN)/python -m bench.peers

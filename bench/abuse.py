@@ -2,8 +2,9 @@
 `make drill-abuse`: how much slower those who behave are served while the gateway is attacked.
 
 Each attack goes on for SECONDS (5), again and again, in turns with as long without it, ROUNDS (3) times; the 99th
-percentiles of a client that calls every few milliseconds are put side by side. Two and more means that the attack was
-felt.
+percentiles of a client that reads every few milliseconds are put side by side. Two and more means that the attack was
+felt. Of watchers, who are no attack, it is the milliseconds that they add. No call of a client that behaves may fail:
+besides the reads these are creations, uploads and values of the key-value cache.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import sys
 import time
 from contextlib import suppress
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import psutil
 
@@ -23,12 +27,19 @@ from bench.form import Check, Report, Samples
 from bench.ghz import percentile
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
-from tests.abuse.attacks import ATTACKS, Attack
-from tests.abuse.test_abuse import behaving
+from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
+from tests.abuse.bad_requests import bad_requests
+from tests.abuse.keyvalue import VALKEY
+from tests.abuse.test_abuse import Others, others
+from tests.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
+_ALL = {**ATTACKS, **UPLOAD_ATTACKS, bad_requests.__name__: bad_requests}
 _REQUIRED = 2.0
+# Who watches and says nothing: how many, and how many milliseconds they may add for others.
+WATCHERS = {"watchers_2000": 2000, "watchers_8000": 8000}
+_ADDED_MS = 20.0
 _MIB = 1 << 20
 
 
@@ -49,21 +60,95 @@ def attacker(name: str, port: int) -> None:
     """
     os.nice(19)
     logging.disable()  # a connection that is closed under it is what it wants
-    asyncio.run(again(ATTACKS[name], port))
+    asyncio.run(again(_ALL[name], port))
 
 
-def slowest(gateway: str, name: str | None) -> float:
+def watcher(port: int, count: int, opened: Connection, enough: Event) -> None:
     """
-    The 99th percentile, in milliseconds, of the calls of a client that behaves while *name* is under way.
+    A process with as many watches.
     """
-    with behaving(gateway) as took:
+    os.nice(19)
+    logging.disable()
+    asyncio.run(watch(port, count, opened.send, enough.is_set))
+
+
+def watched(gateway: str, count: int) -> tuple[Others, int]:
+    """
+    As `served`, while *count* watches are open; and how many of them were.
+    """
+    context = get_context("spawn")
+    enough, (here, there) = context.Event(), context.Pipe()
+    process = context.Process(target=watcher, args=(int(gateway.rpartition(":")[2]), count, there, enough))
+    process.start()
+    try:
+        if not here.poll(120):
+            raise TimeoutError(f"{count} watches could not be opened")
+        held: int = here.recv()
+        with others(gateway) as found:
+            time.sleep(SECONDS)
+    finally:
+        enough.set()
+        process.join()
+    return found, held
+
+
+def watchers(report: Report, stack: Stack, name: str) -> None:
+    """
+    Measure what they add.
+    """
+    calm, crowded, held, failed = [], [], [], 0
+    for _ in range(ROUNDS):
+        calm.append(slowest(served(stack.gateway, None)))
+        found, count = watched(stack.gateway, WATCHERS[name])
+        crowded.append(slowest(found))
+        failed += _failed(name, found)
+        held.append(float(count))
+    added = [one - other for one, other in zip(crowded, calm, strict=True)]
+    report.add(
+        name,
+        {
+            "p99 ms, calm": Samples(tuple(calm)),
+            "p99 ms, watched": Samples(tuple(crowded)),
+            "ms more": Samples(tuple(added)),
+            "watches open": Samples(tuple(held)),
+        },
+    )
+    report.checks.append(Check(f"{name}, p99 more", statistics.median(added), _ADDED_MS, "ms", "lower"))
+    report.checks.append(Check(f"{name}, others' errors", float(failed), 0.0, "", "lower"))
+    report.checks.append(Check(f"{name}, open", min(held), float(WATCHERS[name]), "", "higher"))
+    print(f"{name:<22} p99 {statistics.median(calm):7.2f} → {statistics.median(crowded):7.2f} ms", flush=True)
+
+
+def served(gateway: str, name: str | None) -> Others:
+    """
+    How clients that behave are served while *name* is under way.
+    """
+    with others(gateway) as found:
         if name is None:
             time.sleep(SECONDS)
         else:
             process = get_context("spawn").Process(target=attacker, args=(name, int(gateway.rpartition(":")[2])))
             process.start()
             process.join()
-    return percentile(sorted(took), 0.99) * 1000
+    return found
+
+
+def slowest(found: Others) -> float:
+    """
+    The 99th percentile of their reads in milliseconds.
+    """
+    return percentile(sorted(found.took), 0.99) * 1000
+
+
+def _failed(name: str, found: Others) -> int:
+    if found.failed:
+        print(f"{name}: {len(found.failed)} of {found.calls} calls of others failed: {found.failed[0]}", flush=True)
+    return len(found.failed)
+
+
+def _settings(state: Path) -> StackSettings:
+    # The watchers are many clients, who share an address here.
+    return StackSettings(state=state, gateway_port=0, environment={"MODELYARD_STREAMS_PER_CLIENT": "0"})
 
 
 def main() -> int:
@@ -78,15 +163,21 @@ def main() -> int:
         "the attacker, the client, the gateway, the services and their databases share the machine's cores",
         "the attacker has the least priority",
     ]
-    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as stack:
+    with scratch() as state, Stack(_settings(state)) as stack:
+        os.environ[VALKEY] = stack.valkey.whole_url
         (gateway,) = psutil.Process(stack.pid("gateway")).children()
-        slowest(stack.gateway, None)  # to warm up
-        for name in os.environ.get("ATTACKS", ",".join(ATTACKS)).split(","):
+        served(stack.gateway, None)  # to warm up
+        for name in os.environ.get("ATTACKS", ",".join([*_ALL, *WATCHERS])).split(","):
+            if name in WATCHERS:
+                watchers(report, stack, name)
+                continue
             before = gateway.memory_info().rss
-            calm, attacked = [], []
+            calm, attacked, failed = [], [], 0
             for _ in range(ROUNDS):
-                calm.append(slowest(stack.gateway, None))
-                attacked.append(slowest(stack.gateway, name))
+                calm.append(slowest(served(stack.gateway, None)))
+                found = served(stack.gateway, name)
+                attacked.append(slowest(found))
+                failed += _failed(name, found)
             grown = (gateway.memory_info().rss - before) / _MIB
             ratios = [one / other for one, other in zip(attacked, calm, strict=True)]
             report.add(
@@ -99,6 +190,7 @@ def main() -> int:
                 },
             )
             report.checks.append(Check(name, statistics.median(ratios), _REQUIRED, "x", "lower"))
+            report.checks.append(Check(f"{name}, others' errors", float(failed), 0.0, "", "lower"))
             print(f"{name:<22} p99 {statistics.median(calm):7.2f} → {statistics.median(attacked):7.2f} ms", flush=True)
         stack.kill("s3")
     return report.close()

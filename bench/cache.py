@@ -39,7 +39,7 @@ from gateway.bucket import Bucket
 from gateway.render import Addresses, descriptor_set
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
 from services.embedded import suite
-from services.embedded.parts import Part, free_port
+from services.embedded.parts import Part, free_port, socket_file
 from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
@@ -121,7 +121,7 @@ class Servers:
         port = free_port()
         addresses = Addresses(
             listen=("127.0.0.1", port),
-            admin_port=free_port(),
+            admin=socket_file(folder, "admin.sock"),
             registry=self.registry.addresses,
             cache=cache.addresses,
             cdn=[("127.0.0.1", 1)],

@@ -49,24 +49,24 @@ def main(argv: Sequence[str]) -> int:
 def _gateway(options: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="modelyard gateway", add_help=False, allow_abbrev=False)
     parser.add_argument("--drain-seconds", default="30")
-    parser.add_argument("--admin-port", default="9901")
     own, rest = parser.parse_known_args(options)
     if {"-h", "--help"} & set(rest):
         _become("gateway.render", "--help")
+    # A pod's own file system has this; no port has it.
     folder = Path(os.environ.get("MODELYARD_RUN") or Path(tempfile.gettempdir(), "modelyard"))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        config = folder / "gateway.yaml"
+        config, admin = folder / "gateway.yaml", str(folder / "admin.sock")
         with config.open("wb") as output:
             files = ["--descriptors", str(folder / "contracts.binpb"), "--site", str(folder / "site")]
-            command = [sys.executable, "-m", "gateway.render", *files, "--admin-port", own.admin_port, *rest]
+            command = [sys.executable, "-m", "gateway.render", *files, "--admin", admin, *rest]
             done = subprocess.run(command, stdout=output, check=False)
     except OSError as error:
         sys.stderr.write(f"modelyard gateway: {folder} cannot be written ({error.strerror}): set MODELYARD_RUN\n")
         return 1
     if done.returncode:
         return done.returncode
-    _become("gateway", "--config", str(config), "--admin-port", own.admin_port, "--drain-seconds", own.drain_seconds)
+    _become("gateway", "--config", str(config), "--admin", admin, "--drain-seconds", own.drain_seconds)
     return 0
 
 

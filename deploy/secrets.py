@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _BYTES = 24
-_VALKEY = 'maxmemory 256mb\nmaxmemory-policy allkeys-lru\nsave ""\n'
+_VALKEY = 'maxmemory 256mb\nmaxmemory-policy volatile-lru\nsave ""\n'
 
 
 def make(folder: Path) -> list[Path]:

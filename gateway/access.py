@@ -8,7 +8,6 @@ refused before they cost a service anything.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import re
 import uuid
@@ -18,22 +17,32 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
-
+from gateway.browsers import REFUSALS
 from gateway.bucket import SYSTEM_CA, transport
-from modelyard.contracts import scopes
+from gateway.openapi.bindings import bindings
+from gateway.refusals import Refusal
+from modelyard.contracts import public_scopes, services
+from services.chassis.access.fetching import may_fetch
 from services.chassis.access.policy import PUBLIC, AccessMode
-from services.chassis.access.tokens import LEEWAY
-from services.chassis.interceptors.status import DOMAIN
+from services.chassis.access.tokens import ALGORITHMS, LEEWAY
+from services.chassis.loopback import is_loopback
 
 BYTES: Final = ("/assets/", "/static/")
 _BYTES_SCOPE: Final = "assets.read"
 _CALLS: Final = "/modelyard."
+_JSON: Final = "/v1/"
 _REFLECTION: Final = "/grpc.reflection."
+# What reaches a service, and may last: not for strangers, who are told how it is by the gateway (see envoy.yaml).
+_HEALTH: Final = ("/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List")
 _PROVIDER: Final = "tokens"
 _JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
-_UNAUTHENTICATED, _PERMISSION_DENIED = 16, 7
+#: A token is looked at and nobody is refused: so that it is known whose rate a call is, before it is.
+_ANYBODY: Final = [
+    {
+        "match": {"prefix": "/"},
+        "requires": {"requires_any": {"requirements": [{"provider_name": _PROVIDER}, {"allow_missing_or_failed": {}}]}},
+    }
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +90,53 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
 
     Args:
         tokens: None while access control is off.
-        table: the scope of each RPC by its path; the contracts' by default. What is not in it is denied.
+        table: the scope of each RPC by its path; the contracts' by default, without the internal ones. What is not
+            in it is denied.
     """
     if tokens is None:
-        return {"TOKENS": [], "JWKS": [], "JWKS_FILES": [], "REFUSALS": [], "PRIVATE_BYTES": False}
-    table = scopes() if table is None else table
+        return {
+            "TOKENS": [],
+            "JWKS": [],
+            "JWKS_FILES": [],
+            "REFUSALS": _mappers(REFUSALS),
+            "PRIVATE_BYTES": False,
+            "OWN_HEALTH": [],
+        }
+    table = public_scopes() if table is None else table
     # In Linux's abstract space: it is nobody's file, and goes with the process. Each gateway has its own.
     socket = f"@modelyard-jwks-{uuid.uuid4().hex}"
     return {
         "TOKENS": [
             {
                 "provider": {_PROVIDER: _provider(tokens)},
+                "anybody": _ANYBODY,
+                "algorithms": _algorithms(tokens),
                 "rules": _rules(tokens, table),
                 "policies": _policies(tokens, table),
             }
         ],
         "JWKS": [_cluster(tokens.keys, socket)],
         "JWKS_FILES": [_listener(tokens.keys, socket)] if isinstance(tokens.keys, Path) else [],
-        "REFUSALS": _refusals(table),
+        # The first one that fits counts.
+        "REFUSALS": _mappers((*REFUSALS, *_refusals(table))),
         "PRIVATE_BYTES": tokens.bytes_need_one,
+        "OWN_HEALTH": [_own_health()],
+    }
+
+
+def _own_health() -> dict[str, object]:
+    """
+    What answers strangers who ask how it is.
+    """
+    config = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+    return {
+        "socket": f"@modelyard-health-{uuid.uuid4().hex}",
+        "services": [{"name": name, "least": {name: {"value": 1}}} for name in ("registry", "cdn", "cache")],
+        # Whoever asks how it is has an answer, whatever the rate.
+        "filters": {
+            "health": {"@type": config, "config": {}},
+            **{name: {"@type": config, "disabled": True, "is_optional": True} for name in ("client-rates", "rates")},
+        },
     }
 
 
@@ -114,6 +151,7 @@ def _provider(tokens: Tokens) -> dict[str, object]:
         "require_expiration": True,
         "clock_skew_seconds": LEEWAY,
         "payload_in_metadata": "claims",
+        "header_in_metadata": "header",
         "failed_status_in_metadata": "failure",
         "claim_to_headers": [
             {"header_name": "x-modelyard-subject", "claim_name": "sub"},
@@ -140,20 +178,62 @@ def _key_source(tokens: Tokens) -> dict[str, object]:
     }
 
 
+def refused(tokens: Tokens | None) -> list[dict[str, object]]:
+    """
+    Calls that `_rules` will refuse, as matchers of headers that all have to fit: there is no good token, and there is a
+    bad one or a path that needs one.
+    """
+    if tokens is None:
+        return []
+    nobody = {"name": "x-modelyard-subject", "present_match": False}
+    if tokens.mode is AccessMode.READ_PUBLIC:
+        return [nobody, {"name": "authorization", "present_match": True}, _begins((_CALLS, _JSON))]
+    return [nobody, _begins((*_closed(tokens), _JSON))]
+
+
+def _begins(prefixes: Sequence[str]) -> dict[str, object]:
+    either = "|".join(map(re.escape, prefixes))
+    return {"name": ":path", "string_match": {"safe_regex": {"regex": f"(?:{either}).*"}}}
+
+
 def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
     """
     The first one that fits says whether a token has to be there. What none fits is open: the page, health, preflights.
+
+    Paths are those that clients send, as JSON has not been read yet. What a path that is taken for a public one here
+    turns out to be afterwards is decided by `_policies`.
     """
     needed = {"provider_name": _PROVIDER}
     # A token that is sent has to be good: its bearer would not expect to be nobody.
     welcome = {"requires_any": {"requirements": [needed, {"allow_missing": {}}]}}
+    public = [path for path, scope in sorted(table.items()) if scope in PUBLIC]
     rules: list[dict[str, object]] = []
     if tokens.mode is AccessMode.READ_PUBLIC:
-        rules += [
-            {"match": {"path": path}, "requires": welcome} for path, scope in sorted(table.items()) if scope in PUBLIC
-        ]
-    closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
-    return rules + [{"match": {"prefix": prefix}, "requires": needed} for prefix in closed]
+        rules += [{"match": {"path": path}, "requires": welcome} for path in public]
+        rules += [{"match": match, "requires": welcome} for match in _as_json(public)]
+    rules += [{"match": {"path": path}, "requires": needed} for path in _HEALTH]
+    return rules + [{"match": {"prefix": prefix}, "requires": needed} for prefix in (*_closed(tokens), _JSON)]
+
+
+def _as_json(paths: Sequence[str]) -> list[dict[str, object]]:
+    """
+    The JSON paths of RPCs, as matches of routes.
+    """
+    return [
+        {
+            "safe_regex": {"regex": binding.regex},
+            "headers": [{"name": ":method", "string_match": {"exact": binding.verb.upper()}}],
+        }
+        for service in services()
+        for method in service.methods
+        if f"/{service.full_name}/{method.name}" in paths
+        for binding in bindings(method)
+    ]
+
+
+def _closed(tokens: Tokens) -> tuple[str, ...]:
+    reflection = () if tokens.reflection else (_REFLECTION,)
+    return (_CALLS, *reflection, *(BYTES if tokens.bytes_need_one else ()))
 
 
 def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
@@ -170,9 +250,9 @@ def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
             "permissions": [_any_of(paths)],
             "principals": [{"any": True} if public else _bearer_of(scope)],
         }
-    closed = [_CALLS, *([] if tokens.reflection else [_REFLECTION]), *(BYTES if tokens.bytes_need_one else ())]
+    # Of JSON it is not known yet which call it is.
     found["open"] = {
-        "permissions": [{"not_rule": _any_of([{"prefix": prefix} for prefix in closed])}],
+        "permissions": [{"not_rule": _any_of([{"prefix": prefix} for prefix in _closed(tokens)])}],
         "principals": [{"any": True}],
     }
     return found
@@ -189,22 +269,47 @@ def _bearer_of(scope: str) -> dict[str, object]:
     return {"sourced_metadata": {"metadata_matcher": matcher}}
 
 
+def _algorithms(tokens: Tokens) -> dict[str, object]:
+    """
+    What is denied: a token that is signed by another algorithm than the services take, wherever a bad one is.
+    """
+    there = _matcher(["header", "alg"], {"present_match": True})
+    good = _matcher(["header", "alg"], {"string_match": {"safe_regex": {"regex": "|".join(ALGORITHMS)}}})
+    of = [
+        {"sourced_metadata": {"metadata_matcher": there}},
+        {"not_id": {"sourced_metadata": {"metadata_matcher": good}}},
+    ]
+    checked = _any_of([{"prefix": prefix} for prefix in (*_closed(tokens), _JSON)])
+    return {"others": {"permissions": [checked], "principals": [{"and_ids": {"ids": of}}]}}
+
+
 def _matcher(path: Sequence[str], value: Mapping[str, object]) -> dict[str, object]:
     return {"filter": _JWT_FILTER, "path": [{"key": key} for key in path], "value": value}
 
 
-def _refusals(table: Mapping[str, str]) -> list[dict[str, object]]:
+def _mappers(refusals: Sequence[Refusal]) -> list[dict[str, object]]:
+    return [mapper for refusal in refusals for mapper in refusal.mappers()]
+
+
+def _refusals(table: Mapping[str, str]) -> list[Refusal]:
     """
-    Refusals in the words of the services, with google.rpc.Status for the details. The first one that fits counts.
+    Refusals for want of a token or of a scope.
     """
     nothing = {"header_filter": {"header": {"name": "authorization", "present_match": False}}}
     wrong = "the token is not accepted: its signature, issuer and audience have to be those that are asked for"
     found = [
-        _Refusal(401, "TOKEN_MISSING", "this call needs a token: authorization: Bearer …", (nothing,)),
-        _Refusal(401, "TOKEN_EXPIRED", "the token has expired: get a new one", (_failed("Jwt is expired"),)),
-        _Refusal(401, "TOKEN_INVALID", wrong),
-        # Envoy calls that forbidden.
-        _Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
+        Refusal(401, "TOKEN_MISSING", "this call needs a token: authorization: Bearer …", (nothing,)),
+        Refusal(401, "TOKEN_EXPIRED", "the token has expired: get a new one", (_failed("Jwt is expired"),)),
+        Refusal(401, "TOKEN_INVALID", wrong),
+        # Envoy calls these two forbidden.
+        Refusal(
+            403,
+            "TOKEN_INVALID",
+            f"the token is not signed with {' or '.join(ALGORITHMS)}",
+            (_otherwise(),),
+            becomes=401,
+        ),
+        Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
     ]
     for scope in sorted(set(table.values())):
         paths = [{"exact": path} for path, needs in sorted(table.items()) if needs == scope]
@@ -212,84 +317,21 @@ def _refusals(table: Mapping[str, str]) -> list[dict[str, object]]:
             paths += [{"prefix": prefix} for prefix in BYTES]
         called = [{"header_filter": {"header": {"name": ":path", "string_match": path}}} for path in paths]
         either = {"or_filter": {"filters": called}} if len(called) > 1 else called[0]
-        found.append(_Refusal(403, "SCOPE_MISSING", f"this call needs the scope {scope}", (either,), scope=scope))
-    found.append(_Refusal(403, "SCOPE_MISSING", "this call is not open to anybody"))
-    return [mapper for refusal in found for mapper in refusal.mappers()]
+        found.append(Refusal(403, "SCOPE_MISSING", f"this call needs the scope {scope}", (either,), scope=scope))
+    found.append(Refusal(403, "SCOPE_MISSING", "this call is not open to anybody"))
+    return found
+
+
+def _otherwise() -> dict[str, object]:
+    # All others that Envoy knows: a filter of answers has no "not".
+    others = {"string_match": {"safe_regex": {"regex": r"(?:HS|PS)\d+|[ER]S(?:384|512)|EdDSA"}}}
+    matcher = _matcher(["header", "alg"], others)
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
 
 
 def _failed(message: str) -> dict[str, object]:
     matcher = _matcher(["failure", "message"], {"string_match": {"exact": message}})
     return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """
-    How one kind of refusal is told.
-
-    Args:
-        status: of HTTP, by which it is known.
-        reason: of the ErrorInfo.
-        message: for people.
-        also: what else it is known by.
-        scope: that is missing.
-        becomes: another status.
-    """
-
-    status: int
-    reason: str
-    message: str
-    also: Sequence[Mapping[str, object]] = ()
-    scope: str = ""
-    becomes: int | None = None
-
-    def mappers(self) -> list[dict[str, object]]:
-        """
-        What Envoy makes of it: first for calls that came as JSON, then for all others.
-        """
-        comparison = {"op": "EQ", "value": {"default_value": self.status, "runtime_key": "none"}}
-        this = [{"status_code_filter": {"comparison": comparison}}, *self.also]
-        as_json = {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": True}}}
-        header = {"key": "grpc-status-details-bin", "value": details(self._code, self._info, self.message)}
-        return [
-            {
-                "filter": {"and_filter": {"filters": [*this, as_json]}},
-                "status": self.becomes,
-                "body": {"json_format": self._as_json()},
-                "headers": [],
-            },
-            {
-                "filter": {"and_filter": {"filters": this}} if len(this) > 1 else this[0],
-                "status": self.becomes,
-                # To callers of gRPC this is the message.
-                "body": {"text_format_source": {"inline_string": self.message}},
-                "headers": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
-            },
-        ]
-
-    @property
-    def _code(self) -> int:
-        return _UNAUTHENTICATED if (self.becomes or self.status) == 401 else _PERMISSION_DENIED
-
-    @property
-    def _info(self) -> error_details_pb2.ErrorInfo:
-        metadata = {"scope": self.scope} if self._code == _PERMISSION_DENIED else {}
-        return error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=metadata)
-
-    def _as_json(self) -> dict[str, object]:
-        kind = "type.googleapis.com/google.rpc.ErrorInfo"
-        info = {"@type": kind, "reason": self.reason, "domain": DOMAIN, "metadata": dict(self._info.metadata)}
-        return {"code": self._code, "message": self.message, "details": [info]}
-
-
-def details(code: int, info: error_details_pb2.ErrorInfo, message: str) -> str:
-    """
-    A google.rpc.Status as the header `grpc-status-details-bin` has it.
-    """
-    packed = any_pb2.Any()
-    packed.Pack(info)
-    whole = status_pb2.Status(code=code, message=message, details=[packed])
-    return base64.b64encode(whole.SerializeToString()).decode().rstrip("=")
 
 
 def _cluster(keys: Path | str, socket: str) -> dict[str, object]:
@@ -316,14 +358,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--access",
         choices=[str(mode) for mode in AccessMode],
         default=str(AccessMode.OFF),
-        help="what needs a token, as in MODELYARD_ACCESS of the services; default off",
+        help="what needs a token, as in MODELYARD_ACCESS of the services; default off, which is for loopback only",
     )
     parser.add_argument("--jwks-file", type=Path, metavar="FILE", help="the issuer's keys, read again when replaced")
     parser.add_argument("--jwks-url", metavar="URL", help="or where they are fetched")
+    parser.add_argument(
+        "--jwks-plain-http", action="store_true", help="take the keys over http:// from beyond this machine, too"
+    )
     parser.add_argument("--jwt-issuer", metavar="TEXT", help="who has to have issued a token (iss)")
     parser.add_argument("--jwt-audience", metavar="TEXT", help="who a token has to be for (aud)")
     parser.add_argument("--reflection-open", action="store_true", help="reflection needs no token; else it is closed")
     parser.add_argument("--bytes-open", action="store_true", help="/assets/ and /static/ need no token, for a CDN")
+
+
+def check(found: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: everybody in a network could do everything, and nobody has asked for that.
+    """
+    host, port = found.listen[0]
+    if AccessMode(found.access) is AccessMode.OFF and not is_loopback(host.strip("[]")):
+        raise ValueError(
+            f"--access is off, and {host}:{port} is not on loopback: everybody who can connect could do everything. "
+            f"Give --access on (docs/access.md), or say --access {AccessMode.OPEN}"
+        )
 
 
 def parse(found: argparse.Namespace) -> Tokens | None:
@@ -331,7 +389,7 @@ def parse(found: argparse.Namespace) -> Tokens | None:
     Raises:
         ValueError: something is missing; the message names the flag.
     """
-    if (mode := AccessMode(found.access)) is AccessMode.OFF:
+    if not (mode := AccessMode(found.access)).asks:
         return None
     if (found.jwks_file is None) == (found.jwks_url is None):
         raise ValueError(f"--access {mode} needs --jwks-file or --jwks-url, and not both")
@@ -339,4 +397,7 @@ def parse(found: argparse.Namespace) -> Tokens | None:
         if not given:
             raise ValueError(f"--access {mode} needs {flag}")
     keys = found.jwks_file or found.jwks_url
-    return Tokens(mode, found.jwt_issuer, found.jwt_audience, keys, found.reflection_open, found.bytes_open)
+    tokens = Tokens(mode, found.jwt_issuer, found.jwt_audience, keys, found.reflection_open, found.bytes_open)
+    if found.jwks_url and not may_fetch(found.jwks_url, plain=found.jwks_plain_http):
+        raise ValueError("--jwks-url has to be https:// (or give --jwks-plain-http, too)")
+    return tokens

@@ -107,6 +107,11 @@ function envoy_on_request(handle)
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set("assets", "method", headers:get(":method"))
   metadata:set("assets", "key", headers:get(":path"):match("^[^?#]*"))
+  local request_id = headers:get("x-request-id")
+  if request_id then
+    -- For the access log.
+    metadata:set("assets", "request_id", request_id)
+  end
   replace_if_range(headers)
   metadata:set("assets", "whole_if_changed", headers:get("if-range") and headers:get("range") and "yes" or "no")
   -- A part of the original is not a part of a variant.

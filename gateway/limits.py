@@ -5,6 +5,7 @@ What one client, and all of them together, may take of the gateway. Each number 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -16,6 +17,8 @@ _MIB: Final = 1 << 20
 _CLIENTS: Final = 20_000
 _OFF: Final = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 RETRY_AFTER: Final = 1  # seconds: buckets are filled every second
+#: Seconds by which the gateway ends a call later than its service has to.
+GRACE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Limits:
 
     Args:
         calls_per_client: calls a second of one client, who is the subject of a verified token, and the address of a
-            caller without one; None for no bound. Twice as many may come at once.
+            caller without one (of IPv6 its /64); None for no bound. Twice as many may come at once.
+        refused_per_client: calls a second of one address without a token that is good, where one is needed; the same.
         calls: calls a second of all clients together; the same.
         heap: MiB of memory. From 95 % on calls are shed.
         connections: of clients, at a time.
@@ -39,6 +43,7 @@ class Limits:
     """
 
     calls_per_client: int | None = None
+    refused_per_client: int = 200
     calls: int | None = None
     heap: int = 1024
     connections: int = 10_000
@@ -59,57 +64,76 @@ class Limits:
             if value is not None and value < least:
                 raise ValueError(f"{each.name.replace('_', ' ')}: {value} is less than {least}")
 
-    def values(self) -> dict[str, object]:
+    def values(self, refused: Sequence[Mapping[str, object]] = ()) -> dict[str, object]:
         """
         What `envoy.yaml` is filled in with.
+
+        Args:
+            refused: the headers of calls that will be refused for want of a token, see `gateway.access.refused`.
         """
+        clients = self._client_rates(refused)
+        # Whoever asks how it is has an answer.
+        any_rate = {name: _OFF for name, there in (("client-rates", clients), ("rates", self.calls)) if there}
         return {
             "HEAP": self.heap * _MIB,
             "CONNECTIONS": self.connections,
             "MAX_STREAMS": self.streams,
             "PROXIES": self.proxies,
             "MOST_BYTES": (self.message + 1) * _MIB,
-            "READ_TIME": f"{self.read_seconds}s",
-            "WRITE_TIME": f"{self.write_seconds}s",
+            "READ_END": f"{self.read_seconds + GRACE}s",
+            "WRITE_END": f"{self.write_seconds + GRACE}s",
             "IDLE_TIME": f"{self.idle_seconds}s",
-            "RATES": [self._rates()] if self.calls or self.calls_per_client else [],
-            "ANY_RATE": {"rates": _OFF} if self.calls or self.calls_per_client else None,
+            "CLIENT_RATES": clients,
+            "RATES": [] if self.calls is None else [_rates(_bucket(self.calls))],
+            "ANY_RATE": any_rate or None,
             "RETRY_AFTER": str(RETRY_AFTER),
             "RETRY_INFO": retry_info(),
         }
 
-    def _rates(self) -> dict[str, object]:
-        # Without a bound for all: as good as none. The filter wants one.
-        bucket = _bucket(self.calls or 1_000_000_000)
-        if self.calls_per_client is None:
-            return {"bucket": bucket, "descriptors": [], "actions": [], "clients": None}
-        own = _bucket(self.calls_per_client)
+    def _client_rates(self, refused: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+        """
+        The filter with a bucket for each client, or none.
+        """
         subject = {"name": "x-modelyard-subject", "present_match": True}
-        return {
-            "bucket": bucket,
-            # An entry without a value stands for every value, each with a bucket of its own.
-            "descriptors": [
-                {"entries": [{"key": "subject"}], "token_bucket": own},
-                {"entries": [{"key": "anonymous", "value": "yes"}, {"key": "remote_address"}], "token_bucket": own},
-            ],
-            "actions": [
-                {"actions": [{"request_headers": {"header_name": subject["name"], "descriptor_key": "subject"}}]},
-                {
-                    "actions": [
-                        {
-                            "header_value_match": {
-                                "descriptor_key": "anonymous",
-                                "descriptor_value": "yes",
-                                "expect_match": False,
-                                "headers": [subject],
-                            }
-                        },
-                        {"remote_address": {}},
-                    ]
-                },
-            ],
-            "clients": _CLIENTS,
-        }
+        found: list[tuple[dict[str, object], dict[str, object]]] = []
+        if self.calls_per_client is not None:
+            own = _bucket(self.calls_per_client)
+            named = {"request_headers": {"header_name": subject["name"], "descriptor_key": "subject"}}
+            found.append(({"entries": [{"key": "subject"}], "token_bucket": own}, {"actions": [named]}))
+            found.append(_by_address("anonymous", own, [subject], expected=False))
+        if refused:
+            found.append(_by_address("refused", _bucket(self.refused_per_client), refused))
+        # For all together: as good as none. The filter wants one.
+        return [_rates(_bucket(1_000_000_000), found)] if found else []
+
+
+def _by_address(
+    what: str, bucket: Mapping[str, object], headers: Sequence[Mapping[str, object]], *, expected: bool = True
+) -> tuple[dict[str, object], dict[str, object]]:
+    """
+    A bucket for each address whose calls have these headers, or *expected* or not: the descriptor, and what makes it.
+    """
+    matched = {"descriptor_key": what, "descriptor_value": "yes", "expect_match": expected, "headers": list(headers)}
+    # Whoever has an IPv6 address has at least 2 ** 64 of them.
+    address = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
+    entries = [{"key": what, "value": "yes"}, {"key": "masked_remote_address"}]
+    return {"entries": entries, "token_bucket": bucket}, {"actions": [{"header_value_match": matched}, address]}
+
+
+def _rates(
+    bucket: Mapping[str, object], clients: Sequence[tuple[dict[str, object], dict[str, object]]] = ()
+) -> dict[str, object]:
+    """
+    A filter of rates, with a bucket for all, and others by what is said of a call. An entry of a descriptor without a
+    value stands for every value, each with a bucket of its own.
+    """
+    descriptors, actions = [one for one, _ in clients], [one for _, one in clients]
+    return {
+        "bucket": bucket,
+        "descriptors": descriptors,
+        "actions": actions,
+        "clients": _CLIENTS if clients else None,
+    }
 
 
 USUAL: Final = Limits()
@@ -133,6 +157,11 @@ _FLAGS: Final = {
         "--calls-per-client",
         "N",
         "a second, of one token's subject or one address; default no bound",
+    ),
+    "refused_per_client": (
+        "--refused-per-client",
+        "N",
+        "a second, of one address, that lack a good token where one is needed",
     ),
     "calls": ("--calls", "N", "a second, of all clients together; default no bound"),
     "heap": ("--heap", "MIB", "of memory, near which calls are shed"),

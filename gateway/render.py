@@ -19,24 +19,28 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import yaml
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, limits, site, tls, tls_options
+from gateway import access, access_log, browsers, limits, site, tls, tls_options
 from gateway.access import Tokens
+from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
 from gateway.limits import USUAL, Limits
 from gateway.openapi.bindings import bindings
 from gateway.tls import NO_TLS, Tls
 from modelyard.cache.v1 import policy_pb2
-from modelyard.contracts import services
+from modelyard.contracts import is_internal, services
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 
 Address = tuple[str, int]
+#: sockaddr_un of Linux has room for 107 bytes, that of macOS for 103.
+LONGEST_SOCKET: Final = 103
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +49,30 @@ class Addresses:
     Where the gateway listens, where the services do (every worker's host and port), and where the bytes are.
 
     Args:
+        admin: the socket of its administration, for its user alone.
         origins: of other sites whose scripts may call, such as https://app.example; none by default.
+        hosts: names that clients call it by, besides those of loopback. Without any, one that listens on loopback has
+            only those, and any other one has every name.
         tokens: which are taken; None while access control is off.
         limits: of clients and of the gateway itself.
         operations: where /livez, /readyz and /metrics are, for those who run it; nowhere by default.
         tls: where there is TLS; nowhere by default.
+        access_log: what is written of requests; by default to standard output.
     """
 
     listen: Address
-    admin_port: int
+    admin: Path
     registry: Sequence[Address]
     cache: Sequence[Address]
     cdn: Sequence[Address]
     bucket: Bucket
     origins: Sequence[str] = ()
+    hosts: Sequence[str] = ()
     tokens: Tokens | None = None
     limits: Limits = USUAL
     operations: Address | None = None
     tls: Tls = NO_TLS
+    access_log: AccessLog = STANDARD_OUTPUT
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -75,7 +85,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         served: the page's files, as `gateway.site.write` wrote them; none means no page.
     """
     values: dict[str, object] = {
-        "ADMIN_PORT": addresses.admin_port,
+        "ADMIN": str(addresses.admin),
         "OPERATIONS": [{"host": at[0], "port": at[1]} for at in [addresses.operations] if at],
         "LISTEN_HOST": addresses.listen[0],
         "LISTEN_PORT": addresses.listen[1],
@@ -92,13 +102,15 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
-        "ORIGINS": list(addresses.origins),
         "SITE": list(served),
         "STREAMS": streams(),
+        "GRPC_LUA": TEMPLATE.with_name("grpc.lua").read_text().replace("${GRACE}", str(limits.GRACE)),
         **_bytes(addresses.bucket),
         **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
         **access.values(addresses.tokens),
-        **addresses.limits.values(),
+        **addresses.limits.values(access.refused(addresses.tokens)),
+        **browsers.values(addresses.origins, browsers.hosts(addresses.listen[0], addresses.hosts)),
+        **addresses.access_log.values(),
     }
     template = yaml.safe_load(TEMPLATE.read_text())
     # The x- keys only hold the anchors.
@@ -145,14 +157,17 @@ def cached_methods(package: str) -> list[str]:
 
 def other_methods(package: str, *, streaming: bool) -> list[str]:
     """
-    The gRPC paths of a package's other RPCs: those that stream in either direction, or those that do not.
+    The gRPC paths of a package's other RPCs that clients may call: those that stream in either direction, or those
+    that do not.
     """
     return [
         f"/{service.full_name}/{method.name}"
         for service in services()
         if service.file.package == package
         for method in service.methods
-        if not _is_cached(method) and (method.client_streaming or method.server_streaming) == streaming
+        if not _is_cached(method)
+        and not is_internal(method)
+        and (method.client_streaming or method.server_streaming) == streaming
     ]
 
 
@@ -266,6 +281,20 @@ def _limits(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Limit
         parser.error(str(error))
 
 
+def _socket(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Path:
+    path: Path = (found.admin or found.descriptors.with_name("admin.sock")).absolute()
+    if len(str(path).encode()) > LONGEST_SOCKET:
+        parser.error(f"--admin: a socket's path has at most {LONGEST_SOCKET} bytes: {path}")
+    return path
+
+
+def _access_log(found: argparse.Namespace, parser: argparse.ArgumentParser) -> AccessLog:
+    try:
+        return access_log.parse(found)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def _tls(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Tls:
     try:
         return tls_options.parse(found, found.descriptors.with_name("tls"))
@@ -286,7 +315,9 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
-    parser.add_argument("--admin-port", type=int, default=9901, help="on loopback; default 9901")
+    parser.add_argument(
+        "--admin", type=Path, metavar="FILE", help="the socket of its administration; default admin.sock beside FILE"
+    )
     parser.add_argument(
         "--operations",
         type=_addresses,
@@ -312,29 +343,45 @@ def main() -> None:
         metavar="ORIGIN",
         help="scripts of this site may call, such as https://app.example; may be given again; default none",
     )
+    parser.add_argument(
+        "--host",
+        type=browsers.host,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what clients call it, without the port, besides localhost; *.example stands for all below; may be given "
+        "again; default any, and localhost alone where it listens on loopback",
+    )
     parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
     access.add_arguments(parser)
     limits.add_arguments(parser)
     tls_options.add_arguments(parser)
+    access_log.add_arguments(parser)
     found = parser.parse_args()
     tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
     secure, bucket = _tls(found, parser), _bucket(found, parser)
     addresses = Addresses(
         found.listen[0],
-        found.admin_port,
+        _socket(found, parser),
         *services_at,
         bucket,
         found.cors_origin,
+        found.host,
         tokens=tokens,
         limits=bounds,
         operations=found.operations[0] if found.operations else None,
         tls=secure,
+        access_log=_access_log(found, parser),
     )
+    try:
+        access.check(found)
+    except ValueError as error:
+        parser.error(str(error))
     tls.write(secure)
     found.descriptors.write_bytes(descriptor_set())
-    served = site.write((found.site or found.descriptors.with_name("site")).absolute())
+    served = site.write((found.site or found.descriptors.with_name("site")).absolute(), tokens)
     sys.stdout.write(render(addresses, found.descriptors, served))
 
 

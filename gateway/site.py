@@ -9,10 +9,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from gateway.access import Tokens
+from services.chassis.access.policy import AccessMode
 
 PAGE = Path(__file__).with_name("page")
 SWAGGER_UI = Path(str(metadata.distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
@@ -27,6 +31,8 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# In the page's source, at the end of what is only there sometimes.
+_IF = re.compile(r"<!-- if (\S[^>]*?) -->")
 _FILE_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -57,12 +63,15 @@ class File:
         return hashlib.sha256(self.data).hexdigest()[:32]
 
 
-def files() -> list[File]:
+def files(tokens: Tokens | None = None) -> list[File]:
     """
     Everything that the page needs.
+
+    Args:
+        tokens: which are taken, so that the page says what is so; None while access control is off.
     """
     assets = dict(_assets())
-    html = (PAGE / "index.html").read_text()
+    html = _page(tokens)
     for name, file in assets.items():
         html = html.replace(f'"{name}"', f'"{file.path}"')
     # Without the line breaks that make it readable in the tree.
@@ -78,16 +87,20 @@ def files() -> list[File]:
     ]
 
 
-def write(folder: Path) -> list[Mapping[str, str]]:
+def write(folder: Path, tokens: Tokens | None = None) -> list[Mapping[str, str]]:
     """
     Write the files and their compressed variants into a folder.
+
+    Args:
+        folder: for them.
+        tokens: which are taken.
 
     Returns:
         What `gateway/envoy.yaml` says of each file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     served: list[Mapping[str, str]] = []
-    for file in files():
+    for file in files(tokens):
         plain, zipped = folder / file.digest, folder / f"{file.digest}.gz"
         plain.write_bytes(file.data)
         zipped.write_bytes(gzip.compress(file.data, mtime=0))
@@ -105,6 +118,19 @@ def write(folder: Path) -> list[Mapping[str, str]]:
             }
         )
     return served
+
+
+def _page(tokens: Tokens | None) -> str:
+    reflection = tokens is None or tokens.reflection
+    so = {
+        "tokens": tokens is not None,
+        "reading": tokens is None or tokens.mode is AccessMode.READ_PUBLIC,
+        "reflection": reflection,
+        "no reflection": not reflection,
+    }
+    lines = (PAGE / "index.html").read_text().splitlines(keepends=True)
+    kept = (line for line in lines if all(so[found] for found in _IF.findall(line)))
+    return "".join(_IF.sub("", line) for line in kept)
 
 
 def _assets() -> Iterator[tuple[str, File]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from modelyard.transfer import STREAMS, Attempts, Incoming, Pause, Plan, RangedIncoming
+from modelyard.transfer import STREAMS, Attempts, Gathering, Incoming, Pause, Plan, RangedIncoming, Turns
 
 T = TypeVar("T")
 
@@ -53,10 +53,17 @@ async def _threaded(messages: Iterator[Message]) -> AsyncIterator[Message]:
         yield message
 
 
+async def _begin(incoming: Gathering) -> None:
+    pauses = Turns()
+    while not await asyncio.to_thread(incoming.begin):  # noqa: ASYNC110 - another process has no event for us
+        await asyncio.sleep(pauses.next())
+
+
 async def receive(yard: Any, incoming: Incoming) -> None:
     """
     Fetch the missing bytes of a small file.
     """
+    await _begin(incoming)
     attempts = Attempts()
     while incoming.missing:
         try:
@@ -71,6 +78,7 @@ async def receive_ranges(yard: Any, incoming: RangedIncoming) -> None:
     """
     Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
     """
+    await _begin(incoming)
     tasks = [asyncio.create_task(_receive_pieces(yard, incoming)) for _ in range(STREAMS)]
     try:
         await asyncio.gather(*tasks)

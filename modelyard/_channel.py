@@ -20,6 +20,7 @@ from google.protobuf.descriptor import FileDescriptor
 
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
+from modelyard.problems import DETAILS, error_info
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
@@ -251,13 +252,30 @@ class Session:
 
     def note(self, method: str, trailers: Any) -> None:
         """
-        Remember the revision that an answer reflects.
+        Remember the revision that an answer reflects; and forget one that the service no longer has.
         """
         for key, value in trailers or ():
             if key == "x-revision" and str(value).isdecimal():
                 package = _package(method)
                 with self._lock:
                     self._revisions[package] = max(self._revisions.get(package, 0), int(value))
+            elif key == DETAILS and isinstance(value, bytes) and (newest := _set_back(value)) is not None:
+                # Its database was set back, to a backup or by a failover. This call has failed, so that its caller
+                # knows; those after it ask for what there is.
+                package = _package(method)
+                with self._lock:
+                    self._revisions[package] = min(self._revisions.get(package, 0), newest)
+
+
+def _set_back(details: bytes) -> int | None:
+    """
+    The newest revision of a service that does not have the one that was asked for.
+    """
+    if b"REVISION_NOT_REACHED" not in details:
+        return None
+    info = error_info(details)
+    newest = info.metadata.get("revision", "")
+    return int(newest) if info.reason == "REVISION_NOT_REACHED" and newest.isdecimal() else None
 
 
 def _package(method: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import STREAMS, Attempts, Incoming, Pause, Plan, RangedIncoming
+from modelyard.transfer import STREAMS, Attempts, Gathering, Incoming, Pause, Plan, RangedIncoming, Turns
 
 T = TypeVar("T")
 
@@ -58,10 +58,17 @@ class Mover:
             except grpc.RpcError as error:
                 step, given = plan.throw, error
 
+    def _begin(self, incoming: Gathering) -> None:
+        pauses = Turns()
+        while not incoming.begin():
+            if self._closed.wait(pauses.next()):
+                raise ValueError("the client was closed while another download of the same file was waited for")
+
     def receive(self, incoming: Incoming) -> None:
         """
         Fetch the missing bytes of a small file.
         """
+        self._begin(incoming)
         attempts = Attempts()
         while incoming.missing:
             try:
@@ -75,6 +82,7 @@ class Mover:
         """
         Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
         """
+        self._begin(incoming)
         streams = _Streams()
         with ThreadPoolExecutor(STREAMS, "modelyard-download") as pool:
             futures = [pool.submit(self._receive_pieces, incoming, streams) for _ in range(STREAMS)]

@@ -161,6 +161,7 @@ class Client:
         """
         Write an asset into a file, which appears complete and verified, or not at all. What an interrupted download
         left beside it is used again. A file above 32 MiB comes in four streams at a time.
+        Of several downloads of it to the same path, in one process or in many, one does it and the others wait for it.
 
         Args:
             name: of the asset, assets/{sha256}; or the asset, which is not asked for again.

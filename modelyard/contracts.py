@@ -8,7 +8,7 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 import modelyard
 from modelyard.access.v1 import access_pb2
@@ -38,3 +38,23 @@ def scopes() -> dict[str, str]:
         for method in service.methods
     }
     return {path: scope for path, scope in found.items() if scope}
+
+
+def is_internal(method: MethodDescriptor) -> bool:
+    """
+    Whether services call an RPC among themselves only, so that the gateway has no route to it.
+    """
+    return bool(method.GetOptions().Extensions[access_pb2.internal])
+
+
+def public_scopes() -> dict[str, str]:
+    """
+    As `scopes`, of what clients may call: without the internal RPCs.
+    """
+    internal = {
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        for method in service.methods
+        if is_internal(method)
+    }
+    return {path: scope for path, scope in scopes().items() if path not in internal}

@@ -4,13 +4,16 @@ What a failed call says, read from its status.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-_DETAILS = "grpc-status-details-bin"
+#: The metadata with a serialised google.rpc.Status.
+DETAILS = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def explain(error: grpc.RpcError) -> Problem:
     call: Any = error
     trailers = dict(call.trailing_metadata() or ())
     status = status_pb2.Status()
-    details = trailers.get(_DETAILS)
+    details = trailers.get(DETAILS)
     if isinstance(details, bytes):
         status.ParseFromString(details)
     info, wrong, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
@@ -81,3 +84,16 @@ def explain(error: grpc.RpcError) -> Problem:
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
         request_id=str(trailers.get("x-request-id", "")),
     )
+
+
+def error_info(details: bytes) -> error_details_pb2.ErrorInfo:
+    """
+    The reason in the `DETAILS` of a call, and the facts beside it; empty when there are none.
+    """
+    status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
+    # Whatever is between us and the service may have made something else of it.
+    with contextlib.suppress(DecodeError):
+        status.ParseFromString(details)
+    for detail in status.details:
+        detail.Unpack(info)
+    return info

@@ -100,7 +100,7 @@ def test_a_static_file_with_four_byte_characters(stack: Stack, yard: modelyard.C
 
 
 @pytest.mark.parametrize("path", BAD_PATHS)
-def test_static_files_that_lead_elsewhere(yard: modelyard.Client, path: str) -> None:
+def test_static_files_that_lead_elsewhere(stack: Stack, yard: modelyard.Client, path: str) -> None:
     """
     Such a path is nobody's: no static file, no owner of pins or of uploads.
     """
@@ -109,8 +109,9 @@ def test_static_files_that_lead_elsewhere(yard: modelyard.Client, path: str) -> 
     with pytest.raises(grpc.RpcError) as caught:
         yard.delivery.PutStaticFile(put)
     assert refused_field(caught.value) == {"static_file.name"}
-    with pytest.raises(grpc.RpcError) as caught:
-        yard.assets.Pin(assets_pb2.PinRequest(names=[asset.name], owner=name))
+    host, port = stack.services["cdn"].addresses[0]
+    with modelyard.connect(f"{host}:{port}") as registry, pytest.raises(grpc.RpcError) as caught:
+        registry.assets.Pin(assets_pb2.PinRequest(names=[asset.name], owner=name))
     assert refused_field(caught.value) == {"owner"}
     start = uploads_pb2.StartUploadRequest(sha256=asset.sha256, size_bytes=asset.size_bytes, owner=name)
     with pytest.raises(grpc.RpcError) as caught:

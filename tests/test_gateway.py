@@ -105,6 +105,21 @@ def test_grpc_web_reads_a_model(stack: Stack) -> None:
     assert b"grpc-status:0" in answer[5 + length :]
 
 
+@pytest.mark.parametrize("method", ["Pin", "Unpin"])
+def test_pins_have_no_route(stack: Stack, yard: modelyard.Client, method: str) -> None:
+    """
+    While access control is off, too, nobody pins or unpins through the gateway: not over gRPC, gRPC-Web or JSON.
+    """
+    request = assets_pb2.PinRequest if method == "Pin" else assets_pb2.UnpinRequest
+    with pytest.raises(grpc.RpcError) as refused:
+        getattr(yard.assets, method)(request(owner="namespaces/default/models/m/versions/1"))
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    path, body = f"/modelyard.cdn.v1.AssetService/{method}", struct.pack("!BI", 0, 0)
+    assert get(stack, path, body, content_type="application/grpc-web+proto", x_grpc_web="1")[0] == 404
+    assert get(stack, path, b"{}", content_type="application/json")[0] == 415
+    assert get(stack, f"/v1/assets:{method.lower()}", b"{}", content_type="application/json")[0] == 404
+
+
 def test_reflection_lists_the_registry(stack: Stack) -> None:
     """
     Tools can ask what is served.

@@ -11,7 +11,8 @@ from modelyard.contracts import scopes, services
 
 SCOPES = {
     *("registry.read", "registry.write"),
-    *("assets.read", "assets.write", "assets.sign"),
+    *("assets.read", "assets.write", "assets.sign", "assets.pin"),
+    "static.write",
     *("cache.read", "cache.write", "cache.admin"),
     "admin",
 }

@@ -335,6 +335,12 @@ def _gateway() -> Iterator[Shown]:
     yield Graph("Answers by class of HTTP status", [(by_class, "{{envoy_response_code_class}}xx")], "reqps")
     calls = "sum by (envoy_grpc_bridge_method) (rate(envoy_cluster_grpc_total[5m]))"
     yield Graph("Calls by method", [(f"topk(10, {calls})", "{{envoy_grpc_bridge_method}}")], "reqps")
+    yield Graph(
+        "Refused, by cause",
+        [("sum by (cause) (rate(envoy_gateway_refused[5m]))", "{{cause}}")],
+        "reqps",
+        "What was answered 401, 403 or 429, or with the codes that stand for them. Who it was is in the access log.",
+    )
     time = f"sum by (le) (rate(envoy_http_downstream_rq_time_bucket{downstream}[5m]))"
     yield Graph(
         "Time to the last byte",

@@ -93,6 +93,23 @@ def _env(name: str, value: str) -> Object:
 
 # policy, overlay, what is done, what is said
 MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
+    ("access", "staging", lambda s: _config(s, "settings").pop("MODELYARD_ACCESS"), "no access control"),
+    ("access", "production", _set(lambda s: _config(s, "settings"), "MODELYARD_ACCESS", "off"), "no access control"),
+    (
+        "access",
+        "production",
+        lambda s: _server(s, "cdn").setdefault("env", []).append(_env("MODELYARD_ACCESS", "read-public")),
+        "not everybody asks for the same",
+    ),
+    ("access", "local", lambda s: _server(s, "gateway")["args"].pop(), "no access control"),
+    (
+        "access",
+        "local",
+        lambda s: next(each for each in s.of("Service") if each["metadata"]["name"] == "gateway")["spec"].update(
+            type="LoadBalancer"
+        ),
+        "open to everybody",
+    ),
     ("images", "local", _set(lambda s: _server(s, "cdn"), "image", "modelyard:latest"), "another image tomorrow"),
     ("images", "local", _set(lambda s: _server(s, "cdn"), "image", "modelyard"), "another image tomorrow"),
     ("images", "production", _set(lambda s: _server(s, "cdn"), "image", "modelyard:1.0"), "has no digest"),

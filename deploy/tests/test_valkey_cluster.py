@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from deploy.secrets import make
 from services.embedded.parts import free_port
 from services.embedded.supervisor import Supervisor
 from services.embedded.testing import scratch
@@ -94,3 +95,13 @@ def test_nodes_become_a_cluster_once(nodes: tuple[list[Valkey], Path]) -> None:
     again = _form(servers, password)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "nothing to do" in again.stdout
+
+
+def test_a_full_valkey_keeps_account_everywhere() -> None:
+    """
+    Each Valkey of ours lets go of what has a time-to-live only, and no other.
+    """
+    assert "maxmemory-policy volatile-lru\n" in (COMPONENT / "valkey.conf").read_text()
+    with scratch() as folder:
+        make(folder)
+        assert "maxmemory-policy volatile-lru\n" in (folder / "valkey" / "valkey.conf").read_text()

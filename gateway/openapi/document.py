@@ -12,7 +12,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from gateway.openapi.bindings import Binding, Segment, bindings
 from gateway.openapi.comments import Prose
 from gateway.openapi.schemas import STRINGS, Schema, Schemas
-from modelyard.contracts import services
+from modelyard.contracts import scopes, services
+from services.chassis.access.policy import PUBLIC
 
 #: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
 _STATUS = {
@@ -38,7 +39,18 @@ _ABOUT = """\
 An AI model registry: models, versions, aliases, cards, evaluations, deployments, and their bytes.
 
 The same calls are served as gRPC and gRPC-Web on this port. Streams answer with one JSON object per line, 64-bit
-numbers are strings, and a query parameter that a call does not have is refused."""
+numbers are strings, and a query parameter that a call does not have is refused. Bodies are application/json.
+
+Where access control is on, calls need a token with the scope that is named beside each of them."""
+
+_SCHEME = "token"
+_SECURITY: dict[str, Any] = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "A token of this registry's issuer, whose claim `scope` has the scope of the call. None is needed "
+    "where access control is off, nor for reading models and assets where everybody may.",
+}
 
 _ERROR: Schema = {
     "type": "object",
@@ -98,6 +110,7 @@ def document(comments: Mapping[str, str], version: str) -> dict[str, Any]:
         "tags": tags,
         "paths": dict(sorted(paths.items())),
         "components": {
+            "securitySchemes": {_SCHEME: _SECURITY},
             "schemas": dict(sorted(components.items())),
             "responses": {"Error": _refusal("Any other error.")},
         },
@@ -125,6 +138,7 @@ class _Operation:
         self._schemas = schemas
         self._comments = comments
         self._prose = Prose.parse(comments.get(method.full_name, ""))
+        self._scope = scopes()[f"/{method.containing_service.full_name}/{method.name}"]
 
     def render(self) -> dict[str, Any]:
         """
@@ -137,8 +151,9 @@ class _Operation:
             "parameters": [*map(self._segment, self._binding.segments), *self._query(self._method.input_type)],
             "responses": self._responses(),
         }
-        if self._prose.description != f"{self._prose.summary}.":
-            found["description"] = self._prose.description
+        found["description"] = f"{self._prose.description}\n\nScope: `{self._scope}`."
+        # Which of the two it is, only the server knows.
+        found["security"] = [{_SCHEME: [self._scope]}, *([{}] if self._scope in PUBLIC else [])]
         if self._binding.body:
             found["requestBody"] = {"required": True, "content": {"application/json": {"schema": self._body()}}}
         return found

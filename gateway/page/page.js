@@ -11,6 +11,8 @@ SwaggerUIBundle({
   docExpansion: "none",
   defaultModelsExpandDepth: 0,
   tryItOutEnabled: true,
+  // A token is kept in this page and nowhere else: it is gone when the page is.
+  persistAuthorization: false,
   // It would send the document to a server of its makers.
   validatorUrl: null,
 });

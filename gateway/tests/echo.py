@@ -27,6 +27,7 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has argument
 
     def __init__(self, seconds: float = 0) -> None:
         self.told: list[dict[str, str]] = []
+        self.asked = 0
         self._seconds = seconds
 
     @contextmanager
@@ -50,6 +51,8 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has argument
 
         def answer(_request: bytes, _context: Any) -> bytes:
             if details.method.startswith("/grpc.health."):
+                # By clients, and not by the gateway itself.
+                self.asked += not dict(details.invocation_metadata).get("user-agent", "").startswith("Envoy")
                 well: bytes = health_pb2.HealthCheckResponse(status=1).SerializeToString()
                 return well
             self.told.append(dict(details.invocation_metadata))

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from gateway.__main__ import ask as administration
 from gateway.access import Tokens
+from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import Bucket
 from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
 from gateway.tls import NO_TLS, Tls
 from services.embedded import suite
-from services.embedded.parts import free_port
+from services.embedded.parts import free_port, socket_file
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Supervisor
 
@@ -59,12 +61,13 @@ class Front:
 
     Args:
         port: for clients.
-        admin_port: for its administration.
+        admin: the socket of its administration.
+        operations: for those who run it.
         context: of a client; None means plain text.
     """
 
     port: int
-    admin_port: int
+    admin: Path
     operations: int
     context: ssl.SSLContext | None = None
 
@@ -72,10 +75,7 @@ class Front:
         """
         Envoy's counters of these names.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
-        connection.request("GET", "/stats")
-        lines = connection.getresponse().read().decode().splitlines()
-        connection.close()
+        lines = administration(self.admin, "/stats").splitlines()
         found = dict(line.split(": ", 1) for line in lines)
         return {name: int(found[name]) for name in names}
 
@@ -100,7 +100,7 @@ class Front:
         connection = self.connect()
         try:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_host="host" in given, skip_accept_encoding=True)
             for name, value in given.items():
                 connection.putheader(name, value)
             if body is not None:
@@ -125,6 +125,8 @@ def gateway(
     tokens: Tokens | None = None,
     limits: Limits = USUAL,
     services: Mapping[str, int] | None = None,
+    hosts: Sequence[str] = (),
+    access_log: AccessLog = STANDARD_OUTPUT,
 ) -> Iterator[Front]:
     """
     Run a gateway before *s3*, whose services do not answer, with its files in *state*.
@@ -139,21 +141,25 @@ def gateway(
         tls: where there is TLS.
         context: of the clients then.
         services: the ports of services that do answer.
+        hosts: what clients may call it besides localhost.
+        access_log: how much is written of requests.
     """
-    front = Front(free_port(), free_port(), free_port(), context)
+    front = Front(free_port(), socket_file(state, "admin.sock"), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
         listen=("127.0.0.1", front.port),
-        admin_port=front.admin_port,
+        admin=front.admin,
         registry=there.get("registry", [NOBODY]),
         cache=there.get("cache", [NOBODY]),
         cdn=there.get("cdn", [NOBODY]),
         bucket=Bucket(BUCKET, REGION, s3.endpoint),
         origins=origins,
+        hosts=hosts,
         tls=tls,
         tokens=tokens,
         limits=limits,
         operations=("127.0.0.1", front.operations),
+        access_log=access_log,
     )
 
     def ready() -> None:

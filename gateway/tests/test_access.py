@@ -4,7 +4,9 @@ Tokens at the gateway, whose services do not look at them: what it refuses by it
 
 from __future__ import annotations
 
+import base64
 import http.server
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +17,18 @@ from pathlib import Path
 import grpc
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from jwt.algorithms import ECAlgorithm
 
 from gateway import access
 from gateway.access import Tokens
+from gateway.openapi.bindings import bindings
 from gateway.tests import front
 from gateway.tests.echo import Echo, call
-from modelyard.contracts import scopes
+from modelyard.contracts import scopes, services
 from services.chassis.access import AccessMode
+from services.chassis.access.policy import PUBLIC
 from services.embedded.s3 import S3
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
@@ -95,6 +102,34 @@ def test_what_a_token_has_to_be(door: front.Front, issuer: Issuer, tmp_path: Pat
     assert found == {name: wanted for name, (_, wanted) in expected.items()}
 
 
+@pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
+def test_keys_of_other_kinds_sign_nothing(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    What the services do not take, the gateway does not take either, though its key set has it: a shared secret, which
+    all of its readers could sign with, and other algorithms. So it is for bytes, which no service looks after.
+    """
+    issuer, secret = Issuer(tmp_path / "jwks.json"), b"a secret that is as long as it has to be"
+    curve = ec.generate_private_key(ec.SECP384R1())
+    keys = json.loads(issuer.file.read_text())["keys"]
+    shared = {"kty": "oct", "kid": "shared", "k": base64.urlsafe_b64encode(secret).decode().rstrip("="), "alg": "HS256"}
+    longer = {**ECAlgorithm.to_jwk(curve.public_key(), as_dict=True), "kid": "longer", "alg": "ES384"}
+    issuer.file.write_text(json.dumps({"keys": [*keys, shared, longer]}))
+    claims = jwt.decode(issuer.mint("registry.read assets.read"), options={"verify_signature": False})
+    forged = [
+        jwt.encode(claims, secret, "HS256", {"kid": "shared"}),
+        jwt.encode(claims, curve, "ES384", {"kid": "longer"}),
+        issuer.resign(claims, "RS512"),
+    ]
+    with gateway(Tokens(mode, ISSUER, AUDIENCE, issuer.file), tmp_path / "state", echo[1]) as running:
+        for _ in range(2):  # the second time from its memory
+            assert call(running, GET, f"Bearer {issuer.mint('registry.read')}") == OK
+            for token in forged:
+                assert call(running, GET, f"Bearer {token}") == INVALID
+                answer = ask(running, "/v1/namespaces/default/models", token)
+                assert (answer.status, answer.error["details"][0]["reason"]) == (401, "TOKEN_INVALID")
+                assert ask(running, "/static/logo.svg", token).status == (401 if mode is AccessMode.ON else 503)
+
+
 def test_a_token_without_an_end_is_refused(door: front.Front, issuer: Issuer) -> None:
     """
     A token that never expires could never be taken back.
@@ -157,7 +192,7 @@ def test_an_rpc_without_a_scope_is_denied(issuer: Issuer, echo: tuple[Echo, int]
     table = {path: scope for path, scope in scopes().items() if path != GET}
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(access, "scopes", lambda: table)
+        patch.setattr(access, "public_scopes", lambda: table)
         with gateway(tokens, tmp_path, echo[1]) as running:
             everything = f"Bearer {issuer.mint(' '.join(set(table.values())))}"
             assert call(running, GET, everything) == DENIED
@@ -167,13 +202,36 @@ def test_an_rpc_without_a_scope_is_denied(issuer: Issuer, echo: tuple[Echo, int]
 
 def test_health_and_reflection(door: front.Front, public: front.Front, issuer: Issuer) -> None:
     """
-    Health is open. Reflection is open where that was asked for, and else to nobody.
+    How it is, anybody may ask; to watch it needs a token. Reflection is open where that was asked for, and else to
+    nobody.
     """
     health, reflection = "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     every = f"Bearer {issuer.mint(' '.join(set(scopes().values())))}"
     found = [call(door, health, None), call(door, reflection, None), call(door, reflection, every)]
     assert found == [OK, MISSING, DENIED]
+    for method in ("Watch", "List"):
+        path = f"/grpc.health.v1.Health/{method}"
+        assert [call(door, path, None), call(public, path, None), call(door, path, every)] == [MISSING, MISSING, OK]
     assert call(public, reflection, None) == OK
+
+
+def test_strangers_are_told_how_it_is_by_the_gateway(door: front.Front, echo: tuple[Echo, int]) -> None:
+    """
+    No service is asked: the gateway says what its own health checks have found, of each service; of names that are not
+    ours it knows nothing.
+    """
+    before = echo[0].asked
+    found = {}
+    with grpc.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        names = ("", "modelyard.registry.v1.ModelService", "modelyard.cdn.v1.AssetService", "grpc.health.v1.Health")
+        for name in names:
+            found[name] = check(health_pb2.HealthCheckRequest(service=name), timeout=20, wait_for_ready=True).status
+    well, ill, unknown = (
+        getattr(health_pb2.HealthCheckResponse, state) for state in ("SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+    )
+    assert list(found.values()) == [well, well, ill, unknown]
+    assert echo[0].asked == before
 
 
 def test_refusals_over_http(door: front.Front, issuer: Issuer) -> None:
@@ -198,16 +256,67 @@ def test_what_is_open_to_everybody(door: front.Front) -> None:
     """
     The page, the API's description, the gateway's health and browsers' questions before a call need no token.
     """
-    assert [door.ask(path).status for path in ("/", "/openapi.json", "/healthz", "/v1/nonsense")] == [
-        200,
-        200,
-        200,
-        404,
-    ]
+    assert [door.ask(path).status for path in ("/", "/openapi.json", "/healthz")] == [200, 200, 200]
     asked = door.ask(
         "/v1/namespaces/default/models", "OPTIONS", origin="https://app.example", access_control_request_method="GET"
     )
     assert asked.status == 200
+
+
+def beginning(door: front.Front, path: str, token: str | None, kind: str, size: int) -> front.Answer:
+    """
+    The answer to a POST whose body is announced and never sent.
+    """
+    connection = door.connect()
+    try:
+        connection.putrequest("POST", path)
+        connection.putheader("content-type", kind)
+        connection.putheader("content-length", str(size))
+        if token is not None:
+            connection.putheader("authorization", f"Bearer {token}")
+        connection.endheaders()
+        answer = connection.getresponse()
+        return front.Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("mode", ["door", "public"])
+def test_no_body_is_kept_of_who_is_refused(mode: str, request: pytest.FixtureRequest, issuer: Issuer) -> None:
+    """
+    Who has no token, or no good one, hears of it before the body is here: as gRPC, gRPC-Web and JSON. A token without
+    the scope is refused at once over gRPC; of JSON it is known when it has been read which scope that is.
+    """
+    door: front.Front = request.getfixturevalue(mode)
+    bad, less = issuer.mint("registry.write", exp=int(time.time()) - 60), issuer.mint("assets.read")
+    for kind in ("application/grpc", "application/grpc-web+proto"):
+        found = {
+            token: beginning(door, CREATE, token, kind, 17 << 20).headers["grpc-status"] for token in (None, bad, less)
+        }
+        assert found == {None: "16", bad: "16", less: "7"}
+    models = "/v1/namespaces/default/models"
+    for token in (None, bad):
+        answer = beginning(door, models, token, "application/json", 2_000_000)
+        assert (answer.status, answer.error["code"]) == (401, 16)
+        assert "www-authenticate" in answer.headers
+
+
+def test_what_anybody_reads_as_json(public: front.Front, issuer: Issuer) -> None:
+    """
+    Every JSON path of an RPC that reads models or assets is open where everybody reads, and no other one is, whatever
+    the verb. (The service behind answers with nothing; there is none for assets.)
+    """
+    table = scopes()
+    for service in services():
+        for method in service.methods:
+            open_to_all = table[f"/{service.full_name}/{method.name}"] in PUBLIC
+            for binding in [] if method.server_streaming else bindings(method):
+                segments = {segment.name: "1" if segment.name == "version" else "none" for segment in binding.segments}
+                body = b"{}" if binding.body else None
+                answer = public.ask(
+                    binding.path.format_map(segments), binding.verb.upper(), body, content_type="application/json"
+                )
+                assert (answer.status == 401) != open_to_all, (binding, answer.status)
 
 
 def test_bytes_need_the_scope(door: front.Front, public: front.Front, issuer: Issuer) -> None:

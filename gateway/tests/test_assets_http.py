@@ -54,7 +54,7 @@ def test_an_empty_asset_is_served(door: Front, put: Put) -> None:
 
 def test_a_static_file_is_served_as_it_is_stored(door: Front, bucket: S3Client) -> None:
     """
-    A static file has the metadata of its own, and may be a page.
+    A static file has the metadata of its own, and may be a page; which does not run as one of the gateway's own.
     """
     bucket.put_object(
         Bucket=BUCKET,
@@ -70,7 +70,7 @@ def test_a_static_file_is_served_as_it_is_stored(door: Front, bucket: S3Client) 
     assert answer.headers["cache-control"] == "max-age=60"
     assert answer.headers["content-disposition"] == 'inline; filename="index.html"'
     assert (answer.headers["vary"], answer.headers["x-content-type-options"]) == ("accept-encoding", "nosniff")
-    assert "content-security-policy" not in answer.headers
+    assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_body_does_not_matter(door: Front, put: Put) -> None:
         "/zstd/private/{}",
         "/static?/../private/{}",
         "/static/?/../../private/{}",
-        "http://x/private/{}",
+        "http://localhost/private/{}",
         "/assets/{}",
         "/static/{}",
     ],

@@ -5,14 +5,18 @@ What clients may take of the gateway, and what it does when it has no more to gi
 from __future__ import annotations
 
 import socket
+import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
+from gateway import limits
 from gateway.access import Tokens
 from gateway.limits import Limits
 from gateway.tests import front
@@ -73,6 +77,66 @@ def test_each_client_has_a_rate_of_its_own(echo: tuple[Echo, int], tmp_path: Pat
         assert EXHAUSTED in [call(running, GET, None)[0] for _ in range(30)]
 
 
+def strangers(issuer: Issuer, folder: Path) -> dict[str, str | None]:
+    """
+    No token, and tokens that are not good.
+    """
+    return {
+        "none": None,
+        "garbage": "Bearer a.b.c",
+        "of an unknown key": f"Bearer {Issuer(folder / 'other.json', 'other').mint('registry.read')}",
+        "forged": f"Bearer {Issuer(folder / 'same.json').mint('registry.read', sub='ann')}",
+        "expired": f"Bearer {issuer.mint('registry.read', exp=int(time.time()) - 60)}",
+    }
+
+
+def test_whoever_is_refused_has_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Calls without a token, and with one that is not good, count for their address, as gRPC and as JSON, before JSON is
+    read; and for nobody whose token is good, at the same address.
+    """
+    issuer = Issuer(tmp_path / "jwks.json")
+    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
+    with gateway(Limits(calls_per_client=5), tmp_path / "state", echo[1], tokens) as running:
+        for what, token in strangers(issuer, tmp_path).items():
+            codes = [call(running, GET, token)[0] for _ in range(30)]
+            assert codes.count(EXHAUSTED) > 15, what
+            assert set(codes) <= {EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
+        asked = [running.ask(MODELS, "POST", b"{", content_type="application/json").status for _ in range(30)]
+        assert asked.count(429) > 15
+        assert set(asked) <= {429, 401}
+        assert call(running, GET, f"Bearer {issuer.mint('registry.read', sub='ann')}")[0] is OK
+
+
+@pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
+def test_guessing_has_a_rate_without_any_other(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Calls that will be refused for want of a good token have a rate where no others have one: who may call is not
+    counted, nor is what anybody may read.
+    """
+    issuer = Issuer(tmp_path / "jwks.json")
+    tokens = Tokens(mode, ISSUER, AUDIENCE, issuer.file)
+    with gateway(Limits(refused_per_client=1), tmp_path / "state", echo[1], tokens) as running:
+        codes = [call(running, GET, "Bearer a.b.c")[0] for _ in range(20)]
+        assert codes.count(EXHAUSTED) > 10
+        good = f"Bearer {issuer.mint('registry.read')}"
+        assert {call(running, GET, good)[0] for _ in range(20)} == {OK}
+        assert {running.ask("/").status for _ in range(20)} == {200}
+        if mode is AccessMode.READ_PUBLIC:
+            assert {call(running, GET, None)[0] for _ in range(20)} == {OK}
+
+
+def test_what_is_refused_takes_nothing_of_what_all_have(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    Strangers do not use up the calls of all clients together.
+    """
+    issuer = Issuer(tmp_path / "jwks.json")
+    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
+    with gateway(Limits(calls=1), tmp_path / "state", echo[1], tokens) as running:
+        assert {call(running, GET, None)[0] for _ in range(30)} == {grpc.StatusCode.UNAUTHENTICATED}
+        assert call(running, GET, f"Bearer {issuer.mint('registry.read')}")[0] is OK
+
+
 def test_without_memory_calls_are_shed(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
     Near its bound of memory the gateway refuses calls at once with UNAVAILABLE, as JSON with 503, and still says that
@@ -107,7 +171,7 @@ def test_connections_have_a_bound(tmp_path: Path) -> None:
         assert ended.count(False) == 4
         going = held[ended.index(False)]
         going.settimeout(10)
-        going.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        going.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert going.recv(12) == b"HTTP/1.1 200"
         for each in held:
             each.close()
@@ -122,6 +186,32 @@ def test_no_call_is_for_ever(slow: front.Front, path: str, seconds: int) -> None
     began = time.monotonic()
     assert call(slow, path, None)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert seconds <= time.monotonic() - began < 15
+
+
+def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: front.Front) -> None:
+    """
+    Where the service does not say so in time the gateway does: DEADLINE_EXCEEDED over gRPC-Web and as JSON, too, also
+    while the request is still on its way.
+    """
+    frame = bytes(5)
+    web = {"content_type": "application/grpc-web+proto", "x_grpc_web": "1"}
+    with ThreadPoolExecutor(3) as pool:
+        whole = pool.submit(slow.ask, GET, "POST", frame, **web)
+        half = pool.submit(_half, slow, GET, "content-type: application/grpc-web+proto\r\nx-grpc-web: 1")
+        json = pool.submit(slow.ask, f"{MODELS}/a")
+    assert (whole.result().status, whole.result().headers["grpc-status"]) == (200, "4")
+    assert b"\r\ngrpc-status: 4\r\n" in half.result()
+    assert (json.result().status, json.result().error["code"]) == (504, 4)
+
+
+def test_a_message_that_is_far_too_large(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    What the gateway does not even hold until its end is RESOURCE_EXHAUSTED.
+    """
+    with gateway(Limits(message=1), tmp_path, echo[1]) as running:
+        for content_type in ("application/grpc", "application/grpc-web+proto"):
+            answer = running.ask(GET, "POST", bytes(3 << 20), content_type=content_type, te="trailers")
+            assert (answer.status, answer.headers["grpc-status"]) == (200, "8")
 
 
 def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
@@ -140,11 +230,21 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
     A gateway with short times, before a service that takes longer than any of them.
     """
     state, dawdler = tmp_path_factory.mktemp("slow"), Echo(seconds=12)
-    with (
-        dawdler.served() as port,
-        gateway(Limits(read_seconds=1, write_seconds=2, idle_seconds=3), state, port) as running,
-    ):
-        yield running
+    with pytest.MonkeyPatch.context() as patch, dawdler.served() as port:
+        patch.setattr(limits, "GRACE", 0)
+        with gateway(Limits(read_seconds=1, write_seconds=2, idle_seconds=3), state, port) as running:
+            yield running
+
+
+def _half(running: front.Front, path: str, headers: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as raw:
+        raw.sendall(
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\ncontent-length: 100\r\n\r\n".encode() + b"\0"
+        )
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += raw.recv(65536)
+        return answer
 
 
 def test_orders_from_outside_are_not_taken(echo: tuple[Echo, int], tmp_path: Path) -> None:
@@ -192,6 +292,25 @@ def test_its_health_and_its_metrics_are_elsewhere(echo: tuple[Echo, int], tmp_pa
             running.watch(path).status for path in ("/", "/quitquitquit", "/config_dump", "/metrics/../quitquitquit")
         } == {404}
         assert {running.ask(path).status for path in ("/metrics", "/readyz", "/stats/prometheus")} == {404}
+
+
+def test_its_administration_is_for_its_user_alone(echo: tuple[Echo, int], tmp_path: Path) -> None:
+    """
+    It is a socket that only the gateway's user may open, and no port: no page in a browser and no other user of the
+    machine can make it write down tokens, or end.
+    """
+    with gateway(Limits(), tmp_path, echo[1]) as running:
+        assert stat.S_IMODE(running.admin.stat().st_mode) == 0o600
+        gateways = [
+            each for each in psutil.process_iter(["name", "cmdline"]) if str(tmp_path) in str(each.info["cmdline"])
+        ]
+        listening = {
+            found.laddr.port
+            for each in gateways
+            for found in each.net_connections("tcp")
+            if found.status == psutil.CONN_LISTEN
+        }
+        assert listening == {running.port, running.operations}
 
 
 def _answers(running: front.Front) -> bool:

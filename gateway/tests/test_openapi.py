@@ -23,7 +23,8 @@ from gateway.openapi.__main__ import COMMITTED
 from gateway.openapi.bindings import bindings
 from gateway.openapi.comments import Prose
 from gateway.openapi.document import title
-from modelyard.contracts import services
+from modelyard.contracts import is_internal, scopes, services
+from services.chassis.access.policy import PUBLIC
 
 METHODS = [method for service in services() for method in service.methods]
 
@@ -44,9 +45,11 @@ def document() -> dict[str, Any]:
 
 def test_every_unary_rpc_has_a_path() -> None:
     """
-    Whatever is called once is called as JSON too; the streams that are not are listed with a reason.
+    Whatever clients call once is called as JSON too; the streams that are not are listed with a reason. What services
+    call among themselves has no path.
     """
-    without = [method for method in METHODS if not bindings(method)]
+    assert [method.full_name for method in METHODS if is_internal(method) and bindings(method)] == []
+    without = [method for method in METHODS if not bindings(method) and not is_internal(method)]
     assert [method.full_name for method in without if not _streams(method)] == []
     assert {method.full_name for method in without} == set(WITHOUT_PATH)
 
@@ -76,6 +79,21 @@ def test_it_has_every_binding(document: dict[str, Any]) -> None:
             operation = document["paths"][binding.path][binding.verb]
             assert operation["operationId"].startswith(f"{title(method.containing_service)}_{method.name}")
             assert operation["summary"].startswith(f"{method.name} "), operation["operationId"]
+
+
+def test_operations_say_what_token_they_need(document: dict[str, Any]) -> None:
+    """
+    Each one names its scope as the contract has it; those that may be open to everybody can do without.
+    """
+    ((name, scheme),) = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"], scheme["bearerFormat"]) == ("http", "bearer", "JWT")
+    table = scopes()
+    for method in METHODS:
+        scope = table[f"/{method.containing_service.full_name}/{method.name}"]
+        for binding in bindings(method):
+            operation = document["paths"][binding.path][binding.verb]
+            assert operation["security"] == [{name: [scope]}, *([{}] if scope in PUBLIC else [])]
+            assert f"`{scope}`" in operation["description"]
 
 
 def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from gateway import site
 from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
-from modelyard.contracts import services
+from modelyard.contracts import is_internal, services
 from services.chassis.access import AccessMode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 AUTHORITIES = Path(botocore.__file__).with_name("cacert.pem")
 ADDRESSES = Addresses(
     listen=("127.0.0.1", 18080),
-    admin_port=18081,
+    admin=Path("/tmp/modelyard-test/admin.sock"),  # noqa: S108 - nobody opens it
     registry=[("127.0.0.1", 1001), ("127.0.0.1", 1002)],
     cache=[("cache", 1003)],
     cdn=[("cdn", 1004)],
@@ -125,7 +125,8 @@ def test_nothing_is_left_to_fill_in(descriptors: Path) -> None:
 
 def test_every_rpc_of_the_contracts_has_a_route(config: dict[str, Any]) -> None:
     """
-    A read with a cache policy goes to the cache with its origin behind it, everything else to its own service.
+    A read with a cache policy goes to the cache with its origin behind it, everything else to its own service; what
+    services call among themselves goes nowhere.
     """
     cached = {package: set(cached_methods(f"modelyard.{package}.v1")) for package in ("registry", "cdn", "cache")}
     for service in services():
@@ -133,7 +134,7 @@ def test_every_rpc_of_the_contracts_has_a_route(config: dict[str, Any]) -> None:
         for method in service.methods:
             path = f"/{service.full_name}/{method.name}"
             expected = f"{package}-reads" if path in cached[package] else package
-            assert cluster_of(config, path) == expected, path
+            assert cluster_of(config, path) == (None if is_internal(method) else expected), path
 
 
 def test_json_serves_every_service(config: dict[str, Any]) -> None:
@@ -167,13 +168,54 @@ def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str
     assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads", "s3"}
 
 
+def test_streams_do_not_take_the_room_of_calls(config: dict[str, Any]) -> None:
+    """
+    Every stream goes over connections and through circuit breakers of its own, which every service has; no call does.
+    """
+    streams = {
+        f"/{service.full_name}/{method.name}"
+        for service in services()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    routes = manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+    apart = {route["match"].get("path") for route in routes if route.get("route", {}).get("priority") == "HIGH"}
+    assert streams <= apart
+    calls = {route["match"].get("path") for route in routes if "priority" not in route.get("route", {})}
+    assert not streams & calls
+    for cluster in config["static_resources"]["clusters"]:
+        if cluster["name"] in {"registry", "cdn", "cache"}:
+            thresholds = cluster["circuit_breakers"]["thresholds"]
+            assert [each.get("priority", "DEFAULT") for each in thresholds] == ["DEFAULT", "HIGH"]
+            assert all(each["max_requests"] for each in thresholds)
+
+
+def test_only_failed_connections_take_a_host_out(config: dict[str, Any]) -> None:
+    """
+    No cluster takes a host out for what it answers (by default Envoy does, after five failures in a row), nor all hosts
+    for resets of streams, which Envoy counts as failed connections: a sole one stays.
+    """
+    found = [
+        each["outlier_detection"] for each in config["static_resources"]["clusters"] if "outlier_detection" in each
+    ]
+    assert len(found) == 3
+    for each in found:
+        enforced = {name for name, value in each.items() if name.startswith("enforcing_") and value}
+        assert enforced == {"enforcing_consecutive_local_origin_failure"}
+        # Those are on where nothing is said.
+        assert {"enforcing_consecutive_5xx", "enforcing_success_rate", "enforcing_local_origin_success_rate"} < set(
+            each
+        )
+        assert each["max_ejection_percent"] <= 50
+
+
 def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
     """
     What a client says about its own identity is gone before anything looks at it.
     """
     (early,) = manager(config)["early_header_mutation_extensions"]
-    removed = [each["remove_on_match"]["key_matcher"] for each in early["typed_config"]["mutations"]]
-    assert {"prefix": "x-modelyard-"} in removed
+    first, *_ = early["typed_config"]["mutations"]
+    assert first == {"remove_on_match": {"key_matcher": {"prefix": "x-modelyard-"}}}
 
 
 def test_aws_is_reached_by_the_name_of_the_bucket() -> None:
@@ -227,6 +269,12 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
             ["--access", "on", "--jwks-url", "http://me:secret@x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
             "the address of the keys is not http(s)://host[:port][/path]",
         ),
+        (
+            ["--access", "on", "--jwks-url", "http://x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
+            "--jwks-url has to be https:// (or give --jwks-plain-http, too)",
+        ),
+        ([], "--access is off, and 0.0.0.0:8080 is not on loopback"),
+        (["--access", "off", "--listen", "[::]:80"], "--access is off, and [::]:80 is not on loopback"),
     ],
 )
 def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said: str) -> None:
@@ -239,6 +287,17 @@ def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said:
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_no_access_control_has_to_be_asked_for(tmp_path: Path) -> None:
+    """
+    On loopback it may be off; elsewhere only in so many words.
+    """
+    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
+    rest = ["--bucket", "bytes", "--descriptors", str(tmp_path / "contracts.binpb")]
+    for arguments in (["--listen", "127.0.0.1:80"], ["--listen", "[::1]:80"], ["--access", "open-to-everybody"]):
+        done = subprocess.run([*command, *rest, *arguments], cwd=ROOT, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_bad_address_is_a_usage_error() -> None:

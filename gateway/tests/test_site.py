@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from gateway import site
+from gateway.access import Tokens
 from gateway.tests.front import Front, gateway
+from services.chassis.access import AccessMode
 from services.embedded.s3 import S3
 from services.embedded.testing import scratch
 
@@ -43,6 +45,27 @@ def test_the_document_is_there(door: Front) -> None:
     answer = door.ask("/openapi.json")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert json.loads(answer.body) == json.loads((site.PAGE / "openapi.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("mode", "reflection", "said", "unsaid"),
+    [
+        (None, False, ["tools find them by reflection", "newest models"], ["Authorize", "reflection is closed"]),
+        ("on", False, ["Authorize", "reflection is closed"], ["find them by reflection", "newest models"]),
+        ("on", True, ["Authorize", "find them by reflection"], ["reflection is closed", "newest models"]),
+        ("read-public", False, ["Authorize", "reflection is closed", "newest models"], ["find them by reflection"]),
+    ],
+)
+def test_the_page_says_what_is_so(mode: str | None, reflection: bool, said: list[str], unsaid: list[str]) -> None:
+    """
+    Where calls need a token it says so, and neither promises reflection where that is closed nor leads to a refusal.
+    """
+    tokens = mode and Tokens(AccessMode(mode), "issuer", "audience", "https://issuer.example", reflection=reflection)
+    html = next(file.data.decode() for file in site.files(tokens or None) if file.path == "/")
+    assert [text for text in said if text not in html] == []
+    assert [text for text in unsaid if text in html] == []
+    assert "<!--" not in html
+    assert html.count("<dd>") == html.count("</dd>") == html.count("<dt>")
 
 
 def test_all_that_the_page_loads_is_here(door: Front) -> None:

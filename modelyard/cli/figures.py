@@ -197,7 +197,8 @@ _GAUGES = {
 def _count(methods: dict[str, Calls], sample: Sample, grown: Callable[[Sample], float]) -> None:
     labels = sample.labels
     service, method = labels["grpc_service"], labels["grpc_method"]
-    if service.startswith("grpc.") or method.startswith("Watch"):
+    # What nobody serves has no method, and its failures are its callers'.
+    if service.startswith("grpc.") or service == "unknown" or method.startswith("Watch"):
         return
     # The cache has the methods of the services behind it: the name of the service tells two of one name apart.
     calls = methods[f"{service.rpartition('.')[2]}/{method}"]

@@ -7,15 +7,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.cli.errors import RefusedError
-from modelyard.cli.paths import wrong_with
+from modelyard.cli.ignoring import IGNORE_FILE, Rules
+from modelyard.paths import clashes, fault, shown
 
 #: As many as a version may have.
 MOST_FILES = 10_000
 _SHOWN = 5
+#: Of where a link leads: what is sent from outside is told in full.
+MOST_TARGET = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,65 +37,131 @@ class Found:
     size_bytes: int
 
 
-def scan(folder: Path) -> list[Found]:
+@dataclass(slots=True)
+class Scan:
     """
-    All files below *folder*, by path. Links are followed as long as they stay inside.
+    What is in a folder.
+
+    Args:
+        files: by path.
+        left_out: what the rules leave out, folders with a slash at the end and without what is in them.
+        empty: folders without anything in them, which no version can hold.
+        followed: links to files outside of the folder, and where they lead.
+        wrong: what no version can hold.
+    """
+
+    files: list[Found] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    followed: list[tuple[str, Path]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def check(self, folder: Path) -> None:
+        """
+        Raises:
+            RefusedError: it is no version; several things are told at once.
+        """
+        wrong = self.wrong + [clash.reason for clash in clashes([each.path for each in self.files])]
+        if not self.files and not wrong:
+            reason = " but what is left out" if self.left_out else ""
+            wrong.append(f"{folder} holds no files{reason}")
+        if len(self.files) > MOST_FILES:
+            wrong.append(f"{folder} holds {len(self.files):,} files, and a version at most {MOST_FILES:,}")
+        if wrong:
+            more = [f"and {len(wrong) - _SHOWN:,} more"] if len(wrong) > _SHOWN else []
+            raise RefusedError("; ".join([*wrong[:_SHOWN], *more]))
+
+
+def scan(place: Path, rules: Rules, *, follow_links: bool = False) -> Scan:
+    """
+    All files below a folder, by path; or the one file that *place* is, whatever the rules. Links are followed as long
+    as they stay inside.
+
+    Args:
+        rules: what is left out.
+        follow_links: follow links to files outside of the folder, too.
 
     Raises:
-        OSError: it is not a folder, or cannot be read.
+        OSError: it is not there, or cannot be read.
         RefusedError: it holds what a version cannot hold; several things are told at once.
     """
-    wrong: list[str] = []
-    root = folder.resolve(strict=True)
-    found = sorted(_below((root,), root, "", wrong), key=lambda each: each.path)
-    if not found and not wrong:
-        wrong.append(f"{folder} holds no files")
-    if len(found) > MOST_FILES:
-        wrong.append(f"{folder} holds {len(found):,} files, and a version at most {MOST_FILES:,}")
-    if wrong:
-        more = [f"and {len(wrong) - _SHOWN:,} more"] if len(wrong) > _SHOWN else []
-        raise RefusedError("; ".join([*wrong[:_SHOWN], *more]))
+    found = Scan()
+    root = place.resolve(strict=True)
+    if root.is_file():
+        name = Path(os.path.abspath(place)).name  # noqa: PTH100 - resolve() would give the name of what a link leads to
+        _file(found, Found(name, place, root.stat().st_size))
+    else:
+        _Walk(found, rules, follow_links, root).folder((root,), root, "")
+        found.files.sort(key=lambda each: each.path)
+    found.check(place)
     return found
 
 
-def _below(above: tuple[Path, ...], folder: Path, prefix: str, wrong: list[str]) -> Iterator[Found]:
-    # *above* are the folders on the way here, the outermost first, each as it really is.
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    if not names and prefix:
-        wrong.append(f"{_shown(prefix)} is an empty folder, which a version cannot hold: delete it")
-    for name in names:
-        yield from _entry(above, folder / name, f"{prefix}{name}", wrong)
-
-
-def _entry(above: tuple[Path, ...], place: Path, path: str, wrong: list[str]) -> Iterator[Found]:
-    if reason := wrong_with(path) or (_link(above, place) if place.is_symlink() else ""):
-        wrong.append(f"{_shown(path)} {reason}")
-        return
-    found = place.stat()
-    if stat.S_ISDIR(found.st_mode):
-        yield from _below((*above, place.resolve()), place, f"{path}/", wrong)
-    elif stat.S_ISREG(found.st_mode):
-        yield Found(path, place, found.st_size)
+def _file(found: Scan, file: Found) -> None:
+    if reason := fault(file.path):
+        found.wrong.append(f"{shown(file.path)} {reason}")
     else:
-        wrong.append(f"{_shown(path)} is neither a file nor a folder")
+        found.files.append(file)
 
 
-def _link(above: tuple[Path, ...], place: Path) -> str:
-    """
-    Why a link cannot be followed; empty when it can.
-    """
-    try:
-        target = place.resolve(strict=True)
-    except (OSError, RuntimeError):
-        return "is a link that leads nowhere"
-    if not target.is_relative_to(above[0]):
-        return f"is a link out of the folder, to {target}: copy what it leads to"
-    if target in above:
-        return "is a link to a folder that it is in"
-    return ""
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    found: Scan
+    rules: Rules
+    follow_links: bool
+    root: Path
+
+    def folder(self, above: tuple[Path, ...], folder: Path, prefix: str) -> None:
+        # *above* are the folders on the way here, the outermost first, each as it really is.
+        names = sorted(_names(folder))
+        if not names and prefix:
+            self.found.empty.append(prefix)
+        for name in names:
+            self._entry(above, folder / name, f"{prefix}{name}")
+
+    def _entry(self, above: tuple[Path, ...], place: Path, path: str) -> None:
+        is_folder = place.is_dir()
+        if self.rules.leave_folder(path) if is_folder else self.rules.leave_file(path):
+            if path != IGNORE_FILE:
+                self.found.left_out.append(f"{path}/" if is_folder else path)
+            return
+        if place.is_symlink() and (reason := self._link(above, place, path)):
+            self.found.wrong.append(f"{shown(path)} {reason}")
+            return
+        there = place.stat()
+        if stat.S_ISREG(there.st_mode):
+            _file(self.found, Found(path, place, there.st_size))
+        elif not stat.S_ISDIR(there.st_mode):
+            self.found.wrong.append(f"{shown(path)} is neither a file nor a folder: leave it out (--exclude)")
+        elif reason := fault(path):
+            # Once, and not for each file in it.
+            self.found.wrong.append(f"{shown(path)}/ {reason}")
+        else:
+            self.folder((*above, place.resolve()), place, f"{path}/")
+
+    def _link(self, above: tuple[Path, ...], place: Path, path: str) -> str:
+        """
+        Why a link cannot be followed; empty when it can.
+        """
+        try:
+            target = place.resolve(strict=True)
+        except (OSError, RuntimeError):
+            return "is a link that leads nowhere: mend it, or leave it out (--exclude)"
+        if target in above:
+            return "is a link to a folder that it is in: leave it out (--exclude)"
+        if target.is_relative_to(self.root):
+            return ""
+        out = f"is a link out of the folder, to {shown(str(target), MOST_TARGET)}"
+        # A link to a folder may lead to everything that there is.
+        if not target.is_file():
+            return f"{out}: copy what it leads to, or leave it out (--exclude)"
+        if not self.follow_links:
+            return f"{out}: --follow-links sends the file that it leads to"
+        self.found.followed.append((path, target))
+        return ""
 
 
-def _shown(path: str) -> str:
-    # Names that are not UTF-8 cannot be printed, and line breaks would look like several messages.
-    return "".join(sign if sign.isprintable() else f"\\x{ord(sign) & 0xFF:02x}" for sign in path)
+def _names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name

@@ -31,12 +31,12 @@ from modelyard.cli.commands import (
     versions,
     watch,
 )
-from modelyard.cli.errors import RefusedError
-from modelyard.cli.output import Output
+from modelyard.cli.errors import OfFileError, RefusedError
+from modelyard.cli.output import Output, any_console, plain
 from modelyard.cli.parsing import common
 from modelyard.client import Client, connect
 from modelyard.problems import explain
-from modelyard.transfer import IntegrityError
+from modelyard.transfer import FileChangedError, IntegrityError
 
 _EPILOG = """\
 names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the same model;
@@ -79,22 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2, when the command line is wrong; with 0 after --help.
     """
+    any_console()
     parser = _parser()
     args = parser.parse_args(arguments)
     try:
         with contextlib.closing(_connect(parser, args)) as yard:
             args.run(yard, args, Output(args.json))
             sys.stdout.flush()
-    except grpc.RpcError as error:
-        return _fail(_line(error, args.target))
     except BrokenPipeError:
         # Whoever read our output has enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    except (IntegrityError, RefusedError) as error:
-        return _fail(str(error))
+    except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
+        return _fail(_said(error, args.target))
+    except OfFileError as error:
+        return _fail(_of_file(error, args.target))
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
@@ -151,6 +150,21 @@ def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Clien
         parser.error(str(error))
 
 
+def _of_file(error: OfFileError, target: str) -> str:
+    cause, said = error.cause, _said(error.cause, target)
+    # These say themselves where the file is.
+    names_it = isinstance(cause, FileChangedError) or (isinstance(cause, OSError) and cause.filename)
+    return said if names_it else f"{error.name}: {said}"
+
+
+def _said(error: Exception, target: str) -> str:
+    if isinstance(error, grpc.RpcError):
+        return _line(error, target)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def _line(error: grpc.RpcError, target: str) -> str:
     problem = explain(error)
     reason = f" ({problem.reason})" if problem.reason else ""
@@ -164,7 +178,7 @@ def _line(error: grpc.RpcError, target: str) -> str:
 
 
 def _fail(line: str) -> int:
-    print(f"modelyard: {line}", file=sys.stderr)
+    print(f"modelyard: {plain(line)}", file=sys.stderr)
     return 1
 
 

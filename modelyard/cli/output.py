@@ -4,16 +4,22 @@ What commands print: tables for people, a line of JSON for each message for prog
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
+# Control characters, which move the cursor or begin commands; ends of lines; and what turns the direction of text
+# around, so that it shows what it does not say. What joins emoji and letters stays.
+_ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 M = TypeVar("M", bound=Message)
 
@@ -53,7 +59,7 @@ class Output:
             for message in messages:
                 self._line(message)
             return
-        rows = [[column.value(message) for column in columns] for message in messages]
+        rows = [[plain(column.value(message)) for column in columns] for message in messages]
         if not rows:
             print(none, file=sys.stderr)
             return
@@ -67,10 +73,10 @@ class Output:
         if self.json:
             self._line(message)
             return
-        shown = [(name, value) for name, value in facts if value]
+        shown = [(plain(name), value) for name, value in facts if value]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
-            print(f"{name.ljust(width)}  {value}")
+            print(f"{name.ljust(width)}  {plain(value)}")
 
     def line(self, message: Message, text: str) -> None:
         """
@@ -79,17 +85,58 @@ class Output:
         if self.json:
             self._line(message)
         else:
-            print(text, flush=True)
+            print(plain(text), flush=True)
 
     def note(self, text: str) -> None:
         """
         Say something beside the answer.
         """
         if not self.json:
-            print(text, file=sys.stderr)
+            print(plain(text), file=sys.stderr)
+
+    def document(self, text: str) -> None:
+        """
+        Print a file of somebody's as it is, byte for byte; on a terminal, what it shows of it.
+        """
+        if sys.stdout.isatty():
+            print("\n".join(plain(line.removesuffix("\r").expandtabs()) for line in text.split("\n")), end="")
+            return
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+
+    def warn(self, text: str) -> None:
+        """
+        Say something that nobody should miss, also those who read JSON.
+        """
+        print(f"warning: {text}", file=sys.stderr)
 
     def _line(self, message: Message) -> None:
-        print(json.dumps(MessageToDict(message), ensure_ascii=False), flush=True)
+        print(json_line(MessageToDict(message)), flush=True)
+
+
+def any_console() -> None:
+    """
+    Let consoles that have not every character show an escape in its place, instead of ending the command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def plain(text: str) -> str:
+    """
+    *text* as one line that does nothing to a terminal: somebody else may have written it.
+    """
+    return _ACTIVE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def json_line(value: Any) -> str:
+    """
+    *value* as a line of JSON, with escapes for what a terminal would do something with, or the console does not have.
+    """
+    utf8 = (sys.stdout.encoding or "").lower().replace("_", "-") in {"utf-8", "utf8"}
+    line = json.dumps(value, ensure_ascii=not utf8)
+    return _ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

@@ -4,6 +4,7 @@ Several files at a time, with one bar for all of them, until the first that fail
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,13 +14,29 @@ from typing import TypeVar
 
 import grpc
 
+from modelyard.cli.errors import OfFileError
 from modelyard.cli.progress import Progress as Bar
 from modelyard.cli.progress import amount
 from modelyard.client import Client
+from modelyard.problems import explain
 from modelyard.transfer import IntegrityError, Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# What the same command would be told again.
+_FOR_GOOD = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.DATA_LOSS,
+}
+# Once there is room again, it goes on.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 #: How many at a time.
 WORKERS = 4
@@ -83,7 +100,9 @@ class Total:
             self._stopped = True
 
 
-def in_parallel(yard: Client, do: Callable[[T, Progress], R], items: Iterable[T], total: Total) -> list[R]:
+def in_parallel(
+    yard: Client, do: Callable[[T, Progress], R], items: Iterable[T], total: Total, name: Callable[[T], str]
+) -> list[R]:
     """
     Do something for each item, some of them at a time.
 
@@ -91,15 +110,24 @@ def in_parallel(yard: Client, do: Callable[[T, Progress], R], items: Iterable[T]
         yard: whose calls are cancelled when one fails, or on Ctrl-C: it is closed then.
         do: is given an item and the progress to tell.
         total: what adds that up.
+        name: of an item, for its error.
 
     Returns:
         What *do* returned, in the order of the items.
 
     Raises:
-        Exception: of the first that failed.
+        OfFileError: what went wrong with the first that failed, if it is the file, its bytes or a call.
+        Exception: anything else that it raised.
     """
+
+    def named(item: T, told: Progress) -> R:
+        try:
+            return do(item, told)
+        except (grpc.RpcError, IntegrityError, OSError) as error:
+            raise OfFileError(name(item), error) from error
+
     with ThreadPoolExecutor(WORKERS, "modelyard") as pool:
-        futures = [pool.submit(do, item, total.part()) for item in items]
+        futures = [pool.submit(named, item, total.part()) for item in items]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 if future.exception() is not None:
@@ -115,17 +143,30 @@ def in_parallel(yard: Client, do: Callable[[T, Progress], R], items: Iterable[T]
 @contextmanager
 def resumable(title: str, size: int) -> Iterator[Total]:
     """
-    Draw a bar for several transfers of *size* bytes in all; when they are interrupted or fail, say how to go on.
+    Draw a bar for several transfers of *size* bytes in all. When they are interrupted, or fail with what may be over by
+    the next time, say how to go on.
     """
     total: Total | None = None
     try:
         with Bar(title) as bar:
             total = Total(size, bar)
             yield total
-    except (KeyboardInterrupt, grpc.RpcError, IntegrityError, OSError):
-        done = total.done if total else 0
-        print(
-            f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to go on from there",
-            file=sys.stderr,
-        )
+    except (KeyboardInterrupt, OfFileError) as error:
+        if _may_pass(error):
+            done = total.done if total else 0
+            print(
+                f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to go on from there",
+                file=sys.stderr,
+            )
         raise
+
+
+def _may_pass(error: KeyboardInterrupt | OfFileError) -> bool:
+    """
+    Whether the same command may get further the next time, without anything but room, rights or time.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    if isinstance(error.cause, grpc.RpcError):
+        return explain(error.cause).code not in _FOR_GOOD
+    return isinstance(error.cause, OSError) and error.cause.errno in _FULL

@@ -15,9 +15,10 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import VersionRef, model_name
 from modelyard.cli.parallel import Total, in_parallel
-from modelyard.cli.paths import clashes, leads_out, wrong_with
+from modelyard.cli.paths import leads_out
 from modelyard.cli.progress import Progress
 from modelyard.client import Client
+from modelyard.paths import clashes, fault, shown
 from modelyard.problems import explain
 from modelyard.registry.v1 import aliases_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -94,20 +95,21 @@ def _newest(yard: Client, model: str) -> pb.Version:
 
 def targets(version: pb.Version, folder: Path) -> list[Target]:
     """
-    Where the files of *version* are to be. The registry's word is not taken for it that they stay inside of *folder*.
+    Where the files of *version* are to be. The registry's word is not taken for it that they stay inside of *folder*
+    and are no settings of a program: versions that were made before it checked that are there for ever.
 
     Raises:
-        RefusedError: a path would lead out of the folder, by its own parts or by a link that is in the folder.
+        RefusedError: a path is none that a version may have, or leads out of the folder by a link that is there.
     """
     root = folder.resolve()
     for artifact in version.artifacts:
-        reason = wrong_with(artifact.path) or ("leads out by a link" if leads_out(root, artifact.path) else "")
+        reason = fault(artifact.path) or ("leads out of the folder by a link" if leads_out(root, artifact.path) else "")
         if not reason and not (_DIGEST.fullmatch(artifact.sha256) and artifact.size_bytes >= 0):
             reason = "has no right digest or size"
         if reason:
-            raise RefusedError(f"nothing was written: the path {artifact.path!r} of {version.name} {reason}")
+            raise RefusedError(f'nothing was written: the path "{shown(artifact.path)}" of {version.name} {reason}')
     if both := clashes([artifact.path for artifact in version.artifacts]):
-        raise RefusedError(f"nothing was written: {both[0]!r} of {version.name} is there twice, or is a folder, too")
+        raise RefusedError(f"nothing was written: of the files of {version.name}, {both[0].reason}")
     return [Target(artifact, root / artifact.path) for artifact in version.artifacts]
 
 
@@ -116,18 +118,19 @@ def changed(yard: Client, wanted: list[Target], progress: Progress) -> list[Targ
     Those that are not there, or not with these bytes.
 
     Raises:
-        OSError: a file cannot be read.
+        OfFileError: a file cannot be read.
     """
     there = [target for target in wanted if _may_be(target)]
 
-    def is_right(target: Target, told: Told) -> bool:
-        with target.place.open("rb") as file:
-            return digest(file, told) == target.artifact.sha256
-
     total = Total(sum(target.artifact.size_bytes for target in there), progress)
-    verdicts = in_parallel(yard, is_right, there, total)
+    verdicts = in_parallel(yard, _is_right, there, total, _name)
     right = {target.place for target, verdict in zip(there, verdicts, strict=True) if verdict}
     return [target for target in wanted if target.place not in right]
+
+
+def _is_right(target: Target, told: Told) -> bool:
+    with target.place.open("rb") as file:
+        return digest(file, told) == target.artifact.sha256
 
 
 def _may_be(target: Target) -> bool:
@@ -143,15 +146,20 @@ def fetch(yard: Client, missing: list[Target], total: Total) -> None:
     Fetch files, the largest first, so that none of them is waited for at the end.
 
     Raises:
-        OSError: a file cannot be written.
-        IntegrityError: other bytes came.
-        grpc.RpcError: a download failed.
+        OfFileError: a file cannot be written, other bytes came, or its download failed.
     """
 
     def fetched(target: Target, told: Told) -> None:
+        # Another pull into the same folder may have fetched it since.
+        if _may_be(target) and _is_right(target, told):
+            return
         target.place.parent.mkdir(parents=True, exist_ok=True)
         sha256, size = target.artifact.sha256, target.artifact.size_bytes
         asset = assets_pb2.Asset(name=f"assets/{sha256}", sha256=sha256, size_bytes=size)
         yard.download_file(asset, target.place, progress=told)
 
-    in_parallel(yard, fetched, sorted(missing, key=lambda each: -each.artifact.size_bytes), total)
+    in_parallel(yard, fetched, sorted(missing, key=lambda each: -each.artifact.size_bytes), total, _name)
+
+
+def _name(target: Target) -> str:
+    return target.artifact.path

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -35,10 +36,20 @@ class Plan:
     Args:
         files: of the folder, hashed, in the order of what was found.
         missing: one of each digest that is not stored.
+        names: as the version has them, by where they are.
     """
 
     files: list[Outgoing]
     missing: list[Outgoing]
+    names: dict[Path, str]
+
+    @property
+    def stored(self) -> list[Outgoing]:
+        """
+        The files whose bytes are there already.
+        """
+        missing = {file.sha256 for file in self.missing}
+        return [file for file in self.files if file.sha256 not in missing]
 
     @property
     def missing_bytes(self) -> int:
@@ -53,18 +64,19 @@ def prepare(yard: Client, found: list[Found], progress: Progress) -> Plan:
     Hash the files, and ask which of them are not stored.
 
     Raises:
-        OSError: a file cannot be read.
-        FileChangedError: one changed meanwhile.
+        OfFileError: a file cannot be read, or changed meanwhile.
         grpc.RpcError: the service cannot be asked.
     """
 
     def hashed(file: Found, told: Told) -> Outgoing:
         return Outgoing.of(file.place, progress=told)
 
-    files = in_parallel(yard, hashed, found, Total(sum(each.size_bytes for each in found), progress))
+    files = in_parallel(
+        yard, hashed, found, Total(sum(each.size_bytes for each in found), progress), lambda each: each.path
+    )
     by_digest = {file.sha256: file for file in files}
     response = yard.assets.FindMissing(assets_pb2.FindMissingRequest(sha256=by_digest))
-    return Plan(files, [by_digest[sha256] for sha256 in response.sha256])
+    return Plan(files, [by_digest[sha256] for sha256 in response.sha256], {each.place: each.path for each in found})
 
 
 def send(yard: Client, plan: Plan, private: bool, total: Total) -> None:
@@ -72,15 +84,14 @@ def send(yard: Client, plan: Plan, private: bool, total: Total) -> None:
     Send what is missing, the largest first, so that none of them is waited for at the end.
 
     Raises:
-        OSError: a file cannot be read.
-        FileChangedError: one changed meanwhile.
-        grpc.RpcError: an upload failed.
+        OfFileError: a file cannot be read or changed meanwhile, or its upload failed.
     """
 
     def sent(file: Outgoing, told: Told) -> assets_pb2.Asset:
         return yard.upload_file(file, private=private, progress=told)
 
-    in_parallel(yard, sent, sorted(plan.missing, key=lambda file: -file.size_bytes), total)
+    missing = sorted(plan.missing, key=lambda file: -file.size_bytes)
+    in_parallel(yard, sent, missing, total, lambda file: plan.names[file.path])
 
 
 def artifacts(found: list[Found], files: Iterable[Outgoing]) -> list[pb.Artifact]:

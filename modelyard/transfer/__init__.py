@@ -2,8 +2,9 @@
 Files on their way to and from a Modelyard: hashed, resumed, verified. No network here: both clients use it.
 """
 
-from modelyard.transfer.attempts import Attempts
+from modelyard.transfer.attempts import Attempts, Turns
 from modelyard.transfer.errors import FileChangedError, IntegrityError
+from modelyard.transfer.gathering import Gathering
 from modelyard.transfer.incoming import Incoming
 from modelyard.transfer.outgoing import Outgoing
 from modelyard.transfer.progress import Progress, no_progress
@@ -17,6 +18,7 @@ __all__ = [
     "Attempts",
     "Call",
     "FileChangedError",
+    "Gathering",
     "Incoming",
     "IntegrityError",
     "Outgoing",
@@ -24,6 +26,7 @@ __all__ = [
     "Plan",
     "Progress",
     "RangedIncoming",
+    "Turns",
     "no_progress",
     "upload",
 ]

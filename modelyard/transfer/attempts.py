@@ -14,6 +14,10 @@ from modelyard.problems import Problem, explain
 _ATTEMPTS = 8
 # In seconds; with the jitter they come to 8 to 16 s in all, in which a service has started again.
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 5.0
+# A stream ends with its token: by then the file that the token comes from may hold a new one. (TOKEN_MISSING is not
+# here: whoever has none gets none by waiting.)
+_RENEWED = frozenset({"TOKEN_EXPIRED", "TOKEN_INVALID"})
+_SHORTEST_TURN, _LONGEST_TURN = 0.005, 0.25
 
 
 class Attempts:
@@ -30,6 +34,7 @@ class Attempts:
         self._codes = {grpc.StatusCode.UNAVAILABLE, *codes}
         self._failed = 0
         self._gained = 0
+        self._ended = False  # with its token, and has not got on since
 
     def delay(self, error: grpc.RpcError, gained: int = 0) -> float:
         """
@@ -44,6 +49,9 @@ class Attempts:
         """
         problem = explain(error)
         helps = problem.code in self._codes or problem.reason in self._reasons or _lost(problem)
+        if problem.reason in _RENEWED:
+            # Once: a token that is not taken twice in a row is the caller's to renew.
+            helps, self._ended = not self._ended or gained > self._gained, True
         if not helps or not self.another(gained):
             raise error
         return problem.retry_after or self.pause()
@@ -63,6 +71,22 @@ class Attempts:
         """
         longest = min(_FIRST_DELAY * 2.0 ** (self._failed - 1), _LONGEST_DELAY)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+
+class Turns:
+    """
+    How long to wait before it is asked again whether somebody else is done: soon at first, since files may be small.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = _SHORTEST_TURN
+
+    def next(self) -> float:
+        """
+        Seconds to wait now.
+        """
+        seconds, self._seconds = self._seconds, min(2 * self._seconds, _LONGEST_TURN)
+        return seconds
 
 
 def _lost(problem: Problem) -> bool:

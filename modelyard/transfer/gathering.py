@@ -5,7 +5,7 @@ A file that is received, whichever way its bytes come.
 from __future__ import annotations
 
 import os
-import sys
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +13,16 @@ from typing import BinaryIO, Self
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer.errors import IntegrityError
-from modelyard.transfer.parts import check_asset, open_part, part_of, settle
+from modelyard.transfer.locks import try_lock
+from modelyard.transfer.outgoing import digest
+from modelyard.transfer.parts import about, check_asset, is_at, open_part, part_of, settle
 from modelyard.transfer.progress import Progress, no_progress
 
 
 class Gathering(ABC):
     """
     A file to download: its bytes are gathered beside it under a name with the digest, and moved in place when verified.
+    Of those who download the same into the same place, one does, and the others wait for it.
 
     Args:
         asset: what to download.
@@ -28,8 +31,10 @@ class Gathering(ABC):
 
     Raises:
         IntegrityError: the asset's name is not that of its digest.
-        OSError: the file cannot be written.
     """
+
+    #: Beside the gathered bytes, a file that says which are there; None when all before the end are.
+    _notes: Path | None = None
 
     def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         check_asset(asset)
@@ -37,25 +42,81 @@ class Gathering(ABC):
         self._path = Path(path)
         self._part = part_of(self._path, asset.sha256)
         self._progress = progress
+        # Under it the file is opened, written and closed: a thread that still writes must not find its file's number
+        # given to another file.
+        self._lock = threading.Lock()
         self._file: BinaryIO | None = None
+        self._ended = False
+        # Somebody else was downloading the same.
+        self._waited = False
+        # The file is in place.
+        self._settled = False
         self._resumed = False
         self.received = 0
 
     def __enter__(self) -> Self:
-        self._file = open_part(self._part, self._path)
-        try:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._ended = True
+            if self._file is None:
+                return
+            file, self._file = self._file, None
+            # While it is open, nobody else begins with what is left.
+            with about(self._path), file:
+                if not self._settled:
+                    self._leave()
+
+    def begin(self) -> bool:
+        """
+        Take the place where the bytes are gathered, and see what an earlier download left there; does nothing when that
+        has been done.
+
+        Returns:
+            Whether it was. If not, somebody else downloads the same to the same place: ask again in a while.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with self._lock, about(self._path):
+            if self._file is not None or self._settled:
+                return True
+            file = None if self._ended else self._taken()
+            if file is None:
+                self._progress(0, self._asset.size_bytes)
+                return False
+            self._file = file
+            if self._waited and self._is_there():
+                self._leave()
+                self._settled = True
+                self.received = self._asset.size_bytes
+                return True
             self._look()
             self._resumed = self.received > 0
             self._progress(self.received, self._asset.size_bytes)
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
+            return True
 
-    @abstractmethod
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def _taken(self) -> BinaryIO | None:
+        file = open_part(self._part, self._path)
+        if try_lock(file) and is_at(file, self._part):
+            return file
+        file.close()
+        self._waited = True
+        return None
+
+    def _is_there(self) -> bool:
+        # Whoever was waited for has moved the file in place, or has given up.
+        if os.fstat(self._open_file.fileno()).st_size:
+            return False
+        try:
+            with self._path.open("rb") as file:
+                right = os.fstat(file.fileno()).st_size == self._asset.size_bytes
+                return right and digest(file, self._progress) == self._asset.sha256
+        except FileNotFoundError:
+            return False
 
     def finish(self) -> bool:
         """
@@ -68,13 +129,17 @@ class Gathering(ABC):
             IntegrityError: the bytes that came are not those of the name; they are thrown away.
             OSError: the file cannot be written.
         """
-        if self._digest() != self._asset.sha256:
-            self._restart()
-            if self._resumed:
-                self._resumed = False
-                return False
-            raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: nothing was kept")
-        settle(self._open_file, self._part, self._path)
+        if self._settled:
+            return True
+        with about(self._path):
+            if self._digest() != self._asset.sha256:
+                self._restart()
+                if self._resumed:
+                    self._resumed = False
+                    return False
+                raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: none were kept")
+            settle(self._open_file, self._part, self._path, self._notes)
+        self._settled = True
         return True
 
     @property
@@ -93,6 +158,12 @@ class Gathering(ABC):
     def _digest(self) -> str:
         """
         Of all bytes that are there.
+        """
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """
+        Throw away what is of no use to the next download, and keep the rest for it. The file is open, and ours.
         """
 
     @abstractmethod

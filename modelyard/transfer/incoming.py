@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from types import TracebackType
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer.errors import IntegrityError
 from modelyard.transfer.gathering import Gathering
+from modelyard.transfer.parts import about
 from modelyard.transfer.progress import Progress, no_progress
 
 _CHUNK_BYTES = 1024 * 1024
@@ -24,14 +24,6 @@ class Incoming(Gathering):
     def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         super().__init__(asset, path, progress)
         self._hash = hashlib.sha256()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            if not self.received:
-                self._part.unlink(missing_ok=True)
 
     @property
     def missing(self) -> bool:
@@ -56,7 +48,8 @@ class Incoming(Gathering):
         """
         if chunk.offset != self.received or self.received + len(chunk.data) > self._asset.size_bytes:
             raise IntegrityError(f"a chunk of {self._asset.name} came for {chunk.offset}, not for {self.received}")
-        self._open_file.write(chunk.data)
+        with self._lock, about(self._path):
+            self._open_file.write(chunk.data)
         self._hash.update(chunk.data)
         self.received += len(chunk.data)
         self._progress(self.received, self._asset.size_bytes)
@@ -77,6 +70,10 @@ class Incoming(Gathering):
             self.received += len(data)
         if self.received > self._asset.size_bytes:
             self._restart()
+
+    def _leave(self) -> None:
+        if not self.received:
+            self._part.unlink(missing_ok=True)
 
     def _digest(self) -> str:
         return self._hash.hexdigest()

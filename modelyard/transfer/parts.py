@@ -7,6 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +17,6 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer.errors import IntegrityError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.ranges(\.new)?)?", re.DOTALL)
 
 
 def check_asset(asset: assets_pb2.Asset) -> None:
@@ -28,20 +30,30 @@ def check_asset(asset: assets_pb2.Asset) -> None:
         )
 
 
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """
+    Have what goes wrong with an open file, such as a disk that is full, say which file it is.
+
+    Raises:
+        OSError: with the name of *path*.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
 def part_of(path: Path, sha256: str) -> Path:
     """
-    Where the bytes of *path* are gathered: with the digest in the name, so that the bytes of two assets never mix.
+    Where the bytes of *path* are gathered: with the digest in the name, so that the bytes of two assets never mix. No
+    file of a version has such a name: `modelyard.paths.is_download`.
     """
     # A file name has 255 bytes at most, and a character up to four.
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
     return path.with_name(f".{name}.{sha256[:16]}.part")
-
-
-def is_part(name: str) -> bool:
-    """
-    Whether a file of this name is what an interrupted download left.
-    """
-    return _PART.fullmatch(name) is not None
 
 
 def open_part(part: Path, path: Path) -> BinaryIO:
@@ -58,15 +70,34 @@ def open_part(part: Path, path: Path) -> BinaryIO:
     return os.fdopen(os.open(part, flags, 0o666), "r+b")
 
 
-def settle(file: BinaryIO, part: Path, path: Path) -> None:
+def is_at(file: BinaryIO, part: Path) -> bool:
+    """
+    Whether *part* is still the name of this open file: somebody else may have moved it in place, or thrown it away.
+    """
+    try:
+        there = part.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(file.fileno()))
+
+
+def settle(file: BinaryIO, part: Path, path: Path, notes: Path | None = None) -> None:
     """
     Move a complete *part* in place, so that after a power failure *path* is either what it was or complete.
+
+    Args:
+        notes: a file that says what is in *part*; it goes first: others may begin a part of that name right afterwards.
 
     Raises:
         OSError: it cannot be written.
     """
     file.flush()
     os.fsync(file.fileno())
+    if notes is not None:
+        notes.unlink(missing_ok=True)
+    if sys.platform == "win32":
+        # Nobody can move an open file there.
+        file.close()
     part.replace(path)
     # Not everywhere can a folder be opened; where it cannot, the file system takes care by itself.
     with contextlib.suppress(OSError):

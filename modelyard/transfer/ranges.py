@@ -5,14 +5,14 @@ A large file that is received, in several streams at a time.
 from __future__ import annotations
 
 import os
-import threading
-from types import TracebackType
+from pathlib import Path
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer import sidecar
 from modelyard.transfer.errors import IntegrityError
 from modelyard.transfer.follower import Follower
 from modelyard.transfer.gathering import Gathering
+from modelyard.transfer.parts import about
 from modelyard.transfer.progress import Progress, no_progress
 from modelyard.transfer.sidecar import Piece
 
@@ -33,30 +33,13 @@ class RangedIncoming(Gathering):
 
     def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         super().__init__(asset, path, progress)
-        self._notes = self._part.with_name(f"{self._part.name}.ranges")
-        self._lock = threading.Lock()
+        self._notes: Path = self._part.with_name(f"{self._part.name}.ranges")
         self._pieces: list[Piece] = []
         self._waiting: list[Piece] = []
         # How many of the pieces, from the first on, are there.
         self._front = 0
         self._follower: Follower | None = None
         self._unsaved = 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Under the lock: a thread that still writes must not find its file's number given to another file.
-        with self._lock:
-            if self._file is None:
-                return
-            self._stop_following()
-            self._file.close()
-            self._file = None
-            if kind is None or not self.received:
-                self._part.unlink(missing_ok=True)
-                self._notes.unlink(missing_ok=True)
-            else:
-                sidecar.save(self._notes, self._pieces)
 
     def next(self) -> Piece | None:
         """
@@ -83,7 +66,7 @@ class RangedIncoming(Gathering):
         """
         if chunk.offset != piece.done or piece.done + len(chunk.data) > piece.end:
             raise IntegrityError(f"a chunk of {self._asset.name} came for {chunk.offset}, not for {piece.done}")
-        with self._lock:
+        with self._lock, about(self._path):
             _write(self._open_file.fileno(), chunk.data, chunk.offset)
             piece.done += len(chunk.data)
             self.received += len(chunk.data)
@@ -112,6 +95,14 @@ class RangedIncoming(Gathering):
             self._restart()
         else:
             self._begin(pieces)
+
+    def _leave(self) -> None:
+        self._stop_following()
+        if self.received:
+            sidecar.save(self._notes, self._pieces)
+        else:
+            self._notes.unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
 
     def _digest(self) -> str:
         return self._following.digest()

@@ -19,13 +19,16 @@ from modelyard.transfer.steps import Call, Pause, Plan
 #: Larger files are sent as an upload, of which the parts that came survive a break.
 RESUMABLE_BYTES = 8 * 1024 * 1024
 
-# Nothing was sent for too long, as when the computer slept.
-_IDLE = "UPLOAD_IDLE"
+# Nothing was sent for too long, as when the computer slept, or too little; or as much at once as one client may send.
+_AGAIN = ("UPLOAD_IDLE", "UPLOAD_TOO_SLOW", "UPLOADS_BUSY")
 # After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and
 # was still read there: it replaced bytes that the next one had sent.
-_GOES_ON = (_IDLE, "OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
-# Finishing may mean that many gigabytes are read back: so often it is asked for again, with so many seconds between.
-_FINISH_ASKED, _FINISH_PAUSE = 120, 5.0
+_GOES_ON = (*_AGAIN, "OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
+# Another client sends the same file, or has taken over while this one stalled: it gets further, or stops some time.
+_WAITS = ("UPLOAD_FINISHING", "UPLOAD_IN_USE", "UPLOAD_TAKEN_OVER")
+# Finishing may mean that many gigabytes are read back, and another client may be slow: so often it is asked again
+# without a byte gained, with so many seconds between.
+_WAIT_ASKED, _WAIT_PAUSE = 120, 5.0
 
 
 def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> Plan[assets_pb2.Asset]:
@@ -56,7 +59,7 @@ def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> 
 
 
 def _at_once(sending: Sending, owner: str, private: bool) -> Plan[assets_pb2.Asset]:
-    file, attempts = sending.file, Attempts([_IDLE])
+    file, attempts = sending.file, Attempts(_AGAIN)
     header = assets_pb2.UploadRequest.Header(
         sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
     )
@@ -83,7 +86,7 @@ class _Resumable:
         )
         self._attempts = Attempts(_GOES_ON, [grpc.StatusCode.DEADLINE_EXCEEDED])
         self._committed = 0
-        self._asked = 0
+        self._asked = self._asked_at = 0
 
     def steps(self) -> Plan[assets_pb2.Asset]:
         while True:
@@ -92,24 +95,32 @@ class _Resumable:
             except grpc.RpcError as error:
                 yield Pause(self._pause(error))
             else:
-                if asset is not None:
+                if not isinstance(asset, float):
                     return asset
-                yield Pause(self._unfinished())
+                yield Pause(asset)
 
-    def _attempt(self) -> Plan[assets_pb2.Asset | None]:
+    def _attempt(self) -> Plan[assets_pb2.Asset | float]:
         """
-        Go on where the upload stands; returns the asset, or None when not all bytes were taken.
+        Go on where the upload stands; returns the asset, or how many seconds to wait when it is not all there.
         """
         found: uploads_pb2.Upload = yield Call("uploads", "StartUpload", self._start)
         self._committed = self._size if found.complete else found.committed_bytes
         self._sending.tell(self._committed)
+        if found.in_use and not found.complete:
+            # Another client sends the same file: what it sends counts for both.
+            seconds = self._wait()
+            if seconds is None:
+                raise IntegrityError(
+                    f"another client sends {self._sending.file.path}, too, and does not get on: start it again later"
+                )
+            return seconds
         if self._committed < self._size:
             messages = partial(self._sending.rest, found.name, self._committed)
             found = yield Call("uploads", "WriteUpload", messages)
             self._sending.check()
             self._committed = found.committed_bytes
             if self._committed < self._size:
-                return None
+                return self._unfinished()
         # Of one that is complete, this gives the asset, past any cache that has not heard of it yet.
         asset: assets_pb2.Asset = yield Call(
             "uploads", "FinishUpload", uploads_pb2.FinishUploadRequest(name=found.name)
@@ -119,15 +130,21 @@ class _Resumable:
     def _pause(self, error: grpc.RpcError) -> float:
         _blame(error, self._sending)
         problem = explain(error)
-        finishing = problem.reason == "UPLOAD_FINISHING" or (
+        waits = problem.reason in _WAITS or (
             problem.code is grpc.StatusCode.DEADLINE_EXCEEDED and self._committed == self._size
         )
-        if not finishing:
+        if not waits:
             return self._attempts.delay(error, self._committed)
-        self._asked += 1
-        if self._asked >= _FINISH_ASKED:
+        seconds = self._wait()
+        if seconds is None:
             raise error
-        return min(_FINISH_PAUSE, 0.2 * 2.0**self._asked)
+        return seconds
+
+    def _wait(self) -> float | None:
+        if self._committed > self._asked_at:
+            self._asked, self._asked_at = 0, self._committed
+        self._asked += 1
+        return min(_WAIT_PAUSE, 0.2 * 2.0**self._asked) if self._asked < _WAIT_ASKED else None
 
     def _unfinished(self) -> float:
         if not self._attempts.another(self._committed):
@@ -141,5 +158,5 @@ class _Resumable:
 def _blame(error: grpc.RpcError, sending: Sending) -> None:
     # A file that fails ends its stream early, and the service finds bytes missing: the file is what went wrong.
     sending.check()
-    if explain(error).code is grpc.StatusCode.DATA_LOSS:
+    if explain(error).reason in {"DIGEST_MISMATCH", "SIZE_MISMATCH"}:
         sending.check_digest()

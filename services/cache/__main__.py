@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from modelyard.cache.v1.cache_pb2_grpc import (
     add_CacheAdminServiceServicer_to_server,
@@ -48,10 +49,13 @@ async def compose(server: Server) -> AsyncIterator[None]:
     server.ask_for(scopes())
     async with AsyncExitStack() as stack:
         near, metrics = Near(settings.near_bytes), CacheMetrics()
-        valkey = Valkey(
-            settings.valkey_url, settings.password(), cluster=settings.valkey_cluster, timeout=settings.valkey_timeout
-        )
-        stack.push_async_callback(valkey.close)
+        # Each with connections and breakers of its own: a burst of one kind of call takes nothing from the others.
+        valkey = connect(settings, patience=2 * settings.valkey_timeout)
+        calls = connect(settings)
+        waits = connect(settings, connections=max(1, sum(each.near for each in settings.namespaces)))
+        valkeys = (valkey, calls, waits)
+        for each in valkeys:
+            stack.push_async_callback(each.close)
         shared = Shared(valkey, Compression(settings.compression, settings.most_entry_bytes()), settings.prefix)
         stack.push_async_callback(metrics.settle)
         keeping = Keeping(
@@ -92,21 +96,37 @@ async def compose(server: Server) -> AsyncIterator[None]:
             most_keys=settings.warm_keys,
             rate=settings.warm_rate,
         )
-        admin = CacheAdminService(near, shared, streams, warmer)
+        admin = CacheAdminService(near, shared, streams, warmer, [each.breakers for each in valkeys])
         server.add(add_CacheAdminServiceServicer_to_server, admin)
 
-        values = ValueStore(valkey, settings.prefix)
-        found = yards(settings.namespaces, values, settings.stream_bound, near.clear)
+        values = ValueStore(calls, waits, settings.prefix)
+        found = yards(settings.namespaces, values, settings.stream_bound)
         for yard in found.values():
             stack.push_async_callback(yard.feed.close)
             if yard.namespace.near:
                 yard.feed.start()
         server.add(add_KeyValueServiceServicer_to_server, KeyValueService(found, values, near, server.draining))
 
-        show(metrics, near, shared, streams, found)
+        show(metrics, near, shared, streams, found, valkeys)
         server.metrics.registry.register(metrics)
         await stack.enter_async_context(warmer.working(settings.warm_patience))
         yield
+
+
+def connect(settings: CacheSettings, **options: Any) -> Valkey:
+    """
+    A connection to Valkey.
+
+    Args:
+        options: as `Valkey` takes them.
+    """
+    return Valkey(
+        settings.valkey_url,
+        settings.password(),
+        cluster=settings.valkey_cluster,
+        timeout=settings.valkey_timeout,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from services.cache.model.coherence import Coherence
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Invalidation, Log
 from services.cache.store.values import ValueStore
-from services.cache.tasks import end
-from services.chassis.errors import ResourceExhausted, Unavailable
+from services.chassis.background import Work, begin, end
 
-_RETRY_SECONDS = 0.2
+_RETRY = (0.2, 2.0)
 
 
 class Feed:
@@ -27,28 +26,29 @@ class Feed:
         namespace: whose log.
         store: where it is.
         coherence: what is known of the changes.
-        forgotten: called when everything that was kept has to go.
 
     Attributes:
         coherence: what is known of the changes.
+        generation: grows when everything that was kept has to go. (The floor alone does not judge what bears a sequence
+            of a Valkey that is lost, and whose clock was ahead.)
     """
 
-    def __init__(
-        self, namespace: Namespace, store: ValueStore, coherence: Coherence, forgotten: Callable[[], object]
-    ) -> None:
+    def __init__(self, namespace: Namespace, store: ValueStore, coherence: Coherence) -> None:
         self.coherence = coherence
+        self.generation = 0
         self._namespace = namespace
         self._store = store
-        self._forgotten = forgotten
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._epoch: int | None = None
+        self._after = 0
 
     def start(self) -> None:
         """
         Begin to follow, unless it does already.
         """
         if self._task is None:
-            self._task = asyncio.create_task(self._follow())
+            self._task = begin(self._follow())
 
     async def close(self) -> None:
         """
@@ -91,7 +91,9 @@ class Feed:
                     continue
             epoch = log.epoch
             for event in log.events:
-                yield event
+                # That a log was begun anew is an entry without anything.
+                if event.keys or event.tags:
+                    yield event
                 after = event.sequence
             if log.complete:
                 after = max(after, log.head)
@@ -100,33 +102,37 @@ class Feed:
                     await asyncio.wait_for(changed.wait(), heartbeat)
 
     async def _follow(self) -> None:
-        epoch: int | None = None
-        after = 0
-        while True:
-            try:
-                asked = time.monotonic()
-                log = await self._store.log(self._namespace, after)
-                after = _begun(log, epoch, after)
-                if epoch is None or _broken(log, epoch, after):
-                    self.coherence.reset(log.head)
-                    if epoch is not None:
-                        self._forgotten()
-                    epoch, after = log.epoch, log.head
-                    self._wake()
-                    continue
-                epoch = log.epoch
-                for event in log.events:
-                    self.coherence.apply(event.sequence, [(name, False) for name in names(event.keys, event.tags)])
-                    after = event.sequence
-                if log.complete:
-                    after = max(after, log.head)
-                    self.coherence.heard(after, asked)
-                if log.events:
-                    self._wake()
-                if log.complete:
-                    await self._store.wait(self._namespace, after)
-            except (Unavailable, ResourceExhausted):
-                await asyncio.sleep(_RETRY_SECONDS)
+        # Not a reason to turn calls away: while it is behind, what is kept in memory is not used.
+        work = Work(f"follow-namespace-{self._namespace.id}", retry=_RETRY)
+        await work.forever(self._read)
+
+    async def _read(self) -> None:
+        """
+        Read what is new in the log, and wait for more.
+
+        Raises:
+            Unavailable, ResourceExhausted: Valkey does not answer.
+        """
+        asked = time.monotonic()
+        log = await self._store.log(self._namespace, self._after)
+        self._after = _begun(log, self._epoch, self._after)
+        if self._epoch is None or _broken(log, self._epoch, self._after):
+            self.coherence.reset(log.head)
+            self.generation += 1
+            self._epoch, self._after = log.epoch, log.head
+            self._wake()
+            return
+        self._epoch = log.epoch
+        for event in log.events:
+            self.coherence.apply(event.sequence, [(name, False) for name in names(event.keys, event.tags)])
+            self._after = event.sequence
+        if log.complete:
+            self._after = max(self._after, log.head)
+            self.coherence.heard(self._after, asked)
+        if log.events:
+            self._wake()
+        if log.complete:
+            await self._store.wait(self._namespace, self._after)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -149,6 +155,7 @@ def _begun(log: Log, epoch: int | None, after: int) -> int:
 
 def _broken(log: Log, epoch: int | None, after: int) -> bool:
     """
-    Whether something between *after* and the log is missing: it was lost, or cut off.
+    Whether something between *after* and the log is missing: it was lost, or cut off, or is another log.
     """
-    return after < log.kept or (bool(epoch) and log.epoch != epoch) or (not log.epoch and after > 0)
+    another = bool(epoch) and (log.epoch != epoch or log.head < after)
+    return after < log.kept or another or (not log.epoch and after > 0)

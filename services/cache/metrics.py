@@ -4,7 +4,6 @@ What the cache measures of itself.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.chassis.background import Chores
 from services.chassis.histograms import Histogram
 
 # Writes to the shared level that wait; more are dropped, because the level may be slow and memory is not endless.
@@ -71,7 +71,7 @@ class CacheMetrics(Collector):
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores("write-shared-level")
         self.dropped = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -90,19 +90,17 @@ class CacheMetrics(Collector):
         """
         Do *work* while nobody waits for it; drop it when too much of it waits already.
         """
-        if len(self._tasks) >= _MOST_BACKGROUND:
+        if len(self._chores) >= _MOST_BACKGROUND:
             self.dropped += 1
             work.close()
             return
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._chores.add(work)
 
     async def settle(self) -> None:
         """
         Wait for what is done in the background.
         """
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.finish()
 
     def collect(self) -> Iterator[Metric]:
         """

@@ -4,7 +4,7 @@ Where everything in this process stands, for Prometheus.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from services.cache.metrics import CacheMetrics, StreamNumbers
@@ -13,6 +13,7 @@ from services.cache.model.near import Near
 from services.cache.proxy.follower import Follower
 from services.cache.service.values import Yard
 from services.cache.store.shared import Shared
+from services.cache.store.valkey import Valkey
 
 
 def show(
@@ -21,6 +22,7 @@ def show(
     shared: Shared,
     streams: Mapping[str, tuple[Follower, Coherence]],
     values: Mapping[str, Yard],
+    valkeys: Sequence[Valkey],
 ) -> None:
     """
     Show where everything stands.
@@ -30,8 +32,9 @@ def show(
         near, shared: the levels.
         streams: of changes, by the name of the service behind.
         values: the namespaces of the key-value cache.
+        valkeys: the connections to Valkey.
     """
-    valkey, compression = shared.valkey, shared.compression
+    compression = shared.compression
     metrics.evictions = near.evictions
     metrics.namespaces = {name: yard.results for name, yard in values.items()}
     metrics.feeds = {name: partial(_age, yard) for name, yard in values.items() if yard.namespace.near}
@@ -39,15 +42,30 @@ def show(
         {
             "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.size),
             "modelyard_cache_near_entries": ("Entries in the near level", lambda: len(near)),
-            "modelyard_cache_breaker_open": ("Whether Valkey is left alone", lambda: not valkey.breaker.closed),
-            "modelyard_cache_valkey_connections": ("Connections to Valkey in use", lambda: valkey.connections),
+            "modelyard_cache_breaker_open": (
+                "Whether Valkey, or one of its servers, is left alone",
+                lambda: not all(each.breakers.closed for each in valkeys),
+            ),
+            "modelyard_cache_valkey_connections": (
+                "Connections to Valkey in use",
+                lambda: sum(each.connections for each in valkeys),
+            ),
         }
     )
     metrics.counters.update(
         {
-            "modelyard_cache_breaker_opened": ("Times that Valkey stopped answering", lambda: valkey.breaker.opened),
-            "modelyard_cache_valkey_unreachable": ("Commands without an answer", lambda: valkey.unreachable),
-            "modelyard_cache_valkey_refused": ("Commands that Valkey refused", lambda: valkey.refused),
+            "modelyard_cache_breaker_opened": (
+                "Times that Valkey stopped answering",
+                lambda: sum(each.breakers.opened for each in valkeys),
+            ),
+            "modelyard_cache_valkey_unreachable": (
+                "Commands without an answer",
+                lambda: sum(each.unreachable for each in valkeys),
+            ),
+            "modelyard_cache_valkey_refused": (
+                "Commands that Valkey refused",
+                lambda: sum(each.refused for each in valkeys),
+            ),
             "modelyard_cache_compression_in_bytes": ("Before compression", lambda: compression.bytes_in),
             "modelyard_cache_compression_out_bytes": ("After compression", lambda: compression.bytes_out),
         }

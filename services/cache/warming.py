@@ -17,7 +17,7 @@ from services.cache.model.coherence import Coherence
 from services.cache.model.hot import HotKeys
 from services.cache.proxy.read_through import ReadThrough
 from services.cache.store.hot import HotStore
-from services.cache.tasks import end
+from services.chassis.background import Work, begin, end, every
 from services.chassis.errors import FailedPrecondition
 
 _log = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ class Warmer:
         Args:
             patience: seconds that the beginning of the block waits for the warm-up at the most.
         """
-        first = asyncio.create_task(self._first())
-        saving = asyncio.create_task(self._save_now_and_then())
+        first = begin(Work("warm-up").once(self._first))
+        saving = begin(every(_SAVE_SECONDS, self._save_and_age, "save hot keys"))
         try:
             await asyncio.wait({first}, timeout=patience)
             yield
@@ -113,18 +113,24 @@ class Warmer:
         loaded = skipped = 0
         began = time.monotonic()
         for key in keys:
-            path, _, request = key.partition(b"\0")
-            read = self._reads.get(path.decode())
-            try:
-                called = read is not None and await read.warm(request)
-            except (grpc.aio.AioRpcError, ValueError):
-                called = None
+            called = await self._load_one(key)
             if called:
                 loaded += 1
                 await asyncio.sleep(began + loaded / rate - time.monotonic())
             else:
                 skipped += 1
         return Warmed(loaded, skipped)
+
+    async def _load_one(self, key: bytes) -> bool | None:
+        path, _, request = key.partition(b"\0")
+        try:
+            read = self._reads.get(path.decode())
+            return read is not None and await read.warm(request)
+        except grpc.aio.AioRpcError:
+            return None
+        except Exception as error:  # noqa: BLE001 - anybody may have asked for this one; the others are not to suffer
+            _log.debug("a key could not be warmed up: %r", error)
+            return None
 
     async def _first(self) -> None:
         if not await self._store.load():
@@ -137,11 +143,9 @@ class Warmer:
             took = time.monotonic() - began
             _log.info("warmed up: %d loaded, %d skipped, in %.1f s", warmed.loaded, warmed.skipped, took)
 
-    async def _save_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(_SAVE_SECONDS)
-            await self._save()
-            self._hot.age()
+    async def _save_and_age(self) -> None:
+        await self._save()
+        self._hot.age()
 
     async def _save(self) -> None:
         if top := self._hot.top():

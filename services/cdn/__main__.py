@@ -16,6 +16,7 @@ from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
+from services.cdn.service.privacy import Privacy
 from services.cdn.service.storing import Storing
 from services.cdn.service.uploads import UploadService
 from services.cdn.settings import CdnSettings
@@ -54,23 +55,23 @@ async def compose(server: Server) -> AsyncIterator[None]:
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
 
-        records, pins = Records(database), Pins(database, settings.owner_quota)
+        records, pins, privacy = Records(database), Pins(database, settings.owner_quota), Privacy()
         assets = await stack.enter_async_context(open_assets(bucket, records, settings.limits()))
-        uploads = Uploads(database, settings.upload_lifetime, settings.most_uploads)
+        uploads = Uploads(database, settings.bounds())
         finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
         grace, rhythm = settings.grace(), settings.rhythm()
-        remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database, pins))
+        remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database, pins, privacy))
         sweeper = Sweeper(assets.bucket, uploads, finisher, collection, remove_shares, log, grace, rhythm)
         await stack.enter_async_context(sweeper.sweeping())
 
         mutations = Mutations(writer)
-        storing = Storing(records, pins, mutations)
-        idle = settings.upload_idle
-        service = AssetService(assets, records, pins, collection, storing, mutations, grace, idle)
-        resumable = UploadService(assets, records, uploads, finisher, storing, idle)
+        storing = Storing(records, pins, mutations, privacy)
+        patience = settings.patience()
+        service = AssetService(assets, records, pins, collection, storing, mutations, privacy, grace, patience)
+        resumable = UploadService(assets, records, uploads, finisher, storing, privacy, patience)
         server.add(add_AssetServiceServicer_to_server, service)
         server.add(add_UploadServiceServicer_to_server, resumable)
-        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
+        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, privacy))
         server.metrics.registry.register(DatabaseMetrics(database))
         server.metrics.registry.register(StoreMetrics(traffic()))
         server.health.depends_on("s3", assets.ping)

@@ -11,6 +11,7 @@ from functools import partial
 from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_server
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.service.delivery import DeliveryService
+from services.cdn.service.privacy import Privacy
 from services.cdn.store.copying import Copier
 from services.cdn.store.edge import Edge
 from services.cdn.store.invalidations import InvalidationStore
@@ -28,10 +29,13 @@ from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer
 
+# Each write of a static file holds a connection, and takes another one for its mark.
+_OF_POOL = 4
+
 
 @asynccontextmanager
 async def delivering(
-    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins
+    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, privacy: Privacy
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
     Serve DeliveryService for as long as the block lasts, and do what it does in the background.
@@ -54,16 +58,20 @@ async def delivering(
             await stack.enter_async_context(invalidating(database, edge, settings.pace()))
         objects = StaticObjects(copier, settings.static_ages)
         await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
-        # A writer of its own: a write of a static file waits for the object store, and uploads must not wait for that.
-        # Each goes alone (see pins.py).
-        writer = Writer(database, most_together=1)
+        # A writer of its own: a write of a static file waits for the object store, and nothing else must wait for that.
+        # Each goes alone (see pins.py); a few slow ones leave room for others, and connections for everything else.
+        writer = Writer(database, most_together=1, in_flight=max(2, settings.pool_max // _OF_POOL))
         stack.push_async_callback(writer.close)
+        quick = Writer(database)
+        stack.push_async_callback(quick.close)
         service = DeliveryService(
             StaticFileStore(database, objects, pins, has_edge=has_edge),
             Links(database, signer, Shares(database, sharer)),
             settings.lives(),
             InvalidationStore(database),
             Mutations(writer),
+            Mutations(quick),
+            privacy,
             has_edge=has_edge,
         )
         server.add(add_DeliveryServiceServicer_to_server, service)

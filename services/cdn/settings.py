@@ -9,10 +9,12 @@ from datetime import timedelta
 
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.model import MOST_STREAM
+from services.cdn.service.arriving import Patience
 from services.cdn.store.assets import Limits
 from services.cdn.store.collection import Grace
 from services.cdn.store.s3 import S3Settings
 from services.cdn.store.sweeping import Rhythm
+from services.cdn.store.uploads import Bounds
 from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
 
 _MIB = 1024 * 1024
@@ -46,6 +48,24 @@ class CdnSettings(DeliverySettings):
         default=60.0,
         help="when the stream of an upload is ended that brings no chunk",
     )
+    upload_memory_each: int = setting(
+        "MODELYARD_UPLOAD_MEMORY_PER_CLIENT_BYTES",
+        integer(24 * _MIB, 1 << 40),
+        default=128 * _MIB,
+        help="the same of one client's uploads: a token's subject, or an address while access control is off",
+    )
+    upload_least_rate: int = setting(
+        "MODELYARD_UPLOAD_LEAST_BYTES_PER_SECOND",
+        integer(0, 1 << 30),
+        default=16 * 1024,
+        help="when an upload's stream is ended that is slower, on average over that time; 0 for no matter how slow",
+    )
+    upload_lease: float = setting(
+        "MODELYARD_UPLOAD_LEASE_SECONDS",
+        seconds(0.1, 3600),
+        default=15.0,
+        help="when another stream may go on with an upload whose stream brings no bytes",
+    )
 
     least_compressed: int = setting(
         "MODELYARD_COMPRESS_LEAST_BYTES",
@@ -66,7 +86,16 @@ class CdnSettings(DeliverySettings):
         help="when an upload is given up that nobody goes on with",
     )
     most_uploads: int = setting(
-        "MODELYARD_UPLOADS_MOST", integer(1, 1_000_000), default=10_000, help="how many uploads may be open"
+        "MODELYARD_UPLOADS_MOST",
+        integer(1, 1_000_000),
+        default=10_000,
+        help="how many uploads may be open of which bytes came",
+    )
+    most_uploads_each: int = setting(
+        "MODELYARD_UPLOADS_MOST_PER_CLIENT",
+        integer(1, 1_000_000),
+        default=1_000,
+        help="how many uploads one client may have open: a token's subject, or an address while access control is off",
     )
     owner_quota: int = setting(
         "MODELYARD_OWNER_QUOTA_BYTES",
@@ -105,12 +134,18 @@ class CdnSettings(DeliverySettings):
         help="how often abandoned uploads are looked for",
     )
 
-    @property
-    def upload_lifetime(self) -> timedelta:
+    def bounds(self) -> Bounds:
         """
-        How long an upload is kept when nobody writes.
+        How many uploads there may be, and for how long.
         """
-        return timedelta(seconds=self.upload_ttl)
+        ttl, lease = timedelta(seconds=self.upload_ttl), timedelta(seconds=self.upload_lease)
+        return Bounds(ttl, self.most_uploads, self.most_uploads_each, lease)
+
+    def patience(self) -> Patience:
+        """
+        How slow the stream of an upload may be.
+        """
+        return Patience(self.upload_idle, self.upload_least_rate)
 
     def limits(self) -> Limits:
         """
@@ -123,7 +158,7 @@ class CdnSettings(DeliverySettings):
             raise SettingsError(
                 ["MODELYARD_COMPRESS_LEAST_BYTES must be at most …_MOST_BYTES of the same name, or that is 0"]
             )
-        return Limits(self.upload_memory, self.least_compressed, self.most_compressed)
+        return Limits(self.upload_memory, self.least_compressed, self.most_compressed, self.upload_memory_each)
 
     def grace(self) -> Grace:
         """

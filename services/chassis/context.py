@@ -115,3 +115,22 @@ def status_of(context: Context) -> grpc.StatusCode:
     if isinstance(code, grpc.StatusCode):
         return code
     return _CODES.get(int(code), grpc.StatusCode.UNKNOWN)
+
+
+def values_of(context: Context, name: str) -> list[str | bytes]:
+    """
+    All that the client sent under *name*, in order. On the Envoy host without decoding everything else that it sent.
+    """
+    looked_up: Any = getattr(context, "values_of", None)
+    if looked_up is not None:
+        found: list[str | bytes] = looked_up(name)
+        return found
+    return [value for key, value in context.invocation_metadata() or () if key == name]
+
+
+def fit(value: str | bytes, most: int) -> str | None:
+    """
+    *value* if it may be logged and echoed, as trailers hold printable ASCII only; else None.
+    """
+    good = isinstance(value, str) and 0 < len(value) <= most and value.isascii() and value.isprintable()
+    return str(value) if good else None

@@ -113,7 +113,7 @@ class ResourceExhausted(ModelyardError):
 
 class Unavailable(ModelyardError):
     """
-    Something that the call needs is down for now: the same call may succeed later.
+    Something that the call needs is down for now: the same call may succeed later. Never what a client can bring about.
     """
 
     code = "UNAVAILABLE"
@@ -153,7 +153,7 @@ class Unimplemented(ModelyardError):
 
 class DataLoss(ModelyardError):
     """
-    Stored data is lost or does not match its checksum.
+    Stored data is lost or does not match its checksum. What a client sends and what it says of it is INVALID_ARGUMENT.
     """
 
     code = "DATA_LOSS"
@@ -188,20 +188,36 @@ class InvalidArgument(ModelyardError):
     Args:
         violations: every field that is wrong; at least one.
         reason: when the RPC documents one; "INVALID_FIELDS" otherwise.
+        metadata: as for every error.
     """
 
     code = "INVALID_ARGUMENT"
 
-    def __init__(self, violations: Iterable[FieldViolation], *, reason: str = "INVALID_FIELDS") -> None:
+    def __init__(
+        self,
+        violations: Iterable[FieldViolation],
+        *,
+        reason: str = "INVALID_FIELDS",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self.violations = tuple(violations)
-        super().__init__(reason, "; ".join(f"{v.field}: {v.description}" for v in self.violations))
+        # What is wrong with the whole has no field.
+        each = (f"{v.field}: {v.description}" if v.field else v.description for v in self.violations)
+        super().__init__(reason, "; ".join(each), metadata=metadata)
 
     @classmethod
-    def of(cls, field: str, description: str, *, reason: str = "INVALID_FIELDS") -> InvalidArgument:
+    def of(
+        cls,
+        field: str,
+        description: str,
+        *,
+        reason: str = "INVALID_FIELDS",
+        metadata: Mapping[str, str] | None = None,
+    ) -> InvalidArgument:
         """
         The error for a single wrong field.
         """
-        return cls([FieldViolation(field, description)], reason=reason)
+        return cls([FieldViolation(field, description)], reason=reason, metadata=metadata)
 
 
 class Violations:

@@ -49,6 +49,7 @@ def main(
     arguments = _parse(program, settings, argv)
     try:
         values = load(settings)
+        values.check_access()
         logs.setup(values.log_format, values.log_level, fields={"program": program})
         plan = Plan(
             program=program,

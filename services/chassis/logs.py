@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from services.chassis.settings import LogFormat, LogLevel
 _OURS = ("services", "modelyard", "__main__")
 
 _OF_CALLS = ("request_id", "trace_id", "span_id")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *_OF_CALLS})
 
 
@@ -88,7 +90,8 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        return json.dumps(line, default=str, ensure_ascii=False)
+        # JSON escapes the first 32 of them itself.
+        return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -108,9 +111,9 @@ class TextFormatter(logging.Formatter):
         head = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {self._prefix}".rstrip()
         line = f"{head}  {_one_line(record.getMessage())}"
         if ids := [getattr(record, name) for name in _OF_CALLS[:2] if hasattr(record, name)]:
-            line += f"  [{' '.join(ids)}]"
+            line += f"  [{_one_line(' '.join(ids))}]"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + "\n".join(map(_one_line, self.formatException(record.exc_info).split("\n")))
         return line
 
 
@@ -119,8 +122,9 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _one_line(message: str) -> str:
-    # A client's text in a message must not look like a record of its own.
-    return message.replace("\r", "\\r").replace("\n", "\\n")
+    # A client's text in a message must not look like a record of its own, nor steer the terminal that shows it: what is
+    # no sign (C0 and C1 controls such as ESC, and those that turn the direction of a line) is shown by its number.
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), message)
 
 
 def _utc(record: logging.LogRecord) -> str:

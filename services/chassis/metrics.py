@@ -18,9 +18,10 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.registry import Collector
 
+from services.chassis.background import standings
 from services.chassis.calls import Method
 from services.chassis.health import Health
-from services.chassis.histograms import BYTES, Histogram
+from services.chassis.histograms import BYTES, CALL_SECONDS, Histogram
 from services.chassis.pauses import PauseCollector
 from services.chassis.probes import probed
 from services.chassis.settings import Address
@@ -58,7 +59,7 @@ class MethodStats:
         self.received = Histogram(BYTES)
         self.sent = Histogram(BYTES)
         self.codes: dict[grpc.StatusCode, int] = {grpc.StatusCode.OK: 0}
-        self.durations = Histogram()
+        self.durations = Histogram(CALL_SECONDS)
 
     def handled(self, code: grpc.StatusCode, seconds: float) -> None:
         """
@@ -115,6 +116,29 @@ class CallMetrics(Collector):
         yield from (started, handled, running, received, sent, taken, given, seconds)
 
 
+class BackgroundMetrics(Collector):
+    """
+    How the tasks in the background get on.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        """
+        For Prometheus. Runs in the thread of the scrape, while tasks go on.
+        """
+        failures = CounterMetricFamily(
+            "modelyard_background_failures", "Times that a task in the background has failed.", labels=["task"]
+        )
+        succeeded = GaugeMetricFamily(
+            "modelyard_background_last_success_timestamp_seconds",
+            "When a task in the background succeeded last, or began, in seconds since 1970.",
+            labels=["task"],
+        )
+        for task, standing in list(standings().items()):
+            failures.add_metric([task], standing.failures)
+            succeeded.add_metric([task], standing.succeeded)
+        yield from (failures, succeeded)
+
+
 class Metrics:
     """
     All that one process measures.
@@ -137,6 +161,7 @@ class Metrics:
         self.registry.register(PauseCollector())
         self.calls = CallMetrics()
         self.registry.register(self.calls)
+        self.registry.register(BackgroundMetrics())
         build = Gauge("modelyard_build_info", "What runs here.", _BUILD, registry=self.registry)
         build.labels(program, host, installed("modelyard"), installed("grpcio")).set(1)
         self.dependency_up = Gauge(

@@ -17,6 +17,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from services.chassis.background import begin
 from services.chassis.control import Assignment
 from services.chassis.hosts import envoy
 from services.chassis.plan import Plan, StartError
@@ -58,8 +59,8 @@ class Process:
         self._noise: deque[str] = deque(maxlen=_LAST_LINES)
         self._said: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._asked_to_end = False
-        self._reading = asyncio.create_task(self._read_noise())
-        self._listening = asyncio.create_task(self._listen())
+        self._reading = begin(self._read_noise())
+        self._listening = begin(self._listen())
 
     @classmethod
     async def start(cls, plan: Plan, index: int) -> Process:
@@ -211,7 +212,8 @@ class Process:
             pass
         finally:
             writer.close()
-        self._said.put_nowait({"event": "end"})
+            # However it ends: somebody may wait for the next word.
+            self._said.put_nowait({"event": "end"})
 
 
 def _command(plan: Plan, listen: Address, folder: Path | None) -> tuple[list[str], dict[str, str]]:

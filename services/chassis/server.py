@@ -11,13 +11,15 @@ from typing import Any
 
 import grpc
 
+from services.chassis.background import beside
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.health import Health, HealthService
 from services.chassis.health import add_to_server as add_health
-from services.chassis.interceptors import AccessInterceptor, standard
+from services.chassis.interceptors import AccessInterceptor, StreamInterceptor, standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.launcher import main
 from services.chassis.metrics import Metrics
+from services.chassis.recording import Recorders
 from services.chassis.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
 from services.chassis.settings import CommonSettings
 from services.chassis.tls import Identity
@@ -43,6 +45,7 @@ class Server:
         health: tell it what the service depends on.
         draining: set when the process is about to end. Streams that would go on for ever end when they see it.
         handlers: by path, what the host serves.
+        recorders: count and log what it serves, and what it refuses.
         identity: this process's certificate, for its host and its calls of other services; None means plain text.
     """
 
@@ -52,12 +55,18 @@ class Server:
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
+        settings.check_access()
         files = settings.tls()
+        self._proxies = settings.proxies()
+        self.recorders = Recorders(metrics.calls, settings.slow_call_seconds, self._proxies)
         self.identity = None if files is None else Identity(files)
         if self.identity is not None:
             metrics.show_certificate(self.identity)
         self._spans = spans
         self._keys = settings.keys()
+        self._access = None if self._keys is None else settings.access_to(self._keys)
+        verifier = None if self._access is None else self._access.verifier
+        self._streams = StreamInterceptor(settings.streams(), self._proxies, verifier)
         self._interceptors = self._standard({})
         self._services: set[str] = set()
 
@@ -115,26 +124,23 @@ class Server:
         for adder in (add_v1_to_server, add_v1alpha_to_server):
             for service, handlers in collect(adder, reflection).items():
                 self._wrap(service, handlers)
-        lag = asyncio.create_task(self.metrics.watch_loop())
-        try:
-            async with AsyncExitStack() as stack:
-                if self._keys is not None:
-                    self.health.depends_on("token-keys", self._keys.ping)
-                    await stack.enter_async_context(self._keys.following())
-                await stack.enter_async_context(self.health.watch_dependencies())
-                yield
-        finally:
-            lag.cancel()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(beside(self.metrics.watch_loop()))
+            if self._keys is not None:
+                self.health.depends_on("token-keys", self._keys.ping)
+                await stack.enter_async_context(self._keys.following())
+            await stack.enter_async_context(self.health.watch_dependencies())
+            yield
 
     def _standard(self, scopes: Mapping[str, str]) -> Sequence[Interceptor]:
-        access = None if self._keys is None else AccessInterceptor(self.settings.access_to(self._keys), scopes)
+        access = None if self._access is None else AccessInterceptor(self._access, scopes)
         return standard(
-            self.metrics.calls,
-            slow=self.settings.slow_call_seconds,
             default_deadline=self.settings.default_deadline_seconds,
             spans=self._spans,
             access=access,
             delays=self.settings.fault_delay,
+            proxies=self._proxies,
+            streams=self._streams,
         )
 
     def _wrap(self, service: str, handlers: Mapping[str, Handler]) -> None:
@@ -144,6 +150,7 @@ class Server:
             if method.path in self.handlers:
                 raise ValueError(f"{method.path} is served already")
             wrapped = wrap_handler(handler, method, self._interceptors)
+            self.recorders.of(method)
             self.handlers[method.path] = measured(wrapped, self.metrics.calls.of(method))
 
 

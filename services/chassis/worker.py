@@ -106,7 +106,7 @@ async def serve(assignment: Assignment, control: Control) -> int:
     control.on_drain(loop, drain.set)
     try:
         async with composed(assignment) as server:
-            host = GrpcioHost(server.handlers, server.settings, server.identity)
+            host = GrpcioHost(server.handlers, server.settings, server.recorders, server.identity)
             await host.start()
             control.ready()
             await drain.wait()

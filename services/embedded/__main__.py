@@ -12,7 +12,9 @@ import threading
 import time
 from pathlib import Path
 
+from gateway.browsers import host
 from gateway.render import origin
+from services.embedded.access import developer_token
 from services.embedded.parts import EmbeddedError
 from services.embedded.stack import Stack, StackSettings
 
@@ -39,6 +41,7 @@ def main() -> int:
         drain_seconds=5,
         host=os.environ.get("MODELYARD_HOST", "envoy"),
         origins=arguments.cors_origin,
+        hosts=arguments.host,
         tls=arguments.tls == "on",
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
@@ -101,6 +104,14 @@ def _parse() -> argparse.Namespace:
         metavar="ORIGIN",
         help="scripts of this site may call, such as http://localhost:5173; may be given again; default none",
     )
+    run.add_argument(
+        "--host",
+        type=host,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what clients call the gateway besides localhost, such as the name of a proxy; may be given again",
+    )
     return parser.parse_args()
 
 
@@ -121,12 +132,22 @@ def welcome(stack: Stack, state: Path, seconds: float) -> str:
     client, grpcurl, curl = ("", "-plaintext ", "")
     if ca is not None:
         client, grpcurl, curl = (f"{option} {ca} " for option in ("--ca-file", "-cacert", "--cacert"))
+    listed, described, bearer, access = f"{address} list", "", "", "off: nobody needs a token"
+    if (mode := stack.settings.access) != "off":
+        token = developer_token(state)
+        client += f"--token-file {token} "
+        bearer = f'-H "authorization: Bearer $(cat {token})" '
+        # Reflection is closed, so the tool is told what there is.
+        described = f"-protoset {state}/contracts.binpb "
+        access = f"{mode}; a token for you is in {token}"
+        listed = f'-d \'{{"parent": "namespaces/default"}}\' {address} modelyard.registry.v1.ModelService/ListModels'
     top = f"{'' if state == _STATE else f'MODELYARD_STATE={state} '}.venv/bin/modelyard top"
     return f"""
 Modelyard is ready after {seconds:.1f} s
 
   gRPC, gRPC-Web and JSON   {address}
   the page, with a console  {scheme}://{address}/
+  access                    {access}
   state                     {state}{"" if ca is None else f"{_LINE}certificate authority     {ca}"}
 
 Metrics
@@ -136,8 +157,8 @@ Metrics
 Try
   .venv/bin/modelyard --target {address} {client}models list
   {top}
-  grpcurl {grpcurl}{address} list
-  curl {curl}{scheme}://{address}/v1/namespaces/default/models
+  grpcurl {grpcurl}{described}{bearer}{listed}
+  curl {curl}{bearer}{scheme}://{address}/v1/namespaces/default/models
 """
 
 

@@ -2,9 +2,9 @@
 Ends the suite's processes when its supervisor is gone, however it went.
 
 The supervisor holds the other end of standard input and writes what it started and what it stopped, one line each:
-`+ PID SIGNAL PATIENCE` and `- PID`. When the input ends, whatever still runs is asked to end in reverse order, and
-killed when it does not. A process is only ever signalled while it is the one that was started: its time of creation is
-compared, because process ids come round again.
+`+ PID SIGNAL PATIENCE` and `- PID`; and `~ FILE` for what says that it runs. When the input ends, such files go, and
+whatever still runs is asked to end in reverse order, and killed when it does not. A process is only ever signalled
+while it is the one that was started: its time of creation is compared, because process ids come round again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -73,13 +74,20 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     kept: dict[int, Kept] = {}
+    notes: list[Path] = []
     for line in sys.stdin:
+        if line.startswith("~ "):
+            notes.append(Path(line[2:].rstrip("\n")))
+            continue
         sign, pid, *how = line.split()
         if sign == "-":
             kept.pop(int(pid), None)
             continue
         with suppress(psutil.NoSuchProcess):
             kept[int(pid)] = Kept(psutil.Process(int(pid)), int(how[0]), float(how[1]))
+    # First: the next run may begin before the last process has ended, and has a note of its own then.
+    for note in notes:
+        note.unlink(missing_ok=True)
     for one in reversed(kept.values()):
         one.end()
     os._exit(0)

@@ -133,6 +133,24 @@ def is_free(port: int) -> bool:
     return True
 
 
+def socket_file(folder: Path, name: str) -> Path:
+    """
+    Where a socket goes that nobody else may reach: into *folder*, or where its path would be too long for one,
+    into a folder of its own that goes with this process.
+    """
+    inside = folder.absolute() / name
+    if len(str(inside).encode()) <= LONGEST_SOCKET:
+        return inside
+    own = tempfile.TemporaryDirectory(prefix="modelyard-")
+    _own_folders.append(own)
+    return Path(own.name) / name
+
+
+#: Of sockaddr_un on macOS; on Linux it is 107.
+LONGEST_SOCKET = 103
+_own_folders: list[tempfile.TemporaryDirectory[str]] = []
+
+
 def secret_file(path: Path, make: Callable[[], str]) -> str:
     """
     The secret in *path*; made, and readable by its owner only, when there is none.

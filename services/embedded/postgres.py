@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +58,13 @@ class Postgres:
             EmbeddedError: there is a folder that is not a cluster of this version, or it cannot be made.
         """
         user = _unprivileged_user() if os.geteuid() == 0 else None
-        home = state / "data" if user is None or _reachable(state) else _elsewhere(state)
-        home.mkdir(parents=True, exist_ok=True)
-        postgres = cls(home / "postgresql", _socket_folder(home), user, port)
+        if user is None or _reachable(state, user):
+            home = state / "data"
+            home.mkdir(parents=True, exist_ok=True)
+        else:
+            home = _elsewhere(state)
+        close_to_others(home, user)
+        postgres = cls(home / "postgresql", _socket_folder(home, user), user, port)
         postgres._prepare_sockets()
         postgres._initialise()
         return postgres
@@ -139,12 +145,12 @@ class Postgres:
         Raises:
             EmbeddedError: the copy failed.
         """
-        replica = Postgres(home / "postgresql", _socket_folder(home), self.user, port)
         home.mkdir(parents=True, exist_ok=True)
+        replica = Postgres(home / "postgresql", _socket_folder(home, self.user), self.user, port)
         replica._prepare_sockets()
         replica.data.mkdir(mode=0o700)
         if self.user is not None:
-            os.chown(replica.data, self.user, self.user)
+            _give(replica.data, self.user)
         source = f"host={self.socket_folder} port={self.port} user=postgres"
         options = ["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", source, "-D", str(replica.data)]
         command = as_user(self.user, [str(binary("pg_basebackup")), *options])
@@ -170,7 +176,7 @@ class Postgres:
         self.socket_folder.mkdir(parents=True, exist_ok=True)
         self.socket_folder.chmod(0o700)
         if self.user is not None:
-            os.chown(self.socket_folder, self.user, self.user)
+            _give(self.socket_folder, self.user)
 
     def _initialise(self) -> None:
         if (self.data / "PG_VERSION").exists():
@@ -189,7 +195,7 @@ class Postgres:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if self.user is not None:
-            os.chown(new, self.user, self.user)
+            _give(new, self.user)
         command = [
             str(binary("initdb")),
             "-D",
@@ -231,8 +237,6 @@ def binary(name: str) -> Path:
 
 
 def _unprivileged_user() -> int:
-    import pwd
-
     try:
         return pwd.getpwnam(_USER).pw_uid
     except KeyError:
@@ -247,20 +251,73 @@ def _unprivileged_user() -> int:
         return pwd.getpwnam(_USER).pw_uid
 
 
-def _reachable(folder: Path) -> bool:
+def close_folder(state: Path) -> None:
     """
-    Whether every user may go into *folder*.
+    Make a state folder that only we may enter, and PostgreSQL's user where that is another one. A folder that was there
+    and has other things in it than a run of ours stays as it is.
     """
+    ours = not state.exists() or (state / "lock").exists() or not any(state.iterdir())
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if ours and state.stat().st_uid == os.geteuid():
+        close_to_others(state, _unprivileged_user() if os.geteuid() == 0 and _reachable(state.parent, None) else None)
+
+
+def close_to_others(folder: Path, user: int | None) -> None:
+    """
+    Let nobody into a folder of ours but us and the group of a user, who may only go through.
+    """
+    if user is None:
+        folder.chmod(0o700)
+        return
+    os.chown(folder, -1, pwd.getpwuid(user).pw_gid, follow_symlinks=False)
+    folder.chmod(0o710)
+
+
+def _give(folder: Path, user: int) -> None:
+    os.chown(folder, user, pwd.getpwuid(user).pw_gid, follow_symlinks=False)
+
+
+def _reachable(folder: Path, user: int | None) -> bool:
+    """
+    Whether a user may go into *folder*: its own group, or for None whoever it is.
+    """
+    group = None if user is None else pwd.getpwuid(user).pw_gid
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return all(path.stat().st_mode & stat.S_IXOTH for path in (existing, *existing.parents))
+    found = (path.stat() for path in (existing, *existing.parents))
+    return all(each.st_mode & (stat.S_IXGRP if each.st_gid == group else stat.S_IXOTH) for each in found)
 
 
 def _elsewhere(state: Path) -> Path:
-    return Path("/var/tmp") / f"modelyard-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]}"  # noqa: S108 - survives a reboot, as data must
+    """
+    The folder for what PostgreSQL keeps where it may not enter the state folder: found again by its name, and so made
+    only by us. Whoever may write to /var/tmp might have made one, or a link, for us to write through.
+    """
+    home = Path("/var/tmp") / f"modelyard-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]}"  # noqa: S108 - survives a reboot, as data must
+    with suppress(FileExistsError):
+        home.mkdir(mode=0o700)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EmbeddedError(
+            f"{home} is not a folder of ours alone, and PostgreSQL cannot enter {state}: move it away, or set "
+            "MODELYARD_STATE to another folder"
+        )
+    return home
 
 
-def _socket_folder(home: Path) -> Path:
+def _socket_folder(home: Path, user: int | None) -> Path:
+    """
+    Inside of *home*, or where that is too long for a socket, in a folder that was made for it under a name that nobody
+    could know, and that a note in *home* tells.
+    """
     inside = home / "socket"
     if len(str(inside)) <= _LONGEST_SOCKET_FOLDER:
         return inside
-    return Path(tempfile.gettempdir()) / f"modelyard-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
+    note = home / "socket-folder"
+    with suppress(FileNotFoundError):
+        known = Path(note.read_text().strip())
+        found = known.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), user):
+            return known
+    made = Path(tempfile.mkdtemp(prefix="modelyard-"))
+    note.write_text(str(made))
+    return made

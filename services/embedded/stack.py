@@ -24,8 +24,8 @@ from services.chassis.hosts import envoy
 from services.chassis.settings.tls import TlsFiles
 from services.embedded import access, authority, suite
 from services.embedded.authority import Authority
-from services.embedded.parts import EmbeddedError, Part, free_port, is_free
-from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
+from services.embedded.parts import EmbeddedError, Part, free_port, is_free, socket_file
+from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres, close_folder
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Progress, Supervisor
 from services.embedded.valkey import Valkey
@@ -48,6 +48,7 @@ class StackSettings:
         access: whether calls need a token: off, read-public or on.
         parts: only these parts and what they need; empty means all.
         origins: of other sites whose scripts may call the gateway.
+        hosts: names that clients call the gateway by, besides those of loopback.
         tls: TLS at the gateway and mutual TLS behind it, with certificates of an authority in the state folder.
     """
 
@@ -62,6 +63,7 @@ class StackSettings:
     access: str = "off"
     parts: Sequence[str] = ()
     origins: Sequence[str] = ()
+    hosts: Sequence[str] = ()
     tls: bool = False
 
 
@@ -76,7 +78,7 @@ class Stack:
     Attributes:
         gateway: host:port of the (first) gateway.
         gateways: of each.
-        gateway_metrics: the page of the gateway's metrics.
+        gateways_metrics: the page of each gateway's metrics.
         postgres: the database server.
         valkey: the Valkey server.
         s3: the S3 server.
@@ -92,11 +94,18 @@ class Stack:
         self._lock: IO[str] | None = None
         self.gateway = ""
         self.gateways: list[str] = []
-        self.gateway_metrics = ""
+        self.gateways_metrics: list[str] = []
         self.services: dict[str, suite.Service] = {}
         self._access: dict[str, str] = {}
         self.authority = Authority(self._state / "tls") if settings.tls else None
         self._own_tls: TlsFiles | None = None
+
+    @property
+    def gateway_metrics(self) -> str:
+        """
+        The page of the (first) gateway's metrics.
+        """
+        return self.gateways_metrics[0]
 
     def start(self) -> None:
         """
@@ -186,7 +195,7 @@ class Stack:
 
     def _take_state(self) -> None:
         try:
-            self._state.mkdir(parents=True, exist_ok=True)
+            close_folder(self._state)
             lock = (self._state / "lock").open("a+")
         except OSError as error:
             raise EmbeddedError(f"the state folder {self._state} cannot be written: {error.strerror}") from error
@@ -199,6 +208,8 @@ class Stack:
                 "stop it, or set MODELYARD_STATE to run another"
             ) from None
         self._lock = lock
+        # Of a run that was killed: it is not this one.
+        (self._state / "run.json").unlink(missing_ok=True)
 
     def _plan(self) -> None:
         wanted = self.settings.host
@@ -208,8 +219,9 @@ class Stack:
         _check_free(port)
         self.gateways = [f"127.0.0.1:{port}", *(f"127.0.0.1:{free_port()}" for _ in range(self.settings.gateways - 1))]
         self.gateway = self.gateways[0]
+        self.gateways_metrics = []
         self.postgres = Postgres.inside(self._state)
-        self.valkey = Valkey(free_port())
+        self.valkey = Valkey.closed(self._state, free_port())
         self.s3 = S3(self._state, free_port())
         self._access = access.settings(self._state, self.settings.access)
         self._own_tls = self._issue("gateway")
@@ -227,12 +239,14 @@ class Stack:
 
     def _gateway(self, number: int, target: str) -> Part:
         name = suite.numbered("gateway", number)
-        state, admin = self._state if number == 1 else self._state / name, free_port()
-        state.mkdir(exist_ok=True)
+        state, operations = self._state if number == 1 else self._state / name, ("127.0.0.1", free_port())
+        state.mkdir(mode=0o700, exist_ok=True)
         host, _, port = target.rpartition(":")
         addresses = Addresses(
             listen=(host, int(port)),
-            admin_port=admin,
+            admin=socket_file(state, "admin.sock"),
+            operations=operations,
+            hosts=self.settings.hosts,
             bucket=Bucket(BUCKET, REGION, self.s3.endpoint),
             origins=self.settings.origins,
             tls=_gateway_tls(state, self._own_tls),
@@ -241,8 +255,7 @@ class Stack:
             cache=self.services["cache"].addresses,
             cdn=self.services["cdn"].addresses,
         )
-        if number == 1:
-            self.gateway_metrics = f"http://127.0.0.1:{admin}/stats/prometheus"
+        self.gateways_metrics.append(f"http://{operations[0]}:{operations[1]}/metrics")
 
         def serves() -> None:
             suite.serving(target, self.services["registry"].health, self._own_tls)
@@ -269,7 +282,7 @@ class Stack:
         cache = {
             "MODELYARD_REGISTRY_TARGET": registry_target,
             "MODELYARD_CDN_TARGET": cdn_target,
-            "MODELYARD_VALKEY_URL": self.valkey.url,
+            **self.valkey.environment,
         }
         return [
             self._service("registry", "modelyard.registry.v1.ModelService", ["registry-migration"], database, registry),
@@ -286,7 +299,13 @@ class Stack:
             name=name,
             health=health,
             needs=needs,
-            environment={**environment, **self._access, **authority.settings(tls), **self.settings.environment},
+            environment={
+                **environment,
+                **self._access,
+                **access.own(self._state, self.settings.access, name),
+                **authority.settings(tls),
+                **self.settings.environment,
+            },
             workers=workers,
             instances=instances,
             host=self.settings.host,
@@ -315,7 +334,10 @@ class Stack:
             "valkey": self.valkey.url,
             "s3": self.s3.endpoint,
         }
-        (self._state / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        file = self._state / "run.json"
+        self._supervisor.remove_with_us(file)
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(run, indent=2) + "\n")
 
 
 def _gateway_tls(state: Path, files: TlsFiles | None) -> Tls:

@@ -4,9 +4,10 @@ The parts that are ours: the migration, the three services and the gateway.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -155,6 +156,17 @@ def ports(count: int) -> int:
     raise EmbeddedError(f"no {count} free ports in a row on loopback")
 
 
+def access_log(state: Path) -> Path:
+    """
+    The file for the access log of a gateway, made so that nobody else reads who asks for what.
+    """
+    file = state / "log" / "gateway-access.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+    file.chmod(0o600)
+    return file
+
+
 def gateway(
     state: Path,
     addresses: Addresses,
@@ -173,14 +185,15 @@ def gateway(
         drain_seconds: that calls under way may take when it is told to end.
     """
     descriptors, config = state / "contracts.binpb", state / "gateway.yaml"
+    addresses = replace(addresses, access_log=replace(addresses.access_log, file=access_log(state)))
     descriptors.write_bytes(descriptor_set())
     tls.write(addresses.tls)
-    config.write_text(render(addresses, descriptors, site.write(state / "site")))
+    config.write_text(render(addresses, descriptors, site.write(state / "site", addresses.tokens)))
     options = [
         "--config",
         str(config),
-        "--admin-port",
-        str(addresses.admin_port),
+        "--admin",
+        str(addresses.admin),
         "--drain-seconds",
         str(drain_seconds),
     ]

@@ -50,7 +50,8 @@ class Supervisor:
         Raises:
             EmbeddedError: one of them does not start. The others are left running: call `stop`.
         """
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._logs.chmod(0o700)
         waiting = {part.name: part for part in parts}
         unknown = {need for part in parts for need in part.needs} - set(waiting) - set(self._running)
         if unknown:
@@ -133,6 +134,12 @@ class Supervisor:
             self._guard = None
         self._stopping.clear()
 
+    def remove_with_us(self, note: Path) -> None:
+        """
+        Remove a file that says that we run when we do not any more, however we end.
+        """
+        self._tell(f"~ {note}")
+
     def _end(self, part: Part, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             process.send_signal(part.stop_signal)
@@ -153,7 +160,7 @@ class Supervisor:
         self._progress(part.name, time.monotonic() - began)
 
     def _spawn(self, part: Part) -> subprocess.Popen[bytes]:
-        with self._lock, (self._logs / f"{part.name}.log").open("ab") as log:
+        with self._lock, os.fdopen(_private(self._logs / f"{part.name}.log"), "ab") as log:
             if self._stopping.is_set():
                 raise EmbeddedError(f"{part.name} was not started, because another part failed")
             try:
@@ -225,3 +232,12 @@ class Supervisor:
             with suppress(BrokenPipeError):
                 self._guard.stdin.write(f"{line}\n".encode())
                 self._guard.stdin.flush()
+
+
+def _private(log: Path) -> int:
+    """
+    Open a log for more, which is nobody else's to read: also one that an earlier release made.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor

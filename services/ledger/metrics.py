@@ -10,15 +10,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from services.ledger.store.database import Database
+from services.ledger.store.retries import Cause
 
-_QUERY = "modelyard_database_query"
-_POOL = "modelyard_database_pool"
-_REPLICA = "modelyard_database_replica"
+_DATABASE = "modelyard_database"
+_QUERY = f"{_DATABASE}_query"
+_POOL = f"{_DATABASE}_pool"
+_REPLICA = f"{_DATABASE}_replica"
 
 
 class DatabaseMetrics(Collector):
     """
-    Collects the numbers of statements by name, of the pools and of the replicas, when Prometheus asks.
+    Collects the numbers of statements by name, pools, replicas and retried writes when Prometheus asks.
     """
 
     def __init__(self, database: Database) -> None:
@@ -31,6 +33,7 @@ class DatabaseMetrics(Collector):
         yield from self._queries()
         yield from self._pools()
         yield from self._replicas()
+        yield self._retries()
 
     def _queries(self) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(f"{_QUERY}_seconds", "How long statements took.", labels=["statement"])
@@ -55,6 +58,12 @@ class DatabaseMetrics(Collector):
             most.add_metric([server.name], pool.most)
             waiting.add_metric([server.name], pool.waiting)
         yield from (open_, idle, most, waiting)
+
+    def _retries(self) -> Metric:
+        retries = CounterMetricFamily(f"{_DATABASE}_write_retries", "Writes that were done again.", labels=["cause"])
+        for cause in Cause:
+            retries.add_metric([cause.value], self._database.retries.counts[cause])
+        return retries
 
     def _replicas(self) -> Iterator[Metric]:
         serving = GaugeMetricFamily(f"{_REPLICA}_serving", "1 while reads may go to it.", labels=["server"])

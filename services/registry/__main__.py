@@ -18,6 +18,7 @@ from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import check_schema, connector, open_database
 from services.ledger.store.feed import ChangeFeed
 from services.ledger.store.grouping import Writer
+from services.registry.metrics import SweeperMetrics
 from services.registry.migrate import FOLDER
 from services.registry.service.assets import Assets
 from services.registry.service.pins import Pins
@@ -25,7 +26,8 @@ from services.registry.service.registry import add_servicers
 from services.registry.service.unpinning import unpinning
 from services.registry.settings import RegistrySettings
 from services.registry.store.models import ModelStore
-from services.registry.store.sweeping import sweeping
+from services.registry.store.purging import Purging
+from services.registry.store.sweeping import Sweeper, sweeping
 from services.registry.store.unpins import UnpinStore
 
 
@@ -46,7 +48,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
         await stack.enter_async_context(feed.following(server.draining))
         writer, purge_after = Writer(database), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)
-        await stack.enter_async_context(sweeping(log, settings.keep, ModelStore(database), writer))
+        purging = Purging(database, writer)
+        sweeper = Sweeper(ModelStore(database), purging, writer)
+        await stack.enter_async_context(sweeping(log, settings.keep, sweeper))
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]
         for peer in cdn:
             stack.push_async_callback(peer.close)
@@ -55,6 +59,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         await stack.enter_async_context(unpinning(pins))
         add_servicers(server, database, writer, feed, assets, pins, keep=purge_after)
         server.metrics.registry.register(DatabaseMetrics(database))
+        server.metrics.registry.register(SweeperMetrics(sweeper))
         server.health.depends_on("postgresql", database.ping)
         yield
 

@@ -7,21 +7,30 @@ Sources: RFC 9113, section 10.5; CVE-2023-44487 (rapid reset); CVE-2024-27919 (C
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
+import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import grpc
+
+from modelyard import aio, explain
+from modelyard.cdn.v1 import assets_pb2, uploads_pb2
+from modelyard.registry.v1 import namespaces_pb2
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import CONTINUATION, END_HEADERS, HEADERS, Reply, Wire, message
+from tests.abuse.keyvalue import burst_of_increments, script_damage
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 MODELS = "/v1/namespaces/default/models"
 CLOSED_WITHIN = 20.0  # seconds
 _STREAMS = 10_000
 _REFUSED_STREAM = 7
+_PART = 8 << 20
 
 Attack = Callable[[int], Coroutine[Any, Any, None]]
 
@@ -57,7 +66,7 @@ async def header_bombs(port: int) -> None:
 async def _large_begin(wire: Wire, bomb: dict[str, str | None]) -> Reply:
     stream = wire.begin(GET, {"warm": "up"}, end=True)
     await wire.reply(stream)
-    usual = [(":method", "POST"), (":scheme", "http"), (":path", GET), (":authority", "test"), ("te", "trailers")]
+    usual = [(":method", "POST"), (":scheme", "http"), (":path", GET), (":authority", "localhost"), ("te", "trailers")]
     block = hpack.encode([*usual, *((name, value or "") for name, value in bomb.items())])
     stream += 2
     first, rest = block[:16_000], block[16_000:]
@@ -129,7 +138,7 @@ async def slowloris(port: int) -> None:
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
             ends = asyncio.get_running_loop().time() + CLOSED_WITHIN
             while asyncio.get_running_loop().time() < ends:
                 writer.write(b"x")
@@ -157,7 +166,7 @@ async def large_json(port: int) -> None:
 def _large_json(port: int, beginning: bytes) -> None:
     part = b"y" * 1_000_000
     with socket.create_connection(("127.0.0.1", port), timeout=CLOSED_WITHIN) as raw:
-        raw.sendall(f"POST {MODELS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".encode())
+        raw.sendall(f"POST {MODELS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode())
         raw.sendall(b"content-length: 100000030\r\n\r\n" + beginning)
         sent = 0
         with suppress(ConnectionError):
@@ -246,17 +255,99 @@ def _get(port: int, path: str) -> int:
 
 async def without_te(port: int) -> None:
     """
-    A gRPC call that does not say that it takes trailers might lose its status on the way: it is told so, as INTERNAL.
+    A gRPC call that does not say that it takes trailers might lose its status on the way: it is INVALID_ARGUMENT.
     """
     async with Wire.open(port) as wire:
         reply = await wire.call(GET, message(b""), {"te": None})
-        assert (reply.http, reply.status) == ("200", 13), reply
+        assert (reply.http, reply.status) == ("200", 3), reply
 
 
+async def opened_uploads(port: int, most: int = 10_000) -> None:
+    """
+    Uploads of made-up digests that are opened and never sent: the client is told that it has too many, long before all
+    have.
+    """
+    async with aio.connect(f"127.0.0.1:{port}") as yard:
+        opened, refused = 0, ""
+        for _ in range(most):
+            request = uploads_pb2.StartUploadRequest(sha256=os.urandom(32).hex(), size_bytes=_PART)
+            try:
+                await yard.uploads.StartUpload(request, timeout=CLOSED_WITHIN)
+            except grpc.RpcError as error:
+                refused = explain(error).reason
+                break
+            opened += 1
+        assert (opened < most, refused) == (True, "UPLOADS_OPEN")
+
+
+async def dripping_uploads(port: int, streams: int = 33, seconds: float = 5) -> None:
+    """
+    Uploads that send a byte now and then, so that each holds a part's memory: they are ended, or told that they are too
+    many, and small ones get through meanwhile.
+    """
+    async with aio.connect(f"127.0.0.1:{port}") as yard:
+        ends = asyncio.get_running_loop().time() + seconds
+        tasks = [asyncio.create_task(_drip(yard, ends)) for _ in range(streams)]
+        try:
+            while asyncio.get_running_loop().time() < ends:
+                await asyncio.sleep(0.2)
+                data = os.urandom(13)
+                header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=13)
+                chunk = assets_pb2.Chunk(offset=0, data=data)
+                messages = [assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=chunk)]
+                await yard.assets.Upload(_all(messages), timeout=CLOSED_WITHIN)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drip(yard: aio.Client, ends: float) -> None:
+    request = uploads_pb2.StartUploadRequest(sha256=os.urandom(32).hex(), size_bytes=2 * _PART)
+    name = (await yard.uploads.StartUpload(request, timeout=CLOSED_WITHIN)).name
+
+    async def bytes_now_and_then() -> AsyncIterator[uploads_pb2.WriteUploadRequest]:
+        offset = 0
+        while asyncio.get_running_loop().time() < ends:
+            chunk = assets_pb2.Chunk(offset=offset, data=b"x")
+            yield uploads_pb2.WriteUploadRequest(name=name, chunk=chunk)
+            offset += 1
+            await asyncio.sleep(0.2)
+
+    try:
+        with suppress(grpc.RpcError):
+            await yard.uploads.WriteUpload(bytes_now_and_then())
+    finally:
+        await yard.uploads.AbortUpload(uploads_pb2.AbortUploadRequest(name=name), timeout=CLOSED_WITHIN)
+
+
+async def _all(messages: list[assets_pb2.UploadRequest]) -> AsyncIterator[assets_pb2.UploadRequest]:
+    for each in messages:
+        yield each
+
+
+async def unreachable_revision(port: int) -> None:
+    """
+    Reads that ask for a revision that nobody has made: FAILED_PRECONDITION, and for nobody else.
+    """
+    async with aio.connect(f"127.0.0.1:{port}") as yard:
+        for number in range(200):
+            name = "namespaces/default" if number % 2 else f"namespaces/none-{number}"
+            request = namespaces_pb2.GetNamespaceRequest(name=name)
+            try:
+                await yard.namespaces.GetNamespace(request, metadata=(("x-min-revision", "999999999999"),), timeout=10)
+            except grpc.RpcError as error:
+                assert explain(error).code is grpc.StatusCode.FAILED_PRECONDITION, error  # noqa: PT017 - it is what is wanted
+            else:
+                raise AssertionError("it was answered")
+
+
+#: What takes the asset service's memory and places, for as long as it takes with the real bounds.
+UPLOAD_ATTACKS: dict[str, Attack] = {"dripping_uploads": dripping_uploads, "opened_uploads": opened_uploads}
 ATTACKS: dict[str, Attack] = {
     each.__name__: each
     for each in (
         rapid_reset, header_bombs, continuation_flood, ten_thousand_streams, slowloris, large_json, endless_json,
-        deep_json, path_tricks, without_te,
+        deep_json, path_tricks, without_te, unreachable_revision, script_damage, burst_of_increments,
     )
 }  # fmt: skip

@@ -18,8 +18,8 @@ from google.protobuf.descriptor import MethodDescriptor
 import modelyard
 from gateway.openapi.bindings import Binding, bindings
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.contracts import scopes, services
-from modelyard.registry.v1 import audit_pb2, models_pb2
+from modelyard.contracts import is_internal, scopes, services
+from modelyard.registry.v1 import audit_pb2, models_pb2, versions_pb2
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
 from tests.access.tokens import Issuer, settings
@@ -47,7 +47,7 @@ def guarded() -> Iterator[tuple[Stack, Issuer]]:
     """
     with scratch() as state:
         issuer, own = Issuer(state / "jwks.json"), state / "service-token"
-        own.write_text(issuer.mint("registry.read assets.read assets.write", sub="service"))
+        own.write_text(issuer.mint("registry.read assets.read assets.pin", sub="service"))
         environment = {**settings(issuer), "MODELYARD_SERVICE_TOKEN_FILE": str(own)}
         with Stack(StackSettings(state=state, gateway_port=0, environment=environment)) as running:
             yield running, issuer
@@ -85,9 +85,14 @@ def test_every_rpc_asks_for_a_scope() -> None:
     assert {path_of(method) for method in METHODS} == set(scopes())
 
 
-def expected(issuer: Issuer, stranger: Issuer, path: str) -> dict[str, tuple[str | None, grpc.StatusCode]]:
+def expected(
+    issuer: Issuer, stranger: Issuer, path: str, *, closed: bool = False
+) -> dict[str, tuple[str | None, grpc.StatusCode]]:
     """
     Each kind of token with the code that it has to get.
+
+    Args:
+        closed: nobody gets through, whatever scopes they have.
     """
     table = scopes()
     scope, others = table[path], " ".join(sorted(set(table.values()) - {table[path]}))
@@ -100,7 +105,7 @@ def expected(issuer: Issuer, stranger: Issuer, path: str) -> dict[str, tuple[str
         "wrong issuer": (issuer.mint(scope, iss="https://another.example"), nobody),
         "wrong key": (stranger.mint(scope), nobody),
         "wrong scope": (issuer.mint(others), denied),
-        "right scope": (issuer.mint(scope), served),
+        "right scope": (issuer.mint(scope), denied if closed else served),
     }
 
 
@@ -109,7 +114,7 @@ def test_the_matrix(guarded: tuple[Stack, Issuer], way: str, tmp_path: Path) -> 
     """
     Without a token, or with one that is not good: UNAUTHENTICATED. With all scopes but the right one:
     PERMISSION_DENIED. With the right scope alone, an empty request is judged: INVALID_ARGUMENT, or OK where it asks for
-    nothing in particular.
+    nothing in particular; what services call among themselves is denied to everybody at the gateway.
     """
     stack, issuer = guarded
     # The same name of a key, so that only the signature can tell.
@@ -119,7 +124,8 @@ def test_the_matrix(guarded: tuple[Stack, Issuer], way: str, tmp_path: Path) -> 
         package = method.containing_service.file.package.split(".")[1]
         host, port = stack.services[package].addresses[0]
         target = stack.gateway if way == "gateway" else f"{host}:{port}"
-        for what, (token, wanted) in expected(issuer, stranger, path_of(method)).items():
+        closed = way == "gateway" and is_internal(method)
+        for what, (token, wanted) in expected(issuer, stranger, path_of(method), closed=closed).items():
             if (found := code(target, method, token)) is not wanted:
                 wrong.append(f"{path_of(method)}, {what}: {found}")
     assert not wrong, "\n".join(wrong)
@@ -138,7 +144,8 @@ def test_the_matrix_as_json(guarded: tuple[Stack, Issuer], tmp_path: Path) -> No
         # A stream that goes on has no end, and what streams in is no JSON.
         for binding in [] if method.server_streaming or method.client_streaming else bindings(method):
             for what, (token, wanted) in expected(issuer, stranger, path_of(method)).items():
-                headers = {} if token is None else {"authorization": f"Bearer {token}"}
+                headers = {"content-type": "application/json"}
+                headers |= {} if token is None else {"authorization": f"Bearer {token}"}
                 connection.request(binding.verb.upper(), example(binding), "{}" if binding.body else None, headers)
                 answer = connection.getresponse()
                 body = answer.read()
@@ -188,6 +195,56 @@ def calls(stack: Stack, method: str) -> float:
                 if line.startswith("grpc_server_started_total") and f'grpc_method="{method}"' in line:
                     found += float(line.rpartition(" ")[2])
     return found
+
+
+def test_nobody_takes_a_versions_bytes(guarded: tuple[Stack, Issuer], tmp_path: Path) -> None:
+    """
+    The bytes of a READY version cannot be taken away through the gateway: an uploader may neither unpin nor delete
+    them, in whatever form the call comes, an administrator may not unpin them and is told who pins them, and they can
+    still be downloaded.
+    """
+    stack, issuer = guarded
+    file, back = tmp_path / "weights", tmp_path / "back"
+    file.write_bytes(b"weights that others rely on")
+    model = "namespaces/default/models/relied-on"
+    with modelyard.connect(stack.gateway, issuer.mint("assets.write assets.read registry.write")) as ann:
+        asset = ann.upload_file(file)
+        parent, _, model_id = model.rpartition("/models/")
+        made = models_pb2.CreateModelRequest(parent=parent, model_id=model_id, model=models_pb2.Model(owner="ann"))
+        ann.models.CreateModel(made)
+        artifact = versions_pb2.Artifact(path="weights", sha256=asset.sha256, size_bytes=asset.size_bytes)
+        draft = versions_pb2.CreateVersionRequest(parent=model, version=versions_pb2.Version(artifacts=[artifact]))
+        version = ann.versions.CreateVersion(draft).name
+        ready = ann.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=version))
+        assert ready.state == versions_pb2.Version.STATE_READY
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    everything = " ".join(sorted(set(scopes().values())))
+    for scope in ("assets.write", everything):
+        with modelyard.connect(stack.gateway, issuer.mint(scope, sub="mallory")) as mallory:
+            with pytest.raises(grpc.RpcError) as refused:
+                mallory.assets.Unpin(assets_pb2.UnpinRequest(owner=version))
+            assert refused.value.code() is denied
+            with pytest.raises(grpc.RpcError) as refused:
+                mallory.assets.Pin(assets_pb2.PinRequest(owner=version, names=[asset.name]))
+            assert refused.value.code() is denied
+            with pytest.raises(grpc.RpcError) as refused:
+                mallory.assets.DeleteAsset(assets_pb2.DeleteAssetRequest(name=asset.name))
+            assert refused.value.code() is (denied if scope == "assets.write" else grpc.StatusCode.FAILED_PRECONDITION)
+        assert _as_json(stack, issuer, scope, "POST", "/v1/assets:unpin", {"owner": version}) == 404
+        assert _as_json(stack, issuer, scope, "POST", "/v1/assets:pin", {"owner": version}) == 404
+    assert _as_json(stack, issuer, "assets.write", "DELETE", f"/v1/{asset.name}") == 403
+    with modelyard.connect(stack.gateway, issuer.mint("assets.read")) as ben:
+        ben.download_file(asset.name, back)
+    assert back.read_bytes() == file.read_bytes()
+
+
+def _as_json(stack: Stack, issuer: Issuer, scope: str, verb: str, path: str, body: object = None) -> int:
+    connection = http.client.HTTPConnection(stack.gateway, timeout=30)
+    headers = {"authorization": f"Bearer {issuer.mint(scope, sub='mallory')}", "content-type": "application/json"}
+    connection.request(verb, path, None if body is None else json.dumps(body), headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 def test_private_bytes_need_the_scope_to_be_read(guarded: tuple[Stack, Issuer], tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ class Issuer:
         headers = {"kid": f"{self._name}-{algorithm}"}
         return jwt.encode(claims, self._keys[algorithm], algorithm=algorithm, headers=headers)
 
+    def resign(self, claims: dict[str, Any], algorithm: str) -> str:
+        """
+        A token that is signed with the key of RS256 by another algorithm for such keys.
+        """
+        headers = {"kid": f"{self._name}-RS256"}
+        return jwt.encode(claims, self._keys["RS256"], algorithm=algorithm, headers=headers)
+
 
 def settings(issuer: Issuer, mode: str = "on") -> dict[str, str]:
     """

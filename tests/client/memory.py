@@ -45,6 +45,7 @@ class Memory:
     Args:
         part_bytes: of which whole ones are committed.
         stored: bytes by digest.
+        in_use: how often StartUpload says that somebody else sends the bytes.
         headers: media type, owner and whether it is private, by digest.
         opened: uploads by name.
         received: bytes that came in uploads, those that were sent again as well.
@@ -74,6 +75,7 @@ class Memory:
     answers: dict[str, deque[tuple[grpc.StatusCode, str]]] = field(default_factory=dict)
     garble: bytes = b""
     pause: threading.Event = field(default_factory=threading.Event)
+    in_use: int = 0
     pause_at: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -162,7 +164,11 @@ class Assets(AssetServiceServicer):
     ) -> assets_pb2.FindMissingResponse:
         self._memory.called("FindMissing", context)
         missing = dict.fromkeys(each for each in request.sha256 if each not in self._memory.stored)
-        return assets_pb2.FindMissingResponse(sha256=list(missing))
+        public = [each for each in request.sha256 if request.private and self._is_public(each)]
+        return assets_pb2.FindMissingResponse(sha256=list(missing), public=public)
+
+    def _is_public(self, sha256: str) -> bool:
+        return sha256 in self._memory.stored and not self._memory.headers.get(sha256, ("", "", False))[2]
 
     def Upload(self, request_iterator: Iterator[assets_pb2.UploadRequest], context: Any) -> assets_pb2.Asset:  # noqa: N802
         self._memory.called("Upload", context)
@@ -172,10 +178,11 @@ class Assets(AssetServiceServicer):
             data += request.chunk.data
             self._memory.received += len(request.chunk.data)
         if len(data) != header.size_bytes:
-            fail(context, grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "SIZE_MISMATCH")
         if hashlib.sha256(data).hexdigest() != header.sha256:
-            fail(context, grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
-        self._memory.headers[header.sha256] = (header.media_type, header.owner, header.private)
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")
+        private = header.private and not self._is_public(header.sha256)
+        self._memory.headers[header.sha256] = (header.media_type, header.owner, private)
         return self._memory.put(bytes(data))
 
     def Download(  # noqa: N802
@@ -222,6 +229,8 @@ class Uploads(UploadServiceServicer):
             found.message.part_size_bytes = self._memory.part_bytes
             self._memory.headers[request.sha256] = (request.media_type, request.owner, request.private)
             found.message.complete = request.sha256 in self._memory.stored
+            found.message.in_use = self._memory.in_use > 0
+            self._memory.in_use -= 1
             return found.message
 
     def WriteUpload(  # noqa: N802
@@ -264,7 +273,7 @@ class Uploads(UploadServiceServicer):
             fail(context, grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE")
         if hashlib.sha256(found.data).hexdigest() != found.message.sha256:
             del self._memory.opened[request.name]
-            fail(context, grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
+            fail(context, grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")
         return self._memory.put(bytes(found.data))
 
     def _find(self, name: str, context: Any) -> Open:

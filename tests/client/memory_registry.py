@@ -91,6 +91,7 @@ class _Versions(VersionServiceServicer):
     def ListVersions(  # noqa: N802
         self, request: versions_pb2.ListVersionsRequest, context: Any
     ) -> versions_pb2.ListVersionsResponse:
+        self._registry.memory.called("ListVersions", context)
         first = int(request.page_token or 0)
         page = self._registry.versions[::-1][first : first + request.page_size]
         more = first + len(page) < len(self._registry.versions)

@@ -21,12 +21,14 @@ class Probe:
         target: its address.
         calls: what came: the method, the metadata and the seconds until the deadline (None without one).
         failures: statuses to answer with before calls succeed.
+        details: the google.rpc.Status of those.
         revision: told in the trailer of each answer, unless 0.
     """
 
     target: str = ""
     calls: list[tuple[str, dict[str, str], float | None]] = field(default_factory=list)
     failures: deque[grpc.StatusCode] = field(default_factory=deque)
+    details: bytes = b""
     revision: int = 0
 
     def service(self, details: Any) -> Any:
@@ -42,6 +44,8 @@ class Probe:
             metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
             self.calls.append((method, metadata, None if remaining is None or remaining > 1e6 else remaining))
             if self.failures:
+                if self.details:
+                    context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
                 context.abort(self.failures.popleft(), "as told")
             if self.revision:
                 context.set_trailing_metadata((("x-revision", str(self.revision)),))

@@ -5,11 +5,15 @@ The parts of the command line that need no server: names, tables, bars.
 from __future__ import annotations
 
 import io
+import json
+import sys
+from typing import cast
 
 import pytest
 
+from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.names import VersionRef, model_name, split_model
-from modelyard.cli.output import table
+from modelyard.cli.output import Column, Output, any_console, table
 from modelyard.cli.parallel import StoppedError, Total
 from modelyard.cli.parsing import duration
 from modelyard.cli.progress import Progress, amount, span
@@ -165,3 +169,86 @@ def test_a_bar_of_nothing() -> None:
     with Progress("storing x", stream=stream) as progress:
         progress(0, 0)
     assert "0 B of 0 B" in stream.getvalue()
+
+
+class Console(io.TextIOWrapper):
+    """
+    A console of some encoding, or a file.
+    """
+
+    def __init__(self, encoding: str, terminal: bool) -> None:
+        super().__init__(io.BytesIO(), encoding)
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        """
+        Whether it is a console.
+        """
+        return self.terminal
+
+    def written(self) -> bytes:
+        """
+        What is there.
+        """
+        self.flush()
+        return cast(io.BytesIO, self.buffer).getvalue()
+
+
+ACTIVE = "a\x1b[2J\x1b]0;t\x07\x9b1m\u202eb\nname  fake\u2028\x7f"
+
+
+def test_nothing_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    What somebody has written into a field is one line on a terminal, and moves or colours nothing; words in any script,
+    and emoji, stay as they are.
+    """
+    asset = assets_pb2.Asset(name="assets/x", media_type=ACTIVE, warnings=["数 👩\u200d💻 é"])
+    for output in (Output(json=False), Output(json=True)):
+        output.one(asset, [("type", asset.media_type), ("warnings", asset.warnings[0]), (ACTIVE, "path")])
+        output.many([asset], [Column("TYPE", lambda each: each.media_type)], "none")
+        output.line(asset, asset.media_type)
+        output.note(asset.media_type)
+        printed = capsys.readouterr()
+        assert not set(ACTIVE) & set("\x1b\x07\x9b\u202e\u2028\x7f") & set(printed.out + printed.err)
+        assert "数 👩\u200d💻 é" in printed.out
+        if output.json:
+            assert [json.loads(line)["mediaType"] for line in printed.out.splitlines()] == [ACTIVE] * 3
+        else:
+            assert len(printed.out.splitlines()) == 3 + 2 + 1
+            assert "\\x1b[2J" in printed.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_consoles_without_every_character(monkeypatch: pytest.MonkeyPatch, encoding: str, as_json: bool) -> None:
+    """
+    A console of whatever encoding shows escapes for what it does not have; JSON is the same JSON there.
+    """
+    console = Console(encoding, terminal=True)
+    monkeypatch.setattr(sys, "stdout", console)
+    any_console()
+    Output(as_json).one(assets_pb2.Asset(media_type="数 🚀 é"), [("type", "数 🚀 é")])
+    said = console.written().decode(encoding)
+    if as_json:
+        assert json.loads(said) == {"mediaType": "数 🚀 é"}
+    elif encoding == "utf-8":
+        assert said == "type  数 🚀 é\n"
+    else:
+        assert said.startswith("type  \\u6570 \\U0001f680 ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_documents(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """
+    A document goes into a file as it is, whatever the console's encoding; on a terminal it moves nothing.
+    """
+    text = f"数\r\n{ACTIVE}\n"
+    for terminal in (False, True):
+        console = Console(encoding, terminal)
+        monkeypatch.setattr(sys, "stdout", console)
+        any_console()
+        Output(json=False).document(text)
+        if terminal:
+            assert not set(b"\x1b\x07\x7f") & set(console.written())
+        else:
+            assert console.written() == text.encode()

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
 import modelyard
 from modelyard.cdn.v1 import assets_pb2
@@ -129,6 +130,36 @@ def test_the_newest_revision_goes_along(probe: Probe, connected: Any) -> None:
     call("assets", "GetAsset", assets_pb2.GetAssetRequest())
     assert [metadata.get("x-min-revision") for _, metadata, _ in probe.calls] == [None, "41", "41", None]
     assert revision() == 41
+
+
+def test_a_service_that_was_set_back_is_believed(probe: Probe, connected: Any) -> None:
+    """
+    Where the newest revision seen is no more, one call fails and says so; the next asks for what there is. Details that
+    say nothing of the kind change nothing.
+    """
+    call, revision = connected(probe.target)
+    probe.revision = 41
+    call("models", "GetModel", GET)
+    for details, left in (
+        (b"REVISION_NOT_REACHED", 41),
+        (_lost("OTHER", 12), 41),
+        (_lost("REVISION_NOT_REACHED", 12), 12),
+    ):
+        probe.failures.append(grpc.StatusCode.FAILED_PRECONDITION)
+        probe.details = details
+        with pytest.raises(grpc.RpcError):
+            call("models", "GetModel", GET)
+        assert revision() == left
+    probe.revision = 13
+    call("models", "GetModel", GET)
+    assert [metadata.get("x-min-revision") for _, metadata, _ in probe.calls] == [None, "41", "41", "41", "12"]
+    assert revision() == 13
+
+
+def _lost(reason: str, newest: int) -> bytes:
+    status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0])
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, metadata={"revision": str(newest)}))
+    return bytes(status.SerializeToString())
 
 
 def test_an_import_counts_too(probe: Probe) -> None:

@@ -5,15 +5,19 @@ Large files on their way here: in several streams, resumed, verified, all or not
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
+import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 import pytest
@@ -21,7 +25,8 @@ import pytest
 import modelyard
 from modelyard import aio, client
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import attempts, ranges, sidecar
+from modelyard.transfer import attempts, gathering, ranges, sidecar
+from modelyard.transfer.locks import try_lock
 from modelyard.transfer.sidecar import Piece, cut, load, save
 from tests.client.memory import MIB, Memory, Server, serving
 
@@ -115,6 +120,18 @@ def test_breaks_go_on_at_the_last_byte(
     assert (tmp_path / "copy").read_bytes() == DATA
     assert not memory.break_downloads
     assert memory.sent == SIZE
+
+
+def test_a_token_that_ends_in_a_download(
+    download: Download, memory: Memory, asset: assets_pb2.Asset, tmp_path: Path
+) -> None:
+    """
+    A stream ends with its token: the download goes on with the one that the token's file holds by then.
+    """
+    memory.answers["Download"] = deque([(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")])
+    download(asset.name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+    assert memory.calls.count("Download") == 5
 
 
 def test_attempts_without_progress_are_bounded(
@@ -325,3 +342,140 @@ def test_pieces(size: int, tmp_path: Path) -> None:
     save(tmp_path / "notes", pieces)
     assert load(tmp_path / "notes", size) == pieces
     assert load(tmp_path / "notes", size + 1) is None
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("size", [5, SIZE], ids=["small", "large"])
+async def test_tasks_that_want_the_same_file(server: Server, memory: Memory, tmp_path: Path, size: int) -> None:
+    """
+    Of several tasks of one loop that download the same file, one does, and the others have it when it is done; one that
+    is cancelled meanwhile keeps nobody waiting, and the next one goes on.
+    """
+    asset = memory.put(DATA[:size])
+    memory.pause.clear()
+    async with modelyard.aio.connect(server.target) as yard:
+        first, *others = [asyncio.create_task(yard.download_file(asset, tmp_path / "copy")) for _ in range(4)]
+        while not memory.downloads:
+            await asyncio.sleep(0.001)
+        first.cancel()
+        others[0].cancel()
+        memory.go_on()
+        await asyncio.gather(*others[1:])
+        await asyncio.gather(first, others[0], return_exceptions=True)
+    assert (tmp_path / "copy").read_bytes() == DATA[:size]
+    assert _names(tmp_path) == ["copy"]
+
+
+@pytest.mark.parametrize("size", [0, 5, SIZE], ids=["empty", "small", "large"])
+def test_threads_that_want_the_same_file(server: Server, memory: Memory, tmp_path: Path, size: int) -> None:
+    """
+    As well for the threads of one process; the bytes come once, and the progress of those that wait grows to the whole.
+    """
+    asset = memory.put(DATA[:size])
+    steps: list[list[int]] = [[] for _ in range(4)]
+    waiting = threading.Barrier(4)
+
+    def get(mine: list[int]) -> None:
+        def tell(done: int, _total: int) -> None:
+            mine.append(done)
+            if len(mine) == 1:
+                # Under way, or waiting: nobody is done before all are.
+                waiting.wait(30)
+
+        yard.download_file(asset, tmp_path / "copy", progress=tell)
+
+    with modelyard.connect(server.target) as yard, ThreadPoolExecutor(4) as pool:
+        list(pool.map(get, steps))
+    assert (tmp_path / "copy").read_bytes() == DATA[:size]
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    assert memory.sent == size
+    assert all(mine[-1] == size for mine in steps)
+
+
+@pytest.mark.parametrize("size", [5, SIZE], ids=["small", "large"])
+def test_another_download_that_ends_just_now(
+    server: Server, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """
+    When another download moves the file in place between the opening of what it gathered and the lock on it, that file
+    is the result: nobody writes into it any more.
+    """
+    asset = memory.put(DATA[:size])
+
+    def late(file: BinaryIO) -> bool:
+        for part in tmp_path.glob(".*.part"):
+            if not (tmp_path / "copy").exists():
+                part.write_bytes(DATA[:size])
+                part.rename(tmp_path / "copy")
+        return try_lock(file)
+
+    monkeypatch.setattr(gathering, "try_lock", late)
+    with modelyard.connect(server.target) as yard:
+        yard.download_file(asset, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA[:size]
+    assert memory.downloads == []
+    assert _names(tmp_path) == ["copy"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other locks")
+def test_a_file_system_without_locks(
+    download: Download, asset: assets_pb2.Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where there are no locks, a download that is alone is not kept out.
+    """
+
+    def fail(_number: int, _operation: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    download(asset, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_waiting_for_another_download_ends_with_the_client(server: Server, memory: Memory, tmp_path: Path) -> None:
+    """
+    Whoever waits for another download waits no longer than its own client is open.
+    """
+    asset = memory.put(DATA)
+    memory.pause_at = 1
+    with ThreadPoolExecutor(2) as pool, modelyard.connect(server.target) as first:
+        getting = pool.submit(first.download_file, asset, tmp_path / "copy")
+        memory.until_paused()
+        told = threading.Event()
+        with modelyard.connect(server.target) as second:
+            waiting = pool.submit(second.download_file, asset, tmp_path / "copy", progress=lambda *_: told.set())
+            assert told.wait(30)
+        with pytest.raises(ValueError, match="was closed"):
+            waiting.result(30)
+        memory.go_on()
+        getting.result(30)
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_a_full_disk(server: Server, memory: Memory, tmp_path: Path) -> None:
+    """
+    A file that cannot be written to its end is named, and what came of it is gone on with.
+    """
+    for size in (2 * MIB - 1, SIZE):
+        asset = memory.put(DATA[:size])
+        script = f"import modelyard; modelyard.connect({server.target!r}).download_file({asset.name!r}, 'copy')"
+        limited = f"ulimit -f 700; exec {shlex.quote(sys.executable)} -c {shlex.quote(script)}"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            ["bash", "-c", limited],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stderr.rstrip().endswith("OSError: [Errno 27] File too large: 'copy'")
+        with modelyard.connect(server.target) as yard:
+            yard.download_file(asset, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == DATA[:size]
+        assert [path.name for path in tmp_path.iterdir()] == ["copy"]

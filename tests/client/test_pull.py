@@ -4,16 +4,23 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from modelyard.cli.main import main
+from modelyard.paths import shown
 from modelyard.registry.v1 import versions_pb2
+from tests.client.bad_paths import CLASHING, RIGHT, WRONG
 from tests.client.memory import MIB, Memory, Server
 from tests.client.memory_registry import MODEL, PENDING, Registry
 
@@ -114,50 +121,50 @@ def test_no_such_version(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../x",
-        "a/../../x",
-        "/tmp/modelyard-x",  # noqa: S108 - must not be written
-        "a//b",
-        "./a",
-        "a/.",
-        "..",
-        "",
-        "C:/x",
-        "C:x",
-        "a/D:x",
-        "..\\x",
-        "\\\\host\\share\\x",
-        "a\0b",
-        ".a.0123456789abcdef.part",
-        "x" * 1025,
-    ],
-)
-def test_paths_that_lead_out(
+@pytest.mark.parametrize("path", WRONG, ids=ascii)
+def test_wrong_paths(
     server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
     """
-    A version with a path that leads out of the folder, on whatever system, is refused before anything is written.
+    A version with a path that leads out of the folder, is no file on some system, or is settings that a program runs,
+    is refused before anything is written, and it is said which.
     """
     registry.add(_artifact(memory, "good", b"1"), _artifact(memory, path, b"2"))
     assert _pull(server, "m", tmp_path / "folder") == 1
-    assert "nothing was written: the path" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f'nothing was written: the path "{shown(path)}"' in said
+    assert WRONG[path] in said
     assert not list(tmp_path.iterdir())
     assert memory.downloads == []
 
 
-@pytest.mark.parametrize("paths", [("a", "a"), ("a", "a/b"), ("a/b/c", "a")])
+@pytest.mark.parametrize("paths", CLASHING, ids=ascii)
 def test_paths_that_clash(
-    server: Server, memory: Memory, registry: Registry, tmp_path: Path, paths: tuple[str, str]
+    server: Server,
+    memory: Memory,
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    paths: tuple[str, ...],
 ) -> None:
     """
-    A path that is there twice, or is a folder as well, is refused.
+    Paths that are one for some system, or a folder to each other, are refused.
     """
     registry.add(*(_artifact(memory, path, str(place).encode()) for place, path in enumerate(paths)))
     assert _pull(server, "m", tmp_path / "folder") == 1
+    assert CLASHING[paths] in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_all_that_a_version_may_have(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Whatever CreateVersion lets through can be pulled, and pushed again.
+    """
+    registry.add(*(_artifact(memory, path, path.encode()) for path in RIGHT))
+    assert _pull(server, "m", tmp_path / "folder") == 0
+    assert _files(tmp_path / "folder") == {path: path.encode() for path in RIGHT}
+    assert main(["--target", server.target, "versions", "push", "m", str(tmp_path / "folder")]) == 0
+    assert sorted(artifact.path for artifact in registry.versions[-1].artifacts) == sorted(RIGHT)
 
 
 def test_a_digest_that_is_none(server: Server, registry: Registry, tmp_path: Path) -> None:
@@ -227,6 +234,118 @@ def test_json(
     assert _pull(server, "m", tmp_path / "folder", "--json") == 0
     printed = capsys.readouterr()
     assert (printed.err, printed.out.count("\n"), '"path": "a"' in printed.out) == ("", 1, True)
+
+
+def test_which_file_failed(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The error says which file it is about; what is the same the next time is not to be tried again.
+    """
+    registry.add(_artifact(memory, "sub/a", b"right"), _artifact(memory, "sub/b", b"1"))
+    (tmp_path / "folder" / "sub" / "b").mkdir(parents=True)
+    assert _pull(server, "m", tmp_path / "folder") == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'folder' / 'sub' / 'b'} is a folder" in said
+    assert "again" not in said
+    memory.garble = b"wrong"
+    assert _pull(server, "m", tmp_path / "other") == 1
+    said = capsys.readouterr().err
+    assert "modelyard: sub/" in said
+    assert "again" not in said
+
+
+def test_a_full_disk(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    What has no room is named, and can be gone on with once there is room.
+    """
+    registry.add(_artifact(memory, "sub/large.bin", random.SystemRandom().randbytes(MIB)))
+    limited = f"ulimit -f 700; exec {shlex.join(_command(server, tmp_path / 'folder'))}"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert f"modelyard: {tmp_path / 'folder' / 'sub' / 'large.bin'}: File too large" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert _pull(server, "m", tmp_path / "folder") == 0
+
+
+def _command(server: Server, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
+
+
+@contextmanager
+def _pulling(server: Server, memory: Memory, folder: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """
+    Several pulls into one folder at once: the service sends nothing until all of them have asked for the version.
+    """
+    memory.pause_at = 1
+    running = [
+        subprocess.Popen(_command(server, folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    try:
+        while memory.calls.count("ListVersions") < count:
+            assert all(each.poll() is None for each in running)
+            time.sleep(0.001)
+        yield running
+    finally:
+        memory.go_on()
+        for each in running:
+            each.kill()
+            each.communicate()
+
+
+@pytest.mark.parametrize("shape", ["small", "large"])
+def test_several_into_one_folder(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, shape: str
+) -> None:
+    """
+    Pulls of one version into one folder all end well, with the right files and nothing beside them: as the processes of
+    one machine, or the machines of one shared volume, start them at once. No large file comes twice.
+    """
+    if shape == "large":
+        files = {"large.bin": random.SystemRandom().randbytes(48 * MIB)}
+    else:
+        files = {f"{number % 7}/{number}": random.SystemRandom().randbytes(number) for number in range(200)}
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "folder"
+    with _pulling(server, memory, folder, 3) as running:
+        memory.go_on()
+        ended = [(each.communicate(timeout=90)[1], each.returncode) for each in running]
+    assert [code for _, code in ended] == [0] * 3, ended
+    assert _files(folder) == files
+    if shape == "large":
+        assert memory.sent == 48 * MIB
+
+
+def test_one_of_several_is_killed(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Of two pulls into one folder, one is killed in the middle: the other goes on with what it left.
+    """
+    data = random.SystemRandom().randbytes(64 * MIB)
+    registry.add(_artifact(memory, "large.bin", data))
+    folder = tmp_path / "folder"
+    memory.pause_at = 40 * MIB
+    first = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    memory.until_paused()
+    while not list(folder.glob("*.ranges")):
+        time.sleep(0.001)
+    second = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        while memory.calls.count("ListVersions") < 2:
+            time.sleep(0.001)
+        first.kill()
+        first.wait()
+        memory.go_on()
+        assert second.wait(timeout=90) == 0
+    finally:
+        for each in (first, second):
+            each.kill()
+            each.wait()
+    assert _files(folder) == {"large.bin": data}
+    # What was written down at the last 16 MiB, and what was on the way, comes again.
+    assert memory.sent < (64 + 40) * MIB
 
 
 def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:

@@ -72,6 +72,30 @@ def test_a_folder_becomes_a_version(
     assert "5 files, 12.0 MiB: 13 B there already or twice in the folder, 12.0 MiB to send" in printed.err
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_is_public_already(
+    server: Server,
+    memory: Memory,
+    registry: Registry,
+    folder: Path,
+    form: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    Bytes that are stored publicly stay so: `push --private` names their files on stderr, also to those who read JSON.
+    """
+    assert main(["--target", server.target, "assets", "put", str(folder / "config.json")]) == 0
+    capsys.readouterr()
+    command = ["--target", server.target, *form, "versions", "push", "m", str(folder), "--private"]
+    assert main(command) == 0
+    told = capsys.readouterr().err
+    assert "warning: not private" in told
+    assert "config.json" in told
+    assert "weights.bin" not in told.partition("warning: not private")[2].partition("\n")[0]
+    assert main(["--target", server.target, "assets", "put", "--private", str(folder / "config.json")]) == 0
+    assert "warning: not private" in capsys.readouterr().err
+
+
 def test_again(
     server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,20 +151,27 @@ def _deep(folder: Path) -> None:
     ("spoil", "said"),
     [
         (shutil.rmtree, "No such file"),
-        (lambda folder: (folder / "new").mkdir(), "new/ is an empty folder"),
-        (lambda folder: (folder / "link").symlink_to(ROOT / "README.md"), "is a link out of the folder"),
+        (lambda folder: (folder / "link").symlink_to(ROOT / "README.md"), "--follow-links sends the file"),
         (lambda folder: (folder / "link").symlink_to(".."), "is a link out of the folder"),
         (lambda folder: (folder / "link").symlink_to("nowhere"), "is a link that leads nowhere"),
         (lambda folder: (folder / "link").symlink_to("link"), "is a link that leads nowhere"),
         (lambda folder: (folder / "tokenizer" / "up").symlink_to(".."), "is a link to a folder that it is in"),
-        (lambda folder: (folder / "a\\b").touch(), "has a backslash"),
-        (lambda folder: (folder / "C:x").touch(), "begins like a drive letter"),
+        (lambda folder: (folder / "a\\b").touch(), 'a\\b has a \\ in "a\\b"'),
+        (
+            lambda folder: (folder / "x:y.txt").touch(),
+            'x:y.txt has a : in "x:y.txt", which no name has on Windows: rename it, such as to "x_y.txt"',
+        ),
+        (lambda folder: (folder / "aux").mkdir() or (folder / "aux" / "x").touch(), 'aux/ has the part "aux"'),
+        (lambda folder: (folder / "Config.json").touch(), '"Config.json" and "config.json" differ in case'),
         pytest.param(
             lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).touch(), "is not UTF-8", marks=_LINUX
         ),
         (lambda folder: os.mkfifo(folder / "pipe"), "is neither a file nor a folder"),
-        pytest.param(_deep, "is longer than 1,024 characters", marks=_LINUX),
-        (lambda folder: (folder / ".w.0123456789abcdef.part").touch(), "is what an interrupted download left"),
+        pytest.param(_deep, "bytes in UTF-8, and may have 768", marks=_LINUX),
+        (lambda folder: (folder / ".w.0123456789abcdef.part").touch(), "an interrupted download leaves"),
+        (lambda folder: (folder / ".modelyardignore").write_bytes(b"\xff"), ".modelyardignore is not UTF-8"),
+        (lambda folder: (folder / ".modelyardignore").write_text("*"), "holds no files but what is left out"),
+        (lambda folder: (folder / ".modelyardignore").write_text("a\n!\n"), "'!' is not a pattern"),
     ],
 )
 def test_what_is_refused(
@@ -171,7 +202,7 @@ def test_links_in_circles(server: Server, memory: Memory, folder: Path, capsys: 
         (folder / here / "link").symlink_to(f"../{there}")
     assert _push(server, folder) == 1
     said = capsys.readouterr().err
-    assert "a/link/link is a link to a folder that it is in; b/link/link is a link" in said
+    assert said.count("/link/link is a link to a folder that it is in") == 2
     (folder.parent / "new").mkdir()
     assert _push(server, folder.parent / "new") == 1
     assert "holds no files" in capsys.readouterr().err
@@ -218,6 +249,34 @@ def test_a_file_that_fails(
     assert _push(server, folder) == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "passes"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "SAFETENSORS_INVALID", False),
+        (grpc.StatusCode.PERMISSION_DENIED, "", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA", True),
+        (grpc.StatusCode.UNAUTHENTICATED, "", True),
+    ],
+)
+def test_which_file_failed(
+    server: Server,
+    memory: Memory,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    code: grpc.StatusCode,
+    reason: str,
+    passes: bool,
+) -> None:
+    """
+    The error says which file it is about, and to run the command again only where that may help.
+    """
+    memory.answers["StartUpload"] = deque([(code, reason)])
+    assert _push(server, folder) == 1
+    said = capsys.readouterr().err
+    assert f"modelyard: weights.bin: {code.name}" in said
+    assert ("run the same command again" in said) == passes
+
+
 def test_ctrl_c(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
     """
     Ctrl-C ends a push soon, with exit code 130 and a line that says how to go on; the next one goes on, by itself.
@@ -256,3 +315,155 @@ def test_a_media_type_is_of_the_name(server: Server, registry: Registry, folder:
     assert _push(server, folder) == 0
     types = {artifact.path: artifact.media_type for artifact in registry.versions[0].artifacts}
     assert (types["config.txt"], types["config.json"]) == ("text/plain", "application/json")
+
+
+def _paths(registry: Registry) -> list[str]:
+    return [artifact.path for artifact in registry.versions[-1].artifacts]
+
+
+def _write(folder: Path, *paths: str) -> None:
+    for path in paths:
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(path)
+
+
+def test_what_is_left_out(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    Repositories, caches and secrets are not sent, wherever they are; how many there are and which is said on stderr.
+    """
+    secret = (
+        ".git/config",
+        "sub/.git/config",
+        ".env",
+        "sub/.env.local",
+        "server.key",
+        ".ssh/id",
+        "sub/__pycache__/a.pyc",
+    )
+    _write(folder, *secret, ".env.example", "sub/right", ".gitattributes", ".DS_Store")
+    before = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert _push(server, folder) == 0
+    assert _paths(registry) == [path for path in before if path not in {*secret, ".DS_Store"}]
+    said = capsys.readouterr().err
+    assert "8 left out by the rules" in said
+    for name in (
+        ".git/",
+        "sub/.git/",
+        ".env",
+        "sub/.env.local",
+        "server.key",
+        ".ssh/",
+        "sub/__pycache__/",
+        ".DS_Store",
+    ):
+        assert name in said
+    assert len(memory.stored) == len({artifact.sha256 for artifact in registry.versions[0].artifacts})
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "left"),
+    [
+        ("*.log\n!keep.log\n/logs/\n", [], {"a.log", "sub/b.log", "logs/c", ".env"}),
+        ("!.env", [], set()),
+        ("", ["--no-default-ignores"], set()),
+        ("a.log", ["--no-default-ignores"], {"a.log"}),
+        ("", ["--exclude", "*.log", "--exclude", "/empty"], {"a.log", "sub/b.log", "keep.log", "empty", ".env"}),
+        ("!a.log", ["--exclude", "a.log"], {"a.log", ".env"}),
+        ("", ["--include", "*.log", "--include", ".env", "--exclude", "sub/"], None),
+    ],
+)
+def test_rules(
+    server: Server, registry: Registry, folder: Path, lines: str, options: list[str], left: set[str] | None
+) -> None:
+    """
+    .modelyardignore and the options say what is left out, in the syntax of .gitignore; the last that matches counts.
+    """
+    _write(folder, "a.log", "keep.log", "sub/b.log", "logs/c", ".env")
+    (folder / ".modelyardignore").write_text(lines)
+    every = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {".modelyardignore"}
+    assert _push(server, folder, *options) == 0
+    assert set(_paths(registry)) == ({"a.log", "keep.log"} if left is None else every - left)
+
+
+def test_a_repository_cannot_be_taken_back(
+    server: Server, memory: Memory, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    What pull would refuse is not sent, whatever the rules say: all of a folder is told in one line.
+    """
+    _write(folder, ".git/config", ".git/HEAD")
+    assert _push(server, folder, "--no-default-ignores") == 1
+    said = capsys.readouterr().err
+    assert said.count(".git/ has the part") == 1
+    assert memory.calls == []
+
+
+def test_dry_run(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A dry run lists the files that a version would have, says what is left out, and asks and sends nothing.
+    """
+    _write(folder, ".env")
+    assert _push(server, folder, "--dry-run") == 0
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == [
+        "FILE",
+        "config.json",
+        "empty",
+        "tokenizer/config.json",
+        "tokenizer/词表.txt",
+        "weights.bin",
+    ]
+    assert "1 left out by the rules" in printed.err
+    assert ".env" in printed.err
+    assert "nothing was sent: 5 files, 12.0 MiB" in printed.err
+    assert _push(server, folder, "--dry-run", "--json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert (memory.calls, registry.versions) == ([], [])
+
+
+def test_an_empty_folder(server: Server, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A folder without files is left out, which is said.
+    """
+    (folder / "logs" / "old").mkdir(parents=True)
+    assert _push(server, folder) == 0
+    assert "1 left out, since a version holds no empty folders: logs/old/" in capsys.readouterr().err
+    assert len(_paths(registry)) == 5
+
+
+def test_links_out_of_the_folder(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    With --follow-links the files are sent that links lead to outside, and it is said where from: a snapshot of the
+    Hugging Face cache can be pushed. A folder outside is never sent.
+    """
+    blobs, snapshot = folder.parent / "blobs", folder.parent / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / "0123").write_text("weights")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0123")
+    assert _push(server, snapshot) == 1
+    assert "model.safetensors is a link out of the folder" in capsys.readouterr().err
+    assert memory.calls == []
+    assert _push(server, snapshot, "--follow-links") == 0
+    said = capsys.readouterr().err
+    assert f"1 sent from outside of the folder:\nmodel.safetensors -> {blobs / '0123'}" in said
+    assert _paths(registry) == ["model.safetensors"]
+    assert b"weights" in memory.stored.values()
+    (snapshot / "all").symlink_to("../../blobs")
+    assert _push(server, snapshot, "--follow-links") == 1
+    assert "all is a link out of the folder" in capsys.readouterr().err
+
+
+def test_one_file(server: Server, registry: Registry, folder: Path) -> None:
+    """
+    One file becomes a version with that file.
+    """
+    assert _push(server, folder / "tokenizer" / "词表.txt") == 0
+    assert _paths(registry) == ["词表.txt"]

@@ -83,7 +83,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     Nobody waits long between attempts.
     """
     monkeypatch.setattr(attempts, "_LONGEST_DELAY", 0.01)
-    monkeypatch.setattr(uploading, "_FINISH_PAUSE", 0.01)
+    monkeypatch.setattr(uploading, "_WAIT_PAUSE", 0.01)
 
 
 def test_small_and_large(upload: Upload, memory: Memory, file: Path, tmp_path: Path) -> None:
@@ -162,15 +162,30 @@ def test_a_stream_that_ends_early(upload: Upload, memory: Memory, file: Path, mo
         upload(file)
 
 
-def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None:
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("reason", ["UPLOAD_TAKEN_OVER", "UPLOAD_IN_USE"])
+def test_another_client_sends_the_same_file(upload: Upload, memory: Memory, file: Path, reason: str) -> None:
     """
-    Whoever is taken over by another writer stops: two would take over from each other for ever.
+    While another client sends the same file, this one asks where the upload stands, sends nothing, and goes on when it
+    is let; also when it hears of the other one from a stream of its own.
     """
-    memory.answers["WriteUpload"] = deque([(grpc.StatusCode.ABORTED, "UPLOAD_TAKEN_OVER")])
-    with pytest.raises(grpc.RpcError) as caught:
+    memory.answers["WriteUpload"] = deque([(grpc.StatusCode.ABORTED, reason)] * 20)
+    memory.in_use = 20
+    upload(file)
+    assert memory.calls.count("StartUpload") == 41
+    assert memory.calls.count("WriteUpload") == 21
+    assert memory.stored
+
+
+@pytest.mark.usefixtures("hasty")
+def test_another_client_that_does_not_get_on(upload: Upload, memory: Memory, file: Path) -> None:
+    """
+    Waiting for another client ends when nothing comes of it.
+    """
+    memory.in_use = 10_000
+    with pytest.raises(modelyard.IntegrityError, match="does not get on"):
         upload(file)
-    assert modelyard.explain(caught.value).reason == "UPLOAD_TAKEN_OVER"
-    assert memory.calls == ["StartUpload", "WriteUpload"]
+    assert "WriteUpload" not in memory.calls
 
 
 @pytest.mark.usefixtures("hasty")
@@ -184,7 +199,7 @@ def test_taken_over_is_final(upload: Upload, memory: Memory, file: Path) -> None
         ("FinishUpload", grpc.StatusCode.UNAVAILABLE, "CDN_STARTING"),
         ("FinishUpload", grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"),
         ("FinishUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
-        ("FinishUpload", grpc.StatusCode.DATA_LOSS, "PARTS_REPLACED"),
+        ("FinishUpload", grpc.StatusCode.ABORTED, "PARTS_REPLACED"),
         ("StartUpload", grpc.StatusCode.DEADLINE_EXCEEDED, ""),
     ],
 )
@@ -195,6 +210,26 @@ def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: 
     memory.answers[method] = deque([(code, reason)] * 2)
     assert upload(file).size_bytes == SIZE
     assert memory.calls.count(method) == 3
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("reason", ["TOKEN_EXPIRED", "TOKEN_INVALID"])
+def test_a_token_that_ends_in_an_upload(upload: Upload, memory: Memory, file: Path, reason: str) -> None:
+    """
+    A stream ends with its token: the upload goes on with the one that the token's file holds by then; a second one that
+    is not taken is the caller's to mend.
+    """
+    refused = (grpc.StatusCode.UNAUTHENTICATED, reason)
+    memory.answers["WriteUpload"] = deque([refused])
+    assert upload(file).size_bytes == SIZE
+    assert memory.calls.count("WriteUpload") == 2
+    memory.stored.clear()
+    memory.opened.clear()
+    memory.calls.clear()
+    memory.answers["WriteUpload"] = deque([refused] * 10)
+    with pytest.raises(grpc.RpcError):
+        upload(file)
+    assert memory.calls.count("WriteUpload") == 2
 
 
 @pytest.mark.usefixtures("hasty")
@@ -306,7 +341,7 @@ def test_a_service_that_finds_other_bytes(upload: Upload, memory: Memory, file: 
     """
     When the file is as it was, a digest that does not match is the service's error, told as it tells it.
     """
-    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")])
+    memory.answers["FinishUpload"] = deque([(grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")])
     with pytest.raises(grpc.RpcError) as caught:
         upload(file)
     assert modelyard.explain(caught.value).reason == "DIGEST_MISMATCH"

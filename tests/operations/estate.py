@@ -158,15 +158,11 @@ class Estate:
 
     def _of_gateways(self, name: str) -> list[float]:
         found = []
-        for gateway in ("gateway", "gateway-2"):
-            page = _page(f"http://127.0.0.1:{self._admin_port(gateway)}/stats/prometheus")
+        for metrics in self.stack.gateways_metrics:
+            page = _page(metrics)
             services = "|".join(self.stack.services)
             found += re.findall(rf'^{name}{{envoy_cluster_name="(?:{services})"}} (\S+)$', page, re.MULTILINE)
         return [float(each) for each in found]
-
-    def _admin_port(self, gateway: str) -> str:
-        arguments = list(self.stack._parts[gateway].argv)
-        return arguments[arguments.index("--admin-port") + 1]
 
     def metric(self, service: str, name: str) -> list[float]:
         """

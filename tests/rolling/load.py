@@ -74,7 +74,7 @@ class Load:
         self._gateways, self._rate, self._ca = gateways, rate, ca
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._enough = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread = threading.Thread(target=self._go)
         self._dice = random.Random(6)  # noqa: S311 - any order will do
         self._numbers = itertools.count()
         self._began = time.time_ns()
@@ -89,9 +89,20 @@ class Load:
         self._enough.set()
         self._thread.join()
 
+    def _go(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as error:
+            # Load that ends by itself is no load under which nothing failed.
+            self.outcome.failed.append(f"load: {error!r}")
+            raise
+
     async def _run(self) -> None:
         target = "ipv4:" + ",".join(self._gateways)
-        options = [("grpc.service_config", _SERVICE_CONFIG), ("grpc.enable_http_proxy", 0)]
+        options: list[tuple[str, Any]] = [("grpc.service_config", _SERVICE_CONFIG), ("grpc.enable_http_proxy", 0)]
+        if self._ca is None:
+            # gRPC would call the gateways by the whole list, which is no name of theirs.
+            options.append(("grpc.default_authority", "localhost"))
         async with self._channel(target, options) as channel:
             await self._use(channel)
 

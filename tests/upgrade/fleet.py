@@ -18,7 +18,7 @@ from pathlib import Path
 from gateway.bucket import Bucket
 from gateway.render import Addresses
 from services.embedded import suite
-from services.embedded.parts import Part, free_port
+from services.embedded.parts import Part, free_port, socket_file
 from services.embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres
 from services.embedded.s3 import BUCKET, REGION, S3
 from services.embedded.supervisor import Supervisor
@@ -95,7 +95,7 @@ class Fleet:
         release.unpack(self._trees["old"])
         self._postgres, self._valkey, self._s3 = Postgres.inside(state), Valkey(free_port()), S3(state, free_port())
         self._ports = {(age, name): (free_port(), free_port()) for age in ("old", "new") for name in HEALTH}
-        self._admin = free_port()
+        self._operations = free_port()
         self.gateway = f"127.0.0.1:{free_port()}"
 
     def start(self) -> None:
@@ -111,7 +111,8 @@ class Fleet:
         host, _, port = self.gateway.rpartition(":")
         addresses = Addresses(
             listen=(host, int(port)),
-            admin_port=self._admin,
+            admin=socket_file(self._state, "admin.sock"),
+            operations=("127.0.0.1", self._operations),
             bucket=Bucket(BUCKET, REGION, self._s3.endpoint),
             registry=self._both("registry"),
             cdn=self._both("cdn"),
@@ -194,7 +195,7 @@ class Fleet:
         return [("127.0.0.1", self._ports[age, name][0]) for age in ("old", "new")]
 
     def _sees(self, count: int) -> None:
-        url = f"http://127.0.0.1:{self._admin}/stats/prometheus"
+        url = f"http://127.0.0.1:{self._operations}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             page = answer.read().decode()
         for name in self._release.services:

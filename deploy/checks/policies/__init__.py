@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from deploy.checks.policies import migrations, network, pods, probes, references, settings, watching
+from deploy.checks.policies import access, migrations, network, pods, probes, references, settings, watching
 from deploy.checks.suite import Suite
 
 Policy = Callable[[Suite], Iterator[str]]
@@ -23,6 +23,7 @@ POLICIES: tuple[Policy, ...] = (
     references.checksums,
     settings.settings,
     settings.memory,
+    access.access,
     network.arrows,
     network.denied,
     watching.scraped,

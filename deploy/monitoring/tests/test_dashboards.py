@@ -166,6 +166,9 @@ def _call(yard: modelyard.Client, gateway: str, file: Path) -> None:
     yard.keyvalue.Get(cache_pb2.GetRequest(namespace="sessions", key="k"))
     with pytest.raises(grpc.RpcError):
         yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/none"))
+    # More metadata than a call may have.
+    with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
+        yard.models.GetModel(models_pb2.GetModelRequest(name=name), metadata=(("x-large", "x" * 20_000),))
     yard.upload_file(file)
     with pytest.raises(OSError, match="404"):
         urllib.request.urlopen(f"http://{gateway}/assets/{'0' * 64}", timeout=10)

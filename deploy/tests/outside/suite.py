@@ -22,7 +22,9 @@ from pathlib import Path
 
 from deploy.checks.suite import Object, Pod, Suite, file_mounts
 from deploy.tests.outside import image
+from modelyard.contracts import public_scopes
 from modelyard.tokens import key_set, make_key, mint
+from services.embedded.access import OWN_SCOPES
 from services.embedded.authority import Authority
 from services.embedded.parts import Part, free_port
 from services.embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres, binary
@@ -32,8 +34,7 @@ from services.embedded.valkey_cluster import ValkeyCluster
 
 OWNER = "modelyard"
 _MOUNTS = "/etc/modelyard"
-_OWN_SCOPES = ("registry.read", "assets.read", "assets.write")
-_ALL_SCOPES = (*_OWN_SCOPES, "registry.write", "cache.read", "cache.write", "cache.admin", "admin")
+_ALL_SCOPES = tuple(sorted(set(public_scopes().values())))
 _NO_TLS_HERE = re.compile(r"\?sslmode=verify-full&sslrootcert=[^,\s]*")
 _INSTANCES = 2
 
@@ -318,8 +319,9 @@ class Outside:
             return {"password": self._passwords["service"].encode()}
         if name == "cache-valkey":
             return {"password": self.valkey.password.encode()}
-        if name == "service-token":
-            return {"token": mint(self.key, "modelyard-services", _OWN_SCOPES, 86400).encode()}
+        if name in ("registry-token", "cache-token"):
+            service = name.removesuffix("-token")
+            return {"token": mint(self.key, f"modelyard-{service}", OWN_SCOPES[service], 86400).encode()}
         assert name == "bucket", f"nobody here makes the Secret {name}"
         access, secret = (path.read_text().strip() for path in (self.s3.access_key_file, self.s3.secret_key_file))
         credentials = f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
@@ -360,6 +362,4 @@ def _listeners(argv: Sequence[str], ports: Mapping[str, int], settings: Mapping[
         "--operations": f"127.0.0.1:{ports['operations']}",
         **{name: value for name, value in settings.items() if name.startswith("--")},
     }
-    found = [f"{name}={given[name]}" if (name := each.partition("=")[0]) in given else each for each in argv]
-    # Each pod has a loopback of its own; here they share one.
-    return [*found, "--admin-port", str(free_port())]
+    return [f"{name}={given[name]}" if (name := each.partition("=")[0]) in given else each for each in argv]

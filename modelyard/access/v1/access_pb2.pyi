@@ -13,7 +13,12 @@ import builtins as _builtins
 DESCRIPTOR: _descriptor.FileDescriptor
 
 SCOPE_FIELD_NUMBER: _builtins.int
+INTERNAL_FIELD_NUMBER: _builtins.int
 scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
 """The one scope that the caller's token has to have, such as "registry.read". An RPC without one is denied to everybody
 while access control is on.
+"""
+internal: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Services call it among themselves, at their own ports. The gateway has no route to it, whatever it comes as (gRPC,
+gRPC-Web, JSON) and whoever calls.
 """

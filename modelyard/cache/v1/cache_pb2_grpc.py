@@ -31,7 +31,8 @@ class KeyValueServiceStub:
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
     (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer.
+    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
+    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
     """
 
     def __init__(self, channel):
@@ -113,7 +114,8 @@ class KeyValueServiceServicer:
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
     (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer.
+    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
+    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
     """
 
     def Get(self, request, context):
@@ -130,7 +132,8 @@ class KeyValueServiceServicer:
         """BatchGet returns the values of up to 1,000 keys; keys without one are left out.
 
         Errors:
-        INVALID_ARGUMENT  there are none or more than 1,000 keys.
+        INVALID_ARGUMENT    there are none or more than 1,000 keys.
+        RESOURCE_EXHAUSTED  the values are larger than 15 MiB together (ANSWER_TOO_LARGE): ask for fewer at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +160,8 @@ class KeyValueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Delete removes up to 1,000 keys and says how many there were.
+        """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
+        watches is told of them.
 
         Errors:
         INVALID_ARGUMENT  there are none or more than 1,000 keys.
@@ -219,7 +223,8 @@ class KeyValueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Scan(self, request, context):
-        """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once.
+        """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once. A page may hold fewer
+        keys than asked for, and none: the last one is the one without a `next_page_token`.
 
         Errors:
         INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this scan's.
@@ -331,7 +336,8 @@ class KeyValueService:
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
     (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer.
+    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
+    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
     """
 
     @staticmethod

@@ -32,7 +32,8 @@ class KeyValueServiceStub:
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
     (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer.
+    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
+    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
     """
 
     @_typing.overload
@@ -49,7 +50,8 @@ class KeyValueServiceStub:
     """BatchGet returns the values of up to 1,000 keys; keys without one are left out.
 
     Errors:
-      INVALID_ARGUMENT  there are none or more than 1,000 keys.
+      INVALID_ARGUMENT    there are none or more than 1,000 keys.
+      RESOURCE_EXHAUSTED  the values are larger than 15 MiB together (ANSWER_TOO_LARGE): ask for fewer at once.
     """
     Set: _grpc.UnaryUnaryMultiCallable[_cache_pb2.SetRequest, _cache_pb2.SetResponse]
     """Set stores a value.
@@ -64,7 +66,8 @@ class KeyValueServiceStub:
     Errors: as in Set; none is stored when one is invalid.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_cache_pb2.DeleteRequest, _cache_pb2.DeleteResponse]
-    """Delete removes up to 1,000 keys and says how many there were.
+    """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
+    watches is told of them.
 
     Errors:
       INVALID_ARGUMENT  there are none or more than 1,000 keys.
@@ -102,7 +105,8 @@ class KeyValueServiceStub:
       FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
     """
     Scan: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ScanRequest, _cache_pb2.ScanResponse]
-    """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once.
+    """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once. A page may hold fewer
+    keys than asked for, and none: the last one is the one without a `next_page_token`.
 
     Errors:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this scan's.
@@ -128,7 +132,8 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
     (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer.
+    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
+    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -142,7 +147,8 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
     """BatchGet returns the values of up to 1,000 keys; keys without one are left out.
 
     Errors:
-      INVALID_ARGUMENT  there are none or more than 1,000 keys.
+      INVALID_ARGUMENT    there are none or more than 1,000 keys.
+      RESOURCE_EXHAUSTED  the values are larger than 15 MiB together (ANSWER_TOO_LARGE): ask for fewer at once.
     """
     Set: _aio.UnaryUnaryMultiCallable[_cache_pb2.SetRequest, _cache_pb2.SetResponse]  # type: ignore[assignment]
     """Set stores a value.
@@ -157,7 +163,8 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
     Errors: as in Set; none is stored when one is invalid.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_cache_pb2.DeleteRequest, _cache_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Delete removes up to 1,000 keys and says how many there were.
+    """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
+    watches is told of them.
 
     Errors:
       INVALID_ARGUMENT  there are none or more than 1,000 keys.
@@ -195,7 +202,8 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
       FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
     """
     Scan: _aio.UnaryUnaryMultiCallable[_cache_pb2.ScanRequest, _cache_pb2.ScanResponse]  # type: ignore[assignment]
-    """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once.
+    """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once. A page may hold fewer
+    keys than asked for, and none: the last one is the one without a `next_page_token`.
 
     Errors:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this scan's.
@@ -220,7 +228,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
     (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer.
+    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
+    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
     """
 
     @_abc_1.abstractmethod
@@ -244,7 +253,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         """BatchGet returns the values of up to 1,000 keys; keys without one are left out.
 
         Errors:
-          INVALID_ARGUMENT  there are none or more than 1,000 keys.
+          INVALID_ARGUMENT    there are none or more than 1,000 keys.
+          RESOURCE_EXHAUSTED  the values are larger than 15 MiB together (ANSWER_TOO_LARGE): ask for fewer at once.
         """
 
     @_abc_1.abstractmethod
@@ -277,7 +287,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.DeleteResponse, _abc.Awaitable[_cache_pb2.DeleteResponse]]:
-        """Delete removes up to 1,000 keys and says how many there were.
+        """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
+        watches is told of them.
 
         Errors:
           INVALID_ARGUMENT  there are none or more than 1,000 keys.
@@ -351,7 +362,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.ScanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.ScanResponse, _abc.Awaitable[_cache_pb2.ScanResponse]]:
-        """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once.
+        """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once. A page may hold fewer
+        keys than asked for, and none: the last one is the one without a `next_page_token`.
 
         Errors:
           INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this scan's.

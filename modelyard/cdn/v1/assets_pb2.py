@@ -29,7 +29,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmodelyard/cdn/v1/assets.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\x97\x03\n\x05\x41sset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x1e.modelyard.cdn.v1.Asset.Format\x12\x10\n\x08warnings\x18\x07 \x03(\t\x12\x19\n\x11\x63ontent_encodings\x18\x08 \x03(\t\x12\x0f\n\x07private\x18\t \x01(\x08\x12\x17\n\x0fparameter_count\x18\n \x01(\x03\x12\x10\n\x08revision\x18\x0b \x01(\x03\"~\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ORMAT_SAFETENSORS\x10\x01\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x02\x12\x11\n\rFORMAT_PICKLE\x10\x03\x12\x0f\n\x0b\x46ORMAT_GGUF\x10\x04\x12\x0f\n\x0b\x46ORMAT_TEXT\x10\x05\"\x1f\n\x0fGetAssetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x11ListAssetsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x12ListAssetsResponse\x12\'\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x17.modelyard.cdn.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x12\x46indMissingRequest\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"%\n\x13\x46indMissingResponse\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"\xdd\x01\n\rUploadRequest\x12\x38\n\x06header\x18\x01 \x01(\x0b\x32&.modelyard.cdn.v1.UploadRequest.HeaderH\x00\x12(\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.modelyard.cdn.v1.ChunkH\x00\x1a`\n\x06Header\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0f\n\x07private\x18\x05 \x01(\x08\x42\x06\n\x04part\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"f\n\x0f\x44ownloadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0e\n\x06tensor\x18\x04 \x01(\t\x12\x16\n\x0ewithout_digest\x18\x05 \x01(\x08\":\n\x10\x44ownloadResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x17.modelyard.cdn.v1.Chunk\"L\n\x15GetTensorIndexRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xc0\x02\n\x0bTensorIndex\x12\x35\n\x07tensors\x18\x01 \x03(\x0b\x32$.modelyard.cdn.v1.TensorIndex.Tensor\x12\x17\n\x0fparameter_count\x18\x02 \x01(\x03\x12=\n\x08metadata\x18\x03 \x03(\x0b\x32+.modelyard.cdn.v1.TensorIndex.MetadataEntry\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aX\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\">\n\nPinRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x0bPinResponse\x12\x14\n\x0cpinned_count\x18\x01 \x01(\x03\"@\n\x0cUnpinRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\rUnpinResponse\x12\x16\n\x0eunpinned_count\x18\x01 \x01(\x03\"R\n\x15\x43ollectGarbageRequest\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x87\x01\n\x16\x43ollectGarbageResponse\x12\x17\n\x0f\x63ondemned_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ondemned_bytes\x18\x02 \x01(\x03\x12\x15\n\rdeleted_count\x18\x03 \x01(\x03\x12\x15\n\rdeleted_bytes\x18\x04 \x01(\x03\x12\r\n\x05names\x18\x05 \x03(\t\"6\n\x12\x44\x65leteAssetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAssetResponse\"V\n\x17GetStorageTotalsRequest\x12\x14\n\x0cowner_prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xe6\x01\n\x18GetStorageTotalsResponse\x12\x13\n\x0b\x61sset_count\x18\x01 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x03\x12\x45\n\x06owners\x18\x03 \x03(\x0b\x32\x35.modelyard.cdn.v1.GetStorageTotalsResponse.OwnerTotal\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\x1a?\n\nOwnerTotal\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0b\x61sset_count\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x32\x9e\x0b\n\x0c\x41ssetService\x12\x86\x01\n\x08GetAsset\x12!.modelyard.cdn.v1.GetAssetRequest\x1a\x17.modelyard.cdn.v1.Asset\">\x8a\xe7\x18\x10\n\x06\x61ssets\x12\x06{name}\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=assets/*}\x12z\n\nListAssets\x12#.modelyard.cdn.v1.ListAssetsRequest\x1a$.modelyard.cdn.v1.ListAssetsResponse\"!\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/assets\x12\x8c\x01\n\x0b\x46indMissing\x12$.modelyard.cdn.v1.FindMissingRequest\x1a%.modelyard.cdn.v1.FindMissingResponse\"0\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/assets:findMissing:\x01*\x12V\n\x06Upload\x12\x1f.modelyard.cdn.v1.UploadRequest\x1a\x17.modelyard.cdn.v1.Asset\"\x10\x92\xe7\x18\x0c\x61ssets.write(\x01\x12\x64\n\x08\x44ownload\x12!.modelyard.cdn.v1.DownloadRequest\x1a\".modelyard.cdn.v1.DownloadResponse\"\x0f\x92\xe7\x18\x0b\x61ssets.read0\x01\x12\xa0\x01\n\x0eGetTensorIndex\x12\'.modelyard.cdn.v1.GetTensorIndexRequest\x1a\x1d.modelyard.cdn.v1.TensorIndex\"F\x8a\xe7\x18\x10\n\x06\x61ssets\x12\x06{name}\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/{name=assets/*}/tensors\x12m\n\x03Pin\x12\x1c.modelyard.cdn.v1.PinRequest\x1a\x1d.modelyard.cdn.v1.PinResponse\")\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/assets:pin:\x01*\x12u\n\x05Unpin\x12\x1e.modelyard.cdn.v1.UnpinRequest\x1a\x1f.modelyard.cdn.v1.UnpinResponse\"+\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x15\"\x10/v1/assets:unpin:\x01*\x12\x87\x01\n\x0b\x44\x65leteAsset\x12$.modelyard.cdn.v1.DeleteAssetRequest\x1a%.modelyard.cdn.v1.DeleteAssetResponse\"+\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x15*\x13/v1/{name=assets/*}\x12\x92\x01\n\x0e\x43ollectGarbage\x12\'.modelyard.cdn.v1.CollectGarbageRequest\x1a(.modelyard.cdn.v1.CollectGarbageResponse\"-\x92\xe7\x18\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/assets:collectGarbage:\x01*\x12\x93\x01\n\x10GetStorageTotals\x12).modelyard.cdn.v1.GetStorageTotalsRequest\x1a*.modelyard.cdn.v1.GetStorageTotalsResponse\"(\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/assets:totalsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmodelyard/cdn/v1/assets.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\x97\x03\n\x05\x41sset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x1e.modelyard.cdn.v1.Asset.Format\x12\x10\n\x08warnings\x18\x07 \x03(\t\x12\x19\n\x11\x63ontent_encodings\x18\x08 \x03(\t\x12\x0f\n\x07private\x18\t \x01(\x08\x12\x17\n\x0fparameter_count\x18\n \x01(\x03\x12\x10\n\x08revision\x18\x0b \x01(\x03\"~\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ORMAT_SAFETENSORS\x10\x01\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x02\x12\x11\n\rFORMAT_PICKLE\x10\x03\x12\x0f\n\x0b\x46ORMAT_GGUF\x10\x04\x12\x0f\n\x0b\x46ORMAT_TEXT\x10\x05\"\x1f\n\x0fGetAssetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x11ListAssetsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x12ListAssetsResponse\x12\'\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x17.modelyard.cdn.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x12\x46indMissingRequest\x12\x0e\n\x06sha256\x18\x01 \x03(\t\x12\x0f\n\x07private\x18\x02 \x01(\x08\"5\n\x13\x46indMissingResponse\x12\x0e\n\x06sha256\x18\x01 \x03(\t\x12\x0e\n\x06public\x18\x02 \x03(\t\"\xdd\x01\n\rUploadRequest\x12\x38\n\x06header\x18\x01 \x01(\x0b\x32&.modelyard.cdn.v1.UploadRequest.HeaderH\x00\x12(\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.modelyard.cdn.v1.ChunkH\x00\x1a`\n\x06Header\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0f\n\x07private\x18\x05 \x01(\x08\x42\x06\n\x04part\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"f\n\x0f\x44ownloadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0e\n\x06tensor\x18\x04 \x01(\t\x12\x16\n\x0ewithout_digest\x18\x05 \x01(\x08\":\n\x10\x44ownloadResponse\x12&\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x17.modelyard.cdn.v1.Chunk\"L\n\x15GetTensorIndexRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xc0\x02\n\x0bTensorIndex\x12\x35\n\x07tensors\x18\x01 \x03(\x0b\x32$.modelyard.cdn.v1.TensorIndex.Tensor\x12\x17\n\x0fparameter_count\x18\x02 \x01(\x03\x12=\n\x08metadata\x18\x03 \x03(\x0b\x32+.modelyard.cdn.v1.TensorIndex.MetadataEntry\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aX\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\">\n\nPinRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x0bPinResponse\x12\x14\n\x0cpinned_count\x18\x01 \x01(\x03\"@\n\x0cUnpinRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\rUnpinResponse\x12\x16\n\x0eunpinned_count\x18\x01 \x01(\x03\"R\n\x15\x43ollectGarbageRequest\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x87\x01\n\x16\x43ollectGarbageResponse\x12\x17\n\x0f\x63ondemned_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ondemned_bytes\x18\x02 \x01(\x03\x12\x15\n\rdeleted_count\x18\x03 \x01(\x03\x12\x15\n\rdeleted_bytes\x18\x04 \x01(\x03\x12\r\n\x05names\x18\x05 \x03(\t\"6\n\x12\x44\x65leteAssetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAssetResponse\"V\n\x17GetStorageTotalsRequest\x12\x14\n\x0cowner_prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xe6\x01\n\x18GetStorageTotalsResponse\x12\x13\n\x0b\x61sset_count\x18\x01 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x03\x12\x45\n\x06owners\x18\x03 \x03(\x0b\x32\x35.modelyard.cdn.v1.GetStorageTotalsResponse.OwnerTotal\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\x1a?\n\nOwnerTotal\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0b\x61sset_count\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x32\xe7\n\n\x0c\x41ssetService\x12\x86\x01\n\x08GetAsset\x12!.modelyard.cdn.v1.GetAssetRequest\x1a\x17.modelyard.cdn.v1.Asset\">\x8a\xe7\x18\x10\n\x06\x61ssets\x12\x06{name}\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=assets/*}\x12z\n\nListAssets\x12#.modelyard.cdn.v1.ListAssetsRequest\x1a$.modelyard.cdn.v1.ListAssetsResponse\"!\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/assets\x12\x8c\x01\n\x0b\x46indMissing\x12$.modelyard.cdn.v1.FindMissingRequest\x1a%.modelyard.cdn.v1.FindMissingResponse\"0\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/assets:findMissing:\x01*\x12V\n\x06Upload\x12\x1f.modelyard.cdn.v1.UploadRequest\x1a\x17.modelyard.cdn.v1.Asset\"\x10\x92\xe7\x18\x0c\x61ssets.write(\x01\x12\x64\n\x08\x44ownload\x12!.modelyard.cdn.v1.DownloadRequest\x1a\".modelyard.cdn.v1.DownloadResponse\"\x0f\x92\xe7\x18\x0b\x61ssets.read0\x01\x12\xa0\x01\n\x0eGetTensorIndex\x12\'.modelyard.cdn.v1.GetTensorIndexRequest\x1a\x1d.modelyard.cdn.v1.TensorIndex\"F\x8a\xe7\x18\x10\n\x06\x61ssets\x12\x06{name}\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/{name=assets/*}/tensors\x12V\n\x03Pin\x12\x1c.modelyard.cdn.v1.PinRequest\x1a\x1d.modelyard.cdn.v1.PinResponse\"\x12\x92\xe7\x18\nassets.pin\x98\xe7\x18\x01\x12\\\n\x05Unpin\x12\x1e.modelyard.cdn.v1.UnpinRequest\x1a\x1f.modelyard.cdn.v1.UnpinResponse\"\x12\x92\xe7\x18\nassets.pin\x98\xe7\x18\x01\x12\x80\x01\n\x0b\x44\x65leteAsset\x12$.modelyard.cdn.v1.DeleteAssetRequest\x1a%.modelyard.cdn.v1.DeleteAssetResponse\"$\x92\xe7\x18\x05\x61\x64min\x82\xd3\xe4\x93\x02\x15*\x13/v1/{name=assets/*}\x12\x92\x01\n\x0e\x43ollectGarbage\x12\'.modelyard.cdn.v1.CollectGarbageRequest\x1a(.modelyard.cdn.v1.CollectGarbageResponse\"-\x92\xe7\x18\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/assets:collectGarbage:\x01*\x12\x93\x01\n\x10GetStorageTotals\x12).modelyard.cdn.v1.GetStorageTotalsRequest\x1a*.modelyard.cdn.v1.GetStorageTotalsResponse\"(\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/assets:totalsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,11 +51,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSETSERVICE'].methods_by_name['GetTensorIndex']._loaded_options = None
   _globals['_ASSETSERVICE'].methods_by_name['GetTensorIndex']._serialized_options = b'\212\347\030\020\n\006assets\022\006{name}\222\347\030\013assets.read\202\323\344\223\002\035\022\033/v1/{name=assets/*}/tensors'
   _globals['_ASSETSERVICE'].methods_by_name['Pin']._loaded_options = None
-  _globals['_ASSETSERVICE'].methods_by_name['Pin']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002\023\"\016/v1/assets:pin:\001*'
+  _globals['_ASSETSERVICE'].methods_by_name['Pin']._serialized_options = b'\222\347\030\nassets.pin\230\347\030\001'
   _globals['_ASSETSERVICE'].methods_by_name['Unpin']._loaded_options = None
-  _globals['_ASSETSERVICE'].methods_by_name['Unpin']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002\025\"\020/v1/assets:unpin:\001*'
+  _globals['_ASSETSERVICE'].methods_by_name['Unpin']._serialized_options = b'\222\347\030\nassets.pin\230\347\030\001'
   _globals['_ASSETSERVICE'].methods_by_name['DeleteAsset']._loaded_options = None
-  _globals['_ASSETSERVICE'].methods_by_name['DeleteAsset']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002\025*\023/v1/{name=assets/*}'
+  _globals['_ASSETSERVICE'].methods_by_name['DeleteAsset']._serialized_options = b'\222\347\030\005admin\202\323\344\223\002\025*\023/v1/{name=assets/*}'
   _globals['_ASSETSERVICE'].methods_by_name['CollectGarbage']._loaded_options = None
   _globals['_ASSETSERVICE'].methods_by_name['CollectGarbage']._serialized_options = b'\222\347\030\005admin\202\323\344\223\002\036\"\031/v1/assets:collectGarbage:\001*'
   _globals['_ASSETSERVICE'].methods_by_name['GetStorageTotals']._loaded_options = None
@@ -71,49 +71,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTASSETSRESPONSE']._serialized_start=731
   _globals['_LISTASSETSRESPONSE']._serialized_end=817
   _globals['_FINDMISSINGREQUEST']._serialized_start=819
-  _globals['_FINDMISSINGREQUEST']._serialized_end=855
-  _globals['_FINDMISSINGRESPONSE']._serialized_start=857
-  _globals['_FINDMISSINGRESPONSE']._serialized_end=894
-  _globals['_UPLOADREQUEST']._serialized_start=897
-  _globals['_UPLOADREQUEST']._serialized_end=1118
-  _globals['_UPLOADREQUEST_HEADER']._serialized_start=1014
-  _globals['_UPLOADREQUEST_HEADER']._serialized_end=1110
-  _globals['_CHUNK']._serialized_start=1120
-  _globals['_CHUNK']._serialized_end=1157
-  _globals['_DOWNLOADREQUEST']._serialized_start=1159
-  _globals['_DOWNLOADREQUEST']._serialized_end=1261
-  _globals['_DOWNLOADRESPONSE']._serialized_start=1263
-  _globals['_DOWNLOADRESPONSE']._serialized_end=1321
-  _globals['_GETTENSORINDEXREQUEST']._serialized_start=1323
-  _globals['_GETTENSORINDEXREQUEST']._serialized_end=1399
-  _globals['_TENSORINDEX']._serialized_start=1402
-  _globals['_TENSORINDEX']._serialized_end=1722
-  _globals['_TENSORINDEX_METADATAENTRY']._serialized_start=1585
-  _globals['_TENSORINDEX_METADATAENTRY']._serialized_end=1632
-  _globals['_TENSORINDEX_TENSOR']._serialized_start=1634
-  _globals['_TENSORINDEX_TENSOR']._serialized_end=1722
-  _globals['_PINREQUEST']._serialized_start=1724
-  _globals['_PINREQUEST']._serialized_end=1786
-  _globals['_PINRESPONSE']._serialized_start=1788
-  _globals['_PINRESPONSE']._serialized_end=1823
-  _globals['_UNPINREQUEST']._serialized_start=1825
-  _globals['_UNPINREQUEST']._serialized_end=1889
-  _globals['_UNPINRESPONSE']._serialized_start=1891
-  _globals['_UNPINRESPONSE']._serialized_end=1930
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=1932
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=2014
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=2017
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=2152
-  _globals['_DELETEASSETREQUEST']._serialized_start=2154
-  _globals['_DELETEASSETREQUEST']._serialized_end=2208
-  _globals['_DELETEASSETRESPONSE']._serialized_start=2210
-  _globals['_DELETEASSETRESPONSE']._serialized_end=2231
-  _globals['_GETSTORAGETOTALSREQUEST']._serialized_start=2233
-  _globals['_GETSTORAGETOTALSREQUEST']._serialized_end=2319
-  _globals['_GETSTORAGETOTALSRESPONSE']._serialized_start=2322
-  _globals['_GETSTORAGETOTALSRESPONSE']._serialized_end=2552
-  _globals['_GETSTORAGETOTALSRESPONSE_OWNERTOTAL']._serialized_start=2489
-  _globals['_GETSTORAGETOTALSRESPONSE_OWNERTOTAL']._serialized_end=2552
-  _globals['_ASSETSERVICE']._serialized_start=2555
-  _globals['_ASSETSERVICE']._serialized_end=3993
+  _globals['_FINDMISSINGREQUEST']._serialized_end=872
+  _globals['_FINDMISSINGRESPONSE']._serialized_start=874
+  _globals['_FINDMISSINGRESPONSE']._serialized_end=927
+  _globals['_UPLOADREQUEST']._serialized_start=930
+  _globals['_UPLOADREQUEST']._serialized_end=1151
+  _globals['_UPLOADREQUEST_HEADER']._serialized_start=1047
+  _globals['_UPLOADREQUEST_HEADER']._serialized_end=1143
+  _globals['_CHUNK']._serialized_start=1153
+  _globals['_CHUNK']._serialized_end=1190
+  _globals['_DOWNLOADREQUEST']._serialized_start=1192
+  _globals['_DOWNLOADREQUEST']._serialized_end=1294
+  _globals['_DOWNLOADRESPONSE']._serialized_start=1296
+  _globals['_DOWNLOADRESPONSE']._serialized_end=1354
+  _globals['_GETTENSORINDEXREQUEST']._serialized_start=1356
+  _globals['_GETTENSORINDEXREQUEST']._serialized_end=1432
+  _globals['_TENSORINDEX']._serialized_start=1435
+  _globals['_TENSORINDEX']._serialized_end=1755
+  _globals['_TENSORINDEX_METADATAENTRY']._serialized_start=1618
+  _globals['_TENSORINDEX_METADATAENTRY']._serialized_end=1665
+  _globals['_TENSORINDEX_TENSOR']._serialized_start=1667
+  _globals['_TENSORINDEX_TENSOR']._serialized_end=1755
+  _globals['_PINREQUEST']._serialized_start=1757
+  _globals['_PINREQUEST']._serialized_end=1819
+  _globals['_PINRESPONSE']._serialized_start=1821
+  _globals['_PINRESPONSE']._serialized_end=1856
+  _globals['_UNPINREQUEST']._serialized_start=1858
+  _globals['_UNPINREQUEST']._serialized_end=1922
+  _globals['_UNPINRESPONSE']._serialized_start=1924
+  _globals['_UNPINRESPONSE']._serialized_end=1963
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=1965
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=2047
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=2050
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=2185
+  _globals['_DELETEASSETREQUEST']._serialized_start=2187
+  _globals['_DELETEASSETREQUEST']._serialized_end=2241
+  _globals['_DELETEASSETRESPONSE']._serialized_start=2243
+  _globals['_DELETEASSETRESPONSE']._serialized_end=2264
+  _globals['_GETSTORAGETOTALSREQUEST']._serialized_start=2266
+  _globals['_GETSTORAGETOTALSREQUEST']._serialized_end=2352
+  _globals['_GETSTORAGETOTALSRESPONSE']._serialized_start=2355
+  _globals['_GETSTORAGETOTALSRESPONSE']._serialized_end=2585
+  _globals['_GETSTORAGETOTALSRESPONSE_OWNERTOTAL']._serialized_start=2522
+  _globals['_GETSTORAGETOTALSRESPONSE_OWNERTOTAL']._serialized_end=2585
+  _globals['_ASSETSERVICE']._serialized_start=2588
+  _globals['_ASSETSERVICE']._serialized_end=3971
 # @@protoc_insertion_point(module_scope)

@@ -63,10 +63,13 @@ class Asset(_message.Message):
     """64 lower-case hexadecimal digits."""
     size_bytes: _builtins.int
     media_type: _builtins.str
+    """What the first who stored these bytes has declared. What a name makes of them is a static file's or an artifact's affair."""
     format: Global___Asset.Format.ValueType
     """Output only: what the bytes were recognised as."""
     private: _builtins.bool
-    """Whether it is reached over HTTP with a signed URL only."""
+    """Whether only those know of it and read it whose token has assets.read, in every mode of access control, and over HTTP
+    those who have a signed URL. To all others it does not exist.
+    """
     parameter_count: _builtins.int
     """Output only: of a safetensors file."""
     revision: _builtins.int
@@ -178,16 +181,20 @@ class FindMissingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SHA256_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
+    private: _builtins.bool
+    """They are to be private: say which of them are public."""
     @_builtins.property
     def sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         sha256: _abc.Iterable[_builtins.str] | None = ...,
+        private: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["private", b"private", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,18 +205,24 @@ class FindMissingResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SHA256_FIELD_NUMBER: _builtins.int
+    PUBLIC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """In the order of the request, without repetitions."""
+        """In the order of the request, without repetitions. To those who may not know of private assets, these are missing."""
+
+    @_builtins.property
+    def public(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the request says `private`: those that are stored publicly, and stay so."""
 
     def __init__(
         self,
         *,
         sha256: _abc.Iterable[_builtins.str] | None = ...,
+        public: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public", b"public", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,7 +247,9 @@ class UploadRequest(_message.Message):
         owner: _builtins.str
         """Whose quota it counts on: the full name of a version, or static/{path}. Empty counts on nobody's."""
         private: _builtins.bool
-        """Keep it from /assets/{sha256}. Bytes that somebody has uploaded publicly are public."""
+        """Keep it for those whose token has assets.read. Bytes that somebody has uploaded publicly are public: the answer's
+        `private` says so.
+        """
         def __init__(
             self,
             *,

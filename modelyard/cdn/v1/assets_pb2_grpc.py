@@ -136,12 +136,14 @@ class AssetServiceServicer:
 
         Errors:
         INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-        chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-        file does not fit its bytes (SAFETENSORS_INVALID).
-        DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
-        RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
-        were stored already are gone (ASSET_GOING): retry.
+        chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+        declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+        does not fit its bytes (SAFETENSORS_INVALID).
+        RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the caller sends too many uploads at once
+        (UPLOADS_BUSY): retry.
+        FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+        ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+        (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
         DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
         UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
@@ -178,7 +180,8 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Pin(self, request, context):
-        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+        alone, whose versions hang on it: the gateway has no route to it.
 
         Errors:
         INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -190,7 +193,7 @@ class AssetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unpin(self, request, context):
-        """Unpin takes pins of an owner back. Idempotent.
+        """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
         Errors:
         INVALID_ARGUMENT  a name or an owner is malformed.

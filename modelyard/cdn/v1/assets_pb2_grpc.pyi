@@ -61,12 +61,14 @@ class AssetServiceStub:
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                          chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-                          file does not fit its bytes (SAFETENSORS_INVALID).
-      DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
-      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-      ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
-                          were stored already are gone (ASSET_GOING): retry.
+                          chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+                          declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+                          does not fit its bytes (SAFETENSORS_INVALID).
+      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the caller sends too many uploads at once
+                          (UPLOADS_BUSY): retry.
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+      ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+                          (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
@@ -91,7 +93,8 @@ class AssetServiceStub:
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
     Pin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]
-    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+    alone, whose versions hang on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -99,7 +102,7 @@ class AssetServiceStub:
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
     """
     Unpin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.UnpinRequest, _assets_pb2.UnpinResponse]
-    """Unpin takes pins of an owner back. Idempotent.
+    """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
@@ -161,12 +164,14 @@ class AssetServiceAsyncStub(AssetServiceStub):
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                          chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-                          file does not fit its bytes (SAFETENSORS_INVALID).
-      DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
-      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-      ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
-                          were stored already are gone (ASSET_GOING): retry.
+                          chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+                          declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+                          does not fit its bytes (SAFETENSORS_INVALID).
+      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the caller sends too many uploads at once
+                          (UPLOADS_BUSY): retry.
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+      ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+                          (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
@@ -191,7 +196,8 @@ class AssetServiceAsyncStub(AssetServiceStub):
       FAILED_PRECONDITION  it is not a safetensors file (NOT_SAFETENSORS).
     """
     Pin: _aio.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]  # type: ignore[assignment]
-    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+    """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+    alone, whose versions hang on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -199,7 +205,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
       RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
     """
     Unpin: _aio.UnaryUnaryMultiCallable[_assets_pb2.UnpinRequest, _assets_pb2.UnpinResponse]  # type: ignore[assignment]
-    """Unpin takes pins of an owner back. Idempotent.
+    """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
     Errors:
       INVALID_ARGUMENT  a name or an owner is malformed.
@@ -282,12 +288,14 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
-                              chunk's offset is not where the last one ended (OFFSET_GAP); or the header of a safetensors
-                              file does not fit its bytes (SAFETENSORS_INVALID).
-          DATA_LOSS           the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
-          RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA).
-          ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE); or the bytes that
-                              were stored already are gone (ASSET_GOING): retry.
+                              chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
+                              declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
+                              does not fit its bytes (SAFETENSORS_INVALID).
+          RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the caller sends too many uploads at once
+                              (UPLOADS_BUSY): retry.
+          FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+          ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+                              (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
           DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
           UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
@@ -330,7 +338,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.PinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.PinResponse, _abc.Awaitable[_assets_pb2.PinResponse]]:
-        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent.
+        """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
+        alone, whose versions hang on it: the gateway has no route to it.
 
         Errors:
           INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -344,7 +353,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.UnpinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.UnpinResponse, _abc.Awaitable[_assets_pb2.UnpinResponse]]:
-        """Unpin takes pins of an owner back. Idempotent.
+        """Unpin takes pins of an owner back. Idempotent. For the registry alone, as Pin is.
 
         Errors:
           INVALID_ARGUMENT  a name or an owner is malformed.

@@ -29,7 +29,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelyard/cdn/v1/delivery.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xae\x01\n\nStaticFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x15\n\rcache_control\x18\x03 \x01(\t\x12\x1b\n\x13\x63ontent_disposition\x18\x04 \x01(\t\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"]\n\x14PutStaticFileRequest\x12\x31\n\x0bstatic_file\x18\x01 \x01(\x0b\x32\x1c.modelyard.cdn.v1.StaticFile\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"$\n\x14GetStaticFileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x17\x44\x65leteStaticFileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x1a\n\x18\x44\x65leteStaticFileResponse\"\x8f\x01\n\x0eSignUrlRequest\x12\x0f\n\x05\x61sset\x18\x01 \x01(\tH\x00\x12\x11\n\x07version\x18\x02 \x01(\tH\x00\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08ip_range\x18\x04 \x01(\t\x12\x15\n\rdownload_name\x18\x05 \x01(\tB\x08\n\x06target\"O\n\x0fSignUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x16InvalidatePathsRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x92\x02\n\x0cInvalidation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x05state\x18\x02 \x01(\x0e\x32$.modelyard.cdn.v1.Invalidation.State\x12\r\n\x05paths\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\"n\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x15\n\x11STATE_IN_PROGRESS\x10\x02\x12\x13\n\x0fSTATE_COMPLETED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"&\n\x16GetInvalidationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf9\x06\n\x0f\x44\x65liveryService\x12\x9c\x01\n\rPutStaticFile\x12&.modelyard.cdn.v1.PutStaticFileRequest\x1a\x1c.modelyard.cdn.v1.StaticFile\"E\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02/\x1a /v1/{static_file.name=static/**}:\x0bstatic_file\x12\x96\x01\n\rGetStaticFile\x12&.modelyard.cdn.v1.GetStaticFileRequest\x1a\x1c.modelyard.cdn.v1.StaticFile\"?\x8a\xe7\x18\x10\n\x06\x61ssets\x12\x06{name}\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/{name=static/**}\x12\x97\x01\n\x10\x44\x65leteStaticFile\x12).modelyard.cdn.v1.DeleteStaticFileRequest\x1a*.modelyard.cdn.v1.DeleteStaticFileResponse\",\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x16*\x14/v1/{name=static/**}\x12w\n\x07SignUrl\x12 .modelyard.cdn.v1.SignUrlRequest\x1a!.modelyard.cdn.v1.SignUrlResponse\"\'\x92\xe7\x18\x0b\x61ssets.sign\x82\xd3\xe4\x93\x02\x12\"\r/v1/urls:sign:\x01*\x12\x89\x01\n\x0fInvalidatePaths\x12(.modelyard.cdn.v1.InvalidatePathsRequest\x1a\x1e.modelyard.cdn.v1.Invalidation\",\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x16\"\x11/v1/invalidations:\x01*\x12\x8e\x01\n\x0fGetInvalidation\x12(.modelyard.cdn.v1.GetInvalidationRequest\x1a\x1e.modelyard.cdn.v1.Invalidation\"1\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=invalidations/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelyard/cdn/v1/delivery.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xc4\x01\n\nStaticFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x15\n\rcache_control\x18\x03 \x01(\t\x12\x1b\n\x13\x63ontent_disposition\x18\x04 \x01(\t\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x08 \x01(\t\"]\n\x14PutStaticFileRequest\x12\x31\n\x0bstatic_file\x18\x01 \x01(\x0b\x32\x1c.modelyard.cdn.v1.StaticFile\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"$\n\x14GetStaticFileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x17\x44\x65leteStaticFileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x1a\n\x18\x44\x65leteStaticFileResponse\"\x8f\x01\n\x0eSignUrlRequest\x12\x0f\n\x05\x61sset\x18\x01 \x01(\tH\x00\x12\x11\n\x07version\x18\x02 \x01(\tH\x00\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08ip_range\x18\x04 \x01(\t\x12\x15\n\rdownload_name\x18\x05 \x01(\tB\x08\n\x06target\"O\n\x0fSignUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x16InvalidatePathsRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x92\x02\n\x0cInvalidation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x05state\x18\x02 \x01(\x0e\x32$.modelyard.cdn.v1.Invalidation.State\x12\r\n\x05paths\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\"n\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x15\n\x11STATE_IN_PROGRESS\x10\x02\x12\x13\n\x0fSTATE_COMPLETED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\"&\n\x16GetInvalidationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf9\x06\n\x0f\x44\x65liveryService\x12\x9c\x01\n\rPutStaticFile\x12&.modelyard.cdn.v1.PutStaticFileRequest\x1a\x1c.modelyard.cdn.v1.StaticFile\"E\x92\xe7\x18\x0cstatic.write\x82\xd3\xe4\x93\x02/\x1a /v1/{static_file.name=static/**}:\x0bstatic_file\x12\x96\x01\n\rGetStaticFile\x12&.modelyard.cdn.v1.GetStaticFileRequest\x1a\x1c.modelyard.cdn.v1.StaticFile\"?\x8a\xe7\x18\x10\n\x06\x61ssets\x12\x06{name}\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/{name=static/**}\x12\x97\x01\n\x10\x44\x65leteStaticFile\x12).modelyard.cdn.v1.DeleteStaticFileRequest\x1a*.modelyard.cdn.v1.DeleteStaticFileResponse\",\x92\xe7\x18\x0cstatic.write\x82\xd3\xe4\x93\x02\x16*\x14/v1/{name=static/**}\x12w\n\x07SignUrl\x12 .modelyard.cdn.v1.SignUrlRequest\x1a!.modelyard.cdn.v1.SignUrlResponse\"\'\x92\xe7\x18\x0b\x61ssets.sign\x82\xd3\xe4\x93\x02\x12\"\r/v1/urls:sign:\x01*\x12\x89\x01\n\x0fInvalidatePaths\x12(.modelyard.cdn.v1.InvalidatePathsRequest\x1a\x1e.modelyard.cdn.v1.Invalidation\",\x92\xe7\x18\x0cstatic.write\x82\xd3\xe4\x93\x02\x16\"\x11/v1/invalidations:\x01*\x12\x8e\x01\n\x0fGetInvalidation\x12(.modelyard.cdn.v1.GetInvalidationRequest\x1a\x1e.modelyard.cdn.v1.Invalidation\"1\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=invalidations/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,39 +37,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.cdn.v1.delivery_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['PutStaticFile']._loaded_options = None
-  _globals['_DELIVERYSERVICE'].methods_by_name['PutStaticFile']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002/\032 /v1/{static_file.name=static/**}:\013static_file'
+  _globals['_DELIVERYSERVICE'].methods_by_name['PutStaticFile']._serialized_options = b'\222\347\030\014static.write\202\323\344\223\002/\032 /v1/{static_file.name=static/**}:\013static_file'
   _globals['_DELIVERYSERVICE'].methods_by_name['GetStaticFile']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['GetStaticFile']._serialized_options = b'\212\347\030\020\n\006assets\022\006{name}\222\347\030\013assets.read\202\323\344\223\002\026\022\024/v1/{name=static/**}'
   _globals['_DELIVERYSERVICE'].methods_by_name['DeleteStaticFile']._loaded_options = None
-  _globals['_DELIVERYSERVICE'].methods_by_name['DeleteStaticFile']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002\026*\024/v1/{name=static/**}'
+  _globals['_DELIVERYSERVICE'].methods_by_name['DeleteStaticFile']._serialized_options = b'\222\347\030\014static.write\202\323\344\223\002\026*\024/v1/{name=static/**}'
   _globals['_DELIVERYSERVICE'].methods_by_name['SignUrl']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['SignUrl']._serialized_options = b'\222\347\030\013assets.sign\202\323\344\223\002\022\"\r/v1/urls:sign:\001*'
   _globals['_DELIVERYSERVICE'].methods_by_name['InvalidatePaths']._loaded_options = None
-  _globals['_DELIVERYSERVICE'].methods_by_name['InvalidatePaths']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002\026\"\021/v1/invalidations:\001*'
+  _globals['_DELIVERYSERVICE'].methods_by_name['InvalidatePaths']._serialized_options = b'\222\347\030\014static.write\202\323\344\223\002\026\"\021/v1/invalidations:\001*'
   _globals['_DELIVERYSERVICE'].methods_by_name['GetInvalidation']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['GetInvalidation']._serialized_options = b'\222\347\030\013assets.read\202\323\344\223\002\034\022\032/v1/{name=invalidations/*}'
   _globals['_STATICFILE']._serialized_start=216
-  _globals['_STATICFILE']._serialized_end=390
-  _globals['_PUTSTATICFILEREQUEST']._serialized_start=392
-  _globals['_PUTSTATICFILEREQUEST']._serialized_end=485
-  _globals['_GETSTATICFILEREQUEST']._serialized_start=487
-  _globals['_GETSTATICFILEREQUEST']._serialized_end=523
-  _globals['_DELETESTATICFILEREQUEST']._serialized_start=525
-  _globals['_DELETESTATICFILEREQUEST']._serialized_end=584
-  _globals['_DELETESTATICFILERESPONSE']._serialized_start=586
-  _globals['_DELETESTATICFILERESPONSE']._serialized_end=612
-  _globals['_SIGNURLREQUEST']._serialized_start=615
-  _globals['_SIGNURLREQUEST']._serialized_end=758
-  _globals['_SIGNURLRESPONSE']._serialized_start=760
-  _globals['_SIGNURLRESPONSE']._serialized_end=839
-  _globals['_INVALIDATEPATHSREQUEST']._serialized_start=841
-  _globals['_INVALIDATEPATHSREQUEST']._serialized_end=900
-  _globals['_INVALIDATION']._serialized_start=903
-  _globals['_INVALIDATION']._serialized_end=1177
-  _globals['_INVALIDATION_STATE']._serialized_start=1067
-  _globals['_INVALIDATION_STATE']._serialized_end=1177
-  _globals['_GETINVALIDATIONREQUEST']._serialized_start=1179
-  _globals['_GETINVALIDATIONREQUEST']._serialized_end=1217
-  _globals['_DELIVERYSERVICE']._serialized_start=1220
-  _globals['_DELIVERYSERVICE']._serialized_end=2109
+  _globals['_STATICFILE']._serialized_end=412
+  _globals['_PUTSTATICFILEREQUEST']._serialized_start=414
+  _globals['_PUTSTATICFILEREQUEST']._serialized_end=507
+  _globals['_GETSTATICFILEREQUEST']._serialized_start=509
+  _globals['_GETSTATICFILEREQUEST']._serialized_end=545
+  _globals['_DELETESTATICFILEREQUEST']._serialized_start=547
+  _globals['_DELETESTATICFILEREQUEST']._serialized_end=606
+  _globals['_DELETESTATICFILERESPONSE']._serialized_start=608
+  _globals['_DELETESTATICFILERESPONSE']._serialized_end=634
+  _globals['_SIGNURLREQUEST']._serialized_start=637
+  _globals['_SIGNURLREQUEST']._serialized_end=780
+  _globals['_SIGNURLRESPONSE']._serialized_start=782
+  _globals['_SIGNURLRESPONSE']._serialized_end=861
+  _globals['_INVALIDATEPATHSREQUEST']._serialized_start=863
+  _globals['_INVALIDATEPATHSREQUEST']._serialized_end=922
+  _globals['_INVALIDATION']._serialized_start=925
+  _globals['_INVALIDATION']._serialized_end=1199
+  _globals['_INVALIDATION_STATE']._serialized_start=1089
+  _globals['_INVALIDATION_STATE']._serialized_end=1199
+  _globals['_GETINVALIDATIONREQUEST']._serialized_start=1201
+  _globals['_GETINVALIDATIONREQUEST']._serialized_end=1239
+  _globals['_DELIVERYSERVICE']._serialized_start=1242
+  _globals['_DELIVERYSERVICE']._serialized_end=2131
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class StaticFile(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """static/{path}."""
     asset: _builtins.str
@@ -43,6 +44,10 @@ class StaticFile(_message.Message):
     """Output only: the revision of the last change."""
     etag: _builtins.str
     """In an answer, the current one. In a request, the one that is to be replaced; empty means any."""
+    content_type: _builtins.str
+    """What it is served as, such as text/javascript. Empty means the media type of the asset, which is what the first who
+    stored these bytes has declared.
+    """
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
@@ -57,10 +62,11 @@ class StaticFile(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
+        content_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "cache_control", b"cache_control", "content_disposition", b"content_disposition", "etag", b"etag", "name", b"name", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "cache_control", b"cache_control", "content_disposition", b"content_disposition", "content_type", b"content_type", "etag", b"etag", "name", b"name", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,7 +38,8 @@ class DeliveryServiceStub:
 
     Errors:
       INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
-                           than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+                           than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
+                           type is none.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
       ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
@@ -94,7 +95,8 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
 
     Errors:
       INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
-                           than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+                           than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
+                           type is none.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
       ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
@@ -153,7 +155,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
-                               than 512 bytes; or a header is not printable ASCII of at most 512 characters.
+                               than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
+                               type is none.
           NOT_FOUND            no such asset (ASSET_NOT_FOUND).
           FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
           ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).

@@ -29,7 +29,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cdn.v1 import assets_pb2 as modelyard_dot_cdn_dot_v1_dot_assets__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/uploads.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1dmodelyard/cdn/v1/assets.proto\"\xe2\x01\n\x06Upload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x06 \x01(\x03\x12\x17\n\x0fpart_size_bytes\x18\x07 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63omplete\x18\t \x01(\x08\x12\x0e\n\x06\x64irect\x18\n \x01(\x08\"\x80\x01\n\x12StartUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0f\n\x07private\x18\x06 \x01(\x08\"\"\n\x12QueryUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x12WriteUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.modelyard.cdn.v1.Chunk\"e\n\x17\x43reateUploadUrlsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cpart_numbers\x18\x02 \x03(\x05\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8c\x02\n\x18\x43reateUploadUrlsResponse\x12@\n\x04urls\x18\x01 \x03(\x0b\x32\x32.modelyard.cdn.v1.CreateUploadUrlsResponse.PartUrl\x1a\xad\x01\n\x07PartUrl\x12\x13\n\x0bpart_number\x18\x01 \x01(\x05\x12\x0b\n\x03url\x18\x02 \x01(\t\x12P\n\x07headers\x18\x03 \x03(\x0b\x32?.modelyard.cdn.v1.CreateUploadUrlsResponse.PartUrl.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x13\x46inishUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12\x41\x62ortUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x41\x62ortUploadResponse2\xa2\x06\n\rUploadService\x12u\n\x0bStartUpload\x12$.modelyard.cdn.v1.StartUploadRequest\x1a\x18.modelyard.cdn.v1.Upload\"&\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/uploads:\x01*\x12{\n\x0bQueryUpload\x12$.modelyard.cdn.v1.QueryUploadRequest\x1a\x18.modelyard.cdn.v1.Upload\",\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/{name=uploads/*}\x12\x61\n\x0bWriteUpload\x12$.modelyard.cdn.v1.WriteUploadRequest\x1a\x18.modelyard.cdn.v1.Upload\"\x10\x92\xe7\x18\x0c\x61ssets.write(\x01\x12\xa5\x01\n\x10\x43reateUploadUrls\x12).modelyard.cdn.v1.CreateUploadUrlsRequest\x1a*.modelyard.cdn.v1.CreateUploadUrlsResponse\":\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=uploads/*}:createUrls:\x01*\x12\x86\x01\n\x0c\x46inishUpload\x12%.modelyard.cdn.v1.FinishUploadRequest\x1a\x17.modelyard.cdn.v1.Asset\"6\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02 \"\x1b/v1/{name=uploads/*}:finish:\x01*\x12\x88\x01\n\x0b\x41\x62ortUpload\x12$.modelyard.cdn.v1.AbortUploadRequest\x1a%.modelyard.cdn.v1.AbortUploadResponse\",\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x16*\x14/v1/{name=uploads/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/uploads.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1dmodelyard/cdn/v1/assets.proto\"\xf2\x01\n\x06Upload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x06 \x01(\x03\x12\x17\n\x0fpart_size_bytes\x18\x07 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63omplete\x18\t \x01(\x08\x12\x0e\n\x06\x64irect\x18\n \x01(\x08\x12\x0e\n\x06in_use\x18\x0b \x01(\x08\"\x80\x01\n\x12StartUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0f\n\x07private\x18\x06 \x01(\x08\"\"\n\x12QueryUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x12WriteUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.modelyard.cdn.v1.Chunk\"e\n\x17\x43reateUploadUrlsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cpart_numbers\x18\x02 \x03(\x05\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8c\x02\n\x18\x43reateUploadUrlsResponse\x12@\n\x04urls\x18\x01 \x03(\x0b\x32\x32.modelyard.cdn.v1.CreateUploadUrlsResponse.PartUrl\x1a\xad\x01\n\x07PartUrl\x12\x13\n\x0bpart_number\x18\x01 \x01(\x05\x12\x0b\n\x03url\x18\x02 \x01(\t\x12P\n\x07headers\x18\x03 \x03(\x0b\x32?.modelyard.cdn.v1.CreateUploadUrlsResponse.PartUrl.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x13\x46inishUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12\x41\x62ortUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x41\x62ortUploadResponse2\xa2\x06\n\rUploadService\x12u\n\x0bStartUpload\x12$.modelyard.cdn.v1.StartUploadRequest\x1a\x18.modelyard.cdn.v1.Upload\"&\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/uploads:\x01*\x12{\n\x0bQueryUpload\x12$.modelyard.cdn.v1.QueryUploadRequest\x1a\x18.modelyard.cdn.v1.Upload\",\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/{name=uploads/*}\x12\x61\n\x0bWriteUpload\x12$.modelyard.cdn.v1.WriteUploadRequest\x1a\x18.modelyard.cdn.v1.Upload\"\x10\x92\xe7\x18\x0c\x61ssets.write(\x01\x12\xa5\x01\n\x10\x43reateUploadUrls\x12).modelyard.cdn.v1.CreateUploadUrlsRequest\x1a*.modelyard.cdn.v1.CreateUploadUrlsResponse\":\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=uploads/*}:createUrls:\x01*\x12\x86\x01\n\x0c\x46inishUpload\x12%.modelyard.cdn.v1.FinishUploadRequest\x1a\x17.modelyard.cdn.v1.Asset\"6\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02 \"\x1b/v1/{name=uploads/*}:finish:\x01*\x12\x88\x01\n\x0b\x41\x62ortUpload\x12$.modelyard.cdn.v1.AbortUploadRequest\x1a%.modelyard.cdn.v1.AbortUploadResponse\",\x92\xe7\x18\x0c\x61ssets.write\x82\xd3\xe4\x93\x02\x16*\x14/v1/{name=uploads/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,27 +51,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADSERVICE'].methods_by_name['AbortUpload']._loaded_options = None
   _globals['_UPLOADSERVICE'].methods_by_name['AbortUpload']._serialized_options = b'\222\347\030\014assets.write\202\323\344\223\002\026*\024/v1/{name=uploads/*}'
   _globals['_UPLOAD']._serialized_start=213
-  _globals['_UPLOAD']._serialized_end=439
-  _globals['_STARTUPLOADREQUEST']._serialized_start=442
-  _globals['_STARTUPLOADREQUEST']._serialized_end=570
-  _globals['_QUERYUPLOADREQUEST']._serialized_start=572
-  _globals['_QUERYUPLOADREQUEST']._serialized_end=606
-  _globals['_WRITEUPLOADREQUEST']._serialized_start=608
-  _globals['_WRITEUPLOADREQUEST']._serialized_end=682
-  _globals['_CREATEUPLOADURLSREQUEST']._serialized_start=684
-  _globals['_CREATEUPLOADURLSREQUEST']._serialized_end=785
-  _globals['_CREATEUPLOADURLSRESPONSE']._serialized_start=788
-  _globals['_CREATEUPLOADURLSRESPONSE']._serialized_end=1056
-  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL']._serialized_start=883
-  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL']._serialized_end=1056
-  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL_HEADERSENTRY']._serialized_start=1010
-  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL_HEADERSENTRY']._serialized_end=1056
-  _globals['_FINISHUPLOADREQUEST']._serialized_start=1058
-  _globals['_FINISHUPLOADREQUEST']._serialized_end=1093
-  _globals['_ABORTUPLOADREQUEST']._serialized_start=1095
-  _globals['_ABORTUPLOADREQUEST']._serialized_end=1129
-  _globals['_ABORTUPLOADRESPONSE']._serialized_start=1131
-  _globals['_ABORTUPLOADRESPONSE']._serialized_end=1152
-  _globals['_UPLOADSERVICE']._serialized_start=1155
-  _globals['_UPLOADSERVICE']._serialized_end=1957
+  _globals['_UPLOAD']._serialized_end=455
+  _globals['_STARTUPLOADREQUEST']._serialized_start=458
+  _globals['_STARTUPLOADREQUEST']._serialized_end=586
+  _globals['_QUERYUPLOADREQUEST']._serialized_start=588
+  _globals['_QUERYUPLOADREQUEST']._serialized_end=622
+  _globals['_WRITEUPLOADREQUEST']._serialized_start=624
+  _globals['_WRITEUPLOADREQUEST']._serialized_end=698
+  _globals['_CREATEUPLOADURLSREQUEST']._serialized_start=700
+  _globals['_CREATEUPLOADURLSREQUEST']._serialized_end=801
+  _globals['_CREATEUPLOADURLSRESPONSE']._serialized_start=804
+  _globals['_CREATEUPLOADURLSRESPONSE']._serialized_end=1072
+  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL']._serialized_start=899
+  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL']._serialized_end=1072
+  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL_HEADERSENTRY']._serialized_start=1026
+  _globals['_CREATEUPLOADURLSRESPONSE_PARTURL_HEADERSENTRY']._serialized_end=1072
+  _globals['_FINISHUPLOADREQUEST']._serialized_start=1074
+  _globals['_FINISHUPLOADREQUEST']._serialized_end=1109
+  _globals['_ABORTUPLOADREQUEST']._serialized_start=1111
+  _globals['_ABORTUPLOADREQUEST']._serialized_end=1145
+  _globals['_ABORTUPLOADRESPONSE']._serialized_start=1147
+  _globals['_ABORTUPLOADRESPONSE']._serialized_end=1168
+  _globals['_UPLOADSERVICE']._serialized_start=1171
+  _globals['_UPLOADSERVICE']._serialized_end=1973
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class Upload(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     DIRECT_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """uploads/{upload}."""
     sha256: _builtins.str
@@ -49,6 +50,10 @@ class Upload(_message.Message):
     """True when the asset is there already: nothing needs to be sent."""
     direct: _builtins.bool
     """True when parts go to the object store directly."""
+    in_use: _builtins.bool
+    """Output only: another call is sending its bytes. Ask StartUpload again after some seconds: then it stands further on, is
+    complete, or that call has stopped and you go on with it.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it is given up if nobody writes."""
@@ -66,10 +71,11 @@ class Upload(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         complete: _builtins.bool = ...,
         direct: _builtins.bool = ...,
+        in_use: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "complete", b"complete", "direct", b"direct", "expire_time", b"expire_time", "media_type", b"media_type", "name", b"name", "owner", b"owner", "part_size_bytes", b"part_size_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "complete", b"complete", "direct", b"direct", "expire_time", b"expire_time", "in_use", b"in_use", "media_type", b"media_type", "name", b"name", "owner", b"owner", "part_size_bytes", b"part_size_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,7 +99,9 @@ class StartUploadRequest(_message.Message):
     request_id: _builtins.str
     """Has no effect: asking for the same upload twice finds the same one."""
     private: _builtins.bool
-    """Keep it from /assets/{sha256}. Bytes that somebody has uploaded publicly are public."""
+    """Keep it for those whose token has assets.read. Bytes that somebody has uploaded publicly are public: the asset's
+    `private` says so.
+    """
     def __init__(
         self,
         *,

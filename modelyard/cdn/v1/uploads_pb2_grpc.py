@@ -75,11 +75,13 @@ class UploadServiceServicer:
     """
 
     def StartUpload(self, request, context):
-        """StartUpload opens an upload, or finds the open one of the same digest and owner.
+        """StartUpload opens an upload, or finds the open one of the same digest and owner that the same subject has started. Of
+        bytes that are stored it is `complete`, however many uploads are open.
 
         Errors:
-        INVALID_ARGUMENT    the digest or the size is malformed.
-        RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+        INVALID_ARGUMENT     the digest or the size is malformed.
+        RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the caller has too many uploads open, or all have (UPLOADS_OPEN).
+        FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +91,9 @@ class UploadServiceServicer:
         """QueryUpload returns an upload: `committed_bytes` is where to go on.
 
         Errors:
-        INVALID_ARGUMENT  `name` is not uploads/{upload}.
-        NOT_FOUND         no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+        INVALID_ARGUMENT   `name` is not uploads/{upload}.
+        NOT_FOUND          no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+        PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,9 +106,12 @@ class UploadServiceServicer:
         INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
         file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-        ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
-        or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
-        upload stands.
+        PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+        ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
+        (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
+        chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+        (UPLOAD_TOO_SLOW): go on where the upload stands.
+        RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
         FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
         OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
         UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -120,6 +126,7 @@ class UploadServiceServicer:
         Errors:
         INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+        PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
         FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -132,15 +139,15 @@ class UploadServiceServicer:
         again.
 
         Errors:
-        INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-        gone.
-        ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-        again.
+        INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+        of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+        PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+        ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING), or
+        is sending its bytes (UPLOAD_IN_USE): ask again. Or a writer that was overtaken has replaced parts
+        (PARTS_REPLACED): the upload is gone, begin again.
         RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-        DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-        replaced some of them (PARTS_REPLACED): the upload is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +157,8 @@ class UploadServiceServicer:
         """AbortUpload gives an upload up and frees what it stored. Idempotent.
 
         Errors:
-        INVALID_ARGUMENT  `name` is malformed.
+        INVALID_ARGUMENT   `name` is malformed.
+        PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

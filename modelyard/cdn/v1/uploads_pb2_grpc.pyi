@@ -37,18 +37,21 @@ class UploadServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UploadServiceAsyncStub: ...
     StartUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.StartUploadRequest, _uploads_pb2.Upload]
-    """StartUpload opens an upload, or finds the open one of the same digest and owner.
+    """StartUpload opens an upload, or finds the open one of the same digest and owner that the same subject has started. Of
+    bytes that are stored it is `complete`, however many uploads are open.
 
     Errors:
-      INVALID_ARGUMENT    the digest or the size is malformed.
-      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+      INVALID_ARGUMENT     the digest or the size is malformed.
+      RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the caller has too many uploads open, or all have (UPLOADS_OPEN).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
     """
     QueryUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.QueryUploadRequest, _uploads_pb2.Upload]
     """QueryUpload returns an upload: `committed_bytes` is where to go on.
 
     Errors:
-      INVALID_ARGUMENT  `name` is not uploads/{upload}.
-      NOT_FOUND         no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+      INVALID_ARGUMENT   `name` is not uploads/{upload}.
+      NOT_FOUND          no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+      PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
     """
     WriteUpload: _grpc.StreamUnaryMultiCallable[_uploads_pb2.WriteUploadRequest, _uploads_pb2.Upload]
     """WriteUpload sends chunks from `committed_bytes` on.
@@ -57,9 +60,12 @@ class UploadServiceStub:
       INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                            file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
-                           or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
-                           upload stands.
+      PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+      ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
+                           (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
+                           chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+                           (UPLOAD_TOO_SLOW): go on where the upload stands.
+      RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
       UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -70,6 +76,7 @@ class UploadServiceStub:
     Errors:
       INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+      PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
       FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
     """
     FinishUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.FinishUploadRequest, _assets_pb2.Asset]
@@ -78,21 +85,22 @@ class UploadServiceStub:
     again.
 
     Errors:
-      INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-                           gone.
-      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-                           again.
+      INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+                           of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+      PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING), or
+                           is sending its bytes (UPLOAD_IN_USE): ask again. Or a writer that was overtaken has replaced parts
+                           (PARTS_REPLACED): the upload is gone, begin again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-                           replaced some of them (PARTS_REPLACED): the upload is gone.
     """
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]
     """AbortUpload gives an upload up and frees what it stored. Idempotent.
 
     Errors:
-      INVALID_ARGUMENT  `name` is malformed.
+      INVALID_ARGUMENT   `name` is malformed.
+      PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
     """
 
 @_typing.type_check_only
@@ -103,18 +111,21 @@ class UploadServiceAsyncStub(UploadServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.StartUploadRequest, _uploads_pb2.Upload]  # type: ignore[assignment]
-    """StartUpload opens an upload, or finds the open one of the same digest and owner.
+    """StartUpload opens an upload, or finds the open one of the same digest and owner that the same subject has started. Of
+    bytes that are stored it is `complete`, however many uploads are open.
 
     Errors:
-      INVALID_ARGUMENT    the digest or the size is malformed.
-      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+      INVALID_ARGUMENT     the digest or the size is malformed.
+      RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the caller has too many uploads open, or all have (UPLOADS_OPEN).
+      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
     """
     QueryUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.QueryUploadRequest, _uploads_pb2.Upload]  # type: ignore[assignment]
     """QueryUpload returns an upload: `committed_bytes` is where to go on.
 
     Errors:
-      INVALID_ARGUMENT  `name` is not uploads/{upload}.
-      NOT_FOUND         no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+      INVALID_ARGUMENT   `name` is not uploads/{upload}.
+      NOT_FOUND          no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+      PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
     """
     WriteUpload: _aio.StreamUnaryMultiCallable[_uploads_pb2.WriteUploadRequest, _uploads_pb2.Upload]  # type: ignore[assignment]
     """WriteUpload sends chunks from `committed_bytes` on.
@@ -123,9 +134,12 @@ class UploadServiceAsyncStub(UploadServiceStub):
       INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                            file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-      ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
-                           or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
-                           upload stands.
+      PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+      ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
+                           (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
+                           chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+                           (UPLOAD_TOO_SLOW): go on where the upload stands.
+      RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
       UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -136,6 +150,7 @@ class UploadServiceAsyncStub(UploadServiceStub):
     Errors:
       INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+      PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
       FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
     """
     FinishUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.FinishUploadRequest, _assets_pb2.Asset]  # type: ignore[assignment]
@@ -144,21 +159,22 @@ class UploadServiceAsyncStub(UploadServiceStub):
     again.
 
     Errors:
-      INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-                           gone.
-      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-                           again.
+      INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+                           of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+      PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+      ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING), or
+                           is sending its bytes (UPLOAD_IN_USE): ask again. Or a writer that was overtaken has replaced parts
+                           (PARTS_REPLACED): the upload is gone, begin again.
       RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
       NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
       FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-      DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-                           replaced some of them (PARTS_REPLACED): the upload is gone.
     """
     AbortUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]  # type: ignore[assignment]
     """AbortUpload gives an upload up and frees what it stored. Idempotent.
 
     Errors:
-      INVALID_ARGUMENT  `name` is malformed.
+      INVALID_ARGUMENT   `name` is malformed.
+      PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
     """
 
 class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -172,11 +188,13 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _uploads_pb2.StartUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_uploads_pb2.Upload, _abc.Awaitable[_uploads_pb2.Upload]]:
-        """StartUpload opens an upload, or finds the open one of the same digest and owner.
+        """StartUpload opens an upload, or finds the open one of the same digest and owner that the same subject has started. Of
+        bytes that are stored it is `complete`, however many uploads are open.
 
         Errors:
-          INVALID_ARGUMENT    the digest or the size is malformed.
-          RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or too many uploads are open (UPLOADS_OPEN).
+          INVALID_ARGUMENT     the digest or the size is malformed.
+          RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the caller has too many uploads open, or all have (UPLOADS_OPEN).
+          FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
         """
 
     @_abc_1.abstractmethod
@@ -188,8 +206,9 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """QueryUpload returns an upload: `committed_bytes` is where to go on.
 
         Errors:
-          INVALID_ARGUMENT  `name` is not uploads/{upload}.
-          NOT_FOUND         no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+          INVALID_ARGUMENT   `name` is not uploads/{upload}.
+          NOT_FOUND          no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
+          PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
         """
 
     @_abc_1.abstractmethod
@@ -204,9 +223,12 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
                                file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-          ABORTED              another writer has taken over (UPLOAD_TAKEN_OVER), or a call is finishing it (UPLOAD_FINISHING),
-                               or no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE): go on where the
-                               upload stands.
+          PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+          ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
+                               (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
+                               chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
+                               (UPLOAD_TOO_SLOW): go on where the upload stands.
+          RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
           FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
           OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
           UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -223,6 +245,7 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
+          PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
           FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
         """
 
@@ -237,15 +260,15 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         again.
 
         Errors:
-          INVALID_ARGUMENT     the header of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is
-                               gone.
-          ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING): ask
-                               again.
+          INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
+                               of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+          PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+          ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING), or
+                               is sending its bytes (UPLOAD_IN_USE): ask again. Or a writer that was overtaken has replaced parts
+                               (PARTS_REPLACED): the upload is gone, begin again.
           RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
           NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
           FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
-          DATA_LOSS            the bytes do not have the declared digest (DIGEST_MISMATCH), or a writer that was overtaken has
-                               replaced some of them (PARTS_REPLACED): the upload is gone.
         """
 
     @_abc_1.abstractmethod
@@ -257,7 +280,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """AbortUpload gives an upload up and frees what it stored. Idempotent.
 
         Errors:
-          INVALID_ARGUMENT  `name` is malformed.
+          INVALID_ARGUMENT   `name` is malformed.
+          PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
         """
 
 def add_UploadServiceServicer_to_server(servicer: UploadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,6 +14,7 @@ from modelyard.cli.commands.versions import resolve, version_ref
 from modelyard.cli.names import VersionRef, asset_name
 from modelyard.cli.output import Column, Output, count, time_of
 from modelyard.cli.parsing import Group, all_pages, command, duration, limited, subcommands
+from modelyard.cli.privacy import warning
 from modelyard.cli.progress import Progress, amount
 from modelyard.client import Client
 from modelyard.transfer import Outgoing
@@ -30,7 +31,9 @@ def add(group: Group) -> None:
     parser.add_argument("file", metavar="FILE", nargs="+", type=Path)
     parser.add_argument("--media-type", default="", metavar="TYPE", help="such as text/plain; by default from the name")
     parser.add_argument("--owner", default="", help="whose quota they count on: the full name of a version")
-    parser.add_argument("--private", action="store_true", help="let only signed URLs reach them over HTTP")
+    parser.add_argument(
+        "--private", action="store_true", help="only for tokens with assets.read, and over HTTP by signed URLs"
+    )
     parser = command(commands, "get", get, "write an asset into a file, verified; an interrupted one goes on")
     parser.add_argument("asset", metavar="SHA256")
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="named by the digest by default")
@@ -59,6 +62,8 @@ def put(yard: Client, args: argparse.Namespace, output: Output) -> None:
             outgoing = Outgoing.of(file, args.media_type, progress)
         with Progress(f"storing {file.name}") as progress:
             asset = yard.upload_file(outgoing, owner=args.owner, private=args.private, progress=progress)
+        if args.private and not asset.private:
+            output.warn(warning([outgoing]))
         show(output, asset)
 
 

@@ -66,7 +66,7 @@ def export(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     answer = yard.cards.ExportCard(pb.ExportCardRequest(name=_name(args.model), number=args.number))
     if args.output is None:
-        sys.stdout.write(answer.content)
+        output.document(answer.content)
         return
     # Bytes: line ends are the card's own.
     args.output.write_bytes(answer.content.encode())

@@ -8,17 +8,22 @@ import argparse
 import re
 from pathlib import Path
 
-from modelyard.cli.folders import scan
+from modelyard.cli.folders import MOST_TARGET, Found, Scan, scan
+from modelyard.cli.ignoring import IGNORE_FILE, Rules
 from modelyard.cli.names import model_name
-from modelyard.cli.output import Output
+from modelyard.cli.output import Column, Output
 from modelyard.cli.parallel import resumable
 from modelyard.cli.parsing import Group, command, pair
+from modelyard.cli.privacy import public_already, warning
 from modelyard.cli.progress import Progress, amount
 from modelyard.cli.pushing import Plan, artifacts, prepare, send, version_of
 from modelyard.client import Client
+from modelyard.paths import shown
 from modelyard.registry.v1 import aliases_pb2, models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 
+# Of what is left out.
+_NAMES_SHOWN = 10
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -28,23 +33,45 @@ def add(commands: Group) -> None:
     """
     parser = command(commands, "push", push, "store a folder as the next version; files that are there are not sent")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="with everything in it; run it again to go on")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="or one file; run it again to go on")
+    rules = parser.add_argument_group(
+        "what is sent",
+        f"Patterns are as in a .gitignore. What the folder's {IGNORE_FILE} names is left out, and so are repositories, "
+        "caches and secrets, such as .git, __pycache__ and .env; it is said which. !PATTERN takes one back.",
+    )
+    rules.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave these out, too")
+    rules.add_argument("--include", action="append", default=[], metavar="PATTERN", help="send only these")
+    rules.add_argument("--no-default-ignores", action="store_true", help="leave out only what you say")
+    rules.add_argument("--follow-links", action="store_true", help="send files outside of it that links lead to, too")
+    rules.add_argument(
+        "--dry-run", action="store_true", help="list the files that the version would have, and send none"
+    )
     parser.add_argument("--alias", type=_alias, metavar="ALIAS", help="point it at the version afterwards")
     parser.add_argument("--description", default="")
     parser.add_argument("--stage", default="", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--private", action="store_true", help="let only signed URLs reach the bytes over HTTP")
+    parser.add_argument(
+        "--private", action="store_true", help="only for tokens with assets.read, and over HTTP by signed URLs"
+    )
 
 
 def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Store a folder as a version. Everything that can be refused is refused before the first byte is sent.
+    Store a folder as a version, or one file. Everything that can be refused is refused before the first byte is sent.
     """
-    found = scan(args.folder)
+    rules = Rules.of(args.folder, defaults=not args.no_default_ignores, exclude=args.exclude, include=args.include)
+    scanned = scan(args.folder, rules, follow_links=args.follow_links)
+    _tell_scan(output, scanned)
+    found = scanned.files
+    if args.dry_run:
+        _list(output, found)
+        return
     model = yard.models.GetModel(models_pb2.GetModelRequest(name=model_name(args.model))).name
     with Progress("hashing") as progress:
         plan = prepare(yard, found, progress)
     _tell(output, plan)
+    if args.private and (public := public_already(yard, plan.stored)):
+        output.warn(warning(public))
     with resumable("sending", plan.missing_bytes) as total:
         send(yard, plan, args.private, total)
     wanted = pb.Version(
@@ -61,6 +88,35 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
         yard.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=model, moves=[move]))
         output.note(f"{args.alias} points at it")
     output.line(version, version.name)
+
+
+def _tell_scan(output: Output, scanned: Scan) -> None:
+    if scanned.left_out:
+        rules = f"see --no-default-ignores and {IGNORE_FILE}"
+        output.note(f"{len(scanned.left_out):,} left out by the rules ({rules}): {_some(scanned.left_out)}")
+    if scanned.empty:
+        output.note(f"{len(scanned.empty):,} left out, since a version holds no empty folders: {_some(scanned.empty)}")
+    if scanned.followed:
+        links = [f"{shown(path)} -> {shown(str(target), MOST_TARGET)}" for path, target in scanned.followed]
+        output.note(f"{len(links):,} sent from outside of the folder:")
+        for link in links:
+            output.note(link)
+
+
+def _some(names: list[str]) -> str:
+    more = [f"and {len(names) - _NAMES_SHOWN:,} more"] if len(names) > _NAMES_SHOWN else []
+    return ", ".join([*map(shown, names[:_NAMES_SHOWN]), *more])
+
+
+def _list(output: Output, found: list[Found]) -> None:
+    columns: list[Column[pb.Artifact]] = [
+        Column("FILE", lambda each: each.path),
+        Column("SIZE", lambda each: amount(each.size_bytes, "B"), right=True),
+    ]
+    files = [pb.Artifact(path=each.path, size_bytes=each.size_bytes) for each in found]
+    output.many(files, columns, "no files")
+    size = sum(each.size_bytes for each in found)
+    output.note(f"nothing was sent: {len(found):,} file{'s' if len(found) != 1 else ''}, {amount(size, 'B')}")
 
 
 def _tell(output: Output, plan: Plan) -> None:

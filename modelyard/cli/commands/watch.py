@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
@@ -13,7 +12,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 
 from modelyard.changes.v1 import changes_pb2 as pb
-from modelyard.cli.output import Output, time_of
+from modelyard.cli.output import Output, json_line, plain, time_of
 from modelyard.cli.parsing import Group, command
 from modelyard.client import Client
 from modelyard.problems import explain
@@ -34,17 +33,22 @@ def add(group: Group) -> None:
 
 def watch(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Show changes. When the registry is away for a while, goes on where it was.
+    Show changes. When the registry is away for a while, or the token was renewed, goes on where it was.
     """
     start, pause = args.start, 0.5
     while True:
         request = pb.WatchChangesRequest(start_revision=start, resource_prefix=args.prefix)
+        came = False
         try:
             for event in yard.changes.WatchChanges(request):
-                pause = 0.5
+                pause, came = 0.5, True
                 start = _show(event, output)
         except grpc.RpcError as error:
-            if explain(error).code is not grpc.StatusCode.UNAVAILABLE or not start:
+            problem = explain(error)
+            if came and problem.code is grpc.StatusCode.UNAUTHENTICATED:
+                # A stream ends with its token. The file that it comes from may hold a new one.
+                continue
+            if problem.code is not grpc.StatusCode.UNAVAILABLE or not start:
                 raise
             output.note(f"the registry is away: going on at revision {start} when it is back")
         time.sleep(pause)
@@ -64,12 +68,12 @@ def _show(event: pb.WatchChangesResponse, output: Output) -> int:
         return gap.head_revision + 1
     revision = event.revision
     if output.json:
-        print(json.dumps(MessageToDict(event), ensure_ascii=False), flush=True)
+        print(json_line(MessageToDict(event)), flush=True)
         return revision.revision + 1
     for change in revision.changes:
         name = pb.Change.Kind.Name(change.kind).removeprefix("KIND_")
         # Of a new resource, whatever is below it is new as well.
         below = " and all below" if change.subtree and change.kind != pb.Change.KIND_CREATED else ""
         when = time_of(revision.commit_time)
-        print(f"{revision.revision:>8}  {when}  {name:<7}  {change.resource}{below}", flush=True)
+        print(f"{revision.revision:>8}  {when}  {name:<7}  {plain(change.resource)}{below}", flush=True)
     return revision.revision + 1

@@ -28,7 +28,8 @@ if _version_not_supported:
 
 class ModelServiceStub:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision.
+    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
+    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
     """
 
     def __init__(self, channel):
@@ -86,7 +87,8 @@ class ModelServiceStub:
 
 class ModelServiceServicer:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision.
+    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
+    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
     """
 
     def CreateModel(self, request, context):
@@ -258,7 +260,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision.
+    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
+    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 
 class ModelServiceStub:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision.
+    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
+    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
     """
 
     @_typing.overload
@@ -115,7 +116,8 @@ class ModelServiceStub:
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision.
+    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
+    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -197,7 +199,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision.
+    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
+    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
     """
 
     @_abc_1.abstractmethod

@@ -103,7 +103,9 @@ class Version(_message.Message):
     etag: _builtins.str
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
-        """At most 10,000 files; no two with the same path."""
+        """At most 10,000 files. No two have the same path, or paths that differ in case or in the form of Unicode only; none is
+        a folder to another one; HEAD, objects and refs are not in one folder, which would be a repository of git.
+        """
 
     @_builtins.property
     def lineage(self) -> Global___Lineage: ...
@@ -156,12 +158,21 @@ class Artifact(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Relative, with forward slashes, without empty, "." or ".." parts; at most 1,024 characters."""
+    """One that means the same file on Linux, macOS and Windows, and that no tool takes for its own settings: relative, with
+    forward slashes, at most 768 bytes of UTF-8 in at most 32 parts. Of these parts, none
+      - is empty, "." or "..", or has more than 255 bytes;
+      - has a control character, or one of < > : " | ? * and the backslash;
+      - ends in a space or a dot;
+      - is a device of Windows, whatever its case and extension: CON, PRN, AUX, NUL, CONIN$, CONOUT$, COM1 to COM9, LPT1 to
+        LPT9, and those with ¹, ² or ³;
+      - is what some file system takes for .git, .hg, .svn, .bzr, .jj or .sl: other cases, git~1, invisible characters;
+      - is what an interrupted download leaves (.NAME.0123456789abcdef.part), or begins with .modelyard.
+    """
     sha256: _builtins.str
     """64 lower-case hexadecimal digits."""
     size_bytes: _builtins.int
     media_type: _builtins.str
-    """Such as application/octet-stream; empty means not said."""
+    """Such as application/octet-stream; empty means not said; at most 255 characters."""
     def __init__(
         self,
         *,

@@ -76,7 +76,8 @@ class VersionServiceStub:
       INVALID_ARGUMENT     `name` is malformed.
       NOT_FOUND            no such version (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
-                           names path and sha256), or the version is FAILED (VERSION_FAILED).
+                           names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
+                           were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
       ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
                            (PINS_TAKEN_BACK): retry.
       RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
@@ -139,7 +140,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
       INVALID_ARGUMENT     `name` is malformed.
       NOT_FOUND            no such version (VERSION_NOT_FOUND).
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
-                           names path and sha256), or the version is FAILED (VERSION_FAILED).
+                           names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
+                           were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
       ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
                            (PINS_TAKEN_BACK): retry.
       RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
@@ -229,7 +231,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT     `name` is malformed.
           NOT_FOUND            no such version (VERSION_NOT_FOUND).
           FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
-                               names path and sha256), or the version is FAILED (VERSION_FAILED).
+                               names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
+                               were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
           ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
                                (PINS_TAKEN_BACK): retry.
           RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).

@@ -24,6 +24,7 @@ class Coherence:
     Args:
         bound: how old what is known may be, in seconds, before nothing is served any more.
         most_tags: how many tags are kept apart.
+        nested: whether names have slashes in them, so that a change of a/b is one of a, too.
         clock: in seconds, for tests.
 
     Attributes:
@@ -36,6 +37,7 @@ class Coherence:
         "_clock",
         "_heard",
         "_most_tags",
+        "_nested",
         "_newest_subtree",
         "_subtrees",
         "_touched",
@@ -45,13 +47,19 @@ class Coherence:
     )
 
     def __init__(
-        self, *, bound: float = 2.0, most_tags: int = _MOST_TAGS, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        bound: float = 2.0,
+        most_tags: int = _MOST_TAGS,
+        nested: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.applied = 0
         self.floor = 0
         self.bound = bound
         self._clock = clock
         self._most_tags = most_tags
+        self._nested = nested
         self._heard = float("-inf")
         self._touched: dict[str, int] = {}
         self._subtrees: dict[str, int] = {}
@@ -75,7 +83,7 @@ class Coherence:
         Take in changes of a revision that is known otherwise than from the stream: others before it may still come.
         """
         for resource, subtree in changes:
-            for prefix in prefixes(resource):
+            for prefix in prefixes(resource) if self._nested else (resource,):
                 if self._touched.get(prefix, 0) < revision:
                     self._touched[prefix] = revision
             if subtree and self._subtrees.get(resource, 0) < revision:

@@ -5,7 +5,6 @@ Follows an origin's change stream and keeps its `Coherence` up to date.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,10 +16,8 @@ from google.protobuf import duration_pb2
 from modelyard.changes.v1 import changes_pb2
 from services.cache.model.coherence import Coherence
 from services.cache.proxy.origin import Origin
-from services.cache.tasks import end
+from services.chassis.background import Work, beside
 from services.chassis.histograms import Histogram
-
-_log = logging.getLogger(__name__)
 
 HEARTBEAT = 0.5
 # A stream that is silent for this long is taken for broken.
@@ -35,7 +32,7 @@ class Follower:
     Args:
         origin: whose changes; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
         coherence: what is known of them.
-        forgotten: called when everything that was kept has to go.
+        forgotten: called when everything that was kept has to go: the revisions are those of another database.
 
     Attributes:
         connected: whether a stream is open.
@@ -60,30 +57,29 @@ class Follower:
         """
         Follow for as long as the block lasts.
         """
-        task = asyncio.create_task(self._follow())
-        try:
+        async with beside(self._follow()):
             yield
-        finally:
-            await end(task)
 
     async def _follow(self) -> None:
-        wait = _RETRY[0]
+        # Not a reason to turn calls away: without the stream reads go to the origin, slower and never wrong.
+        work = Work(f"follow-{self._origin.name}", f"follow the changes of {self._origin.name}", retry=_RETRY)
         while True:
             try:
-                await self._watch()
-            except (grpc.aio.AioRpcError, TimeoutError) as error:
-                if self.connected:
-                    _log.warning("the change stream of %s broke: %s", self._origin.name, _brief(error))
-                if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    # The log ends before what was applied here: it is another database, or an older state of it.
-                    self._next = 0
-            # The first attempt after a stream that worked is made soon.
-            wait = _RETRY[0] if self.connected else min(2 * wait, _RETRY[1])
+                await self._watch(work)
+                wait = _RETRY[0]
+            except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+                if isinstance(error, grpc.aio.AioRpcError):
+                    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                        # The log ends before what was applied here: it is another database, or an older state of it.
+                        self._next = 0
+                    error = ConnectionError(f"{error.code().name} {error.details()}")
+                # The first attempt after a stream that worked is made soon.
+                wait = work.failed(error)
             self.connected = False
             self.breaks += 1
             await asyncio.sleep(wait)
 
-    async def _watch(self) -> None:
+    async def _watch(self, work: Work) -> None:
         """
         Read one stream until it ends, or no further than its first word when that took too long to come.
 
@@ -104,12 +100,16 @@ class Follower:
         late: bool | None = None
         try:
             while not late:
-                async with asyncio.timeout(_SILENCE):
-                    event = await call.read()
+                try:
+                    async with asyncio.timeout(_SILENCE):
+                        event = await call.read()
+                except TimeoutError:
+                    raise TimeoutError(f"nothing heard for {_SILENCE} s") from None
                 if not isinstance(event, changes_pb2.WatchChangesResponse):
                     # The end of a stream that ended well: the origin is going away.
                     return
                 self._take(event, asked)
+                work.succeeded()
                 if late is None:
                     # All that it says is current is reckoned from when it was asked for. The next one begins sooner,
                     # now that there is a connection.
@@ -130,22 +130,22 @@ class Follower:
             case "heartbeat":
                 if self._next == 0:
                     # What was kept before this point cannot be judged.
-                    self._reset(event.heartbeat.applied_revision)
+                    self._reset(event.heartbeat.applied_revision, another=self._coherence.applied > 0)
                 if event.heartbeat.HasField("current_until"):
                     # The stream began after it was asked for, so that this is not too late, on our own clock.
                     current = event.heartbeat.current_until
                     known = asked + current.seconds + current.nanos / 1e9
                     self._coherence.heard(event.heartbeat.applied_revision, known)
             case "discontinuity":
-                self._reset(event.discontinuity.head_revision)
+                head = event.discontinuity.head_revision
+                self._reset(head, another=head < self._coherence.applied)
         self._next = self._coherence.applied + 1
 
-    def _reset(self, head: int) -> None:
+    def _reset(self, head: int, *, another: bool) -> None:
+        """
+        What was kept before *head* cannot be judged. Of another database, or of an older state of it, nothing that was
+        kept can; otherwise the floor judges, and memory may keep what belongs to others.
+        """
         self._coherence.reset(head)
-        self._forgotten()
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name} {error.details()}"
-    return f"nothing heard for {_SILENCE} s"
+        if another:
+            self._forgotten()

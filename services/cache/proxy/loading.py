@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import grpc
+
 from services.cache.metrics import CacheMetrics
 from services.cache.model.coherence import Coherence
 from services.cache.model.entries import Entry
@@ -150,10 +152,16 @@ class Loads:
         self._counts.loads += 1
         tags = self._policy.tags(request)
         # A replica that is behind what is known here would give an answer that is invalid already.
-        minimum = max(minimum, self._coherence.newest(tags))
+        least = max(minimum, self._coherence.newest(tags))
         entry = None
         try:
-            answer = await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
+            try:
+                answer = await self._origin.call(self._policy.path, request, metadata, least, timeout)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.FAILED_PRECONDITION or least == minimum:
+                    raise
+                # It has no such revision any more: it was set back, and this process has yet to hear of it.
+                answer = await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
             entry = self._keep(key, tags, answer, token)
         finally:
             if token and entry is None:

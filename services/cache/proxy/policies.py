@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
+from services.chassis.errors import InvalidArgument
 
 _FIELD = re.compile(r"\{([a-z_.]+)\}")
 
@@ -51,9 +52,12 @@ class Policy:
         What an answer to *request* is made from.
 
         Raises:
-            google.protobuf.message.DecodeError: *request* is not one.
+            InvalidArgument: *request* is not one.
         """
-        decoded = self.request.FromString(request)
+        try:
+            decoded = self.request.FromString(request)
+        except DecodeError as error:
+            raise InvalidArgument.of("", f"the request does not parse: {error}") from None
         return tuple(dict.fromkeys(tag for template in self.templates for tag in _expand(template, decoded)))
 
 

@@ -111,6 +111,8 @@ class ReadThrough:
     async def _further(
         self, key: bytes, request: bytes, wanted: Wish, metadata: Metadata, near: Entry | None, context: Context
     ) -> bytes:
+        # What is no request of this RPC is refused before anybody is asked, or takes a lease for it.
+        self.policy.tags(request)
         if wanted.fresh or not self._coherence.live:
             self._counts.bypass += 1
             how = "bypass"
@@ -161,11 +163,20 @@ class ReadThrough:
         if patience is not None:
             timeout = min(timeout, patience)
         async with asyncio.timeout(timeout):
+            if wanted.minimum > self._coherence.applied:
+                # Nothing here knows such a revision: nobody is made to wait for a caller who may have made it up.
+                return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
             load = self._loads.under_way(key)
             if load is not None:
                 self._counts.waits += 1
-                # Shielded, because others may wait for the same load.
-                loaded = await asyncio.shield(load)
+                try:
+                    # Shielded, because others may wait for the same load.
+                    loaded = await asyncio.shield(load)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() in _AWAY:
+                        raise
+                    # What was said to the one who began it, of a token perhaps, was not said to this caller.
+                    return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
                 if loaded.private:
                     return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
                 # A load that began before the caller's write may be older than what it has seen.

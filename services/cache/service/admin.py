@@ -4,12 +4,15 @@ A look into this process of the cache, and the means to move it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf import duration_pb2
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from services.cache.model.coherence import Coherence
 from services.cache.model.near import Near
 from services.cache.proxy.follower import Follower
+from services.cache.store.breakers import Breakers, worst
 from services.cache.store.shared import Shared
 from services.cache.warming import Warmer
 from services.chassis.context import Context
@@ -27,15 +30,22 @@ class CacheAdminService(cache_pb2_grpc.CacheAdminServiceServicer):
         shared: the level in Valkey.
         streams: what is followed, by the name of the service behind it.
         warmer: warms up.
+        breakers: of the connections to Valkey.
     """
 
     def __init__(
-        self, near: Near, shared: Shared, streams: dict[str, tuple[Follower, Coherence]], warmer: Warmer
+        self,
+        near: Near,
+        shared: Shared,
+        streams: dict[str, tuple[Follower, Coherence]],
+        warmer: Warmer,
+        breakers: Sequence[Breakers],
     ) -> None:
         self._near = near
         self._shared = shared
         self._streams = streams
         self._warmer = warmer
+        self._breakers = breakers
 
     async def Warm(self, request: cache_pb2.WarmRequest, _context: Context) -> cache_pb2.WarmResponse:
         """
@@ -63,7 +73,7 @@ class CacheAdminService(cache_pb2_grpc.CacheAdminServiceServicer):
         return cache_pb2.GetStatusResponse(
             near_entries=len(self._near),
             near_bytes=self._near.size,
-            breaker_state=self._shared.valkey.breaker.state,
+            breaker_state=worst(each.state for each in self._breakers),
             streams=[
                 cache_pb2.GetStatusResponse.Stream(
                     service=name,

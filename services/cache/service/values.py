@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -50,23 +50,21 @@ class Yard:
 
     def prefix(self) -> bytes:
         """
-        What the near level's keys begin with.
+        What the near level's keys begin with: another one since everything before has to go.
         """
-        return b"\0" + self.namespace.id.encode() + b"\0"
+        return b"\0%s\0%d\0" % (self.namespace.id.encode(), self.feed.generation)
 
 
-def yards(
-    namespaces: Sequence[Namespace], store: ValueStore, bound: float, forgotten: Callable[[], object]
-) -> dict[str, Yard]:
+def yards(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> dict[str, Yard]:
     """
     The namespaces with what follows them.
 
     Args:
         bound: seconds without a word from Valkey after which nothing is served from memory.
-        forgotten: called when everything that is kept in memory has to go.
     """
     return {
-        namespace.id: Yard(namespace, Feed(namespace, store, Coherence(bound=bound), forgotten))
+        # Keys and tags are what they are: a slash in one means nothing.
+        namespace.id: Yard(namespace, Feed(namespace, store, Coherence(bound=bound, nested=False)))
         for namespace in namespaces
     }
 
@@ -176,14 +174,17 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         seconds = usual if wanted is None else wanted
         if not least <= seconds <= most:
             raise InvalidArgument.of("lease_duration", f"must be from {least * 1000:g} ms to {most:g} s")
-        near = self._kept(yard, request.key, Wish(0, fresh=False))
+        near = self._kept(yard, request.key, wish(context.invocation_metadata() or ()))
         if near is not None:
-            return cache_pb2.GetOrLeaseResponse(entry=_entry(near[0]))
+            value, revision = near
+            _say(context, "near", revision)
+            return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
+        near_key = yard.prefix() + request.key.encode()
         outcome = await self._store.get_or_lease(yard.namespace, request.key, int(seconds * 1000))
         if isinstance(outcome, Hit):
             value = outcome.value
             yard.results["hit"] += 1
-            self._keep(yard, outcome.sequence, value)
+            self._keep(yard, near_key, outcome.sequence, value)
             _say(context, "shared", outcome.sequence)
             return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
         yard.results["miss"] += 1
@@ -230,10 +231,9 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         usual, most = _PAGE
         size = min(request.page_size or usual, most)
         after = scans.position(request.namespace, request.key_prefix, request.page_token)
-        keys = await self._store.scan(yard.namespace, request.key_prefix, after, size + 1)
-        more = len(keys) > size
-        token = scans.token(request.namespace, request.key_prefix, keys[size - 1]) if more else ""
-        return cache_pb2.ScanResponse(keys=keys[:size], next_page_token=token)
+        keys, last = await self._store.scan(yard.namespace, request.key_prefix, after, size)
+        token = scans.token(request.namespace, request.key_prefix, last) if last else ""
+        return cache_pb2.ScanResponse(keys=keys, next_page_token=token)
 
     async def Stats(self, request: cache_pb2.StatsRequest, _context: Context) -> cache_pb2.StatsResponse:
         """
@@ -281,12 +281,14 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
             value, revision = near
             _say(context, "near", revision)
             return value
+        # Before the answer is under way: one that was may not be kept among what is known to be younger.
+        near_key = yard.prefix() + key.encode()
         found = await self._store.get(yard.namespace, [key])
         (there,) = found.values
         yard.results["miss" if there is None else "hit"] += 1
         _say(context, "miss" if there is None else "shared", found.sequence)
         if there is not None:
-            self._keep(yard, found.sequence, there)
+            self._keep(yard, near_key, found.sequence, there)
         return there
 
     def _kept(self, yard: Yard, key: str, wanted: Wish) -> tuple[Value, int] | None:
@@ -309,11 +311,11 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         tags = tuple(tag[2:] for tag in entry.tags[1:])
         return Value(key, entry.value, tags, int(entry.expires * 1000)), entry.revision
 
-    def _keep(self, yard: Yard, sequence: int, value: Value) -> None:
+    def _keep(self, yard: Yard, near_key: bytes, sequence: int, value: Value) -> None:
         tags = names((value.key,), value.tags)
         if yard.namespace.near and yard.feed.coherence.valid(sequence, tags):
             entry = Entry(value.value, sequence, tags, time.time(), value.expires / 1000)
-            self._near.put(yard.prefix() + value.key.encode(), entry)
+            self._near.put(near_key, entry)
 
     async def _set(self, yard: Yard, drafts: Sequence[Draft], context: Context) -> Stored:
         stored = await self._store.set(yard.namespace, drafts)

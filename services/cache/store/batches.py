@@ -5,21 +5,28 @@ Concurrent gets share a round trip.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Any
 
 from services.cache.store.valkey import Refused, Unreachable, Valkey
+from services.chassis.background import begin
+
+_log = logging.getLogger(__name__)
 
 # Round trips under way at once, and keys in one. Measured by `make bench-cache`, docs/adr/0013.
 _LANES = 2
 _MOST_KEYS = 64
+
+_Batch = list[tuple[bytes, asyncio.Future[bytes | None]]]
 
 
 class Gets:
     """
     Gets values: what is asked for while the lanes are busy goes together with the next round trip.
 
-    A caller that gives up leaves the round trip alone, so that no answer can reach another caller than its own.
+    A caller that gives up leaves the round trip alone, so that no answer can reach another caller than its own. In a
+    cluster what goes together is of one server: see `ShardedGets`.
 
     Args:
         valkey: where the values are.
@@ -40,33 +47,42 @@ class Gets:
         answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, answer))
         if len(self._lanes) < _LANES:
-            self._lanes.add(asyncio.create_task(self._work()))
+            self._lanes.add(begin(self._work()))
         return await answer
 
     async def _work(self) -> None:
-        while batch := self._next():
-            try:
-                values = await self._values([key for key, _ in batch])
-                if not isinstance(values, list) or len(values) != len(batch):
-                    self._valkey.doubt()
-                    raise Unreachable("the answer to another question")
-            except (Unreachable, Refused) as error:
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(type(error)(*error.args))
-                continue
+        try:
+            while batch := self._next():
+                await self._answer(batch)
+        finally:
+            # In the same step in which nothing was found waiting: whoever comes after this starts a lane of their own.
+            # (A callback of the task would run later, and who came in between would wait for ever.)
+            self._lanes.discard(asyncio.current_task())
+
+    async def _answer(self, batch: _Batch) -> None:
+        try:
+            values = await self._values([key for key, _ in batch])
+            if not isinstance(values, list) or len(values) != len(batch):
+                self._valkey.doubt(batch[0][0])
+                raise Unreachable("the answer to another question")
+        except (Unreachable, Refused) as error:
+            _fail(batch, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
+            _log.exception("a round trip to valkey failed, by mistake")
+            _fail(batch, Unreachable(f"unforeseen: {error!r}"))
+        except BaseException:
+            _fail(batch, Unreachable("the process ends"))
+            raise
+        else:
             for (_, answer), value in zip(batch, values, strict=True):
                 if not answer.done():
                     answer.set_result(value if isinstance(value, bytes) else None)
-        # In the same step in which nothing was found waiting: whoever comes after this starts a lane of their own. (A
-        # callback of the task would run later, and who came in between would wait for ever.)
-        self._lanes.discard(asyncio.current_task())
 
-    def _next(self) -> list[tuple[bytes, asyncio.Future[bytes | None]]]:
+    def _next(self) -> _Batch:
         """
         What goes with the next round trip: of those who still wait.
         """
-        batch: list[tuple[bytes, asyncio.Future[bytes | None]]] = []
+        batch: _Batch = []
         while self._waiting and len(batch) < _MOST_KEYS:
             key, answer = self._waiting.popleft()
             if not answer.done():
@@ -75,11 +91,45 @@ class Gets:
 
     async def _values(self, keys: list[bytes]) -> list[Any]:
         if len(keys) == 1:
-            return [await self._valkey.run(lambda client: client.get(keys[0]))]
+            return [await self._valkey.run(lambda client: client.get(keys[0]), key=keys[0])]
         if self._valkey.cluster:
-            return await self._valkey.run(lambda client: _pipelined(client, keys))
-        found: list[Any] = await self._valkey.run(lambda client: client.mget(keys))
+            return await self._valkey.run(lambda client: _pipelined(client, keys), key=keys[0])
+        found: list[Any] = await self._valkey.run(lambda client: client.mget(keys), key=keys[0])
         return found
+
+
+def _fail(batch: _Batch, error: Unreachable | Refused) -> None:
+    for _, answer in batch:
+        if not answer.done():
+            # One of its own for each: what raises it adds to its traceback.
+            answer.set_exception(type(error)(*error.args))
+
+
+class ShardedGets:
+    """
+    As `Gets`, with lanes of its own for each server of a cluster: one that does not answer holds up nobody who asks
+    another.
+
+    Args:
+        valkey: where the values are.
+    """
+
+    def __init__(self, valkey: Valkey) -> None:
+        self._valkey = valkey
+        self._gets: dict[str, Gets] = {}
+
+    async def get(self, key: bytes) -> bytes | None:
+        """
+        The value of *key*; None when there is none.
+
+        Raises:
+            Unreachable, Refused: as `Valkey.run`.
+        """
+        shard = self._valkey.shard(key)
+        gets = self._gets.get(shard)
+        if gets is None:
+            gets = self._gets[shard] = Gets(self._valkey)
+        return await gets.get(key)
 
 
 async def _pipelined(client: Any, keys: list[bytes]) -> list[Any]:

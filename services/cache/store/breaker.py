@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from services.cache.tasks import end
+from services.chassis.background import begin, end
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Breaker:
         if self._task is None:
             self.opened += 1
             _log.warning("valkey does not answer: it is left alone until it does")
-            self._task = asyncio.create_task(self._until_it_answers())
+            self._task = begin(self._until_it_answers())
 
     async def close(self) -> None:
         """

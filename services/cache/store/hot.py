@@ -41,6 +41,8 @@ class HotStore:
         data = _HEAD.pack(time.time()) + b"".join(parts)
         with suppress(Unreachable, Refused):
             await self._valkey.run(lambda client: client.hset(self._name, self._process, data), timeout=1.0)
+            # Like everything that may go: a full Valkey lets go of what has a time-to-live only.
+            await self._valkey.run(lambda client: client.expire(self._name, int(_OLDEST_SECONDS)), timeout=1.0)
 
     async def load(self) -> list[bytes]:
         """

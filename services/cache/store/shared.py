@@ -10,7 +10,7 @@ import hashlib
 from typing import Any
 
 from services.cache.model.entries import Entry
-from services.cache.store.batches import Gets
+from services.cache.store.batches import ShardedGets
 from services.cache.store.compression import Compression
 from services.cache.store.valkey import Refused, Script, Unreachable, Valkey
 from services.chassis.errors import Unavailable
@@ -63,21 +63,22 @@ class Shared:
         self.valkey = valkey
         self.compression = compression
         self._prefix = prefix.encode() + b":r:"
-        self._gets = Gets(valkey)
+        self._gets = ShardedGets(valkey)
 
     async def get(self, key: bytes) -> Entry | None:
         """
         The entry of *key*; None when there is none, or when Valkey does not say.
         """
+        name = self._name(key)
         try:
-            data = await self._gets.get(self._name(key))
+            data = await self._gets.get(name)
         except _FAILED:
             return None
         if data is None:
             return None
         entry = self._entry(key, data)
         if entry is None:
-            self.valkey.doubt()
+            self.valkey.doubt(name)
         else:
             self.valkey.trust()
         return entry
@@ -111,7 +112,7 @@ class Shared:
         except _FAILED:
             return None, None
         if not isinstance(found, list) or len(found) != 2:
-            self.valkey.doubt()
+            self.valkey.doubt(name)
             return None, None
         return bool(found[0]), self._entry(key, found[1])
 

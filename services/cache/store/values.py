@@ -10,11 +10,15 @@ from typing import Any, NoReturn, TypeVar
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Draft, Found, Hit, Invalidation, Lease, Log, Sizes, Stored, Value, Wait
 from services.cache.store import scripts
-from services.cache.store.valkey import Full, Refused, Script, Unreachable, Valkey
+from services.cache.store.valkey import Busy, Full, Refused, Script, Unreachable, Valkey
 from services.chassis.errors import Aborted, FailedPrecondition, ResourceExhausted, Unavailable
 
 T = TypeVar("T")
-_LOG_PAGE = 1000
+# The names in one answer of the log, and the values in one answer, in bytes: about, and at the most.
+_LOG_PAGE_BYTES = 256 << 10
+_MOST_ANSWER_BYTES = 15 << 20
+# A full namespace is swept a thousand entries at a time; who waits for room asks so often.
+_SWEEPS = 100
 # There is nobody else to ask, so that a hiccup of Valkey is worth waiting for.
 _SECONDS = 0.5
 _BLOCK_MILLISECONDS = 400
@@ -28,16 +32,21 @@ class ValueStore:
 
     Args:
         valkey: the connection.
+        waiting: another one, for what waits for changes: that takes its time, and would take the calls' connections.
         prefix: what the keys begin with: one for each suite that uses the same Valkey.
     """
 
-    def __init__(self, valkey: Valkey, prefix: str) -> None:
+    def __init__(self, valkey: Valkey, waiting: Valkey, prefix: str) -> None:
         self._valkey = valkey
+        self._waiting = waiting
         self._prefix = prefix
 
     async def get(self, namespace: Namespace, keys: Sequence[str]) -> Found:
         """
         The values of *keys*.
+
+        Raises:
+            ResourceExhausted: they are too large for one answer.
         """
 
         def read(answer: Any) -> Found:
@@ -45,7 +54,7 @@ class ValueStore:
             values = [None if one is None else _value(one, key) for one, key in zip(found, keys, strict=True)]
             return Found(int(sequence), values)
 
-        return await self._run(scripts.GET, namespace, read, *keys)
+        return await self._run(scripts.GET, namespace, read, _MOST_ANSWER_BYTES, *keys)
 
     async def set(self, namespace: Namespace, drafts: Sequence[Draft]) -> Stored:
         """
@@ -55,25 +64,27 @@ class ValueStore:
             ResourceExhausted: the namespace's quota is used up.
         """
         arguments = [part for draft in drafts for part in (draft.key, draft.value, draft.ttl, "\n".join(draft.tags))]
-        return await self._run(scripts.SET, namespace, _stored, namespace.most_bytes, *arguments)
+        return await self._write(scripts.SET, namespace, _stored, *arguments)
 
     async def delete(self, namespace: Namespace, keys: Sequence[str]) -> tuple[int, int]:
         """
         Remove *keys*: the sequence, and how many there were.
         """
-        return await self._run(scripts.DELETE, namespace, _two_integers, *keys)
+        return await self._write(scripts.DELETE, namespace, _two_integers, *keys)
 
     async def touch(self, namespace: Namespace, key: str, ttl: int) -> int | None:
         """
         Give *key* a new time-to-live: when it expires, in ms since the epoch, or None where there is none.
         """
-        return await self._run(scripts.TOUCH, namespace, lambda found: None if found is None else int(found), key, ttl)
+        return await self._write(
+            scripts.TOUCH, namespace, lambda found: None if found is None else int(found), key, ttl
+        )
 
     async def invalidate(self, namespace: Namespace, tags: Sequence[str]) -> int:
         """
         Make every entry with one of *tags* stale: the sequence.
         """
-        return await self._run(scripts.INVALIDATE, namespace, int, int(namespace.most_ttl_seconds * 1000), *tags)
+        return await self._write(scripts.INVALIDATE, namespace, int, int(namespace.most_ttl_seconds * 1000), *tags)
 
     async def get_or_lease(self, namespace: Namespace, key: str, milliseconds: int) -> Hit | Lease | Wait:
         """
@@ -90,7 +101,7 @@ class ValueStore:
                     return Wait(int(left))
             raise ValueError("neither an entry nor a lease")
 
-        return await self._run(scripts.GET_OR_LEASE, namespace, read, key, milliseconds)
+        return await self._write(scripts.GET_OR_LEASE, namespace, read, key, milliseconds)
 
     async def fill(self, namespace: Namespace, token: str, draft: Draft) -> Stored:
         """
@@ -101,7 +112,7 @@ class ValueStore:
             ResourceExhausted: the namespace's quota is used up.
         """
         entry = (draft.key, draft.value, draft.ttl, "\n".join(draft.tags))
-        return await self._run(scripts.FILL, namespace, _stored, namespace.most_bytes, token, *entry)
+        return await self._write(scripts.FILL, namespace, _stored, token, *entry)
 
     async def increment(self, namespace: Namespace, key: str, delta: int, ttl: int) -> tuple[int, int]:
         """
@@ -111,21 +122,30 @@ class ValueStore:
             FailedPrecondition: it is none, or would overflow.
             ResourceExhausted: the namespace's quota is used up.
         """
-        return await self._run(scripts.INCREMENT, namespace, _two_integers, namespace.most_bytes, key, delta, ttl)
+        return await self._write(scripts.INCREMENT, namespace, _two_integers, key, delta, ttl)
 
-    async def scan(self, namespace: Namespace, prefix: str, after: str, most: int) -> list[str]:
+    async def scan(self, namespace: Namespace, prefix: str, after: str, most: int) -> tuple[list[str], str]:
         """
-        Keys in order.
+        Keys in order, of as many names as one step looks at: those may all be of entries that are void.
 
         Args:
             prefix: of the keys.
             after: the key after which to begin; empty for the beginning.
             most: how many.
+
+        Returns:
+            The keys, and the one after which to go on; empty when there are no more.
         """
-        begin = f"({after}" if after else f"[{prefix}" if prefix else "-"
+
+        def read(answer: Any) -> tuple[list[str], str]:
+            last, keys = answer
+            return [key.decode() for key in keys], last.decode()
+
+        # The empty name is there always, and no key.
+        begin = f"({after}" if after else f"[{prefix}" if prefix else "("
         # Keys are ASCII: no byte of one is above 0x7f.
         end = f"({prefix}\x7f" if prefix else "+"
-        return await self._run(scripts.SCAN, namespace, lambda found: [key.decode() for key in found], begin, end, most)
+        return await self._run(scripts.SCAN, namespace, read, begin, end, most)
 
     async def sizes(self, namespace: Namespace) -> Sizes:
         """
@@ -139,11 +159,11 @@ class ValueStore:
         """
 
         def read(answer: Any) -> Log:
-            epoch, head, kept, found = answer
+            epoch, head, kept, complete, found = answer
             events = [_invalidation(int(sequence), fields) for sequence, fields in found]
-            return Log(int(epoch), int(head), int(kept), events, len(events) < _LOG_PAGE)
+            return Log(int(epoch), int(head), int(kept), events, bool(complete))
 
-        return await self._run(scripts.LOG, namespace, read, after, _LOG_PAGE)
+        return await self._run(scripts.LOG, namespace, read, after, _LOG_PAGE_BYTES)
 
     async def wait(self, namespace: Namespace, after: int) -> None:
         """
@@ -151,8 +171,9 @@ class ValueStore:
         """
         log = self._base(namespace) + b":log"
         try:
-            await self._valkey.run(
+            await self._waiting.run(
                 lambda client: client.xread({log: f"{after}-0"}, count=1, block=_BLOCK_MILLISECONDS),
+                key=log,
                 timeout=2 * _BLOCK_MILLISECONDS / 1000,
             )
         except (Unreachable, Refused) as error:
@@ -162,25 +183,43 @@ class ValueStore:
         # In braces: all keys of a namespace are in one hash slot, where scripts can use them together.
         return f"{self._prefix}:v:{{{namespace.id}}}".encode()
 
+    async def _write(
+        self, script: Script, namespace: Namespace, read: Callable[[Any], T], *arguments: bytes | int | str
+    ) -> T:
+        return await self._run(script, namespace, read, namespace.most_bytes, *arguments)
+
     async def _run(
         self, script: Script, namespace: Namespace, read: Callable[[Any], T], *arguments: bytes | int | str
     ) -> T:
         base = self._base(namespace)
-        try:
-            answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments], timeout=_SECONDS)
-        except (Unreachable, Refused) as error:
-            _translate(error)
+        answer = await self._answer(script, base, arguments)
         _check(answer, namespace)
         try:
             found = read(answer)
         except (ValueError, TypeError, AttributeError) as error:
-            self._valkey.doubt()
+            self._valkey.doubt(base + b":meta")
             raise Unavailable("SHARED_STORE", "what the shared store says makes no sense", retry_after=0.5) from error
         self._valkey.trust()
         return found
 
+    async def _answer(self, script: Script, base: bytes, arguments: Sequence[bytes | int | str]) -> Any:
+        """
+        What a script says, once it is done with what it had to forget before.
+        """
+        seconds = max(_SECONDS, self._valkey.timeout)
+        for _ in range(_SWEEPS):
+            try:
+                answer = await self._valkey.script(script, [base + b":meta"], [base, *arguments], timeout=seconds)
+            except (Unreachable, Refused) as error:
+                _translate(error)
+            if answer != b"AGAIN":
+                return answer
+        return b"QUOTA"
+
 
 def _translate(error: Unreachable | Refused) -> NoReturn:
+    if isinstance(error, Busy):
+        raise ResourceExhausted("CACHE_BUSY", "too many calls wait for the shared store", retry_after=0.1) from error
     if isinstance(error, Full):
         raise ResourceExhausted("CACHE_FULL", "Valkey has no memory left", retry_after=1.0) from error
     message = "the shared store does not answer" if isinstance(error, Unreachable) else f"the shared store: {error}"
@@ -194,6 +233,11 @@ def _check(answer: Any, namespace: Namespace) -> None:
                 "CACHE_QUOTA",
                 f"the quota of {namespace.id}, {namespace.most_bytes:,} bytes, is used up",
                 metadata={"namespace": namespace.id},
+            )
+        case b"LARGE":
+            raise ResourceExhausted(
+                "ANSWER_TOO_LARGE",
+                f"the values are larger than {_MOST_ANSWER_BYTES:,} bytes together: ask for fewer keys at once",
             )
         case b"LOST":
             raise Aborted("LEASE_LOST", "the lease has ended, or the key was set or invalidated since: ask again")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from services.cache.tests.keyvalue import SMALL, Values
 from services.cache.tests.yard import Backend, Cache, Origin, running, serving
 from services.embedded.supervisor import Supervisor
 from services.embedded.valkey import Valkey
@@ -66,3 +67,39 @@ async def cache(target: str, store: Backend) -> AsyncIterator[Cache]:
     """
     async with running(target, store) as found:
         yield found
+
+
+@pytest.fixture
+def namespaces(tmp_path: Path) -> str:
+    """
+    The file of the namespaces.
+    """
+    path = tmp_path / "namespaces.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+async def cached(target: str, store: Backend, namespaces: str) -> AsyncIterator[Cache]:
+    """
+    A cache with the namespaces.
+    """
+    async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as found:
+        yield found
+
+
+@pytest.fixture
+async def neighbour(cached: Cache, target: str, store: Backend, namespaces: str) -> AsyncIterator[Cache]:
+    """
+    Another process of the same cache.
+    """
+    async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as found:
+        yield found
+
+
+@pytest.fixture
+def values(cached: Cache) -> Values:
+    """
+    The namespace that is kept in Valkey alone.
+    """
+    return Values(cached)

@@ -59,3 +59,25 @@ async def test_an_answer_of_another_shape_reaches_nobody(valkey: Any, garbage: o
         found = await asyncio.gather(*(gets.get(b"k") for _ in range(5)), return_exceptions=True)
     assert all(isinstance(one, Unreachable) for one in found), found
     await server.close()
+
+
+async def test_an_unforeseen_error_leaves_nobody_waiting(valkey: Any) -> None:
+    """
+    Whatever is raised in a round trip, those who wait for it hear that there is no answer, and the lanes are free for
+    the next ones.
+    """
+    server = Valkey(valkey.url, timeout=1.0)
+    await server.run(lambda client: client.set(b"k", b"v"))
+    gets = Gets(server)
+    ask = gets._values
+
+    async def mistaken(_keys: list[bytes]) -> Any:
+        raise ZeroDivisionError("a mistake")
+
+    gets._values = mistaken  # type: ignore[method-assign, assignment] # it stands for a mistake of ours that nobody knows of
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*(gets.get(b"k") for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(one, Unreachable) for one in found), found
+        gets._values = ask  # type: ignore[method-assign]
+        assert await asyncio.gather(*(gets.get(b"k") for _ in range(5))) == [b"v"] * 5
+    await server.close()

@@ -188,3 +188,14 @@ def test_every_policy_expands(policy: Policy) -> None:
     tags = policy.tags(request.SerializeToString())
     assert tags
     assert all(tag and "{" not in tag and not tag.endswith("/") for tag in tags)
+
+
+def test_names_that_are_not_nested() -> None:
+    """
+    Where a slash means nothing, a name is one name, however many slashes there are in it, and touches no other.
+    """
+    coherence = Coherence(nested=False, most_tags=1000)
+    coherence.apply(1, [(f"{number}" + "/a" * 250, False) for number in range(1000)])
+    assert coherence.floor == 0
+    assert coherence.valid(0, ["1/a"])
+    assert not coherence.valid(0, ["1" + "/a" * 250])

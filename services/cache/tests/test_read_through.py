@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
+from services.cache.proxy.follower import Follower
 from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
 
 
@@ -239,6 +242,37 @@ async def test_who_knows_more_does_not_wait_for_an_older_load(cache: Cache, orig
     await first
 
 
+@pytest.mark.parametrize(
+    ("metadata", "refused"),
+    [
+        ({"x_min_revision": "999999999999"}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"x_modelyard_subject": "refused"}, grpc.StatusCode.UNAUTHENTICATED),
+    ],
+)
+async def test_who_began_a_load_fails_alone(
+    cache: Cache, origin: Origin, metadata: dict[str, str], refused: grpc.StatusCode
+) -> None:
+    """
+    What the origin says to the one who began a load, of a revision that was made up or of a token, is not said to those
+    who came later.
+    """
+    await cache.warm()
+    await origin.write("cold", f"{NAME}-cold")
+    origin.gate.clear()
+    calls = origin.calls
+    bad = asyncio.create_task(cache.read(f"{NAME}-cold", **metadata))
+    async with asyncio.timeout(5):
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+    good = [asyncio.create_task(cache.read(f"{NAME}-cold")) for _ in range(5)]
+    await asyncio.sleep(0.2)
+    origin.gate.set()
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await bad
+    assert failed.value.code() is refused
+    assert {answer.owner for answer in await asyncio.gather(*good)} == {"cold"}
+
+
 async def test_a_caller_that_gives_up_takes_nobody_with_it(cache: Cache, origin: Origin) -> None:
     """
     The load goes on for those who still wait when the one who began it is gone.
@@ -264,6 +298,44 @@ async def test_a_bad_minimum_is_named(cache: Cache) -> None:
             await cache.read(x_min_revision=bad)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "x-min-revision" in str(refused.value.details()) + str(refused.value.trailing_metadata())
+
+
+@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe"], ids=["wire format", "UTF-8"])
+async def test_what_does_not_parse_is_refused(
+    cache: Cache, origin: Origin, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    It is INVALID_ARGUMENT at once, for the origin would say nothing else, and nothing to look at in the log.
+    """
+    await cache.warm()
+    calls = origin.calls
+    ask: Any = cache.channel.unary_unary("/modelyard.registry.v1.ModelService/GetModel", None, None)
+    with caplog.at_level("ERROR"), pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ask(body, timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(refused.value.details()).startswith("the request does not parse")
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (origin.calls, errors) == (calls, [])
+
+
+async def test_an_origin_that_was_set_back_answers(cache: Cache, origin: Origin) -> None:
+    """
+    Who asks for no revision gets an answer, although this process knows of a newer one that is no more; who asks for
+    that one is told that there is none.
+    """
+    await cache.warm()
+    revision = await origin.write("second")
+    await cache.read(x_min_revision=str(revision))
+    await origin.write("third")
+    status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
+    async with asyncio.timeout(5):
+        while (await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision < origin.revision:
+            await asyncio.sleep(0.01)
+    lost, origin.revision = origin.revision, 1
+    assert (await cache.read()).owner == "third"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await cache.read(x_min_revision=str(lost))
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def test_writes_are_not_the_caches(cache: Cache) -> None:
@@ -310,3 +382,51 @@ async def test_status_tells_where_the_stream_is(cache: Cache, origin: Origin) ->
     assert status.near_entries == 1
     assert status.near_bytes > 0
     assert status.breaker_state == "closed"
+
+
+async def test_an_unforeseen_error_does_not_end_the_stream(
+    cache: Cache, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever is raised while changes are followed, they are followed again: the cache serves from memory afterwards, and
+    the failure is counted.
+    """
+    await cache.warm()
+    take, mistakes = Follower._take, [ZeroDivisionError("a mistake")]
+
+    def mistaken(self: Follower, event: Any, asked: float) -> None:
+        if mistakes:
+            raise mistakes.pop()
+        take(self, event, asked)
+
+    failures = cache.number("modelyard_background_failures_total", task="follow-registry")
+    monkeypatch.setattr(Follower, "_take", mistaken)
+    await origin.write("second")
+    async with asyncio.timeout(10):
+        while (await cache.read()).owner != "second" or (await cache.read()).cache != "near":
+            await asyncio.sleep(0.02)
+    assert not mistakes
+    assert cache.number("modelyard_background_failures_total", task="follow-registry") > failures
+
+
+async def test_a_renewed_token_leaves_no_gap(target: str, store: Backend, origin: Origin, tmp_path: Path) -> None:
+    """
+    A stream that ends because its token does is begun again with the one that the file holds by then, and all the while
+    reads are served from memory.
+    """
+    file = tmp_path / "token"
+    file.write_text("one")
+    origin.breaks_with = grpc.StatusCode.UNAUTHENTICATED
+    async with running(target, store, MODELYARD_SERVICE_TOKEN_FILE=str(file)) as cache:
+        await cache.warm()
+        assert set(origin.tokens) == {"Bearer one"}
+        file.write_text("another")
+        await origin.break_streams()
+        seen = set()
+        async with asyncio.timeout(10):
+            while origin.tokens[-1] != "Bearer another":
+                seen.add((await cache.read()).cache)
+                await asyncio.sleep(0.005)
+        await origin.write("second")
+        await until_fresh(cache, "second")
+        assert seen <= {"near"}

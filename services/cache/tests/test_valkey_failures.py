@@ -5,6 +5,7 @@ Whatever Valkey does, reads go on and nothing wrong is served.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 import redis
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
+from modelyard.registry.v1 import models_pb2
 from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
 from services.embedded.link import Link
 from services.embedded.parts import free_port
@@ -154,6 +156,56 @@ async def test_a_node_of_the_cluster_killed(target: str, origin: Origin) -> None
                 assert await revoked(values, "a")
         finally:
             await asyncio.to_thread(supervisor.stop)
+
+
+async def test_a_silent_node_of_the_cluster(target: str, origin: Origin, valkey_cluster: ValkeyCluster) -> None:
+    """
+    When a node of a cluster does not answer, what the others hold is found as before, also by reads that come together,
+    and only the breaker of that node opens.
+    """
+    valkey_cluster.clear()
+    store = Backend(valkey_cluster.url, cluster=True)
+    # Long enough for a busy machine: it is the breaker that shows who was left alone.
+    brief = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.3"}
+    names = [f"{NAME}-{number}" for number in range(60)]
+    forgetful = {**brief, "MODELYARD_CACHE_NEAR_BYTES": "0"}
+    async with running(target, store, **brief) as cache, running(target, store, **forgetful) as other:
+        async with asyncio.timeout(10):
+            while other.number("modelyard_cache_stream_age_seconds", service="registry") > 10:
+                await asyncio.sleep(0.02)
+        for name in names:
+            await origin.write("owner", name)
+            await cache.warm(name)
+        async with asyncio.timeout(10):
+            while {(await other.read(name)).cache for name in names} != {"shared"}:
+                await asyncio.sleep(0.05)
+        with store.client() as client:
+            nodes = {name: client.get_node_from_key(key_of(name)).port for name in names}
+        silent = nodes[names[0]]
+        with redis.Redis(port=silent) as client:
+            client.client_pause(4000)
+        asked = sum(port == silent for port in nodes.values())
+        before = other.number("modelyard_cache_reads_total", class_="models", result="miss")
+        for _ in range(5):
+            found = await asyncio.gather(*(other.read(name) for name in names))
+            assert {answer.owner for answer in found} == {"owner"}
+            elsewhere = [answer.cache for name, answer in zip(names, found, strict=True) if nodes[name] != silent]
+            assert set(elsewhere) == {"shared"}
+        assert (await status(other)).breaker_state != "closed"
+        # Who asks for the lease finds what the first look did not: an answer alone does not tell that it was a miss.
+        assert other.number("modelyard_cache_reads_total", class_="models", result="miss") - before <= 5 * asked
+        async with asyncio.timeout(15):
+            while {(await other.read(name)).cache for name in names} != {"shared"}:
+                await asyncio.sleep(0.1)
+
+
+def key_of(name: str) -> str:
+    """
+    The key of a model's entry in Valkey.
+    """
+    asked = models_pb2.GetModelRequest(name=name).SerializeToString()
+    key = b"/modelyard.registry.v1.ModelService/GetModel\0" + asked
+    return "modelyard:r:{" + hashlib.sha256(key).hexdigest()[:40] + "}"
 
 
 async def shared(cache: Cache, other: Cache, origin: Origin) -> int:

@@ -13,6 +13,8 @@ import pytest
 
 from modelyard.cache.v1 import cache_pb2 as pb
 from modelyard.cache.v1 import cache_pb2_grpc
+from services.cache.store.hot import HotStore
+from services.cache.store.valkey import Valkey
 from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
 
 
@@ -142,3 +144,19 @@ async def test_what_is_compressed_comes_back(target: str, store: Backend, origin
                 while not (await admin(cache).GetStatus(pb.GetStatusRequest())).streams[0].connected:
                     await asyncio.sleep(0.02)
             assert (await cache.read(f"{NAME}-large")).cache in ("shared", "near")
+
+
+async def test_one_bad_key_does_not_end_a_warm_up(target: str, store: Backend, origin: Origin) -> None:
+    """
+    A request that nobody can read, which anybody may have sent, is skipped: the others are warm after a restart.
+    """
+    async with running(target, store) as cache:
+        await read_often(cache, origin, 3)
+    garbage = [b"/modelyard.registry.v1.ModelService/GetModel\0\xff\xff", b"/\xff\0", b"nonsense"]
+    valkey = Valkey(store.url, cluster=store.cluster, timeout=5)
+    await HotStore(valkey, "modelyard", "another").save([(key, 1_000_000) for key in garbage])
+    await valkey.close()
+    async with running(target, store) as cache:
+        for number in range(3):
+            assert (await cache.read(f"{NAME}-{number}")).cache == "near"
+        assert (await _warm(cache)).loaded_count == 0

@@ -78,6 +78,9 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.minimums: list[int] = []
         self._changed = asyncio.Event()
         self._breaks = 0
+        # What ends the streams that are broken, and the tokens that they began with.
+        self.breaks_with = grpc.StatusCode.UNAVAILABLE
+        self.tokens: list[str] = []
 
     async def write(self, owner: str, name: str = NAME) -> int:
         """
@@ -102,12 +105,19 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         """
         self.calls += 1
         asked: Any = dict(context.invocation_metadata() or ())
-        self.minimums.append(int(asked.get("x-min-revision", "0")))
+        minimum = int(asked.get("x-min-revision", "0"))
+        self.minimums.append(minimum)
         if self.away:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        if minimum > self.revision:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "there is no such revision")
         owner, revision = self.owners.get(request.name), self.revision
         await self.gate.wait()
         await asyncio.sleep(self.slowness)
+        if int(asked.get("x-min-revision", "0")) > self.revision:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the revision has not been reached")
+        if asked.get("x-modelyard-subject") == "refused":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
         if owner is None:
             context.set_trailing_metadata((("grpc-status-details-bin", b"details"), ("x-revision", str(revision))))
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
@@ -125,6 +135,8 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         """
         As the registry: heartbeats first and between, every revision once.
         """
+        sent: Any = dict(context.invocation_metadata() or ())
+        self.tokens.append(str(sent.get("authorization", "")))
         late, self.late = self.late, 0.0
         await asyncio.sleep(late)
         began, breaks = time.monotonic_ns(), self._breaks
@@ -152,7 +164,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             yield changes_pb2.WatchChangesResponse(heartbeat=heartbeat)
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), 0.1)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "broken by the test")
+        await context.abort(self.breaks_with, "broken by the test")
 
     def _tell(self) -> None:
         self._changed.set()
@@ -253,7 +265,7 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
             os.environ.clear()
             os.environ.update(before)
         await stack.enter_async_context(server.ready())
-        host = GrpcioHost(server.handlers, settings)
+        host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -24,7 +24,7 @@ class Asset:
         sha256: their digest, 64 lower-case hexadecimal digits.
         size_bytes: how many they are.
         media_type: what the first upload of them declared.
-        private: whether they are reached over HTTP with a signed URL only.
+        private: whether only those know of them who may read private assets.
         create_time: when they were stored.
         revision: of the last change.
         format: what they were recognised as, as the contract spells it without FORMAT_; empty for nothing known.
@@ -70,6 +70,13 @@ def asset_key(sha256: str, *, private: bool) -> str:
     Where the bytes of an asset are in the bucket: what is public has its own prefix, which the gateway serves.
     """
     return f"private/{sha256}" if private else f"assets/{sha256}"
+
+
+def is_private(key: str) -> bool:
+    """
+    Whether what is under a key of the bucket is for those alone who may read private assets.
+    """
+    return key.startswith("private/")
 
 
 def variant_key(encoding: str, key: str) -> str:

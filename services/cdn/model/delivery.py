@@ -13,6 +13,7 @@ from enum import StrEnum
 from urllib.parse import quote
 from uuid import UUID
 
+from services.cdn.model.names import VERSION
 from services.cdn.model.static_files import has_control
 from services.chassis.checks import Checks
 from services.chassis.errors import InvalidArgument
@@ -22,8 +23,6 @@ MOST_PATHS = 3000
 MOST_PATH = 4000
 MOST_DOWNLOAD_NAME = 255
 
-_SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_VERSION = re.compile(rf"namespaces/{_SLUG}/models/{_SLUG}/versions/[1-9][0-9]{{0,18}}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -31,7 +30,7 @@ def parse_version(checks: Checks, field: str, text: str) -> str:
     """
     The full name of a version, which owns its assets' pins.
     """
-    return checks.matches(field, text, _VERSION)
+    return checks.matches(field, text, VERSION)
 
 
 @dataclass(frozen=True, slots=True)

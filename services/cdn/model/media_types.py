@@ -4,6 +4,22 @@ Media types (RFC 9110, section 8.3.1), as far as their kind matters here.
 
 from __future__ import annotations
 
+import re
+
+# RFC 9110, section 8.3.1: type "/" subtype, then parameters, of tokens and quoted strings.
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_MEDIA_TYPE = re.compile(rf'{_WORD}/{_WORD}(?:[ \t]*;[ \t]*{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*')
+_MOST_CHARACTERS = 255
+MEDIA_TYPE_RULE = f"must be a media type such as text/plain, at most {_MOST_CHARACTERS} characters"
+
+
+def is_media_type(text: str) -> bool:
+    """
+    Whether *text* is a media type, with parameters or without.
+    """
+    return len(text) <= _MOST_CHARACTERS and _MEDIA_TYPE.fullmatch(text) is not None
+
+
 #: What clients declare that do not know: it says nothing.
 _UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _TEXT_SUFFIXES = ("+json", "+xml", "+yaml")

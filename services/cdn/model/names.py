@@ -15,7 +15,8 @@ DIGEST_RULE = "must be 64 lower-case hexadecimal digits"
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"assets/([0-9a-f]{64})")
 _UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_VERSION = re.compile(
+#: As the registry has it (services/registry/model/names.py); a test compares them.
+VERSION = re.compile(
     r"namespaces/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/models/[A-Za-z0-9][A-Za-z0-9._-]{0,127}/versions/[1-9][0-9]{0,18}"
 )
 
@@ -96,7 +97,7 @@ def check_owner(wrong: Violations, field: str, owner: str) -> None:
             StaticName.parse(owner, field)
         except InvalidArgument as error:
             wrong.extend(error.violations)
-    elif not _VERSION.fullmatch(owner):
+    elif not VERSION.fullmatch(owner):
         wrong.add(field, "must be namespaces/{namespace}/models/{model}/versions/{number}, or static/{path}")
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from services.cdn.model.media_types import MEDIA_TYPE_RULE, is_media_type
 from services.chassis.checks import Checks
 from services.chassis.errors import InvalidArgument
 
@@ -85,11 +86,13 @@ class StaticDraft:
         sha256: of the asset.
         cache_control: empty means by the table of content types.
         content_disposition: empty means none.
+        content_type: empty means the asset's media type.
     """
 
     sha256: str
     cache_control: str
     content_disposition: str
+    content_type: str = ""
 
     def check(self, checks: Checks, at: str) -> None:
         """
@@ -99,6 +102,8 @@ class StaticDraft:
             value = getattr(self, field)
             if len(value) > MOST_HEADER or not (value.isascii() and value.isprintable()) or value != value.strip():
                 checks.add(f"{at}.{field}", f"must be at most {MOST_HEADER} printable ASCII characters")
+        if self.content_type and not is_media_type(self.content_type):
+            checks.add(f"{at}.content_type", MEDIA_TYPE_RULE)
 
     def image(self) -> Mapping[str, Any]:
         """
@@ -108,6 +113,7 @@ class StaticDraft:
             "sha256": self.sha256,
             "cache_control": self.cache_control,
             "content_disposition": self.content_disposition,
+            "content_type": self.content_type,
         }
 
 

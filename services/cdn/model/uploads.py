@@ -4,15 +4,15 @@ What an upload declares, and the rules that its chunks keep to.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from services.cdn.model.assets import DEFAULT_MEDIA_TYPE, asset_key
 from services.cdn.model.formats import Inspection
+from services.cdn.model.media_types import MEDIA_TYPE_RULE, is_media_type
 from services.cdn.model.names import DIGEST, DIGEST_RULE, asset_name, check_owner
-from services.chassis.errors import DataLoss, InvalidArgument, Violations
+from services.chassis.errors import InvalidArgument, PermissionDenied, Violations
 
 MIB = 1024 * 1024
 
@@ -27,11 +27,6 @@ MAX_ASSET_BYTES = MAX_PARTS * MAX_PART_BYTES
 UPLOAD_MEMORY_BYTES = 24 * MIB
 #: How long the one stream of an upload that cannot be taken up again may take.
 MOST_STREAM = timedelta(days=1)
-
-# RFC 9110, section 8.3.1: type "/" subtype, then parameters, of tokens and quoted strings.
-_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_MEDIA_TYPE = re.compile(rf'{_WORD}/{_WORD}(?:[ \t]*;[ \t]*{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*')
-_MAX_MEDIA_TYPE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +62,8 @@ class Draft:
             wrong.add(f"{where}sha256", DIGEST_RULE)
         if not 0 <= size_bytes <= MAX_ASSET_BYTES:
             wrong.add(f"{where}size_bytes", f"must be from 0 to {MAX_ASSET_BYTES}")
-        if media_type and not (len(media_type) <= _MAX_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(media_type)):
-            wrong.add(
-                f"{where}media_type", f"must be a media type such as text/plain, at most {_MAX_MEDIA_TYPE} characters"
-            )
+        if media_type and not is_media_type(media_type):
+            wrong.add(f"{where}media_type", MEDIA_TYPE_RULE)
         if owner:
             check_owner(wrong, f"{where}owner", owner)
         wrong.raise_if_any()
@@ -101,26 +94,42 @@ class Draft:
     def check_digest(self, sha256: str) -> None:
         """
         Raises:
-            DataLoss: *sha256*, the digest of what came, is not the declared one (DIGEST_MISMATCH).
+            InvalidArgument: *sha256*, the digest of what came, is not the declared one (DIGEST_MISMATCH).
         """
         if sha256 != self.sha256:
-            raise DataLoss(
-                "DIGEST_MISMATCH",
+            raise InvalidArgument.of(
+                "sha256",
                 f"the bytes that came have the sha256 {sha256}, {self.sha256} was declared: nothing was stored",
+                reason="DIGEST_MISMATCH",
                 metadata={"declared": self.sha256, "received": sha256},
             )
 
     def check_size(self, size_bytes: int) -> None:
         """
         Raises:
-            DataLoss: *size_bytes*, the number of bytes that came, is not the declared one (SIZE_MISMATCH).
+            InvalidArgument: *size_bytes*, the number of bytes that came, is not the declared one (SIZE_MISMATCH).
         """
         if size_bytes != self.size_bytes:
-            raise DataLoss(
-                "SIZE_MISMATCH",
+            raise InvalidArgument.of(
+                "size_bytes",
                 f"{size_bytes} bytes came, {self.size_bytes} were declared: nothing was stored",
+                reason="SIZE_MISMATCH",
                 metadata={"declared": str(self.size_bytes), "received": str(size_bytes)},
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """
+    Who uploads.
+
+    Args:
+        subject: of the verified token; empty while access control is off.
+        client: whom bounds are counted for: the subject, or an address where there is none.
+    """
+
+    subject: str
+    client: str
 
 
 class Intake:
@@ -139,8 +148,8 @@ class Intake:
         Count a chunk of *size* bytes that claims to begin at *offset*.
 
         Raises:
-            InvalidArgument: it is empty or too large, or *offset* is not where the last one ended (OFFSET_GAP).
-            DataLoss: more bytes came than were declared (SIZE_MISMATCH).
+            InvalidArgument: it is empty or too large, *offset* is not where the last one ended (OFFSET_GAP), or more
+                bytes came than were declared (SIZE_MISMATCH).
         """
         if not size:
             raise InvalidArgument.of("chunk.data", "must not be empty")
@@ -156,7 +165,7 @@ class Intake:
     def finish(self) -> None:
         """
         Raises:
-            DataLoss: the stream ended before all declared bytes came (SIZE_MISMATCH).
+            InvalidArgument: the stream ended before all declared bytes came (SIZE_MISMATCH).
         """
         self._draft.check_size(self.received)
 
@@ -188,6 +197,8 @@ class Upload:
         inspection: what the first part was recognised as.
         writer: the fencing token of who writes.
         expire_time: when it is given up.
+        subject: of the token that it was started with; empty for none.
+        in_use: whether somebody writes.
     """
 
     id: str
@@ -201,6 +212,8 @@ class Upload:
     inspection: Inspection | None
     writer: int
     expire_time: datetime
+    subject: str = ""
+    in_use: bool = False
 
     @property
     def name(self) -> str:
@@ -208,6 +221,14 @@ class Upload:
         The resource name, ``uploads/{upload}``.
         """
         return f"uploads/{self.id}"
+
+    def check_subject(self, caller: Caller) -> None:
+        """
+        Raises:
+            PermissionDenied: it is somebody else's (UPLOAD_OF_ANOTHER).
+        """
+        if self.subject and caller.subject and self.subject != caller.subject:
+            raise PermissionDenied("UPLOAD_OF_ANOTHER", f"{self.name} was started by somebody else: start your own")
 
     @property
     def committed_bytes(self) -> int:

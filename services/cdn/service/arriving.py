@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
@@ -16,31 +17,57 @@ from services.chassis.errors import Aborted, DeadlineExceeded
 Message = TypeVar("Message", bound=assets_pb2.UploadRequest | uploads_pb2.WriteUploadRequest)
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """
+    How slow the stream of an upload may be.
+
+    Args:
+        idle: seconds that it may bring no chunk.
+        rate: bytes per second that it has to bring on average over that time; 0 for any.
+    """
+
+    idle: float
+    rate: float = 0
+
+
 class Arriving(Generic[Message]):
     """
-    Ends a stream that stalls: what it holds in memory, others wait for. Only the time counts in which we wait for the
-    client, not that in which it waits for us; and only whole chunks do, since of others nobody here hears.
+    Ends a stream that stalls or drips: what it holds in memory, others wait for. Only the time counts in which we wait
+    for the client, not that in which it waits for us; and only whole chunks do, since of others nobody here hears.
+
+    There is time for a wait as long as *idle*. Waiting takes of it, and each byte gives back what it takes at the least
+    rate (a leaky bucket): a stream that is as fast goes on for ever, and one that is slower ends some time.
 
     Args:
         messages: of the stream.
-        idle: seconds that it may bring no chunk.
+        patience: how slow it may be.
         longest: seconds that it may take in all.
 
     Raises:
-        Aborted: it brought no chunk for longer (UPLOAD_IDLE).
+        Aborted: it brought no chunk for too long (UPLOAD_IDLE), or too few bytes (UPLOAD_TOO_SLOW).
         DeadlineExceeded: it took longer (UPLOAD_TOO_LONG).
     """
 
-    def __init__(self, messages: AsyncIterator[Message], *, idle: float, longest: float = math.inf) -> None:
+    def __init__(self, messages: AsyncIterator[Message], patience: Patience, *, longest: float = math.inf) -> None:
         self._messages = messages
-        self._idle = self._left = idle
+        self._idle, self._rate = patience.idle, patience.rate
+        self._left = patience.idle
+        self._waits_since: float | None = None
         self._longest, self._ends = longest, time.monotonic() + longest
 
     def __aiter__(self) -> Arriving[Message]:
         return self
 
+    @property
+    def quiet(self) -> float:
+        """
+        Seconds that we have been waiting for the client by now.
+        """
+        return 0.0 if self._waits_since is None else time.monotonic() - self._waits_since
+
     async def __anext__(self) -> Message:
-        asked = time.monotonic()
+        asked = self._waits_since = time.monotonic()
         if asked >= self._ends:
             raise self._too_long()
         try:
@@ -49,10 +76,19 @@ class Arriving(Generic[Message]):
         except TimeoutError:
             if self._ends - asked < self._left:
                 raise self._too_long() from None
-            raise Aborted("UPLOAD_IDLE", f"no chunk came for {self._idle:g} s") from None
+            raise self._stalled(time.monotonic() - asked) from None
+        finally:
+            self._waits_since = None
         # Messages without bytes keep no stream.
-        self._left = self._idle if message.chunk.data else self._left - (time.monotonic() - asked)
+        self._left -= time.monotonic() - asked
+        if count := len(message.chunk.data):
+            self._left = min(self._left + count / self._rate, self._idle) if self._rate else self._idle
         return message
+
+    def _stalled(self, waited: float) -> Aborted:
+        if not self._rate or waited > self._idle / 2:
+            return Aborted("UPLOAD_IDLE", f"no chunk came for {self._idle:g} s")
+        return Aborted("UPLOAD_TOO_SLOW", f"fewer than {self._rate:g} bytes came each second, or none for too long")
 
     def _too_long(self) -> DeadlineExceeded:
         return DeadlineExceeded("UPLOAD_TOO_LONG", f"a stream may take {self._longest:g} s: use UploadService")

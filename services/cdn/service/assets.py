@@ -22,18 +22,18 @@ from services.cdn.model import (
     parse_names,
     parse_part,
 )
-from services.cdn.service.arriving import Arriving
+from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.callers import caller
+from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Records
-from services.chassis.access import ANYBODY
 from services.chassis.checks import Checks
 from services.chassis.context import Context
-from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Unauthenticated
-from services.chassis.interceptors import identity
+from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect, subject
 
@@ -52,8 +52,9 @@ class AssetService(AssetServiceServicer):
         collection: forgets what nobody keeps.
         storing: makes assets visible.
         mutations: does the writes.
+        privacy: who may know of private assets.
         grace: how long what nobody keeps is left alone.
-        idle: seconds that the stream of an upload may bring no chunk.
+        patience: how slow the stream of an upload may be.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class AssetService(AssetServiceServicer):
         collection: Collection,
         storing: Storing,
         mutations: Mutations,
+        privacy: Privacy,
         grace: Grace,
-        idle: float,
+        patience: Patience,
     ) -> None:
         self._assets = assets
         self._records = records
@@ -73,12 +75,13 @@ class AssetService(AssetServiceServicer):
         self._collection = collection
         self._storing = storing
         self._mutations = mutations
+        self._privacy = privacy
         self._grace = grace
-        self._idle = idle
+        self._patience = patience
 
     async def GetAsset(self, request: pb.GetAssetRequest, context: Context) -> pb.Asset:
         sha256 = parse_name(request.name)
-        return from_asset((await reflect(context, self._records.get(sha256))).value)
+        return from_asset(await self._privacy.read(context, sha256, self._records.get(sha256)))
 
     async def ListAssets(self, request: pb.ListAssetsRequest, context: Context) -> pb.ListAssetsResponse:
         checks = Checks()
@@ -86,20 +89,24 @@ class AssetService(AssetServiceServicer):
             check_owner(checks, "owner", request.owner)
         page = Page.check(checks, Query("ListAssets", (request.owner,), (str,)), request.page_size, request.page_token)
         checks.raise_if_any()
-        found = await reflect(context, self._records.list_page(page, request.owner))
+        listing = self._records.list_page(page, request.owner, private=self._privacy.sees())
+        found = await reflect(context, listing)
         return pb.ListAssetsResponse(assets=map(from_asset, found.items), next_page_token=found.token)
 
     async def FindMissing(self, request: pb.FindMissingRequest, context: Context) -> pb.FindMissingResponse:
         digests = parse_digests(list(request.sha256))
-        return pb.FindMissingResponse(sha256=await self._records.missing(digests))
+        found = await self._records.stored(digests, private=self._privacy.sees())
+        public = [digest for digest in digests if request.private and found.get(digest) is False]
+        return pb.FindMissingResponse(sha256=[digest for digest in digests if digest not in found], public=public)
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
-        messages = Arriving(request_iterator, idle=self._idle, longest=MOST_STREAM.total_seconds())
+        messages = Arriving(request_iterator, self._patience, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
+        self._privacy.check_upload(private=draft.private)
         stored = await self._storing.there(context, draft)
         if stored is not None:
             return stored
-        async with self._assets.write(draft) as writer:
+        async with self._assets.write(draft, caller().client) as writer:
             async for data in _chunks(messages, draft):
                 await writer.write(data)
             arrival = await writer.finish()
@@ -109,9 +116,7 @@ class AssetService(AssetServiceServicer):
         self, request: pb.DownloadRequest, context: Context
     ) -> AsyncIterator[bytes]:
         sha256, span = parse_part(request.name, request.offset, request.limit)
-        asset = (await reflect(context, self._records.get(sha256))).value
-        if asset.private and identity() is ANYBODY:
-            raise Unauthenticated("TOKEN_MISSING", "the bytes of a private asset need a token")
+        asset = await self._privacy.read(context, sha256, self._records.get(sha256))
         start, span = await self._wanted(asset, request.tensor, span)
         reader = self._assets.read(asset, span, hashing=not request.without_digest)
         async with aclosing(reader.pieces()) as pieces:
@@ -126,7 +131,9 @@ class AssetService(AssetServiceServicer):
         query = Query("GetTensorIndex", (sha256,), (int,))
         page = Page.check(checks, query, request.page_size, request.page_token, usual=_MOST_TENSORS, most=_MOST_TENSORS)
         checks.raise_if_any()
-        return from_index(*(await reflect(context, self._records.tensors_page(page, sha256))).value)
+        await self._privacy.read(context, sha256, self._records.get(sha256))
+        found = await self._records.tensors_page(page, sha256, private=self._privacy.sees())
+        return from_index(*found.value)
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
         digests = parse_names(list(request.names))
@@ -209,7 +216,7 @@ class AssetService(AssetServiceServicer):
         """
         if not name:
             return 0, span
-        tensor = (await self._records.tensors(asset.sha256)).value.find(name)
+        tensor = (await self._records.tensors(asset.sha256, private=asset.private)).value.find(name)
         if tensor is None:
             raise NotFound("TENSOR_NOT_FOUND", f"{asset.name}/tensors/{name[:200]}")
         if span.offset > tensor.size_bytes:

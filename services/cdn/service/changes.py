@@ -10,6 +10,7 @@ from contextlib import aclosing
 from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceServicer
 from modelyard.changes.v1 import changes_pb2 as pb
 from services.cdn.model import is_prefix
+from services.cdn.service.privacy import Privacy
 from services.chassis.context import Context
 from services.ledger.service.changes import watch_changes
 from services.ledger.store.feed import ChangeFeed
@@ -18,14 +19,19 @@ from services.ledger.store.feed import ChangeFeed
 class ChangeService(ChangeServiceServicer):
     """
     The servicer of modelyard.cdn.v1.ChangeService.
+
+    Args:
+        feed: of changes.
+        privacy: who may know of private assets, which changes name.
     """
 
-    def __init__(self, feed: ChangeFeed) -> None:
-        self._feed = feed
+    def __init__(self, feed: ChangeFeed, privacy: Privacy) -> None:
+        self._feed, self._privacy = feed, privacy
 
     async def WatchChanges(
         self, request: pb.WatchChangesRequest, context: Context
     ) -> AsyncIterator[pb.WatchChangesResponse]:
+        self._privacy.check_watch()
         async with aclosing(watch_changes(self._feed, request, is_prefix, "static/logo.png")) as events:
             async for event in events:
                 yield event

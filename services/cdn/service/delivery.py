@@ -21,6 +21,7 @@ from services.cdn.model.delivery import (
 )
 from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
+from services.cdn.service.privacy import Privacy
 from services.cdn.store.invalidations import InvalidationStore
 from services.cdn.store.links import Links
 from services.cdn.store.static_files import StaticFileStore
@@ -40,7 +41,9 @@ class DeliveryService(DeliveryServiceServicer):
         links: gives signed addresses.
         lives: how long these may give access.
         invalidations: what the edge is to forget.
-        mutations: does the writes.
+        mutations: does the writes of static files, which wait for the object store.
+        quick: does the other writes.
+        privacy: who may know of private assets.
         has_edge: there is a distribution in front.
     """
 
@@ -51,25 +54,30 @@ class DeliveryService(DeliveryServiceServicer):
         lives: LifeBounds,
         invalidations: InvalidationStore,
         mutations: Mutations,
+        quick: Mutations,
+        privacy: Privacy,
         *,
         has_edge: bool,
     ) -> None:
         self._static_files, self._links, self._lives = static_files, links, lives
         self._invalidations, self._mutations, self._has_edge = invalidations, mutations, has_edge
+        self._quick, self._privacy = quick, privacy
 
     async def PutStaticFile(self, request: pb.PutStaticFileRequest, context: Context) -> pb.StaticFile:
         checks = Checks()
         name = checks.name(StaticName, "static_file.name", request.static_file.name)
         sha256 = _asset(checks, "static_file.asset", request.static_file.asset)
-        draft = StaticDraft(sha256, request.static_file.cache_control, request.static_file.content_disposition)
+        asked = request.static_file
+        draft = StaticDraft(sha256, asked.cache_control, asked.content_disposition, asked.content_type)
         draft.check(checks, "static_file")
         checks.request_id(request.request_id)
         checks.raise_if_any()
+        sees = self._privacy.sees()
         return await self._mutations.do(
             context,
             request,
             pb.StaticFile,
-            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag),
+            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag, sees_private=sees),
             from_static_file,
             touches=[name],
         )
@@ -108,7 +116,9 @@ class DeliveryService(DeliveryServiceServicer):
         if version and terms.download_name:
             checks.add("download_name", "must be empty for a version: it has many files")
         checks.raise_if_any()
-        return from_signed(await (self._links.asset(sha256, terms) if sha256 else self._links.version(version, terms)))
+        private = self._privacy.signs()
+        asked = self._links.asset(sha256, terms, private=private) if sha256 else self._links.version(version, terms)
+        return from_signed(await asked)
 
     async def InvalidatePaths(self, request: pb.InvalidatePathsRequest, context: Context) -> pb.Invalidation:
         checks = Checks()
@@ -117,7 +127,7 @@ class DeliveryService(DeliveryServiceServicer):
         checks.raise_if_any()
         if not self._has_edge:
             raise FailedPrecondition("NO_DISTRIBUTION", "there is no CloudFront in front that could forget anything")
-        return await self._mutations.do(
+        return await self._quick.do(
             context,
             request,
             pb.Invalidation,
@@ -157,6 +167,7 @@ def from_static_file(found: StaticFile) -> pb.StaticFile:
         asset=f"assets/{found.draft.sha256}",
         cache_control=found.draft.cache_control,
         content_disposition=found.draft.content_disposition,
+        content_type=found.draft.content_type,
         update_time=update_time,
         revision=found.revision,
         etag=etag(found.revision),

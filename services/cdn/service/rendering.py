@@ -9,7 +9,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
-from services.cdn.model import Asset, Upload, UploadWay
+from services.cdn.model import Asset, Draft, Upload, UploadWay
 from services.cdn.model.formats import TensorIndex
 
 # Tags of the wire format: the field's number and its type, length-delimited (2) in both.
@@ -80,13 +80,31 @@ def from_index(index: TensorIndex, token: str) -> assets_pb2.TensorIndex:
     )
 
 
-def from_upload(upload: Upload, committed: int, *, complete: bool = False) -> uploads_pb2.Upload:
+def from_stored(upload: str, draft: Draft) -> uploads_pb2.Upload:
+    """
+    The message of an upload of bytes that are stored already.
+
+    Args:
+        upload: its id.
+    """
+    return uploads_pb2.Upload(
+        name=f"uploads/{upload}",
+        sha256=draft.sha256,
+        size_bytes=draft.size_bytes,
+        media_type=draft.media_type,
+        owner=draft.owner,
+        committed_bytes=draft.size_bytes,
+        part_size_bytes=draft.part_bytes,
+        complete=True,
+    )
+
+
+def from_upload(upload: Upload, committed: int) -> uploads_pb2.Upload:
     """
     The message of an upload.
 
     Args:
         committed: bytes that are stored for good.
-        complete: the asset is there.
     """
     draft = upload.draft
     return uploads_pb2.Upload(
@@ -98,8 +116,8 @@ def from_upload(upload: Upload, committed: int, *, complete: bool = False) -> up
         committed_bytes=committed,
         part_size_bytes=upload.part_bytes,
         expire_time=_time(upload.expire_time),
-        complete=complete,
         direct=upload.way is UploadWay.DIRECT,
+        in_use=upload.in_use,
     )
 
 

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import Draft, asset_name
+from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Arrival, Records
@@ -23,22 +24,24 @@ class Storing:
         records: what is known of them.
         pins: knows the quotas.
         mutations: does the writes.
+        privacy: who may know of private assets.
     """
 
-    def __init__(self, records: Records, pins: Pins, mutations: Mutations) -> None:
-        self._records, self._pins, self._mutations = records, pins, mutations
+    def __init__(self, records: Records, pins: Pins, mutations: Mutations, privacy: Privacy) -> None:
+        self._records, self._pins, self._mutations, self._privacy = records, pins, mutations, privacy
 
     async def there(self, context: Context, draft: Draft) -> pb.Asset | None:
         """
         The asset that *draft* declares, if no bytes are needed for it; the call says which revision that reflects. To
-        make a private one public takes its bytes: whoever knows no more than a digest cannot.
+        make a private one public takes its bytes: whoever knows no more than a digest cannot. So it does for those who
+        may not know of a private one.
 
         Raises:
-            DataLoss: the asset has another size than declared.
+            InvalidArgument: the asset has another size than declared.
             ResourceExhausted: the owner's quota is used up.
         """
         await self._pins.check_room(draft.owner, draft.size_bytes)
-        found = await self._records.find(draft.sha256)
+        found = await self._records.find(draft.sha256, private=self._privacy.sees())
         if found is None or (found.value.private and not draft.private):
             return None
         draft.check_size(found.value.size_bytes)

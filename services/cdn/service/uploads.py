@@ -5,6 +5,8 @@ UploadService: uploads that survive a break on any side.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -12,14 +14,16 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
-from services.cdn.service.arriving import Arriving
-from services.cdn.service.rendering import from_asset, from_upload
+from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.callers import caller
+from services.cdn.service.privacy import Privacy
+from services.cdn.service.rendering import from_asset, from_stored, from_upload
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.records import Records
 from services.cdn.store.resuming import UploadWriter, begin
-from services.cdn.store.uploads import Uploads, check_way
+from services.cdn.store.uploads import Uploads, check_way, stored_id
 from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
 from services.ledger.service.calls import say_revision
@@ -38,43 +42,66 @@ class UploadService(UploadServiceServicer):
         uploads: how far uploads are.
         finisher: verifies them.
         storing: makes assets visible.
-        idle: seconds that a stream may bring no chunk.
+        privacy: who may know of private assets.
+        patience: how slow a stream may be.
     """
 
     def __init__(
-        self, assets: AssetStore, records: Records, uploads: Uploads, finisher: Finisher, storing: Storing, idle: float
+        self,
+        assets: AssetStore,
+        records: Records,
+        uploads: Uploads,
+        finisher: Finisher,
+        storing: Storing,
+        privacy: Privacy,
+        patience: Patience,
     ) -> None:
         self._assets = assets
         self._records = records
         self._uploads = uploads
         self._finisher = finisher
         self._storing = storing
-        self._idle = idle
+        self._privacy = privacy
+        self._patience = patience
 
     async def StartUpload(self, request: pb.StartUploadRequest, context: Context) -> pb.Upload:
         draft = Draft.parse(
             request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
         )
-        stored = await self._storing.there(context, draft)
-        upload = await self._uploads.open(draft)
-        if stored is not None:
-            # So that FinishUpload gives the asset, as for any other upload.
-            await self._finisher.finished(upload)
-            return from_upload(upload, draft.size_bytes, complete=True)
+        self._privacy.check_upload(private=draft.private)
+        who = caller()
+        if await self._storing.there(context, draft) is not None:
+            # What is stored takes no place, so that it can always be pushed again.
+            name, left = await self._uploads.stored(draft, who)
+            if left is not None:
+                self._assets.chores.add(self._finisher.clean(left))
+            return from_stored(name, draft)
+        upload = await self._uploads.open(draft, who)
         return from_upload(upload, await self._finisher.committed_bytes(upload))
 
     async def QueryUpload(self, request: pb.QueryUploadRequest, context: Context) -> pb.Upload:
-        upload = await self._uploads.get(parse_upload(request.name))
+        upload = await self._own(request.name, context)
         return from_upload(upload, await self._finisher.committed_bytes(upload))
 
     async def WriteUpload(self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context) -> pb.Upload:
-        messages = Arriving(request_iterator, idle=self._idle)
+        messages = Arriving(request_iterator, self._patience)
         first = await anext(messages, None)
         if first is None:
             raise InvalidArgument.of("name", "must be in the first message of the stream")
-        async with await self._writer(first.name) as writer:
+        upload = await self._own(first.name, context)
+        # Nothing is begun before the first byte.
+        name, lease = upload.name, self._uploads.lease.total_seconds()
+        while first is not None and not first.chunk.data:
+            _check_name(first, name)
+            first = await anext(messages, None)
+        upload = await self._taken(upload, begins=first is not None)
+        memory, chores = self._assets.memory.of(caller().client), self._assets.chores
+        async with UploadWriter(
+            self._assets.bucket, self._uploads, upload, memory, chores, lambda: messages.quiet < lease
+        ) as writer:
             try:
-                await _take(first, writer)
+                if first is not None:
+                    await _take(first, writer)
                 async for message in messages:
                     await _take(message, writer)
                 upload = await writer.finish()
@@ -82,12 +109,12 @@ class UploadService(UploadServiceServicer):
                 if error.reason == "SAFETENSORS_INVALID":
                     await self._finisher.give_up(writer.upload.id, writer.upload.writer)
                 raise
-        return from_upload(upload, upload.committed_bytes)
+        return from_upload(replace(upload, in_use=False), upload.committed_bytes)
 
     async def CreateUploadUrls(
         self, request: pb.CreateUploadUrlsRequest, context: Context
     ) -> pb.CreateUploadUrlsResponse:
-        upload = await self._uploads.get(parse_upload(request.name))
+        upload = await self._own(request.name, context)
         seconds = _check_urls(request, upload)
         check_way(upload, UploadWay.DIRECT)
         upload = await begin(self._assets.bucket, self._uploads, upload, UploadWay.DIRECT)
@@ -113,18 +140,33 @@ class UploadService(UploadServiceServicer):
             return asset
 
     async def AbortUpload(self, request: pb.AbortUploadRequest, context: Context) -> pb.AbortUploadResponse:
-        await self._finisher.give_up(parse_upload(request.name))
+        with suppress(NotFound):
+            await self._finisher.give_up((await self._own(request.name, context)).id)
         return pb.AbortUploadResponse()
+
+    async def _own(self, name: str, context: Context) -> Upload:
+        """
+        Raises:
+            NotFound: there is no such upload.
+            PermissionDenied: it is somebody else's.
+        """
+        upload = await self._uploads.get(parse_upload(name))
+        upload.check_subject(caller())
+        return upload
 
     async def _finished(self, name: str, context: Context) -> assets_pb2.Asset | None:
         sha256 = await self._uploads.was_finished(name)
         if sha256 is None:
             return None
         found = await self._records.get_now(sha256)
+        # Whoever knows the digest knows this name, too.
+        if found.value.private and name == stored_id(sha256) and not self._privacy.sees():
+            return None
         say_revision(context, found.revision)
         return from_asset(found.value)
 
     async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
+        (await self._uploads.get(name)).check_subject(caller())
         async with self._finisher.claimed(name) as upload:
             asset = await self._storing.there(context, upload.draft)
             if asset is None:
@@ -133,21 +175,23 @@ class UploadService(UploadServiceServicer):
             await self._finisher.finished(upload)
         return asset
 
-    async def _writer(self, name: str) -> UploadWriter:
-        upload = await self._uploads.get(parse_upload(name))
+    async def _taken(self, upload: Upload, *, begins: bool) -> Upload:
         check_way(upload, UploadWay.STREAM)
         upload = await self._uploads.take(upload.id)
-        if upload.draft.size_bytes:
-            upload = await begin(self._assets.bucket, self._uploads, upload, UploadWay.STREAM)
-        return UploadWriter(self._assets.bucket, self._uploads, upload, self._assets.budget, self._assets.chores)
+        if not begins or not upload.draft.size_bytes:
+            return upload
+        try:
+            return await begin(self._assets.bucket, self._uploads, upload, UploadWay.STREAM)
+        except BaseException:
+            self._assets.chores.add(self._uploads.stop_writing(upload))
+            raise
 
 
 async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     """
     Write the bytes of a message, which must go on where the last one ended.
     """
-    if message.name and message.name != writer.upload.name:
-        raise InvalidArgument.of("name", "must be that of the first message, or empty")
+    _check_name(message, writer.upload.name)
     if not message.chunk.data:
         return
     chunk, received, size = message.chunk, writer.received, writer.upload.draft.size_bytes
@@ -162,6 +206,11 @@ async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     if received + len(chunk.data) > size:
         raise InvalidArgument.of("chunk.data", f"goes past the declared size, {size} bytes")
     await writer.write(chunk.data)
+
+
+def _check_name(message: pb.WriteUploadRequest, name: str) -> None:
+    if message.name and message.name != name:
+        raise InvalidArgument.of("name", "must be that of the first message, or empty")
 
 
 def _check_urls(request: pb.CreateUploadUrlsRequest, upload: Upload) -> int:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.bucket import FOREVER, Bucket
-from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
+from services.cdn.store.bucket import Bucket, kept
+from services.cdn.store.budget import Memory
 from services.cdn.store.copying import Copier
 from services.cdn.store.encodings import Variants
 from services.cdn.store.reader import AssetReader
 from services.cdn.store.records import Records
 from services.cdn.store.s3 import S3Settings
 from services.cdn.store.writer import AssetWriter
+from services.chassis.background import Chores
 
 #: Seconds that work in the background may take at the end, within the time to drain.
 _PATIENCE = 10.0
@@ -32,12 +32,14 @@ class Limits:
 
     Args:
         upload_memory: bytes that all uploads of a process may hold in memory; more of them wait.
+        upload_memory_each: the same of one client's; None for no less than all.
         least_compressed, most_compressed: the sizes in bytes between which text is compressed.
     """
 
     upload_memory: int
     least_compressed: int
     most_compressed: int
+    upload_memory_each: int | None = None
 
 
 class AssetStore:
@@ -51,7 +53,7 @@ class AssetStore:
 
     Attributes:
         bucket: the bucket.
-        budget: of the memory that all uploads share.
+        memory: that all uploads share.
         chores: takes what remains to be done when a caller has gone away.
         variants: made of what is text.
     """
@@ -59,8 +61,8 @@ class AssetStore:
     def __init__(self, settings: S3Settings, records: Records, limits: Limits) -> None:
         self.bucket = Bucket(settings)
         self._copier = Copier(settings)
-        self.budget = Budget(limits.upload_memory)
-        self.chores = Chores()
+        self.memory = Memory(limits.upload_memory, limits.upload_memory_each)
+        self.chores = Chores("uploads")
         self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
         self._records = records
 
@@ -71,11 +73,14 @@ class AssetStore:
         """
         await self.bucket.ping()
 
-    def write(self, draft: Draft) -> AssetWriter:
+    def write(self, draft: Draft, client: str = "") -> AssetWriter:
         """
         A writer for the bytes that *draft* declares.
+
+        Args:
+            client: of whose share of the memory they take.
         """
-        return AssetWriter(self.bucket, self._records, self.variants, draft, self.budget, self.chores)
+        return AssetWriter(self.bucket, self._records, self.variants, draft, self.memory.of(client), self.chores)
 
     def read(self, asset: Asset, span: Span, *, hashing: bool = True) -> AssetReader:
         """
@@ -90,7 +95,7 @@ class AssetStore:
         Raises:
             Missing: there is no *source*.
         """
-        await self._copier.copy(source, key, Headers(media_type, FOREVER), size_bytes)
+        await self._copier.copy(source, key, Headers(media_type, kept(key)), size_bytes)
 
     async def close(self) -> None:
         """

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from services.cdn.model import DEFAULT_MEDIA_TYPE, Span
+from services.cdn.model import DEFAULT_MEDIA_TYPE, Span, is_private
 from services.cdn.store.s3 import Lane, S3Settings, traffic
 
 if TYPE_CHECKING:
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 #: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
 FOREVER = "public, max-age=31536000, immutable"
+#: The same of private bytes: no cache that others use keeps them beyond the signature that they were asked for with.
+OWN_FOREVER = "private, max-age=31536000, immutable"
+
+
+def kept(key: str) -> str:
+    """
+    The Cache-Control of the bytes under a key.
+    """
+    return OWN_FOREVER if is_private(key) else FOREVER
 
 
 class Hash(Protocol):
@@ -118,7 +127,7 @@ class Bucket:
             Bucket=self._bucket,
             Key=key,
             ContentType=media_type,
-            CacheControl=FOREVER,
+            CacheControl=kept(key),
             Body=body,  # type: ignore[arg-type] # boto3 takes a bytearray, too, and copies nothing
             **more,  # type: ignore[arg-type]
         )
@@ -133,7 +142,7 @@ class Bucket:
             Bucket=self._bucket,
             Key=key,
             ContentType=media_type,
-            CacheControl=FOREVER,
+            CacheControl=kept(key),
         )
         return (await self._bulk.run(create))["UploadId"]
 

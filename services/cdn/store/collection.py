@@ -29,9 +29,9 @@ from services.ledger.store.writing import Transaction
 _ACTOR = "modelyard-cdn"
 _BATCH = 200
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
-# The lock on a row ends with its connection, which the server closes after a minute without a statement. Nothing is
+# The lock on a row ends with its connection, which the server closes after so long without a statement. Nothing is
 # deleted that late.
-_LOCKED_SECONDS = 20.0
+_IDLE_SECONDS, _LOCKED_SECONDS = 60, 20.0
 
 _IDLE = Statement(
     "collection.idle",
@@ -210,6 +210,7 @@ class Collection:
 
     async def _delete_held(self, sha256: str, stop: asyncio.Event) -> bool:
         async with self._database.connection() as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
             until = time.monotonic() + _LOCKED_SECONDS
             if not await connection.fetch(_HOLD.sql, sha256):
                 return False

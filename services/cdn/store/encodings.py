@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from services.cdn.model import Span, variant_key
+from services.cdn.model import Span, is_private, variant_key
 from services.cdn.model.compression import worth_trying
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.budget import Budget
@@ -40,14 +40,17 @@ class Variants:
         self._least, self._most = least_bytes, most_bytes
         self._memory = Budget(_LARGEST_AT_ONCE * most_bytes, patience=_PATIENCE)
 
-    def wants(self, size_bytes: int, media_type: str, seen: str) -> bool:
+    def wants(self, key: str, size_bytes: int, media_type: str, seen: str) -> bool:
         """
-        Whether an asset gets any, if they are smaller.
+        Whether an asset gets any, if they are smaller. Private ones get none: nobody could be served them.
 
         Args:
+            key: of its bytes.
             seen: the format that it was recognised as.
         """
-        return worth_trying(media_type, size_bytes, format=seen, least_bytes=self._least, most_bytes=self._most)
+        return not is_private(key) and worth_trying(
+            media_type, size_bytes, format=seen, least_bytes=self._least, most_bytes=self._most
+        )
 
     async def make(self, key: str, size_bytes: int, media_type: str, seen: str, whole: bytes | None) -> tuple[str, ...]:
         """
@@ -64,7 +67,7 @@ class Variants:
         Raises:
             Unavailable: S3 does not answer, or others held the memory for too long.
         """
-        if not self.wants(size_bytes, media_type, seen):
+        if not self.wants(key, size_bytes, media_type, seen):
             return ()
         await self._memory.take(size_bytes)
         try:

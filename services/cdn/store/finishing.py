@@ -21,12 +21,22 @@ from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
-from services.chassis.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
+from services.chassis.background import begin
+from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 
 _PIECE = 4 << 20
 # When a process dies while it finishes an upload, nobody else can for so long. That is said again so often that it
 # outlasts a pause of the event loop or of the database; should a longer one let another in, the work is done twice.
 _CLAIM_SECONDS, _SAID_AGAIN_SECONDS = 15.0, 3.0
+
+
+class _PartsReplaced(Aborted):
+    """
+    What was stored of an upload is not all of one writer.
+    """
+
+    def __init__(self, upload: Upload) -> None:
+        super().__init__("PARTS_REPLACED", f"parts of {upload.name} were replaced by another writer: begin again")
 
 
 class Finisher:
@@ -53,10 +63,10 @@ class Finisher:
             Aborted: somebody else is finishing it.
         """
         upload = await self._uploads.claim(name, _CLAIM_SECONDS)
-        keeping = asyncio.create_task(self._keep(upload))
+        keeping = begin(self._keep(upload))
         try:
             yield upload
-        except (DataLoss, InvalidArgument):
+        except (InvalidArgument, _PartsReplaced):
             await self.give_up(upload.id)
             raise
         except Missing:
@@ -79,8 +89,9 @@ class Finisher:
 
         Raises:
             FailedPrecondition: bytes are missing (UPLOAD_INCOMPLETE).
-            DataLoss: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH).
-            InvalidArgument: the header of a safetensors file does not fit its bytes.
+            InvalidArgument: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header of a
+                safetensors file does not fit its bytes.
+            Aborted: a writer that was overtaken has replaced some (PARTS_REPLACED).
             Missing: it took so long that the bytes were collected meanwhile.
         """
         draft = upload.draft
@@ -176,13 +187,13 @@ class Finisher:
         with suppress(Missing):
             there = {(part.number, part.etag) for part in await self._bucket.parts(upload.key, upload.multipart)}
             if not there.issuperset((part.number, part.etag) for part in parts):
-                raise _replaced(upload)
+                raise _PartsReplaced(upload)
         if not await self._complete_once(upload, parts):
             return
         found, expected = (await self._bucket.head(upload.key)).etag, multipart_etag(parts)
         if expected is not None and found.endswith(f"-{len(parts)}") and found != expected:
             await self._bucket.delete([upload.key])
-            raise _replaced(upload)
+            raise _PartsReplaced(upload)
 
     async def _complete_once(self, upload: Upload, parts: list[Part]) -> bool:
         """
@@ -242,10 +253,6 @@ def multipart_etag(parts: list[Part]) -> str | None:
         return None
     sums = b"".join(bytes.fromhex(part.etag) for part in parts)
     return f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(parts)}"
-
-
-def _replaced(upload: Upload) -> DataLoss:
-    return DataLoss("PARTS_REPLACED", f"parts of {upload.name} were replaced by another writer: begin again")
 
 
 def _incomplete(upload: Upload, committed: int) -> FailedPrecondition:

@@ -31,15 +31,18 @@ class Links:
     def __init__(self, database: Database, signer: Signer, shares: Shares) -> None:
         self._database, self._signer, self._shares = database, signer, shares
 
-    async def asset(self, sha256: str, terms: Terms) -> Signed:
+    async def asset(self, sha256: str, terms: Terms, *, private: bool) -> Signed:
         """
+        Args:
+            private: whether private ones are found.
+
         Raises:
             Missing: there is no such asset.
             FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
         """
         self._signer.check(terms)
         rows = await self._database.fetch(_PRIVATE, sha256)
-        if not rows:
+        if not rows or (rows[0]["private"] and not private):
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
         key = f"private/{sha256}" if rows[0]["private"] else asset_name(sha256)
         return await self._sign(key, terms)

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
 """
 Who keeps what: pins, and what owners hold.
 """
@@ -15,7 +16,7 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
 # The order of locks, for whoever changes what an owner pins: first the owner, then the assets by digest, then (with the
@@ -55,7 +56,7 @@ _PIN = last(
     """
 , made AS (
     INSERT INTO pins (owner, sha256, size_bytes, create_time)
-    SELECT $10, sha256, size_bytes, now() FROM assets, next WHERE sha256 = ANY($11)
+    SELECT $10, sha256, size_bytes, next.moment FROM assets, next WHERE sha256 = ANY($11)
     RETURNING size_bytes
 ), held AS (
     INSERT INTO owners (owner, assets, bytes)
@@ -82,9 +83,9 @@ _UNPIN = last(
     "pins.remove",
     """
 , gone AS (
-    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY($11) RETURNING sha256, size_bytes
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY($11) RETURNING sha256, size_bytes, next.moment
 ), touched AS (
-    UPDATE assets SET touch_time = now() FROM gone WHERE assets.sha256 = gone.sha256
+    UPDATE assets SET touch_time = gone.moment FROM gone WHERE assets.sha256 = gone.sha256
 ), held AS (
     UPDATE owners
        SET assets = assets - (SELECT count(*) FROM gone),
@@ -97,12 +98,12 @@ SELECT value AS written FROM next
 
 _OWNED = read(
     "owners.get",
-    """
-SELECT revision.value AS head, owners.bytes FROM revision LEFT JOIN owners ON owners.owner = $1
+    f"""
+SELECT revision.value AS head, owners.bytes FROM {HEAD} LEFT JOIN owners ON owners.owner = $1
 """,
 )
 
-_TOTALS = read("totals.get", "SELECT revision.value AS head, totals.assets, totals.bytes FROM revision, totals")
+_TOTALS = read("totals.get", f"SELECT revision.value AS head, totals.assets, totals.bytes FROM {HEAD}, totals")
 
 _OWNERS = page_of(
     "owners.list",

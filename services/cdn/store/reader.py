@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from services.cdn.model import Asset, Span
 from services.cdn.store.bucket import Bucket
-from services.cdn.store.chores import Chores
 from services.cdn.store.s3 import Missing, PastEnd
+from services.chassis.background import Chores
 from services.chassis.errors import DataLoss, NotFound, OutOfRange, Unavailable
 
 if TYPE_CHECKING:

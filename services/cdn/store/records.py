@@ -21,12 +21,12 @@ from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
 _ASSET_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {ASSET} FROM assets WHERE sha256 = $1 AND state = 'LIVE') AS found ON true
 """
 
@@ -36,11 +36,11 @@ _GET_NOW = Statement("assets.get_now", _ASSET_AND_HEAD)
 
 _TENSORS = read(
     "assets.tensors",
-    """
+    f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT assets.sha256, tensors.index FROM assets LEFT JOIN tensors USING (sha256)
-              WHERE assets.sha256 = $1 AND state = 'LIVE') AS found ON true
+              WHERE assets.sha256 = $1 AND state = 'LIVE' AND ($2 OR NOT private)) AS found ON true
 """,
 )
 
@@ -48,7 +48,7 @@ _LIST = page_of(
     "assets.list",
     f"""
 SELECT {ASSET}, 400 AS octets FROM assets
- WHERE state = 'LIVE' AND ($1::text IS NULL OR sha256 > $1)
+ WHERE state = 'LIVE' AND ($1::text IS NULL OR sha256 > $1) AND ($3 OR NOT private)
  ORDER BY sha256 LIMIT $2
 """,
 )
@@ -57,7 +57,7 @@ _LIST_OF_OWNER = page_of(
     "assets.list_of_owner",
     f"""
 SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
- WHERE pins.owner = $3 AND state = 'LIVE' AND ($1::text IS NULL OR pins.sha256 > $1)
+ WHERE pins.owner = $4 AND state = 'LIVE' AND ($1::text IS NULL OR pins.sha256 > $1) AND ($3 OR NOT private)
  ORDER BY pins.sha256 LIMIT $2
 """,
 )
@@ -71,10 +71,11 @@ WITH touched AS (
     UPDATE assets SET touch_time = now()
      WHERE sha256 IN (SELECT sha256 FROM assets
                        WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[])))
-                         AND state = 'LIVE' AND touch_time < now() - interval '10 minutes'
+                         AND state = 'LIVE' AND ($2 OR NOT private) AND touch_time < now() - interval '10 minutes'
                          FOR NO KEY UPDATE SKIP LOCKED)
 )
-SELECT sha256 FROM assets WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND state = 'LIVE'
+SELECT sha256, private FROM assets
+ WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND state = 'LIVE' AND ($2 OR NOT private)
 """,
 )
 
@@ -101,7 +102,8 @@ _REGISTER = last(
 , made AS (
     UPDATE assets
        SET state = 'LIVE', size_bytes = $11, media_type = $12, private = $13, format = $14, warnings = $15,
-           encodings = $16, parameter_count = $17, create_time = now(), touch_time = now(), condemn_time = NULL,
+           encodings = $16, parameter_count = $17, create_time = next.moment, touch_time = next.moment,
+           condemn_time = NULL,
            revision = next.value
       FROM next
      WHERE sha256 = $10
@@ -121,7 +123,7 @@ _PUBLISH = last(
     f"""
 , made AS (
     UPDATE assets
-       SET private = false, media_type = $11, encodings = $12, touch_time = now(), revision = next.value
+       SET private = false, media_type = $11, encodings = $12, touch_time = next.moment, revision = next.value
       FROM next
      WHERE sha256 = $10
     RETURNING {ASSET}
@@ -137,7 +139,7 @@ CONDEMN = last(
     "assets.condemn",
     """
 , gone AS (
-    UPDATE assets SET state = 'CONDEMNED', condemn_time = now(), revision = next.value
+    UPDATE assets SET state = 'CONDEMNED', condemn_time = next.moment, revision = next.value
       FROM next WHERE sha256 = ANY($10)
     RETURNING size_bytes
 ), counted AS (
@@ -200,59 +202,71 @@ class Records:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
         return Read(to_asset(row), row["head"])
 
-    async def find(self, sha256: str) -> Read[Asset] | None:
+    async def find(self, sha256: str, *, private: bool) -> Read[Asset] | None:
         """
         The asset, if there is one; its grace time begins anew.
+
+        Args:
+            private: whether private ones are found.
         """
-        if not await self._database.fetch(_FIND, [sha256]):
+        if not await self._database.fetch(_FIND, [sha256], private):
             return None
         try:
             return await self.get_now(sha256)
         except Missing:
             return None
 
-    async def missing(self, digests: Sequence[str]) -> list[str]:
+    async def stored(self, digests: Sequence[str], *, private: bool) -> dict[str, bool]:
         """
-        Those of *digests* that are not stored, in their order. The grace time of the others begins anew.
-        """
-        found = {row["sha256"] for row in await self._database.fetch(_FIND, list(digests))}
-        return [digest for digest in digests if digest not in found]
+        Those of *digests* that are stored, each with whether it is private. Their grace time begins anew.
 
-    async def tensors(self, sha256: str) -> Read[TensorIndex]:
+        Args:
+            private: whether private ones are found.
         """
+        return {row["sha256"]: row["private"] for row in await self._database.fetch(_FIND, list(digests), private)}
+
+    async def tensors(self, sha256: str, *, private: bool) -> Read[TensorIndex]:
+        """
+        Args:
+            private: whether that of a private asset is found.
+
         Raises:
             Missing: there is no such asset.
             FailedPrecondition: it is not a safetensors file, or its header was too long to be indexed.
         """
-        row = await self._database.fetch_row(_TENSORS, sha256)
+        row = await self._database.fetch_row(_TENSORS, sha256, private)
         if row["sha256"] is None:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
         if row["index"] is None:
             raise FailedPrecondition("NOT_SAFETENSORS", f"{asset_name(sha256)} has no index of tensors")
         return Read(TensorIndex.decode(row["index"]), row["head"])
 
-    async def tensors_page(self, page: Page, sha256: str) -> Read[tuple[TensorIndex, str]]:
+    async def tensors_page(self, page: Page, sha256: str, *, private: bool) -> Read[tuple[TensorIndex, str]]:
         """
         A part of the index of tensors, and the token of the next one, if there is one.
+
+        Args:
+            private: whether that of a private asset is found.
 
         Raises:
             Missing, FailedPrecondition: see `tensors`.
         """
-        found = await self.tensors(sha256)
+        found = await self.tensors(sha256, private=private)
         first = page.after[0] if page.after else 0
         assert isinstance(first, int)  # noqa: S101 - for the type checker: the query says so
         part, more = found.value.part(first, page.size, MOST_OCTETS)
         return Read((part, "" if more is None else page.query.token([more])), found.revision)
 
-    async def list_page(self, page: Page, owner: str) -> Listed[Asset]:
+    async def list_page(self, page: Page, owner: str, *, private: bool) -> Listed[Asset]:
         """
         A page of assets by digest.
 
         Args:
             owner: only what it pins; empty for all.
+            private: whether private ones are among them.
         """
         statement, more = (_LIST_OF_OWNER, [owner]) if owner else (_LIST, [])
-        rows = await self._database.fetch(statement, *after(page, 1), *more)
+        rows = await self._database.fetch(statement, *after(page, 1), private, *more)
         return listed(page, rows, ("", ""), to_asset, lambda row: [row["sha256"]])
 
     async def reserve(self, sha256: str, size_bytes: int, media_type: str, *, private: bool) -> datetime:

@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 
 from services.cdn.model import Upload, UploadWay, staging_key
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket
-from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
+from services.cdn.store.budget import Allowance
 from services.cdn.store.digests import Digest, resumable
 from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Progress, Uploads
-from services.chassis.errors import NotFound
+from services.chassis.background import Chores
+from services.chassis.background import begin as begin_task
+from services.chassis.errors import ModelyardError, NotFound
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +64,9 @@ class UploadWriter:
         bucket: where to.
         uploads: knows how far it is.
         upload: taken, and begun when it has bytes.
-        budget: of the memory that all uploads share.
+        budget: the caller's, of the memory that all uploads share.
         chores: takes what remains to be done when the caller has gone away.
+        alive: whether the caller's bytes still come: so long nobody takes over.
 
     Example:
         async with UploadWriter(bucket, uploads, upload, budget, chores) as writer:
@@ -71,7 +75,15 @@ class UploadWriter:
             upload = await writer.finish()
     """
 
-    def __init__(self, bucket: Bucket, uploads: Uploads, upload: Upload, budget: Budget, chores: Chores) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        uploads: Uploads,
+        upload: Upload,
+        budget: Allowance,
+        chores: Chores,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._bucket, self._uploads, self._budget, self._chores = bucket, uploads, budget, chores
         self.upload = upload
         self._digest: Digest | None = None
@@ -81,6 +93,7 @@ class UploadWriter:
         # Its size is taken from the budget.
         self._filling: Filling | None = None
         self._under_way: asyncio.Task[None] | None = None
+        self._alive, self._keeping = alive, begin_task(self._keep())
 
     async def __aenter__(self) -> UploadWriter:
         return self
@@ -89,8 +102,12 @@ class UploadWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._free()
-        if self._under_way is not None and not self._under_way.done():
-            self._chores.add(_settled(self._under_way))
+        self._keeping.cancel()
+        if error is None:
+            await self._uploads.stop_writing(self.upload)
+        else:
+            # Nobody may wait for it any more.
+            self._chores.add(self._stop())
 
     @property
     def received(self) -> int:
@@ -159,6 +176,18 @@ class UploadWriter:
             self.upload = await self._uploads.record(upload, Progress(part, state, seen))
         finally:
             self._budget.give(len(body))
+
+    async def _keep(self) -> None:
+        ours = True
+        while ours:
+            await asyncio.sleep(self._uploads.lease.total_seconds() / 3)
+            with suppress(ModelyardError):
+                ours = not self._alive() or await self._uploads.keep_writing(self.upload)
+
+    async def _stop(self) -> None:
+        if self._under_way is not None:
+            await _settled(self._under_way)
+        await self._uploads.stop_writing(self.upload)
 
     def _free(self) -> None:
         if self._filling is not None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.bucket import FOREVER
+from services.cdn.store.bucket import kept
 from services.cdn.store.copying import Copier
 from services.cdn.store.s3 import Missing as NoObject
 from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
@@ -122,9 +122,9 @@ class Shares:
     async def _copy(self, owner: str, row: Row) -> None:
         source = f"{'private' if row['private'] else 'assets'}/{row['sha256']}"
         target = f"{share_prefix(owner)}{row['sha256']}"
-        # Public, because an edge does not keep what is private; it asks for a signature before it answers.
+        # Those of private assets are for who has the signature: an edge then passes them on and keeps none.
         try:
-            await self._copier.copy(source, target, Headers(row["media_type"], FOREVER), row["size_bytes"])
+            await self._copier.copy(source, target, Headers(row["media_type"], kept(source)), row["size_bytes"])
         except NoObject:
             raise NotFound("ASSET_NOT_FOUND", f"assets/{row['sha256']}") from None
 

@@ -17,7 +17,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from services.cdn.model import is_private
 from services.cdn.model.delivery import Terms
+from services.cdn.store.bucket import kept
 from services.cdn.store.s3 import Lane, S3Settings
 from services.chassis.errors import FailedPrecondition
 
@@ -111,6 +113,9 @@ class S3Signer:
         params = {"Bucket": self._bucket, "Key": key}
         if terms.disposition:
             params["ResponseContentDisposition"] = terms.disposition
+        if is_private(key):
+            # Said here, too: what was stored by an earlier release says that everybody may keep it.
+            params["ResponseCacheControl"] = kept(key)
         sign = partial(
             self._lane.client.generate_presigned_url, "get_object", Params=params, ExpiresIn=expires - int(time.time())
         )

@@ -24,16 +24,16 @@ from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
-_COLUMNS = "static_files.sha256, cache_control, content_disposition, update_time, static_files.revision"
+_COLUMNS = "static_files.sha256, cache_control, content_disposition, content_type, update_time, static_files.revision"
 
 _GET = read(
     "static_files.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {_COLUMNS} FROM static_files WHERE name = $1) AS found ON true
 """,
 )
@@ -69,11 +69,12 @@ _PUT = last(
     f"""
 {_QUEUED}
 , made AS (
-    INSERT INTO static_files (name, sha256, cache_control, content_disposition, update_time, revision)
-    SELECT $10, $13, $14, $15, clock_timestamp(), value FROM next
+    INSERT INTO static_files (name, sha256, cache_control, content_disposition, content_type, update_time, revision)
+    SELECT $10, $13, $14, $15, $18, clock_timestamp(), value FROM next
     ON CONFLICT (name) DO UPDATE
        SET sha256 = excluded.sha256, cache_control = excluded.cache_control,
-           content_disposition = excluded.content_disposition, update_time = excluded.update_time,
+           content_disposition = excluded.content_disposition, content_type = excluded.content_type,
+           update_time = excluded.update_time,
            revision = excluded.revision
     RETURNING {_COLUMNS}
 ), unpinned AS (
@@ -142,19 +143,24 @@ class StaticFileStore:
             raise Missing("STATIC_FILE_NOT_FOUND", name, row["head"])
         return Read(to_static_file(name, row), row["head"])
 
-    async def put(self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str) -> StaticFile:
+    async def put(
+        self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str, *, sees_private: bool
+    ) -> StaticFile:
         """
         Point a path at an asset.
 
+        Args:
+            sees_private: whether the caller may know of private assets.
+
         Raises:
-            Missing: there is no such asset.
+            Missing: there is no such asset, or the caller may not know of it.
             FailedPrecondition: it is private.
             Aborted: *etag* is given, and not the current one.
             ResourceExhausted: the quota of the path's owner is used up.
         """
         before = await _lock(transaction, name)
         check_etag(name, etag, before.revision if before else 0)
-        original = await self._original(transaction, draft.sha256)
+        original = await self._original(transaction, draft.sha256, sees_private=sees_private)
         replaced = before.draft.sha256 if before else None
         exchange = (str(name), draft.sha256, original.size_bytes, replaced)
         await self._pins.check_exchange(transaction, *exchange)
@@ -180,6 +186,7 @@ class StaticFileStore:
             draft.content_disposition,
             replaced,
             original.size_bytes,
+            draft.content_type,
         )
         return to_static_file(name, rows[0])
 
@@ -200,9 +207,9 @@ class StaticFileStore:
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)
         await transaction.last(_DELETE, journal, *self._queueing(name), before.draft.sha256)
 
-    async def _original(self, transaction: Transaction, sha256: str) -> Original:
+    async def _original(self, transaction: Transaction, sha256: str, *, sees_private: bool) -> Original:
         row = await transaction.row(ORIGINAL, sha256)
-        if row is None:
+        if row is None or (row["private"] and not sees_private):
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
         if row["private"]:
             raise FailedPrecondition(
@@ -226,7 +233,7 @@ def to_static_file(name: StaticName, row: Row) -> StaticFile:
     """
     The static file of a row of `NOW`.
     """
-    draft = StaticDraft(row["sha256"], row["cache_control"], row["content_disposition"])
+    draft = StaticDraft(row["sha256"], row["cache_control"], row["content_disposition"], row["content_type"])
     return StaticFile(name, draft, row["update_time"], row["revision"])
 
 

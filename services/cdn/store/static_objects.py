@@ -55,8 +55,10 @@ class StaticObjects:
             NoObject: the bytes of the asset are not there.
             Unavailable: the object store does not answer.
         """
-        control = draft.cache_control or self._ages.control(original.media_type)
-        headers = Headers(original.media_type, control, draft.content_disposition)
+        # The asset's is what the first who stored these bytes has called them, whoever that was.
+        content_type = draft.content_type or original.media_type
+        control = draft.cache_control or self._ages.control(content_type)
+        headers = Headers(content_type, control, draft.content_disposition)
         # Variants that the new bytes do not have go first: nobody may get the old ones beside the new original.
         await self._copier.remove(f"{each}/{name}" for each in ENCODINGS if each not in original.encodings)
         await self._copier.copy(original.key, str(name), headers, original.size_bytes)

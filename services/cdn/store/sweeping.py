@@ -5,13 +5,13 @@ Keeps what is only kept for a time from growing for ever: abandoned uploads, the
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from services.cdn.model import STAGING, staged_upload, staging_key
+from services.cdn.model import ENCODINGS, STAGING, staged_upload, staging_key, variant_key
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
@@ -43,6 +43,24 @@ class Rhythm:
     keep: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class _Chore:
+    """
+    What is done now and then.
+
+    Args:
+        seconds: from one time to the next.
+        work: how.
+        doing: what it is called.
+        first: seconds until the first time, when that is sooner.
+    """
+
+    seconds: float
+    work: Callable[[], Awaitable[object]]
+    doing: str
+    first: float | None = None
+
+
 class Sweeper:
     """
     Looks after all of it.
@@ -72,35 +90,57 @@ class Sweeper:
         self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
         self._collection, self._remove_shares = collection, remove_shares
         self._changelog, self._grace, self._rhythm = log, grace, rhythm
-        self._collected = time.monotonic()
+        self._private_variants = True
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
         """
-        Sweep now and then while the block lasts.
+        Do all of it now and then while the block lasts. Each chore fails by itself: one that may not list uploads must
+        not keep the bucket from being collected.
         """
-        async with beside(every(self._rhythm.sweep, self.sweep, "sweep")):
+        works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._chores()]
+        async with beside(*works):
             yield
 
     async def sweep(self) -> None:
         """
-        Do it once.
+        Do all of it once.
 
         Raises:
             ModelyardError: the database or S3 does not answer.
         """
-        await self._changelog.trim(self._rhythm.keep)
+        for chore in self._chores():
+            await chore.work()
+
+    def _chores(self) -> list[_Chore]:
+        sweep, collect = self._rhythm.sweep, self._rhythm.collect
+        chores = [
+            _Chore(sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
+            _Chore(sweep, self._changelog.forget, "forget old requests"),
+            _Chore(sweep, self._uploads.forget, "forget finished uploads"),
+            _Chore(sweep, self._drop_expired, "drop abandoned uploads"),
+            _Chore(sweep, self._abort_orphans, "abort orphaned uploads"),
+            _Chore(sweep, self._remove_private_variants, "remove variants of private assets"),
+        ]
+        if collect:
+            # The first time soon: a process that is restarted every hour would never collect.
+            first = min(sweep, collect)
+            chores += [
+                _Chore(collect, self._remove_shares, "remove copies of shared versions", first),
+                _Chore(collect, self._collect, "collect assets", first),
+            ]
+        return chores
+
+    async def _drop_expired(self) -> None:
         while expired := await self._uploads.drop_expired():
             for upload in expired:
                 _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
                 await self._finisher.clean(upload)
-        await self._abort_orphans()
-        if self._rhythm.collect and time.monotonic() - self._collected > self._rhythm.collect:
-            self._collected = time.monotonic()
-            await self._remove_shares()
-            found = await self._collection.collect(self._grace)
-            if found.condemned_count or found.deleted_count:
-                _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
+
+    async def _collect(self) -> None:
+        found = await self._collection.collect(self._grace)
+        if found.condemned_count or found.deleted_count:
+            _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
 
     async def _abort_orphans(self) -> None:
         # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
@@ -111,6 +151,16 @@ class Sweeper:
         # Those that were completed for their verification, and could not be taken away then.
         staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
         await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
+
+    async def _remove_private_variants(self) -> None:
+        # Releases before the third migration made them.
+        while self._private_variants:
+            prefixes = [variant_key(encoding, "private/") for encoding in ENCODINGS]
+            found = [await self._bucket.below(prefix, datetime.now(UTC)) for prefix in prefixes]
+            if not any(found):
+                self._private_variants = False
+            for keys in found:
+                await self._bucket.delete(keys)
 
 
 def _is_ours(multipart: Multipart, before: datetime) -> bool:

@@ -19,8 +19,9 @@ Run = Callable[..., Awaitable[list[Row]]]
 
 STILL_HERE = Statement("transaction.still_here", "SELECT 1")
 
-#: Less than the time after which the database ends a transaction in which nothing happens.
-_ASK_EVERY_SECONDS = 15.0
+#: Less than the time after which the database ends a transaction in which nothing happens
+#: (`DatabaseSettings.idle_timeout`), by more than a pause of the event loop or of the database.
+_ASK_EVERY_SECONDS = 1.0
 
 
 @asynccontextmanager

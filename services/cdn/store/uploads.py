@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from services.cdn.model import Draft, Upload, UploadWay
+from services.cdn.model import Caller, Draft, Upload, UploadWay
 from services.cdn.model.formats import Inspection
 from services.cdn.store.bucket import Part
 from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
@@ -20,21 +20,31 @@ from services.ledger.store.statements import Statement
 
 _COLUMNS = (
     "id, sha256, size_bytes, media_type, owner, private, part_bytes, way, key, multipart, parts, hash_state, "
-    "inspection, writer, create_time, expire_time"
+    "inspection, writer, create_time, expire_time, subject, coalesce(writing_until > now(), false) AS in_use"
 )
 
 _UNCLAIMED = "(finishing_until IS NULL OR finishing_until < now())"
+_FREE = f"{_UNCLAIMED} AND (writing_until IS NULL OR writing_until < now())"
+# What nothing of is stored costs nobody anything to begin again.
+_KEPT_EMPTY = timedelta(minutes=10)
+# Finished uploads of what was stored before have a name that follows from the digest: asking again makes no row more.
+_STORED = uuid.UUID("6d0cbe0e-6f0e-4a53-9f0b-0c6f1b7a8f55")
 
 _OPEN = Statement(
     "uploads.open",
     f"""
-INSERT INTO uploads (id, sha256, size_bytes, media_type, owner, private, part_bytes, create_time, expire_time)
-SELECT $1, $2, $3, $4, $5, $6, $7, now(), now() + $8
- WHERE (SELECT count(*) FROM uploads) < $9 OR EXISTS (SELECT FROM uploads WHERE (sha256, owner, private) = ($2, $5, $6))
-ON CONFLICT (sha256, owner, private) DO UPDATE SET expire_time = excluded.expire_time
+INSERT INTO uploads (
+    id, sha256, size_bytes, media_type, owner, private, part_bytes, create_time, expire_time, subject, client)
+SELECT $1, $2, $3, $4, $5, $6, $7, now(), now() + $8, $11, $12
+ WHERE ((SELECT count(*) FROM uploads WHERE multipart <> '') < $9
+        AND (SELECT count(*) FROM uploads WHERE client = $12) < $10)
+    OR EXISTS (SELECT FROM uploads WHERE (sha256, owner, private) = ($2, $5, $6))
+ON CONFLICT (sha256, owner, private) DO UPDATE SET expire_time = greatest(uploads.expire_time, excluded.expire_time)
 RETURNING {_COLUMNS}
 """,
 )
+
+_OPENED = Statement("uploads.opened", "SELECT count(*) AS count FROM uploads WHERE client = $1")
 
 _GET = Statement("uploads.get", f"SELECT {_COLUMNS} FROM uploads WHERE id = $1")
 
@@ -42,8 +52,25 @@ _GET = Statement("uploads.get", f"SELECT {_COLUMNS} FROM uploads WHERE id = $1")
 _TAKE = Statement(
     "uploads.take",
     f"""
-UPDATE uploads SET writer = writer + 1, expire_time = now() + $2 WHERE id = $1 AND {_UNCLAIMED} RETURNING {_COLUMNS}
+UPDATE uploads
+   SET writer = writer + 1, writing_until = now() + $4,
+       expire_time = CASE WHEN parts = 0 THEN greatest(expire_time, now() + $3) ELSE now() + $2 END
+ WHERE id = $1 AND {_FREE}
+RETURNING {_COLUMNS}
 """,
+)
+
+_KEEP_WRITING = Statement(
+    "uploads.keep_writing",
+    """
+UPDATE uploads SET writing_until = now() + $3, expire_time = greatest(expire_time, now() + $4)
+ WHERE id = $1 AND writer = $2
+RETURNING id
+""",
+)
+
+_STOP_WRITING = Statement(
+    "uploads.stop_writing", "UPDATE uploads SET writing_until = NULL WHERE id = $1 AND writer = $2"
 )
 
 # Two that begin at once make two multipart uploads; one of them is kept.
@@ -53,7 +80,7 @@ _BEGIN = Statement(
 UPDATE uploads
    SET way = $2, key = CASE WHEN multipart = '' THEN $3 ELSE key END,
        multipart = CASE WHEN multipart = '' THEN $4 ELSE multipart END,
-       expire_time = now() + $5
+       expire_time = greatest(expire_time, now() + $5)
  WHERE id = $1 AND way IN ('', $2)
 RETURNING {_COLUMNS}
 """,
@@ -77,10 +104,12 @@ _CLAIM = Statement(
     "uploads.claim",
     f"""
 UPDATE uploads SET writer = writer + 1, finishing_until = now() + $2, expire_time = greatest(expire_time, now() + $2)
- WHERE id = $1 AND {_UNCLAIMED}
+ WHERE id = $1 AND {_FREE}
 RETURNING {_COLUMNS}
 """,
 )
+
+_HELD = Statement("uploads.held", "SELECT writing_until > now() AS is_written FROM uploads WHERE id = $1")
 
 _KEEP_CLAIM = Statement(
     "uploads.keep_claim",
@@ -93,7 +122,8 @@ _FINISHED = Statement(
     "uploads.finished",
     """
 WITH gone AS (DELETE FROM uploads WHERE id = $1)
-INSERT INTO finished_uploads (id, sha256, finish_time) VALUES ($1, $2, now()) ON CONFLICT (id) DO NOTHING
+INSERT INTO finished_uploads (id, sha256, finish_time) VALUES ($1, $2, now())
+ON CONFLICT (id) DO UPDATE SET finish_time = excluded.finish_time
 """,
 )
 
@@ -101,6 +131,13 @@ _WAS_FINISHED = Statement("uploads.was_finished", "SELECT sha256 FROM finished_u
 
 _DROP = Statement(
     "uploads.drop", f"DELETE FROM uploads WHERE id = $1 AND writer = coalesce($2, writer) RETURNING {_COLUMNS}"
+)
+
+_DROP_CONTENT = Statement(
+    "uploads.drop_content",
+    f"""
+DELETE FROM uploads WHERE (sha256, owner, private) = ($1, $2, $3) AND {_UNCLAIMED} RETURNING {_COLUMNS}
+""",
 )
 
 _DROP_EXPIRED = Statement(
@@ -127,6 +164,24 @@ DELETE FROM finished_uploads WHERE id IN (
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """
+    How many uploads there may be, and for how long.
+
+    Args:
+        ttl: how long an upload is kept when nobody writes; ten minutes at most while no part of it is stored.
+        most: how many of which bytes came may be open.
+        most_each: how many one client may have open.
+        lease: how long a writer keeps others away without a byte.
+    """
+
+    ttl: timedelta
+    most: int
+    most_each: int
+    lease: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """
     A part that is stored.
@@ -148,18 +203,24 @@ class Uploads:
 
     Args:
         database: where.
-        ttl: how long an upload is kept when nobody writes.
-        most: how many may be open.
+        bounds: how many there may be, and for how long.
     """
 
-    def __init__(self, database: Database, ttl: timedelta, most: int) -> None:
+    def __init__(self, database: Database, bounds: Bounds) -> None:
         self._database = database
-        self._ttl = ttl
-        self._most = most
+        self._bounds = bounds
+        self._ttl, self._empty_ttl = bounds.ttl, min(bounds.ttl, _KEPT_EMPTY)
 
-    async def open(self, draft: Draft) -> Upload:
+    @property
+    def lease(self) -> timedelta:
         """
-        Open an upload, or find the open one of the same content, owner and visibility.
+        How long a writer keeps others away without a byte.
+        """
+        return self._bounds.lease
+
+    async def open(self, draft: Draft, caller: Caller) -> Upload:
+        """
+        Open an upload, or find the open one of the same content, owner, visibility and subject.
 
         Raises:
             ResourceExhausted: too many are open.
@@ -171,14 +232,17 @@ class Uploads:
             draft.sha256,
             draft.size_bytes,
             draft.media_type,
-            draft.owner,
+            _content_owner(draft, caller.subject),
             draft.private,
             draft.part_bytes,
-            self._ttl,
-            self._most,
+            self._empty_ttl,
+            self._bounds.most,
+            self._bounds.most_each,
+            caller.subject,
+            caller.client,
         )
         if not rows:
-            raise ResourceExhausted("UPLOADS_OPEN", f"{self._most} uploads are open: retry later", retry_after=60.0)
+            raise await self._too_many(caller)
         if rows[0]["size_bytes"] != draft.size_bytes:
             raise InvalidArgument.of("size_bytes", f"an open upload of this digest declares {rows[0]['size_bytes']:,}")
         return _upload(rows[0])
@@ -192,17 +256,33 @@ class Uploads:
 
     async def take(self, upload: str) -> Upload:
         """
-        Become the one who writes.
+        Become the one who writes, and keep others away for the time of a lease.
 
         Raises:
             NotFound: there is no such upload.
-            Aborted: somebody is finishing it.
+            Aborted: somebody is writing or finishing it.
         """
-        return await self._unclaimed(await self._database.fetch(_TAKE, uuid.UUID(upload), self._ttl), upload)
+        rows = await self._database.fetch(_TAKE, uuid.UUID(upload), self._ttl, self._empty_ttl, self.lease)
+        return await self._unclaimed(rows, upload)
+
+    async def keep_writing(self, upload: Upload) -> bool:
+        """
+        Keep others away for the time of a lease more; whether nobody has taken over.
+        """
+        return bool(
+            await self._database.fetch(_KEEP_WRITING, uuid.UUID(upload.id), upload.writer, self.lease, self._empty_ttl)
+        )
+
+    async def stop_writing(self, upload: Upload) -> None:
+        """
+        Let others write.
+        """
+        await self._database.fetch(_STOP_WRITING, uuid.UUID(upload.id), upload.writer)
 
     async def begin(self, upload: Upload, way: UploadWay, key: str, multipart: str) -> Upload:
         """
-        Say how the bytes come, and where they go; what was said first counts. The upload's time begins anew.
+        Say how the bytes come, and where they go; what was said first counts. Where nobody sees the bytes come, the
+        upload's time begins anew.
 
         Returns:
             The upload as it is: its multipart upload may be another one than *multipart*.
@@ -211,7 +291,8 @@ class Uploads:
             FailedPrecondition: they come the other way.
             NotFound: there is no such upload any more.
         """
-        rows = await self._database.fetch(_BEGIN, uuid.UUID(upload.id), way, key, multipart, self._ttl)
+        ttl = self._ttl if way is UploadWay.DIRECT else self._empty_ttl
+        rows = await self._database.fetch(_BEGIN, uuid.UUID(upload.id), way, key, multipart, ttl)
         if not rows:
             check_way(await self.get(upload.id), way)
         return _one(rows, upload.id)
@@ -245,7 +326,7 @@ class Uploads:
 
         Raises:
             NotFound: there is no such upload.
-            Aborted: somebody else is finishing it.
+            Aborted: somebody is writing it, or else finishing it.
         """
         rows = await self._database.fetch(_CLAIM, uuid.UUID(upload), timedelta(seconds=seconds))
         return await self._unclaimed(rows, upload)
@@ -270,6 +351,19 @@ class Uploads:
         """
         await self._database.fetch(_FINISHED, uuid.UUID(upload), sha256)
 
+    async def stored(self, draft: Draft, caller: Caller) -> tuple[str, Upload | None]:
+        """
+        What an upload of bytes that are stored already needs: no row of its own.
+
+        Returns:
+            The id of an upload that is finished, and the one that was open, which is forgotten.
+        """
+        found = stored_id(draft.sha256)
+        await self.finished(found, draft.sha256)
+        owner = _content_owner(draft, caller.subject)
+        rows = await self._database.fetch(_DROP_CONTENT, draft.sha256, owner, draft.private)
+        return found, _upload(rows[0]) if rows else None
+
     async def was_finished(self, upload: str) -> str | None:
         """
         The digest that a finished upload had; None when it is not known to be finished.
@@ -289,10 +383,15 @@ class Uploads:
 
     async def drop_expired(self) -> list[Upload]:
         """
-        Forget uploads whose time is over, up to a hundred: what they were. And what was finished a week ago.
+        Forget uploads whose time is over, up to a hundred: what they were.
+        """
+        return [_upload(row) for row in await self._database.fetch(_DROP_EXPIRED)]
+
+    async def forget(self) -> None:
+        """
+        Forget what was finished a week ago; a bounded number of them.
         """
         await self._database.fetch(_FORGET)
-        return [_upload(row) for row in await self._database.fetch(_DROP_EXPIRED)]
 
     async def unknown(self, multiparts: Sequence[str]) -> set[str]:
         """
@@ -309,10 +408,39 @@ class Uploads:
         return set(uploads) - {str(row["id"]) for row in rows}
 
     async def _unclaimed(self, rows: Sequence[Row], upload: str) -> Upload:
-        if not rows:
-            await self.get(upload)
-            raise Aborted("UPLOAD_FINISHING", "another call is finishing this upload: ask again", retry_after=1.0)
-        return _upload(rows[0])
+        if rows:
+            return _upload(rows[0])
+        held = await self._database.fetch(_HELD, uuid.UUID(upload))
+        if not held:
+            raise NotFound("UPLOAD_NOT_FOUND", f"uploads/{upload}")
+        if held[0]["is_written"]:
+            raise Aborted(
+                "UPLOAD_IN_USE",
+                "another call is sending the bytes of this upload: ask where it stands, and go on if it has stopped",
+                retry_after=2.0,
+            )
+        raise Aborted("UPLOAD_FINISHING", "another call is finishing this upload: ask again", retry_after=1.0)
+
+    async def _too_many(self, caller: Caller) -> ResourceExhausted:
+        bounds = self._bounds
+        opened = await self._database.fetch_row(_OPENED, caller.client)
+        if opened["count"] >= bounds.most_each:
+            said = f"you have {opened['count']:,} uploads open, and may have {bounds.most_each:,}: finish or abort some"
+        else:
+            said = f"{bounds.most:,} uploads are under way: retry later"
+        return ResourceExhausted("UPLOADS_OPEN", said, retry_after=60.0)
+
+
+def stored_id(sha256: str) -> str:
+    """
+    The id of an upload of bytes that were stored already when it was started.
+    """
+    return str(uuid.uuid5(_STORED, sha256))
+
+
+def _content_owner(draft: Draft, subject: str) -> str:
+    # See the third migration.
+    return f"{draft.owner}\n{subject}" if subject else draft.owner
 
 
 def check_way(upload: Upload, way: UploadWay) -> None:
@@ -334,9 +462,10 @@ def _one(rows: Sequence[Row], upload: str) -> Upload:
 
 
 def _upload(row: Row) -> Upload:
+    owner: str = row["owner"].partition("\n")[0]
     return Upload(
         id=str(row["id"]),
-        draft=Draft(row["sha256"], row["size_bytes"], row["media_type"], row["owner"], row["private"]),
+        draft=Draft(row["sha256"], row["size_bytes"], row["media_type"], owner, row["private"]),
         part_bytes=row["part_bytes"],
         way=UploadWay(row["way"]),
         key=row["key"],
@@ -346,4 +475,6 @@ def _upload(row: Row) -> Upload:
         inspection=None if row["inspection"] is None else Inspection.decode(row["inspection"]),
         writer=row["writer"],
         expire_time=row["expire_time"],
+        subject=row["subject"],
+        in_use=row["in_use"],
     )

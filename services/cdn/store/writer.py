@@ -13,13 +13,13 @@ from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
 from services.cdn.model.formats import Inspection
 from services.cdn.store.aborting import abort
 from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
+from services.cdn.store.budget import Allowance
 from services.cdn.store.encodings import Variants
 from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
+from services.chassis.background import Chores
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class AssetWriter:
         records: reserves the key.
         variants: made of what is text.
         draft: what is to come.
-        budget: of the memory that all uploads share.
+        budget: the caller's, of the memory that all uploads share.
         chores: takes what remains to be done when the caller has gone away.
 
     Example:
@@ -47,7 +47,7 @@ class AssetWriter:
     """
 
     def __init__(
-        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Budget, chores: Chores
+        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Allowance, chores: Chores
     ) -> None:
         self._bucket, self._records, self._variants = bucket, records, variants
         self._draft, self._budget, self._chores = draft, budget, chores
@@ -93,7 +93,7 @@ class AssetWriter:
         Verify the digest, then store the bytes under it. What is there already stays as it is.
 
         Raises:
-            DataLoss: the bytes do not have the declared digest (DIGEST_MISMATCH).
+            InvalidArgument: the bytes do not have the declared digest (DIGEST_MISMATCH).
             InvalidArgument: the header of a safetensors file does not fit its bytes.
             Unavailable: S3 does not answer.
         """
@@ -103,7 +103,7 @@ class AssetWriter:
         inspection = await self._inspect()
         reserved = await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
         if self._upload is None:
-            wanted = self._variants.wants(draft.size_bytes, draft.media_type, inspection.format)
+            wanted = self._variants.wants(draft.key, draft.size_bytes, draft.media_type, inspection.format)
             whole = bytes(self._bytes) if wanted else None
             await self._put()
         else:

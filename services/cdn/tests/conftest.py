@@ -164,7 +164,8 @@ async def cdn(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
     """
     The asset service that the tests share.
     """
-    async with serving(world, tmp_path_factory.mktemp("cdn")) as running:
+    # So that tests of writers that stall need not wait for long.
+    async with serving(world, tmp_path_factory.mktemp("cdn"), MODELYARD_UPLOAD_LEASE_SECONDS="0.5") as running:
         yield running
 
 

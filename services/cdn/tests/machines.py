@@ -16,22 +16,24 @@ import asyncpg
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import asset_key
+from services.cdn.service.arriving import Patience
 from services.cdn.service.assets import AssetService
 from services.cdn.service.storing import Storing
 from services.cdn.service.uploads import UploadService
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
+from services.cdn.store.budget import Memory
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.encodings import Variants
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Records
 from services.cdn.store.s3 import Missing
-from services.cdn.store.uploads import Uploads
+from services.cdn.store.uploads import Bounds, Uploads
 from services.cdn.tests.calls import chunk, digest, header
 from services.cdn.tests.memory import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
+from services.cdn.tests.trusting import Trusting
+from services.chassis.background import Chores
 from services.chassis.context import Context, Metadata
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import DatabaseSettings, connector
@@ -73,6 +75,9 @@ class _Call:
     def trailing_metadata(self) -> Sequence[Any]:
         return ()
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
 
 def call() -> Context:
     """
@@ -83,7 +88,7 @@ def call() -> Context:
 
 class _Store(AssetStore):
     def __init__(self, bucket: CopyingBucket, records: Records) -> None:
-        self.bucket, self.budget, self.chores = bucket, Budget(1 << 26), Chores()
+        self.bucket, self.memory, self.chores = bucket, Memory(1 << 26), Chores("uploads")
         self.variants = Variants(bucket, least_bytes=1 << 20, most_bytes=1 << 20)
         self._records, self._copies = records, bucket
 
@@ -111,14 +116,15 @@ def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: Grace) -> M
     """
     records, writer, pins = Records(database), Writer(database), Pins(database, 0)
     store = _Store(bucket, records)
-    uploads = Uploads(database, timedelta(hours=1), 100)
+    uploads = Uploads(database, Bounds(timedelta(hours=1), 100, 100, timedelta(seconds=60)))
     mutations = Mutations(writer)
-    storing = Storing(records, pins, mutations)
+    privacy = Trusting()
+    storing = Storing(records, pins, mutations, privacy)
     finisher = Finisher(store, records, uploads)
     collection = Collection(database, writer, bucket)
     return Machine(
-        AssetService(store, records, pins, collection, storing, mutations, grace, 60.0),
-        UploadService(store, records, uploads, finisher, storing, 60.0),
+        AssetService(store, records, pins, collection, storing, mutations, privacy, grace, Patience(60.0)),
+        UploadService(store, records, uploads, finisher, storing, privacy, Patience(60.0)),
         storing,
         store,
         records,

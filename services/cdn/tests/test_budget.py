@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cdn.store.budget import Budget
-from services.chassis.errors import Unavailable
+from services.cdn.store.budget import Budget, Memory
+from services.chassis.errors import ResourceExhausted, Unavailable
 
 
 async def test_in_turn() -> None:
@@ -45,6 +45,42 @@ async def test_patience_ends() -> None:
     assert caught.value.retry_after
     budget.give(10)
     await asyncio.wait_for(budget.take(10), 1)
+
+
+async def test_a_client_waits_for_itself() -> None:
+    """
+    Who holds its whole share waits in line, is told so when its patience ends, and holds up nobody else; what it wants
+    comes in the order in which it wanted it.
+    """
+    budget, order = Budget(10, patience=0.1, share=4), []
+    await budget.take(4, "greedy")
+
+    async def want(name: str, size: int, client: str) -> None:
+        await budget.take(size, client)
+        order.append(name)
+
+    late = [asyncio.create_task(want(f"greedy {size}", size, "greedy")) for size in (4, 1)]
+    await asyncio.sleep(0)
+    await budget.take(4, "modest")
+    await want("modest", 2, "other")
+    budget.give(4, "greedy")
+    await late[0]
+    with pytest.raises(ResourceExhausted) as caught:
+        await late[1]
+    assert (caught.value.reason, order) == ("UPLOADS_BUSY", ["modest", "greedy 4"])
+
+
+async def test_small_ones_have_their_own() -> None:
+    """
+    Large demands that hold all of the memory that they may leave room for small ones.
+    """
+    memory = Memory(32 << 20)
+    attacks = [asyncio.create_task(memory.of("attacker").take(4 << 20)) for _ in range(9)]
+    await asyncio.wait(attacks, timeout=0.05)
+    assert sum(attack.done() for attack in attacks) == 7
+    await asyncio.wait_for(memory.of("victim").take(13), 1)
+    for attack in attacks:
+        attack.cancel()
 
 
 @given(st.lists(st.tuples(st.integers(1, 15), st.booleans()), max_size=20))

@@ -12,6 +12,8 @@ import grpc
 import pytest
 
 from modelyard.cdn.v1 import assets_pb2 as pb
+from modelyard.cdn.v1 import delivery_pb2
+from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import Cdn
 
@@ -84,3 +86,33 @@ async def test_s3_that_hangs(cdn: Cdn) -> None:
     assert time.monotonic() - began < 10
     data = some_bytes(10)
     assert (await upload(cdn.stub, data)).sha256 == digest(data)
+
+
+async def test_static_files_that_wait_for_s3(cdn: Cdn) -> None:
+    """
+    While some writes of static files wait for an S3 that hangs, all other writes of the process go on: pins, and those
+    of static files that need nothing of S3.
+    """
+    delivery = DeliveryServiceStub(cdn.channel)
+    names = [(await upload(cdn.stub, some_bytes(10))).name for _ in range(4)]
+
+    def put(path: str, asset: str, seconds: float) -> Awaitable[object]:
+        static_file = delivery_pb2.StaticFile(name=f"static/waits/{path}", asset=asset)
+        return delivery.PutStaticFile(delivery_pb2.PutStaticFileRequest(static_file=static_file), timeout=seconds)
+
+    cdn.link.hang()
+    try:
+        waiting = [asyncio.ensure_future(put(str(n), name, 30)) for n, name in enumerate(names)]
+        await asyncio.wait(waiting, timeout=0.5)
+        assert not any(each.done() for each in waiting)
+        pin = pb.PinRequest(owner="static/pinned", names=names)
+        assert (await cdn.stub.Pin(pin, timeout=10)).pinned_count == len(names)
+        with pytest.raises(grpc.RpcError) as caught:
+            await put("absent", f"assets/{digest(b'never stored')}", 10)
+        assert failure(caught.value).reason == "ASSET_NOT_FOUND"
+    finally:
+        cdn.link.go_on()
+    # Cut off in the middle, each is tried again or told to try again; none is lost in between.
+    for each in await asyncio.gather(*waiting, return_exceptions=True):
+        assert not isinstance(each, BaseException) or failure(each).code is grpc.StatusCode.UNAVAILABLE  # type: ignore[arg-type]
+    await cdn.stub.Unpin(pb.UnpinRequest(owner="static/pinned"))

@@ -15,12 +15,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from modelyard.cdn.v1 import assets_pb2 as pb
-from modelyard.cdn.v1 import delivery_pb2, uploads_pb2
-from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceStub
+from modelyard.cdn.v1 import delivery_pb2
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
-from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
-from modelyard.changes.v1 import changes_pb2
-from services.cdn.tests.calls import Stub, chunk, digest, download, failure, header, some_bytes, stream, upload
+from services.cdn.tests.calls import Stub, digest, download, failure, some_bytes, upload
 from services.cdn.tests.conftest import Cdn, World, serving
 
 OWNER = "namespaces/default/models/m/versions/1"
@@ -245,60 +242,6 @@ async def test_a_collection_that_lost_s3(world: World, tmp_path: Path) -> None:
         # Its bytes may be gone at any moment: until they are, nobody can bring it back.
         assert (await collect(cdn.stub)).deleted_count == 1
         assert not cdn.store.has(asset.sha256)
-
-
-async def test_changes_are_told(hasty: Cdn) -> None:
-    """
-    The change stream tells when an asset comes, becomes public, and goes; GetAsset says which revision it reflects.
-    """
-    stub = hasty.stub
-    data = some_bytes(10)
-    call = stub.GetAsset(pb.GetAssetRequest(name=(await upload(stub, some_bytes(5))).name))
-    await call
-    start = int(dict(await call.trailing_metadata())["x-revision"]) + 1
-    header = pb.UploadRequest.Header(sha256=digest(data), size_bytes=10, private=True)
-    chunk = pb.Chunk(offset=0, data=data)
-    private = await stub.Upload(iter([pb.UploadRequest(header=header), pb.UploadRequest(chunk=chunk)]))
-    assert private.private
-    public = await upload(stub, data)
-    assert not public.private
-    await stub.DeleteAsset(pb.DeleteAssetRequest(name=public.name))
-    request = changes_pb2.WatchChangesRequest(start_revision=start, resource_prefix=public.name)
-    kinds: list[int] = []
-    watch = ChangeServiceStub(hasty.channel).WatchChanges(request, timeout=10)
-    async for event in watch:
-        kinds += [change.kind for change in event.revision.changes]
-        if len(kinds) == 3:
-            break
-    watch.cancel()
-    change = changes_pb2.Change
-    assert kinds == [change.KIND_CREATED, change.KIND_UPDATED, change.KIND_DELETED]
-
-
-async def test_private_bytes(hasty: Cdn) -> None:
-    """
-    Private bytes are not under the public key until somebody uploads them publicly, which takes the bytes: their digest
-    and size do not suffice. The private ones stay, for the addresses that were signed for them.
-    """
-    data = some_bytes(20)
-    sha256 = digest(data)
-    first = pb.UploadRequest.Header(sha256=sha256, size_bytes=20, private=True)
-    messages = [pb.UploadRequest(header=first), chunk(0, data)]
-    await hasty.stub.Upload(iter(messages))
-    assert not hasty.store.has(sha256)
-    assert (await download(hasty.stub, f"assets/{sha256}"))[0] == data
-    with pytest.raises(grpc.RpcError):
-        await hasty.stub.Upload(stream(header(data)))
-    started = uploads_pb2.StartUploadRequest(sha256=sha256, size_bytes=20)
-    assert not (await UploadServiceStub(hasty.channel).StartUpload(started)).complete
-    assert not hasty.store.has(sha256)
-    assert (await hasty.stub.GetAsset(pb.GetAssetRequest(name=f"assets/{sha256}"))).private
-    assert not (await hasty.stub.Upload(stream(header(data), chunk(0, data)))).private
-    assert hasty.store.has(sha256)
-    assert hasty.store.has(sha256, private=True)
-    assert (await download(hasty.stub, f"assets/{sha256}"))[0] == data
-    again = await hasty.stub.Upload(iter(messages[:1]))
-    assert not again.private
 
 
 async def test_bad_requests(cdn: Cdn) -> None:

@@ -81,7 +81,7 @@ async def test_wrong_digest(stub: Stub, store: Store, size: int) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         await stub.Upload(stream(header(data, sha256=declared), *chunks(data)), timeout=60)
     found = failure(caught.value)
-    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH")
+    assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "DIGEST_MISMATCH")
     assert not store.has(declared)
     assert not store.has(digest(data))
     await store.no_open_uploads(f"assets/{declared}")
@@ -96,7 +96,7 @@ async def test_stream_that_ends_early(stub: Stub, store: Store, size: int) -> No
     with pytest.raises(grpc.RpcError) as caught:
         await stub.Upload(stream(header(data), *chunks(data[:size])), timeout=60)
     found = failure(caught.value)
-    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
+    assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SIZE_MISMATCH")
     assert not store.has(digest(data))
     await store.no_open_uploads(f"assets/{digest(data)}")
 
@@ -132,7 +132,7 @@ async def test_more_bytes_than_declared(stub: Stub, store: Store) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         await stub.Upload(stream(header(data), chunk(0, data), chunk(100, b"x")), timeout=60)
     found = failure(caught.value)
-    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "SIZE_MISMATCH")
+    assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SIZE_MISMATCH")
     assert not store.has(digest(data))
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from services.cdn.model import Draft
 from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.budget import Budget
-from services.cdn.store.chores import Chores
+from services.cdn.store.budget import Allowance, Budget
 from services.cdn.store.encodings import Variants
 from services.cdn.store.records import Records
 from services.cdn.store.writer import AssetWriter
 from services.cdn.tests.calls import MIB, digest
+from services.chassis.background import Chores
 from services.chassis.errors import Unavailable
 
 
@@ -62,12 +62,14 @@ async def test_a_caller_that_goes_away_while_parts_are_sent() -> None:
     Whoever goes away while the last parts are on their way neither frees their memory nor aborts before they are there.
     """
     slow, data = Slow(), bytes(9 * MIB)
-    bucket, budget, chores = cast("Bucket", slow), Budget(16 * MIB, patience=0.05), Chores()
+    bucket, budget, chores = cast("Bucket", slow), Budget(16 * MIB, patience=0.05), Chores("uploads")
     draft = Draft(digest(data), len(data), "application/octet-stream")
     variants = Variants(bucket, least_bytes=0, most_bytes=0)
 
     async def store() -> None:
-        async with AssetWriter(bucket, cast("Records", slow), variants, draft, budget, chores) as writer:
+        async with AssetWriter(
+            bucket, cast("Records", slow), variants, draft, Allowance(budget, budget, ""), chores
+        ) as writer:
             await writer.write(data)
             await writer.finish()
 

@@ -49,6 +49,14 @@ class Client:
     async def query(self) -> pb.Upload:
         return await self.stub.QueryUpload(pb.QueryUploadRequest(name=self.name), timeout=20)
 
+    async def is_free(self) -> None:
+        """
+        Wait until nobody writes any more.
+        """
+        async with asyncio.timeout(20):
+            while (await self.query()).in_use:
+                await asyncio.sleep(0.05)
+
     async def write(self, begin: int, end: int | None = None) -> pb.Upload:
         return await self.stub.WriteUpload(self.messages(begin, end), timeout=60)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from services.chassis.access.identity import ANYBODY, Identity
 from services.chassis.access.tokens import Verifier
-from services.chassis.context import Context
+from services.chassis.context import Context, values_of
 from services.chassis.errors import PermissionDenied, Unauthenticated
 
 Check = Callable[[Context], Identity]
@@ -26,11 +26,22 @@ REFLECTION: Final = "/grpc.reflection."
 class AccessMode(StrEnum):
     """
     Whether calls need a token: none does, all but reading do, all do.
+
+    `off` is for a machine of one's own: with it, a process serves on loopback only. Whoever wants to serve a network
+    without tokens has to say so in so many words.
     """
 
     OFF = "off"
+    OPEN = "open-to-everybody"
     READ_PUBLIC = "read-public"
     ON = "on"
+
+    @property
+    def asks(self) -> bool:
+        """
+        Whether any call needs a token.
+        """
+        return self in {AccessMode.READ_PUBLIC, AccessMode.ON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +80,12 @@ class Access:
 
 def _check_public(verify: Callable[[str], Identity], context: Context) -> Identity:
     # A token that is sent has to be good: its bearer would not expect to be nobody.
-    token = _token(context)
+    token = bearer(context)
     return ANYBODY if token is None else verify(token)
 
 
 def _check(verify: Callable[[str], Identity], scope: str, context: Context) -> Identity:
-    token = _token(context)
+    token = bearer(context)
     if token is None:
         raise Unauthenticated("TOKEN_MISSING", "this call needs a token: authorization: Bearer …")
     identity = verify(token)
@@ -84,12 +95,17 @@ def _check(verify: Callable[[str], Identity], scope: str, context: Context) -> I
     raise PermissionDenied("SCOPE_MISSING", f"this call {needs}", metadata={"scope": scope})
 
 
-def _token(context: Context) -> str | None:
-    found: str | None = None
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            scheme, _, token = str(value).partition(" ")
-            if found is not None or scheme.lower() != "bearer":
-                raise Unauthenticated("TOKEN_INVALID", "the token is not accepted: send one as authorization: Bearer …")
-            found = token.strip()
-    return found
+def bearer(context: Context) -> str | None:
+    """
+    The token that came with a call.
+
+    Raises:
+        Unauthenticated: it came as something else, or twice.
+    """
+    found = values_of(context, "authorization")
+    if not found:
+        return None
+    scheme, _, token = str(found[0]).partition(" ")
+    if len(found) > 1 or scheme.lower() != "bearer":
+        raise Unauthenticated("TOKEN_INVALID", "the token is not accepted: send one as authorization: Bearer …")
+    return token.strip()

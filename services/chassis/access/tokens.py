@@ -27,10 +27,13 @@ class Verifier:
         keys: that sign tokens.
         issuer: who has to have issued a token (`iss`).
         audience: who a token has to be for (`aud`).
+
+    Attributes:
+        keys: as given.
     """
 
     def __init__(self, keys: Keys, issuer: str, audience: str) -> None:
-        self._keys = keys
+        self.keys = keys
         self._issuer = issuer
         self._audience = audience
         self._known: dict[str, Identity] = {}
@@ -42,11 +45,13 @@ class Verifier:
 
         Raises:
             Unauthenticated: it has expired (TOKEN_EXPIRED), or something else is wrong with it (TOKEN_INVALID).
-            Unavailable: the keys have not been fetched yet (TOKEN_KEYS_UNAVAILABLE).
+            Unavailable: the keys have not been fetched yet, or are too old (TOKEN_KEYS_UNAVAILABLE).
         """
-        if self._version != self._keys.version:
+        if not self.keys.current:
+            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there", retry_after=1)
+        if self._version != self.keys.version:
             self._known.clear()
-            self._version = self._keys.version
+            self._version = self.keys.version
         known = self._known.get(token)
         if known is None:
             known = self._decode(token)
@@ -55,16 +60,14 @@ class Verifier:
             self._known[token] = known
         if time.time() > known.expires + LEEWAY:
             self._known.pop(token, None)
-            raise _expired()
+            raise expired()
         return known
 
     def _decode(self, token: str) -> Identity:
-        if not self._version:
-            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there", retry_after=1)
         if len(token) > _MOST_TOKEN:
             raise _invalid(f"it is longer than {_MOST_TOKEN} characters")
         try:
-            key = self._keys.find(jwt.get_unverified_header(token).get("kid"))
+            key = self.keys.find(jwt.get_unverified_header(token).get("kid"))
             if key is None:
                 raise _invalid("it is signed with a key that is not known")
             claims = jwt.decode(
@@ -77,7 +80,7 @@ class Verifier:
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
         except jwt.ExpiredSignatureError:
-            raise _expired() from None
+            raise expired() from None
         except jwt.InvalidAudienceError:
             raise _invalid("it is for another audience") from None
         except jwt.InvalidIssuerError:
@@ -90,7 +93,10 @@ class Verifier:
         return Identity(str(claims["sub"]), frozenset(scope.split()), float(claims["exp"]))
 
 
-def _expired() -> Unauthenticated:
+def expired() -> Unauthenticated:
+    """
+    The error of a call whose token has come to its end.
+    """
     return Unauthenticated("TOKEN_EXPIRED", "the token has expired: get a new one")
 
 

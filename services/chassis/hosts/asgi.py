@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -14,11 +15,13 @@ import grpc
 
 from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.hosts.call import Call
-from services.chassis.hosts.context import Receive, Scope, Send
+from services.chassis.hosts.context import CallContext, Receive, Scope, Send
 from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
-from services.chassis.hosts.headers import check_size, timeout_seconds
+from services.chassis.hosts.headers import ARRIVAL, check_codec, check_size, timeout_seconds, waited
 from services.chassis.hosts.pulse import Pulse
 from services.chassis.hosts.requests import Deserializer, Requests, deserialized, read_one
+from services.chassis.interceptors.current import current_call
+from services.chassis.recording import Recorder, Recorders
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +34,13 @@ class Route:
 
     Args:
         handler: of one method.
+        recorder: of that method.
     """
 
-    __slots__ = ("behaviour", "deserialize", "serialize", "serve")
+    __slots__ = ("behaviour", "deserialize", "recorder", "serialize", "serve")
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, recorder: Recorder) -> None:
+        self.recorder = recorder
         self.behaviour = behaviour_of(handler)
         self.deserialize: Deserializer | None = handler.request_deserializer
         self.serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
@@ -50,10 +55,12 @@ class GrpcApp:
         handlers: by path, "/package.Service/Method".
         most: bytes that a message may have.
         pulse: watches the calls in progress.
+        recorders: count and log every request.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], most: int, pulse: Pulse) -> None:
-        self._routes = {path.encode("ascii"): Route(handler) for path, handler in handlers.items()}
+    def __init__(self, handlers: Mapping[str, Handler], most: int, pulse: Pulse, recorders: Recorders) -> None:
+        self._routes = {path.encode("ascii"): Route(handler, recorders.at(path)) for path, handler in handlers.items()}
+        self._unknown = recorders.unknown
         self._most = most
         self._pulse = pulse
 
@@ -62,17 +69,28 @@ class GrpcApp:
         Serve one request.
         """
         headers = dict(scope["headers"])
+        arrived = time.perf_counter() - waited(headers.get(ARRIVAL))
+        # As it came, not decoded: a gateway's rules go by paths, and must not be walked round by another spelling.
+        route = None if scope["query_string"] else self._routes.get(scope["raw_path"])
+        recorder = self._unknown if route is None else route.recorder
+        recorder.begin()
         if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
             refuse(scope, send)
+            # So clients of gRPC understand the statuses of HTTP that this is answered with.
+            code, seconds = grpc.StatusCode.UNKNOWN, time.perf_counter() - arrived
+            recorder.end(code, seconds, CallContext(scope), None, "this is not gRPC")
             return
         call = Call(scope, receive, send, self._most)
+        refused = ""
         try:
             check_size(scope["headers"])
-            await self._serve(call, scope, headers)
+            check_codec(headers[b"content-type"])
+            await self._serve(call, route, headers)
         except grpc.aio.AbortError:
             call.finish()
         except StatusError as error:
             call.finish(error.code, error.details)
+            refused = error.details
         except asyncio.CancelledError:
             # The deadline, the client or the end of the process: whoever cancelled has closed the call, unless it
             # was the handler itself.
@@ -82,20 +100,19 @@ class GrpcApp:
             call.finish(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
         finally:
             call.end()
+            recorder.end(call.status, call.over - arrived, call, current_call(), refused or call.refused)
 
-    async def _serve(self, call: Call, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    async def _serve(self, call: Call, route: Route | None, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"te") != b"trailers":
             # pyvoy would send none, and the client would never learn how its call has ended.
-            raise StatusError(grpc.StatusCode.INTERNAL, 'the header "te: trailers" is missing')
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, 'the header "te: trailers" is missing')
         timeout = None
         if (header := headers.get(b"grpc-timeout")) is not None:
             timeout = timeout_seconds(header)
             if timeout is None:
-                raise StatusError(grpc.StatusCode.INTERNAL, f"bad grpc-timeout {header.decode('latin-1')!r}")
+                raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"bad grpc-timeout {header.decode('latin-1')!r}")
         call.begin(timeout, headers.get(b"grpc-accept-encoding"), self._pulse)
-        # As it came, not decoded: a gateway's rules go by paths, and must not be walked round by another spelling.
-        route = self._routes.get(scope["raw_path"])
-        if route is None or scope["query_string"]:
+        if route is None:
             raise StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         encoding = encoding_of(headers.get(b"grpc-encoding"))
         await route.serve(route, call, encoding, self._most)

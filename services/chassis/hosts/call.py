@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -60,10 +61,13 @@ class Call(CallContext):
         "_task",
         "_timer",
         "_unacknowledged",
+        "over",
         "probing",
         "receive",
+        "refused",
         "request_ended",
         "running",
+        "status",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
@@ -72,6 +76,9 @@ class Call(CallContext):
         self.request_ended = False  # the client has sent all that the handler will read
         self.running = False  # the handler runs, or waits for something that may be cancelled
         self.probing = False
+        self.status = grpc.StatusCode.CANCELLED  # that the client has seen: this one if it was gone before any
+        self.refused = ""  # what was wrong with what the client has sent within a stream
+        self.over = 0.0  # by time.perf_counter(), when that was handed over
         self._send = send
         self._most = most
         self._accepts: bytes | None = None
@@ -142,6 +149,7 @@ class Call(CallContext):
         headers = [_CONTENT_TYPE, _ACCEPT_ENCODING, *from_metadata(self._initial), *self._trailers()]
         self._send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": False})
         self._send(_LAST_BODY)
+        self.over = time.perf_counter()
 
     def refuse(self, error: StatusError) -> asyncio.CancelledError:
         """
@@ -150,6 +158,7 @@ class Call(CallContext):
         Not *error* itself: the handler could catch it, and the interceptors would take it for a fault of the handler's.
         """
         self._gone = True
+        self.refused = error.details
         self.finish(error.code, error.details)
         return asyncio.CancelledError(error.details)
 
@@ -170,7 +179,7 @@ class Call(CallContext):
         The client has cancelled the call or gone away.
         """
         if not self.closed:
-            self.closed = self._gone = True
+            self._leave()
             self._cancel()
 
     def settle(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -184,7 +193,8 @@ class Call(CallContext):
         """
         The handler has returned, and nothing more will happen.
         """
-        self.closed = True
+        if not self.closed:
+            self._leave()
         if self._timer is not None:
             self._timer.cancel()
         for callback in self._callbacks or ():
@@ -231,15 +241,28 @@ class Call(CallContext):
     def _end_with_trailers(self) -> None:
         self.closed = True
         self._send({"type": "http.response.trailers", "headers": self._trailers()})
+        self.over = time.perf_counter()
+
+    def _leave(self) -> None:
+        """
+        The client is gone, and sees nothing more. Whoever waits for a deadline is gone when it passes.
+        """
+        self.closed = self._gone = True
+        self.over = time.perf_counter()
+        if self.time_remaining() == 0:
+            self.status = grpc.StatusCode.DEADLINE_EXCEEDED
 
     def _trailers(self) -> Headers:
         try:
             metadata = from_metadata(self._trailing) if self._trailing else []
         except ValueError as error:
             _log.error("the trailing metadata of %s cannot be sent: %s", self._scope["path"], error)
+            self.status = grpc.StatusCode.INTERNAL
             return status_headers(grpc.StatusCode.INTERNAL, str(error))
         if self._code is None or not self.failed:
+            self.status = grpc.StatusCode.OK
             return [_OK_STATUS, *metadata]
+        self.status = self._code
         return status_headers(self._code, self._details) + metadata
 
     async def _handed_over(self, body: bytes) -> None:
@@ -260,7 +283,7 @@ class Call(CallContext):
         except OSError:  # the client is gone
             # Raised rather than asked of the task: a task that cancels itself and then returns is cancelled without a
             # traceback, which pyvoy cannot stand.
-            self.closed = self._gone = True
+            self._leave()
             raise asyncio.CancelledError from None
 
 

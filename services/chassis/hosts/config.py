@@ -8,10 +8,12 @@ from typing import Any
 
 from pyvoy import PyvoyServer
 
+from services.chassis.hosts.headers import ARRIVAL
 from services.chassis.settings import Address
 
 APP = "services.chassis.hosts.entry:app"
 STAT_PREFIX = "modelyard"
+_HEADER_MUTATION = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 ACTIVE_CALLS = f"http.{STAT_PREFIX}.downstream_rq_active"
 ACTIVE_CONNECTIONS = f"http.{STAT_PREFIX}.downstream_cx_active"
 
@@ -90,6 +92,24 @@ def _http_manager(connection_age: float) -> dict[str, Any]:
         "codec_type": "HTTP2",
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
+        # A call waits for Python's event loop before anything of ours sees it, and under load most of its time: so the
+        # clock starts here (`headers.waited`). What a client sends of that name is overwritten.
+        "early_header_mutation_extensions": [
+            {
+                "name": "envoy.http.early_header_mutation.header_mutation",
+                "typed_config": {
+                    "@type": _HEADER_MUTATION,
+                    "mutations": [
+                        {
+                            "append": {
+                                "header": {"key": ARRIVAL.decode(), "value": "%START_TIME(%s.%6f)%"},
+                                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                            }
+                        }
+                    ],
+                },
+            }
+        ],
         # Streams may be silent for as long as they like; deadlines are the caller's, and kept by the chassis.
         "stream_idle_timeout": "0s",
         # Far above what the chassis takes (16 KiB): it answers RESOURCE_EXHAUSTED, where Envoy would end the
@@ -112,8 +132,35 @@ def _http_manager(connection_age: float) -> dict[str, Any]:
             "max_outbound_frames": 1_000_000,
             "max_header_field_size_kb": 256,
         },
+        "local_reply_config": {"mappers": [_unknown_method()]},
         "route_config": {"virtual_hosts": [{"name": "grpc", "domains": ["*"]}]},
-        "http_filters": _pyvoy_filters(),
+        "http_filters": [_odd_paths(), *_pyvoy_filters()],
+    }
+
+
+def _unknown_method() -> dict[str, Any]:
+    # As the chassis says it of any other path that is no method's.
+    return {
+        "filter": {"response_flag_filter": {"flags": ["FI"]}},
+        "body_format_override": {"text_format_source": {"inline_string": "Method not found!"}},
+    }
+
+
+def _odd_paths() -> dict[str, Any]:
+    """
+    Answers requests whose path has an escape or is not ASCII: no method has such a path, and pyvoy, which decodes them,
+    would never answer one that is not UTF-8.
+    """
+    return {
+        "name": "odd-paths",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+            # To gRPC it goes as UNIMPLEMENTED.
+            "abort": {"http_status": 404, "percentage": {"numerator": 100}},
+            "headers": [
+                {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-$&-~]*"}}, "invert_match": True},
+            ],
+        },
     }
 
 

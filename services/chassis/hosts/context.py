@@ -77,6 +77,13 @@ class CallContext:
             self._metadata = to_metadata(self._scope["headers"])
         return self._metadata
 
+    def values_of(self, name: str) -> list[str]:
+        """
+        All that the client sent under *name*, which is not one of binary values. Without decoding the rest.
+        """
+        wanted = name.encode("ascii")
+        return [value.decode("latin-1") for key, value in self._scope["headers"] if key == wanted]
+
     async def send_initial_metadata(self, initial_metadata: Metadata, /) -> None:
         """
         Raises:

@@ -11,8 +11,8 @@ import shutil
 import signal
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
+from services.chassis.background import Chores
 from services.chassis.control import Assignment, Control
 from services.chassis.hosts import envoy
 from services.chassis.hosts.admin import Admin
@@ -44,7 +44,7 @@ class Worker:
         self._assignment = assignment
         self._control = control
         self._admin = Admin(Path(assignment.folder, "admin.sock"))
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores("worker")
         self._serve: GrpcApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,9 +65,9 @@ class Worker:
                 server = await stack.enter_async_context(composed(self._assignment))
                 loop = asyncio.get_running_loop()
                 pulse = Pulse(loop)
-                self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse)
-                self._control.on_drain(loop, lambda: self._spawn(self._drain(server, pulse)))
-                self._spawn(self._announce(server.settings.listen))
+                self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse, server.recorders)
+                self._control.on_drain(loop, lambda: self._chores.add(self._drain(server, pulse)))
+                self._chores.add(self._announce(server.settings.listen))
             except Exception as error:  # noqa: BLE001 - the launcher prints it, in one line
                 _log.debug("cannot start", exc_info=error)
                 self._control.failed(explain(error))
@@ -76,12 +76,6 @@ class Worker:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
-
-    def _spawn(self, work: Any) -> None:
-        # Kept, because the loop alone does not keep a task from the garbage collector.
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _announce(self, listen: Address) -> None:
         # Envoy listens some time after the lifespan has started, and says so to nobody.
@@ -101,8 +95,8 @@ class Worker:
         try:
             await self._admin.drain()
             await self._wait_for_calls(loop.time() + _IDLE_GRACE, end)
-        except OSError as error:
-            _log.warning("draining without Envoy's help: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process has to end
+            _log.warning("draining without Envoy's help: %s", error, exc_info=not isinstance(error, OSError))
         for call in pulse.calls():
             call.shut()
         await asyncio.sleep(_LOOK)  # for their last bytes to leave

@@ -23,7 +23,8 @@ _WBITS = {"gzip": 31, "deflate": 15}
 
 class StatusError(Exception):
     """
-    The call has to end with *code*: what it carries is not gRPC, or is too much of it.
+    The call has to end with *code*: what it carries is not gRPC, or is too much of it. That is its client's fault, and
+    INTERNAL would be ours (docs/adr/0026).
 
     Args:
         code: the status to answer with.
@@ -88,10 +89,13 @@ class Unframer:
 
     def _check(self, flag: int, length: int) -> None:
         if flag > 1:
-            raise StatusError(grpc.StatusCode.INTERNAL, f"bad gRPC frame: the compression flag is {flag}, not 0 or 1")
+            raise StatusError(
+                grpc.StatusCode.INVALID_ARGUMENT, f"bad gRPC frame: the compression flag is {flag}, not 0 or 1"
+            )
         if length > self._most:
             raise too_large("Received", length, self._most)
         if flag and self._encoding == IDENTITY:
+            # The one fault of a client's for which the specification of compression demands this code by its name.
             raise StatusError(
                 grpc.StatusCode.INTERNAL, "bad gRPC frame: marked as compressed, without a grpc-encoding header"
             )
@@ -138,12 +142,14 @@ def decompress(message: bytes, encoding: str, most: int) -> bytes:
         unpacked = unpacker.decompress(message, most + 1)
     except zlib.error as error:
         raise StatusError(
-            grpc.StatusCode.INTERNAL, f"bad gRPC message: it does not unpack by {encoding} ({error})"
+            grpc.StatusCode.INVALID_ARGUMENT, f"bad gRPC message: it does not unpack by {encoding} ({error})"
         ) from None
     if len(unpacked) > most:
         raise too_large("Received", len(unpacked), most)
     if not unpacker.eof:
-        raise StatusError(grpc.StatusCode.INTERNAL, f"bad gRPC message: what was packed by {encoding} is cut short")
+        raise StatusError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"bad gRPC message: what was packed by {encoding} is cut short"
+        )
     return unpacked
 
 

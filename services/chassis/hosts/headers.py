@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from functools import lru_cache
@@ -18,6 +19,11 @@ from services.chassis.context import Metadata
 from services.chassis.hosts.framing import StatusError
 
 Headers = list[tuple[bytes, bytes]]
+
+#: When Envoy saw the request first, in seconds since 1970: see `services.chassis.hosts.config`.
+ARRIVAL = b"x-modelyard-arrival"
+# A stall beyond it counts as so long: a clock that was set meanwhile says nothing of how long a call waited.
+_LONGEST_WAIT = 60.0
 
 # What belongs to HTTP or to gRPC itself; the rest of a request's headers is the caller's metadata.
 _RESERVED = frozenset(
@@ -32,6 +38,7 @@ _RESERVED = frozenset(
         b"te",
         b"transfer-encoding",
         b"x-forwarded-proto",
+        ARRIVAL,
     }
 )
 # Bytes of metadata that a call may bring along, on both hosts, counted as HTTP/2 does (RFC 9113, 10.5.1).
@@ -69,9 +76,39 @@ def check_size(headers: Headers) -> None:
     size = 32 * len(headers)
     for key, value in headers:
         size += len(key) + len(value)
-    if size > MOST_METADATA:
+    if size > MOST_METADATA and (size := size - _own_size(headers)) > MOST_METADATA:
         raise StatusError(
             grpc.StatusCode.RESOURCE_EXHAUSTED, f"received metadata size exceeds limit ({size} vs. {MOST_METADATA})"
+        )
+
+
+def _own_size(headers: Headers) -> int:
+    # What this process's Envoy has added is not the caller's.
+    return sum(32 + len(key) + len(value) for key, value in headers if key == ARRIVAL)
+
+
+def waited(arrival: bytes | None) -> float:
+    """
+    The seconds since a request arrived at Envoy, which runs by the same clock; 0 if they are not known.
+    """
+    if arrival is None:
+        return 0.0
+    try:
+        return min(max(time.time() - float(arrival), 0.0), _LONGEST_WAIT)
+    except ValueError:
+        return 0.0
+
+
+def check_codec(content_type: bytes) -> None:
+    """
+    Raises:
+        StatusError: messages are not as this server writes and reads them: protobuf, which a type may say or leave out.
+    """
+    codec = content_type.partition(b";")[0].partition(b"+")[2]
+    if codec not in {b"", b"proto"}:
+        name = content_type.decode("latin-1")
+        raise StatusError(
+            grpc.StatusCode.UNIMPLEMENTED, f"content-type {name!r} is not spoken here, only application/grpc+proto"
         )
 
 

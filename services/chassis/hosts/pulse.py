@@ -10,6 +10,8 @@ with one if there was one. Seen in src/asgi/filter.rs and in a run.)
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,8 +19,15 @@ if TYPE_CHECKING:
     from services.chassis.hosts.context import Event
 
 _TICK = 0.01
-_PROBE = 0.05
-_PROBES_PER_SECOND = 2000
+# Asking about a call takes four hand-overs between threads. So many are asked about in one turn of the loop, and turns
+# are so far apart, however many calls there are: thousands that are asked about together would hold up all others.
+_SLICE = 10
+_PAUSE = 0.01
+# A call is asked about soon after it has settled, and then ever more rarely, in proportion to its age: a stream that
+# has been quiet for an hour is not likely to end in this moment.
+_FIRST = 0.05
+_GROWTH = 1.5
+_MOST = 15.0
 
 
 class Pulse:
@@ -34,7 +43,9 @@ class Pulse:
         self._loop = loop
         self._young: list[Call] = []
         self._older: list[Call] = []
-        self._settled: set[Call] = set()
+        # By when they are asked about next: (when, number, pause, call).
+        self._settled: list[tuple[float, int, float, Call]] = []
+        self._numbers = itertools.count()
         self._ticking = False
         self._probing = False
 
@@ -56,31 +67,41 @@ class Pulse:
         """
         The calls in progress.
         """
-        return [call for call in (*self._young, *self._older, *self._settled) if not call.closed]
+        settled = (call for *_, call in self._settled)
+        return [call for call in (*self._young, *self._older, *settled) if not call.closed]
 
     def _tick(self) -> None:
         for call in self._older:
             if not call.closed:
                 call.settle(self._loop)
-                self._settled.add(call)
+                self._ask_later(call, _FIRST)
         self._older, self._young = self._young, []
         self._ticking = bool(self._older)
         if self._ticking:
             self._loop.call_later(_TICK, self._tick)
+        self._probe_later()
+
+    def _ask_later(self, call: Call, pause: float) -> None:
+        heapq.heappush(self._settled, (self.time() + pause, next(self._numbers), pause, call))
+
+    def _probe_later(self) -> None:
         if self._settled and not self._probing:
             self._probing = True
-            self._probe()
+            self._loop.call_later(max(_PAUSE, self._settled[0][0] - self.time()), self._probe)
 
     def _probe(self) -> None:
-        self._settled = {call for call in self._settled if not call.closed}
-        for call in self._settled:
+        self._probing = False
+        now, asked = self.time(), 0
+        while self._settled and self._settled[0][0] <= now and asked < _SLICE:
+            _, _, pause, call = heapq.heappop(self._settled)
+            if call.closed:
+                continue
             if call.request_ended and not call.probing:
+                asked += 1
                 call.probing = True
                 call.receive().add_done_callback(_Answer(call))
-        self._probing = bool(self._settled)
-        if self._probing:
-            # However many calls there are, asking about them stays a small part of the process's work.
-            self._loop.call_later(max(_PROBE, len(self._settled) / _PROBES_PER_SECOND), self._probe)
+            self._ask_later(call, min(pause * _GROWTH, _MOST))
+        self._probe_later()
 
 
 class _Answer:

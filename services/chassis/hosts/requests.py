@@ -16,6 +16,12 @@ from services.chassis.hosts.framing import StatusError, Unframer, whole
 
 Deserializer = Callable[[bytes], Any]
 
+# On both hosts. The second and the third are UNIMPLEMENTED: "Request cardinality violation" in
+# https://github.com/grpc/grpc/blob/master/doc/statuscodes.md.
+UNREADABLE = "the request does not parse"
+NO_MESSAGE = "no message in a unary request"
+SECOND_MESSAGE = "more than one message in a unary request"
+
 # One more piece of the body is asked for while less than this lies here unread, so that a client that goes away is
 # noticed. A piece is at most what Envoy buffers of a stream.
 _AHEAD = 65536
@@ -33,7 +39,7 @@ def deserialized(deserialize: Deserializer | None, message: bytes) -> Any:
     try:
         return deserialize(message)
     except Exception as error:  # noqa: BLE001 - what a deserializer raises is its own affair
-        raise StatusError(grpc.StatusCode.INTERNAL, f"the request does not parse: {error}") from None
+        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"{UNREADABLE}: {error}") from None
 
 
 async def read_one(call: Call, encoding: str, most: int) -> bytes | None:
@@ -68,7 +74,7 @@ async def _assemble(call: Call, event: Event, unframer: Unframer) -> bytes | Non
         if message is None:
             message = unframer.pop()
         if message is not None and unframer.pending:
-            raise StatusError(grpc.StatusCode.INTERNAL, "more than one message in a unary request")
+            raise StatusError(grpc.StatusCode.UNIMPLEMENTED, SECOND_MESSAGE)
         if not event["more_body"]:
             break
         event = await call.receive()
@@ -143,5 +149,5 @@ class Requests:
 
 def _ended_early(unframer: Unframer) -> StatusError:
     if unframer.pending:
-        return StatusError(grpc.StatusCode.INTERNAL, "bad gRPC frame: the request ends within a message")
-    return StatusError(grpc.StatusCode.INTERNAL, "no message in a unary request")
+        return StatusError(grpc.StatusCode.INVALID_ARGUMENT, "bad gRPC frame: the request ends within a message")
+    return StatusError(grpc.StatusCode.UNIMPLEMENTED, NO_MESSAGE)

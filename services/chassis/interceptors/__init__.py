@@ -1,58 +1,62 @@
 """
 What is done round every call of every service, in this order, the first outermost:
 
-1. metrics sees what the client sees;
-2. log gives the call its request id and its trace before anything can go wrong;
-3. spans exports what became of it, where that is asked for;
-4. errors answers with the status of whatever is raised further in;
-5. access lets nobody further in who may not (while access control is on);
-6. deadline lets everything below know how much time is left;
-7. fault makes calls late, in drills.
+1. calling gives the call its request id and its trace before anything can go wrong;
+2. spans exports what became of it, where that is asked for;
+3. errors answers with the status of whatever is raised further in;
+4. access lets nobody further in who may not (while access control is on);
+5. callers says whose word is taken for who calls (while access control is off);
+6. streams bounds how many there are and how long they stay;
+7. deadline lets everything below know how much time is left;
+8. fault makes calls late, in drills.
+
+What is counted and logged is outside of all this: the host does it, see `services.chassis.recording`.
 """
 
 from collections.abc import Mapping
 
+from services.chassis.callers import Bounds, Proxies
 from services.chassis.calls import Interceptor
 from services.chassis.deadlines import outgoing_timeout, remaining
 from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
-from services.chassis.interceptors.current import REQUEST_ID, current_call, identity, request_id
+from services.chassis.interceptors.callers import CallerInterceptor
+from services.chassis.interceptors.calling import CallIdInterceptor
+from services.chassis.interceptors.current import REQUEST_ID, caller, client, current_call, identity, request_id
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.fault import FaultInterceptor
-from services.chassis.interceptors.log import LogInterceptor
-from services.chassis.interceptors.metrics import MetricsInterceptor
 from services.chassis.interceptors.spans import SpanInterceptor
-from services.chassis.metrics import CallMetrics
+from services.chassis.interceptors.streams import StreamInterceptor
 from services.chassis.tracing import Spans
 
 
 def standard(
-    calls: CallMetrics,
     *,
-    slow: float = 0.5,
     default_deadline: float = 60.0,
     spans: Spans | None = None,
     access: AccessInterceptor | None = None,
     delays: Mapping[str, float] | None = None,
+    proxies: Proxies | None = None,
+    streams: StreamInterceptor | None = None,
 ) -> tuple[Interceptor, ...]:
     """
     The interceptors of every service, in order.
 
     Args:
-        calls: where to count.
-        slow: seconds after which a unary call is logged as a warning.
         default_deadline: seconds for a unary call whose client set none.
         spans: where spans are exported, what makes them.
         access: None lets everybody in.
         delays: of methods, in seconds, for drills.
+        proxies: who may say on whose behalf they call; those on this machine unless they are given.
+        streams: None bounds none.
     """
     return (
-        MetricsInterceptor(calls),
-        LogInterceptor(slow),
+        CallIdInterceptor(),
         *(() if spans is None else (SpanInterceptor(spans),)),
         ErrorInterceptor(),
-        *([] if access is None else [access]),
+        CallerInterceptor(proxies or Proxies()) if access is None else access,
+        *([] if streams is None else [streams]),
         DeadlineInterceptor(default_deadline),
         *([FaultInterceptor(delays)] if delays else []),
     )
@@ -61,13 +65,17 @@ def standard(
 __all__ = [
     "REQUEST_ID",
     "AccessInterceptor",
+    "Bounds",
+    "CallIdInterceptor",
     "CallInterceptor",
+    "CallerInterceptor",
     "DeadlineInterceptor",
     "ErrorInterceptor",
-    "LogInterceptor",
-    "MetricsInterceptor",
     "Observer",
     "SpanInterceptor",
+    "StreamInterceptor",
+    "caller",
+    "client",
     "current_call",
     "identity",
     "outcome",

@@ -10,8 +10,9 @@ from contextvars import ContextVar
 
 from services.chassis import tracing
 from services.chassis.access.identity import Identity
+from services.chassis.callers import Proxies
 from services.chassis.calls import Method
-from services.chassis.context import Context
+from services.chassis.context import Context, fit, values_of
 from services.chassis.tracing import Span, Trace
 
 REQUEST_ID = "x-request-id"
@@ -19,6 +20,7 @@ _SUBJECT = "x-modelyard-subject"
 
 _MOST_CHARACTERS = 128
 _MOST_SUBJECT = 256
+_NOBODY = Proxies(())
 
 # Ids made here are unique by the process's random prefix: a counter is ten times cheaper than a uuid per call.
 _prefix = secrets.token_hex(6)
@@ -31,17 +33,18 @@ class CurrentCall:
 
     Attributes:
         method, context: of the call.
-        started: by time.perf_counter().
         span: what is exported of it; None unless spans are.
+        identity: what its token says; None while access control is off.
+        proxies: who may say on whose behalf they call; None: nobody.
     """
 
-    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "span", "started")
+    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "proxies", "span")
 
-    def __init__(self, method: Method, context: Context, started: float) -> None:
+    def __init__(self, method: Method, context: Context) -> None:
         self.method = method
         self.context = context
-        self.started = started
         self.identity: Identity | None = None
+        self.proxies: Proxies | None = None
         self.span: Span | None = None
         self._request_id: str | None = None
         self._trace: Trace | None = None
@@ -52,7 +55,10 @@ class CurrentCall:
         The client's `x-request-id`, or one of our own making if it sent none that is fit to be logged.
         """
         if self._request_id is None:
-            self._request_id = self._sent(REQUEST_ID, _MOST_CHARACTERS) or f"{_prefix}-{next(_numbers):x}"
+            # Made first, because grpcio logs what it cannot decode when it is asked for metadata, and a record of the
+            # log asks for the request id.
+            self._request_id = f"{_prefix}-{next(_numbers):x}"
+            self._request_id = self._sent(REQUEST_ID, _MOST_CHARACTERS) or self._request_id
         return self._request_id
 
     @property
@@ -64,26 +70,33 @@ class CurrentCall:
             if self.span is not None:
                 self._trace = self.span.trace
             else:
-                above = tracing.received(self.context.invocation_metadata() or ())
-                self._trace = tracing.new() if above is None else above.child()
+                self._trace = tracing.new()
+                if (above := tracing.received(self.context.invocation_metadata() or ())) is not None:
+                    self._trace = above.child()
         return self._trace
 
     @property
     def caller(self) -> str:
         """
-        Who calls, as the gateway has verified it; empty when it does not say.
+        Who calls: as their token says, or, while access control is off, as somebody says who may; empty when nobody
+        does.
         """
         if self.identity is not None:
             return self.identity.subject
-        return self._sent(_SUBJECT, _MOST_SUBJECT) or ""
+        said = self._sent(_SUBJECT, _MOST_SUBJECT)
+        trusted = said is not None and self.proxies is not None and self.proxies.trust(self.context.peer())
+        return (said or "") if trusted else ""
+
+    @property
+    def client(self) -> str:
+        """
+        The address of who calls: as a gateway says, or else where the call comes from.
+        """
+        return (self.proxies or _NOBODY).client(self.context)
 
     def _sent(self, name: str, most: int) -> str | None:
-        for key, value in self.context.invocation_metadata() or ():
-            if key == name:
-                # It is logged, and a request id is echoed: trailers hold printable ASCII only.
-                fit = isinstance(value, str) and 0 < len(value) <= most and value.isascii()
-                return str(value) if fit and str(value).isprintable() else None
-        return None
+        found = values_of(self.context, name)
+        return fit(found[0], most) if found else None
 
 
 _current: ContextVar[CurrentCall | None] = ContextVar("modelyard_call", default=None)
@@ -103,6 +116,22 @@ def request_id() -> str | None:
     """
     call = _current.get()
     return None if call is None else call.request_id
+
+
+def caller() -> str:
+    """
+    Who makes the call in progress (see `CurrentCall.caller`).
+    """
+    call = _current.get()
+    return "" if call is None else call.caller
+
+
+def client() -> str:
+    """
+    The address of who makes the call in progress (see `CurrentCall.client`).
+    """
+    call = _current.get()
+    return "" if call is None else call.client
 
 
 def identity() -> Identity | None:

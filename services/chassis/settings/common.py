@@ -9,7 +9,22 @@ from enum import StrEnum
 from pathlib import Path
 
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
-from services.chassis.settings.kinds import Address, address, boolean, choice, delays, integer, seconds, text, url
+from services.chassis.access.fetching import may_fetch
+from services.chassis.access.keys import MOST_AGE
+from services.chassis.callers import LOOPBACK, Bounds, Network, Proxies
+from services.chassis.loopback import is_loopback
+from services.chassis.settings.kinds import (
+    Address,
+    address,
+    boolean,
+    choice,
+    delays,
+    integer,
+    networks,
+    seconds,
+    text,
+    url,
+)
 from services.chassis.settings.loading import SettingsError, setting
 from services.chassis.settings.tls import CA, CERT, KEY, TlsError, TlsFiles
 
@@ -133,7 +148,7 @@ class CommonSettings:
         "MODELYARD_ACCESS",
         choice(AccessMode),
         default=AccessMode.OFF,
-        help="whether calls need a token: off, all but reading models and assets (read-public), or all (on)",
+        help="whether calls need a token: all (on), all but reading (read-public), none here (off) or anywhere",
     )
     jwks_file: str | None = setting(
         "MODELYARD_JWKS_FILE",
@@ -143,6 +158,18 @@ class CommonSettings:
     )
     jwks_url: str | None = setting(
         "MODELYARD_JWKS_URL", url("https", "http"), default=None, help="the keys that sign tokens: fetched every minute"
+    )
+    jwks_plain_http: bool = setting(
+        "MODELYARD_JWKS_PLAIN_HTTP",
+        boolean(),
+        default=False,
+        help="whether MODELYARD_JWKS_URL may be http:// beyond this machine: who is on the way can change the keys",
+    )
+    jwks_most_age: float = setting(
+        "MODELYARD_JWKS_MOST_AGE_SECONDS",
+        seconds(60, 30 * 86400),
+        default=MOST_AGE,
+        help="how long keys are believed that cannot be read again; then tokens are refused, and it is not ready",
     )
     jwt_issuer: str | None = setting(
         "MODELYARD_JWT_ISSUER", text(), default=None, help="who has to have issued a token (iss)"
@@ -155,6 +182,24 @@ class CommonSettings:
         boolean(),
         default=False,
         help="whether reflection is open to everybody while calls need a token; else it is to nobody",
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        "MODELYARD_TRUSTED_PROXIES",
+        networks(),
+        default=LOOPBACK,
+        help="where gateways call from, whose word is taken for who calls; with mutual TLS, every caller is one",
+    )
+    streams_per_client: int = setting(
+        "MODELYARD_STREAMS_PER_CLIENT",
+        integer(0, 1 << 20),
+        default=1000,
+        help="the streams that one client, a token's subject or an address, may have open in this process; 0: no bound",
+    )
+    streams_most: int = setting(
+        "MODELYARD_STREAMS_MOST",
+        integer(0, 1 << 20),
+        default=10_000,
+        help="the streams that all clients together may have open in this process; 0: any number",
     )
     service_token_file: str | None = setting(
         "MODELYARD_SERVICE_TOKEN_FILE",
@@ -193,6 +238,19 @@ class CommonSettings:
             raise SettingsError([str(error)]) from None
         return files
 
+    def check_access(self) -> None:
+        """
+        Raises:
+            SettingsError: everybody in a network could do everything, and nobody has asked for that.
+        """
+        if self.access is AccessMode.OFF and not is_loopback(self.listen.host):
+            raise SettingsError(
+                [
+                    f"MODELYARD_ACCESS is off, and {self.listen} is not on loopback: everybody who connects could do "
+                    f"everything. Set MODELYARD_ACCESS=on (docs/access.md), or say MODELYARD_ACCESS={AccessMode.OPEN}"
+                ]
+            )
+
     def keys(self) -> Keys | None:
         """
         The keys that sign tokens; None while access control is off.
@@ -200,11 +258,13 @@ class CommonSettings:
         Raises:
             SettingsError: access control is on without all that it needs.
         """
-        if self.access is AccessMode.OFF:
+        if not self.access.asks:
             return None
         wrong = []
         if (self.jwks_file is None) == (self.jwks_url is None):
             wrong.append("MODELYARD_JWKS_FILE, MODELYARD_JWKS_URL: set one of them")
+        if self.jwks_url is not None and not may_fetch(self.jwks_url, plain=self.jwks_plain_http):
+            wrong.append("MODELYARD_JWKS_URL has to be https:// (or set MODELYARD_JWKS_PLAIN_HTTP=true)")
         if self.jwt_issuer is None:
             wrong.append("MODELYARD_JWT_ISSUER is not set: tokens of every issuer would be taken")
         if self.jwt_audience is None:
@@ -212,7 +272,12 @@ class CommonSettings:
         if wrong:
             raise SettingsError([f"with MODELYARD_ACCESS={self.access}, {each}" for each in wrong])
         try:
-            return Keys(file=Path(self.jwks_file) if self.jwks_file else None, url=self.jwks_url)
+            return Keys(
+                file=Path(self.jwks_file) if self.jwks_file else None,
+                url=self.jwks_url,
+                plain=self.jwks_plain_http,
+                most_age=self.jwks_most_age,
+            )
         except KeysError as error:
             raise SettingsError([f"MODELYARD_JWKS_FILE: {error}"]) from None
 
@@ -225,6 +290,18 @@ class CommonSettings:
         """
         verifier = Verifier(keys, self.jwt_issuer or "", self.jwt_audience or "")
         return Access(self.access, verifier, self.reflection_open)
+
+    def proxies(self) -> Proxies:
+        """
+        Who may say on whose behalf they call.
+        """
+        return Proxies(self.trusted_proxies, everybody=self.tls_ca_file is not None)
+
+    def streams(self) -> Bounds:
+        """
+        How many streams may be open.
+        """
+        return Bounds(self.streams_per_client, self.streams_most)
 
     def own_token(self) -> OwnToken:
         """

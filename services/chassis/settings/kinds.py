@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Generic, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -138,6 +139,17 @@ def delays() -> Kind[dict[str, float]]:
         return found
 
     return Kind("Method=seconds, such as SearchModels=0.3", parse)
+
+
+def networks() -> Kind[tuple[IPv4Network | IPv6Network, ...]]:
+    """
+    Networks, or single addresses, with commas between them; none is fine.
+    """
+
+    def parse(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+
+    return Kind("networks, such as 127.0.0.0/8,10.0.0.0/8", parse)
 
 
 def address() -> Kind[Address]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -121,6 +122,9 @@ def _under(prefix: str, metadata: Metadata) -> Metadata:
 
 
 async def _greet(context: Context, request: pb.Ask) -> None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-block-ms":
+            time.sleep(int(value) / 1000)  # noqa: ASYNC251 - blocking is the point
     if request.gzip:
         context.set_compression(grpc.Compression.Gzip)
     if initial := _under(_INITIAL, context.invocation_metadata() or ()):
@@ -169,6 +173,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
     Serve the probe for as long as the block lasts.
     """
     probe = Probe()  # type: ignore[abstract]  # the methods that it lacks answer UNIMPLEMENTED
+    server.ask_for(
+        {f"/modelyard.test.v1.ProbeService/{name}": "probe" for name in ("Unary", "Down", "Up", "Both", "Fate")}
+    )
     server.add(probe_pb2_grpc.add_ProbeServiceServicer_to_server, probe)
     yield
     _log.info("the probe ends", extra=probe.totals())

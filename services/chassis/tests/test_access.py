@@ -4,6 +4,8 @@ Who is let in, on a real server over a real channel.
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,7 +34,7 @@ def issuer(tmp_path: Path) -> Issuer:
 
 
 @asynccontextmanager
-async def guarded(keys: Keys, mode: AccessMode = AccessMode.ON) -> AsyncIterator[Any]:
+async def guarded(keys: Keys, mode: AccessMode = AccessMode.ON, calls: CallMetrics | None = None) -> AsyncIterator[Any]:
     """
     A channel to a server whose methods answer with the caller's subject.
     """
@@ -43,7 +45,7 @@ async def guarded(keys: Keys, mode: AccessMode = AccessMode.ON) -> AsyncIterator
 
     interceptor = AccessInterceptor(Access(mode, Verifier(keys, ISSUER, AUDIENCE)), SCOPES)
     methods: dict[str, Any] = {"Read": unary(who), "Write": unary(who), "Forgotten": unary(who)}
-    async with wired(interceptors=standard(CallMetrics(), access=interceptor), **methods) as channel:
+    async with wired(interceptors=standard(access=interceptor), calls=calls, **methods) as channel:
         yield channel
 
 
@@ -83,6 +85,30 @@ async def test_a_bad_token_is_refused_with_the_reason(issuer: Issuer) -> None:
         ]
         for token in bad:
             assert await reason(ask(channel, "Read", token)) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+
+
+async def test_who_is_refused_is_counted_and_logged(issuer: Issuer, lines: io.StringIO) -> None:
+    """
+    A call without a good token, or without a right, leaves a line with the client's address, and no token.
+    """
+    calls, denied = CallMetrics(), issuer.mint("registry.read")
+    client = ("x-modelyard-client", "203.0.113.9")
+    async with guarded(Keys(file=issuer.file), calls=calls) as channel:
+        do = channel.unary_unary(path("Write"))
+        await failure(do(b"", metadata=(client,)))
+        await failure(do(b"", metadata=(client, ("authorization", f"Bearer {denied}"))))
+    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+    found = [each for each in records if each["logger"] == "services.chassis.recording"]
+    assert [(each["code"], each["level"], each["client"]) for each in found] == [
+        ("UNAUTHENTICATED", "INFO", "203.0.113.9"),
+        ("PERMISSION_DENIED", "INFO", "203.0.113.9"),
+    ]
+    assert denied not in lines.getvalue()
+    (handled,) = [each for each in calls.collect() if each.name == "grpc_server_handled"]
+    counted = {
+        each.labels["grpc_code"]: each.value for each in handled.samples if each.labels["grpc_method"] == "Write"
+    }
+    assert (counted["Unauthenticated"], counted["PermissionDenied"]) == (1, 1)
 
 
 async def test_the_scope_that_is_missing_is_named(issuer: Issuer) -> None:

@@ -13,7 +13,6 @@ import grpc
 from services.chassis.context import Context
 from services.chassis.interceptors import outgoing_timeout, remaining, standard
 from services.chassis.interceptors.deadline import Cutter
-from services.chassis.metrics import CallMetrics
 from services.chassis.tests.wired import client_stream, eventually, failure, path, server_stream, unary, wired
 
 
@@ -35,7 +34,7 @@ async def test_a_call_without_a_deadline_gets_one() -> None:
             raise
         return b""
 
-    async with wired(Do=unary(handler), interceptors=standard(CallMetrics(), default_deadline=0.1)) as channel:
+    async with wired(Do=unary(handler), interceptors=standard(default_deadline=0.1)) as channel:
         error = await failure(channel.unary_unary(path("Do"))(b""))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert cancelled.is_set()
@@ -45,7 +44,7 @@ async def test_calls_in_time_are_not_cut() -> None:
     """
     The clock of a call stops when it ends: later work of the process is not cancelled by it.
     """
-    async with wired(Do=unary(_echo), interceptors=standard(CallMetrics(), default_deadline=0.1)) as channel:
+    async with wired(Do=unary(_echo), interceptors=standard(default_deadline=0.1)) as channel:
         do = channel.unary_unary(path("Do"))
         for n in range(20):
             assert await do(b"%d" % n) == b"%d" % n
@@ -70,7 +69,7 @@ async def test_streams_without_a_deadline_go_on() -> None:
             await asyncio.sleep(0.05)
             yield b"x"
 
-    interceptors = standard(CallMetrics(), default_deadline=0.1)
+    interceptors = standard(default_deadline=0.1)
     async with wired(Down=server_stream(down), Up=client_stream(up), interceptors=interceptors) as channel:
         assert [each async for each in channel.unary_stream(path("Down"))(b"")] == [b"None"] * 3
         assert await channel.stream_unary(path("Up"))(slowly()) == b"xxx"
@@ -86,7 +85,7 @@ async def test_outgoing_calls_end_before_the_call_they_serve() -> None:
         assert left is not None
         return json.dumps([left, outgoing_timeout()]).encode()
 
-    async with wired(Do=unary(handler), interceptors=standard(CallMetrics(), default_deadline=60)) as channel:
+    async with wired(Do=unary(handler), interceptors=standard(default_deadline=60)) as channel:
         do = channel.unary_unary(path("Do"))
         given, default = json.loads(await do(b"", timeout=5)), json.loads(await do(b""))
     assert given[1] < given[0] < 6  # grpc rounds a timeout up on the wire
@@ -103,7 +102,7 @@ async def test_nothing_is_sent_out_when_no_time_is_left() -> None:
         outgoing_timeout()
         return b""
 
-    async with wired(Do=unary(handler), interceptors=standard(CallMetrics(), default_deadline=0.2)) as channel:
+    async with wired(Do=unary(handler), interceptors=standard(default_deadline=0.2)) as channel:
         error = await failure(channel.unary_unary(path("Do"))(b""))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 

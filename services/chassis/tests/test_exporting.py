@@ -15,7 +15,6 @@ from services.chassis.context import Context
 from services.chassis.errors import NotFound, Unavailable
 from services.chassis.exporting import exporting
 from services.chassis.interceptors import standard
-from services.chassis.metrics import CallMetrics
 from services.chassis.outgoing import outgoing
 from services.chassis.settings import SettingsError
 from services.chassis.tests.collecting import CLIENT, SERVER, collecting
@@ -43,7 +42,7 @@ async def test_calls_and_outgoing_calls_are_spans() -> None:
                     await failure(further.unary_unary(path("Behind"))(request, metadata=metadata))
                     raise NotFound("MODEL_NOT_FOUND", "namespaces/a/models/m")
 
-            interceptors = standard(CallMetrics(), spans=spans)
+            interceptors = standard(spans=spans)
             async with wired(Before=unary(before), Away=unary(_away), interceptors=interceptors) as channel:
                 metadata = (("traceparent", PARENT), ("x-request-id", "id-1"))
                 await failure(channel.unary_unary(path("Before"))(b"", metadata=metadata))
@@ -76,7 +75,7 @@ async def test_what_the_caller_does_not_sample_is_not_exported() -> None:
 
     with collecting() as collector:
         async with exporting(collector.endpoint, "services.test", 0) as spans:
-            interceptors = standard(CallMetrics(), spans=spans)
+            interceptors = standard(spans=spans)
             async with wired(Do=unary(handler), interceptors=interceptors) as channel:
                 await channel.unary_unary(path("Do"))(b"", metadata=(("traceparent", PARENT[:-1] + "0"),))
         assert not collector.spans
@@ -93,7 +92,7 @@ async def test_a_collector_that_is_away_holds_nothing_up() -> None:
         return request
 
     async with exporting("http://127.0.0.1:1", "services.test", 0) as spans:
-        async with wired(Do=unary(handler), interceptors=standard(CallMetrics(), spans=spans)) as channel:
+        async with wired(Do=unary(handler), interceptors=standard(spans=spans)) as channel:
             async with asyncio.timeout(5):
                 assert await channel.unary_unary(path("Do"))(b"x") == b"x"
         ending = time.monotonic()

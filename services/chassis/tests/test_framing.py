@@ -64,12 +64,12 @@ def test_whole() -> None:
 @pytest.mark.parametrize(
     ("body", "encoding", "code"),
     [
-        (b"\x02\x00\x00\x00\x00", IDENTITY, grpc.StatusCode.INTERNAL),
+        (b"\x02\x00\x00\x00\x00", IDENTITY, grpc.StatusCode.INVALID_ARGUMENT),
         (b"\x01\x00\x00\x00\x00", IDENTITY, grpc.StatusCode.INTERNAL),
         (b"\x00\xff\xff\xff\xff", IDENTITY, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (b"\x01\x00\x00\x00\x03abc", "gzip", grpc.StatusCode.INTERNAL),
+        (b"\x01\x00\x00\x00\x03abc", "gzip", grpc.StatusCode.INVALID_ARGUMENT),
         (frame(bytes(_MOST + 1), 10_000, "gzip"), "gzip", grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (frame(b"a" * 100, _MOST, "gzip"), "deflate", grpc.StatusCode.INTERNAL),
+        (frame(b"a" * 100, _MOST, "gzip"), "deflate", grpc.StatusCode.INVALID_ARGUMENT),
     ],
     ids=["flag", "no encoding", "length", "not gzip", "bomb", "another encoding"],
 )

@@ -22,7 +22,6 @@ from services.chassis.interceptors import (
     request_id,
     standard,
 )
-from services.chassis.metrics import CallMetrics
 from services.chassis.tests.wired import (
     bidi,
     client_stream,
@@ -34,7 +33,7 @@ from services.chassis.tests.wired import (
     wired,
 )
 
-_CALLS = "services.chassis.interceptors.log"
+_CALLS = "services.chassis.recording"
 
 
 async def _echo(request: bytes, _context: Context) -> bytes:
@@ -141,6 +140,30 @@ async def test_failures_are_logged_by_whose_they_are(lines: io.StringIO, error: 
     assert [record["level"] for record in _records(lines, _CALLS)] == [level]
 
 
+@pytest.mark.parametrize(
+    ("told", "trusted", "client"),
+    [
+        (("203.0.113.9",), True, "203.0.113.9"),
+        (("203.0.113.9",), False, "127.0.0.1"),
+        (("203.0.113.9", "203.0.113.10"), True, "127.0.0.1"),
+        (("x" * 65,), True, "127.0.0.1"),
+        ((), True, "127.0.0.1"),
+    ],
+)
+async def test_the_client_is_who_the_gateway_says(
+    lines: io.StringIO, told: tuple[str, ...], trusted: bool, client: str
+) -> None:
+    """
+    A gateway is believed about the address of a client; anybody else has only their own.
+    """
+    metadata = tuple(("x-modelyard-client", each) for each in told)
+    async with wired(Do=unary(_echo), gateways="127.0.0.0/8" if trusted else "10.0.0.0/8") as channel:
+        await channel.unary_unary(path("Do"))(b"", metadata=metadata)
+    (record,) = _records(lines, _CALLS)
+    assert record["client"] == client
+    assert record["peer"].startswith("ipv4:127.0.0.1:")
+
+
 async def test_slow_calls_are_warned_of_and_streams_are_not(lines: io.StringIO) -> None:
     """
     A unary call over the bound is a WARNING although it succeeds; streams are long by nature.
@@ -153,8 +176,7 @@ async def test_slow_calls_are_warned_of_and_streams_are_not(lines: io.StringIO) 
     async def stream(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield await slow(request, context)
 
-    interceptors = standard(CallMetrics(), slow=0.01)
-    async with wired(Slow=unary(slow), Stream=server_stream(stream), interceptors=interceptors) as channel:
+    async with wired(Slow=unary(slow), Stream=server_stream(stream), slow=0.01) as channel:
         await channel.unary_unary(path("Slow"))(b"")
         assert [each async for each in channel.unary_stream(path("Stream"))(b"x")] == [b"x"]
     assert [(r["method"], r["level"], r["code"]) for r in _records(lines, _CALLS)] == [
@@ -237,9 +259,7 @@ async def test_a_clients_cancel_reaches_the_handler_of_a_stream() -> None:
             diary.append("cleaned")
             cleaned.set()
 
-    async with wired(
-        Do=server_stream(handler), interceptors=(*standard(CallMetrics()), _Diary("it", diary))
-    ) as channel:
+    async with wired(Do=server_stream(handler), interceptors=(*standard(), _Diary("it", diary))) as channel:
         call = channel.unary_stream(path("Do"))(b"")
         assert await call.read() == b"x"
         call.cancel()

@@ -104,6 +104,15 @@ async def test_wrong_settings() -> None:
     assert "Traceback" not in said
 
 
+async def test_a_network_is_not_served_without_access_control() -> None:
+    """
+    A service that everybody could use does not start, and says what to set.
+    """
+    code, said = await _start(_PROBE, "--check", MODELYARD_LISTEN="0.0.0.0:1")
+    assert code == 1
+    assert "MODELYARD_ACCESS=open-to-everybody" in said
+
+
 async def test_composition_fails(host: str) -> None:
     """
     What the composition root raises is said in one line, without a traceback.

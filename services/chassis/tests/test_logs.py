@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -101,6 +102,25 @@ def test_text_cannot_be_forged() -> None:
     setup(LogFormat.TEXT, LogLevel.INFO, stream=stream)
     _log.info("name is %s", "x\n12:00:00.000 ERROR  forged")
     assert len(stream.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", [LogFormat.TEXT, LogFormat.JSON])
+def test_a_terminal_cannot_be_steered(format: LogFormat) -> None:  # noqa: A002 - named as the setting
+    """
+    What a client sends reaches whoever reads the log as text: no escape sequences, which could clear the screen, change
+    its title or hide what was there, neither in a message nor in an error, and nothing that turns the line around.
+    """
+    stream = io.StringIO()
+    setup(format, LogLevel.INFO, stream=stream)
+    sent = "\x1b]0;owned\x07\x1b[2J \x9b31m \x7f \u202egnp\u2028 \r and é ✓"
+    try:
+        raise ValueError(sent)
+    except ValueError:
+        _log.exception("name is %s", sent)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", stream.getvalue())
+    assert stream.getvalue().count("é ✓") == 2
+    if format is LogFormat.JSON:
+        assert json.loads(stream.getvalue())["message"] == f"name is {sent}"
 
 
 def test_libraries_do_not_get_to_write_requests() -> None:

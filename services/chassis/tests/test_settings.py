@@ -151,6 +151,8 @@ def test_everything_wrong_is_said_at_once() -> None:
         ("MODELYARD_PAUSE", "2s"),
         ("MODELYARD_PAUSE", "5.01"),
         ("MODELYARD_NAME", "two\nlines"),
+        ("MODELYARD_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("MODELYARD_TRUSTED_PROXIES", "gateway"),
         ("MODELYARD_DATABASE_URL", "mysql://db/x"),
         ("MODELYARD_DATABASE_URL", "db:5432"),
         ("MODELYARD_DATABASE_URL", "postgresql://"),
@@ -356,3 +358,18 @@ def _outcome(environ: dict[str, str]) -> _Settings | tuple[str, ...]:
         return load(_Settings, environ)
     except SettingsError as error:
         return error.problems
+
+
+def test_no_network_is_served_without_access_control() -> None:
+    """
+    With access control off a service serves this machine alone, unless it is told in so many words that everybody may.
+    """
+    for listen in ("127.0.0.1:1", "[::1]:1", "localhost:1"):
+        load(CommonSettings, {"MODELYARD_LISTEN": listen}).check_access()
+    for listen in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost.example:1"):
+        with pytest.raises(SettingsError, match="MODELYARD_ACCESS=open-to-everybody"):
+            load(CommonSettings, {"MODELYARD_LISTEN": listen}).check_access()
+        for mode in ("on", "read-public", "open-to-everybody"):
+            load(CommonSettings, {"MODELYARD_LISTEN": listen, "MODELYARD_ACCESS": mode}).check_access()
+    open_to_all = load(CommonSettings, {"MODELYARD_ACCESS": "open-to-everybody"})
+    assert open_to_all.keys() is None

@@ -7,18 +7,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from services.chassis.callers import Proxies
 from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
+from services.chassis.hosts.grpcio import Entrance
 from services.chassis.interceptors import standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.interceptors.status import DETAILS
 from services.chassis.metrics import CallMetrics
+from services.chassis.recording import Recorders
 
 SERVICE = "test.Yard"
+_MOST = 4 << 20  # of a message
 
 # Handlers without serializers take and give bytes.
 unary = grpc.unary_unary_rpc_method_handler
@@ -32,10 +37,11 @@ class Registrar:
     Takes handlers as a server does, from generated adders too, wraps and measures them.
     """
 
-    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], calls: CallMetrics) -> None:
-        self._server = server
+    def __init__(self, interceptors: Sequence[Interceptor], calls: CallMetrics, recorders: Recorders) -> None:
         self._calls = calls
         self._interceptors = interceptors
+        self._recorders = recorders
+        self.handlers: dict[str, Handler] = {}
 
     def add_generic_rpc_handlers(self, _handlers: Any) -> None:
         """
@@ -44,13 +50,13 @@ class Registrar:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """
-        Wrap each and serve it.
+        Wrap each.
         """
-        wrapped = {}
         for name, handler in handlers.items():
             method = Method.of(service, name, handler)
-            wrapped[name] = measured(wrap_handler(handler, method, self._interceptors), self._calls.of(method))
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+            self._recorders.of(method)
+            wrapped = wrap_handler(handler, method, self._interceptors)
+            self.handlers[method.path] = measured(wrapped, self._calls.of(method))
 
 
 @asynccontextmanager
@@ -58,6 +64,8 @@ async def wired(
     *adders: Callable[[Any], None],
     interceptors: Sequence[Interceptor] | None = None,
     calls: CallMetrics | None = None,
+    slow: float = 0.5,
+    gateways: str = "127.0.0.0/8",
     **handlers: Any,
 ) -> AsyncIterator[Any]:
     """
@@ -65,12 +73,14 @@ async def wired(
 
     (Any: the stubs of grpc insist on serializers, which are optional and left out here.)
     """
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", _MOST)])
     calls = CallMetrics() if calls is None else calls
-    registrar = Registrar(server, standard(calls) if interceptors is None else interceptors, calls)
+    recorders = Recorders(calls, slow, Proxies((ip_network(gateways),)))
+    registrar = Registrar(standard() if interceptors is None else interceptors, calls, recorders)
     registrar.add_registered_method_handlers(SERVICE, handlers)
     for adder in adders:
         adder(registrar)
+    server.add_generic_rpc_handlers((Entrance(registrar.handlers, _MOST, recorders),))
     port = server.add_insecure_port("127.0.0.1:0")
     before = asyncio.all_tasks()
     await server.start()

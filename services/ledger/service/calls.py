@@ -12,8 +12,8 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis.context import Context
-from services.chassis.errors import InvalidArgument, Unavailable
-from services.chassis.interceptors import identity, request_id
+from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.chassis.interceptors import caller, request_id
 from services.ledger.model.calls import ANONYMOUS, Missing, Write
 from services.ledger.store.database import min_revision
 from services.ledger.store.grouping import Writer
@@ -21,7 +21,6 @@ from services.ledger.store.writing import Transaction
 
 REVISION = "x-revision"
 MIN_REVISION = "x-min-revision"
-SUBJECT = "x-modelyard-subject"
 _MOST_SUBJECT = 256
 
 
@@ -41,7 +40,7 @@ async def reflect(context: Context, reading: Coroutine[Any, Any, R]) -> R:
     absence is an answer that a cache may keep.
 
     Raises:
-        Unavailable: the read does not reflect the revision that the client asked for at least.
+        FailedPrecondition: there is no such revision (yet) as the client asks for at least (REVISION_NOT_REACHED).
     """
     try:
         min_revision.set(_min_revision(context))
@@ -71,11 +70,13 @@ def _min_revision(context: Context) -> int:
 
 def _trail(context: Context, revision: int) -> None:
     if (wanted := min_revision.get()) > revision:
-        raise Unavailable(
+        # The primary says so: a replica that is behind was passed over for it. So it is not a matter of waiting, nor of
+        # asking another server: the revision is made up, or it was lost when the database was set back.
+        raise FailedPrecondition(
             "REVISION_NOT_REACHED",
-            f"revision {wanted} has not been reached: this is {revision}; retry",
+            f"there is no revision {wanted}: the newest is {revision}. If it was seen, the database has been set back: "
+            f"ask for {revision} at most, and look whether what was written later is missing",
             metadata={"revision": str(revision)},
-            retry_after=0.05,
         )
     say_revision(context, revision)
 
@@ -137,8 +138,21 @@ class Mutations:
         rendered = render(cast("T", done.value))
         return _unwritten(rendered) if dry else rendered
 
+    async def before(
+        self, context: Context, request: Message, work: Callable[[Write], Coroutine[Any, Any, None]]
+    ) -> None:
+        """
+        Do what is too much for one transaction, and comes before a mutation; not when that was done before.
 
-def nothing(_written: None) -> Empty:
+        Args:
+            work: does it in writes of its own, for the caller that it is given.
+        """
+        write = _write(context, request, dry=False)
+        if not await self._writer.answered(write):
+            await work(write)
+
+
+def nothing(_written: object) -> Empty:
     """
     The answer of a write that leaves nothing to tell.
     """
@@ -167,13 +181,8 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
     return Write(subject(context), action, own, request_id() or "", digest, dry)
 
 
-def subject(context: Context) -> str:
+def subject(_context: Context) -> str:
     """
-    Who calls: as their token says, which this process has verified; or, while access control is off, as they say.
+    Who calls: as their token says, which this process has verified; or, while access control is off, as a gateway says.
     """
-    if (known := identity()) is not None:
-        return known.subject[:_MOST_SUBJECT] or ANONYMOUS
-    for key, value in context.invocation_metadata() or ():
-        if key == SUBJECT and isinstance(value, str) and value:
-            return value[:_MOST_SUBJECT]
-    return ANONYMOUS
+    return caller()[:_MOST_SUBJECT] or ANONYMOUS

@@ -70,6 +70,7 @@ class Batcher(Generic[Key, Value]):
     async def _run(self, batch: dict[Key, list[asyncio.Future[Value]]]) -> None:
         try:
             values = await self._load(list(batch))
+            answers = list(zip(batch.values(), values, strict=True))
         except Exception as error:  # noqa: BLE001 - it belongs to the callers, who get it here
             for future in _waiting(batch):
                 future.set_exception(error)
@@ -78,7 +79,7 @@ class Batcher(Generic[Key, Value]):
                 future.cancel()
             raise
         else:
-            for futures, value in zip(batch.values(), values, strict=True):
+            for futures, value in answers:
                 for future in futures:
                     if not future.done():
                         future.set_result(value)

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - only numbers of our own go into these texts; values are parameters
 """
 The log of changes in the database, one row for each revision.
 """
@@ -6,18 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from services.ledger.model.changes import Change, ChangeKind, Revision
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 
 # At most 256 revisions at a time, and not many more than 10,000 changes: a bulk write has thousands.
 _AFTER = Statement(
     "changes.after",
-    """
+    f"""
 SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS oldest, told.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN LATERAL (
        SELECT * FROM (
               SELECT next.*, sum(size) OVER (ORDER BY next.revision) - size AS size_before
@@ -30,25 +32,42 @@ SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS ol
 )
 
 _END = Statement(
-    "changes.end", "SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM revision"
+    "changes.end", f"SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM {HEAD}"
 )
 
-# The newest one stays, so that the log always says where it begins.
+_AT_ONCE = 10_000
+# How often in a row: a million rows are enough for a turn, and the next one comes soon.
+_MOST_TIMES = 100
+
+# Looks at the oldest ones only, old enough or not: when none is, it must not read the whole log to find that out. The
+# newest one stays, so that the log always says where it begins.
 _TRIM = Statement(
     "changes.trim",
-    """
-DELETE FROM changes WHERE revision = ANY (ARRAY(
-    SELECT revision FROM changes
-     WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM revision)
-     ORDER BY revision LIMIT 10000))
+    f"""
+WITH gone AS (
+    DELETE FROM changes WHERE revision = ANY (ARRAY(
+        SELECT revision FROM (SELECT revision, commit_time FROM changes ORDER BY revision LIMIT {_AT_ONCE}) AS oldest
+         WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM {HEAD})
+         ORDER BY revision))
+    RETURNING 1
+)
+SELECT count(*) AS count FROM gone
 """,
 )
 
+# The age again, of the row that is deleted: it may have been claimed anew while its lock was waited for. Rows that are
+# being claimed are left alone, and so are those that another process forgets at this moment.
 _FORGET = Statement(
     "requests.forget",
-    """
-DELETE FROM requests WHERE (actor, request_id) IN (
-    SELECT actor, request_id FROM requests WHERE create_time < now() - interval '24 hours' LIMIT 10000)
+    f"""
+WITH gone AS (
+    DELETE FROM requests
+     WHERE create_time < now() - interval '24 hours' AND (actor, request_id) IN (
+           SELECT actor, request_id FROM requests WHERE create_time < now() - interval '24 hours'
+            ORDER BY create_time LIMIT {_AT_ONCE} FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+)
+SELECT count(*) AS count FROM gone
 """,
 )
 
@@ -92,13 +111,32 @@ class Changelog:
         row = await self._database.fetch_row(_END)
         return Tail((), row["oldest"], row["head"])
 
-    async def trim(self, keep: timedelta) -> None:
+    async def trim(self, keep: timedelta) -> int:
         """
-        Forget revisions that are older than *keep*, and answers to requests that are older than a day; a bounded
-        number of each.
+        Forget revisions that are older than *keep*; a bounded number of them.
+
+        Returns:
+            How many there were.
         """
-        await self._database.fetch(_TRIM, keep)
-        await self._database.fetch(_FORGET)
+        return await self._repeat(_TRIM, keep)
+
+    async def forget(self) -> int:
+        """
+        Forget answers to requests that are older than a day; a bounded number of them.
+
+        Returns:
+            How many there were.
+        """
+        return await self._repeat(_FORGET)
+
+    async def _repeat(self, statement: Statement, *args: Any) -> int:
+        total = 0
+        for _ in range(_MOST_TIMES):
+            count: int = (await self._database.fetch_row(statement, *args))["count"]
+            total += count
+            if count < _AT_ONCE:
+                break
+        return total
 
 
 def _revision(row: Row) -> Revision:

@@ -20,8 +20,9 @@ from services.chassis.errors import DeadlineExceeded, FailedPrecondition, Modely
 from services.ledger.store.pool import Connection, Pool, Taken
 from services.ledger.store.queries import Queries
 from services.ledger.store.replicas import Replicas
+from services.ledger.store.retries import Retries
 from services.ledger.store.servers import Explainer, Row, Searches, Server, Snapshot
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 from services.ledger.store.trouble import translated
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ T = TypeVar("T")
 # The revision that the reads of the current call must reflect at least; 0 when the caller does not care.
 min_revision: ContextVar[int] = ContextVar("min_revision", default=0)
 
-_PING = Statement("revision.ping", "SELECT value FROM revision")
+_PING = Statement("revision.ping", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class DatabaseSettings:
         connect_timeout: seconds that opening a connection may take.
         startup: seconds that the database may take to answer when this process starts.
         statement_timeout: seconds that any statement may take.
+        lock_timeout: seconds that any statement may wait for a lock, but for those of writes, which say so themselves:
+            calls that wait for one row must not take every connection.
+        idle_timeout: seconds after which the server ends a transaction in which nothing happens, and with it its locks:
+            those of a process that was stopped or cut off in the middle of a write, which stop everybody else.
         search_timeout: seconds that a search may take.
         slow: seconds from which a statement is logged.
         explain: log the plans of slow statements, too.
@@ -65,6 +70,8 @@ class DatabaseSettings:
     connect_timeout: float = 3.0
     startup: float = 30.0
     statement_timeout: float = 20.0
+    lock_timeout: float = 5.0
+    idle_timeout: float = 5.0
     search_timeout: float = 2.0
     slow: float = 0.1
     explain: bool = False
@@ -80,11 +87,15 @@ class Database:
     Args:
         primary: takes all writes, and the reads that no replica may answer.
         replicas: answer what they may.
+
+    Attributes:
+        retries: how often writes were done again, and why.
     """
 
     def __init__(self, primary: Server, replicas: Replicas) -> None:
         self.primary = primary
         self.replicas = replicas
+        self.retries = Retries()
 
     async def fetch_row(self, statement: Statement, *args: Any) -> Row:
         """
@@ -169,7 +180,7 @@ def connector(settings: DatabaseSettings, url: str | None = None, **server_setti
         "jit": "off",  # compiling takes longer than the statements here
         "statement_timeout": str(int(settings.statement_timeout * 1000)),
         "client_min_messages": "warning",
-        "idle_in_transaction_session_timeout": "60000",
+        "idle_in_transaction_session_timeout": str(int(settings.idle_timeout * 1000)),
         **server_settings,
     }
 
@@ -198,7 +209,8 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     queries = Queries(settings.slow)
 
     def server(name: str, url: str, least: int) -> Server:
-        pool = Pool(connector(settings, url), least, settings.most, settings.patience)
+        lock_timeout = str(int(settings.lock_timeout * 1000))
+        pool = Pool(connector(settings, url, lock_timeout=lock_timeout), least, settings.most, settings.patience)
         searches = Searches(settings.search_timeout, max(1, settings.most * 3 // 4), settings.search_settings)
         return Server(name, pool, queries, searches)
 

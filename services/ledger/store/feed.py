@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.chassis.background import beside
-from services.chassis.errors import InvalidArgument, ModelyardError, Unavailable
+from services.chassis.background import Work, beside
+from services.chassis.errors import InvalidArgument, Unavailable
 from services.ledger.model.changes import Discontinuity, Event, Heartbeat, Revision
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.pool import Connection
@@ -27,8 +26,7 @@ from services.ledger.store.trouble import LOST, translated
 _LOOK_SECONDS = 1.0
 _LOOK_DEAF_SECONDS = 0.1
 _MOST_KEPT = 20_000
-
-_log = logging.getLogger(__name__)
+_RETRY = (0.1, 2.0)
 
 
 class ChangeFeed:
@@ -187,34 +185,33 @@ class ChangeFeed:
         self._news = asyncio.Event()
 
     async def _follow(self) -> None:
-        failing = False
+        # Not a reason to turn calls away: watchers look for themselves and say what is wrong, and whether the database
+        # answers is asked anyway.
+        work = Work("follow-changes", "follow the changes", retry=_RETRY)
         while True:
             self._wake.clear()
-            try:
-                async with self._looking:
-                    await self._look()
-                failing = False
-            except Exception as error:  # noqa: BLE001 - it goes on, whatever a mistake of ours was
-                if not failing:
-                    _log.warning("cannot follow the changes: %s", error, exc_info=not isinstance(error, ModelyardError))
-                failing = True
+            if not await work.attempt(self._look_alone):
+                await asyncio.sleep(work.pause)
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_DEAF_SECONDS if self._is_deaf else _LOOK_SECONDS):
                     await self._wake.wait()
 
+    async def _look_alone(self) -> None:
+        async with self._looking:
+            await self._look()
+
     async def _listen(self, connect: Callable[[], Any]) -> None:
-        while True:
+        async def hear() -> None:
             try:
                 await self._hear(await connect())
-            except Exception as error:  # noqa: BLE001 - it goes on, whatever a mistake of ours was
-                is_ours = translated(error) is None
-                _log.log(
-                    logging.ERROR if is_ours else logging.DEBUG,
-                    "cannot listen for changes (%s): looking for them instead",
-                    error,
-                    exc_info=is_ours,
-                )
-            await asyncio.sleep(1.0)
+            except Exception as error:
+                if (known := translated(error)) is not None:
+                    raise known from error
+                raise
+
+        # Meanwhile the changes are looked for.
+        await Work("listen-for-changes", retry=(1.0, 10.0)).forever(hear, pause=1.0)
 
     async def _hear(self, connection: Connection) -> None:
         """

@@ -7,7 +7,8 @@ Database Systems", SIGMOD 1984; docs/adr/0009). Each write keeps a revision, an 
 
 A write has two parts (`Transaction`): until `last` it only reads and locks. In a group all first parts come before all
 second parts, so that nobody waits for a row while a revision is held. A write that fails in its first part leaves the
-group; when one fails in its second part, the group is rolled back and each of its writes is done by itself.
+group; when one fails in its second part, the group is rolled back and each of its writes is done by itself. One that
+needs what somebody else has locked leaves the group, too, and waits aside.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any, TypeVar
 from services.chassis.errors import ModelyardError
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database
-from services.ledger.store.together import Done, Failed, Job, Together, fail
-from services.ledger.store.trouble import Conflict
+from services.ledger.store.retries import Cause
+from services.ledger.store.together import CLAIMED, Done, Failed, Held, Job, Together, fail
+from services.ledger.store.trouble import Conflict, LockTimeout
 from services.ledger.store.writing import Work
 
 T = TypeVar("T")
@@ -31,6 +33,11 @@ _MOST_TOGETHER = 64
 # While one group waits for the disk, the next one reads and locks.
 _IN_FLIGHT = 2
 _LAST_SECONDS = 2.0
+# A group does not wait for long for what somebody else has locked: all the others of it would wait, too, and whoever
+# wants what they have locked. The one that needs it then waits for longer, aside; long enough to outlast the time after
+# which the database takes the locks from a process that was stopped.
+_LOCK_WAIT, _LEAST_LOCK_WAIT = 0.1, 0.01
+_LONGEST_LOCK_WAIT = 10.0
 
 
 class Writer:
@@ -40,13 +47,27 @@ class Writer:
     Args:
         database: where.
         most_together: how many writes go together at most.
+        in_flight: how many groups are under way at most, each with a connection.
+        lock_wait: seconds that a group waits for a lock that somebody else holds.
+        longest_lock_wait: seconds that one write waits for it, before it fails.
     """
 
-    def __init__(self, database: Database, most_together: int = _MOST_TOGETHER) -> None:
+    def __init__(
+        self,
+        database: Database,
+        most_together: int = _MOST_TOGETHER,
+        in_flight: int = _IN_FLIGHT,
+        *,
+        lock_wait: float = _LOCK_WAIT,
+        longest_lock_wait: float = _LONGEST_LOCK_WAIT,
+    ) -> None:
         self._database, self._most_together = database, most_together
+        self._lock_wait, self._longest_lock_wait = lock_wait, longest_lock_wait
+        # They must not take every connection.
+        self._aside = asyncio.Semaphore(max(1, database.primary.pool.most // 4))
         self._waiting: list[Job[Any]] = []
         self._touched: set[str] = set()
-        self._free = _IN_FLIGHT
+        self._free = in_flight
         self._groups: set[asyncio.Task[None]] = set()
 
     async def run(
@@ -63,7 +84,8 @@ class Writer:
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
-            Aborted: other writes got in the way several times.
+            Aborted: other writes got in the way several times (TRANSACTION_CONFLICT).
+            LockTimeout: somebody else holds a lock that it needs.
         """
         names = None if touches is None or write.dry else frozenset(map(str, touches))
         job = Job(write, work, encode, names, asyncio.get_running_loop().create_future())
@@ -74,6 +96,12 @@ class Writer:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
+
+    async def answered(self, write: Write) -> bool:
+        """
+        Whether a write was done before, under its request id.
+        """
+        return bool(write.request_id) and bool(await self._database.fetch(CLAIMED, write.actor, write.request_id))
 
     async def close(self) -> None:
         """
@@ -113,49 +141,142 @@ class Writer:
         return sorted(group, key=lambda job: job.place)
 
     async def _do(self, group: list[Job[Any]]) -> None:
-        alone: list[Job[Any]] = []
         try:
-            alone = await self._attempt(group)
-            for job in alone:
-                await self._do_alone(job)
+            for job in await self._together(group):
+                if (held := await self._alone(job, self._lock_wait)) is not None:
+                    self._set_aside(job, held)
         except BaseException as error:
-            for job in group:
-                if not job.done.done():
-                    job.done.set_exception(error) if isinstance(error, Exception) else job.done.cancel()
+            _give_up([job for job in group if not job.aside], error)
             if not isinstance(error, Exception):
                 raise
         finally:
-            for job in group:
-                self._touched -= job.keys
+            self._release([job for job in group if not job.aside])
             self._free += 1
             self._start()
 
-    async def _do_alone(self, job: Job[Any]) -> None:
+    async def _together(self, group: list[Job[Any]]) -> list[Job[Any]]:
+        """
+        Do the writes of a group, without those that need what somebody else has locked: these wait aside.
+
+        Returns:
+            Those that have to be done alone.
+        """
+        alone: list[Job[Any]] = []
+        parts, wait = [group], self._lock_wait
+        while parts:
+            part = [job for job in parts.pop() if not job.done.done()]
+            outcome = await self._attempt(part, wait) if part else None
+            if not isinstance(outcome, Held):
+                alone += part if outcome is not None else []
+                continue
+            self._retry(Cause.LOCK, part, outcome)
+            if len(part) == 1:
+                self._set_aside(part[0], outcome)
+            elif outcome.job is None:
+                # One of their request ids. Halves soon show which.
+                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+            else:
+                self._set_aside(outcome.job, outcome)
+                parts.append([job for job in part if job is not outcome.job])
+            # The others have waited already, and there may be more such locks.
+            wait = max(wait / 2, _LEAST_LOCK_WAIT)
+        return alone
+
+    async def _alone(self, job: Job[Any], wait: float) -> Held | None:
+        """
+        Do a write in a transaction of its own.
+
+        Returns:
+            The lock that it waited for in vain, if so.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             if job.done.done():
-                return
-            if not await self._attempt([job], final=attempt == _ATTEMPTS):
-                return
+                return None
+            outcome = await self._attempt([job], wait, final=attempt == _ATTEMPTS)
+            if outcome is None or isinstance(outcome, Held):
+                return outcome
             await asyncio.sleep(0.01 * attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        return None
 
-    async def _attempt(self, group: list[Job[Any]], *, final: bool = False) -> list[Job[Any]]:
+    def _set_aside(self, job: Job[Any], held: Held) -> None:
+        """
+        Let a write wait for a lock where it keeps nobody else from writing. It keeps its place: what comes later for
+        the same resource waits for it.
+        """
+        job.aside = True
+        task = asyncio.get_running_loop().create_task(self._do_aside(job, held))
+        self._groups.add(task)
+        task.add_done_callback(self._groups.discard)
+
+    async def _do_aside(self, job: Job[Any], held: Held) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        until = began + self._longest_lock_wait
+        still: Held | None = held
+        try:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._aside.acquire()
+            except TimeoutError:
+                pass
+            else:
+                try:
+                    still = await self._alone(job, max(until - loop.time(), _LEAST_LOCK_WAIT))
+                finally:
+                    self._aside.release()
+            if still is not None:
+                names = ", ".join(sorted(job.touches or ()))
+                lock = f"{still.lock}, for {names}" if names else still.lock
+                fail([job], LockTimeout(lock, loop.time() - began))
+        except BaseException as error:
+            _give_up([job], error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._release([job])
+            self._start()
+
+    def _release(self, jobs: Sequence[Job[Any]]) -> None:
+        for job in jobs:
+            self._touched -= job.keys
+
+    def _retry(self, cause: Cause, jobs: Sequence[Job[Any]], why: object) -> None:
+        self._database.retries.count(cause, len(jobs), why)
+
+    async def _attempt(
+        self, group: list[Job[Any]], wait: float, *, final: bool = False
+    ) -> Conflict | Failed | Held | None:
         """
         Do the writes of a group in one transaction, and tell each how it went.
 
+        Args:
+            wait: seconds for a lock.
+
         Returns:
-            Those that have to be done (again), each alone.
+            Why those that do not know yet have to be done again, if so.
         """
-        together = Together(self._database.primary, group)
+        together = Together(self._database.primary, group, wait)
         try:
             await together.run()
+        except Held as held:
+            return held
         except ModelyardError as error:
             left = [job for job in group if not job.done.done()]
             if isinstance(error, Conflict) and not final:
-                return left
+                self._retry(Cause.CONFLICT, left, error.__cause__ or error)
+                return error
             fail(left, error)
         except Failed as failed:
             left = [job for job in group if not job.done.done()]
-            if len(group) > 1 or (isinstance(failed.error, Conflict) and not final):
-                return left
+            conflict = isinstance(failed.error, Conflict)
+            if len(group) > 1 or (conflict and not final):
+                self._retry(Cause.CONFLICT if conflict else Cause.FAILURE, left, type(failed.error).__name__)
+                return failed
             fail(left, failed.error)
-        return []
+        return None
+
+
+def _give_up(jobs: Sequence[Job[Any]], error: BaseException) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(error) if isinstance(error, Exception) else job.done.cancel()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from services.ledger.model.calls import Missing
 from services.ledger.model.pages import Key, Listed, Page
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def page_of(name: str, rows: str, parent: str = "SELECT true") -> Statement:
     """
     sql = f"""
 SELECT revision.value AS head, parent IS NOT NULL AS has_parent, page.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN ({parent}) AS parent ON true
   LEFT JOIN LATERAL (
        SELECT *

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from services.chassis.background import Chores
 from services.chassis.errors import ModelyardError, ResourceExhausted
 from services.ledger.store.trouble import LOST, translated
 
@@ -47,7 +48,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._size = 0
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-        self._mending: set[asyncio.Task[None]] = set()
+        self._mending = Chores("mend-connections")
         self._refused: tuple[float, Exception] | None = None
 
     @property
@@ -92,9 +93,7 @@ class Pool:
         """
         Close the idle connections; calls have ended by now.
         """
-        for task in list(self._mending):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._mending.finish()
         self._most = 0
         while self._idle:
             with contextlib.suppress(*LOST):
@@ -138,18 +137,19 @@ class Pool:
         if connection.is_closed():
             self._lost()
             return
-        task = asyncio.get_running_loop().create_task(self._mend(connection))
-        self._mending.add(task)
-        task.add_done_callback(self._mending.discard)
+        self._mending.add(self._mend(connection))
 
     async def _mend(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(_MEND_SECONDS):
                 # Waits until a cancelled statement has ended.
                 await connection.execute("ROLLBACK" if connection.is_in_transaction() else "SELECT")
-        except (*LOST, asyncio.CancelledError):
+        except BaseException as error:
+            # Whatever it is, its place is not to be lost with it.
             connection.terminate()
             self._lost()
+            if not isinstance(error, (*LOST, asyncio.CancelledError)):
+                raise
         else:
             self.give(connection)
 

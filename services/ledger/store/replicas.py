@@ -20,9 +20,9 @@ from functools import partial
 from services.chassis.background import beside, every
 from services.chassis.errors import ModelyardError, Unavailable
 from services.ledger.store.servers import Server
-from services.ledger.store.statements import read
+from services.ledger.store.statements import HEAD, read
 
-_HEAD = read("revision.head", "SELECT value AS head FROM revision")
+_HEAD = read("revision.head", f"SELECT value AS head FROM {HEAD}")  # noqa: S608 - SQL of our own
 _LOOK_SECONDS = 0.25
 # How long a replica is left alone after it failed; the next look may take it in again.
 _OUT_SECONDS = 1.0

@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from services.chassis.background import Chores
 from services.chassis.errors import DeadlineExceeded, ModelyardError
 from services.ledger.store.pool import Connection, Pool, Taken
 from services.ledger.store.queries import Queries
@@ -177,7 +178,7 @@ class Explainer:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._told: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores("explain-statements")
 
     def __call__(self, statement: Statement) -> None:
         """
@@ -188,9 +189,7 @@ class Explainer:
         if not planned or now - self._told.get(statement.name, float("-inf")) < _EXPLAIN_EVERY_SECONDS:
             return
         self._told[statement.name] = now
-        task = asyncio.get_running_loop().create_task(self._explain(statement))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._chores.add(self._explain(statement))
 
     async def _explain(self, statement: Statement) -> None:
         try:

@@ -6,6 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The newest revision, for reads: `revision.value`. From the log and not from the row that every write updates: while
+# anybody has a snapshot open (pg_dump, a replica's feedback) the dead versions of that row stay, and every read would
+# look at all of them. The log has a row for every revision, written with it, and trimming leaves the newest.
+HEAD = "(SELECT changes.revision AS value FROM changes ORDER BY changes.revision DESC LIMIT 1) AS revision"
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:

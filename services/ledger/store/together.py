@@ -5,7 +5,8 @@ One transaction for a group of writes (docs/adr/0009): their request ids, their 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,12 +17,18 @@ from services.ledger.model.calls import Write
 from services.ledger.store.pool import Connection
 from services.ledger.store.servers import Row, Server
 from services.ledger.store.statements import Statement
-from services.ledger.store.trouble import translated
+from services.ledger.store.trouble import LockTimeout, locked_relation, translated
 from services.ledger.store.writing import Transaction, Work
 
 T = TypeVar("T")
 
-_BEGIN = Statement("write.begin", "BEGIN")
+# What is locked from here on is locked by everybody in this order, in a statement of its own: no plan can reorder it.
+TAKE = "SELECT value FROM revision FOR NO KEY UPDATE"
+# Longer than the server leaves the revision to a process that was stopped with it in hand.
+_REVISION_SECONDS = 15.0
+# Nobody waits for long with the revision in hand: everybody else waits, too.
+_HOLDING_SECONDS = 0.1
+
 _COMMIT = Statement("write.commit", "COMMIT")
 _ROLLBACK = Statement("write.rollback", "ROLLBACK")
 
@@ -38,7 +45,7 @@ RETURNING actor, request_id
 """,
 )
 
-_CLAIMED = Statement(
+CLAIMED = Statement(
     "requests.get", "SELECT action, digest, revision, answer FROM requests WHERE actor = $1 AND request_id = $2"
 )
 
@@ -79,6 +86,7 @@ class Job(Generic[T]):
 
     Args:
         touches: the resources that it locks; None means that it goes alone.
+        aside: it waits for a lock, apart from its group.
     """
 
     write: Write
@@ -86,6 +94,7 @@ class Job(Generic[T]):
     encode: Callable[[T], bytes]
     touches: frozenset[str] | None
     done: asyncio.Future[Done[T]]
+    aside: bool = False
 
     @property
     def claims(self) -> bool:
@@ -108,6 +117,20 @@ class Job(Generic[T]):
         return max(self.touches or ("",))
 
 
+class Held(Exception):  # noqa: N818 - says what happened, and is not told to anybody
+    """
+    Somebody else held a lock for longer than the group waits; nothing was written.
+
+    Args:
+        job: the write that needs it; None when it was one of all of them.
+        lock: what is locked.
+    """
+
+    def __init__(self, job: Job[Any] | None, lock: str) -> None:
+        super().__init__(f"{lock} is locked by another transaction")
+        self.job, self.lock = job, lock
+
+
 class Failed(Exception):  # noqa: N818 - says where an error happened, and carries it
     """
     A write of a group failed in its second part: *error* is why.
@@ -120,23 +143,30 @@ class Failed(Exception):  # noqa: N818 - says where an error happened, and carri
 class Together:
     """
     One transaction for a group.
+
+    Args:
+        wait: seconds that it waits for a lock, before it takes the revision.
     """
 
-    def __init__(self, server: Server, group: list[Job[Any]]) -> None:
+    def __init__(self, server: Server, group: list[Job[Any]], wait: float) -> None:
         self._server = server
         self._group = group
+        self._wait = wait
         self._failed: list[tuple[Job[Any], BaseException]] = []
         self._dones: list[tuple[Job[Any], Done[Any]]] = []
+        self._answers: list[tuple[Job[Any], int, bytes]] = []
 
     async def run(self) -> None:
         """
         Raises:
             ModelyardError: the database's, for all of them.
             Failed: the error of one of them: nothing was written.
+            Held: one of them needs what somebody else has locked: nothing was written.
         """
         async with self._server.connection() as connection:
             self._connection = connection
-            await self._execute(_BEGIN)
+            # One message: the setting costs no round trip, and ends with the transaction.
+            await self._execute(Statement("write.begin", f"BEGIN; {_lock_timeout(self._wait)}"))
             try:
                 await self._work()
             except BaseException:
@@ -155,17 +185,41 @@ class Together:
     async def _work(self) -> None:
         turns: list[Turn] = []
         try:
-            for job in await self._claim([job for job in self._group if not job.done.done()]):
+            with _needed_by(None):
+                claimed = await self._claim([job for job in self._group if not job.done.done()])
+            for job in claimed:
                 turns.append(Turn(self._server, self._connection, job))
-                if (error := await turns[-1].prepare()) is not None:
+                with _needed_by(job):
+                    error = await turns[-1].prepare()
+                if error is not None:
                     turns.pop()
                     self._failed.append((job, error))
+            if any(turn.writes for turn in turns):
+                await self._take()
             for turn in turns:
-                self._dones.append((turn.job, await turn.finish()))
+                with _needed_by(turn.job):
+                    done = await turn.finish()
+                self._dones.append((turn.job, done))
+                if turn.job.claims:
+                    self._answers.append((turn.job, done.revision, turn.answer))
         finally:
             for turn in turns:
                 turn.cancel()
         await self._answer()
+
+    async def _take(self) -> None:
+        """
+        Lock the revision: from here on until the commit nobody else writes.
+
+        Raises:
+            LockTimeout: somebody else has held it for too long.
+        """
+        until, then = _lock_timeout(_REVISION_SECONDS), _lock_timeout(_HOLDING_SECONDS)
+        try:
+            await self._execute(Statement("revision.take", f"{until}; {TAKE}; {then}"))
+        except asyncpg.LockNotAvailableError as error:
+            # Not of one of the group: everybody waits for it.
+            raise LockTimeout("the revision", _REVISION_SECONDS) from error
 
     async def _claim(self, group: list[Job[Any]]) -> list[Job[Any]]:
         """
@@ -191,7 +245,7 @@ class Together:
         Whether a write whose request id is taken is to be done after all; if not, how it went is noted.
         """
         write = job.write
-        while not (rows := await self._fetch(_CLAIMED, write.actor, write.request_id)):
+        while not (rows := await self._fetch(CLAIMED, write.actor, write.request_id)):
             # It expired and was swept between the two statements: now it can be claimed.
             if await self._fetch(_CLAIM, [write.actor], [write.request_id], [write.action], [write.digest]):
                 return True
@@ -203,17 +257,17 @@ class Together:
 
     async def _answer(self) -> None:
         # The one thing that follows the revision: the answer contains it.
-        answered = [(job, done) for job, done in self._dones if job.claims and done.answer is None]
+        answered = self._answers
         # A write that failed gives its id back: it may be sent again.
         failed = [job.write for job, error in self._failed if job.claims and not _is_reuse(error)]
         if not answered and not failed:
             return
         await self._fetch(
             _ANSWER,
-            [job.write.actor for job, _ in answered],
-            [job.write.request_id for job, _ in answered],
-            [done.revision for _, done in answered],
-            [job.encode(done.value) for job, done in answered],
+            [job.write.actor for job, _, _ in answered],
+            [job.write.request_id for job, _, _ in answered],
+            [revision for _, revision, _ in answered],
+            [answer for _, _, answer in answered],
             [write.actor for write in failed],
             [write.request_id for write in failed],
         )
@@ -229,10 +283,16 @@ class Together:
 class Turn:
     """
     One write of a group: runs its work up to `Transaction.last`, and on when its turn has come.
+
+    Attributes:
+        writes: whether its second part takes a revision.
+        answer: to be kept for retries, once it is finished.
     """
 
     def __init__(self, server: Server, connection: Connection, job: Job[Any]) -> None:
         self.job = job
+        self.writes = False
+        self.answer = b""
         self._parked = asyncio.Event()
         self._go = asyncio.Event()
         self._transaction = Transaction(server, connection, job.write, self._turn)
@@ -276,6 +336,9 @@ class Turn:
         self._go.set()
         try:
             value = await self._task
+            if self.job.claims:
+                # A mistake in it is that write's own, as one in its statements.
+                self.answer = self.job.encode(value)
         except Exception as error:
             if translated(error) is not None:
                 raise
@@ -292,9 +355,25 @@ class Turn:
     async def _work(self) -> Any:
         return await self.job.work(self._transaction)
 
-    async def _turn(self) -> None:
+    async def _turn(self, writes: bool) -> None:
+        self.writes = writes
         self._parked.set()
         await self._go.wait()
+
+
+@contextmanager
+def _needed_by(job: Job[Any] | None) -> Iterator[None]:
+    """
+    Say whose lock it was that the block waited for in vain.
+    """
+    try:
+        yield
+    except asyncpg.LockNotAvailableError as error:
+        raise Held(job, locked_relation(error)) from error
+
+
+def _lock_timeout(seconds: float) -> str:
+    return f"SET LOCAL lock_timeout = {max(int(seconds * 1000), 1)}"
 
 
 def fail(jobs: Sequence[Job[Any]], error: BaseException) -> None:

@@ -14,26 +14,30 @@ from services.ledger.model.calls import Write
 from services.ledger.model.changes import Image, Journal
 from services.ledger.store.pool import Connection
 from services.ledger.store.servers import Row, Server
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 
 T = TypeVar("T")
 
-# The head of every write's last statement. `next` is the revision; whatever the write stores takes it from there.
+# The head of every write's last statement. `next` is the revision and the moment in which it was taken; whatever the
+# write stores takes them from there, so that times go with revisions: now() is when the transaction began, which may
+# have waited for others since. The revision's row is locked already, by a statement of its own (`TAKE` in together.py):
+# PostgreSQL runs the parts of this one in whatever order its planner likes, and two writes that lock the revision and a
+# namespace's usage in different orders wait for each other.
 _LAST = """
 WITH next AS (
-    UPDATE revision SET value = value + 1 RETURNING value
+    UPDATE revision SET value = value + 1 RETURNING value, clock_timestamp() AS moment
 ), told AS (
     INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
-    SELECT value, clock_timestamp(), $1, $2, $3 FROM next
+    SELECT value, moment, $1, $2, $3 FROM next
 ), audited AS (
     INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after, octets)
-    SELECT value, ordinal, clock_timestamp(), $4, $5, resource, $6, before::jsonb, after::jsonb,
+    SELECT value, ordinal, moment, $4, $5, resource, $6, before::jsonb, after::jsonb,
            coalesce(octet_length(before), 0) + coalesce(octet_length(after), 0)
       FROM next, unnest($7::text[], $8::text[], $9::text[]) WITH ORDINALITY AS entry (resource, before, after, ordinal)
 )
 """
 
-_HEAD = Statement("revision.now", "SELECT value FROM revision")
+_HEAD = Statement("revision.now", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
 
 
 def last(name: str, sql: str) -> Statement:
@@ -42,8 +46,8 @@ def last(name: str, sql: str) -> Statement:
 
     Args:
         name: see `Statement`.
-        sql: what it stores, as common table expressions that take the revision from `next`, then a SELECT. It starts
-            with a comma or with SELECT. Its own parameters begin at $10.
+        sql: what it stores, as common table expressions that take the revision and the time from `next`, then a SELECT.
+            It starts with a comma or with SELECT. Its own parameters begin at $10.
     """
     return Statement(name, _LAST + sql)
 
@@ -52,10 +56,13 @@ class Transaction:
     """
     The statements of one write: any number of `row` and `rows`, which only read and lock, then `last` or `nothing`.
     (`copy` fills a table that is the connection's own.)
+
+    Args:
+        turn: waits until the revision may be used; True takes it.
     """
 
     def __init__(
-        self, server: Server, connection: Connection, write: Write, turn: Callable[[], Awaitable[None]]
+        self, server: Server, connection: Connection, write: Write, turn: Callable[[bool], Awaitable[None]]
     ) -> None:
         self._server = server
         self._connection = connection
@@ -101,7 +108,7 @@ class Transaction:
             statement: made by `last`; its rows have a column `written`, the revision.
             args: its own parameters, from $10 on.
         """
-        await self._turn()
+        await self._turn(True)
         if not self._connection.is_in_transaction():
             # Outside it the statement would commit by itself, without the request id that keeps it from being repeated.
             raise RuntimeError("the transaction has ended before its last statement")
@@ -127,7 +134,7 @@ class Transaction:
         """
         In place of `last`: there is nothing to write, and the answer reflects the newest revision.
         """
-        await self._turn()
+        await self._turn(False)
         row = await self.row(_HEAD)
         assert row is not None  # noqa: S101 - for the type checker: there is always one
         self.revision = row["value"]

@@ -96,3 +96,17 @@ async def test_a_batch_has_a_bound() -> None:
     batcher = Batcher(loads, most=2)
     await asyncio.gather(*(batcher.get(str(number)) for number in range(5)))
     assert [len(keys) for keys in loads.asked] == [2, 2, 1]
+
+
+async def test_a_load_with_too_few_answers_leaves_nobody_waiting() -> None:
+    """
+    A mistake in a load is its callers' error, and does not take its place for ever.
+    """
+
+    async def load(_keys: Sequence[str]) -> Sequence[str]:
+        return []
+
+    batcher = Batcher(load, in_flight=1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="zip"):
+            await asyncio.wait_for(batcher.get("a"), 5)

@@ -52,6 +52,32 @@ async def test_same_in_both(
     assert registry or (asked == TRIGGERS and table in {"requests", "revision"})
 
 
+# The columns of a foreign key, and the first ones of each index of its table.
+UNFOUND = """
+SELECT conrelid::regclass::text || ': ' || pg_get_constraintdef(constraints.oid)
+  FROM pg_constraint AS constraints
+ WHERE contype = 'f' AND NOT EXISTS (
+       SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+        WHERE indrelid = conrelid AND amname = 'btree' AND indpred IS NULL
+          AND (indkey::int2[])[0:cardinality(conkey) - 1] @> conkey)
+ ORDER BY 1
+"""
+
+
+async def test_what_refers_to_a_row_is_found_by_an_index(
+    new_database: Callable[[], str], new_assets_database: Callable[[], str]
+) -> None:
+    """
+    Every foreign key has an index: otherwise each row that is deleted reads all those that might refer to it.
+    """
+    for url in (new_database(), new_assets_database()):
+        connection = await asyncpg.connect(url)
+        try:
+            assert [row[0] for row in await connection.fetch(UNFOUND)] == []
+        finally:
+            await connection.close()
+
+
 async def ask(url: str, sql: str, table: str) -> list[tuple[object, ...]]:
     """
     What a database says of one of its tables.

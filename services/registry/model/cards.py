@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -142,6 +143,8 @@ def _check_extra(checks: Checks, field: str, extra: dict[str, Any]) -> None:
     if _depth(extra) > _MOST_DEPTH:
         checks.add(field, f"must be nested at most {_MOST_DEPTH} deep")
         return
+    for path in _not_finite(field, extra):
+        checks.add(path, "must be a finite number")
     text = json.dumps(extra, ensure_ascii=False)
     if (size := len(text.encode())) > MOST_FRONT:
         checks.add(field, f"must be at most {MOST_FRONT:,} bytes as JSON; it has {size:,}")
@@ -160,6 +163,20 @@ def _depth(value: Any) -> int:
         inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
         level = [each for values in inner for each in values]
     return deepest
+
+
+def _not_finite(path: str, value: Any) -> Iterator[str]:
+    """
+    The paths of NaN and the infinities, which JSON does not have.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _not_finite(f"{path}.{key}", each)
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _not_finite(f"{path}[{number}]", each)
 
 
 def _texts(value: Any) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from modelyard.paths import clashes, fault, shown
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
@@ -54,12 +55,12 @@ class Artifact:
         """
         Note what is malformed; *at* is the path of the artifact in the request.
         """
-        checks.text(f"{at}.path", self.path, 1024)
-        if any(part in {"", ".", ".."} for part in self.path.split("/")) or "\\" in self.path:
-            checks.add(f"{at}.path", 'must be relative, with forward slashes and no empty, "." or ".." parts')
+        if reason := fault(self.path):
+            checks.add(f"{at}.path", reason)
         checks.matches(f"{at}.sha256", self.sha256, _SHA256)
         checks.count(f"{at}.size_bytes", self.size_bytes)
-        checks.text(f"{at}.media_type", self.media_type, 128)
+        # As long as an asset's may be.
+        checks.text(f"{at}.media_type", self.media_type, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +220,31 @@ def check_not_ready(version: Version) -> None:
         )
 
 
+def check_paths(version: Version) -> None:
+    """
+    What CreateVersion checks, for versions that were made before it did: once READY, nothing of them can change.
+
+    Raises:
+        FailedPrecondition: *version* is PENDING, and not every system could have its files.
+    """
+    paths = [artifact.path for artifact in version.draft.artifacts]
+    if version.state is not VersionState.PENDING:
+        return
+    wrong = [(path, reason) for path in paths if (reason := fault(path))]
+    wrong += [(paths[clash.place], clash.reason) for clash in clashes(paths)]
+    if wrong:
+        path, reason = wrong[0]
+        raise FailedPrecondition(
+            "ARTIFACT_PATH_INVALID",
+            f"the path {shown(path)} of {version.name} {reason} (UpdateVersion changes the artifacts)",
+            metadata={"resource": str(version.name), "path": shown(path), "wrong": str(len(wrong))},
+        )
+
+
 def _check_artifacts(checks: Checks, at: str, artifacts: Sequence[Artifact]) -> None:
     checks.size(at, artifacts, MOST_ARTIFACTS, least=0)
     for index, artifact in enumerate(artifacts[:MOST_ARTIFACTS]):
         artifact.check(checks, f"{at}[{index}]")
-    seen: dict[str, int] = {}
-    for index, artifact in enumerate(artifacts):
-        first = seen.setdefault(artifact.path, index)
-        if first != index:
-            checks.add(f"{at}[{index}].path", f"is the path of artifacts[{first}], too")
+    for clash in clashes([artifact.path for artifact in artifacts[:MOST_ARTIFACTS]]):
+        checks.add(f"{at}[{clash.place}].path", f"clashes with artifacts[{clash.other}]: {clash.reason}")
     checks.total(at, [artifact.size_bytes for artifact in artifacts])

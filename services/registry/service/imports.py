@@ -4,6 +4,7 @@ ImportService.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -34,7 +35,8 @@ class ImportService(ImportServiceServicer):
     ) -> AsyncIterator[pb.ImportModelsResponse]:
         first: str | None = None
         async for request in request_iterator:
-            batch = _batch(request, first)
+            # Thousands of names, paths and results are checked: other calls are not to wait for that.
+            batch = await asyncio.to_thread(_batch, request, first)
             first = request.parent
             work = partial(self._imports.take, batch)
             yield await self._mutations.do(context, request, pb.ImportModelsResponse, work, _imported, touches=None)

@@ -5,6 +5,7 @@ ModelService.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -23,6 +24,7 @@ from services.registry.model.searches import Search, parse_order, parse_words
 from services.registry.service.parsing import to_model_draft
 from services.registry.service.rendering import from_model
 from services.registry.store.models import ModelStore
+from services.registry.store.purging import Purging
 from services.registry.store.searches import SearchStore
 
 
@@ -31,11 +33,15 @@ class ModelService(ModelServiceServicer):
     The servicer of modelyard.registry.v1.ModelService.
 
     Args:
+        purging: takes away what is below large models, before they are purged.
         keep: how long a deleted model is kept before it is purged.
     """
 
-    def __init__(self, models: ModelStore, searches: SearchStore, mutations: Mutations, keep: timedelta) -> None:
+    def __init__(
+        self, models: ModelStore, searches: SearchStore, purging: Purging, mutations: Mutations, keep: timedelta
+    ) -> None:
         self._keep = keep
+        self._purging = purging
         self._models = models
         self._searches = searches
         self._mutations = mutations
@@ -135,6 +141,9 @@ class ModelService(ModelServiceServicer):
 
     async def PurgeModel(self, request: pb.PurgeModelRequest, context: Context) -> Empty:
         name = _name(request)
+        # Which model it is, is asked before whether this call was answered: a retry finds no other model of that name.
+        if (large := await self._purging.find(name)) is not None:
+            await self._mutations.before(context, request, partial(self._purging.empty, large))
         return await self._mutations.do(
             context, request, Empty, lambda tx: self._models.purge(tx, name), nothing, touches=[name]
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.registry.v1 import cards_pb2, deployments_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
@@ -79,19 +79,34 @@ def to_card_draft(card: cards_pb2.Card) -> CardDraft:
         card.ethical_considerations,
         card.license,
         card.markdown,
-        _whole(json_format.MessageToDict(card.extra)),
+        to_dict(card.extra),
     )
 
 
-def _whole(value: Any) -> Any:
-    # A Struct has doubles only: 5 comes as 5.0, and would go into the front matter as that.
-    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    return value
+def to_dict(struct: Struct) -> dict[str, Any]:
+    """
+    What is in *struct*. Not by json_format, which raises at NaN and the infinities: those are the client's fault, and
+    the model says so.
+    """
+    return {key: _plain(value) for key, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return to_dict(value.struct_value)
+        case "list_value":
+            return [_plain(each) for each in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            # A Struct has doubles only: 5 comes as 5.0, and would go into the front matter as that.
+            return int(number) if number.is_integer() and abs(number) <= 2**53 else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
 
 
 def to_deployment_draft(checks: Checks, at: str, deployment: deployments_pb2.Deployment) -> DeploymentDraft:

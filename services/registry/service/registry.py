@@ -42,6 +42,7 @@ from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
+from services.registry.store.purging import Purging
 from services.registry.store.searches import SearchStore
 from services.registry.store.versions import VersionStore
 
@@ -71,7 +72,7 @@ def add_servicers(
     once = Mutations(writer)
     models = ModelStore(database)
     namespaces = NamespaceService(NamespaceStore(database), once)
-    model_service = ModelService(models, SearchStore(database), once, keep)
+    model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
     versions = VersionService(VersionStore(database), assets, pins, once)
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), once)

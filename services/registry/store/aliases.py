@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
 """
 Aliases in the database: a temporal table. Where an alias points now is the stretch that has no end.
 """
@@ -14,7 +15,7 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.aliases import Alias, Move, Stretch, check_move, check_moved
 from services.registry.model.names import AliasName, ModelName
@@ -25,9 +26,9 @@ from services.registry.store.parents import MODEL
 
 _GET = read(
     "aliases.get",
-    """
+    f"""
 SELECT revision.value AS head, $4::timestamptz > clock_timestamp() AS is_future, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT aliases.version, lower(valid) AS start_time, aliases.actor, aliases.revision
                FROM models JOIN aliases ON aliases.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND alias = $3
@@ -81,14 +82,14 @@ _STATES = Statement(
     "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE",
 )
 
-# A stretch begins when the model's lock is held, not when the transaction began: two moves of one alias come in the
-# order of their revisions. A clock that was set back must not make a stretch end before it began.
+# A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was set
+# back must not make a stretch end before it began.
 _MOVE = last(
     "aliases.move",
     """
 , moved AS (
-    SELECT alias, version, greatest(clock_timestamp(), lower(valid) + interval '1 microsecond') AS start
-      FROM unnest($11::text[], $12::bigint[]) AS move (alias, version)
+    SELECT alias, version, greatest(next.moment, lower(valid) + interval '1 microsecond') AS start
+      FROM next CROSS JOIN unnest($11::text[], $12::bigint[]) AS move (alias, version)
       LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = $10 AND aliases.alias = move.alias
                                                      AND upper_inf(valid)) AS current ON true
 ), ended AS (

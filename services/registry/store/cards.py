@@ -12,7 +12,7 @@ from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.cards import SECTIONS, Card, CardDraft, CardUpdate
 from services.registry.model.names import CardName, ModelName
@@ -24,7 +24,7 @@ _GET = read(
     "cards.get",
     f"""
 SELECT revision.value AS head, models.id IS NOT NULL AS has_model, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN models ON namespace_id = $1 AND model_id = $2
   LEFT JOIN LATERAL (SELECT {rows.CARD}, markdown, extra, front FROM cards
                       WHERE model = models.id AND ($3::bigint = 0 OR number = $3)
@@ -52,7 +52,7 @@ _WRITE = last(
     f"""
 , made AS (
     INSERT INTO cards (model, number, sections, markdown, extra, front, update_time, actor, revision, octets)
-    SELECT $10, $11, $12::jsonb, $13, $14::jsonb, $15, now(), $4, value, $16 FROM next
+    SELECT $10, $11, $12::jsonb, $13, $14::jsonb, $15, next.moment, $4, value, $16 FROM next
     RETURNING {rows.CARD}, markdown, extra, front
 ), found AS (
     UPDATE models

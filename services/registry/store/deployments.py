@@ -13,7 +13,7 @@ from services.ledger.model.changes import Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.deployments import (
     Deployment,
@@ -32,7 +32,7 @@ _GET = read(
     "deployments.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {rows.DEPLOYMENT} FROM deployments WHERE namespace_id = $1 AND deployment_id = $2) AS found ON true
 """,
 )
@@ -55,7 +55,7 @@ _CREATE = last(
 , made AS (
     INSERT INTO deployments (namespace_id, deployment_id, model, model_id, version, environment, state, status_message,
                              endpoint, replicas, labels, create_time, update_time, revision, octets)
-    SELECT $10, $11, $12, $13, $14, $15, 'PENDING', $16, $17, $18, $19::jsonb, now(), now(), value, $20 FROM next
+    SELECT $10, $11, $12, $13, $14, $15, 'PENDING', $16, $17, $18, $19::jsonb, moment, moment, value, $20 FROM next
     RETURNING {rows.DEPLOYMENT}
 )
 SELECT made.revision AS written, made.* FROM made
@@ -79,7 +79,7 @@ _UPDATE = last(
     "deployments.update_status",
     f"""
 , made AS (
-    UPDATE deployments SET state = $12, status_message = $13, update_time = now(), revision = next.value FROM next
+    UPDATE deployments SET state = $12, status_message = $13, update_time = next.moment, revision = next.value FROM next
      WHERE namespace_id = $10 AND deployment_id = $11
     RETURNING {rows.DEPLOYMENT}
 )

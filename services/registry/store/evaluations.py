@@ -43,8 +43,8 @@ _RECORD = last(
 , made AS (
     INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time,
                              create_time, revision, octets)
-    SELECT $10, model, version, dataset, metric, result.value, parameters::jsonb, coalesce(evaluate_time, now()),
-           now(), next.value, octets
+    SELECT $10, model, version, dataset, metric, result.value, parameters::jsonb, coalesce(evaluate_time, next.moment),
+           next.moment, next.value, octets
       FROM next, unnest($11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::float8[], $16::text[],
                         $17::timestamptz[], $18::integer[])
            WITH ORDINALITY

@@ -58,7 +58,7 @@ _IMPORT = last(
                         annotations, parameter_count, octets, latest_version, create_time, update_time, revision,
                         search)
     SELECT namespace_id, model_id, display_name, description, owner, task, framework, license, labels::jsonb,
-           annotations::jsonb, parameter_count, octets, latest_version, now(), now(), next.value,
+           annotations::jsonb, parameter_count, octets, latest_version, next.moment, next.moment, next.value,
            model_words(model_id, display_name, labels::jsonb, description)
       FROM next, unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
                         $17::text[], $18::text[], $19::text[], $20::bigint[], $21::integer[], $22::bigint[])
@@ -70,7 +70,7 @@ _IMPORT = last(
                           stage, labels, size_bytes, octets, create_time, update_time, revision)
     SELECT made.id, number, state, description, artifacts::jsonb, parent_version,
            ARRAY(SELECT jsonb_array_elements_text(training_data::jsonb)), run, git_commit, stage, labels::jsonb,
-           size_bytes, octets, now(), now(), next.value
+           size_bytes, octets, next.moment, next.moment, next.value
       FROM next, unnest($23::text[], $24::bigint[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[],
                         $30::text[], $31::text[], $32::text[], $33::text[], $34::bigint[], $35::integer[])
            AS version (model_id, number, state, description, artifacts, parent_version, training_data, run, git_commit,
@@ -81,7 +81,7 @@ _IMPORT = last(
     INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time, octets,
                              create_time, revision)
     SELECT made.namespace_id, made.id, version, dataset, metric, result.value, parameters::jsonb,
-           coalesce(evaluate_time, now()), octets, now(), next.value
+           coalesce(evaluate_time, next.moment), octets, next.moment, next.value
       FROM next, staged_results AS result JOIN made USING (model_id)
      ORDER BY ordinal
     RETURNING 1

@@ -6,6 +6,7 @@ Models in the database.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,18 +14,19 @@ import asyncpg
 
 from services.chassis.errors import AlreadyExists, InvalidArgument
 from services.ledger.model.calls import Missing, Read, check_etag
-from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.batching import Batcher
 from services.ledger.store.database import Database, min_revision
 from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
 from services.ledger.store.servers import Row
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_deleted, still_deployed
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName
 from services.registry.store import rows
 from services.registry.store.parents import NAMESPACE
+from services.registry.store.purging import deployments_gone
 from services.registry.store.unpins import owe
 from services.registry.store.usage import USED, check_room, check_used, count
 
@@ -33,7 +35,7 @@ _GET = read(
     "models.get",
     f"""
 SELECT revision.value AS head, {rows.MODEL}
-  FROM revision
+  FROM {HEAD}
  CROSS JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (namespace, model, place)
   LEFT JOIN models ON models.namespace_id = wanted.namespace AND models.model_id = wanted.model
  ORDER BY wanted.place
@@ -45,7 +47,7 @@ _BATCH_GET = read(
     "models.batch_get",
     f"""
 SELECT revision.value AS head, sums.total, {rows.MODEL}
-  FROM revision
+  FROM {HEAD}
  CROSS JOIN (SELECT coalesce(sum(octets), 0) AS total FROM models
               WHERE namespace_id = $1 AND model_id = ANY($2::text[])) AS sums
   LEFT JOIN models ON models.namespace_id = $1 AND models.model_id = ANY($2::text[]) AND sums.total <= {MOST_OCTETS}
@@ -80,7 +82,7 @@ _CREATE = last(
 , made AS (
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
                         annotations, parameter_count, create_time, update_time, revision, octets, search)
-    SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19::jsonb, $20, now(), now(), value, $21,
+    SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19::jsonb, $20, next.moment, next.moment, value, $21,
            model_words($11, $12, $18::jsonb, $13)
       FROM next
     RETURNING {rows.MODEL}
@@ -93,7 +95,10 @@ SELECT made.revision AS written, made.*, {USED} FROM made, used
 
 _LOCK = Statement(
     "models.lock_whole",
-    f"SELECT id, {rows.MODEL} FROM models WHERE namespace_id = $1 AND model_id = $2 FOR NO KEY UPDATE",
+    f"""
+SELECT id, purge_started, purge_started OR purge_time <= now() AS is_due, {rows.MODEL} FROM models
+ WHERE namespace_id = $1 AND model_id = $2 FOR NO KEY UPDATE
+""",
 )
 
 _UPDATE = last(
@@ -102,7 +107,7 @@ _UPDATE = last(
 , made AS (
     UPDATE models
        SET display_name = $12, description = $13, owner = $14, task = $15, framework = $16, license = $17,
-           labels = $18::jsonb, annotations = $19::jsonb, parameter_count = $20, update_time = now(),
+           labels = $18::jsonb, annotations = $19::jsonb, parameter_count = $20, update_time = next.moment,
            revision = next.value, octets = $21, search = model_words($11, $12, $18::jsonb, $13) || card_words
       FROM next
      WHERE namespace_id = $10 AND model_id = $11
@@ -119,8 +124,9 @@ _MARK = last(
     f"""
 , made AS (
     UPDATE models
-       SET delete_time = CASE WHEN $11::float8 IS NOT NULL THEN now() END,
-           purge_time = now() + $11::float8 * interval '1 second', update_time = now(), revision = next.value
+       SET delete_time = CASE WHEN $11::float8 IS NOT NULL THEN next.moment END,
+           purge_time = next.moment + $11::float8 * interval '1 second', update_time = next.moment,
+           revision = next.value
       FROM next
      WHERE id = $10
     RETURNING {rows.MODEL}
@@ -146,7 +152,8 @@ SELECT (SELECT coalesce(sum(size_bytes), 0)::bigint FROM versions WHERE model = 
 """,
 )
 
-# Every CTE sees the versions that the deletion takes with it.
+# Every CTE sees the versions that the deletion takes with it. What is too much to be deleted with the revision in hand
+# is gone by then (purging.py).
 _PURGE = last(
     "models.purge",
     f"""
@@ -162,10 +169,28 @@ SELECT gone.value AS written FROM gone, used
 _DUE = Statement(
     "models.due",
     """
-SELECT namespace_id, model_id FROM models WHERE delete_time IS NOT NULL AND purge_time <= now()
- ORDER BY purge_time LIMIT 100
+SELECT id, namespace_id, model_id, purge_time FROM models
+ WHERE delete_time IS NOT NULL AND purge_time <= now() AND (purge_time, id) > ($1, $2)
+ ORDER BY purge_time, id LIMIT 100
 """,
 )
+
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """
+    A deleted model whose time has come.
+
+    Args:
+        key: of its row.
+        purge_time: when it came.
+    """
+
+    name: ModelName
+    key: int
+    purge_time: datetime
 
 
 class ModelStore:
@@ -250,7 +275,7 @@ class ModelStore:
             Aborted: the model has changed since the client read it.
         """
         name = update.name
-        _, before = await _lock(transaction, name)
+        before = rows.to_model(await _lock(transaction, name))
         if before.delete_time is not None:
             raise Missing("MODEL_NOT_FOUND", name)
         check_etag(name, update.etag, before.revision)
@@ -271,7 +296,8 @@ class ModelStore:
             Aborted: the model has changed since the client read it.
             FailedPrecondition: a live deployment runs one of its versions.
         """
-        key, before = await _lock(transaction, name)
+        row = await _lock(transaction, name)
+        key, before = row["id"], rows.to_model(row)
         if before.delete_time is not None:
             raise Missing("MODEL_NOT_FOUND", name)
         check_etag(name, etag, before.revision)
@@ -285,54 +311,64 @@ class ModelStore:
         Take a deletion back.
 
         Raises:
-            Missing: there is no such model.
+            Missing: there is no such model, or a part of it has been purged.
             FailedPrecondition: it is not deleted.
         """
-        key, before = await _lock(transaction, name)
+        row = await _lock(transaction, name)
+        key, before = row["id"], rows.to_model(row)
         check_deleted(before)
+        if row["purge_started"]:
+            raise Missing("MODEL_NOT_FOUND", name)
         journal = Journal.of(name, ChangeKind.UPDATED, {"deleted": True}, before.draft.image(), subtree=True)
         return rows.to_model((await transaction.last(_MARK, journal, key, None))[0])
 
-    async def purge(self, transaction: Transaction, name: ModelName, *, due: bool = False) -> None:
+    async def purge(self, transaction: Transaction, name: ModelName, *, due: bool = False) -> bool:
         """
         Remove a deleted model for good, with all that is below it and the deployments that ran it. The pins of its
         versions are taken back afterwards.
 
         Args:
-            due: only when its time has come; what was undeleted meanwhile stays.
+            due: only when its time has come.
+
+        Returns:
+            Whether it is gone.
 
         Raises:
             Missing: there is no such model.
             FailedPrecondition: it is not deleted.
         """
-        key, before = await _lock(transaction, name)
+        row = await _lock(transaction, name)
+        key, before = row["id"], rows.to_model(row)
         check_deleted(before)
-        if due and (before.purge_time is None or before.purge_time > datetime.now(UTC)):
-            return await transaction.nothing()
+        # By the database's clock, as `due`: by another the two might never agree.
+        if due and not row["is_due"]:
+            await transaction.nothing()
+            return False
         remains = await transaction.row(_REMAINS, key)
         assert remains is not None  # noqa: S101 - for the type checker: a SELECT without FROM has one row
-        gone = [DeploymentName(name.namespace, each) for each in remains["deployments"]]
-        changes = [Change(str(name), ChangeKind.DELETED, subtree=True)]
-        entries = [Entry(str(name), before.draft.image(), None)]
-        for each in gone:
-            changes.append(Change(str(each), ChangeKind.DELETED))
-            entries.append(Entry(str(each), {"model": str(name)}, None))
-        journal = Journal(changes, entries)
+        gone = deployments_gone(name, remains["deployments"])
+        own = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
+        journal = Journal([*own.changes, *gone.changes], [*own.entries, *gone.entries])
         await transaction.last(_PURGE, journal, key, name.namespace, remains["size"], str(name))
-        return None
+        return True
 
-    async def due(self) -> list[ModelName]:
+    async def due(self, after_: Due | None = None) -> list[Due]:
         """
-        Some deleted models whose time has come.
+        Some deleted models whose time has come, the oldest first.
+
+        Args:
+            after_: the last one that was given before.
         """
-        return [ModelName(row["namespace_id"], row["model_id"]) for row in await self._database.fetch(_DUE)]
+        since = (_EVER, 0) if after_ is None else (after_.purge_time, after_.key)
+        found = await self._database.fetch(_DUE, *since)
+        return [Due(ModelName(row["namespace_id"], row["model_id"]), row["id"], row["purge_time"]) for row in found]
 
 
-async def _lock(transaction: Transaction, name: ModelName) -> tuple[int, Model]:
+async def _lock(transaction: Transaction, name: ModelName) -> Row:
     row = await transaction.row(_LOCK, name.namespace, name.model)
     if row is None:
         raise Missing("MODEL_NOT_FOUND", name)
-    return row["id"], rows.to_model(row)
+    return row
 
 
 def model_columns(name: ModelName, draft: ModelDraft) -> list[Any]:

@@ -15,7 +15,7 @@ from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.namespaces import Namespace, NamespaceDraft, NamespaceUpdate, check_deletable
@@ -25,7 +25,7 @@ _GET = read(
     "namespaces.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {rows.NAMESPACE} FROM namespaces WHERE namespace_id = $1) AS found ON true
 """,
 )
@@ -44,7 +44,7 @@ _CREATE = last(
 , made AS (
     INSERT INTO namespaces (namespace_id, display_name, description, owner, labels, max_models, max_asset_bytes,
                             create_time, update_time, revision, octets)
-    SELECT $10, $11, $12, $13, $14::jsonb, $15, $16, now(), now(), value, $17 FROM next
+    SELECT $10, $11, $12, $13, $14::jsonb, $15, $16, next.moment, next.moment, value, $17 FROM next
     RETURNING {rows.NAMESPACE}
 ), used AS (
     INSERT INTO namespace_usage (namespace_id) SELECT namespace_id FROM made
@@ -63,7 +63,7 @@ _UPDATE = last(
 , made AS (
     UPDATE namespaces
        SET display_name = $11, description = $12, owner = $13, labels = $14::jsonb, max_models = $15,
-           max_asset_bytes = $16, octets = $17, update_time = now(), revision = next.value
+           max_asset_bytes = $16, octets = $17, update_time = next.moment, revision = next.value
       FROM next
      WHERE namespace_id = $10
     RETURNING {rows.NAMESPACE}

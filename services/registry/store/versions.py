@@ -14,7 +14,7 @@ from services.ledger.model.changes import Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
-from services.ledger.store.statements import Statement, read
+from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import ModelName, VersionName
 from services.registry.model.versions import (
@@ -36,7 +36,7 @@ _GET = read(
     "versions.get",
     f"""
 SELECT revision.value AS head, found.*
-  FROM revision
+  FROM {HEAD}
   LEFT JOIN (SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3) AS found ON true
 """,
@@ -69,8 +69,8 @@ _CREATE = last(
 ), made AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
                           stage, labels, size_bytes, create_time, update_time, revision, octets)
-    SELECT $10, $11, 'PENDING', $12, $13::jsonb, $14, $15::text[], $16, $17, $18, $19::jsonb, $20, now(), now(), value,
-           $21
+    SELECT $10, $11, 'PENDING', $12, $13::jsonb, $14, $15::text[], $16, $17, $18, $19::jsonb, $20, moment, moment,
+           value, $21
       FROM next
     RETURNING {rows.VERSION}
 )
@@ -98,8 +98,8 @@ _UPDATE = last(
 , made AS (
     UPDATE versions
        SET description = $12, artifacts = $13::jsonb, parent_version = $14, training_data = $15::text[], run = $16,
-           git_commit = $17, stage = $18, labels = $19::jsonb, size_bytes = $20, octets = $21, update_time = now(),
-           revision = next.value
+           git_commit = $17, stage = $18, labels = $19::jsonb, size_bytes = $20, octets = $21,
+           update_time = next.moment, revision = next.value
       FROM next
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
@@ -115,7 +115,7 @@ _SETTLE = last(
     "versions.settle",
     f"""
 , made AS (
-    UPDATE versions SET state = $12, failure = $13, update_time = now(), revision = next.value FROM next
+    UPDATE versions SET state = $12, failure = $13, update_time = next.moment, revision = next.value FROM next
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
 )

@@ -23,6 +23,11 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.embedded.postgres import SERVICE_ROLE
+from services.ledger.store.database import Database
+from services.ledger.store.grouping import Writer
+from services.registry.store.models import ModelStore
+from services.registry.store.purging import Purging
+from services.registry.store.sweeping import Sweeper
 from services.registry.tests.yard import Registry
 
 DEFAULT = "namespaces/default"
@@ -143,6 +148,14 @@ async def import_items(
             yield imports_pb2.ImportModelsRequest(parent=DEFAULT, items=items, **more)
 
     return [answer async for answer in registry.imports.ImportModels(requests())]
+
+
+def sweeper(database: Database) -> Sweeper:
+    """
+    What purges the models of a database, as every registry does in the background.
+    """
+    writer = Writer(database)
+    return Sweeper(ModelStore(database), Purging(database, writer), writer)
 
 
 async def watch(registry: Registry, **request: Any) -> AsyncGenerator[changes_pb2.WatchChangesResponse, None]:

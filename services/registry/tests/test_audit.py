@@ -221,6 +221,8 @@ async def test_append_only(shared: Registry, role: str, statement: str) -> None:
         "DELETE FROM evaluations",
         "UPDATE cards SET markdown = ''",
         "DELETE FROM aliases",
+        "SELECT purge_part('evaluations', 0, 1)",
+        "SELECT purge_part('audit', 0, 1)",
         "DROP TABLE audit",
         "ALTER TABLE audit DISABLE TRIGGER ALL",
         "CREATE TABLE mine (x int)",

@@ -5,6 +5,7 @@ Model cards over a real channel.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import grpc
@@ -207,6 +208,15 @@ async def test_markdown_alone(model: Registry) -> None:
     assert await export(model) == "just text\n---\nwith a line"
 
 
+def odd_number(value: float) -> Struct:
+    """
+    What no JSON can say, and a client's protobuf can.
+    """
+    extra = ParseDict({"results": [1, {"value": 0}]}, Struct())
+    extra.fields["results"].list_value.values[1].struct_value.fields["value"].number_value = value
+    return extra
+
+
 BOMB = "\n".join(
     [
         "a: &a [x, x, x, x, x, x, x, x]",
@@ -253,11 +263,13 @@ async def test_bad_content(shared: Registry, content: str, words: str) -> None:
         ({"markdown": "€" * 400_000}, "card.markdown"),
         ({"extra": ParseDict({"license": "MIT"}, Struct())}, "card.extra.license"),
         ({"extra": ParseDict({"a": "x" * 300_000}, Struct())}, "card.extra"),
+        ({"extra": odd_number(math.nan)}, "card.extra.results[1].value"),
+        ({"extra": odd_number(-math.inf)}, "card.extra.results[1].value"),
     ],
 )
 async def test_bounds(shared: Registry, fields: dict[str, Any], name: str) -> None:
     """
-    What is too large is named.
+    What is too large, or no number, is named.
     """
     with Failing() as failed:
         await write_card(shared, "none", **fields)

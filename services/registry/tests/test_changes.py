@@ -200,6 +200,7 @@ async def test_trimming_keeps_the_newest(registry: Registry) -> None:
     await sql(registry, "UPDATE requests SET create_time = now() - interval '25 h' WHERE request_id = 'r1' RETURNING 1")
     async with open_database(DatabaseSettings(url=registry.database)) as database:
         await Changelog(database).trim(timedelta(days=1))
+        await Changelog(database).forget()
     assert await sql(registry, "SELECT array_agg(revision ORDER BY revision) FROM changes") == [3, 4]
     assert await sql(registry, "SELECT array_agg(request_id ORDER BY request_id) FROM requests") == ["r0", "r2"]
 

@@ -269,3 +269,38 @@ async def _end_in_the_middle(url: str) -> None:
     finally:
         await connection.close()
     assert counts in ([0, 0], [1, 1])
+
+
+async def test_times_go_with_revisions(registry: Registry) -> None:
+    """
+    What is written later has a later time, though its transaction began earlier: whoever reads by time misses nothing.
+    """
+    for model in ("first", "second"):
+        await create(registry, model)
+    connection = await asyncpg.connect(owner(registry.database))
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM models WHERE model_id = 'first' FOR UPDATE")
+            waiting = asyncio.ensure_future(update(registry, "first", models_pb2.Model(owner="x"), ["owner"]))
+            await until_one_waits(connection)
+            second = await update(registry, "second", models_pb2.Model(owner="x"), ["owner"])
+        first = await waiting
+    finally:
+        await connection.close()
+    assert first.revision > second.revision
+    assert first.update_time.ToDatetime() > second.update_time.ToDatetime()
+    told = await sql(registry, "SELECT array_agg(commit_time ORDER BY revision) FROM changes")
+    assert told == sorted(told)
+
+
+async def until_one_waits(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """
+    Until a statement waits for a lock in a transaction that began before now, and will not be begun again.
+    """
+    waits = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND clock_timestamp() - xact_start > interval '0.2 s'
+"""
+    while not await connection.fetchval(waits):
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
+        await asyncio.sleep(0.01)

@@ -20,10 +20,18 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
-from services.registry.store.models import ModelStore
-from services.registry.store.sweeping import purge_due
-from services.registry.tests.calls import DEFAULT, add_version, create, get, import_items, move, record, result, sql
+from services.registry.tests.calls import (
+    DEFAULT,
+    add_version,
+    create,
+    get,
+    import_items,
+    move,
+    record,
+    result,
+    sql,
+    sweeper,
+)
 from services.registry.tests.yard import Failing, Registry, running
 
 M = f"{DEFAULT}/models/m"
@@ -183,8 +191,7 @@ async def test_purge_when_due(database: str) -> None:
             await delete(registry, f"{DEFAULT}/models/{model}")
         await undelete(registry, f"{DEFAULT}/models/n")
         async with open_database(DatabaseSettings(url=database)) as one:
-            models, writer = ModelStore(one), Writer(one)
-            assert sum(await asyncio.gather(*(purge_due(models, writer) for _ in range(4)))) == 1
+            assert sum(await asyncio.gather(*(sweeper(one).purge_due() for _ in range(4)))) == 1
         assert await listed(registry, show_deleted=True) == ["n", "o"]
         assert await sql(registry, "SELECT actor FROM audit WHERE action = 'PurgeModel'") == "modelyard-registry"
 

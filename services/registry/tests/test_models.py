@@ -60,14 +60,14 @@ async def test_answers_say_their_revision(registry: Registry) -> None:
 
 async def test_minimum_revision(registry: Registry) -> None:
     """
-    A read with x-min-revision answers from that revision on, and is UNAVAILABLE before it.
+    A read with x-min-revision answers from that revision on, and is FAILED_PRECONDITION where there is none such.
     """
     await create(registry, "m")
     request = pb.GetModelRequest(name=f"{DEFAULT}/models/m")
     assert await registry.models.GetModel(request, metadata=(("x-min-revision", "2"),))
     with Failing() as failed:
         await registry.models.GetModel(request, metadata=(("x-min-revision", "3"),))
-    assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "REVISION_NOT_REACHED")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REVISION_NOT_REACHED")
     with Failing() as failed:
         await registry.models.GetModel(request, metadata=(("x-min-revision", "-1"),))
     assert list(failed.fields) == ["x-min-revision"]

@@ -241,9 +241,10 @@ async def test_waiting_calls_that_give_up(database: str) -> None:
             assert failed.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_conflicts_are_retried(registry: Registry) -> None:
+async def test_conflicts_are_retried(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     """
     A transaction that PostgreSQL chose as a deadlock's victim is done again, a few times; then the call is ABORTED.
+    What was done again is counted and logged, though it succeeded.
     """
     trigger = """
     CREATE SEQUENCE attempts;
@@ -261,6 +262,9 @@ async def test_conflicts_are_retried(registry: Registry) -> None:
     await connection.close()
     assert (await create(registry, "m", request_id="r")).revision == 2
     assert await sql(registry, "SELECT last_value FROM attempts") == 3
+    name, labels = "modelyard_database_write_retries_total", {"cause": "conflict"}
+    assert registry.server.metrics.registry.get_sample_value(name, labels) == 2
+    assert "1 writes are done again (conflict)" in caplog.text
     with Failing() as failed:
         await create(registry, "n", models_pb2.Model(owner="unlucky"))
     assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "TRANSACTION_CONFLICT")

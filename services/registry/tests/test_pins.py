@@ -24,15 +24,12 @@ from services.chassis.access import OwnToken
 from services.chassis.errors import Internal, ModelyardError, ResourceExhausted
 from services.chassis.peers import Peer
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
 from services.registry.model.names import VersionName
 from services.registry.service.assets import Assets
 from services.registry.service.pins import Pins
-from services.registry.store.models import ModelStore
-from services.registry.store.sweeping import purge_due
 from services.registry.store.unpins import UnpinStore
 from services.registry.store.versions import VersionStore
-from services.registry.tests.calls import DEFAULT, add_version, create, sql
+from services.registry.tests.calls import DEFAULT, add_version, create, sql, sweeper
 from services.registry.tests.shelf import Shelf, new_shelf, serving
 from services.registry.tests.test_properties import real
 from services.registry.tests.yard import Failing, Registry, running
@@ -273,9 +270,7 @@ async def test_purge_unpins(yard: Yard, by: str) -> None:
         await yard.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name))
         await sql(yard.registry, "UPDATE models SET purge_time = now() WHERE model_id = 'm'")
         async with open_database(DatabaseSettings(url=yard.registry.database)) as database:
-            writer = Writer(database)
-            await purge_due(ModelStore(database), writer)
-            await writer.close()
+            await sweeper(database).purge_due()
     assert await yard.owed() == 3
     await yard.settle()
     assert yard.shelf.pins == {kept.name: names(kept)}

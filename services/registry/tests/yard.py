@@ -85,7 +85,7 @@ async def running(database: str, cdn: str = "127.0.0.1:1", **environ: str) -> As
             server = Server(settings, Metrics("services.registry", "grpcio"))
             await stack.enter_async_context(compose(server))
         await stack.enter_async_context(server.ready())
-        host = GrpcioHost(server.handlers, settings)
+        host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

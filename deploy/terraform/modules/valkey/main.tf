@@ -39,10 +39,11 @@ resource "aws_elasticache_parameter_group" "this" {
     value = "yes"
   }
 
-  # The least recently used goes when it is full: nothing in it is the only copy.
+  # Of what has a time-to-live, the least recently used goes when it is full: nothing of that is the only copy. What has
+  # none keeps account of the rest.
   parameter {
     name  = "maxmemory-policy"
-    value = "allkeys-lru"
+    value = "volatile-lru"
   }
 }
 

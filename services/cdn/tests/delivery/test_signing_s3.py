@@ -18,8 +18,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from modelyard.cdn.v1 import delivery_pb2 as pb
+from services.cdn.model.names import VERSION as VERSION_NAME
 from services.cdn.tests.calls import failure
 from services.cdn.tests.delivery.yard import VERSION, Delivery, Place, running, some_bytes
+from services.registry.model import names
 
 
 async def fetch(url: str) -> tuple[int, bytes, Message]:
@@ -67,6 +69,8 @@ async def test_a_signed_address_gives_the_bytes(delivery: Delivery, private: boo
     url = (await sign(delivery, sha256)).url
     status, body, headers = await fetch(url)
     assert (status, body, headers["Content-Type"]) == (200, data, "text/x-mine")
+    # What was stored by an earlier release says that everybody may keep it.
+    assert (headers["Cache-Control"] or "").startswith("private") == private
     assert urlsplit(url).path == f"/{delivery.place.s3.bucket}/{'private' if private else 'assets'}/{sha256}"
     assert (await fetch(url.partition("?")[0]))[0] == 403
 
@@ -175,6 +179,7 @@ async def test_s3_signs_neither_ranges_nor_versions(delivery: Delivery, request_
         (pb.SignUrlRequest(asset="assets/x"), {"asset"}),
         (pb.SignUrlRequest(version="namespaces/a/models/b"), {"version"}),
         (pb.SignUrlRequest(version="namespaces/a/models/b/versions/1/*"), {"version"}),
+        (pb.SignUrlRequest(version="namespaces/a.b/models/c/versions/1"), {"version"}),
         (pb.SignUrlRequest(version=VERSION, download_name="a"), {"download_name"}),
         (
             pb.SignUrlRequest(ttl=Duration(seconds=1), ip_range="x", download_name="\n"),
@@ -188,6 +193,12 @@ async def test_bad_requests_hear_of_everything(
     """Each wrong field is named."""
     code, _, found = await refused(delivery, request_)
     assert (code, found) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
+
+
+def test_versions_are_named_as_in_the_registry() -> None:
+    """What is the name of a version is the same in both services."""
+    own, registry = (re.sub(r"\((?!\?)|\)", "", each.pattern) for each in (VERSION_NAME, names._VERSION_NAME))
+    assert own == registry
 
 
 async def test_clients_are_sent_where_they_reach_the_store(place: Place) -> None:

@@ -89,6 +89,34 @@ async def test_put_makes_an_object_with_headers_of_its_own(delivery: Delivery) -
     assert delivery.place.read("static/site/é a.css") == data
 
 
+async def test_the_content_type_belongs_to_the_name(delivery: Delivery) -> None:
+    """
+    A path is served as it says, whatever the first who stored the bytes has called them, with the variants and for as
+    long as that type is kept; another path to the same bytes is served as what it says, and one that says nothing as
+    the asset.
+    """
+    data = some_bytes()
+    sha256 = await delivery.place.asset(data, "text/plain", variants={"gzip": b"shorter"})
+    put = await delivery.put("lib/jquery.js", sha256, content_type="text/javascript; charset=utf-8")
+    assert put.content_type == "text/javascript; charset=utf-8"
+    assert (await get(delivery, "lib/jquery.js")).content_type == put.content_type
+    await delivery.put("lib/index.html", sha256, content_type="text/html")
+    await delivery.put("lib/readme", sha256)
+    expected = {
+        "static/lib/jquery.js": ("text/javascript; charset=utf-8", 600),
+        "gzip/static/lib/jquery.js": ("text/javascript; charset=utf-8", 600),
+        "static/lib/index.html": ("text/html", 300),
+        "static/lib/readme": ("text/plain", 600),
+    }
+    for key, (content_type, seconds) in expected.items():
+        head = delivery.place.head(key)
+        assert head is not None, key
+        assert (head["ContentType"], head["CacheControl"]) == (content_type, f"public, max-age={seconds}")
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await delivery.put("lib/x", sha256, content_type="text/html\r\nx: y")
+    assert failure(error.value).fields == {"static_file.content_type"}
+
+
 @pytest.mark.parametrize(
     ("media_type", "seconds"),
     [("text/html; charset=utf-8", 300), ("application/json", 300), ("text/css", 600), ("image/png", 600)],

@@ -20,6 +20,7 @@ from services.cdn.delivering import delivering
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import S3Settings
+from services.cdn.tests.trusting import Trusting
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.metrics import Metrics
 from services.chassis.server import Server
@@ -156,6 +157,7 @@ class Delivery:
         *,
         cache_control: str = "",
         content_disposition: str = "",
+        content_type: str = "",
         etag: str = "",
         request_id: str = "",
     ) -> pb.StaticFile:
@@ -167,6 +169,7 @@ class Delivery:
             asset=f"assets/{sha256}",
             cache_control=cache_control,
             content_disposition=content_disposition,
+            content_type=content_type,
             etag=etag,
         )
         request = pb.PutStaticFileRequest(static_file=static_file, request_id=request_id)
@@ -194,9 +197,11 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
         pins = Pins(database, place.quota)
-        remove_shares = await stack.enter_async_context(delivering(server, settings, place.s3, database, pins))
+        remove_shares = await stack.enter_async_context(
+            delivering(server, settings, place.s3, database, pins, Trusting())
+        )
         await stack.enter_async_context(server.ready())
-        host = GrpcioHost(server.handlers, settings)
+        host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -4,7 +4,7 @@ The one suite for both hosts: each test runs against a probe on the Envoy host a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import grpc
@@ -95,6 +95,16 @@ async def surviving(wire: Wire) -> AsyncIterator[Wire]:
     """
     yield wire
     assert (await wire.call(path("Unary"), message(b""))).status == OK
+
+
+@pytest.fixture
+def quiet(host: Probe) -> Iterator[None]:
+    """
+    Nothing that happens in the test is worth a traceback in the log.
+    """
+    before = host.log.stat().st_size
+    yield
+    assert b"Traceback" not in host.log.read_bytes()[before:]
 
 
 @pytest.fixture(params=KINDS)

@@ -148,7 +148,12 @@ async def _serves(probe: Probe, credentials: grpc.ChannelCredentials | None) -> 
 
 
 async def _answer(call: grpc.aio.UnaryUnaryCall[pb.Ask, pb.Answer]) -> None:
-    await call
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        # It serves, and wants a token.
+        if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+            raise
 
 
 def resident(process: psutil.Process) -> int:

@@ -9,6 +9,8 @@ import asyncio
 import grpc
 
 from services.chassis.tests.behaviour.asking import Stub, answers, ask, ended, failure, name, path
+from services.chassis.tests.behaviour.differences import BAD_TIMEOUT
+from services.chassis.tests.behaviour.running import Probe
 from services.chassis.tests.behaviour.wire import Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 
@@ -81,10 +83,10 @@ async def test_units(wire: Wire) -> None:
         assert seconds - 20 < left < seconds + 0.1
 
 
-async def test_malformed(wire: Wire) -> None:
+async def test_malformed(host: Probe, wire: Wire) -> None:
     """
     A deadline that cannot be read is an error: a call without the deadline that was meant may run for ever.
     """
     malformed = ("abc", "-1S", "1", "S", "1.5S", "")
     calls = [wire.call(path("Unary"), message(b""), {"grpc-timeout": timeout}) for timeout in malformed]
-    assert {reply.status for reply in await asyncio.gather(*calls)} == {13}
+    assert {reply.status for reply in await asyncio.gather(*calls)} == {BAD_TIMEOUT.on(host.host)}

@@ -11,15 +11,16 @@ import pytest
 
 from services.chassis.tests.behaviour.asking import Stub, answers, ask, ended, fate, name, path
 from services.chassis.tests.behaviour.differences import (
+    CUT_SHORT,
     INTERNAL,
-    NO_WHOLE_MESSAGE,
+    INVALID_ARGUMENT,
+    NOT_UNPACKED,
     OK,
     RESOURCE_EXHAUSTED,
-    SECOND_MESSAGE,
     STRANGE_ENCODING,
     STRANGE_FLAG,
     STREAM_CUT_SHORT,
-    UNREADABLE_MESSAGE,
+    UNIMPLEMENTED,
 )
 from services.chassis.tests.behaviour.running import Probe
 from services.chassis.tests.behaviour.wire import Wire, message
@@ -34,18 +35,26 @@ _SOON = {"grpc-timeout": "150m"}
 @pytest.mark.parametrize("body", [_GOOD[:-1], _GOOD[:3], message(_ASK, length=1000)], ids=["short", "prefix", "long"])
 async def test_truncated(host: Probe, surviving: Wire, kind: str, body: bytes) -> None:
     """
-    A request that ends within a message is INTERNAL.
+    A request that ends within a message is INVALID_ARGUMENT.
     """
-    wanted = (NO_WHOLE_MESSAGE if kind in _UNARY_REQUEST else STREAM_CUT_SHORT).on(host.host)
+    wanted = (CUT_SHORT if kind in _UNARY_REQUEST else STREAM_CUT_SHORT).on(host.host)
     assert (await surviving.call(path(kind), body, _SOON)).status == wanted
 
 
-async def test_nothing(host: Probe, surviving: Wire) -> None:
+async def test_nothing(surviving: Wire) -> None:
     """
-    A unary request without a message is INTERNAL.
+    A unary request without a message is UNIMPLEMENTED, also to a client that has all the time in the world.
     """
-    replies = await asyncio.gather(*(surviving.call(path(kind), b"", _SOON) for kind in _UNARY_REQUEST))
-    assert {reply.status for reply in replies} == {NO_WHOLE_MESSAGE.on(host.host)}
+    replies = await asyncio.gather(*(surviving.call(path(kind), b"") for kind in _UNARY_REQUEST))
+    assert {reply.status for reply in replies} == {UNIMPLEMENTED}
+
+
+async def test_headers_alone(surviving: Wire) -> None:
+    """
+    A unary request that ends with its headers has no message either.
+    """
+    replies = [await surviving.reply(surviving.begin(path(kind), end=True)) for kind in _UNARY_REQUEST]
+    assert {reply.status for reply in replies} == {UNIMPLEMENTED}
 
 
 async def test_oversized(probe: Stub, surviving: Wire, kind: str) -> None:
@@ -63,7 +72,7 @@ async def test_oversized(probe: Stub, surviving: Wire, kind: str) -> None:
 
 async def test_garbage(host: Probe, surviving: Wire, kind: str) -> None:
     """
-    Bytes that are no messages are INTERNAL.
+    Bytes that are no messages are INVALID_ARGUMENT.
     """
     noise = b"\xff\xff" + random.Random(7).randbytes(1000)  # noqa: S311 - any bytes will do
     for body in (message(_ASK, flag=2), noise):
@@ -95,13 +104,15 @@ async def test_compressed_by_nothing(surviving: Wire, kind: str) -> None:
     assert (await surviving.call(path(kind), message(_ASK, flag=1))).status == INTERNAL
 
 
-async def test_does_not_unpack(surviving: Wire, kind: str) -> None:
+async def test_does_not_unpack(host: Probe, surviving: Wire, kind: str) -> None:
     """
-    A message that does not unpack is INTERNAL.
+    A message that does not unpack is INVALID_ARGUMENT.
     """
     for encoding in ("gzip", "deflate"):
         body = message(b"not packed at all", flag=1)
-        assert (await surviving.call(path(kind), body, {"grpc-encoding": encoding})).status == INTERNAL
+        assert (await surviving.call(path(kind), body, {"grpc-encoding": encoding})).status == NOT_UNPACKED.on(
+            host.host
+        )
 
 
 async def test_unheard_of_compression(host: Probe, surviving: Wire, kind: str) -> None:
@@ -114,21 +125,25 @@ async def test_unheard_of_compression(host: Probe, surviving: Wire, kind: str) -
         assert "gzip" in reply.headers["grpc-accept-encoding"]
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("body", [b"\xff\xff\xff", b"\x12\x02\xff\xfe"], ids=["wire format", "utf-8"])
-async def test_unreadable(host: Probe, surviving: Wire, kind: str, body: bytes) -> None:
+async def test_unreadable(surviving: Wire, kind: str, body: bytes) -> None:
     """
-    A whole message that is not one of the method's, for its format or for text that is not UTF-8, is INTERNAL.
+    A whole message that is not one of the method's, for its format or for text that is not UTF-8, is INVALID_ARGUMENT,
+    and nothing that anybody has to look at in the log.
     """
-    wanted = UNREADABLE_MESSAGE.on(host.host) if kind in _UNARY_REQUEST else INTERNAL
-    assert (await surviving.call(path(kind), message(body))).status == wanted
+    reply = await surviving.call(path(kind), message(body))
+    assert reply.status == INVALID_ARGUMENT
+    told = reply.trailers.get("grpc-message") or reply.headers["grpc-message"]
+    assert told.startswith("the request does not parse")
 
 
-async def test_second_message(host: Probe, surviving: Wire) -> None:
+async def test_second_message(surviving: Wire) -> None:
     """
-    More than one message in a unary request is INTERNAL.
+    More than one message in a unary request is UNIMPLEMENTED.
     """
     for kind in _UNARY_REQUEST:
-        assert (await surviving.call(path(kind), _GOOD * 2)).status == SECOND_MESSAGE.on(host.host)
+        assert (await surviving.call(path(kind), _GOOD * 2)).status == UNIMPLEMENTED
 
 
 async def test_good_before_bad(host: Probe, probe: Stub, surviving: Wire) -> None:
@@ -142,7 +157,7 @@ async def test_good_before_bad(host: Probe, probe: Stub, surviving: Wire) -> Non
         await surviving.began(stream)
         surviving.data(stream, bad)
         reply = await surviving.reply(stream)
-        assert reply.status in {RESOURCE_EXHAUSTED, INTERNAL}
+        assert reply.status in {RESOURCE_EXHAUSTED, INVALID_ARGUMENT}
         assert pb.Answer.FromString(bytes(reply.body[5:])).text == "a"
         told = await ended(probe, call)
         assert (told.received, told.finished) == (1, 0)

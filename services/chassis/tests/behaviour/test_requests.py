@@ -18,7 +18,9 @@ from services.chassis.tests.behaviour.differences import (
     NOT_GRPC,
     NOT_POST,
     OK,
+    STRANGE_CODEC,
     UNIMPLEMENTED,
+    UNREADABLE_PATH,
 )
 from services.chassis.tests.behaviour.running import Probe
 from services.chassis.tests.behaviour.wire import DATA, END_HEADERS, END_STREAM, HEADERS, Wire, message
@@ -42,6 +44,15 @@ async def test_kinds_of_grpc(surviving: Wire, content_type: str) -> None:
     gRPC may say which kind of messages it carries.
     """
     assert (await surviving.call(path("Unary"), _GOOD, {"content-type": content_type})).status == OK
+
+
+async def test_unheard_of_codec(host: Probe, surviving: Wire) -> None:
+    """
+    Messages are protobuf: a call that says they are anything else is UNIMPLEMENTED.
+    """
+    for content_type in ("application/grpc+foo", "application/grpc+json;charset=utf-8", "application/grpc+protox"):
+        reply = await surviving.call(path("Unary"), _GOOD, {"content-type": content_type})
+        assert reply.status == STRANGE_CODEC.on(host.host)
 
 
 async def test_verb(host: Probe, surviving: Wire) -> None:
@@ -74,6 +85,15 @@ async def test_bad_base64(host: Probe, surviving: Wire) -> None:
     assert "x-trailing-a-bin" not in reply.trailers
 
 
+async def test_header_that_is_not_ascii(host: Probe, surviving: Wire) -> None:
+    """
+    HTTP allows it, gRPC does not: the call is served all the same, and those after it.
+    """
+    replies = [await surviving.call(path("Unary"), _GOOD, {"x-odd": "a\xff", "x-request-id": "\xff"}) for _ in range(3)]
+    assert {reply.status for reply in replies} == {OK}
+    assert "RecursionError" not in host.log.read_text()
+
+
 @pytest.mark.parametrize("odd", ["/Un%61ry", "/Unary?a=1", "/Unary/", "//Unary", "/./Unary", "/unary", "/Unary#a", ""])
 async def test_exact_path(surviving: Wire, odd: str) -> None:
     """
@@ -82,6 +102,20 @@ async def test_exact_path(surviving: Wire, odd: str) -> None:
     reply = await surviving.call(path("").rstrip("/") + odd, _GOOD)
     assert reply.status in {UNIMPLEMENTED, INTERNAL, None}
     assert not reply.body
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("odd", ["/%ff%fe", "/%c3", "?a=%ff", "/\xff", "/%zz", "/%00"])
+async def test_path_that_is_not_utf_8(host: Probe, surviving: Wire, odd: str) -> None:
+    """
+    No method's either: answered like any other, whatever the verb, and nothing is logged.
+    """
+    if not odd.isascii() and not UNREADABLE_PATH.on(host.host):
+        pytest.skip(UNREADABLE_PATH.why)
+    reply = await surviving.call(path("Unary") + odd, _GOOD)
+    assert reply.status in {UNIMPLEMENTED, INTERNAL}
+    other = await surviving.call(path("Unary") + odd, _GOOD, {":method": "GET", "content-type": None})
+    assert other.http in {"404", *NOT_POST.on(host.host)}
 
 
 async def test_trailers_of_a_request(surviving: Wire, kind: str) -> None:

@@ -121,7 +121,7 @@ class Wire:
             ":method": "POST",
             ":scheme": "http",
             ":path": path,
-            ":authority": "test",
+            ":authority": "localhost",
             "te": "trailers",
             "content-type": "application/grpc",
         }

@@ -29,6 +29,7 @@ class ProbeServiceStub:
     """Metadata of a call that any method heeds:
     x-call          the name under which Fate knows the call
     x-initial-…     goes back in the initial metadata (without it, the handler leaves that to its host)
+    x-block-ms      the event loop is blocked for so long
     x-trailing-…    goes back in the trailing metadata, whatever the status
     """
 
@@ -89,6 +90,7 @@ class ProbeServiceServicer:
     """Metadata of a call that any method heeds:
     x-call          the name under which Fate knows the call
     x-initial-…     goes back in the initial metadata (without it, the handler leaves that to its host)
+    x-block-ms      the event loop is blocked for so long
     x-trailing-…    goes back in the trailing metadata, whatever the status
     """
 
@@ -212,6 +214,7 @@ class ProbeService:
     """Metadata of a call that any method heeds:
     x-call          the name under which Fate knows the call
     x-initial-…     goes back in the initial metadata (without it, the handler leaves that to its host)
+    x-block-ms      the event loop is blocked for so long
     x-trailing-…    goes back in the trailing metadata, whatever the status
     """
 

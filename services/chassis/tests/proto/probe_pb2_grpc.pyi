@@ -34,6 +34,7 @@ class ProbeServiceStub:
     """Metadata of a call that any method heeds:
       x-call          the name under which Fate knows the call
       x-initial-…     goes back in the initial metadata (without it, the handler leaves that to its host)
+      x-block-ms      the event loop is blocked for so long
       x-trailing-…    goes back in the trailing metadata, whatever the status
     """
 
@@ -62,6 +63,7 @@ class ProbeServiceAsyncStub(ProbeServiceStub):
     """Metadata of a call that any method heeds:
       x-call          the name under which Fate knows the call
       x-initial-…     goes back in the initial metadata (without it, the handler leaves that to its host)
+      x-block-ms      the event loop is blocked for so long
       x-trailing-…    goes back in the trailing metadata, whatever the status
     """
 
@@ -86,6 +88,7 @@ class ProbeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Metadata of a call that any method heeds:
       x-call          the name under which Fate knows the call
       x-initial-…     goes back in the initial metadata (without it, the handler leaves that to its host)
+      x-block-ms      the event loop is blocked for so long
       x-trailing-…    goes back in the trailing metadata, whatever the status
     """
 

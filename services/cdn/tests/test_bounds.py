@@ -1,0 +1,213 @@
+"""
+One client's uploads take nothing from others: not their places, not their memory; and nobody touches another's uploads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2
+from modelyard.cdn.v1 import uploads_pb2 as pb
+from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
+from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.tests.calls import MIB, chunk, digest, download, failure, header, some_bytes, stream, upload
+from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.guarded import guarded
+from services.cdn.tests.uploading import PART, Client
+from services.chassis.errors import Aborted
+from tests.abuse.attacks import dripping_uploads, opened_uploads
+
+
+def address(number: int) -> tuple[tuple[str, str], ...]:
+    """
+    The metadata of a client behind the gateway, while access control is off.
+    """
+    return (("x-modelyard-client", f"198.51.100.{number}"),)
+
+
+async def start(cdn: Cdn, client: int, data: bytes | None = None) -> pb.Upload:
+    """
+    Open an upload, of made-up bytes unless some are given.
+    """
+    data = some_bytes(8) if data is None else data
+    request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data))
+    return await UploadServiceStub(cdn.channel).StartUpload(request, metadata=address(client), timeout=20)
+
+
+async def test_opened_uploads(world: World, tmp_path: Path) -> None:
+    """
+    A client may have some uploads open, and is told when it has too many; what it opened and sent nothing for takes no
+    place from others. What is stored can be pushed again by everybody, however many are open.
+    """
+    async with serving(world, tmp_path, MODELYARD_UPLOADS_MOST="3", MODELYARD_UPLOADS_MOST_PER_CLIENT="2") as cdn:
+        stored = some_bytes(5)
+        await upload(cdn.stub, stored)
+        for attacker in range(3):
+            for _ in range(2):
+                await start(cdn, attacker)
+            with pytest.raises(grpc.RpcError) as caught:
+                await start(cdn, attacker)
+            found = failure(caught.value)
+            assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOADS_OPEN")
+            complete = await start(cdn, attacker, stored)
+            assert complete.complete
+            finish = pb.FinishUploadRequest(name=complete.name)
+            asset = await UploadServiceStub(cdn.channel).FinishUpload(finish)
+            assert asset.sha256 == digest(stored)
+        await opened_uploads(int(cdn.target.rpartition(":")[2]), 10)
+        data = some_bytes(PART + 1)
+        victim = Client(cdn, data)
+        victim.name = (await start(cdn, 99, data)).name
+        await victim.write(0)
+        assert (await victim.finish()).sha256 == digest(data)
+
+
+async def test_what_nothing_is_stored_of_is_not_kept_for_long(cdn: Cdn) -> None:
+    """
+    An upload without a stored part is given up after minutes; with one, and with addresses for parts, after a day.
+    Nothing is begun in the object store before the first byte.
+    """
+    client = Client(cdn, some_bytes(2 * PART))
+    minutes = time.time() + 11 * 60
+    assert (await client.start()).expire_time.seconds < minutes
+    await client.write(0, 0)
+    assert not cdn.store.open_uploads(f"assets/{digest(client.data)}")
+    await client.write(0, 1)
+    assert (await client.query()).expire_time.seconds < minutes
+    await client.write(0, PART)
+    assert (await client.query()).expire_time.seconds > minutes
+
+
+async def test_dripping_uploads(world: World, tmp_path: Path) -> None:
+    """
+    Streams that drip hold no more than their client's share of the memory and are ended for being too slow, while
+    others' uploads, small and large, get through.
+    """
+    settings = {
+        "MODELYARD_UPLOAD_MEMORY_BYTES": str(64 * MIB),
+        "MODELYARD_UPLOAD_MEMORY_PER_CLIENT_BYTES": str(24 * MIB),
+        "MODELYARD_UPLOAD_IDLE_SECONDS": "3",
+    }
+    async with serving(world, tmp_path, **settings) as cdn:  # type: ignore[arg-type] # settings alone
+        drips = [asyncio.ensure_future(drip(cdn)) for _ in range(9)]
+        data = some_bytes(13)
+        assert (await cdn.stub.Upload(stream(header(data), chunk(0, data)), metadata=address(2), timeout=20)).size_bytes
+        data = some_bytes(2 * PART)
+        client = Client(cdn, data)
+        client.name = (await start(cdn, 2, data)).name
+        await client.stub.WriteUpload(client.messages(0), metadata=address(2), timeout=20)
+        assert await download(cdn.stub, (await client.finish()).name) == (data, digest(data))
+        reasons = await asyncio.wait_for(asyncio.gather(*drips), 60)
+        assert reasons.count("UPLOAD_TOO_SLOW") >= 3
+        assert set(reasons) <= {"UPLOAD_TOO_SLOW", "UPLOADS_BUSY"}
+        await dripping_uploads(int(cdn.target.rpartition(":")[2]), 9, 2)
+
+
+async def drip(cdn: Cdn) -> str:
+    """
+    Send a byte now and then until the stream is ended; the reason.
+    """
+    upload = await start(cdn, 1, some_bytes(2 * PART))
+
+    async def messages() -> AsyncIterator[pb.WriteUploadRequest]:
+        offset = 0
+        while True:
+            yield pb.WriteUploadRequest(name=upload.name, chunk=assets_pb2.Chunk(offset=offset, data=b"x"))
+            offset += 1
+            await asyncio.sleep(0.5)
+
+    call = UploadServiceStub(cdn.channel).WriteUpload(messages(), metadata=address(1))
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return failure(caught.value).reason
+
+
+async def test_fast_enough_goes_on() -> None:
+    """
+    A stream that is as fast as the least rate goes on for ever, and one that is slower does not, though a byte comes
+    now and then.
+    """
+
+    async def arriving(size: int) -> AsyncIterator[assets_pb2.UploadRequest]:
+        for _ in range(40):
+            await asyncio.sleep(0.02)
+            yield chunk(0, bytes(size))
+
+    patience = Patience(idle=0.25, rate=1000)
+    assert len([message async for message in Arriving(arriving(1000), patience)]) == 40
+    with pytest.raises(Aborted) as caught:
+        _ = [message async for message in Arriving(arriving(1), patience)]
+    assert caught.value.reason == "UPLOAD_TOO_SLOW"
+
+
+async def test_nobody_touches_anothers_upload(world: World, tmp_path: Path) -> None:
+    """
+    Where subjects are known, an upload belongs to the one who started it: others can neither look at it, write to it,
+    have addresses for its parts, finish it nor abort it. Their uploads of the same bytes are their own, and both
+    succeed.
+    """
+    data = some_bytes(PART + 1)
+    request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data))
+    async with guarded(world, tmp_path, "on") as house, house.as_("ann") as ann, house.as_("mallory") as mallory:
+        upload = await ann.uploads.StartUpload(request)
+        name = upload.name
+        write = pb.WriteUploadRequest(name=name, chunk=assets_pb2.Chunk(offset=0, data=b"x"))
+
+        async def one() -> AsyncIterator[pb.WriteUploadRequest]:
+            yield write
+
+        calls: list[Awaitable[object]] = [
+            mallory.uploads.QueryUpload(pb.QueryUploadRequest(name=name)),
+            mallory.uploads.WriteUpload(one()),
+            mallory.uploads.CreateUploadUrls(pb.CreateUploadUrlsRequest(name=name, part_numbers=[1])),
+            mallory.uploads.FinishUpload(pb.FinishUploadRequest(name=name)),
+            mallory.uploads.AbortUpload(pb.AbortUploadRequest(name=name)),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as caught:
+                await call
+            found = failure(caught.value)
+            assert (found.code, found.reason) == (grpc.StatusCode.PERMISSION_DENIED, "UPLOAD_OF_ANOTHER")
+        other = await mallory.uploads.StartUpload(request)
+        assert other.name != name
+        file = tmp_path / "weights"
+        file.write_bytes(data)
+        first, second = await asyncio.gather(ann.upload_file(file), mallory.upload_file(file))
+        assert first.sha256 == second.sha256 == digest(data)
+
+
+async def test_two_that_push_one_file(cdn: Cdn) -> None:
+    """
+    Two clients that nobody can tell apart push the same new file at once: both succeed, and one waits while the
+    other one sends.
+    """
+    data = some_bytes(4 * PART)
+    first, second = Client(cdn, data), Client(cdn, data)
+    await first.start()
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[pb.WriteUploadRequest]:
+        async for message in first.messages(0):
+            if message.chunk.offset == PART + MIB:
+                # It goes on sending meanwhile.
+                while not go_on.is_set():
+                    await asyncio.sleep(0.05)
+                    yield pb.WriteUploadRequest()
+            yield message
+
+    writing = asyncio.ensure_future(first.stub.WriteUpload(slowly(), timeout=60))
+    await first.has_begun(data)
+    assert (await second.start()).in_use
+    with pytest.raises(grpc.RpcError) as caught:
+        await second.write(0, 1)
+    assert failure(caught.value).reason == "UPLOAD_IN_USE"
+    go_on.set()
+    assert (await writing).committed_bytes == len(data)
+    assert not (await second.start()).in_use
+    assert await first.finish() == await second.finish()

@@ -1,0 +1,40 @@
+"""
+Request ids: what is called here has one from its beginning, and its caller gets it back.
+"""
+
+from __future__ import annotations
+
+from services.chassis.calls import Method
+from services.chassis.context import Context
+from services.chassis.interceptors.base import CallInterceptor, Observer
+from services.chassis.interceptors.current import REQUEST_ID, CurrentCall, enter
+
+
+class CallIdInterceptor(CallInterceptor):
+    """
+    Make each call the current one, with its request id, and echo that. The error interceptor does it for failures.
+    """
+
+    def observe(self, method: Method) -> Observer:
+        """
+        An observer that names the calls of *method*.
+        """
+        return _Named(method)
+
+
+class _Named:
+    __slots__ = ("_method",)
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def begin(self, context: Context) -> CurrentCall:
+        call = CurrentCall(self._method, context)
+        enter(call)
+        return call
+
+    def end(self, context: Context, call: CurrentCall) -> None:
+        context.set_trailing_metadata((*context.trailing_metadata(), (REQUEST_ID, call.request_id)))
+
+    async def fail(self, _context: Context, _call: CurrentCall, _error: BaseException) -> None:
+        return None

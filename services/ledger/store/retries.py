@@ -1,0 +1,57 @@
+"""
+How often writes are done again, and why: a retry that succeeds costs time and says nothing to anybody.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from enum import StrEnum
+
+_log = logging.getLogger(__name__)
+
+_LOG_EVERY_SECONDS = 1.0
+
+
+class Cause(StrEnum):
+    """
+    Why a write is done again.
+    """
+
+    #: The database broke a deadlock, or another write came in between. In one order of locks there is none.
+    CONFLICT = "conflict"
+    #: Somebody else holds a row.
+    LOCK = "lock"
+    #: Another write of its group failed after the revision was taken.
+    FAILURE = "failure"
+
+
+class Retries:
+    """
+    Counts and logs them.
+
+    Attributes:
+        counts: how many writes, by cause.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[Cause] = Counter()
+        self._logged: dict[Cause, float] = {}
+        self._unlogged: Counter[Cause] = Counter()
+
+    def count(self, cause: Cause, writes: int, why: object) -> None:
+        """
+        Count writes that are about to be done again.
+
+        Args:
+            why: for the log: what happened, without values.
+        """
+        self.counts[cause] += writes
+        self._unlogged[cause] += writes
+        now = time.monotonic()
+        if now - self._logged.get(cause, float("-inf")) < _LOG_EVERY_SECONDS:
+            return
+        writes, self._logged[cause] = self._unlogged.pop(cause), now
+        extra = {"cause": cause.value, "writes": writes}
+        _log.warning("%d writes are done again (%s): %s", writes, cause.value, why, extra=extra)
