@@ -130,8 +130,8 @@ def together(taken: Iterable[Taken]) -> Taken:
 def recovery(windows: Sequence[Window], from_second: float, since: float = 0.0) -> float | None:
     """
     Seconds from *from_second* until it is as before: three seconds in a row without an error, with calls, and with a
-    95th percentile of no more than one and a half times the median of those before. Where a second before had fewer than
-    a hundred calls, the 95th percentile is that of a handful of them, and the median is compared in its place.
+    95th percentile of no more than one and a half times the median of those before. Where a second before had fewer
+    than a hundred calls, the 95th percentile is that of a handful of them, and the median is compared in its place.
 
     Args:
         windows: of the run.
