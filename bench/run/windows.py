@@ -17,6 +17,7 @@ SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 #: Our faults, and not the caller's.
 FAULTS = {"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"}
 _CALM_SECONDS = 3
+_ENOUGH_CALLS = 100  # in a second, for its 95th percentile
 _AS_BEFORE = 1.5
 
 
@@ -129,7 +130,8 @@ def together(taken: Iterable[Taken]) -> Taken:
 def recovery(windows: Sequence[Window], from_second: float, since: float = 0.0) -> float | None:
     """
     Seconds from *from_second* until it is as before: three seconds in a row without an error, with calls, and with a
-    95th percentile of no more than one and a half times the median of those before.
+    95th percentile of no more than one and a half times the median of those before. Where a second before had fewer
+    than a hundred calls, the 95th percentile is that of a handful of them, and the median is compared in its place.
 
     Args:
         windows: of the run.
@@ -139,15 +141,21 @@ def recovery(windows: Sequence[Window], from_second: float, since: float = 0.0) 
     Returns:
         None if it never is, or there was nothing before.
     """
-    before = sorted(each.p95 for each in windows if each.second + 1 <= (since or from_second) and each.calls)
-    if not before:
+    earlier = [each for each in windows if each.second + 1 <= (since or from_second) and each.calls]
+    if not earlier:
         return None
+    enough = min(each.calls for each in earlier) >= _ENOUGH_CALLS
+
+    def slow(window: Window) -> float:
+        return window.p95 if enough else window.p50
+
+    before = sorted(map(slow, earlier))
     bound = _AS_BEFORE * before[len(before) // 2]
     calm = 0
     for each in windows:
         if each.second < math.floor(from_second):
             continue
-        calm = calm + 1 if each.calls and not each.errors and each.p95 <= bound else 0
+        calm = calm + 1 if each.calls and not each.errors and slow(each) <= bound else 0
         if calm == _CALM_SECONDS:
             return max(0.0, each.second - _CALM_SECONDS + 1 - from_second)
     return None

@@ -156,6 +156,16 @@ def test_recovery_is_when_it_stays_as_before() -> None:
     assert recovery(windows([10.0]), 0.0) is None
 
 
+@pytest.mark.parametrize(("calls", "found"), [(40, 0.0), (400, None)])
+def test_recovery_is_told_by_percentiles_of_enough_calls(calls: int, found: float | None) -> None:
+    """
+    One slow call among forty is their 95th percentile and no sign of anything; twenty among four hundred are.
+    """
+    before = [Window(second, calls, 0, 10, 15, 20) for second in range(5)]
+    after = [Window(second, calls, 0, 10, 60, 80) for second in range(5, 10)]
+    assert recovery([*before, *after], 5.0) == found
+
+
 def test_a_slope_is_that_of_the_line() -> None:
     """
     Least squares; one point has none.
