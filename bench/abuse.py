@@ -147,8 +147,10 @@ def _failed(name: str, found: Others) -> int:
 
 
 def _settings(state: Path) -> StackSettings:
-    # The watchers are many clients, who share an address here.
-    return StackSettings(state=state, gateway_port=0, environment={"MODELYARD_STREAMS_PER_CLIENT": "0"})
+    # The watchers are many clients, who share an address here. Those of the round before count for some seconds more,
+    # until a process has noticed that they are gone.
+    environment = {"MODELYARD_STREAMS_PER_CLIENT": "0", "MODELYARD_STREAMS_MOST": "0"}
+    return StackSettings(state=state, gateway_port=0, environment=environment)
 
 
 def main() -> int:

@@ -363,10 +363,19 @@ def test_keys_in_a_file_change_without_a_restart(how: str, echo: tuple[Echo, int
         second = _put(mount, how, "2")
         until(lambda: call(running, GET, f"Bearer {second.mint('registry.read')}") == OK)
         until(lambda: call(running, GET, f"Bearer {first.mint('registry.read')}") == INVALID)
+        # Two filters look at tokens, each with keys of its own: both have fetched the new ones.
+        _fetched(running, 4)
         # A file that is away for a moment takes nothing away.
         (mount / "jwks.json").unlink()
-        until(lambda: running.count("http.jwks.downstream_rq_5xx")["http.jwks.downstream_rq_5xx"] > 0)
+        _fetched(running, 4)
+        assert running.count("http.jwks.downstream_rq_5xx")["http.jwks.downstream_rq_5xx"] > 0
         assert call(running, GET, f"Bearer {second.mint('registry.read')}") == OK
+
+
+def _fetched(running: front.Front, times: int) -> None:
+    name = "http.jwks.downstream_rq_total"
+    before = running.count(name)[name]
+    until(lambda: running.count(name)[name] >= before + times)
 
 
 def _put(mount: Path, how: str, number: str) -> Issuer:
