@@ -76,7 +76,7 @@ class Refusal:
 
     @property
     def _info(self) -> error_details_pb2.ErrorInfo:
-        metadata = {"scope": self.scope} if self._code == _PERMISSION_DENIED else {}
+        metadata = {"scope": self.scope} if self.scope else {}
         return error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=metadata)
 
     def _as_json(self) -> dict[str, object]:
