@@ -1,14 +1,14 @@
 """
 What is done round every call of every service, in this order, the first outermost:
 
-1. calling gives the call its request id and its trace before anything can go wrong;
+1. calling gives the call its request id and its trace before anything can go wrong, and says whose word is taken for
+   who calls (while access control is off);
 2. spans exports what became of it, where that is asked for;
 3. errors answers with the status of whatever is raised further in;
 4. access lets nobody further in who may not (while access control is on);
-5. callers says whose word is taken for who calls (while access control is off);
-6. streams bounds how many there are and how long they stay;
-7. deadline lets everything below know how much time is left;
-8. fault makes calls late, in drills.
+5. streams bounds how many there are and how long they stay;
+6. deadline lets everything below know how much time is left;
+7. fault makes calls late, in drills.
 
 What is counted and logged is outside of all this: the host does it, see `services.chassis.recording`.
 """
@@ -20,7 +20,6 @@ from services.chassis.calls import Interceptor
 from services.chassis.deadlines import outgoing_timeout, remaining
 from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
-from services.chassis.interceptors.callers import CallerInterceptor
 from services.chassis.interceptors.calling import CallIdInterceptor
 from services.chassis.interceptors.current import REQUEST_ID, caller, client, current_call, identity, request_id
 from services.chassis.interceptors.deadline import DeadlineInterceptor
@@ -52,10 +51,11 @@ def standard(
         streams: None bounds none.
     """
     return (
-        CallIdInterceptor(),
+        # A token says who calls, where there is one.
+        CallIdInterceptor((proxies or Proxies()) if access is None else None),
         *(() if spans is None else (SpanInterceptor(spans),)),
         ErrorInterceptor(),
-        CallerInterceptor(proxies or Proxies()) if access is None else access,
+        *([] if access is None else [access]),
         *([] if streams is None else [streams]),
         DeadlineInterceptor(default_deadline),
         *([FaultInterceptor(delays)] if delays else []),
@@ -68,7 +68,6 @@ __all__ = [
     "Bounds",
     "CallIdInterceptor",
     "CallInterceptor",
-    "CallerInterceptor",
     "DeadlineInterceptor",
     "ErrorInterceptor",
     "Observer",

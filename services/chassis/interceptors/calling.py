@@ -4,6 +4,7 @@ Request ids: what is called here has one from its beginning, and its caller gets
 
 from __future__ import annotations
 
+from services.chassis.callers import Proxies
 from services.chassis.calls import Method
 from services.chassis.context import Context
 from services.chassis.interceptors.base import CallInterceptor, Observer
@@ -13,23 +14,30 @@ from services.chassis.interceptors.current import REQUEST_ID, CurrentCall, enter
 class CallIdInterceptor(CallInterceptor):
     """
     Make each call the current one, with its request id, and echo that. The error interceptor does it for failures.
+
+    Args:
+        proxies: who may say who calls, and from where; None: nobody.
     """
+
+    def __init__(self, proxies: Proxies | None = None) -> None:
+        self._proxies = proxies
 
     def observe(self, method: Method) -> Observer:
         """
         An observer that names the calls of *method*.
         """
-        return _Named(method)
+        return _Named(method, self._proxies)
 
 
 class _Named:
-    __slots__ = ("_method",)
+    __slots__ = ("_method", "_proxies")
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, proxies: Proxies | None) -> None:
         self._method = method
+        self._proxies = proxies
 
     def begin(self, context: Context) -> CurrentCall:
-        call = CurrentCall(self._method, context)
+        call = CurrentCall(self._method, context, self._proxies)
         enter(call)
         return call
 

@@ -40,11 +40,11 @@ class CurrentCall:
 
     __slots__ = ("_request_id", "_trace", "context", "identity", "method", "proxies", "span")
 
-    def __init__(self, method: Method, context: Context) -> None:
+    def __init__(self, method: Method, context: Context, proxies: Proxies | None = None) -> None:
         self.method = method
         self.context = context
         self.identity: Identity | None = None
-        self.proxies: Proxies | None = None
+        self.proxies = proxies
         self.span: Span | None = None
         self._request_id: str | None = None
         self._trace: Trace | None = None
