@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,23 @@ def traced(collector: Collector) -> Iterator[modelyard.Client]:
         with Stack(settings) as stack, modelyard.connect(stack.gateway) as client:
             parent, _, model_id = MODEL.rpartition("/models/")
             client.models.CreateModel(models_pb2.CreateModelRequest(parent=parent, model_id=model_id))
+            _answered_by_the_cache(client)
             yield client
             stack.kill("s3")
+
+
+def _answered_by_the_cache(client: modelyard.Client) -> None:
+    """
+    Right after the start the gateway may ask the registry in place of a cache that has no connection to it yet.
+    """
+    get: Any = client.models.GetModel
+    ends = time.monotonic() + 30
+    while True:
+        _, call = get.with_call(models_pb2.GetModelRequest(name=MODEL), metadata=(("cache-control", "no-cache"),))
+        if "x-cache" in dict(call.trailing_metadata()):
+            return
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 def spans(collector: Collector, trace_id: str, names: set[str]) -> dict[tuple[str, int], Found]:
