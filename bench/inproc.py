@@ -129,6 +129,7 @@ async def measure() -> int:
     Returns:
         The exit code.
     """
+    report = Report("bench-interceptors", "make bench-interceptors")
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory() as scratch:
         issuer = Issuer(Path(scratch) / "jwks.json")
@@ -147,7 +148,6 @@ async def measure() -> int:
                 taken = await cost(serve, headers(token))
                 if number:  # the first is to warm up
                     found[name].append(taken)
-    report = Report("bench-interceptors", "make bench-interceptors")
     for name, values in found.items():
         report.add(name, {"µs a call": Samples(tuple(values))})
     report.notes = [f"processor time, {ROUNDS} rounds of {CALLS} calls in one process; no network and no Envoy"]

@@ -2,7 +2,8 @@
 `make bench PROFILE=smoke`: see docs/bench.md.
 
 Settings: PROFILE, SCENARIO (names with commas; all by default), SCALE (of the time), MODELS, MODE (closed or open),
-TARGET (host:port of a deployed gateway), CA_FILE and TOKEN_FILE for it, KILL (a service to kill in the middle), OUT.
+TARGET (host:port of a deployed gateway), CA_FILE and TOKEN_FILE for it, KILL (a service to kill in the middle), OUT,
+BUSY (1: run on a machine that others use, without a verdict).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 from bench import tools
+from bench.foreign import Watch
 from bench.form import OUT
 from bench.run.plan import PlanError, profile, scenarios
 from bench.run.runner import Run, Settings
@@ -24,7 +26,8 @@ def main() -> int:
     Run, report, judge.
 
     Returns:
-        The exit code: 0 when every line of the SLA holds, 1 when one is missed, 2 for settings that cannot be.
+        The exit code: 0 when every objective of the SLA holds, 1 when one is missed, 2 for settings that cannot be, 3
+        when there is no verdict: others took the processor, or what was asked for was not measured.
     """
     environ = os.environ
     try:
@@ -44,12 +47,27 @@ def main() -> int:
     except (KeyError, ValueError):
         print("SCALE and MODELS are numbers, and MODE is closed or open", file=sys.stderr)
         return 2
+    if not (quiet_before() or environ.get("BUSY")):
+        print("End what is running, or set BUSY=1 for a run without a verdict", file=sys.stderr)
+        return 3
     tools.ghz()
     target = environ.get("TARGET", "")
     files = [Path(environ[name]) if environ.get(name) else None for name in ("CA_FILE", "TOKEN_FILE")]
     say = lambda text: print(text, flush=True)  # noqa: E731
     with deployed(target, *files) if target else embedded(models, say, own_settings()) as measured:
         return Run(plan, wanted, measured, settings).go()
+
+
+def quiet_before() -> bool:
+    """
+    Look at the machine for two seconds, and say so when somebody uses it.
+    """
+    watch = Watch()
+    time.sleep(2)
+    foreign = watch.so_far()
+    if not foreign.quiet:
+        print(foreign, file=sys.stderr)
+    return foreign.quiet
 
 
 if __name__ == "__main__":

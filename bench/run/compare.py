@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.foreign import Foreign
+
 _DRAWS = 2000
 _BLOCK = 5
 _LEAST = 20
@@ -84,11 +86,19 @@ def compare(a: Path, b: Path) -> list[str]:
         for key in ("profile", "scenario", "mode", "scale", "machine")
         if one[key] != other[key]
     ]
+    said += [f"Careful: others took the processor in {name}" for name, run in (("A", one), ("B", other)) if _busy(run)]
     for figure in ("p50", "p95", "p99", "calls"):
-        first, second = ([each[figure] for each in run["windows"] if each["calls"]] for run in (one, other))
+        first, second = (
+            [each[figure] for each in run["windows"] if each["calls"] and each[figure] is not None]
+            for run in (one, other)
+        )
         found = difference(figure, first, second)
-        said.append(f"{figure:<12} too short to say" if found is None else str(found))
+        said.append(f"{figure:<12} too short, or too few calls a second, to say" if found is None else str(found))
     return said
+
+
+def _busy(run: dict[str, Any]) -> bool:
+    return "foreign" in run and not Foreign(**run["foreign"]).quiet
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+
+from bench.foreign import Foreign, Watch, families
 
 _HITS = {"near", "shared", "stale"}
 _MIB = 1 << 20
@@ -24,7 +26,6 @@ class Reading:
     One page of metrics of one process.
 
     Args:
-        cpu: seconds of processor time so far.
         rss: bytes of memory.
         lag: the longest delay of its event loop, in seconds.
         pool: the share of database connections in use, 0 to 1; None without a pool.
@@ -34,7 +35,6 @@ class Reading:
         buckets: of the durations of cached reads at the cache, in seconds.
     """
 
-    cpu: float = 0.0
     rss: float = 0.0
     lag: float = 0.0
     pool: float | None = None
@@ -67,7 +67,7 @@ def read(text: str) -> Reading:
                 ("Get", "BatchGet")
             ):
                 buckets[float(labels["le"])] += value
-            elif name in ("process_cpu_seconds_total", "process_resident_memory_bytes"):
+            elif name == "process_resident_memory_bytes":
                 found[name] = value
             elif name == "modelyard_event_loop_lag_seconds":
                 found["lag"] = value
@@ -75,7 +75,6 @@ def read(text: str) -> Reading:
                 found[name.removeprefix("modelyard_database_pool_")] += value
     pool = (found["connections"] - found["idle"]) / found["most"] if found.get("most") else None
     return Reading(
-        cpu=found["process_cpu_seconds_total"],
         rss=found["process_resident_memory_bytes"],
         lag=found["lag"],
         pool=pool,
@@ -96,11 +95,15 @@ class Sample:
         at: seconds since the beginning of the run.
         machine: the share of all cores that is busy, 0 to 1.
         of: readings by process: registry, cache, cdn; with a number where there are several.
+        cpu: seconds of processor time so far, by part of the suite: gateway, registry, postgres, valkey, …
+        foreign: cores that others took since the sample before.
     """
 
     at: float
     machine: float
     of: Mapping[str, Reading]
+    cpu: Mapping[str, float] = field(default_factory=dict)
+    foreign: float = 0.0
 
 
 class Sampler:
@@ -110,15 +113,19 @@ class Sampler:
     Args:
         pages: addresses of metrics by service.
         began: in seconds since 1970.
+        pids: gives the process ids of the suite's parts by name.
     """
 
-    def __init__(self, pages: Mapping[str, Sequence[str]], began: float) -> None:
+    def __init__(
+        self, pages: Mapping[str, Sequence[str]], began: float, pids: Callable[[], Mapping[str, int]] = dict
+    ) -> None:
         self._pages = {
             name if number == 0 else f"{name}-{number + 1}": page
             for name, each in pages.items()
             for number, page in enumerate(each)
         }
-        self._began = began
+        self._began, self._pids = began, pids
+        self._watch = Watch()
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.samples: list[Sample] = []
@@ -146,7 +153,15 @@ class Sampler:
                     found[name] = read(answer.read().decode())
             except OSError:
                 continue  # it may have been killed; that shows
-        self.samples.append(Sample(time.time() - self._began, psutil.cpu_percent(None) / 100, found))
+        cpu, foreign = families(self._pids().items()), self._watch.since_last().cores
+        at = time.time() - self._began
+        self.samples.append(Sample(at, psutil.cpu_percent(None) / 100, found, cpu, foreign))
+
+    def foreign(self) -> Foreign:
+        """
+        What else the machine did.
+        """
+        return self._watch.so_far()
 
     def hit_rate(self) -> float | None:
         """
@@ -179,14 +194,16 @@ class Sampler:
 
     def curves(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
         """
-        What the report draws: memory, the event loop's delay and the pool's use by process; cores by process.
+        What the report draws: memory, the event loop's delay and the pool's use by process; cores by part of the suite,
+        and those that others took.
         """
         cores: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for before, after in zip(self.samples, self.samples[1:], strict=False):
-            for name in before.of.keys() & after.of.keys():
-                used = (after.of[name].cpu - before.of[name].cpu) / max(after.at - before.at, 0.1)
-                if used >= 0:
+            for name in sorted(before.cpu.keys() & after.cpu.keys()):
+                used = (after.cpu[name] - before.cpu[name]) / max(after.at - before.at, 0.1)
+                if used >= 0:  # it was killed and started again
                     cores[name].append((after.at, used))
+            cores["others"].append((after.at, after.foreign))
         return {
             "cores": dict(cores),
             "memory": self.memory(),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ class Measured:
         what: for people.
         models: how many there are, if that is known.
         stack: the suite, if it is ours.
+        pids: of its parts by name, as they are now; none of a deployed gateway.
     """
 
     target: Target
@@ -40,6 +41,7 @@ class Measured:
     what: str
     models: int | None
     stack: Stack | None
+    pids: Callable[[], Mapping[str, int]] = dict
 
     def connect(self) -> modelyard.Client:
         """
@@ -65,9 +67,8 @@ def embedded(models: int, say: Say, settings: Mapping[str, str]) -> Iterator[Mea
             asyncio.run(populate(stack.postgres.url(), models, lambda _: None))
             pages = {name: service.metrics for name, service in stack.services.items()}
             target = Target(stack.gateway, _protoset(state))
-            yield Measured(
-                target, pages, f"a suite of its own, one process a service, {models:,} models", models, stack
-            )
+            what = f"a suite of its own, one process a service, {models:,} models"
+            yield Measured(target, pages, what, models, stack, stack.pids)
             stack.kill("s3")
 
 

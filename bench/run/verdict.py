@@ -5,12 +5,13 @@ What was promised, and whether it holds.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.run.windows import FAULTS, Taken, together
+from bench.ghz import percentile
+from bench.run.windows import FAULTS, SHARES, Taken, enough, together
 
 #: Of each kind of bound: its unit, and whether more is better.
 KINDS = {
@@ -25,6 +26,10 @@ KINDS = {
 }
 #: Those that can be asked of a part of a run.
 OF_A_PART = {"p95_ms", "error_percent"}
+NOT_ASKED, NOT_CALLED, NOT_SEEN = "not asked of this profile", "no such call in this run", "not seen from outside"
+PASS, FAIL, NO_VERDICT = "PASS", "FAIL", "NO VERDICT"
+#: The exit code of each.
+CODES = {PASS: 0, FAIL: 1, NO_VERDICT: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ def judge(
     groups: Mapping[str, str],
     figures: Mapping[str, float | None],
     without: Sequence[str] = (),
+    unseen: Collection[str] = (),
 ) -> list[Judged]:
     """
     Hold the calls of a run against what was promised.
@@ -120,18 +126,48 @@ def judge(
         groups: of the scenarios.
         figures: what is not read off the calls, by kind.
         without: names of lines that are not asked for.
+        unseen: kinds that nobody can measure, as at a deployed gateway whose metrics are not read.
     """
     found = []
     for line in promised:
         of_it = {name: each for name, each in taken.items() if not line.group or groups[name] == line.group}
-        measured = _measured(line, together(of_it.values()), figures)
-        found.append(Judged(line, measured, "not asked of this profile" if line.name in without else ""))
+        whole = together(of_it.values())
+        measured = _measured(line, whole, figures)
+        found.append(Judged(line, measured, _note(line, whole, set(groups.values()), without, unseen)))
     return found
+
+
+def overall(judged: Sequence[Judged], quiet: bool) -> str:
+    """
+    PASS, FAIL, or NO VERDICT: the machine was not the bench's own, or an objective that was asked for was not measured.
+
+    Args:
+        judged: the objectives.
+        quiet: whether nobody else took the processor.
+    """
+    if not quiet:
+        return NO_VERDICT
+    if any(each.held is False for each in judged):
+        return FAIL
+    asked = [each for each in judged if each.why not in (NOT_ASKED, NOT_CALLED, NOT_SEEN)]
+    return PASS if asked and all(each.held for each in asked) else NO_VERDICT
+
+
+def _note(line: Line, whole: Taken, groups: set[str], without: Sequence[str], unseen: Collection[str]) -> str:
+    if line.name in without:
+        return NOT_ASKED
+    if line.kind in unseen:
+        return NOT_SEEN
+    if line.group and line.group not in groups:
+        return NOT_CALLED
+    least, well = enough(SHARES["p95"]), whole.calls - whole.errors
+    return f"too few calls: {well} of {least}" if line.kind == "p95_ms" and 0 < well < least else ""
 
 
 def _measured(line: Line, whole: Taken, figures: Mapping[str, float | None]) -> float | None:
     if line.kind == "p95_ms":
-        return whole.percentiles().get("p95")
+        ordered = sorted(whole.ms)
+        return percentile(ordered, SHARES["p95"]) if ordered else None
     if line.kind == "error_percent":
         return 100 * whole.errors / whole.calls if whole.calls else None
     if line.kind == "available_percent":

@@ -16,8 +16,9 @@ from bench.run.shots import Call
 SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 #: Our faults, and not the caller's.
 FAULTS = {"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"}
+#: So many calls have to lie beyond a percentile: that of fewer says little but what the slowest ones happened to be.
+BEYOND = 5
 _CALM_SECONDS = 3
-_ENOUGH_CALLS = 100  # in a second, for its 95th percentile
 _AS_BEFORE = 1.5
 
 
@@ -33,6 +34,15 @@ class Window:
     p50: float
     p95: float
     p99: float
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """
+        For the report: a percentile of too few calls is None.
+        """
+        said: dict[str, float | int | None] = {"second": self.second, "calls": self.calls, "errors": self.errors}
+        for name, value in (("p50", self.p50), ("p95", self.p95), ("p99", self.p99)):
+            said[name] = value if self.calls - self.errors >= enough(SHARES[name]) else None
+        return said
 
 
 @dataclass(slots=True)
@@ -69,12 +79,24 @@ class Taken:
 
     def percentiles(self) -> dict[str, float]:
         """
-        From all calls that ended OK, in milliseconds; nothing when there are none.
+        From all calls that ended OK, in milliseconds: those with at least BEYOND calls beyond them; the slowest call as
+        `max`; nothing when there are none.
         """
         ordered = sorted(self.ms)
         if not ordered:
             return {}
-        return {name: percentile(ordered, share) for name, share in SHARES.items()} | {"max": ordered[-1]}
+        told = {name: share for name, share in SHARES.items() if len(ordered) >= enough(share)}
+        return {name: percentile(ordered, share) for name, share in told.items()} | {"max": ordered[-1]}
+
+
+def enough(share: float) -> int:
+    """
+    Calls that a percentile needs: 10 for p50, 100 for p95, 5,000 for p99.9.
+
+    Args:
+        share: of the calls below it, 0 to 1.
+    """
+    return math.ceil(round(BEYOND / (1 - share), 6))
 
 
 class Record:
@@ -111,8 +133,8 @@ class Record:
 def _window(second: int, taken: Taken | None) -> Window:
     if taken is None:
         return Window(second, 0, 0, 0.0, 0.0, 0.0)
-    found = taken.percentiles()
-    p50, p95, p99 = (found.get(name, 0.0) for name in ("p50", "p95", "p99"))
+    ordered = sorted(taken.ms)
+    p50, p95, p99 = (percentile(ordered, SHARES[name]) if ordered else 0.0 for name in ("p50", "p95", "p99"))
     return Window(second, taken.calls, taken.errors, p50, p95, p99)
 
 
@@ -144,10 +166,10 @@ def recovery(windows: Sequence[Window], from_second: float, since: float = 0.0) 
     earlier = [each for each in windows if each.second + 1 <= (since or from_second) and each.calls]
     if not earlier:
         return None
-    enough = min(each.calls for each in earlier) >= _ENOUGH_CALLS
+    many = min(each.calls for each in earlier) >= enough(SHARES["p95"])
 
     def slow(window: Window) -> float:
-        return window.p95 if enough else window.p50
+        return window.p95 if many else window.p50
 
     before = sorted(map(slow, earlier))
     bound = _AS_BEFORE * before[len(before) // 2]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from bench import form
+from bench.foreign import Foreign, Watch
 from bench.ghz import percentile
 
 
@@ -15,8 +17,20 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+class Machine:
+    """
+    A machine of two cores, of which others take so many.
+    """
+
+    def __init__(self, cores: float) -> None:
+        self._cores = cores
+
+    def so_far(self) -> Foreign:
+        return Foreign(self._cores, 0.0, 0.0, 2)
+
+
 def report(measured: float) -> form.Report:
-    found = form.Report("bench-test", "make bench-test")
+    found = form.Report("bench-test", "make bench-test", watch=cast(Watch, Machine(0.0)))
     found.add("one", {"calls/s": form.Samples((1.0, 3.0, 2.0))})
     found.checks = [form.Check("ratio", measured, 5.0, "x")]
     return found
@@ -32,10 +46,21 @@ def test_the_last_line_is_the_verdict(
     assert report(measured).close() == code
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     check = {"name": "ratio", "measured": measured, "required": 5.0, "unit": "x", "pass": code == 0}
-    assert last == {"target": "bench-test", "checks": [check]}
+    assert last == {"target": "bench-test", "verdict": "FAIL" if code else "PASS", "checks": [check]}
     written = json.loads((elsewhere / "bench-test.json").read_text())
     assert written["checks"] == [check]
     assert written["rounds"]["one"]["calls/s"] == [1.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("measured", [5.0, 4.0])
+def test_a_busy_machine_has_no_verdict(measured: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Where others took more than a tenth of the processor, neither a good nor a bad figure counts.
+    """
+    found = report(measured)
+    found.watch = cast(Watch, Machine(0.21))
+    assert found.close() == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["verdict"] == "NO VERDICT"
 
 
 def test_a_missed_check_is_printed_as_missed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@ What `make bench` reads, adds up and says, on small inputs.
 
 from __future__ import annotations
 
+import csv
 import json
+import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ import pytest
 from bench.run import plan, verdict
 from bench.run.compare import compare, difference
 from bench.run.plan import PlanError, Profile, Scenario, Stage
-from bench.run.report import charts, markdown, page
+from bench.run.report import charts, junit, markdown, page, write
 from bench.run.samples import read
 from bench.run.shots import Call, Shot, Target, calls_of, config_of
 from bench.run.verdict import Line, judge, lines
-from bench.run.windows import Record, Taken, Window, recovery, slope, together
+from bench.run.windows import SHARES, Record, Taken, Window, enough, recovery, slope, together
 
 SCENARIO = Scenario("get-cached", {"call": "a.B/Get", "metadata": {"x": "y"}}, "get", 40, "get")
 
@@ -40,12 +42,18 @@ def windows(p95: list[float], errors: dict[int, int] | None = None) -> list[Wind
 
 def test_every_file_can_be_read() -> None:
     """
-    Scenarios, profiles and both files of bounds are whole, and every line looks at scenarios that there are.
+    Scenarios, profiles and both files of bounds are whole, every line looks at scenarios that there are, and the
+    shortest profile makes as many calls as its percentiles need.
     """
     found = plan.scenarios()
     assert sum(each.share for each in found) == pytest.approx(100)
     writes = sum(each.share for each in found if each.group == "create")
     assert writes == pytest.approx(10)
+    smoke = plan.profile("smoke")
+    calls = smoke.pace * sum(step.seconds * step.users for step in smoke.steps(1))
+    judged = {each.group for each in lines(plan.BENCH / "sla.toml") if each.kind == "p95_ms"}
+    rarest = min(sum(each.share for each in found if each.group == group) for group in judged)
+    assert calls * rarest / 100 >= enough(SHARES["p95"])
     for name in ("smoke", "load", "stress", "spike", "soak"):
         assert list(plan.profile(name).steps(1))
     groups = {each.group for each in found}
@@ -139,8 +147,26 @@ def test_percentiles_are_of_all_calls_that_ended_well() -> None:
     """
     found = taken(*range(1, 1001), Unavailable=500)
     assert (found.calls, found.errors) == (1500, 500)
-    assert found.percentiles() == {"p50": 501, "p90": 901, "p95": 951, "p99": 991, "p99.9": 1000, "max": 1000}
+    assert found.percentiles() == {"p50": 501, "p90": 901, "p95": 951, "p99": 991, "max": 1000}
     assert together([taken(1), taken(3)]).percentiles()["max"] == 3
+
+
+@pytest.mark.parametrize(
+    ("calls", "told"),
+    [(9, ()), (10, ("p50",)), (99, ("p50", "p90")), (100, ("p50", "p90", "p95")), (4999, ("p50", "p90", "p95", "p99")),
+     (5000, ("p50", "p90", "p95", "p99", "p99.9"))],
+)  # fmt: skip
+def test_a_percentile_needs_calls_beyond_it(calls: int, told: tuple[str, ...]) -> None:
+    """
+    Five calls have to lie beyond a percentile for it to be told; the slowest call always is.
+    """
+    assert tuple(taken(*range(calls)).percentiles()) == (*told, "max")
+
+
+def test_nothing_has_no_percentiles() -> None:
+    """
+    Where no call ended OK there is none, not even a slowest one.
+    """
     assert Taken().percentiles() == {}
 
 
@@ -185,13 +211,36 @@ def test_the_verdict_names_what_was_missed() -> None:
         Line("hits", "hit_percent", 90),
         Line("models", "models", 10),
     ]
-    calls = {"words": taken(50, 200), "get": taken(1, 1, NotFound=1, Unavailable=1)}
+    calls = {"words": taken(*[50] * 100, *[200] * 98), "get": taken(1, 1, NotFound=100, Unavailable=100)}
     groups = {"words": "search", "get": "get"}
     found = judge(promised, calls, groups, {"hit_percent": None, "models": 5.0}, without=["models"])
     assert [each.held for each in found] == [False, False, False, None, None]
     assert str(found[0]) == "MISSED  search: 200 ms (asked: ≤ 100 ms)"
-    assert found[1].measured == pytest.approx(100 / 3)
-    assert found[2].measured == pytest.approx(100 * 5 / 6)
+    assert found[1].measured == pytest.approx(50)
+    assert found[2].measured == pytest.approx(75)
+
+
+def test_too_few_calls_have_no_verdict() -> None:
+    """
+    A percentile of nineteen calls neither holds nor misses, and the whole run passes no verdict on it.
+    """
+    found = judge([Line("search", "p95_ms", 100, "search")], {"words": taken(*[500] * 19)}, {"words": "search"}, {})
+    assert (found[0].held, found[0].why) == (None, "too few calls: 19 of 100")
+    assert verdict.overall(found, quiet=True) == verdict.NO_VERDICT
+
+
+@pytest.mark.parametrize(
+    ("ms", "quiet", "said", "code"),
+    [(50, True, "PASS", 0), (200, True, "FAIL", 1), (50, False, "NO VERDICT", 3), (200, False, "NO VERDICT", 3)],
+)
+def test_the_whole_verdict(ms: float, quiet: bool, said: str, code: int) -> None:
+    """
+    One missed objective fails the run; on a machine that others use there is no verdict, neither good nor bad.
+    """
+    promised = [Line("search", "p95_ms", 100, "search"), Line("health", "p95_ms", 1, "health"), Line("m", "models", 9)]
+    found = judge(promised, {"words": taken(*[ms] * 100)}, {"words": "search"}, {}, unseen=("models",))
+    assert verdict.overall(found, quiet) == said
+    assert verdict.CODES[said] == code
 
 
 def test_a_line_without_a_bound_is_refused(tmp_path: Path) -> None:
@@ -237,15 +286,16 @@ def test_a_comparison_says_how_sure_it_is() -> None:
 
 @pytest.fixture
 def report() -> dict[str, Any]:
-    each = {"second": 0, "calls": 3, "errors": 1, "p50": 1.0, "p95": 2.0, "p99": 3.0}
-    judged = verdict.as_json(
-        judge([Line("search", "p95_ms", 1, "search")], {"words": taken(5)}, {"words": "search"}, {})
-    )
+    each = {"second": 0, "calls": 300, "errors": 1, "p50": 1.0, "p95": 2.0, "p99": None}
+    promised = [Line("search", "p95_ms", 1, "search"), Line("models", "models", 9)]
+    judged = verdict.as_json(judge(promised, {"words": taken(*[5] * 100)}, {"words": "search"}, {"models": None}))
+    ms = taken(*[5] * 100).percentiles()
     return {
+        "verdict": "FAIL", "product": "Modelyard 9 (commit abc)",
         "title": "Modelyard under <load>", "profile": "load", "scenario": "all", "mode": "closed", "scale": 0.1,
         "machine": "m", "command": "make bench PROFILE=load", "facts": ["one"], "events": ["it fell over"],
         "sla": judged, "targets": judged, "windows": [{**each, "second": second} for second in range(30)],
-        "scenarios": {"words": {"calls": 3, "codes": dict(Counter(OK=2, Unavailable=1)), "ms": taken(5).percentiles()}},
+        "scenarios": {"words": {"calls": 3, "codes": dict(Counter(OK=2, Unavailable=1)), "ms": ms}},
         "steps": [{"at": 0, "users": users, "rate": users * 2.0} for users in (5, 10, 20)],
         "resources": {"memory": {"registry": [(0, 1.0), (1, 2.0)]}},
     }  # fmt: skip
@@ -258,11 +308,37 @@ def test_a_report_is_one_file_that_loads_nothing(report: dict[str, Any]) -> None
     drawn = charts(report)
     assert set(drawn) == {"latency", "throughput", "users", "memory"}
     shown = page(report, drawn)
-    assert all(each in shown for each in ("MISSED", "&lt;load&gt;", "it fell over"))
+    assert all(each in shown for each in ("FAIL: Modelyard 9", "MISSED", "&lt;load&gt;", "it fell over"))
     assert not [each for each in ('href="http', 'src="http', "@import") if each in shown]
     text = markdown(report)
     assert "| words | Unavailable | 1 |" in text
     assert "| search | 5 ms | ≤ 1 ms | MISSED |" in text
+    assert text.splitlines()[2] == "**FAIL**: Modelyard 9 (commit abc)"
+
+
+def test_pipelines_read_the_verdict_as_junit_and_csv(report: dict[str, Any], tmp_path: Path) -> None:
+    """
+    JUnit has a case for each objective (failed, skipped) and one for the whole; a percentile of too few calls is an
+    empty cell of the CSV.
+    """
+    write(tmp_path, report)
+    suite = ET.parse(tmp_path / "junit.xml").getroot()  # noqa: S314 - our own
+    counts = [suite.get(name) for name in ("tests", "failures", "skipped", "errors")]
+    assert counts == ["3", "1", "1", "0"]
+    assert {case.get("name"): [child.tag for child in case] for case in suite.iter("testcase")} == {
+        "verdict": [], "search": ["failure"], "models": ["skipped"],
+    }  # fmt: skip
+    (row,) = csv.DictReader((tmp_path / "scenarios.csv").open())
+    assert (row["scenario"], row["calls"], row["errors"], row["p95"], row["p99"]) == ("words", "3", "1", "5.0", "")
+    assert len(list(csv.DictReader((tmp_path / "seconds.csv").open()))) == 30
+
+
+def test_no_verdict_is_an_error_of_the_pipeline(report: dict[str, Any]) -> None:
+    """
+    A run on a machine that others used does not look like a passed one.
+    """
+    suite = ET.fromstring(junit({**report, "verdict": "NO VERDICT"}))  # noqa: S314 - our own
+    assert suite.get("errors") == "1"
 
 
 def test_reports_are_compared_by_their_folders(report: dict[str, Any], tmp_path: Path) -> None:

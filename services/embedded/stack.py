@@ -148,6 +148,12 @@ class Stack:
         """
         return self._supervisor.pid(name)
 
+    def pids(self) -> dict[str, int]:
+        """
+        The process ids of all parts that run, by name.
+        """
+        return self._supervisor.pids()
+
     def kill(self, name: str) -> None:
         """
         Kill a part with -9, for drills. Nobody starts it again but `revive`.

@@ -91,6 +91,13 @@ class Supervisor:
         """
         return self._running[name][1].pid
 
+    def pids(self) -> dict[str, int]:
+        """
+        The process ids of all that run, by the name of their part.
+        """
+        with self._lock:
+            return {name: process.pid for name, (_, process) in self._running.items()}
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """
         Send a part a signal and wait for its end, for drills: nobody restarts it but `start`.
