@@ -66,7 +66,8 @@ lock: ## Renew the hash-locked dependency sets from requirements/*.in: what was 
 	@compile="$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header"; \
 	  $$compile --upgrade requirements/dev.in -o requirements/dev.txt || exit 1; \
 	  for set in client services otlp gateway image; do rm -f requirements/$$set.txt; \
-	    $$compile --constraint requirements/dev.txt requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+	    $$compile --constraint requirements/dev.txt requirements/$$set.in -o requirements/$$set.txt || exit 1; done; \
+	  $$compile --upgrade requirements/stubs.in -o requirements/stubs.txt
 	@rm -rf $(VENV)/lock
 
 tools: $(READY) ## Provide ghz, the load generator

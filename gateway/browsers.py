@@ -69,8 +69,6 @@ def values(origins: Sequence[str], known: Sequence[str]) -> dict[str, object]:
         "HOSTS": list(known) or ["*"],
         "ELSEWHERE": [None] if known else [],
         "BROWSERS_LUA": (_FOLDER / "browsers.lua").read_text().replace("${ORIGINS}", f"{{{allowed}}}"),
-        "JSON_LUA": (_FOLDER / "json.lua").read_text(),
-        "PIECE_LUA": (_FOLDER / "piece.lua").read_text(),
     }
 
 

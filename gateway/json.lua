@@ -1,9 +1,21 @@
--- A body is JSON if it says so. Text, forms and what has no type a page may send to another site without asking before.
+-- A path has its methods. A body is JSON if it says so: text, forms and what has no type a page may send to another site
+-- without asking before.
 
 local READS = {GET = true, HEAD = true, OPTIONS = true}
 
 function envoy_on_request(handle)
   local headers = handle:headers()
+  local _, methods = called(headers:get(":method"), headers:get(":path"))
+  if methods then
+    local names = {}
+    for name in pairs(methods) do
+      names[#names + 1] = name
+    end
+    table.sort(names)
+    local allow = table.concat(names, ", ")
+    handle:respond({[":status"] = "405", allow = allow}, "this path has " .. allow .. " only")
+    return
+  end
   if READS[headers:get(":method")] then
     return
   end

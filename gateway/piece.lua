@@ -1,4 +1,4 @@
--- A body of JSON in one piece.
+-- A body of JSON in one piece, whose fields are all known.
 
 function envoy_on_request(handle)
   local body = handle:body()
@@ -10,5 +10,15 @@ function envoy_on_request(handle)
     handle:respond({[":status"] = "415"}, "the body has to be JSON, and to say so: content-type: application/json")
     return
   end
-  body:setBytes(body:getBytes(0, body:length()))
+  local text = body:getBytes(0, body:length())
+  local call = called(headers:get(":method"), headers:get(":path"))
+  local wrong = call and unknown(text, call[3])
+  if wrong then
+    local field = (call[4] .. wrong):gsub("[^%w%._%-%[%]@$]", "?")
+    if #field > 200 then field = field:sub(1, 200) .. "..." end
+    handle:streamInfo():dynamicMetadata():set("modelyard.json", "field", field)
+    handle:respond({[":status"] = "422"}, "there is no such field")
+    return
+  end
+  body:setBytes(text)
 end

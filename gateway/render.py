@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, access_log, browsers, limits, site, tls, tls_options
+from gateway import access, access_log, bodies, browsers, limits, site, tls, tls_options
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
@@ -105,6 +105,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "SITE": list(served),
         "STREAMS": streams(),
         "GRPC_LUA": TEMPLATE.with_name("grpc.lua").read_text().replace("${GRACE}", str(limits.GRACE)),
+        **bodies.values(),
         **_bytes(addresses.bucket),
         **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
         **access.values(addresses.tokens),

@@ -47,6 +47,13 @@ def is_internal(method: MethodDescriptor) -> bool:
     return bool(method.GetOptions().Extensions[access_pb2.internal])
 
 
+def public_services() -> list[str]:
+    """
+    The full names of the services that clients may call anything of.
+    """
+    return [service.full_name for service in services() if not all(is_internal(method) for method in service.methods)]
+
+
 def public_scopes() -> dict[str, str]:
     """
     As `scopes`, of what clients may call: without the internal RPCs.

@@ -3,25 +3,33 @@ Generate the stubs under `modelyard/` from the contracts in `protos/`.
 
 `python protos/generate.py` writes them; `--check` writes nothing and fails when the committed ones differ;
 `--image FILE` writes the descriptor set that buf reads (imports and comments included).
+
+Generated code refuses runtimes that are older than its generator. The generator (requirements/stubs.in) is therefore
+older than what the services run on, and has a virtual environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import filecmp
-import importlib.util
+import hashlib
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
-from importlib import metadata
+import venv
+from collections.abc import Sequence
 from pathlib import Path
-
-from grpc_tools import protoc  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 #: The contracts of the last release; what `make test` compares with.
 RELEASED = PROTOS / "released.binpb"
+LOCK = ROOT / "requirements" / "stubs.txt"
+#: The generator's environment: inside of the one that runs this, so that it goes with it.
+HOME = Path(sys.prefix) / "stubs"
 
 
 def contracts() -> list[str]:
@@ -31,18 +39,6 @@ def contracts() -> list[str]:
     return sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
 
 
-def includes() -> list[str]:
-    """
-    The include folders: ours, protoc's own and the one of googleapis-common-protos.
-    """
-    well_known = Path(str(metadata.distribution("grpcio-tools").locate_file("grpc_tools/_proto")))
-    spec = importlib.util.find_spec("google.api")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("google/api/annotations.proto is missing: install googleapis-common-protos")
-    common = Path(next(iter(spec.submodule_search_locations))).parent.parent
-    return [f"-I{folder}" for folder in (PROTOS, well_known, common)]
-
-
 def run_protoc(*options: str) -> None:
     """
     Run protoc over all contracts.
@@ -50,13 +46,33 @@ def run_protoc(*options: str) -> None:
     Raises:
         SystemExit: protoc found a mistake; it has said which.
     """
-    # protoc looks for its plugins on PATH; the virtual environment's are beside its python.
-    plugins = [
-        f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
-        for name in ("mypy", "mypy_grpc")
-    ]
-    if protoc.main(["protoc", *includes(), *plugins, *options, *contracts()]) != 0:
+    if _protoc([f"-I{PROTOS}", *options, *contracts()]) != 0:
         raise SystemExit(1)
+
+
+def _protoc(arguments: Sequence[str]) -> int:
+    python = _environment()
+    (packages,) = HOME.glob("lib/python3*/site-packages")
+    # protoc looks for its plugins on PATH.
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    bundled = packages / "grpc_tools" / "_proto"
+    command = [str(python), "-m", "grpc_tools.protoc", f"-I{bundled}", f"-I{packages}", *arguments]
+    return subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode
+
+
+def _environment() -> Path:
+    # Two at once (tests in several processes) wait for each other.
+    stamp, python = HOME / "lock.sha256", HOME / "bin" / "python"
+    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    with HOME.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(HOME, ignore_errors=True)
+            venv.create(HOME, with_pip=True)
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*install, "--require-hashes", "-r", str(LOCK)], check=True)
+            stamp.write_text(wanted)
+    return python
 
 
 def generate(into: Path) -> list[Path]:

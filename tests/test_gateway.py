@@ -15,10 +15,11 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha import reflection_pb2
 
 import modelyard
 from modelyard.cdn.v1 import assets_pb2
+from modelyard.contracts import public_services
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
 from services.chassis.tests.behaviour.wire import WINDOW, Reply, Wire, message
@@ -120,12 +121,31 @@ def test_pins_have_no_route(stack: Stack, yard: modelyard.Client, method: str) -
     assert get(stack, f"/v1/assets:{method.lower()}", b"{}", content_type="application/json")[0] == 404
 
 
-def test_reflection_lists_the_registry(stack: Stack) -> None:
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_what_the_gateway_serves(stack: Stack, version: str) -> None:
     """
-    Tools can ask what is served.
+    Tools such as `grpcurl list` see every service that clients may call, whichever process serves it.
     """
+    wanted = set(public_services())
+    assert {each.rpartition(".")[0] for each in wanted} == {
+        "modelyard.cache.v1",
+        "modelyard.cdn.v1",
+        "modelyard.registry.v1",
+    }
+    path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
     with grpc.insecure_channel(stack.gateway) as channel:
-        assert "modelyard.registry.v1.ModelService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+        ask = channel.stream_stream(
+            path,
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        listed = {each.name for each in answer.list_services_response.service}
+        assert wanted <= listed
+        assert {each.partition(".")[0] for each in listed - wanted} == {"grpc"}
+        for name in wanted:
+            (found,) = ask(iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)]))
+            assert found.HasField("file_descriptor_response"), name
 
 
 def test_an_uploaded_asset_is_served_over_http(stack: Stack, yard: modelyard.Client, tmp_path: Path) -> None:

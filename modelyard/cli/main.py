@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib import metadata
+from typing import Any, NoReturn
 
 import grpc
 
@@ -130,10 +131,22 @@ def _parser() -> argparse.ArgumentParser:
         deadline=DEFAULT_DEADLINE,
         json=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for room in _ROOMS:
         room.add(group)
     return parser
+
+
+class _Version(argparse.Action):
+    # Looked up only when it is asked for: reading a package's metadata takes longer than parsing a command line.
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        try:
+            version = metadata.version("modelyard")
+        except metadata.PackageNotFoundError:
+            version = "(not installed as a package)"
+        print(f"modelyard {version}")
+        parser.exit()
 
 
 def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Client:

@@ -37,7 +37,7 @@ async def exporting(endpoint: str | None, program: str, worker: int) -> AsyncIte
     try:
         from services.chassis.otlp import Collector
     except ImportError as error:
-        problem = f"MODELYARD_OTLP_ENDPOINT needs {error.name}: pip install 'modelyard[otlp]', or unset it"
+        problem = f"MODELYARD_OTLP_ENDPOINT needs {error.name}: pip install -r requirements/otlp.txt, or unset it"
         raise SettingsError([problem]) from error
     collector = Collector(endpoint, program, worker)
     try:

@@ -5,7 +5,7 @@ What a composition root is handed to put its servicers into, and the `main` that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -69,6 +69,7 @@ class Server:
         self._streams = StreamInterceptor(settings.streams(), self._proxies, verifier)
         self._interceptors = self._standard({})
         self._services: set[str] = set()
+        self._described: set[str] = set()
 
     def ask_for(self, scopes: Mapping[str, str]) -> None:
         """
@@ -106,6 +107,15 @@ class Server:
         self._wrap(service, handlers)
         self.health.serves(service)
 
+    def describe(self, services: Iterable[str]) -> None:
+        """
+        Let reflection list what other processes serve at the same address.
+
+        Args:
+            services: their full names; their contracts have to be imported.
+        """
+        self._described.update(services)
+
     def drain(self) -> None:
         """
         Say that this process is about to end: not ready any more, and endless streams come to their end.
@@ -120,7 +130,7 @@ class Server:
         """
         for service, handlers in collect(add_health, HealthService(self.health)).items():
             self._wrap(service, handlers)
-        reflection = ReflectionService(self._services)
+        reflection = ReflectionService(self._services | self._described)
         for adder in (add_v1_to_server, add_v1alpha_to_server):
             for service, handlers in collect(adder, reflection).items():
                 self._wrap(service, handlers)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
-from modelyard.contracts import scopes
+from modelyard.contracts import public_services, scopes
 from services.chassis.peers import Peer
 from services.chassis.server import Server, main
 from services.chassis.settings import load
@@ -38,6 +38,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
     """
     settings = load(RegistrySettings)
     server.ask_for(scopes())
+    # Reflection at the gateway is the registry's: tools are to see there what the gateway serves.
+    server.describe(public_services())
     async with AsyncExitStack() as stack:
         # A word and a misspelling of it have about a fifth of their trigrams in common.
         reached = settings.database("modelyard-registry", "pg_trgm.similarity_threshold = 0.2")

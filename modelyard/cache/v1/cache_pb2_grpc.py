@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.cache.v1 import cache_pb2 as modelyard_dot_cache_dot_v1_dot_cache__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/cache/v1/cache_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/cache/v1/cache_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class KeyValueServiceStub:
+class KeyValueServiceStub(object):
     """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
     A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
 
@@ -108,7 +108,7 @@ class KeyValueServiceStub:
                 _registered_method=True)
 
 
-class KeyValueServiceServicer:
+class KeyValueServiceServicer(object):
     """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
     A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
 
@@ -330,7 +330,7 @@ def add_KeyValueServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class KeyValueService:
+class KeyValueService(object):
     """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
     A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
 
@@ -692,7 +692,7 @@ class KeyValueService:
             _registered_method=True)
 
 
-class CacheAdminServiceStub:
+class CacheAdminServiceStub(object):
     """CacheAdminService looks into the read-through cache and moves it.
     """
 
@@ -719,7 +719,7 @@ class CacheAdminServiceStub:
                 _registered_method=True)
 
 
-class CacheAdminServiceServicer:
+class CacheAdminServiceServicer(object):
     """CacheAdminService looks into the read-through cache and moves it.
     """
 
@@ -779,7 +779,7 @@ def add_CacheAdminServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class CacheAdminService:
+class CacheAdminService(object):
     """CacheAdminService looks into the read-through cache and moves it.
     """
 

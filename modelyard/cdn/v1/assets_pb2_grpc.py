@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.cdn.v1 import assets_pb2 as modelyard_dot_cdn_dot_v1_dot_assets__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/cdn/v1/assets_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/cdn/v1/assets_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class AssetServiceStub:
+class AssetServiceStub(object):
     """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on the way in, stored
     once and never changed: assets/{sha256}.
     """
@@ -93,7 +93,7 @@ class AssetServiceStub:
                 _registered_method=True)
 
 
-class AssetServiceServicer:
+class AssetServiceServicer(object):
     """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on the way in, stored
     once and never changed: assets/{sha256}.
     """
@@ -303,7 +303,7 @@ def add_AssetServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class AssetService:
+class AssetService(object):
     """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on the way in, stored
     once and never changed: assets/{sha256}.
     """

@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.cdn.v1 import delivery_pb2 as modelyard_dot_cdn_dot_v1_dot_delivery__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/cdn/v1/delivery_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/cdn/v1/delivery_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class DeliveryServiceStub:
+class DeliveryServiceStub(object):
     """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations.
     """
 
@@ -67,7 +67,7 @@ class DeliveryServiceStub:
                 _registered_method=True)
 
 
-class DeliveryServiceServicer:
+class DeliveryServiceServicer(object):
     """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations.
     """
 
@@ -187,7 +187,7 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class DeliveryService:
+class DeliveryService(object):
     """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations.
     """
 

@@ -6,7 +6,7 @@ import warnings
 from modelyard.cdn.v1 import assets_pb2 as modelyard_dot_cdn_dot_v1_dot_assets__pb2
 from modelyard.cdn.v1 import uploads_pb2 as modelyard_dot_cdn_dot_v1_dot_uploads__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -19,14 +19,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/cdn/v1/uploads_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/cdn/v1/uploads_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class UploadServiceStub:
+class UploadServiceStub(object):
     """UploadService takes large assets in a way that survives a break on any side: an upload is a resource with a state,
     and a client asks it where to go on. For small assets AssetService.Upload is simpler.
     """
@@ -69,7 +69,7 @@ class UploadServiceStub:
                 _registered_method=True)
 
 
-class UploadServiceServicer:
+class UploadServiceServicer(object):
     """UploadService takes large assets in a way that survives a break on any side: an upload is a resource with a state,
     and a client asks it where to go on. For small assets AssetService.Upload is simpler.
     """
@@ -205,7 +205,7 @@ def add_UploadServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class UploadService:
+class UploadService(object):
     """UploadService takes large assets in a way that survives a break on any side: an upload is a resource with a state,
     and a client asks it where to go on. For small assets AssetService.Upload is simpler.
     """

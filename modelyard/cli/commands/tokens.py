@@ -37,7 +37,7 @@ def mint(_yard: Client, args: argparse.Namespace, _output: Output) -> None:
     try:
         print(tokens.mint(args.key, args.subject, args.scopes.replace(",", " ").split(), args.ttl))
     except ImportError:
-        raise RefusedError("minting tokens takes PyJWT and cryptography: pip install 'modelyard[services]'") from None
+        raise RefusedError("minting tokens takes PyJWT and cryptography: pip install 'modelyard[tokens]'") from None
     except FileNotFoundError:
         raise RefusedError(f"{args.key} is not there: start the suite with make run ACCESS=on") from None
     except ValueError as error:

@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.registry.v1 import aliases_pb2 as modelyard_dot_registry_dot_v1_dot_aliases__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/aliases_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/aliases_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class AliasServiceStub:
+class AliasServiceStub(object):
     """AliasService keeps the names that point at versions, such as `production`, with their full history.
     """
 
@@ -62,7 +62,7 @@ class AliasServiceStub:
                 _registered_method=True)
 
 
-class AliasServiceServicer:
+class AliasServiceServicer(object):
     """AliasService keeps the names that point at versions, such as `production`, with their full history.
     """
 
@@ -165,7 +165,7 @@ def add_AliasServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class AliasService:
+class AliasService(object):
     """AliasService keeps the names that point at versions, such as `production`, with their full history.
     """
 

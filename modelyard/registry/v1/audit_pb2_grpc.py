@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.registry.v1 import audit_pb2 as modelyard_dot_registry_dot_v1_dot_audit__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/audit_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/audit_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class AuditServiceStub:
+class AuditServiceStub(object):
     """AuditService answers who did what. Entries are written in the transaction of the write itself and never change.
     """
 
@@ -42,7 +42,7 @@ class AuditServiceStub:
                 _registered_method=True)
 
 
-class AuditServiceServicer:
+class AuditServiceServicer(object):
     """AuditService answers who did what. Entries are written in the transaction of the write itself and never change.
     """
 
@@ -74,7 +74,7 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class AuditService:
+class AuditService(object):
     """AuditService answers who did what. Entries are written in the transaction of the write itself and never change.
     """
 

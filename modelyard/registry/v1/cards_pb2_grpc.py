@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.registry.v1 import cards_pb2 as modelyard_dot_registry_dot_v1_dot_cards__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/cards_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/cards_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class CardServiceStub:
+class CardServiceStub(object):
     """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
@@ -63,7 +63,7 @@ class CardServiceStub:
                 _registered_method=True)
 
 
-class CardServiceServicer:
+class CardServiceServicer(object):
     """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
@@ -164,7 +164,7 @@ def add_CardServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class CardService:
+class CardService(object):
     """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """

@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.changes.v1 import changes_pb2 as modelyard_dot_changes_dot_v1_dot_changes__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/changes_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/changes_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class ChangeServiceStub:
+class ChangeServiceStub(object):
     """ChangeService tells what changed in the registry, in order and without gaps.
     """
 
@@ -42,7 +42,7 @@ class ChangeServiceStub:
                 _registered_method=True)
 
 
-class ChangeServiceServicer:
+class ChangeServiceServicer(object):
     """ChangeService tells what changed in the registry, in order and without gaps.
     """
 
@@ -73,7 +73,7 @@ def add_ChangeServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ChangeService:
+class ChangeService(object):
     """ChangeService tells what changed in the registry, in order and without gaps.
     """
 

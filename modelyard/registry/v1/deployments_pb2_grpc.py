@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.registry.v1 import deployments_pb2 as modelyard_dot_registry_dot_v1_dot_deployments__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/deployments_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/deployments_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class DeploymentServiceStub:
+class DeploymentServiceStub(object):
     """DeploymentService keeps what runs where.
     """
 
@@ -62,7 +62,7 @@ class DeploymentServiceStub:
                 _registered_method=True)
 
 
-class DeploymentServiceServicer:
+class DeploymentServiceServicer(object):
     """DeploymentService keeps what runs where.
     """
 
@@ -167,7 +167,7 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class DeploymentService:
+class DeploymentService(object):
     """DeploymentService keeps what runs where.
     """
 

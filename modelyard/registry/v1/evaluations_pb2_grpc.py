@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.registry.v1 import evaluations_pb2 as modelyard_dot_registry_dot_v1_dot_evaluations__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/evaluations_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/evaluations_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class EvaluationServiceStub:
+class EvaluationServiceStub(object):
     """EvaluationService keeps measured results: one number of one metric on one data set for one version.
     """
 
@@ -52,7 +52,7 @@ class EvaluationServiceStub:
                 _registered_method=True)
 
 
-class EvaluationServiceServicer:
+class EvaluationServiceServicer(object):
     """EvaluationService keeps measured results: one number of one metric on one data set for one version.
     """
 
@@ -119,7 +119,7 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class EvaluationService:
+class EvaluationService(object):
     """EvaluationService keeps measured results: one number of one metric on one data set for one version.
     """
 

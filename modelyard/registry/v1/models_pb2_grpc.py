@@ -6,7 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from modelyard.registry.v1 import models_pb2 as modelyard_dot_registry_dot_v1_dot_models__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -19,14 +19,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/models_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/models_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class ModelServiceStub:
+class ModelServiceStub(object):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
     `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
     revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
@@ -85,7 +85,7 @@ class ModelServiceStub:
                 _registered_method=True)
 
 
-class ModelServiceServicer:
+class ModelServiceServicer(object):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
     `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
     revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
@@ -258,7 +258,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ModelService:
+class ModelService(object):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
     `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
     revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).

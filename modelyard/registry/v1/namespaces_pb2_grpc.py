@@ -6,7 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from modelyard.registry.v1 import namespaces_pb2 as modelyard_dot_registry_dot_v1_dot_namespaces__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -19,14 +19,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/namespaces_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/namespaces_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class NamespaceServiceStub:
+class NamespaceServiceStub(object):
     """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
     """
 
@@ -63,7 +63,7 @@ class NamespaceServiceStub:
                 _registered_method=True)
 
 
-class NamespaceServiceServicer:
+class NamespaceServiceServicer(object):
     """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
     """
 
@@ -162,7 +162,7 @@ def add_NamespaceServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class NamespaceService:
+class NamespaceService(object):
     """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
     """
 

@@ -5,7 +5,7 @@ import warnings
 
 from modelyard.registry.v1 import versions_pb2 as modelyard_dot_registry_dot_v1_dot_versions__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in modelyard/registry/v1/versions_pb2_grpc.py depends on'
+        + f' but the generated code in modelyard/registry/v1/versions_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class VersionServiceStub:
+class VersionServiceStub(object):
     """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
     PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
     """
@@ -68,7 +68,7 @@ class VersionServiceStub:
                 _registered_method=True)
 
 
-class VersionServiceServicer:
+class VersionServiceServicer(object):
     """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
     PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
     """
@@ -194,7 +194,7 @@ def add_VersionServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class VersionService:
+class VersionService(object):
     """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
     PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
     """

@@ -1,0 +1,135 @@
+"""
+The wheel, as users install it: beside the oldest and the newest of what it says that it needs.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Iterator
+from email import message_from_string
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Every module of the wheel, its warnings as errors; then a write, a read and a page of a list.
+_USE = """
+import importlib, pkgutil, sys, modelyard
+for found in pkgutil.walk_packages(modelyard.__path__, "modelyard."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+from datetime import UTC, datetime
+from modelyard.registry.v1 import aliases_pb2, namespaces_pb2
+with modelyard.connect(sys.argv[1]) as yard:
+    name = f"namespaces/{sys.argv[2]}"
+    request = namespaces_pb2.CreateNamespaceRequest(namespace_id=sys.argv[2])
+    assert yard.namespaces.CreateNamespace(request).name == name
+    assert yard.namespaces.GetNamespace(namespaces_pb2.GetNamespaceRequest(name=name)).create_time.seconds
+    try:
+        past = aliases_pb2.GetAliasRequest(name=f"{name}/models/m/aliases/a")
+        past.read_time.FromDatetime(datetime.now(UTC))
+        yard.aliases.GetAlias(past)
+    except Exception as error:
+        assert modelyard.explain(error).code.name == "NOT_FOUND", error
+    else:
+        raise AssertionError("there is no such alias")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    The wheel of this checkout.
+    """
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "modelyard", source / "modelyard", ignore=shutil.ignore_patterns("__pycache__"))
+    _run(sys.executable, *_PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", str(built), str(source))
+    (found,) = built.glob("modelyard-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    """
+    What the wheel says of itself.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_string(archive.read(name).decode())
+
+
+_PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _floors(metadata: Message) -> Iterator[str]:
+    for requirement in metadata.get_all("Requires-Dist", []):
+        found = re.match(r"([\w-]+)(?:\[[\w,]+\])?[^;]*>=([0-9.]+)", requirement)
+        assert found is not None, f"{requirement} has no floor"
+        yield f"{found[1]}=={found[2]}"
+
+
+@pytest.mark.parametrize("beside", ["floors", "protobuf<7", "newest"])
+def test_installed(beside: str, wheel: Path, metadata: Message, gateway: str, tmp_path: Path) -> None:
+    """
+    Installed beside the oldest of what it needs, beside the newest, and beside the protobuf that Kubeflow Pipelines
+    needs (< 7), everything in it is imported without a warning, calls are answered, and the command works.
+    """
+    venv.create(tmp_path / "venv")
+    python = str(tmp_path / "venv" / "bin" / "python")
+    pip = [sys.executable, *_PIP, "--python", python]
+    pins = {"floors": list(_floors(metadata)), "newest": []}.get(beside, [beside])
+    _run(*pip, "install", f"{wheel}[tokens]", *pins)
+    _run(*pip, "check")
+    _run(python, "-W", "error", "-c", _USE, gateway, f"wheel-{abs(hash(tmp_path))}")
+    modelyard = str(Path(python).parent / "modelyard")
+    assert "exit codes:" in _run(modelyard, "--help")
+    assert _run(modelyard, "--version") == f"modelyard {metadata['Version']}\n"
+    assert "namespaces/default" in _run(modelyard, "--target", gateway, "namespaces", "list", "--json")
+
+
+def test_extras(metadata: Message) -> None:
+    """
+    An extra is for something in the wheel: nothing of the services, which are not in it.
+    """
+    assert metadata.get_all("Provides-Extra") == ["tokens"]
+
+
+def test_description(metadata: Message) -> None:
+    """
+    The long description has no link or image that only a checkout could follow.
+    """
+    text = str(metadata.get_payload())
+    assert "modelyard.connect" in text
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert not [link for link in re.findall(r"\]\(([^)]*)\)", text) if not link.startswith("https://")]
+
+
+def test_same_floors(metadata: Message) -> None:
+    """
+    The checkout's requirements ask for what the wheel asks for.
+    """
+    lines = (ROOT / "requirements" / "client.in").read_text().splitlines()
+    wanted = {line for line in lines if line and not line.startswith("#")}
+    said = {line for line in metadata.get_all("Requires-Dist", []) if ";" not in line}
+    assert {_ordered(line) for line in wanted} == {_ordered(line) for line in said}
+
+
+def _ordered(requirement: str) -> tuple[str, frozenset[str]]:
+    name = re.match(r"[\w-]+", requirement)
+    assert name is not None
+    return name[0], frozenset(requirement[name.end() :].split(","))
