@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,21 @@ async def until_fresh(cache: Cache, owner: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def until_told(cache: Cache, origin: Origin) -> None:
+async def applied(cache: Cache) -> int:
     status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
+    return int((await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision)
+
+
+async def until_told(cache: Cache, origin: Origin) -> None:
     async with asyncio.timeout(5):
-        while (await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision < origin.revision:
+        while await applied(cache) < origin.revision:
             await asyncio.sleep(0.01)
+
+
+async def every_moment(change: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await change()
+        await asyncio.sleep(0.1)
 
 
 async def test_the_second_read_is_from_memory(cache: Cache, origin: Origin) -> None:
@@ -142,6 +153,51 @@ async def test_a_stream_that_begins_late_is_asked_for_again(target: str, store: 
     origin.late = 0.8
     async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="0.5") as cache:
         await cache.warm()
+
+
+async def test_a_slow_origin_is_followed_and_keeps_the_cache_on(target: str, store: Backend, origin: Origin) -> None:
+    """
+    Where every stream takes a second to begin and every answer, too, changes are learnt and memory serves what they
+    have not touched: a registry under load is not sent all reads on top.
+    """
+    async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="2") as cache:
+        await cache.warm()
+        origin.always_late = origin.slowness = 1.2
+        await origin.break_streams()
+        writing = asyncio.create_task(every_moment(lambda: origin.write("x", f"{NAME}-other")))
+        try:
+            # Of streams that began late; the ones before them have ended.
+            after = origin.revision + 20
+            async with asyncio.timeout(30):
+                while await applied(cache) < after:
+                    await asyncio.sleep(0.05)
+                while (await cache.read()).cache != "near":
+                    await asyncio.sleep(0.05)
+        finally:
+            writing.cancel()
+
+
+async def test_a_stream_that_is_too_late_to_keep_anything_valid_tells_its_revisions(
+    target: str, store: Backend, origin: Origin
+) -> None:
+    """
+    A stream that takes longer than the bound to begin makes nothing current; what it tells is learnt all the same.
+    """
+    async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="0.5") as cache:
+        await cache.warm()
+        origin.always_late = 1.0
+        await origin.write("second")
+        await origin.break_streams()
+        await until_fresh(cache, "second")
+        writing = asyncio.create_task(every_moment(lambda: origin.write("x", f"{NAME}-other")))
+        try:
+            after = origin.revision + 20
+            async with asyncio.timeout(30):
+                while await applied(cache) < after:
+                    await asyncio.sleep(0.05)
+                    assert (await cache.read()).owner == "second"
+        finally:
+            writing.cancel()
 
 
 async def test_changes_during_a_break_are_not_missed(cache: Cache, origin: Origin) -> None:
