@@ -88,9 +88,9 @@ def _work(figures: Assumptions, load: Load, found: Hits) -> tuple[float, float]:
 
 def _connections(figures: Assumptions, processes: int) -> int:
     """
-    Of one process, beside the one that listens; 0 when that would be too few.
+    Of one process, beside the two of its change stream; 0 when that would be too few.
     """
-    left = int((figures["postgres.connections"] - _RESERVED) // processes) - 1
+    left = int((figures["postgres.connections"] - _RESERVED) // processes) - 2
     return min(int(figures["postgres.pool"]), left) if left >= _POOL_LEAST else 0
 
 

@@ -121,7 +121,7 @@ def _pool(figures: Assumptions, found: Plan, pool: Pool) -> str:
 def _connections(figures: Assumptions, found: Plan) -> str:
     pods = math.ceil(found.pool("registry").servers / found.suites)
     wanted, most = figures["postgres.pool"], figures["postgres.connections"]
-    asked = f"* connections: {pods} registry processes x ({wanted:.0f} + 1) = {pods * (wanted + 1):,.0f} of {most:.0f}"
+    asked = f"* connections: {pods} registry processes x ({wanted:.0f} + 2) = {pods * (wanted + 2):,.0f} of {most:.0f}"
     if not found.postgres.pool:
         return f"{asked} → PgBouncer in transaction mode, with max_prepared_statements"
     if found.postgres.pool < wanted:

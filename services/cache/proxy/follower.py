@@ -7,27 +7,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import grpc
-from google.protobuf import duration_pb2
 
 from modelyard.changes.v1 import changes_pb2
 from services.cache.model.coherence import Coherence
 from services.cache.proxy.origin import Origin
-from services.chassis.background import Work, beside
+from services.cache.proxy.streams import Stream
+from services.chassis.background import Work, begin, beside, end
 from services.chassis.histograms import Histogram
 
 HEARTBEAT = 0.5
-# A stream that is silent for this long is taken for broken.
-_SILENCE = 4 * HEARTBEAT
 _RETRY = (0.05, 1.0)
+# Seconds until another stream is asked for beside one that is late or silent: at first, and at the most.
+_BESIDE = (1.0, 10.0)
+_MOST_STREAMS = 2
 
 
 class Follower:
     """
     Keeps *coherence* where *origin* is.
+
+    What a stream says is current is reckoned from when it was asked for. So one that began late, because the origin is
+    slow, keeps entries valid for less time than it could; its revisions are as good as any. It is read on, another one
+    is asked for beside it, and the one that was less late stays. The same is done beside a stream that falls silent.
 
     Args:
         origin: whose changes; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
@@ -35,8 +39,7 @@ class Follower:
         forgotten: called when everything that was kept has to go: the revisions are those of another database.
 
     Attributes:
-        connected: whether a stream is open.
-        breaks: how many streams have ended.
+        breaks: how many streams have ended, but for those that were not needed any more.
         changes: how many changes of resources have been told.
         lag: seconds from the commit of each revision to its arrival here, by the clocks of the two machines.
     """
@@ -47,10 +50,23 @@ class Follower:
         self._forgotten = forgotten
         # 0 asks for everything from now on.
         self._next = 0
-        self.connected = False
+        # Several within the bound, which could not be kept otherwise.
+        self._heartbeat = min(HEARTBEAT, coherence.bound / 4)
+        self._work = Work(f"follow-{origin.name}", f"follow the changes of {origin.name}", retry=_RETRY)
+        self._streams: list[Stream] = []
+        self._speaking: Stream | None = None
+        # Set when a stream has begun or ended.
+        self._news = asyncio.Event()
         self.breaks = 0
         self.changes = 0
         self.lag = Histogram()
+
+    @property
+    def connected(self) -> bool:
+        """
+        Whether a stream is open.
+        """
+        return any(stream.late < float("inf") and not stream.reading.done() for stream in self._streams)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -62,71 +78,107 @@ class Follower:
 
     async def _follow(self) -> None:
         # Not a reason to turn calls away: without the stream reads go to the origin, slower and never wrong.
-        work = Work(f"follow-{self._origin.name}", f"follow the changes of {self._origin.name}", retry=_RETRY)
-        while True:
-            try:
-                await self._watch(work)
-                wait = _RETRY[0]
-            except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
-                if isinstance(error, grpc.aio.AioRpcError):
-                    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                        # The log ends before what was applied here: it is another database, or an older state of it.
-                        self._next = 0
-                    error = ConnectionError(f"{error.code().name} {error.details()}")
-                # The first attempt after a stream that worked is made soon.
-                wait = work.failed(error)
-            self.connected = False
-            self.breaks += 1
-            await asyncio.sleep(wait)
-
-    async def _watch(self, work: Work) -> None:
-        """
-        Read one stream until it ends, or no further than its first word when that took too long to come.
-
-        Raises:
-            grpc.aio.AioRpcError: it broke.
-            TimeoutError: it fell silent.
-        """
-        request = changes_pb2.WatchChangesRequest(
-            start_revision=self._next, heartbeat_interval=duration_pb2.Duration(nanos=int(HEARTBEAT * 1e9))
-        )
-        asked = time.monotonic()
-        watch: Any = self._origin.channel().unary_stream(
-            f"/modelyard.{self._origin.name}.v1.ChangeService/WatchChanges",
-            request_serializer=changes_pb2.WatchChangesRequest.SerializeToString,
-            response_deserializer=changes_pb2.WatchChangesResponse.FromString,
-        )
-        call = watch(request, metadata=self._origin.token.metadata())
-        late: bool | None = None
+        due, pause = 0.0, _BESIDE[0]
         try:
-            while not late:
-                try:
-                    async with asyncio.timeout(_SILENCE):
-                        event = await call.read()
-                except TimeoutError:
-                    raise TimeoutError(f"nothing heard for {_SILENCE} s") from None
-                if not isinstance(event, changes_pb2.WatchChangesResponse):
-                    # The end of a stream that ended well: the origin is going away.
-                    return
-                self._take(event, asked)
-                work.succeeded()
-                if late is None:
-                    # All that it says is current is reckoned from when it was asked for. The next one begins sooner,
-                    # now that there is a connection.
-                    late = time.monotonic() - asked > self._coherence.bound / 2
+            while True:
+                self._news.clear()
+                wait = self._heartbeat / 2
+                if (retry := self._drop_ended()) is not None and not self._streams:
+                    due = time.monotonic() + retry
+                if self._settle():
+                    pause = _BESIDE[0]
+                elif len(self._streams) < _MOST_STREAMS:
+                    now = time.monotonic()
+                    if now >= due:
+                        self._open()
+                        due, pause = now + pause, min(2 * pause, _BESIDE[1])
+                    wait = min(wait, due - now)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._news.wait()
         finally:
-            call.cancel()
+            for stream in self._streams:
+                await end(stream.reading)
+
+    def _open(self) -> None:
+        stream = Stream(self._origin, self._next, self._heartbeat)
+        self._streams.append(stream)
+        stream.reading = begin(self._read(stream))
+        stream.reading.add_done_callback(lambda _: self._news.set())
+
+    def _settle(self) -> bool:
+        """
+        Keep the newest of the streams that are in time, or else the better one of those that have begun.
+
+        Returns:
+            Whether one is in time.
+        """
+        good = [each for each in self._streams if each.late <= self._coherence.bound / 2 and not each.silent]
+        if good:
+            self._keep(good[-1])
+        elif len(self._streams) > 1 and all(each.late < float("inf") for each in self._streams):
+            self._keep(min(self._streams, key=lambda each: (each.silent, each.late)))
+        return bool(good)
+
+    def _keep(self, stream: Stream) -> None:
+        for other in self._streams:
+            if other is not stream:
+                other.reading.cancel()
+        self._streams = [stream]
+
+    def _drop_ended(self) -> float | None:
+        """
+        Forget the streams that have ended.
+
+        Returns:
+            Seconds to wait before the next one is asked for; None when none has ended.
+        """
+        wait = None
+        for stream in [each for each in self._streams if each.reading.done()]:
+            self._streams.remove(stream)
+            self.breaks += 1
+            error = None if stream.reading.cancelled() else stream.reading.result()
+            # The first attempt after a stream that worked is made soon.
+            wait = _RETRY[0] if error is None else self._failed(error)
+        return wait
+
+    def _failed(self, error: Exception) -> float:
+        if isinstance(error, grpc.aio.AioRpcError):
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # The log ends before what was applied here: it is another database, or an older state of it. Nobody
+                # goes on from there.
+                self._next = 0
+                for stream in self._streams:
+                    stream.reading.cancel()
+                self._streams.clear()
+            error = ConnectionError(f"{error.code().name} {error.details()}")
+        return self._work.failed(error)
+
+    async def _read(self, stream: Stream) -> Exception | None:
+        """
+        Take in what a stream says until it ends, and return what ended it, if that was an error.
+        """
+        try:
+            async with aclosing(stream.words()) as words:
+                async for event in words:
+                    if self._speaking is not stream:
+                        self._speaking = stream
+                        self._news.set()
+                    self._take(event, stream.asked)
+                    self._work.succeeded()
+        except Exception as error:  # noqa: BLE001 - it goes on with another one, whatever it is
+            return error
+        return None
 
     def _take(self, event: changes_pb2.WatchChangesResponse, asked: float) -> None:
-        self.connected = True
         match event.WhichOneof("event"):
             case "revision":
+                known = event.revision.revision <= self._coherence.applied
                 changes = ((change.resource, change.subtree) for change in event.revision.changes)
                 self._coherence.apply(event.revision.revision, changes)
-                self.changes += len(event.revision.changes)
-                committed = event.revision.commit_time
-                if committed.seconds:
-                    self.lag.observe(max(time.time() - committed.seconds - committed.nanos / 1e9, 0.0))
+                # What another stream has told does not count again.
+                if not known:
+                    self._count(event.revision)
             case "heartbeat":
                 if self._next == 0:
                     # What was kept before this point cannot be judged.
@@ -134,18 +186,27 @@ class Follower:
                 if event.heartbeat.HasField("current_until"):
                     # The stream began after it was asked for, so that this is not too late, on our own clock.
                     current = event.heartbeat.current_until
-                    known = asked + current.seconds + current.nanos / 1e9
-                    self._coherence.heard(event.heartbeat.applied_revision, known)
+                    known_at = asked + current.seconds + current.nanos / 1e9
+                    self._coherence.heard(event.heartbeat.applied_revision, known_at)
             case "discontinuity":
                 head = event.discontinuity.head_revision
                 self._reset(head, another=head < self._coherence.applied)
         self._next = self._coherence.applied + 1
+
+    def _count(self, revision: changes_pb2.Revision) -> None:
+        self.changes += len(revision.changes)
+        committed = revision.commit_time
+        if committed.seconds:
+            self.lag.observe(max(time.time() - committed.seconds - committed.nanos / 1e9, 0.0))
 
     def _reset(self, head: int, *, another: bool) -> None:
         """
         What was kept before *head* cannot be judged. Of another database, or of an older state of it, nothing that was
         kept can; otherwise the floor judges, and memory may keep what belongs to others.
         """
+        # Another stream may be further on: between *head* and where it is, what it has told is forgotten with the rest.
+        if self._speaking is not None:
+            self._keep(self._speaking)
         self._coherence.reset(head)
         if another:
             self._forgotten()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,23 @@ async def until_fresh(cache: Cache, owner: str) -> None:
     async with asyncio.timeout(5):
         while (await cache.read()).owner != owner:
             await asyncio.sleep(0.01)
+
+
+async def applied(cache: Cache) -> int:
+    status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
+    return int((await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision)
+
+
+async def until_told(cache: Cache, origin: Origin) -> None:
+    async with asyncio.timeout(5):
+        while await applied(cache) < origin.revision:
+            await asyncio.sleep(0.01)
+
+
+async def every_moment(change: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await change()
+        await asyncio.sleep(0.1)
 
 
 async def test_the_second_read_is_from_memory(cache: Cache, origin: Origin) -> None:
@@ -137,6 +155,51 @@ async def test_a_stream_that_begins_late_is_asked_for_again(target: str, store: 
         await cache.warm()
 
 
+async def test_a_slow_origin_is_followed_and_keeps_the_cache_on(target: str, store: Backend, origin: Origin) -> None:
+    """
+    Where every stream takes a second to begin and every answer, too, changes are learnt and memory serves what they
+    have not touched: a registry under load is not sent all reads on top.
+    """
+    async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="2") as cache:
+        await cache.warm()
+        origin.always_late = origin.slowness = 1.2
+        await origin.break_streams()
+        writing = asyncio.create_task(every_moment(lambda: origin.write("x", f"{NAME}-other")))
+        try:
+            # Of streams that began late; the ones before them have ended.
+            after = origin.revision + 20
+            async with asyncio.timeout(30):
+                while await applied(cache) < after:
+                    await asyncio.sleep(0.05)
+                while (await cache.read()).cache != "near":
+                    await asyncio.sleep(0.05)
+        finally:
+            writing.cancel()
+
+
+async def test_a_stream_that_is_too_late_to_keep_anything_valid_tells_its_revisions(
+    target: str, store: Backend, origin: Origin
+) -> None:
+    """
+    A stream that takes longer than the bound to begin makes nothing current; what it tells is learnt all the same.
+    """
+    async with running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="0.5") as cache:
+        await cache.warm()
+        origin.always_late = 1.0
+        await origin.write("second")
+        await origin.break_streams()
+        await until_fresh(cache, "second")
+        writing = asyncio.create_task(every_moment(lambda: origin.write("x", f"{NAME}-other")))
+        try:
+            after = origin.revision + 20
+            async with asyncio.timeout(30):
+                while await applied(cache) < after:
+                    await asyncio.sleep(0.05)
+                    assert (await cache.read()).owner == "second"
+        finally:
+            writing.cancel()
+
+
 async def test_changes_during_a_break_are_not_missed(cache: Cache, origin: Origin) -> None:
     """
     A stream that breaks is taken up where it was, with what changed meanwhile.
@@ -242,6 +305,51 @@ async def test_who_knows_more_does_not_wait_for_an_older_load(cache: Cache, orig
     await first
 
 
+async def test_who_comes_later_does_not_get_what_is_known_to_be_replaced(cache: Cache, origin: Origin) -> None:
+    """
+    A caller who comes after the stream has told of a change does not get the answer of a load that began before it: one
+    more load serves everybody who has come since.
+    """
+    await cache.warm()
+    await origin.write("old", f"{NAME}-cold")
+    calls = origin.calls
+    origin.gate.clear()
+    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    async with asyncio.timeout(5):
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+        await origin.write("new", f"{NAME}-cold")
+        await until_told(cache, origin)
+        later = [asyncio.create_task(cache.read(f"{NAME}-cold")) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        origin.gate.set()
+        assert {(await each).owner for each in later} == {"new"}
+        assert (await first).owner == "old"
+    assert origin.calls == calls + 2
+
+
+async def test_who_has_seen_something_else_waits_for_the_same_load(cache: Cache, origin: Origin) -> None:
+    """
+    Callers whose `x-min-revision` is newer than a load, but of a change that does not concern it, make no load of their
+    own.
+    """
+    await cache.warm()
+    await origin.write("cold", f"{NAME}-cold")
+    calls = origin.calls
+    origin.gate.clear()
+    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    async with asyncio.timeout(5):
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+        revision = await origin.write("other")
+        await until_told(cache, origin)
+        later = [asyncio.create_task(cache.read(f"{NAME}-cold", x_min_revision=str(revision))) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        origin.gate.set()
+        assert {(await each).owner for each in [first, *later]} == {"cold"}
+    assert origin.calls == calls + 1
+
+
 @pytest.mark.parametrize(
     ("metadata", "refused"),
     [
@@ -327,10 +435,7 @@ async def test_an_origin_that_was_set_back_answers(cache: Cache, origin: Origin)
     revision = await origin.write("second")
     await cache.read(x_min_revision=str(revision))
     await origin.write("third")
-    status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
-    async with asyncio.timeout(5):
-        while (await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision < origin.revision:
-            await asyncio.sleep(0.01)
+    await until_told(cache, origin)
     lost, origin.revision = origin.revision, 1
     assert (await cache.read()).owner == "third"
     with pytest.raises(grpc.aio.AioRpcError) as refused:

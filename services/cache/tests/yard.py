@@ -65,8 +65,9 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.gate = asyncio.Event()
         self.gate.set()
         self.silent = False
-        # Seconds that the next watch takes to begin.
+        # Seconds that the next watch takes to begin, and that every one does.
         self.late = 0.0
+        self.always_late = 0.0
         self.backlog = asyncio.Event()
         self.backlog.set()
         self.committed = 0.0
@@ -138,7 +139,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         sent: Any = dict(context.invocation_metadata() or ())
         self.tokens.append(str(sent.get("authorization", "")))
         late, self.late = self.late, 0.0
-        await asyncio.sleep(late)
+        await asyncio.sleep(max(late, self.always_late))
         began, breaks = time.monotonic_ns(), self._breaks
         after = request.start_revision - 1 if request.start_revision else self.revision
         if request.start_revision and request.start_revision < self.oldest:

@@ -91,6 +91,9 @@ class Tail:
 class Changelog:
     """
     Reads and trims the log.
+
+    It is read with a connection of its own: caches serve for as long as they are told of changes, and without them all
+    reads would come here as well, just when calls wait for a connection.
     """
 
     def __init__(self, database: Database) -> None:
@@ -100,7 +103,7 @@ class Changelog:
         """
         The revisions after one, as many as are sensible to read at once.
         """
-        rows = await self._database.fetch(_AFTER, revision)
+        rows = await self._database.aside.fetch(_AFTER, [revision])
         found = tuple(_revision(row) for row in rows if row["revision"] is not None)
         return Tail(found, rows[0]["oldest"], rows[0]["head"])
 
@@ -108,7 +111,7 @@ class Changelog:
         """
         Where the log ends, without what is in it.
         """
-        row = await self._database.fetch_row(_END)
+        (row,) = await self._database.aside.fetch(_END, ())
         return Tail((), row["oldest"], row["head"])
 
     async def trim(self, keep: timedelta) -> int:

@@ -87,13 +87,15 @@ class Database:
     Args:
         primary: takes all writes, and the reads that no replica may answer.
         replicas: answer what they may.
+        aside: the primary once more, with a connection of its own: for what must go on while calls wait for all others.
 
     Attributes:
         retries: how often writes were done again, and why.
     """
 
-    def __init__(self, primary: Server, replicas: Replicas) -> None:
+    def __init__(self, primary: Server, replicas: Replicas, aside: Server | None = None) -> None:
         self.primary = primary
+        self.aside = aside or primary
         self.replicas = replicas
         self.retries = Retries()
 
@@ -208,25 +210,26 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """
     queries = Queries(settings.slow)
 
-    def server(name: str, url: str, least: int) -> Server:
+    def server(name: str, url: str, least: int, most: int = settings.most) -> Server:
         lock_timeout = str(int(settings.lock_timeout * 1000))
-        pool = Pool(connector(settings, url, lock_timeout=lock_timeout), least, settings.most, settings.patience)
+        pool = Pool(connector(settings, url, lock_timeout=lock_timeout), least, most, settings.patience)
         searches = Searches(settings.search_timeout, max(1, settings.most * 3 // 4), settings.search_settings)
         return Server(name, pool, queries, searches)
 
     primary = server("primary", settings.url, settings.least)
+    aside = server("primary, aside", settings.url, 0, most=1)
     # A replica may be down when we start: its connections are opened when it is first asked.
     others = [server(f"replica {number}", url, 0) for number, url in enumerate(settings.replicas, start=1)]
     if settings.explain:
         queries.on_slow = Explainer(primary)
     replicas = Replicas(others, settings.most_lag)
     async with AsyncExitStack() as stack:
-        for each in (primary, *others):
+        for each in (primary, aside, *others):
             stack.push_async_callback(each.pool.close)
         await patiently(primary.pool.open, settings.startup)
         if others:
             await stack.enter_async_context(replicas.watching(primary))
-        yield Database(primary, replicas)
+        yield Database(primary, replicas, aside)
 
 
 async def check_schema(database: Database, newest: int, program: str) -> None:

@@ -5,11 +5,15 @@ The change stream goes on whatever happens.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import cast
 
 import pytest
 
+from services.ledger.model.changes import Heartbeat
 from services.ledger.store.changelog import Changelog
+from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.feed import ChangeFeed
 
 
@@ -59,3 +63,16 @@ async def test_a_mistake_does_not_end_the_listening() -> None:
 
     async with ChangeFeed(cast("Changelog", Mistaken()), connect, "changes").following(asyncio.Event()):
         await asyncio.wait_for(again.wait(), 10)
+
+
+async def test_changes_are_told_while_calls_have_all_connections(new_database: Callable[[], str]) -> None:
+    """
+    A stream begins, and says that it is current, when no connection is left for calls: without it the caches would send
+    all reads here on top.
+    """
+    settings = DatabaseSettings(url=new_database(), least=1, most=1, patience=0.1)
+    async with open_database(settings) as database, database.connection():
+        feed = ChangeFeed(Changelog(database), None, "changes")
+        async with aclosing(feed.watch(0, "", 0.1)) as told, asyncio.timeout(20):
+            for _ in range(3):
+                assert isinstance(await anext(told), Heartbeat)
