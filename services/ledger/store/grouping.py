@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from services.chassis.errors import ModelyardError
-from services.ledger.model.calls import Write
+from services.ledger.model.calls import Write, check_reached
 from services.ledger.store.database import Database
 from services.ledger.store.retries import Cause
-from services.ledger.store.together import CLAIMED, Done, Failed, Held, Job, Together, fail
+from services.ledger.store.together import CLAIMED, NEWEST, Done, Failed, Held, Job, Together, answered, fail
 from services.ledger.store.trouble import Conflict, LockTimeout
 from services.ledger.store.writing import Work
 
@@ -84,6 +84,7 @@ class Writer:
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
+            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
             Aborted: other writes got in the way several times (TRANSACTION_CONFLICT).
             LockTimeout: somebody else holds a lock that it needs.
         """
@@ -97,11 +98,30 @@ class Writer:
             if job in self._waiting:
                 self._waiting.remove(job)
 
-    async def answered(self, write: Write) -> bool:
+    async def earlier(self, write: Write) -> Done[Any] | None:
         """
-        Whether a write was done before, under its request id.
+        How a write went that was done before, under its request id; None when it was not.
+
+        Raises:
+            AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
+            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
         """
-        return bool(write.request_id) and bool(await self._database.fetch(CLAIMED, write.actor, write.request_id))
+        await self.check_reached(write.least)
+        if not write.request_id:
+            return None
+        rows = await self._database.fetch(CLAIMED, write.actor, write.request_id)
+        return answered(write, rows[0]) if rows and rows[0]["fresh"] else None
+
+    async def check_reached(self, least: int) -> None:
+        """
+        Args:
+            least: the revision that a caller has seen; 0 when it does not say.
+
+        Raises:
+            FailedPrecondition: there is no such revision (REVISION_NOT_REACHED).
+        """
+        if least:
+            check_reached(least, (await self._database.fetch_row(NEWEST))["value"])
 
     async def close(self) -> None:
         """

@@ -32,15 +32,16 @@ from services.registry.store.parents import MODEL
 from services.registry.store.unpins import check_claim, keep, owe
 from services.registry.store.usage import USED, check_room, check_used, count
 
-_GET = read(
-    "versions.get",
-    f"""
+_VERSION_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
   FROM {HEAD}
   LEFT JOIN (SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3) AS found ON true
-""",
-)
+"""
+
+_GET = read("versions.get", _VERSION_AND_HEAD)
+# For a write that is decided on what this says: no replica may answer.
+_GET_NOW = Statement("versions.get_now", _VERSION_AND_HEAD)
 
 _LIST = page_of(
     "versions.list",
@@ -140,7 +141,16 @@ class VersionStore:
         Raises:
             Missing: there is no such version.
         """
-        row = await self._database.fetch_row(_GET, name.namespace, name.model, name.number)
+        return await self._get(_GET, name)
+
+    async def get_now(self, name: VersionName) -> Read[Version]:
+        """
+        As `get`, with every write that has ended: not from a replica.
+        """
+        return await self._get(_GET_NOW, name)
+
+    async def _get(self, statement: Statement, name: VersionName) -> Read[Version]:
+        row = await self._database.fetch_row(statement, name.namespace, name.model, name.number)
         if row["number"] is None:
             raise Missing("VERSION_NOT_FOUND", name, row["head"])
         return Read(rows.to_version(row, name.parent), row["head"])
