@@ -50,6 +50,7 @@ class Writer:
         in_flight: how many groups are under way at most, each with a connection.
         lock_wait: seconds that a group waits for a lock that somebody else holds.
         longest_lock_wait: seconds that one write waits for it, before it fails.
+        channel: what the watchers of changes listen to: they are told after each commit; empty to let a trigger do it.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Writer:
         *,
         lock_wait: float = _LOCK_WAIT,
         longest_lock_wait: float = _LONGEST_LOCK_WAIT,
+        channel: str = "",
     ) -> None:
         self._database, self._most_together = database, most_together
         self._lock_wait, self._longest_lock_wait = lock_wait, longest_lock_wait
+        self._channel = channel
         # They must not take every connection.
         self._aside = asyncio.Semaphore(max(1, database.primary.pool.most // 4))
         self._waiting: list[Job[Any]] = []
@@ -275,7 +278,7 @@ class Writer:
         Returns:
             Why those that do not know yet have to be done again, if so.
         """
-        together = Together(self._database.primary, group, wait)
+        together = Together(self._database.primary, group, wait, self._channel)
         try:
             await together.run()
         except Held as held:

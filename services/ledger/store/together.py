@@ -5,6 +5,7 @@ One transaction for a group of writes (docs/adr/0009): their request ids, their 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ TAKE = "SELECT value FROM revision FOR NO KEY UPDATE"
 _REVISION_SECONDS = 15.0
 # Nobody waits for long with the revision in hand: everybody else waits, too.
 _HOLDING_SECONDS = 0.1
+
+_log = logging.getLogger(__name__)
 
 _COMMIT = Statement("write.commit", "COMMIT")
 _ROLLBACK = Statement("write.rollback", "ROLLBACK")
@@ -152,14 +155,17 @@ class Together:
 
     Args:
         wait: seconds that it waits for a lock, before it takes the revision.
+        channel: what the watchers of changes listen to; empty to let a trigger tell them.
     """
 
-    def __init__(self, server: Server, group: list[Job[Any]], wait: float) -> None:
+    def __init__(self, server: Server, group: list[Job[Any]], wait: float, channel: str = "") -> None:
         self._server = server
         self._group = group
         self._wait = wait
+        self._channel = channel
         self._failed: list[tuple[Job[Any], BaseException]] = []
         self._claimed: set[Job[Any]] = set()
+        self._wrote = False
         self._dones: list[tuple[Job[Any], Done[Any]]] = []
         self._answers: list[tuple[Job[Any], int, bytes]] = []
 
@@ -170,24 +176,51 @@ class Together:
             Failed: the error of one of them: nothing was written.
             Held: one of them needs what somebody else has locked: nothing was written.
         """
-        async with self._server.connection() as connection:
-            self._connection = connection
-            # One message: the setting costs no round trip, and ends with the transaction.
-            await self._execute(Statement("write.begin", f"BEGIN; {_lock_timeout(self._wait)}"))
-            try:
-                await self._work()
-            except BaseException:
-                if not connection.is_closed():
-                    await self._execute(_ROLLBACK)
+        ended = False
+        try:
+            async with self._server.connection() as connection:
+                self._connection = connection
+                await self._transact()
+                ended = True
+                self._tell_callers()
+                if self._wrote:
+                    await self._tell_watchers()
+        except Exception:
+            # What is committed is committed: watchers look by themselves, too.
+            if not ended:
                 raise
-            # A dry run leaves nothing, and a group in which nothing was written has nothing to commit.
-            dry = any(job.write.dry for job in self._group)
-            await self._execute(_ROLLBACK if dry else _COMMIT)
+            _log.info("the watchers of changes were not told: they look by themselves", exc_info=True)
+
+    async def _transact(self) -> None:
+        # One message: the settings cost no round trip, and end with the transaction.
+        later = "; SET LOCAL modelyard.tells = 'later'" if self._channel else ""
+        await self._execute(Statement("write.begin", f"BEGIN; {_lock_timeout(self._wait)}{later}"))
+        try:
+            await self._work()
+        except BaseException:
+            if not self._connection.is_closed():
+                await self._execute(_ROLLBACK)
+            raise
+        # A dry run leaves nothing, and a group in which nothing was written has nothing to commit.
+        dry = any(job.write.dry for job in self._group)
+        await self._execute(_ROLLBACK if dry else _COMMIT)
+        self._wrote &= not dry
+
+    def _tell_callers(self) -> None:
         for job, error in self._failed:
             fail([job], error)
         for job, done in self._dones:
             if not job.done.done():
                 job.done.set_result(done)
+
+    async def _tell_watchers(self) -> None:
+        """
+        Notify in a transaction of its own: its commit takes a lock of the whole server, and nobody is to hold that
+        while waiting for the disk.
+        """
+        if self._channel:
+            notify = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {self._channel}; COMMIT"
+            await self._execute(Statement("changes.notify", notify))
 
     async def _work(self) -> None:
         turns: list[Turn] = []
@@ -202,7 +235,8 @@ class Together:
                 if error is not None:
                     turns.pop()
                     self._failed.append((job, error))
-            if any(turn.writes for turn in turns):
+            self._wrote = any(turn.writes for turn in turns)
+            if self._wrote:
                 await self._take()
             for turn in turns:
                 with _needed_by(turn.job):

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.chassis.errors import Aborted
 from services.ledger.model.calls import Missing, Read, check_etag
-from services.ledger.model.changes import Image, Journal
+from services.ledger.model.changes import Change, ChangeKind, Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
@@ -61,12 +61,13 @@ SELECT true FROM models JOIN versions ON versions.model = models.id
 """,
 )
 
-# Numbers have no gaps: the model stays locked until this version is committed.
+# Numbers have no gaps: the model stays locked until this version is committed. The model is another one with it: its
+# latest_version is part of what its etag stands for.
 _CREATE = last(
     "versions.create",
     f"""
 , numbered AS (
-    UPDATE models SET latest_version = $11 WHERE id = $10
+    UPDATE models SET latest_version = $11, update_time = next.moment, revision = next.value FROM next WHERE id = $10
 ), made AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
                           stage, labels, size_bytes, create_time, update_time, revision, octets)
@@ -177,7 +178,8 @@ class VersionStore:
         await check_parent_version(transaction, draft)
         await check_room(transaction, parent.parent, size=draft.size_bytes)
         name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
-        journal = Journal.created(name, {"state": VersionState.PENDING, **draft.image()})
+        created = Journal.created(name, {"state": VersionState.PENDING, **draft.image()})
+        journal = Journal([*created.changes, Change(str(parent), ChangeKind.UPDATED)], created.entries)
         columns = [model["id"], name.number, *_columns(name, draft), parent.namespace]
         row = (await transaction.last(_CREATE, journal, *columns))[0]
         check_used(parent.parent, row, size=draft.size_bytes)
