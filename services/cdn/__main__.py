@@ -11,7 +11,7 @@ from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
 from modelyard.contracts import scopes
-from services.cdn.delivering import delivering
+from services.cdn.delivering import CHANNEL, delivering
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
@@ -50,8 +50,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))
         await check_schema(database, len(migrations(FOLDER)), "services.cdn.migrate")
-        log, writer = Changelog(database), Writer(database)
-        feed = ChangeFeed(log, connector(reached), "cdn_changes")
+        log, writer = Changelog(database), Writer(database, channel=CHANNEL)
+        feed = ChangeFeed(log, connector(reached), CHANNEL)
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
 

@@ -29,6 +29,8 @@ from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer
 
+#: What watchers of changes are told on.
+CHANNEL = "cdn_changes"
 # Each write of a static file holds a connection, and takes another one for its mark.
 _OF_POOL = 4
 
@@ -60,9 +62,10 @@ async def delivering(
         await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
         # A writer of its own: a write of a static file waits for the object store, and nothing else must wait for that.
         # Each goes alone (see pins.py); a few slow ones leave room for others, and connections for everything else.
-        writer = Writer(database, most_together=1, in_flight=max(2, settings.pool_max // _OF_POOL))
+        most = max(2, settings.pool_max // _OF_POOL)
+        writer = Writer(database, most_together=1, in_flight=most, channel=CHANNEL)
         stack.push_async_callback(writer.close)
-        quick = Writer(database)
+        quick = Writer(database, channel=CHANNEL)
         stack.push_async_callback(quick.close)
         service = DeliveryService(
             StaticFileStore(database, objects, pins, has_edge=has_edge),

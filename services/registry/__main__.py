@@ -30,6 +30,9 @@ from services.registry.store.purging import Purging
 from services.registry.store.sweeping import Sweeper, sweeping
 from services.registry.store.unpins import UnpinStore
 
+#: What watchers of changes are told on.
+CHANNEL = "registry_changes"
+
 
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
@@ -46,9 +49,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
         database = await stack.enter_async_context(open_database(reached))
         await check_schema(database, len(migrations(FOLDER)), "services.registry.migrate")
         log = Changelog(database)
-        feed = ChangeFeed(log, connector(reached), "registry_changes")
+        feed = ChangeFeed(log, connector(reached), CHANNEL)
         await stack.enter_async_context(feed.following(server.draining))
-        writer, purge_after = Writer(database), timedelta(seconds=settings.purge_after)
+        writer, purge_after = Writer(database, channel=CHANNEL), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)
         purging = Purging(database, writer)
         sweeper = Sweeper(ModelStore(database), purging, writer)

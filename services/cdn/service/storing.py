@@ -39,7 +39,9 @@ class Storing:
         Raises:
             InvalidArgument: the asset has another size than declared.
             ResourceExhausted: the owner's quota is used up.
+            FailedPrecondition: the caller has seen a revision that is not there.
         """
+        await self._mutations.check_reached(context)
         await self._pins.check_room(draft.owner, draft.size_bytes)
         found = await self._records.find(draft.sha256, private=self._privacy.sees())
         if found is None or (found.value.private and not draft.private):

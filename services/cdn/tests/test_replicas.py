@@ -87,3 +87,27 @@ async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], wor
                 await asyncio.sleep(0.1)
         again = await _upload(cdn.stub, data)
         assert await _download(cdn.stub, data, again) == data
+
+
+async def test_a_write_that_has_seen_too_much(pair: tuple[Postgres, Postgres], world: World, tmp_path: Path) -> None:
+    """
+    An upload that has seen a revision which is not there is refused before it has sent a byte, and so is a pin: as
+    reads are.
+    """
+    primary, _ = pair
+    place = Place(world.place().bucket, primary.url(ASSETS_DATABASE, SERVICE_ROLE))
+    async with serving(world, tmp_path, host="auto", place=place, dies=False) as cdn:
+        data = some_bytes(1000)
+        ahead = (("x-min-revision", "1000000"),)
+        for call in (
+            # No chunk: it is not asked for.
+            cdn.stub.Upload(stream(header(data)), timeout=30, metadata=ahead),
+            cdn.stub.Pin(pb.PinRequest(owner="static/x", names=[f"assets/{digest(data)}"]), timeout=30, metadata=ahead),
+            cdn.stub.GetAsset(pb.GetAssetRequest(name=f"assets/{digest(data)}"), timeout=30, metadata=ahead),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match="there is no revision 1000000") as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        revision = await _upload(cdn.stub, data)
+        pin = pb.PinRequest(owner="static/x", names=[f"assets/{digest(data)}"])
+        await cdn.stub.Pin(pin, timeout=30, metadata=(("x-min-revision", revision),))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.chassis.errors import Aborted, NotFound
+from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ class Write:
         trace: the id of the call, for the audit, when there is no request id.
         digest: SHA-256 of the method and the request, to tell a retry from another use of the same id.
         dry: check and answer as if it had been done, but write nothing (`validate_only`).
+        least: the revision that the caller has seen (`x-min-revision`): where it is not there, nothing is written.
     """
 
     actor: str
@@ -34,6 +35,7 @@ class Write:
     trace: str
     digest: bytes
     dry: bool = False
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,26 @@ class Missing(NotFound):
     def __init__(self, reason: str, resource: object, revision: int | None = None) -> None:
         super().__init__(reason, str(resource))
         self.revision = revision
+
+
+def check_reached(wanted: int, newest: int) -> None:
+    """
+    Args:
+        wanted: the revision that the caller has seen; 0 when it does not say.
+        newest: of the primary.
+
+    Raises:
+        FailedPrecondition: there is no such revision (REVISION_NOT_REACHED).
+    """
+    if wanted > newest:
+        # The primary says so: a replica that is behind was passed over for it. So it is not a matter of waiting, nor of
+        # asking another server: the revision is made up, or it was lost when the database was set back.
+        raise FailedPrecondition(
+            "REVISION_NOT_REACHED",
+            f"there is no revision {wanted}: the newest is {newest}. If it was seen, the database has been set back: "
+            f"ask for {newest} at most, and look whether what was written later is missing",
+            metadata={"revision": str(newest)},
+        )
 
 
 def etag(revision: int) -> str:

@@ -12,9 +12,9 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis.context import Context
-from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import caller, request_id
-from services.ledger.model.calls import ANONYMOUS, Missing, Write
+from services.ledger.model.calls import ANONYMOUS, Missing, Write, check_reached
 from services.ledger.store.database import min_revision
 from services.ledger.store.grouping import Writer
 from services.ledger.store.writing import Transaction
@@ -43,7 +43,7 @@ async def reflect(context: Context, reading: Coroutine[Any, Any, R]) -> R:
         FailedPrecondition: there is no such revision (yet) as the client asks for at least (REVISION_NOT_REACHED).
     """
     try:
-        min_revision.set(_min_revision(context))
+        min_revision.set(min_revision_of(context))
     except InvalidArgument:
         reading.close()
         raise
@@ -57,7 +57,13 @@ async def reflect(context: Context, reading: Coroutine[Any, Any, R]) -> R:
     return found
 
 
-def _min_revision(context: Context) -> int:
+def min_revision_of(context: Context) -> int:
+    """
+    The revision that a call has seen, by its metadata; 0 when it does not say.
+
+    Raises:
+        InvalidArgument: it is no revision.
+    """
     least = 0
     for key, value in context.invocation_metadata() or ():
         if key == MIN_REVISION:
@@ -69,15 +75,7 @@ def _min_revision(context: Context) -> int:
 
 
 def _trail(context: Context, revision: int) -> None:
-    if (wanted := min_revision.get()) > revision:
-        # The primary says so: a replica that is behind was passed over for it. So it is not a matter of waiting, nor of
-        # asking another server: the revision is made up, or it was lost when the database was set back.
-        raise FailedPrecondition(
-            "REVISION_NOT_REACHED",
-            f"there is no revision {wanted}: the newest is {revision}. If it was seen, the database has been set back: "
-            f"ask for {revision} at most, and look whether what was written later is missing",
-            metadata={"revision": str(revision)},
-        )
+    check_reached(min_revision.get(), revision)
     say_revision(context, revision)
 
 
@@ -120,6 +118,7 @@ class Mutations:
 
         Raises:
             AlreadyExists: `request_id` was used for another request.
+            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
         """
         write = _write(context, request, dry=dry)
         answers: list[M] = []
@@ -146,10 +145,39 @@ class Mutations:
 
         Args:
             work: does it in writes of its own, for the caller that it is given.
+
+        Raises:
+            AlreadyExists, FailedPrecondition: as `do`.
         """
         write = _write(context, request, dry=False)
-        if not await self._writer.answered(write):
+        if await self._writer.earlier(write) is None:
             await work(write)
+
+    async def check_reached(self, context: Context) -> None:
+        """
+        For a mutation that takes much before it writes anything: what `do` would refuse then is refused now.
+
+        Raises:
+            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
+        """
+        await self._writer.check_reached(min_revision_of(context))
+
+    async def earlier(self, context: Context, request: Message, answer: type[M]) -> M | None:
+        """
+        The answer that a mutation was given before, for what has to look at the world before its transaction: a retry
+        is not to fail because of what has changed since.
+
+        Args:
+            answer: the class of the answer.
+
+        Raises:
+            AlreadyExists, FailedPrecondition: as `do`.
+        """
+        done = await self._writer.earlier(_write(context, request, dry=False))
+        if done is None or done.answer is None:
+            return None
+        say_revision(context, done.revision)
+        return answer.FromString(done.answer)
 
 
 def nothing(_written: object) -> Empty:
@@ -178,7 +206,7 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
     own: str = getattr(request, "request_id", "")  # imports have none
     content = request.SerializeToString(deterministic=True) if own else b""
     digest = hashlib.sha256(action.encode() + b"\0" + content).digest()
-    return Write(subject(context), action, own, request_id() or "", digest, dry)
+    return Write(subject(context), action, own, request_id() or "", digest, dry, min_revision_of(context))
 
 
 def subject(_context: Context) -> str:

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from services.chassis.errors import ModelyardError
-from services.ledger.model.calls import Write
+from services.ledger.model.calls import Write, check_reached
 from services.ledger.store.database import Database
 from services.ledger.store.retries import Cause
-from services.ledger.store.together import CLAIMED, Done, Failed, Held, Job, Together, fail
+from services.ledger.store.together import CLAIMED, NEWEST, Done, Failed, Held, Job, Together, answered, fail
 from services.ledger.store.trouble import Conflict, LockTimeout
 from services.ledger.store.writing import Work
 
@@ -50,6 +50,7 @@ class Writer:
         in_flight: how many groups are under way at most, each with a connection.
         lock_wait: seconds that a group waits for a lock that somebody else holds.
         longest_lock_wait: seconds that one write waits for it, before it fails.
+        channel: what the watchers of changes listen to: they are told after each commit; empty to let a trigger do it.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Writer:
         *,
         lock_wait: float = _LOCK_WAIT,
         longest_lock_wait: float = _LONGEST_LOCK_WAIT,
+        channel: str = "",
     ) -> None:
         self._database, self._most_together = database, most_together
         self._lock_wait, self._longest_lock_wait = lock_wait, longest_lock_wait
+        self._channel = channel
         # They must not take every connection.
         self._aside = asyncio.Semaphore(max(1, database.primary.pool.most // 4))
         self._waiting: list[Job[Any]] = []
@@ -84,6 +87,7 @@ class Writer:
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
+            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
             Aborted: other writes got in the way several times (TRANSACTION_CONFLICT).
             LockTimeout: somebody else holds a lock that it needs.
         """
@@ -97,11 +101,30 @@ class Writer:
             if job in self._waiting:
                 self._waiting.remove(job)
 
-    async def answered(self, write: Write) -> bool:
+    async def earlier(self, write: Write) -> Done[Any] | None:
         """
-        Whether a write was done before, under its request id.
+        How a write went that was done before, under its request id; None when it was not.
+
+        Raises:
+            AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
+            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
         """
-        return bool(write.request_id) and bool(await self._database.fetch(CLAIMED, write.actor, write.request_id))
+        await self.check_reached(write.least)
+        if not write.request_id:
+            return None
+        rows = await self._database.fetch(CLAIMED, write.actor, write.request_id)
+        return answered(write, rows[0]) if rows and rows[0]["fresh"] else None
+
+    async def check_reached(self, least: int) -> None:
+        """
+        Args:
+            least: the revision that a caller has seen; 0 when it does not say.
+
+        Raises:
+            FailedPrecondition: there is no such revision (REVISION_NOT_REACHED).
+        """
+        if least:
+            check_reached(least, (await self._database.fetch_row(NEWEST))["value"])
 
     async def close(self) -> None:
         """
@@ -255,7 +278,7 @@ class Writer:
         Returns:
             Why those that do not know yet have to be done again, if so.
         """
-        together = Together(self._database.primary, group, wait)
+        together = Together(self._database.primary, group, wait, self._channel)
         try:
             await together.run()
         except Held as held:

@@ -5,6 +5,7 @@ One transaction for a group of writes (docs/adr/0009): their request ids, their 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 
 from services.chassis.errors import AlreadyExists, ModelyardError
-from services.ledger.model.calls import Write
+from services.ledger.model.calls import Write, check_reached
 from services.ledger.store.pool import Connection
 from services.ledger.store.servers import Row, Server
-from services.ledger.store.statements import Statement
+from services.ledger.store.statements import HEAD, Statement
 from services.ledger.store.trouble import LockTimeout, locked_relation, translated
 from services.ledger.store.writing import Transaction, Work
 
@@ -28,6 +29,8 @@ TAKE = "SELECT value FROM revision FOR NO KEY UPDATE"
 _REVISION_SECONDS = 15.0
 # Nobody waits for long with the revision in hand: everybody else waits, too.
 _HOLDING_SECONDS = 0.1
+
+_log = logging.getLogger(__name__)
 
 _COMMIT = Statement("write.commit", "COMMIT")
 _ROLLBACK = Statement("write.rollback", "ROLLBACK")
@@ -46,8 +49,14 @@ RETURNING actor, request_id
 )
 
 CLAIMED = Statement(
-    "requests.get", "SELECT action, digest, revision, answer FROM requests WHERE actor = $1 AND request_id = $2"
+    "requests.get",
+    """
+SELECT action, digest, revision, answer, create_time >= now() - interval '24 hours' AS fresh FROM requests
+ WHERE actor = $1 AND request_id = $2
+""",
 )
+
+NEWEST = Statement("revision.newest", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
 
 _ANSWER = Statement(
     "requests.answer",
@@ -146,13 +155,17 @@ class Together:
 
     Args:
         wait: seconds that it waits for a lock, before it takes the revision.
+        channel: what the watchers of changes listen to; empty to let a trigger tell them.
     """
 
-    def __init__(self, server: Server, group: list[Job[Any]], wait: float) -> None:
+    def __init__(self, server: Server, group: list[Job[Any]], wait: float, channel: str = "") -> None:
         self._server = server
         self._group = group
         self._wait = wait
+        self._channel = channel
         self._failed: list[tuple[Job[Any], BaseException]] = []
+        self._claimed: set[Job[Any]] = set()
+        self._wrote = False
         self._dones: list[tuple[Job[Any], Done[Any]]] = []
         self._answers: list[tuple[Job[Any], int, bytes]] = []
 
@@ -163,30 +176,58 @@ class Together:
             Failed: the error of one of them: nothing was written.
             Held: one of them needs what somebody else has locked: nothing was written.
         """
-        async with self._server.connection() as connection:
-            self._connection = connection
-            # One message: the setting costs no round trip, and ends with the transaction.
-            await self._execute(Statement("write.begin", f"BEGIN; {_lock_timeout(self._wait)}"))
-            try:
-                await self._work()
-            except BaseException:
-                if not connection.is_closed():
-                    await self._execute(_ROLLBACK)
+        ended = False
+        try:
+            async with self._server.connection() as connection:
+                self._connection = connection
+                await self._transact()
+                ended = True
+                self._tell_callers()
+                if self._wrote:
+                    await self._tell_watchers()
+        except Exception:
+            # What is committed is committed: watchers look by themselves, too.
+            if not ended:
                 raise
-            # A dry run leaves nothing, and a group in which nothing was written has nothing to commit.
-            dry = any(job.write.dry for job in self._group)
-            await self._execute(_ROLLBACK if dry else _COMMIT)
+            _log.info("the watchers of changes were not told: they look by themselves", exc_info=True)
+
+    async def _transact(self) -> None:
+        # One message: the settings cost no round trip, and end with the transaction.
+        later = "; SET LOCAL modelyard.tells = 'later'" if self._channel else ""
+        await self._execute(Statement("write.begin", f"BEGIN; {_lock_timeout(self._wait)}{later}"))
+        try:
+            await self._work()
+        except BaseException:
+            if not self._connection.is_closed():
+                await self._execute(_ROLLBACK)
+            raise
+        # A dry run leaves nothing, and a group in which nothing was written has nothing to commit.
+        dry = any(job.write.dry for job in self._group)
+        await self._execute(_ROLLBACK if dry else _COMMIT)
+        self._wrote &= not dry
+
+    def _tell_callers(self) -> None:
         for job, error in self._failed:
             fail([job], error)
         for job, done in self._dones:
             if not job.done.done():
                 job.done.set_result(done)
 
+    async def _tell_watchers(self) -> None:
+        """
+        Notify in a transaction of its own: its commit takes a lock of the whole server, and nobody is to hold that
+        while waiting for the disk.
+        """
+        if self._channel:
+            notify = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {self._channel}; COMMIT"
+            await self._execute(Statement("changes.notify", notify))
+
     async def _work(self) -> None:
         turns: list[Turn] = []
         try:
+            wanted = await self._reached([job for job in self._group if not job.done.done()])
             with _needed_by(None):
-                claimed = await self._claim([job for job in self._group if not job.done.done()])
+                claimed = await self._claim(wanted)
             for job in claimed:
                 turns.append(Turn(self._server, self._connection, job))
                 with _needed_by(job):
@@ -194,7 +235,8 @@ class Together:
                 if error is not None:
                     turns.pop()
                     self._failed.append((job, error))
-            if any(turn.writes for turn in turns):
+            self._wrote = any(turn.writes for turn in turns)
+            if self._wrote:
                 await self._take()
             for turn in turns:
                 with _needed_by(turn.job):
@@ -221,6 +263,24 @@ class Together:
             # Not of one of the group: everybody waits for it.
             raise LockTimeout("the revision", _REVISION_SECONDS) from error
 
+    async def _reached(self, group: list[Job[Any]]) -> list[Job[Any]]:
+        """
+        The writes whose callers have seen nothing that is not there. Revisions only grow, so that this need not be the
+        last word: one look for the whole group, before anything is locked.
+        """
+        if not any(job.write.least for job in group):
+            return group
+        newest: int = (await self._fetch(NEWEST))[0]["value"]
+        found = []
+        for job in group:
+            try:
+                check_reached(job.write.least, newest)
+            except ModelyardError as error:
+                self._failed.append((job, error))
+            else:
+                found.append(job)
+        return found
+
     async def _claim(self, group: list[Job[Any]]) -> list[Job[Any]]:
         """
         Claim the request ids, or find the answers that they were given. Waits for another call with the same id.
@@ -234,11 +294,13 @@ class Together:
         columns = [[getattr(write, name) for write in claims] for name in ("actor", "request_id", "action", "digest")]
         rows: list[Row] = await self._fetch(_CLAIM, *columns)
         claimed = {(row["actor"], row["request_id"]) for row in rows}
-        return [
+        found = [
             job
             for job in group
             if not job.claims or (job.write.actor, job.write.request_id) in claimed or await self._is_fresh(job)
         ]
+        self._claimed.update(job for job in found if job.claims)
+        return found
 
     async def _is_fresh(self, job: Job[Any]) -> bool:
         """
@@ -249,17 +311,17 @@ class Together:
             # It expired and was swept between the two statements: now it can be claimed.
             if await self._fetch(_CLAIM, [write.actor], [write.request_id], [write.action], [write.digest]):
                 return True
-        if rows[0]["action"] != write.action or rows[0]["digest"] != write.digest:
-            self._failed.append((job, _reused(write, rows[0]["action"])))
-        else:
-            self._dones.append((job, Done(None, rows[0]["answer"], rows[0]["revision"])))
+        try:
+            self._dones.append((job, answered(write, rows[0])))
+        except AlreadyExists as error:
+            self._failed.append((job, error))
         return False
 
     async def _answer(self) -> None:
         # The one thing that follows the revision: the answer contains it.
         answered = self._answers
         # A write that failed gives its id back: it may be sent again.
-        failed = [job.write for job, error in self._failed if job.claims and not _is_reuse(error)]
+        failed = [job.write for job, _ in self._failed if job in self._claimed]
         if not answered and not failed:
             return
         await self._fetch(
@@ -385,14 +447,21 @@ def fail(jobs: Sequence[Job[Any]], error: BaseException) -> None:
             job.done.set_exception(error)
 
 
-def _reused(write: Write, action: str) -> AlreadyExists:
-    return AlreadyExists(
-        "REQUEST_ID_REUSED",
-        write.request_id,
-        f"request_id {write.request_id} was used for another request",
-        metadata={"action": action},
-    )
+def answered(write: Write, row: Row) -> Done[Any]:
+    """
+    How a write went whose request id is known.
 
+    Args:
+        row: of `CLAIMED`.
 
-def _is_reuse(error: BaseException) -> bool:
-    return isinstance(error, ModelyardError) and error.reason == "REQUEST_ID_REUSED"
+    Raises:
+        AlreadyExists: the id was used for another request (REQUEST_ID_REUSED).
+    """
+    if row["action"] != write.action or row["digest"] != write.digest:
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED",
+            write.request_id,
+            f"request_id {write.request_id} was used for another request",
+            metadata={"action": row["action"]},
+        )
+    return Done(None, row["answer"], row["revision"])

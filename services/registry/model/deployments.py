@@ -107,12 +107,14 @@ class StatusUpdate:
 
     Args:
         etag: of the deployment that the client read; empty when it does not care.
+        model: that the deployment ran when the call began; None where there was no such deployment.
     """
 
     name: DeploymentName
     state: DeploymentState
     message: str
     etag: str
+    model: ModelName | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,14 +82,16 @@ class DeploymentService(DeploymentServiceServicer):
         message = checks.text("status_message", request.status_message, 1024)
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        update = StatusUpdate(name, state, message, request.etag)
+        # It locks the model, too, which the request does not name.
+        model = await self._deployments.model_of(name)
+        update = StatusUpdate(name, state, message, request.etag, model)
         return await self._mutations.do(
             context,
             request,
             pb.Deployment,
             lambda tx: self._deployments.update_status(tx, update),
             from_deployment,
-            touches=None,  # it locks the model, too, and the request does not name it
+            touches=[name] if model is None else [model, name],
         )
 
     async def WatchDeployment(

@@ -72,7 +72,10 @@ class VersionService(VersionServiceServicer):
         name = checks.name(VersionName, "name", request.name)
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        version = (await self._versions.get(name)).value
+        # A retry gets its first answer, whatever has become of the version since.
+        if (earlier := await self._mutations.earlier(context, request, pb.Version)) is not None:
+            return earlier
+        version = (await self._versions.get_now(name)).value
         check_paths(version)
         # Outside of the transaction: nobody must wait for a row while another service is being asked.
         await self._assets.verify(version)

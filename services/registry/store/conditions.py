@@ -147,7 +147,11 @@ def sql_after(columns: Sequence[tuple[str, str, bool]], key: Sequence[Key], para
     for index, (column, _, descending) in enumerate(columns):
         same = [f"{columns[earlier][0]} = {values[earlier]}" for earlier in range(index)]
         alternatives.append(" AND ".join([*same, f"{column} {'<' if descending else '>'} {values[index]}"]))
-    return f"({' OR '.join(f'({alternative})' for alternative in alternatives)})"
+    # It follows from the rest, and tells the index of the first column where to begin: without it page k reads all
+    # pages before it.
+    column, _, descending = columns[0]
+    bound = f"{column} {'<=' if descending else '>='} {values[0]}"
+    return f"({bound} AND ({' OR '.join(f'({alternative})' for alternative in alternatives)}))"
 
 
 def sql_order(columns: Sequence[tuple[str, str, bool]]) -> str:

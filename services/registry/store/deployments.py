@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from services.chassis.errors import AlreadyExists, FailedPrecondition
+from services.chassis.errors import Aborted, AlreadyExists, FailedPrecondition
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import Journal
 from services.ledger.model.pages import Listed, Page
@@ -22,7 +22,7 @@ from services.registry.model.deployments import (
     StatusUpdate,
     check_transition,
 )
-from services.registry.model.names import DeploymentName
+from services.registry.model.names import DeploymentName, ModelName
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters
@@ -60,6 +60,11 @@ _CREATE = last(
 )
 SELECT made.revision AS written, made.* FROM made
 """,
+)
+
+# Not from a replica: a write is grouped by it.
+_MODEL = Statement(
+    "deployments.model", "SELECT model_id FROM deployments WHERE namespace_id = $1 AND deployment_id = $2"
 )
 
 # The model first, as every writer does; only whether it is deleted matters, and a deletion waits for this write.
@@ -162,18 +167,28 @@ SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} OR
             raise AlreadyExists("DEPLOYMENT_EXISTS", str(name)) from None
         return rows.to_deployment(made[0])
 
+    async def model_of(self, name: DeploymentName) -> ModelName | None:
+        """
+        The model that a deployment runs; None when there is no such deployment.
+        """
+        found = await self._database.fetch(_MODEL, name.namespace, name.deployment)
+        return ModelName(name.namespace, found[0]["model_id"]) if found else None
+
     async def update_status(self, transaction: Transaction, update: StatusUpdate) -> Deployment:
         """
         Raises:
             Missing: there is no such deployment.
             FailedPrecondition: the move is not legal.
-            Aborted: it has changed since the client read it.
+            Aborted: it has changed since the client read it, or since this call began.
         """
         name = update.name
         row = await transaction.row(_LOCK, name.namespace, name.deployment)
         if row is None:
             raise Missing("DEPLOYMENT_NOT_FOUND", name)
         before = rows.to_deployment(row)
+        if before.draft.version.parent != update.model:
+            # It was made, or made anew, while this write waited: others that lock that model may be in its transaction.
+            raise Aborted("DEPLOYMENT_CHANGED", f"{name} has just been made: retry", metadata={"resource": str(name)})
         check_etag(name, update.etag, before.revision)
         check_transition(before, update.state, deleted=row["deleted"])
         then = {"state": before.state, "status_message": before.draft.status_message}

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.chassis.errors import Aborted
 from services.ledger.model.calls import Missing, Read, check_etag
-from services.ledger.model.changes import Image, Journal
+from services.ledger.model.changes import Change, ChangeKind, Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
@@ -32,15 +32,16 @@ from services.registry.store.parents import MODEL
 from services.registry.store.unpins import check_claim, keep, owe
 from services.registry.store.usage import USED, check_room, check_used, count
 
-_GET = read(
-    "versions.get",
-    f"""
+_VERSION_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
   FROM {HEAD}
   LEFT JOIN (SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3) AS found ON true
-""",
-)
+"""
+
+_GET = read("versions.get", _VERSION_AND_HEAD)
+# For a write that is decided on what this says: no replica may answer.
+_GET_NOW = Statement("versions.get_now", _VERSION_AND_HEAD)
 
 _LIST = page_of(
     "versions.list",
@@ -60,12 +61,13 @@ SELECT true FROM models JOIN versions ON versions.model = models.id
 """,
 )
 
-# Numbers have no gaps: the model stays locked until this version is committed.
+# Numbers have no gaps: the model stays locked until this version is committed. The model is another one with it: its
+# latest_version is part of what its etag stands for.
 _CREATE = last(
     "versions.create",
     f"""
 , numbered AS (
-    UPDATE models SET latest_version = $11 WHERE id = $10
+    UPDATE models SET latest_version = $11, update_time = next.moment, revision = next.value FROM next WHERE id = $10
 ), made AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
                           stage, labels, size_bytes, create_time, update_time, revision, octets)
@@ -140,7 +142,16 @@ class VersionStore:
         Raises:
             Missing: there is no such version.
         """
-        row = await self._database.fetch_row(_GET, name.namespace, name.model, name.number)
+        return await self._get(_GET, name)
+
+    async def get_now(self, name: VersionName) -> Read[Version]:
+        """
+        As `get`, with every write that has ended: not from a replica.
+        """
+        return await self._get(_GET_NOW, name)
+
+    async def _get(self, statement: Statement, name: VersionName) -> Read[Version]:
+        row = await self._database.fetch_row(statement, name.namespace, name.model, name.number)
         if row["number"] is None:
             raise Missing("VERSION_NOT_FOUND", name, row["head"])
         return Read(rows.to_version(row, name.parent), row["head"])
@@ -167,7 +178,8 @@ class VersionStore:
         await check_parent_version(transaction, draft)
         await check_room(transaction, parent.parent, size=draft.size_bytes)
         name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
-        journal = Journal.created(name, {"state": VersionState.PENDING, **draft.image()})
+        created = Journal.created(name, {"state": VersionState.PENDING, **draft.image()})
+        journal = Journal([*created.changes, Change(str(parent), ChangeKind.UPDATED)], created.entries)
         columns = [model["id"], name.number, *_columns(name, draft), parent.namespace]
         row = (await transaction.last(_CREATE, journal, *columns))[0]
         check_used(parent.parent, row, size=draft.size_bytes)

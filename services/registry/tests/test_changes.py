@@ -77,7 +77,10 @@ async def test_tells_what_happened(registry: Registry) -> None:
         [pb.Change(resource=DEFAULT, kind=kinds.KIND_CREATED, subtree=True)],
         [pb.Change(resource=name, kind=kinds.KIND_CREATED, subtree=True)],
         [pb.Change(resource=name, kind=kinds.KIND_UPDATED)],
-        [pb.Change(resource=f"{name}/versions/1", kind=kinds.KIND_CREATED)],
+        [
+            pb.Change(resource=f"{name}/versions/1", kind=kinds.KIND_CREATED),
+            pb.Change(resource=name, kind=kinds.KIND_UPDATED),
+        ],
         [pb.Change(resource=f"{name}/versions/1", kind=kinds.KIND_UPDATED)],
         [
             pb.Change(resource=f"{name}/aliases/a", kind=kinds.KIND_CREATED),
@@ -129,7 +132,7 @@ async def test_filter(registry: Registry) -> None:
     assert [[change.resource for change in each.changes] for each in told] == [
         [DEFAULT],
         [prefix],
-        [f"{prefix}/versions/1"],
+        [f"{prefix}/versions/1", prefix],
     ]
     request = {"start_revision": 4, "resource_prefix": f"{prefix}/versions", "heartbeat_interval": BEAT}
     async with aclosing(watch(registry, **request)) as messages:
