@@ -10,9 +10,8 @@ from datetime import datetime
 
 from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, FailedPrecondition
-from services.ledger.model.calls import Missing
 from services.registry.model.names import ALIAS_ID, AliasName, ModelName, VersionName
-from services.registry.model.versions import VersionState
+from services.registry.model.versions import VersionState, no_version, version_deleted
 
 MOST_MOVES = 100
 
@@ -111,7 +110,9 @@ def check_move(parent: ModelName, move: Move, points_at: int | None, states: Map
         return
     name = VersionName(parent.namespace, parent.model, move.version)
     if move.version not in states:
-        raise Missing("VERSION_NOT_FOUND", name)
+        raise no_version(name)
+    if states[move.version] is VersionState.DELETED:
+        raise version_deleted(name)
     if states[move.version] is not VersionState.READY:
         raise FailedPrecondition(
             "VERSION_NOT_READY",

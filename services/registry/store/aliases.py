@@ -79,29 +79,46 @@ SELECT version FROM aliases
 
 _STATES = Statement(
     "versions.states",
-    "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE",
+    """
+SELECT number, CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END AS state FROM versions
+ WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE
+""",
 )
 
-# A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was set
-# back must not make a stretch end before it began.
-_MOVE = last(
-    "aliases.move",
+
+def moving(model: str, aliases: str, versions: str) -> str:
     """
+    Common table expressions for a last statement: aliases of a model move. `begun` are the stretches that begin.
+
+    Args:
+        model: SQL of the model's key.
+        aliases, versions: SQL of arrays: the aliases' ids, and where each points then (NULL removes it).
+    """
+    # A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was
+    # set back must not make a stretch end before it began.
+    return f"""
 , moved AS (
     SELECT alias, version, greatest(next.moment, lower(valid) + interval '1 microsecond') AS start
-      FROM next CROSS JOIN unnest($11::text[], $12::bigint[]) AS move (alias, version)
-      LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = $10 AND aliases.alias = move.alias
+      FROM next CROSS JOIN unnest({aliases}::text[], {versions}::bigint[]) AS move (alias, version)
+      LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = {model} AND aliases.alias = move.alias
                                                      AND upper_inf(valid)) AS current ON true
 ), ended AS (
     UPDATE aliases SET valid = tstzrange(lower(aliases.valid), moved.start) FROM moved
-     WHERE aliases.model = $10 AND aliases.alias = moved.alias AND upper_inf(aliases.valid)
+     WHERE aliases.model = {model} AND aliases.alias = moved.alias AND upper_inf(aliases.valid)
     RETURNING 1
 ), begun AS (
     INSERT INTO aliases (model, alias, version, valid, actor, revision)
-    SELECT $10, alias, version, tstzrange(start, NULL), $4, value
+    SELECT {model}, alias, version, tstzrange(start, NULL), $4, value
       FROM next, (SELECT count(*) FROM ended) AS all_have_ended, moved
     RETURNING alias, version, lower(valid) AS start_time, actor, revision
 )
+"""
+
+
+_MOVE = last(
+    "aliases.move",
+    f"""
+{moving("$10", "$11", "$12")}
 SELECT next.value AS written, begun.* FROM next LEFT JOIN begun ON true
 """,
 )

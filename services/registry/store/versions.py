@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.chassis.errors import Aborted
-from services.ledger.model.calls import Missing, Read, check_etag
+from services.ledger.model.calls import Read, check_etag
 from services.ledger.model.changes import Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
@@ -25,6 +25,8 @@ from services.registry.model.versions import (
     check_mutable,
     check_not_failed,
     check_not_ready,
+    no_version,
+    version_deleted,
 )
 from services.registry.store import rows
 from services.registry.store.locks import lock_model
@@ -46,7 +48,7 @@ _LIST = page_of(
     "versions.list",
     f"""
 SELECT {rows.VERSION}, octets FROM versions
- WHERE model = parent.id AND ($3::bigint IS NULL OR number < $3)
+ WHERE model = parent.id AND ($3::bigint IS NULL OR number < $3) AND ($5 OR delete_time IS NULL)
  ORDER BY number DESC LIMIT $4
 """,
     parent=MODEL,
@@ -60,7 +62,7 @@ SELECT true FROM models JOIN versions ON versions.model = models.id
 """,
 )
 
-# Numbers have no gaps: the model stays locked until this version is committed.
+# Numbers are given without gaps: the model stays locked until this version is committed.
 _CREATE = last(
     "versions.create",
     f"""
@@ -138,21 +140,26 @@ class VersionStore:
     async def get(self, name: VersionName) -> Read[Version]:
         """
         Raises:
-            Missing: there is no such version.
+            Missing: there is no such version, or it is deleted.
         """
         row = await self._database.fetch_row(_GET, name.namespace, name.model, name.number)
         if row["number"] is None:
-            raise Missing("VERSION_NOT_FOUND", name, row["head"])
+            raise no_version(name, row["head"])
+        if row["delete_time"] is not None:
+            raise version_deleted(name, row["head"])
         return Read(rows.to_version(row, name.parent), row["head"])
 
-    async def list_page(self, parent: ModelName, page: Page) -> Listed[Version]:
+    async def list_page(self, parent: ModelName, page: Page, *, deleted: bool) -> Listed[Version]:
         """
         A page of the versions of a model, the newest first.
+
+        Args:
+            deleted: with those that are deleted.
 
         Raises:
             Missing: there is no such model.
         """
-        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1))
+        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1), deleted)
         missing = ("MODEL_NOT_FOUND", parent)
         return listed(page, found, missing, lambda row: rows.to_version(row, parent), lambda row: [row["number"]])
 
@@ -240,7 +247,9 @@ class VersionStore:
 async def _lock(transaction: Transaction, name: VersionName) -> tuple[int, Version]:
     row = await transaction.row(_LOCK, name.namespace, name.model, name.number)
     if row is None:
-        raise Missing("VERSION_NOT_FOUND", name)
+        raise no_version(name)
+    if row["delete_time"] is not None:
+        raise version_deleted(name)
     return row["model"], rows.to_version(row, name.parent)
 
 
@@ -271,7 +280,7 @@ async def check_parent_version(transaction: Transaction, draft: VersionDraft) ->
         return
     parent = VersionName.parse(draft.lineage.parent_version)
     if await transaction.row(_EXISTS, parent.namespace, parent.model, parent.number) is None:
-        raise Missing("VERSION_NOT_FOUND", parent)
+        raise no_version(parent)
 
 
 def _columns(name: VersionName, draft: VersionDraft) -> list[Any]:

@@ -39,6 +39,7 @@ NAMES = {
     "GetVersion": "name",
     "ListVersions": "parent",
     "FinalizeVersion": "name",
+    "DeleteVersion": "name",
     "MoveAliases": "parent",
     "GetAlias": "name",
     "ListAliases": "parent",

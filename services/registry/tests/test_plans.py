@@ -211,6 +211,7 @@ async def writes(registry: Registry) -> None:
     )
     await deploy(registry, f"p{run}", model)
     await status(registry, f"p{run}", "FAILED")
+    await registry.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=f"{name}/versions/1", force=True))
     item = imports_pb2.ImportModelsRequest.Item(model_id=f"{model}-imported", versions=[versions_pb2.Version()])
     await import_items(registry, [item])
     space = f"namespaces/plans-{run}"
