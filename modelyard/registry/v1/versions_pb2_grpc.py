@@ -47,6 +47,11 @@ class VersionServiceStub:
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetVersionRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
                 _registered_method=True)
+        self.ResolveVersion = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/ResolveVersion',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.ResolveVersionRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/modelyard.registry.v1.VersionService/ListVersions',
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.ListVersionsRequest.SerializeToString,
@@ -99,6 +104,19 @@ class VersionServiceServicer:
         Errors:
         INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
         NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveVersion(self, request, context):
+        """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+        newest READY version; it and what looks like a number are never aliases.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+        NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+        version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +209,11 @@ def add_VersionServiceServicer_to_server(servicer, server):
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetVersionRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
             ),
+            'ResolveVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveVersion,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.ResolveVersionRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
+            ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.ListVersionsRequest.FromString,
@@ -273,6 +296,33 @@ class VersionService:
             target,
             '/modelyard.registry.v1.VersionService/GetVersion',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.GetVersionRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/ResolveVersion',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.ResolveVersionRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
             options,
             channel_credentials,

@@ -52,6 +52,15 @@ class VersionServiceStub:
       INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
       NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
     """
+    ResolveVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.ResolveVersionRequest, _versions_pb2.Version]
+    """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+    newest READY version; it and what looks like a number are never aliases.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+                        version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
+    """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_versions_pb2.ListVersionsRequest, _versions_pb2.ListVersionsResponse]
     """ListVersions lists the versions of a model, the newest first; deleted ones only with `show_deleted`.
 
@@ -130,6 +139,15 @@ class VersionServiceAsyncStub(VersionServiceStub):
     Errors:
       INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
       NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+    """
+    ResolveVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.ResolveVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
+    """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+    newest READY version; it and what looks like a number are never aliases.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+                        version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_versions_pb2.ListVersionsRequest, _versions_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """ListVersions lists the versions of a model, the newest first; deleted ones only with `show_deleted`.
@@ -218,6 +236,21 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
           NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveVersion(
+        self,
+        request: _versions_pb2.ResolveVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
+        """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+        newest READY version; it and what looks like a number are never aliases.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+          NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+                            version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
         """
 
     @_abc_1.abstractmethod

@@ -15,7 +15,7 @@ from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
-from services.registry.model.names import DeploymentName, VersionName
+from services.registry.model.names import DeploymentName, ModelName, VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
 ALWAYS_MUTABLE = ("labels",)
@@ -207,6 +207,13 @@ def no_version(name: VersionName, revision: int | None = None) -> Missing:
         revision: as of which; None in a write.
     """
     return Missing("VERSION_NOT_FOUND", name, revision)
+
+
+def no_ready_version(model: ModelName, revision: int) -> Missing:
+    """
+    Why there is no latest version of a model, as of a revision.
+    """
+    return Missing("VERSION_NOT_FOUND", f"{model}/versions/latest", revision, message=f"{model} has no READY version")
 
 
 def version_deleted(name: VersionName, revision: int | None = None) -> Missing:

@@ -15,6 +15,7 @@ from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.masks import check_mask
 from services.registry.model.names import ModelName, VersionName
+from services.registry.model.references import Reference
 from services.registry.model.versions import MUTABLE, VersionDeletion, VersionDraft, VersionUpdate, check_paths
 from services.registry.service.assets import Assets
 from services.registry.service.parsing import to_version_draft
@@ -57,6 +58,13 @@ class VersionService(VersionServiceServicer):
     async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.Version:
         name = VersionName.parse(request.name)
         return from_version((await reflect(context, self._versions.get(name))).value)
+
+    async def ResolveVersion(self, request: pb.ResolveVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        reference = Reference.check(checks, "reference", request.reference)
+        checks.raise_if_any()
+        return from_version((await reflect(context, self._versions.resolve(parent, reference))).value)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Context) -> pb.ListVersionsResponse:
         checks = Checks()

@@ -9,14 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 from services.chassis.errors import Aborted
-from services.ledger.model.calls import Read, check_etag
+from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
-from services.registry.model.names import ModelName, VersionName
+from services.registry.model.names import AliasName, ModelName, VersionName
+from services.registry.model.references import Reference
 from services.registry.model.versions import (
     Version,
     VersionDraft,
@@ -25,6 +26,7 @@ from services.registry.model.versions import (
     check_mutable,
     check_not_failed,
     check_not_ready,
+    no_ready_version,
     no_version,
     version_deleted,
 )
@@ -41,6 +43,29 @@ SELECT revision.value AS head, found.*
   FROM {HEAD}
   LEFT JOIN (SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
               WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3) AS found ON true
+""",
+)
+
+_OF_ALIAS = read(
+    "versions.of_alias",
+    f"""
+SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
+  FROM {HEAD}
+  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN LATERAL (SELECT {rows.VERSION} FROM aliases JOIN versions ON versions.model = aliases.model
+                                                                     AND versions.number = aliases.version
+                      WHERE aliases.model = parent.id AND alias = $3 AND upper_inf(valid)) AS found ON true
+""",
+)
+
+_LATEST = read(
+    "versions.latest",
+    f"""
+SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
+  FROM {HEAD}
+  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN LATERAL (SELECT {rows.VERSION} FROM versions WHERE model = parent.id AND state = 'READY'
+                      ORDER BY number DESC LIMIT 1) AS found ON true
 """,
 )
 
@@ -148,6 +173,28 @@ class VersionStore:
         if row["delete_time"] is not None:
             raise version_deleted(name, row["head"])
         return Read(rows.to_version(row, name.parent), row["head"])
+
+    async def resolve(self, parent: ModelName, reference: Reference) -> Read[Version]:
+        """
+        The version that a reference stands for.
+
+        Raises:
+            Missing: there is no such model, alias or version, or none that is READY.
+        """
+        if reference.number is not None:
+            return await self.get(VersionName(parent.namespace, parent.model, reference.number))
+        if reference.alias:
+            name = AliasName(parent.namespace, parent.model, reference.alias)
+            row = await self._database.fetch_row(_OF_ALIAS, parent.namespace, parent.model, reference.alias)
+            missing = Missing("ALIAS_NOT_FOUND", name, row["head"])
+        else:
+            row = await self._database.fetch_row(_LATEST, parent.namespace, parent.model)
+            missing = no_ready_version(parent, row["head"])
+        if not row["has_parent"]:
+            raise Missing("MODEL_NOT_FOUND", parent, row["head"])
+        if row["number"] is None:
+            raise missing
+        return Read(rows.to_version(row, parent), row["head"])
 
     async def list_page(self, parent: ModelName, page: Page, *, deleted: bool) -> Listed[Version]:
         """

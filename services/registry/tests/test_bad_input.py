@@ -38,6 +38,7 @@ NAMES = {
     "CreateVersion": "parent",
     "GetVersion": "name",
     "ListVersions": "parent",
+    "ResolveVersion": "parent",
     "FinalizeVersion": "name",
     "DeleteVersion": "name",
     "MoveAliases": "parent",

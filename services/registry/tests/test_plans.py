@@ -120,6 +120,8 @@ async def reads(registry: Registry) -> None:
     await registry.namespaces.ListNamespaces(namespaces_pb2.ListNamespacesRequest())
     await registry.versions.GetVersion(versions_pb2.GetVersionRequest(name=f"{name}/versions/1"))
     await registry.versions.ListVersions(versions_pb2.ListVersionsRequest(parent=name))
+    for reference in ("production", "latest"):
+        await registry.versions.ResolveVersion(versions_pb2.ResolveVersionRequest(parent=name, reference=reference))
     alias = f"{name}/aliases/production"
     await registry.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=alias))
     await registry.aliases.ListAliases(aliases_pb2.ListAliasesRequest(parent=name))

@@ -122,13 +122,21 @@ def reads() -> dict[str, list[Message]]:
         "GetVersion": [
             versions_pb2.GetVersionRequest(name=f"{model}/versions/{n}") for model in (M, NEW) for n in (1, 2)
         ],
+        "ResolveVersion": [
+            versions_pb2.ResolveVersionRequest(parent=parent, reference=reference)
+            for parent in (M, N, NEW)
+            for reference in ("1", "production", "staging", "latest")
+        ],
         "ListVersions": [
             versions_pb2.ListVersionsRequest(parent=parent, show_deleted=deleted)
             for parent in (M, N, NEW)
             for deleted in (False, True)
         ],
         "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
-        "ListAliases": [aliases_pb2.ListAliasesRequest(parent=parent) for parent in (M, N, NEW)],
+        "ListAliases": [
+            aliases_pb2.ListAliasesRequest(parent=parent, version=version)
+            for parent, version in ((M, ""), (N, ""), (NEW, ""), (M, f"{M}/versions/1"))
+        ],
         "ListAliasMoves": [aliases_pb2.ListAliasMovesRequest(parent=f"{M}/aliases/production")],
         "ListEvaluations": [
             evaluations_pb2.ListEvaluationsRequest(parent=parent) for parent in (M, f"{M}/versions/2", N, NEW)

@@ -5,7 +5,8 @@ DeleteVersion over a real channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
 import grpc
 import pytest
@@ -42,7 +43,7 @@ async def yard(database: str) -> AsyncIterator[Yard]:
         yield found
 
 
-async def delete(registry: Registry, number: int, **more: object) -> pb.Version:
+async def delete(registry: Registry, number: int, **more: Any) -> pb.Version:
     """
     Delete a version of m.
     """
@@ -56,7 +57,7 @@ async def get_version(registry: Registry, number: int) -> pb.Version:
     return await registry.versions.GetVersion(pb.GetVersionRequest(name=f"{M}/versions/{number}"))
 
 
-async def listed(registry: Registry, **more: object) -> list[tuple[int, int]]:
+async def listed(registry: Registry, **more: Any) -> list[tuple[int, int]]:
     """
     The numbers and states of the versions of m.
     """
@@ -100,7 +101,7 @@ async def test_nothing_can_be_done_with_it(registry: Registry) -> None:
     await delete(registry, 1)
     version = pb.Version(name=f"{M}/versions/1", labels={"a": "b"})
     name = version.name
-    calls = [
+    calls: list[Awaitable[Any]] = [
         registry.versions.UpdateVersion(pb.UpdateVersionRequest(version=version, update_mask=FieldMask(paths=["*"]))),
         registry.versions.FinalizeVersion(pb.FinalizeVersionRequest(name=name)),
         registry.versions.FailVersion(pb.FailVersionRequest(name=name, failure="no")),
