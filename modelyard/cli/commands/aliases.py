@@ -21,6 +21,7 @@ def add(group: Group) -> None:
     commands = subcommands(group, "aliases", "names that point at versions, such as production")
     parser = command(commands, "list", list_, "list the aliases of a model")
     parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--version", default="", metavar="NUMBER", help="only those that point at this version")
     limited(parser)
     parser = command(commands, "get", get, "show an alias")
     parser.add_argument("model", metavar="MODEL")
@@ -30,9 +31,12 @@ def add(group: Group) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
     limited(parser)
-    parser = command(commands, "rollback", rollback, "point an alias at what it pointed at before its last move")
+    parser = command(
+        commands, "rollback", rollback, "point an alias at what it pointed at before its last move; again, one further"
+    )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
+    parser.add_argument("--expect", default="", metavar="NUMBER", help="only if it points at this version now")
     parser = command(commands, "remove", remove, "remove an alias; its history stays")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
@@ -40,14 +44,17 @@ def add(group: Group) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
     parser.add_argument("version", metavar="NUMBER", help="of the version")
-    parser.add_argument("--expect", default="", metavar="NUMBER", help="only if it points at this version now")
+    condition = parser.add_mutually_exclusive_group()
+    condition.add_argument("--expect", default="", metavar="NUMBER", help="only if it points at this version now")
+    condition.add_argument("--if-absent", action="store_true", help="only if there is no such alias now")
 
 
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     List the aliases of a model.
     """
-    request = pb.ListAliasesRequest(parent=model_name(args.model))
+    model = model_name(args.model)
+    request = pb.ListAliasesRequest(parent=model, version=_version(model, args.version))
     columns: list[Column[pb.Alias]] = [
         Column("ALIAS", lambda each: each.name.rpartition("/")[2]),
         Column("VERSION", lambda each: each.version.rpartition("/")[2], right=True),
@@ -86,7 +93,8 @@ def rollback(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Point an alias at what it pointed at before its last move.
     """
-    request = pb.RollbackAliasRequest(name=_name(args), request_id=uuid.uuid4().hex)
+    expected = _version(model_name(args.model), args.expect)
+    request = pb.RollbackAliasRequest(name=_name(args), expected_version=expected, request_id=uuid.uuid4().hex)
     show(output, yard.aliases.RollbackAlias(request))
 
 
@@ -112,7 +120,8 @@ def set_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     move = pb.MoveAliasesRequest.Move(
         alias_id=args.alias,
         version=_version(model, args.version),
-        expected_version=_version(model, args.expect) if args.expect else "",
+        expected_version=_version(model, args.expect),
+        expected_absent=args.if_absent,
     )
     request = pb.MoveAliasesRequest(parent=model, moves=[move], request_id=uuid.uuid4().hex)
     for alias in yard.aliases.MoveAliases(request).aliases:
@@ -120,7 +129,7 @@ def set_(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 
 def _version(model: str, text: str) -> str:
-    return text if "/" in text else f"{model}/versions/{text}"
+    return f"{model}/versions/{text}" if text and "/" not in text else text
 
 
 def show(output: Output, alias: pb.Alias) -> None:

@@ -8,7 +8,7 @@ import argparse
 import re
 import uuid
 
-from modelyard.cli.commands import pull, push
+from modelyard.cli.commands import lifecycle, pull, push
 from modelyard.cli.names import VersionRef, model_name
 from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
@@ -25,8 +25,9 @@ def add(group: Group) -> None:
     commands = subcommands(group, "versions", "versions of models")
     parser = command(commands, "list", list_, "list the versions of a model, the newest first")
     parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted")
     limited(parser)
-    _version(command(commands, "get", get, "show a version and its files"))
+    one_version(command(commands, "get", get, "show a version and its files"))
     parser = command(commands, "create", create, "add the next version of a model, in state PENDING")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
@@ -44,21 +45,25 @@ def add(group: Group) -> None:
     parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
     parser.add_argument("--run", dest="lineage_run", default="", help="the run that made it")
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
-    _version(command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY"))
+    one_version(command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY"))
 
     push.add(commands)
     pull.add(commands)
     parser = command(commands, "update", update, "change what is given of a version: only labels once it is READY")
-    _version(parser)
+    one_version(parser)
     parser.add_argument("--description")
     parser.add_argument("--stage", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
     parser = command(commands, "fail", fail, "give a PENDING version up")
-    _version(parser)
+    one_version(parser)
     parser.add_argument("reason", metavar="REASON", help="why; it is kept")
+    lifecycle.add(commands)
 
 
-def _version(parser: argparse.ArgumentParser) -> None:
+def one_version(parser: argparse.ArgumentParser) -> None:
+    """
+    The argument VERSION of a command.
+    """
     parser.add_argument(
         "version", type=version_ref, metavar="VERSION", help="MODEL@3, MODEL@production or the full name"
     )
@@ -103,7 +108,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     List the versions of a model.
     """
-    request = pb.ListVersionsRequest(parent=model_name(args.model))
+    request = pb.ListVersionsRequest(parent=model_name(args.model), show_deleted=args.deleted)
     columns: list[Column[pb.Version]] = [
         Column("VERSION", lambda each: str(each.number), right=True),
         Column("STATE", state),
@@ -205,6 +210,7 @@ def show(output: Output, version: pb.Version) -> None:
         *files,
         ("created", time_of(version.create_time)),
         ("updated", time_of(version.update_time)),
+        ("deleted", time_of(version.delete_time)),
         ("revision", str(version.revision)),
     ]
     output.one(version, facts)

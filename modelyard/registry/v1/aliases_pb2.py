@@ -28,7 +28,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/aliases.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"v\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tmove_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"\x9b\x01\n\tAliasMove\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"\xd3\x01\n\x12MoveAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12=\n\x05moves\x18\x02 \x03(\x0b\x32..modelyard.registry.v1.MoveAliasesRequest.Move\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x1a\x43\n\x04Move\x12\x10\n\x08\x61lias_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\t\"D\n\x13MoveAliasesResponse\x12-\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Alias\"N\n\x0fGetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x12ListAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x13ListAliasesResponse\x12-\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x15ListAliasMovesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x16ListAliasMovesResponse\x12/\n\x05moves\x18\x01 \x03(\x0b\x32 .modelyard.registry.v1.AliasMove\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x14RollbackAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xbb\x07\n\x0c\x41liasService\x12\xb2\x01\n\x0bMoveAliases\x12).modelyard.registry.v1.MoveAliasesRequest\x1a*.modelyard.registry.v1.MoveAliasesResponse\"L\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x34\"//v1/{parent=namespaces/*/models/*}/aliases:move:\x01*\x12\xa9\x01\n\x08GetAlias\x12&.modelyard.registry.v1.GetAliasRequest\x1a\x1c.modelyard.registry.v1.Alias\"W\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02,\x12*/v1/{name=namespaces/*/models/*/aliases/*}\x12\xc7\x01\n\x0bListAliases\x12).modelyard.registry.v1.ListAliasesRequest\x1a*.modelyard.registry.v1.ListAliasesResponse\"a\x8a\xe7\x18\x1a\n\x06models\x12\x10{parent}/aliases\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02,\x12*/v1/{parent=namespaces/*/models/*}/aliases\x12\xd0\x01\n\x0eListAliasMoves\x12,.modelyard.registry.v1.ListAliasMovesRequest\x1a-.modelyard.registry.v1.ListAliasMovesResponse\"a\x8a\xe7\x18\x12\n\x06models\x12\x08{parent}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=namespaces/*/models/*/aliases/*}/moves\x12\xac\x01\n\rRollbackAlias\x12+.modelyard.registry.v1.RollbackAliasRequest\x1a\x1c.modelyard.registry.v1.Alias\"P\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x38\"3/v1/{name=namespaces/*/models/*/aliases/*}:rollback:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/aliases.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"v\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tmove_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"\x9b\x01\n\tAliasMove\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\"\xec\x01\n\x12MoveAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12=\n\x05moves\x18\x02 \x03(\x0b\x32..modelyard.registry.v1.MoveAliasesRequest.Move\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x1a\\\n\x04Move\x12\x10\n\x08\x61lias_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\t\x12\x17\n\x0f\x65xpected_absent\x18\x04 \x01(\x08\"D\n\x13MoveAliasesResponse\x12-\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Alias\"N\n\x0fGetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x12ListAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"]\n\x13ListAliasesResponse\x12-\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x1c.modelyard.registry.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x15ListAliasMovesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x16ListAliasMovesResponse\x12/\n\x05moves\x18\x01 \x03(\x0b\x32 .modelyard.registry.v1.AliasMove\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x14RollbackAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\t2\xbb\x07\n\x0c\x41liasService\x12\xb2\x01\n\x0bMoveAliases\x12).modelyard.registry.v1.MoveAliasesRequest\x1a*.modelyard.registry.v1.MoveAliasesResponse\"L\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x34\"//v1/{parent=namespaces/*/models/*}/aliases:move:\x01*\x12\xa9\x01\n\x08GetAlias\x12&.modelyard.registry.v1.GetAliasRequest\x1a\x1c.modelyard.registry.v1.Alias\"W\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02,\x12*/v1/{name=namespaces/*/models/*/aliases/*}\x12\xc7\x01\n\x0bListAliases\x12).modelyard.registry.v1.ListAliasesRequest\x1a*.modelyard.registry.v1.ListAliasesResponse\"a\x8a\xe7\x18\x1a\n\x06models\x12\x10{parent}/aliases\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02,\x12*/v1/{parent=namespaces/*/models/*}/aliases\x12\xd0\x01\n\x0eListAliasMoves\x12,.modelyard.registry.v1.ListAliasMovesRequest\x1a-.modelyard.registry.v1.ListAliasMovesResponse\"a\x8a\xe7\x18\x12\n\x06models\x12\x08{parent}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=namespaces/*/models/*/aliases/*}/moves\x12\xac\x01\n\rRollbackAlias\x12+.modelyard.registry.v1.RollbackAliasRequest\x1a\x1c.modelyard.registry.v1.Alias\"P\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x38\"3/v1/{name=namespaces/*/models/*/aliases/*}:rollback:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,23 +50,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALIASMOVE']._serialized_start=313
   _globals['_ALIASMOVE']._serialized_end=468
   _globals['_MOVEALIASESREQUEST']._serialized_start=471
-  _globals['_MOVEALIASESREQUEST']._serialized_end=682
+  _globals['_MOVEALIASESREQUEST']._serialized_end=707
   _globals['_MOVEALIASESREQUEST_MOVE']._serialized_start=615
-  _globals['_MOVEALIASESREQUEST_MOVE']._serialized_end=682
-  _globals['_MOVEALIASESRESPONSE']._serialized_start=684
-  _globals['_MOVEALIASESRESPONSE']._serialized_end=752
-  _globals['_GETALIASREQUEST']._serialized_start=754
-  _globals['_GETALIASREQUEST']._serialized_end=832
-  _globals['_LISTALIASESREQUEST']._serialized_start=834
-  _globals['_LISTALIASESREQUEST']._serialized_end=909
-  _globals['_LISTALIASESRESPONSE']._serialized_start=911
-  _globals['_LISTALIASESRESPONSE']._serialized_end=1004
-  _globals['_LISTALIASMOVESREQUEST']._serialized_start=1006
-  _globals['_LISTALIASMOVESREQUEST']._serialized_end=1084
-  _globals['_LISTALIASMOVESRESPONSE']._serialized_start=1086
-  _globals['_LISTALIASMOVESRESPONSE']._serialized_end=1184
-  _globals['_ROLLBACKALIASREQUEST']._serialized_start=1186
-  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1242
-  _globals['_ALIASSERVICE']._serialized_start=1245
-  _globals['_ALIASSERVICE']._serialized_end=2200
+  _globals['_MOVEALIASESREQUEST_MOVE']._serialized_end=707
+  _globals['_MOVEALIASESRESPONSE']._serialized_start=709
+  _globals['_MOVEALIASESRESPONSE']._serialized_end=777
+  _globals['_GETALIASREQUEST']._serialized_start=779
+  _globals['_GETALIASREQUEST']._serialized_end=857
+  _globals['_LISTALIASESREQUEST']._serialized_start=859
+  _globals['_LISTALIASESREQUEST']._serialized_end=951
+  _globals['_LISTALIASESRESPONSE']._serialized_start=953
+  _globals['_LISTALIASESRESPONSE']._serialized_end=1046
+  _globals['_LISTALIASMOVESREQUEST']._serialized_start=1048
+  _globals['_LISTALIASMOVESREQUEST']._serialized_end=1126
+  _globals['_LISTALIASMOVESRESPONSE']._serialized_start=1128
+  _globals['_LISTALIASMOVESRESPONSE']._serialized_end=1226
+  _globals['_ROLLBACKALIASREQUEST']._serialized_start=1228
+  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1310
+  _globals['_ALIASSERVICE']._serialized_start=1313
+  _globals['_ALIASSERVICE']._serialized_end=2268
 # @@protoc_insertion_point(module_scope)

@@ -106,22 +106,26 @@ class MoveAliasesRequest(_message.Message):
         ALIAS_ID_FIELD_NUMBER: _builtins.int
         VERSION_FIELD_NUMBER: _builtins.int
         EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+        EXPECTED_ABSENT_FIELD_NUMBER: _builtins.int
         alias_id: _builtins.str
-        """The last part of the alias's name: [a-z][a-z0-9_-]{0,62}."""
+        """The last part of the alias's name: [a-z][a-z0-9_-]{0,62}. Reserved are latest, and v with a number (v3)."""
         version: _builtins.str
         """The full name of the version; empty removes the alias."""
         expected_version: _builtins.str
         """When set, the move is done only if the alias points at this version now."""
+        expected_absent: _builtins.bool
+        """When set, the move is done only if there is no such alias now. Not together with `expected_version`."""
         def __init__(
             self,
             *,
             alias_id: _builtins.str = ...,
             version: _builtins.str = ...,
             expected_version: _builtins.str = ...,
+            expected_absent: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_id", b"alias_id", "expected_version", b"expected_version", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_id", b"alias_id", "expected_absent", b"expected_absent", "expected_version", b"expected_version", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,20 +210,24 @@ class ListAliasesRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     page_size: _builtins.int
     """0 means 50; more than 1,000 is taken as 1,000."""
     page_token: _builtins.str
+    version: _builtins.str
+    """Only the aliases that point at this version, by its full name; empty means all."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,17 +311,23 @@ class RollbackAliasRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     request_id: _builtins.str
+    expected_version: _builtins.str
+    """When set, the rollback is done only if the alias points at this version now: a second operator, or a retry without
+    `request_id`, does not go one further.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        expected_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_version", b"expected_version", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,11 +71,13 @@ class AliasServiceServicer(object):
         made; an empty version removes the alias.
 
         Errors:
-        INVALID_ARGUMENT     `parent` or an alias is malformed, a version is not one of this model's, an alias comes
-        twice, or there are none or more than 100 moves.
-        NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND).
+        INVALID_ARGUMENT     `parent` or an alias is malformed or reserved, a version is not one of this model's, an alias
+        comes twice, or there are none or more than 100 moves.
+        NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
+        (VERSION_DELETED).
         FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
-        ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
+        ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
+        (ALIAS_MOVED).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -95,10 +97,11 @@ class AliasServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAliases(self, request, context):
-        """ListAliases lists the aliases of a model by name.
+        """ListAliases lists the aliases of a model by name; with `version`, those that point at it.
 
         Errors:
-        INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
+        INVALID_ARGUMENT  `parent` is malformed, `version` is not a version of it, `page_size` is negative, or `page_token`
+        is not one of this list's.
         NOT_FOUND         no such model (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -117,13 +120,15 @@ class AliasServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RollbackAlias(self, request, context):
-        """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
-        so is a rollback: two of them leave everything as it was.
+        """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
+        rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
+        since are passed over. To go forward again use MoveAliases.
 
         Errors:
-        INVALID_ARGUMENT     `name` is malformed.
+        INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
         NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
-        FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
+        FAILED_PRECONDITION  before that move it pointed at nothing (ALIAS_NEVER_MOVED).
+        ABORTED              the alias does not point at `expected_version` (ALIAS_MOVED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,11 +38,13 @@ class AliasServiceStub:
     made; an empty version removes the alias.
 
     Errors:
-      INVALID_ARGUMENT     `parent` or an alias is malformed, a version is not one of this model's, an alias comes
-                           twice, or there are none or more than 100 moves.
-      NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND).
+      INVALID_ARGUMENT     `parent` or an alias is malformed or reserved, a version is not one of this model's, an alias
+                           comes twice, or there are none or more than 100 moves.
+      NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
+                           (VERSION_DELETED).
       FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
-      ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
+      ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
+                           (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     GetAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.GetAliasRequest, _aliases_pb2.Alias]
@@ -54,10 +56,11 @@ class AliasServiceStub:
       NOT_FOUND         no such alias, or none at that time (ALIAS_NOT_FOUND).
     """
     ListAliases: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.ListAliasesRequest, _aliases_pb2.ListAliasesResponse]
-    """ListAliases lists the aliases of a model by name.
+    """ListAliases lists the aliases of a model by name; with `version`, those that point at it.
 
     Errors:
-      INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
+      INVALID_ARGUMENT  `parent` is malformed, `version` is not a version of it, `page_size` is negative, or `page_token`
+                        is not one of this list's.
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     ListAliasMoves: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.ListAliasMovesRequest, _aliases_pb2.ListAliasMovesResponse]
@@ -68,13 +71,15 @@ class AliasServiceStub:
       NOT_FOUND         there never was such an alias (ALIAS_NOT_FOUND).
     """
     RollbackAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]
-    """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
-    so is a rollback: two of them leave everything as it was.
+    """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
+    rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
+    since are passed over. To go forward again use MoveAliases.
 
     Errors:
-      INVALID_ARGUMENT     `name` is malformed.
+      INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
       NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
-      FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
+      FAILED_PRECONDITION  before that move it pointed at nothing (ALIAS_NEVER_MOVED).
+      ABORTED              the alias does not point at `expected_version` (ALIAS_MOVED).
     """
 
 @_typing.type_check_only
@@ -87,11 +92,13 @@ class AliasServiceAsyncStub(AliasServiceStub):
     made; an empty version removes the alias.
 
     Errors:
-      INVALID_ARGUMENT     `parent` or an alias is malformed, a version is not one of this model's, an alias comes
-                           twice, or there are none or more than 100 moves.
-      NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND).
+      INVALID_ARGUMENT     `parent` or an alias is malformed or reserved, a version is not one of this model's, an alias
+                           comes twice, or there are none or more than 100 moves.
+      NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
+                           (VERSION_DELETED).
       FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
-      ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
+      ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
+                           (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     GetAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.GetAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
@@ -103,10 +110,11 @@ class AliasServiceAsyncStub(AliasServiceStub):
       NOT_FOUND         no such alias, or none at that time (ALIAS_NOT_FOUND).
     """
     ListAliases: _aio.UnaryUnaryMultiCallable[_aliases_pb2.ListAliasesRequest, _aliases_pb2.ListAliasesResponse]  # type: ignore[assignment]
-    """ListAliases lists the aliases of a model by name.
+    """ListAliases lists the aliases of a model by name; with `version`, those that point at it.
 
     Errors:
-      INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
+      INVALID_ARGUMENT  `parent` is malformed, `version` is not a version of it, `page_size` is negative, or `page_token`
+                        is not one of this list's.
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     ListAliasMoves: _aio.UnaryUnaryMultiCallable[_aliases_pb2.ListAliasMovesRequest, _aliases_pb2.ListAliasMovesResponse]  # type: ignore[assignment]
@@ -117,13 +125,15 @@ class AliasServiceAsyncStub(AliasServiceStub):
       NOT_FOUND         there never was such an alias (ALIAS_NOT_FOUND).
     """
     RollbackAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
-    """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
-    so is a rollback: two of them leave everything as it was.
+    """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
+    rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
+    since are passed over. To go forward again use MoveAliases.
 
     Errors:
-      INVALID_ARGUMENT     `name` is malformed.
+      INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
       NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
-      FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
+      FAILED_PRECONDITION  before that move it pointed at nothing (ALIAS_NEVER_MOVED).
+      ABORTED              the alias does not point at `expected_version` (ALIAS_MOVED).
     """
 
 class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -139,11 +149,13 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
         made; an empty version removes the alias.
 
         Errors:
-          INVALID_ARGUMENT     `parent` or an alias is malformed, a version is not one of this model's, an alias comes
-                               twice, or there are none or more than 100 moves.
-          NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND).
+          INVALID_ARGUMENT     `parent` or an alias is malformed or reserved, a version is not one of this model's, an alias
+                               comes twice, or there are none or more than 100 moves.
+          NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
+                               (VERSION_DELETED).
           FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
-          ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
+          ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
+                               (ALIAS_MOVED).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
@@ -167,10 +179,11 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _aliases_pb2.ListAliasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_aliases_pb2.ListAliasesResponse, _abc.Awaitable[_aliases_pb2.ListAliasesResponse]]:
-        """ListAliases lists the aliases of a model by name.
+        """ListAliases lists the aliases of a model by name; with `version`, those that point at it.
 
         Errors:
-          INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
+          INVALID_ARGUMENT  `parent` is malformed, `version` is not a version of it, `page_size` is negative, or `page_token`
+                            is not one of this list's.
           NOT_FOUND         no such model (MODEL_NOT_FOUND).
         """
 
@@ -193,13 +206,15 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _aliases_pb2.RollbackAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_aliases_pb2.Alias, _abc.Awaitable[_aliases_pb2.Alias]]:
-        """RollbackAlias points an alias at the version that it pointed at before its last move. A removal is a move, too, and
-        so is a rollback: two of them leave everything as it was.
+        """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
+        rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
+        since are passed over. To go forward again use MoveAliases.
 
         Errors:
-          INVALID_ARGUMENT     `name` is malformed.
+          INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
           NOT_FOUND            there never was such an alias (ALIAS_NOT_FOUND).
-          FAILED_PRECONDITION  before its last move it pointed at nothing (ALIAS_NEVER_MOVED).
+          FAILED_PRECONDITION  before that move it pointed at nothing (ALIAS_NEVER_MOVED).
+          ABORTED              the alias does not point at `expected_version` (ALIAS_MOVED).
         """
 
 def add_AliasServiceServicer_to_server(servicer: AliasServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -98,7 +98,9 @@ class Model(_message.Message):
     parameter_count: _builtins.int
     """The number of trainable parameters; 0 means not known."""
     latest_version: _builtins.int
-    """Output only: the number of the newest version, 0 while there is none."""
+    """Output only: the number of the newest version that is not deleted, whatever its state; 0 while there is none. The
+    newest READY version is what VersionService.ResolveVersion returns for "latest".
+    """
     revision: _builtins.int
     """Output only: the revision of the last write to this resource."""
     etag: _builtins.str

@@ -38,6 +38,8 @@ class Version(_message.Message):
         """Every artifact verified and pinned."""
         STATE_FAILED: Version._State.ValueType  # 3
         """Given up; see `failure`."""
+        STATE_DELETED: Version._State.ValueType  # 4
+        """Deleted; see `delete_time`. Its artifacts are listed, but perhaps no longer stored."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: Version.State.ValueType  # 0
@@ -47,6 +49,8 @@ class Version(_message.Message):
     """Every artifact verified and pinned."""
     STATE_FAILED: Version.State.ValueType  # 3
     """Given up; see `failure`."""
+    STATE_DELETED: Version.State.ValueType  # 4
+    """Deleted; see `delete_time`. Its artifacts are listed, but perhaps no longer stored."""
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -82,10 +86,11 @@ class Version(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """namespaces/{namespace}/models/{model}/versions/{number}; set by the server."""
     number: _builtins.int
-    """Output only: 1, 2, 3 … without gaps."""
+    """Output only: 1, 2, 3 … in the order of creation."""
     state: Global___Version.State.ValueType
     """Output only."""
     failure: _builtins.str
@@ -121,6 +126,10 @@ class Version(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was deleted, unset while it is not."""
+
     def __init__(
         self,
         *,
@@ -138,10 +147,11 @@ class Version(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -273,26 +283,54 @@ class GetVersionRequest(_message.Message):
 Global___GetVersionRequest: _TypeAlias = GetVersionRequest  # noqa: Y015
 
 @_typing.final
+class ResolveVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}/models/{model}."""
+    reference: _builtins.str
+    """3 or v3 for the version of that number, the id of an alias, or latest."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveVersionRequest: _TypeAlias = ResolveVersionRequest  # noqa: Y015
+
+@_typing.final
 class ListVersionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     page_size: _builtins.int
     """0 means 50; more than 1,000 is taken as 1,000."""
     page_token: _builtins.str
+    show_deleted: _builtins.bool
+    """Deleted versions too."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "show_deleted", b"show_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -397,3 +435,38 @@ class FailVersionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FailVersionRequest: _TypeAlias = FailVersionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    etag: _builtins.str
+    force: _builtins.bool
+    """Delete it even if aliases point at it or a live deployment runs it. The aliases are removed, as MoveAliases does it.
+    The deployments stay as they are, but can no longer be rolled out or become LIVE.
+    """
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Check everything and answer as if it had been done, but write nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVersionRequest: _TypeAlias = DeleteVersionRequest  # noqa: Y015

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VersionServiceStub:
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
-    PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
+    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    lineage no longer change.
     """
 
     @_typing.overload
@@ -49,10 +50,19 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
-      NOT_FOUND         no such version (VERSION_NOT_FOUND).
+      NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+    """
+    ResolveVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.ResolveVersionRequest, _versions_pb2.Version]
+    """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+    newest READY version; it and what looks like a number are never aliases.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+                        version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
     """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_versions_pb2.ListVersionsRequest, _versions_pb2.ListVersionsResponse]
-    """ListVersions lists the versions of a model, the newest first.
+    """ListVersions lists the versions of a model, the newest first; deleted ones only with `show_deleted`.
 
     Errors:
       INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -63,7 +73,7 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
       FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
       ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
       RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
@@ -74,7 +84,7 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                            names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
                            were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
@@ -88,14 +98,29 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
       FAILED_PRECONDITION  the version is READY (VERSION_READY).
+    """
+    DeleteVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.DeleteVersionRequest, _versions_pb2.Version]
+    """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
+    `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+    and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
+    as their parent.
+
+    Errors:
+      INVALID_ARGUMENT     `name` is malformed.
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+      FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
+                           deployment runs it (VERSION_DEPLOYED; the metadata names one).
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
 
 @_typing.type_check_only
 class VersionServiceAsyncStub(VersionServiceStub):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
-    PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
+    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    lineage no longer change.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -113,10 +138,19 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
-      NOT_FOUND         no such version (VERSION_NOT_FOUND).
+      NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+    """
+    ResolveVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.ResolveVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
+    """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+    newest READY version; it and what looks like a number are never aliases.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+                        version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_versions_pb2.ListVersionsRequest, _versions_pb2.ListVersionsResponse]  # type: ignore[assignment]
-    """ListVersions lists the versions of a model, the newest first.
+    """ListVersions lists the versions of a model, the newest first; deleted ones only with `show_deleted`.
 
     Errors:
       INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -127,7 +161,7 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
       FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
       ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
       RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
@@ -138,7 +172,7 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                            names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
                            were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
@@ -152,13 +186,28 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
-      NOT_FOUND            no such version (VERSION_NOT_FOUND).
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
       FAILED_PRECONDITION  the version is READY (VERSION_READY).
+    """
+    DeleteVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.DeleteVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
+    """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
+    `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+    and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
+    as their parent.
+
+    Errors:
+      INVALID_ARGUMENT     `name` is malformed.
+      NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+      FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
+                           deployment runs it (VERSION_DEPLOYED; the metadata names one).
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
 
 class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
-    PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
+    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    lineage no longer change.
     """
 
     @_abc_1.abstractmethod
@@ -186,7 +235,22 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
-          NOT_FOUND         no such version (VERSION_NOT_FOUND).
+          NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveVersion(
+        self,
+        request: _versions_pb2.ResolveVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
+        """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+        newest READY version; it and what looks like a number are never aliases.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+          NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+                            version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +259,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.ListVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.ListVersionsResponse, _abc.Awaitable[_versions_pb2.ListVersionsResponse]]:
-        """ListVersions lists the versions of a model, the newest first.
+        """ListVersions lists the versions of a model, the newest first; deleted ones only with `show_deleted`.
 
         Errors:
           INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -212,7 +276,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
-          NOT_FOUND            no such version (VERSION_NOT_FOUND).
+          NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
           FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
           ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
           RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
@@ -229,7 +293,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.
-          NOT_FOUND            no such version (VERSION_NOT_FOUND).
+          NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
           FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                                names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
                                were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
@@ -249,8 +313,28 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.
-          NOT_FOUND            no such version (VERSION_NOT_FOUND).
+          NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
           FAILED_PRECONDITION  the version is READY (VERSION_READY).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteVersion(
+        self,
+        request: _versions_pb2.DeleteVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
+        """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
+        `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+        and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
+        as their parent.
+
+        Errors:
+          INVALID_ARGUMENT     `name` is malformed.
+          NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
+          ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+          FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
+                               deployment runs it (VERSION_DEPLOYED; the metadata names one).
+          ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
 def add_VersionServiceServicer_to_server(servicer: VersionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

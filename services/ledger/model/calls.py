@@ -53,8 +53,8 @@ class Missing(NotFound):
     Nothing there, as of a revision: absence is an answer too, and a cache may keep it until that revision is overtaken.
     """
 
-    def __init__(self, reason: str, resource: object, revision: int | None = None) -> None:
-        super().__init__(reason, str(resource))
+    def __init__(self, reason: str, resource: object, revision: int | None = None, *, message: str = "") -> None:
+        super().__init__(reason, str(resource), message)
         self.revision = revision
 
 

@@ -25,5 +25,7 @@ GRANT UPDATE ON revision TO $role;
 GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests, unpins TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
 GRANT INSERT ON cards, evaluations, words TO $role;
+-- Results go with the version that they are of.
+GRANT DELETE ON evaluations TO $role;
 -- Histories go only with a model that is purged.
 GRANT EXECUTE ON FUNCTION purge_part(text, bigint, integer) TO $role;

@@ -10,9 +10,9 @@ from datetime import datetime
 
 from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, FailedPrecondition
-from services.ledger.model.calls import Missing
 from services.registry.model.names import ALIAS_ID, AliasName, ModelName, VersionName
-from services.registry.model.versions import VersionState
+from services.registry.model.references import is_reserved
+from services.registry.model.versions import VersionState, no_version, version_deleted
 
 MOST_MOVES = 100
 
@@ -26,22 +26,32 @@ class Move:
         alias: the alias's id.
         version: the number of the version; None removes the alias.
         expected: the number that it has to point at now; None when the client does not care.
+        absent: there must be no such alias now.
     """
 
     alias: str
     version: int | None
-    expected: int | None
+    expected: int | None = None
+    absent: bool = False
 
     @classmethod
-    def check(cls, checks: Checks, at: str, parent: ModelName, alias: str, version: str, expected: str) -> Move:
+    def check(
+        cls, checks: Checks, at: str, parent: ModelName, alias: str, version: str, expected: str, *, absent: bool
+    ) -> Move:
         """
         The move that a request asks for; *at* is its path in the request.
         """
         checks.matches(f"{at}.alias_id", alias, ALIAS_ID)
+        # One from before it was reserved can be removed.
+        if version and is_reserved(alias):
+            checks.add(f"{at}.alias_id", "is reserved: it stands for the newest READY version or for a number")
+        if expected and absent:
+            checks.add(f"{at}.expected_absent", "must not be set together with expected_version")
         return cls(
             alias,
-            _number(checks, f"{at}.version", parent, version),
-            _number(checks, f"{at}.expected_version", parent, expected),
+            version_of(checks, f"{at}.version", parent, version),
+            version_of(checks, f"{at}.expected_version", parent, expected),
+            absent,
         )
 
 
@@ -100,23 +110,39 @@ def check_move(parent: ModelName, move: Move, points_at: int | None, states: Map
         FailedPrecondition: the version is not READY.
         Aborted: the alias does not point where the client expects.
     """
-    if move.expected is not None and points_at != move.expected:
-        there = "nothing" if points_at is None else f"version {points_at}"
+    check_expected(AliasName(parent.namespace, parent.model, move.alias), move.expected, points_at)
+    if move.absent and points_at is not None:
         raise Aborted(
             "ALIAS_MOVED",
-            f"{move.alias} points at {there}, not at version {move.expected}: read it again and retry",
+            f"{move.alias} points at version {points_at}, and was expected not to exist: read it again and retry",
             metadata={"alias": str(AliasName(parent.namespace, parent.model, move.alias))},
         )
     if move.version is None:
         return
     name = VersionName(parent.namespace, parent.model, move.version)
     if move.version not in states:
-        raise Missing("VERSION_NOT_FOUND", name)
+        raise no_version(name)
+    if states[move.version] is VersionState.DELETED:
+        raise version_deleted(name)
     if states[move.version] is not VersionState.READY:
         raise FailedPrecondition(
             "VERSION_NOT_READY",
             f"{name} is {states[move.version]}: finalize it first",
             metadata={"resource": str(name), "state": states[move.version]},
+        )
+
+
+def check_expected(name: AliasName, expected: int | None, points_at: int | None) -> None:
+    """
+    Raises:
+        Aborted: the alias does not point where the client expects.
+    """
+    if expected is not None and points_at != expected:
+        there = "nothing" if points_at is None else f"version {points_at}"
+        raise Aborted(
+            "ALIAS_MOVED",
+            f"{name.alias} points at {there}, not at version {expected}: read it again and retry",
+            metadata={"alias": str(name)},
         )
 
 
@@ -139,7 +165,10 @@ def check_moved(name: AliasName, before: int | None) -> int:
     return before
 
 
-def _number(checks: Checks, field: str, parent: ModelName, version: str) -> int | None:
+def version_of(checks: Checks, field: str, parent: ModelName, version: str) -> int | None:
+    """
+    The number of a version of *parent*; None when *version* is empty.
+    """
     if not version:
         return None
     before = len(checks)

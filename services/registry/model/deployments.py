@@ -132,12 +132,15 @@ class DeploymentFilter:
     environment: str
 
 
-def check_transition(before: Deployment, state: DeploymentState, *, deleted: bool) -> None:
+def check_transition(
+    before: Deployment, state: DeploymentState, *, deleted: bool, version_deleted: bool = False
+) -> None:
     """
     Whether a deployment may move to *state*. Staying where it is is no move.
 
     Args:
         deleted: its model is.
+        version_deleted: the version that it runs is.
 
     Raises:
         FailedPrecondition: it may not.
@@ -148,6 +151,12 @@ def check_transition(before: Deployment, state: DeploymentState, *, deleted: boo
             "ILLEGAL_TRANSITION",
             f"{before.name} is {before.state} and cannot become {state}: from there it goes to {legal}",
             metadata={"resource": str(before.name), "from": before.state, "to": state},
+        )
+    if version_deleted and state in _RUNNING and state is not before.state:
+        raise FailedPrecondition(
+            "VERSION_DELETED",
+            f"{before.name} runs {before.draft.version}, which was deleted: deploy another version",
+            metadata={"resource": str(before.name), "version": str(before.draft.version)},
         )
     if deleted and state in _RUNNING and state is not before.state:
         raise FailedPrecondition(

@@ -13,8 +13,9 @@ from enum import StrEnum
 from modelyard.paths import clashes, fault, shown
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
+from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
-from services.registry.model.names import VersionName
+from services.registry.model.names import DeploymentName, ModelName, VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
 ALWAYS_MUTABLE = ("labels",)
@@ -32,6 +33,7 @@ class VersionState(StrEnum):
     PENDING = "PENDING"
     READY = "READY"
     FAILED = "FAILED"
+    DELETED = "DELETED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class Version:
 
     Args:
         failure: why a FAILED version failed.
+        delete_time: None while it is not deleted.
         revision: of the last write to it.
     """
 
@@ -161,6 +164,7 @@ class Version:
     draft: VersionDraft
     create_time: datetime
     update_time: datetime
+    delete_time: datetime | None
     revision: int
 
 
@@ -178,6 +182,72 @@ class VersionUpdate:
     draft: VersionDraft
     paths: frozenset[str]
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDeletion:
+    """
+    What DeleteVersion asks for.
+
+    Args:
+        etag: of the version that the client read; empty when it does not care.
+        force: even if aliases or deployments use it.
+    """
+
+    name: VersionName
+    etag: str
+    force: bool
+
+
+def no_version(name: VersionName, revision: int | None = None) -> Missing:
+    """
+    Why there is nothing under a number that was never given.
+
+    Args:
+        revision: as of which; None in a write.
+    """
+    return Missing("VERSION_NOT_FOUND", name, revision)
+
+
+def no_ready_version(model: ModelName, revision: int) -> Missing:
+    """
+    Why there is no latest version of a model, as of a revision.
+    """
+    return Missing("VERSION_NOT_FOUND", f"{model}/versions/latest", revision, message=f"{model} has no READY version")
+
+
+def version_deleted(name: VersionName, revision: int | None = None) -> Missing:
+    """
+    Why there is nothing under the number of a deleted version.
+
+    Args:
+        revision: as of which; None in a write.
+    """
+    return Missing("VERSION_DELETED", name, revision, message=f"{name} was deleted")
+
+
+def check_unused(deletion: VersionDeletion, aliases: Sequence[str], deployment: DeploymentName | None) -> None:
+    """
+    Whether a version may be deleted, given the aliases that point at it and a live deployment that runs it.
+
+    Raises:
+        FailedPrecondition: one of them uses it, and the deletion is not forced.
+    """
+    name = deletion.name
+    if deletion.force:
+        return
+    if deployment is not None:
+        raise FailedPrecondition(
+            "VERSION_DEPLOYED",
+            f"{deployment} runs {name}: retire it first, or force the deletion",
+            metadata={"resource": str(name), "deployment": str(deployment)},
+        )
+    if aliases:
+        raise FailedPrecondition(
+            "VERSION_ALIASED",
+            f"{', '.join(aliases[:10])} point at {name}: move them first, or force the deletion, which removes them",
+            metadata={"resource": str(name), "aliases": ",".join(aliases[:100])},
+        )
 
 
 def check_mutable(version: Version, paths: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from services.chassis.checks import Checks
 from services.chassis.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
-from services.registry.model.aliases import MOST_MOVES, Alias, Move, check_moves
+from services.registry.model.aliases import MOST_MOVES, Alias, Move, check_moves, version_of
 from services.registry.model.names import AliasName, ModelName
 from services.registry.service.parsing import to_time
 from services.registry.service.rendering import from_alias, from_stretch
@@ -33,7 +33,15 @@ class AliasService(AliasServiceServicer):
         parent = checks.name(ModelName, "parent", request.parent)
         checks.size("moves", request.moves, MOST_MOVES)
         moves = [
-            Move.check(checks, f"moves[{index}]", parent, each.alias_id, each.version, each.expected_version)
+            Move.check(
+                checks,
+                f"moves[{index}]",
+                parent,
+                each.alias_id,
+                each.version,
+                each.expected_version,
+                absent=each.expected_absent,
+            )
             for index, each in enumerate(request.moves[:MOST_MOVES])
         ]
         check_moves(checks, moves)
@@ -52,13 +60,14 @@ class AliasService(AliasServiceServicer):
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.Alias:
         checks = Checks()
         name = checks.name(AliasName, "name", request.name)
+        expected = version_of(checks, "expected_version", name.parent, request.expected_version)
         checks.request_id(request.request_id)
         checks.raise_if_any()
         return await self._mutations.do(
             context,
             request,
             pb.Alias,
-            lambda tx: self._aliases.rollback(tx, name),
+            lambda tx: self._aliases.rollback(tx, name, expected),
             from_alias,
             touches=[name.parent],
         )
@@ -75,11 +84,11 @@ class AliasService(AliasServiceServicer):
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
         checks = Checks()
         parent = checks.name(ModelName, "parent", request.parent)
-        page = Page.check(
-            checks, Query("ListAliases", (request.parent,), (str,)), request.page_size, request.page_token
-        )
+        version = version_of(checks, "version", parent, request.version)
+        parts = (request.parent, *([request.version] if request.version else []))
+        page = Page.check(checks, Query("ListAliases", parts, (str,)), request.page_size, request.page_token)
         checks.raise_if_any()
-        found = await reflect(context, self._aliases.list_page(parent, page))
+        found = await reflect(context, self._aliases.list_page(parent, page, version))
         return pb.ListAliasesResponse(aliases=map(from_alias, found.items), next_page_token=found.token)
 
     async def ListAliasMoves(self, request: pb.ListAliasMovesRequest, context: Context) -> pb.ListAliasMovesResponse:

@@ -43,6 +43,7 @@ _STATES = {
     VersionState.PENDING: versions_pb2.Version.STATE_PENDING,
     VersionState.READY: versions_pb2.Version.STATE_READY,
     VersionState.FAILED: versions_pb2.Version.STATE_FAILED,
+    VersionState.DELETED: versions_pb2.Version.STATE_DELETED,
 }
 
 
@@ -120,6 +121,7 @@ def from_version(version: Version) -> versions_pb2.Version:
         size_bytes=draft.size_bytes,
         create_time=_time(version.create_time),
         update_time=_time(version.update_time),
+        delete_time=_time(version.delete_time),
         revision=version.revision,
         etag=etag(version.revision),
     )

@@ -15,11 +15,13 @@ from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.masks import check_mask
 from services.registry.model.names import ModelName, VersionName
-from services.registry.model.versions import MUTABLE, VersionDraft, VersionUpdate, check_paths
+from services.registry.model.references import Reference
+from services.registry.model.versions import MUTABLE, VersionDeletion, VersionDraft, VersionUpdate, check_paths
 from services.registry.service.assets import Assets
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
 from services.registry.service.rendering import from_version
+from services.registry.store.deleting import delete_version
 from services.registry.store.versions import VersionStore
 
 # Paths of 768 bytes are checked in 0.1 ms each. Other calls are not to wait for the 10,000 that a version may have.
@@ -57,14 +59,20 @@ class VersionService(VersionServiceServicer):
         name = VersionName.parse(request.name)
         return from_version((await reflect(context, self._versions.get(name))).value)
 
+    async def ResolveVersion(self, request: pb.ResolveVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        reference = Reference.check(checks, "reference", request.reference)
+        checks.raise_if_any()
+        return from_version((await reflect(context, self._versions.resolve(parent, reference))).value)
+
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Context) -> pb.ListVersionsResponse:
         checks = Checks()
         parent = checks.name(ModelName, "parent", request.parent)
-        page = Page.check(
-            checks, Query("ListVersions", (request.parent,), (int,)), request.page_size, request.page_token
-        )
+        parts = (request.parent, *(["deleted"] if request.show_deleted else []))
+        page = Page.check(checks, Query("ListVersions", parts, (int,)), request.page_size, request.page_token)
         checks.raise_if_any()
-        found = await reflect(context, self._versions.list_page(parent, page))
+        found = await reflect(context, self._versions.list_page(parent, page, deleted=request.show_deleted))
         return pb.ListVersionsResponse(versions=map(from_version, found.items), next_page_token=found.token)
 
     async def FinalizeVersion(self, request: pb.FinalizeVersionRequest, context: Context) -> pb.Version:
@@ -120,6 +128,22 @@ class VersionService(VersionServiceServicer):
             lambda tx: self._versions.fail(tx, name, failure),
             from_version,
             touches=[name.parent],
+        )
+
+    async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        name = checks.name(VersionName, "name", request.name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        deletion = VersionDeletion(name, request.etag, request.force)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Version,
+            lambda tx: delete_version(tx, deletion),
+            from_version,
+            touches=[name.parent],
+            dry=request.validate_only,
         )
 
 

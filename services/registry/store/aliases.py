@@ -17,7 +17,7 @@ from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
-from services.registry.model.aliases import Alias, Move, Stretch, check_move, check_moved
+from services.registry.model.aliases import Alias, Move, Stretch, check_expected, check_move, check_moved
 from services.registry.model.names import AliasName, ModelName
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
@@ -42,6 +42,7 @@ _LIST = page_of(
     """
 SELECT alias, version, lower(valid) AS start_time, actor, revision, 512 AS octets FROM aliases
  WHERE model = parent.id AND upper_inf(valid) AND version IS NOT NULL AND alias > coalesce($3, '')
+   AND ($5::bigint IS NULL OR version = $5)
  ORDER BY alias LIMIT $4
 """,
     parent=MODEL,
@@ -64,44 +65,68 @@ SELECT id, $3::text AS alias FROM models
 _NOW = Statement(
     "aliases.now",
     """
-SELECT alias, version, lower(valid) AS start_time, actor, revision FROM aliases
+SELECT alias, version, lower(valid) AS start_time, coalesce(restores, lower(valid)) AS origin, actor, revision
+  FROM aliases
  WHERE model = $1 AND alias = ANY($2::text[]) AND upper_inf(valid)
 """,
 )
 
+# What a rollback restored counts as where it was: the next one goes on from there. Deleted versions are passed over,
+# and going to where the alias points already would be no move.
 _BEFORE = Statement(
     "aliases.before",
     """
-SELECT version FROM aliases
- WHERE model = $1 AND alias = $2 AND NOT upper_inf(valid) ORDER BY lower(valid) DESC LIMIT 1
+SELECT aliases.version, coalesce(restores, lower(valid)) AS origin
+  FROM aliases LEFT JOIN versions ON versions.model = aliases.model AND versions.number = aliases.version
+ WHERE aliases.model = $1 AND alias = $2 AND lower(valid) < $3
+   AND aliases.version IS DISTINCT FROM $4::bigint AND versions.delete_time IS NULL
+ ORDER BY lower(valid) DESC LIMIT 1
 """,
 )
 
 _STATES = Statement(
     "versions.states",
-    "SELECT number, state FROM versions WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE",
+    """
+SELECT number, CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END AS state FROM versions
+ WHERE model = $1 AND number = ANY($2::bigint[]) FOR KEY SHARE
+""",
 )
 
-# A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was set
-# back must not make a stretch end before it began.
-_MOVE = last(
-    "aliases.move",
+
+def moving(model: str, aliases: str, versions: str, restores: str = "NULL") -> str:
     """
+    Common table expressions for a last statement: aliases of a model move. `begun` are the stretches that begin.
+
+    Args:
+        model: SQL of the model's key.
+        aliases, versions: SQL of arrays: the aliases' ids, and where each points then (NULL removes it).
+        restores: SQL of the beginning of the stretch that a rollback restores, or NULL.
+    """
+    # A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was
+    # set back must not make a stretch end before it began.
+    return f"""
 , moved AS (
     SELECT alias, version, greatest(next.moment, lower(valid) + interval '1 microsecond') AS start
-      FROM next CROSS JOIN unnest($11::text[], $12::bigint[]) AS move (alias, version)
-      LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = $10 AND aliases.alias = move.alias
+      FROM next CROSS JOIN unnest({aliases}::text[], {versions}::bigint[]) AS move (alias, version)
+      LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = {model} AND aliases.alias = move.alias
                                                      AND upper_inf(valid)) AS current ON true
 ), ended AS (
     UPDATE aliases SET valid = tstzrange(lower(aliases.valid), moved.start) FROM moved
-     WHERE aliases.model = $10 AND aliases.alias = moved.alias AND upper_inf(aliases.valid)
+     WHERE aliases.model = {model} AND aliases.alias = moved.alias AND upper_inf(aliases.valid)
     RETURNING 1
 ), begun AS (
-    INSERT INTO aliases (model, alias, version, valid, actor, revision)
-    SELECT $10, alias, version, tstzrange(start, NULL), $4, value
+    INSERT INTO aliases (model, alias, version, valid, actor, revision, restores)
+    SELECT {model}, alias, version, tstzrange(start, NULL), $4, value, {restores}::timestamptz
       FROM next, (SELECT count(*) FROM ended) AS all_have_ended, moved
     RETURNING alias, version, lower(valid) AS start_time, actor, revision
 )
+"""
+
+
+_MOVE = last(
+    "aliases.move",
+    f"""
+{moving("$10", "$11", "$12", "$13")}
 SELECT next.value AS written, begun.* FROM next LEFT JOIN begun ON true
 """,
 )
@@ -130,14 +155,17 @@ class AliasStore:
             raise Missing("ALIAS_NOT_FOUND", name, row["head"])
         return Read(rows.to_alias(row, name), row["head"])
 
-    async def list_page(self, parent: ModelName, page: Page) -> Listed[Alias]:
+    async def list_page(self, parent: ModelName, page: Page, version: int | None) -> Listed[Alias]:
         """
         A page of the aliases of a model, by name.
+
+        Args:
+            version: only those that point at it; None for all.
 
         Raises:
             Missing: there is no such model.
         """
-        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1))
+        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1), version)
         return listed(
             page, found, ("MODEL_NOT_FOUND", parent), lambda row: _alias(row, parent), lambda row: [row["alias"]]
         )
@@ -176,21 +204,28 @@ class AliasStore:
         aliases = {row["alias"]: _alias(row, parent) for row in (*current, *moved)}
         return [aliases[move.alias] for move in moves if move.version is not None]
 
-    async def rollback(self, transaction: Transaction, name: AliasName) -> Alias:
+    async def rollback(self, transaction: Transaction, name: AliasName, expected: int | None) -> Alias:
         """
-        Point an alias at the version that it pointed at before its last move; a removal is a move, too.
+        Point an alias at the version that it pointed at before its last move; a removal is a move, too. After a
+        rollback this is the move before the one that it took back.
+
+        Args:
+            expected: the number that it has to point at now; None when the client does not care.
 
         Raises:
             Missing: there never was such an alias, or no such model.
-            FailedPrecondition: before its last move it pointed at nothing.
+            FailedPrecondition: before that move it pointed at nothing.
+            Aborted: it does not point where the client expects.
         """
         model = await lock_model(transaction, name.parent)
         now = await transaction.row(_NOW, model["id"], [name.alias])
         if now is None:
             raise Missing("ALIAS_NOT_FOUND", name)
-        before = await transaction.row(_BEFORE, model["id"], name.alias)
-        move = Move(name.alias, check_moved(name, before["version"] if before is not None else None), None)
-        row = await _move(transaction, name.parent, model["id"], [move], {name.alias: now["version"]})
+        check_expected(name, expected, now["version"])
+        before = await transaction.row(_BEFORE, model["id"], name.alias, now["origin"], now["version"])
+        version, origin = (before["version"], before["origin"]) if before is not None else (None, None)
+        move = Move(name.alias, check_moved(name, version))
+        row = await _move(transaction, name.parent, model["id"], [move], {name.alias: now["version"]}, origin)
         return _alias(row[0], name.parent)
 
 
@@ -200,13 +235,18 @@ async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -
 
 
 async def _move(
-    transaction: Transaction, parent: ModelName, model: int, moves: Sequence[Move], points_at: Mapping[str, int | None]
+    transaction: Transaction,
+    parent: ModelName,
+    model: int,
+    moves: Sequence[Move],
+    points_at: Mapping[str, int | None],
+    restores: datetime | None = None,
 ) -> Sequence[Row]:
     if not moves:
         await transaction.nothing()
         return ()
     aliases, versions = [move.alias for move in moves], [move.version for move in moves]
-    return await transaction.last(_MOVE, _journal(parent, moves, points_at), model, aliases, versions)
+    return await transaction.last(_MOVE, _journal(parent, moves, points_at), model, aliases, versions, restores)
 
 
 def _alias(row: Row, parent: ModelName) -> Alias:

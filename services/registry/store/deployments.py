@@ -23,7 +23,7 @@ from services.registry.model.deployments import (
     check_transition,
 )
 from services.registry.model.names import DeploymentName, ModelName
-from services.registry.model.versions import VersionState
+from services.registry.model.versions import VersionState, no_version, version_deleted
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters
 from services.registry.store.parents import NAMESPACE
@@ -41,7 +41,7 @@ SELECT revision.value AS head, found.*
 _VERSION = Statement(
     "versions.to_deploy",
     """
-SELECT versions.model, versions.state FROM models JOIN versions ON versions.model = models.id
+SELECT versions.model, versions.state, versions.delete_time FROM models JOIN versions ON versions.model = models.id
  WHERE models.namespace_id = $1 AND models.model_id = $2 AND models.delete_time IS NULL AND versions.number = $3
    FOR SHARE OF models
 """,
@@ -75,7 +75,10 @@ WITH held AS (
     SELECT models.id, models.delete_time FROM deployments JOIN models ON models.id = deployments.model
      WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR SHARE OF models
 )
-SELECT {rows.DEPLOYMENT}, held.delete_time IS NOT NULL AS deleted FROM held, deployments
+SELECT {rows.DEPLOYMENT}, held.delete_time IS NOT NULL AS deleted,
+       EXISTS (SELECT FROM versions WHERE versions.model = held.id AND versions.number = deployments.version
+                                      AND versions.delete_time IS NOT NULL) AS version_deleted
+  FROM held, deployments
  WHERE deployments.namespace_id = $1 AND deployments.deployment_id = $2 FOR NO KEY UPDATE OF deployments
 """,
 )
@@ -147,7 +150,9 @@ SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} OR
         version = draft.version
         row = await transaction.row(_VERSION, version.namespace, version.model, version.number)
         if row is None:
-            raise Missing("VERSION_NOT_FOUND", version)
+            raise no_version(version)
+        if row["delete_time"] is not None:
+            raise version_deleted(version)
         if row["state"] != VersionState.READY:
             raise FailedPrecondition(
                 "VERSION_NOT_READY",
@@ -190,7 +195,7 @@ SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} OR
             # It was made, or made anew, while this write waited: others that lock that model may be in its transaction.
             raise Aborted("DEPLOYMENT_CHANGED", f"{name} has just been made: retry", metadata={"resource": str(name)})
         check_etag(name, update.etag, before.revision)
-        check_transition(before, update.state, deleted=row["deleted"])
+        check_transition(before, update.state, deleted=row["deleted"], version_deleted=row["version_deleted"])
         then = {"state": before.state, "status_message": before.draft.status_message}
         now = {"state": update.state, "status_message": update.message}
         journal = Journal.updated(name, then, now)

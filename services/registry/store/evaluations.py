@@ -33,7 +33,7 @@ _VERSIONS = Statement(
     "versions.exist",
     """
 SELECT model, number FROM unnest($1::bigint[], $2::bigint[]) AS wanted (model, number)
-  JOIN versions USING (model, number)
+  JOIN versions USING (model, number) WHERE versions.delete_time IS NULL
 """,
 )
 
@@ -60,6 +60,7 @@ _OF_MODEL = "SELECT id, 0 AS number FROM models WHERE namespace_id = $1 AND mode
 _OF_VERSION = """
 SELECT models.id, versions.number FROM models JOIN versions ON versions.model = models.id
  WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3
+   AND versions.delete_time IS NULL
 """
 _ROWS = f"""
 SELECT {rows.EVALUATION}, octets FROM evaluations

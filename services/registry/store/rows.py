@@ -21,12 +21,13 @@ NAMESPACE = """namespace_id, display_name, description, owner, labels, max_model
  update_time, revision"""
 
 MODEL = """models.namespace_id, models.model_id, models.display_name, models.description, models.owner, models.task,
- models.framework, models.license, models.labels, models.annotations, models.parameter_count, models.latest_version,
- models.create_time, models.update_time, models.delete_time, models.purge_time, models.revision"""
+ models.framework, models.license, models.labels, models.annotations, models.parameter_count,
+ coalesce(models.newest_version, models.latest_version) AS latest_version, models.create_time, models.update_time,
+ models.delete_time, models.purge_time, models.revision"""
 
 VERSION = """versions.number, versions.state, versions.failure, versions.description, versions.artifacts,
  versions.parent_version, versions.training_data, versions.run, versions.git_commit, versions.stage, versions.labels,
- versions.create_time, versions.update_time, versions.revision"""
+ versions.create_time, versions.update_time, versions.delete_time, versions.revision"""
 
 EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evaluations.metric, evaluations.value,
  evaluations.parameters, evaluations.evaluate_time, evaluations.create_time, evaluations.revision"""
@@ -106,8 +107,9 @@ def to_model(row: Row) -> Model:
 
 def to_version(row: Row, model: ModelName) -> Version:
     """
-    A row with the columns VERSION.
+    A row with the columns VERSION. A deleted version is stored as FAILED (see store/deleting.py).
     """
+    deleted = row["delete_time"] is not None
     draft = VersionDraft(
         row["description"],
         tuple(Artifact(*artifact) for artifact in json.loads(row["artifacts"])),
@@ -117,11 +119,12 @@ def to_version(row: Row, model: ModelName) -> Version:
     )
     return Version(
         VersionName(model.namespace, model.model, row["number"]),
-        VersionState(row["state"]),
-        row["failure"],
+        VersionState.DELETED if deleted else VersionState(row["state"]),
+        "" if deleted else row["failure"],
         draft,
         row["create_time"],
         row["update_time"],
+        row["delete_time"],
         row["revision"],
     )
 

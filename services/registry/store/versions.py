@@ -16,7 +16,8 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
-from services.registry.model.names import ModelName, VersionName
+from services.registry.model.names import AliasName, ModelName, VersionName
+from services.registry.model.references import Reference
 from services.registry.model.versions import (
     Version,
     VersionDraft,
@@ -25,6 +26,9 @@ from services.registry.model.versions import (
     check_mutable,
     check_not_failed,
     check_not_ready,
+    no_ready_version,
+    no_version,
+    version_deleted,
 )
 from services.registry.store import rows
 from services.registry.store.locks import lock_model
@@ -43,11 +47,34 @@ _GET = read("versions.get", _VERSION_AND_HEAD)
 # For a write that is decided on what this says: no replica may answer.
 _GET_NOW = Statement("versions.get_now", _VERSION_AND_HEAD)
 
+_OF_ALIAS = read(
+    "versions.of_alias",
+    f"""
+SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
+  FROM {HEAD}
+  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN LATERAL (SELECT {rows.VERSION} FROM aliases JOIN versions ON versions.model = aliases.model
+                                                                     AND versions.number = aliases.version
+                      WHERE aliases.model = parent.id AND alias = $3 AND upper_inf(valid)) AS found ON true
+""",
+)
+
+_LATEST = read(
+    "versions.latest",
+    f"""
+SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
+  FROM {HEAD}
+  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN LATERAL (SELECT {rows.VERSION} FROM versions WHERE model = parent.id AND state = 'READY'
+                      ORDER BY number DESC LIMIT 1) AS found ON true
+""",
+)
+
 _LIST = page_of(
     "versions.list",
     f"""
 SELECT {rows.VERSION}, octets FROM versions
- WHERE model = parent.id AND ($3::bigint IS NULL OR number < $3)
+ WHERE model = parent.id AND ($3::bigint IS NULL OR number < $3) AND ($5 OR delete_time IS NULL)
  ORDER BY number DESC LIMIT $4
 """,
     parent=MODEL,
@@ -61,8 +88,8 @@ SELECT true FROM models JOIN versions ON versions.model = models.id
 """,
 )
 
-# Numbers have no gaps: the model stays locked until this version is committed. The model is another one with it: its
-# latest_version is part of what its etag stands for.
+# Numbers are given without gaps: the model stays locked until this version is committed. The model is another one with
+# it: its latest_version is part of what its etag stands for.
 _CREATE = last(
     "versions.create",
     f"""
@@ -140,7 +167,7 @@ class VersionStore:
     async def get(self, name: VersionName) -> Read[Version]:
         """
         Raises:
-            Missing: there is no such version.
+            Missing: there is no such version, or it is deleted.
         """
         return await self._get(_GET, name)
 
@@ -153,17 +180,44 @@ class VersionStore:
     async def _get(self, statement: Statement, name: VersionName) -> Read[Version]:
         row = await self._database.fetch_row(statement, name.namespace, name.model, name.number)
         if row["number"] is None:
-            raise Missing("VERSION_NOT_FOUND", name, row["head"])
+            raise no_version(name, row["head"])
+        if row["delete_time"] is not None:
+            raise version_deleted(name, row["head"])
         return Read(rows.to_version(row, name.parent), row["head"])
 
-    async def list_page(self, parent: ModelName, page: Page) -> Listed[Version]:
+    async def resolve(self, parent: ModelName, reference: Reference) -> Read[Version]:
+        """
+        The version that a reference stands for.
+
+        Raises:
+            Missing: there is no such model, alias or version, or none that is READY.
+        """
+        if reference.number is not None:
+            return await self.get(VersionName(parent.namespace, parent.model, reference.number))
+        if reference.alias:
+            name = AliasName(parent.namespace, parent.model, reference.alias)
+            row = await self._database.fetch_row(_OF_ALIAS, parent.namespace, parent.model, reference.alias)
+            missing = Missing("ALIAS_NOT_FOUND", name, row["head"])
+        else:
+            row = await self._database.fetch_row(_LATEST, parent.namespace, parent.model)
+            missing = no_ready_version(parent, row["head"])
+        if not row["has_parent"]:
+            raise Missing("MODEL_NOT_FOUND", parent, row["head"])
+        if row["number"] is None:
+            raise missing
+        return Read(rows.to_version(row, parent), row["head"])
+
+    async def list_page(self, parent: ModelName, page: Page, *, deleted: bool) -> Listed[Version]:
         """
         A page of the versions of a model, the newest first.
+
+        Args:
+            deleted: with those that are deleted.
 
         Raises:
             Missing: there is no such model.
         """
-        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1))
+        found = await self._database.fetch(_LIST, parent.namespace, parent.model, *after(page, 1), deleted)
         missing = ("MODEL_NOT_FOUND", parent)
         return listed(page, found, missing, lambda row: rows.to_version(row, parent), lambda row: [row["number"]])
 
@@ -252,7 +306,9 @@ class VersionStore:
 async def _lock(transaction: Transaction, name: VersionName) -> tuple[int, Version]:
     row = await transaction.row(_LOCK, name.namespace, name.model, name.number)
     if row is None:
-        raise Missing("VERSION_NOT_FOUND", name)
+        raise no_version(name)
+    if row["delete_time"] is not None:
+        raise version_deleted(name)
     return row["model"], rows.to_version(row, name.parent)
 
 
@@ -283,7 +339,7 @@ async def check_parent_version(transaction: Transaction, draft: VersionDraft) ->
         return
     parent = VersionName.parse(draft.lineage.parent_version)
     if await transaction.row(_EXISTS, parent.namespace, parent.model, parent.number) is None:
-        raise Missing("VERSION_NOT_FOUND", parent)
+        raise no_version(parent)
 
 
 def _columns(name: VersionName, draft: VersionDraft) -> list[Any]:

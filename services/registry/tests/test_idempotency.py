@@ -52,6 +52,10 @@ MUTATIONS: dict[str, tuple[Message, Message]] = {
         versions_pb2.FinalizeVersionRequest(name=f"{MODEL}/versions/1"),
         versions_pb2.FinalizeVersionRequest(name=f"{MODEL}/versions/2"),
     ),
+    "versions.DeleteVersion": (
+        versions_pb2.DeleteVersionRequest(name=f"{MODEL}/versions/1"),
+        versions_pb2.DeleteVersionRequest(name=f"{MODEL}/versions/1", force=True),
+    ),
     "aliases.MoveAliases": (
         aliases_pb2.MoveAliasesRequest(
             parent=MODEL, moves=[aliases_pb2.MoveAliasesRequest.Move(alias_id="a", version=f"{MODEL}/versions/3")]

@@ -87,6 +87,10 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
         )
     ),
     lambda registry: registry.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=f"{M}/aliases/production")),
+    lambda registry: registry.versions.DeleteVersion(
+        versions_pb2.DeleteVersionRequest(name=f"{M}/versions/2", force=True)
+    ),
+    lambda registry: registry.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=f"{NEW}/versions/1")),
     lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=M)),
     lambda registry: registry.models.UndeleteModel(models_pb2.UndeleteModelRequest(name=M)),
     lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=M)),
@@ -118,9 +122,21 @@ def reads() -> dict[str, list[Message]]:
         "GetVersion": [
             versions_pb2.GetVersionRequest(name=f"{model}/versions/{n}") for model in (M, NEW) for n in (1, 2)
         ],
-        "ListVersions": [versions_pb2.ListVersionsRequest(parent=parent) for parent in (M, N, NEW)],
+        "ResolveVersion": [
+            versions_pb2.ResolveVersionRequest(parent=parent, reference=reference)
+            for parent in (M, N, NEW)
+            for reference in ("1", "production", "staging", "latest")
+        ],
+        "ListVersions": [
+            versions_pb2.ListVersionsRequest(parent=parent, show_deleted=deleted)
+            for parent in (M, N, NEW)
+            for deleted in (False, True)
+        ],
         "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
-        "ListAliases": [aliases_pb2.ListAliasesRequest(parent=parent) for parent in (M, N, NEW)],
+        "ListAliases": [
+            aliases_pb2.ListAliasesRequest(parent=parent, version=version)
+            for parent, version in ((M, ""), (N, ""), (NEW, ""), (M, f"{M}/versions/1"))
+        ],
         "ListAliasMoves": [aliases_pb2.ListAliasMovesRequest(parent=f"{M}/aliases/production")],
         "ListEvaluations": [
             evaluations_pb2.ListEvaluationsRequest(parent=parent) for parent in (M, f"{M}/versions/2", N, NEW)
