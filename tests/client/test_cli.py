@@ -187,6 +187,38 @@ def test_timm(cli: Run) -> None:
     assert cli("evaluations", "list", f"{namespace}/resnet50.a1_in1k@1", "--metric", "top1", "--limit", "0").code == 0
 
 
+def test_evaluations(cli: Run) -> None:
+    """
+    Results are recorded, corrected and taken back, with ids as people write them; whole values are shown; a leaderboard
+    goes by what is said of its metric, and one that is empty says what there is.
+    """
+    namespace = _new("evals")
+    cli("namespaces", "create", namespace)
+    cli("models", "create", f"{namespace}/m")
+    cli("versions", "create", f"{namespace}/m")
+    version = f"{namespace}/m@1"
+    done = cli("evaluations", "record", version, "GLUE/SST-2", "acc@1=0.91", "val/loss=123456789.123", "n=1e20")
+    assert (done.code, ["recorded", "3"] in done.table()) == (0, True), done.err
+    shown = {row[2]: row[3] for row in cli("evaluations", "list", version, "--dataset", "GLUE/SST-2").table()[1:]}
+    assert shown == {"acc@1": "0.91", "val/loss": "123456789.123", "n": "1e+20"}
+    done = cli("evaluations", "record", version, "GLUE/SST-2", "acc@1=0.92", "val/loss=12", "--replace")
+    assert ["replaced", "2"] in done.table()
+    board = cli("leaderboard", "GLUE/SST-2", "val/loss", "--namespace", namespace)
+    assert board.table()[1][:3] == ["1", "m", "12"]
+    assert ["better", "lower"] in cli("evaluations", "direction", "val/loss", "lower", "--namespace", namespace).table()
+    assert ["val/loss", "lower", "1", "1"] in cli("evaluations", "metrics", "--namespace", namespace).table()
+    assert cli("evaluations", "datasets", "--namespace", namespace).table()[1:] == [["GLUE/SST-2", "3", "3"]]
+    wrong = cli("leaderboard", "GLUE/SST-2", "acc", "--namespace", namespace)
+    assert wrong.err == "no results\non GLUE/SST-2 there are results of: acc@1, n, val/loss\n"
+    assert "but on: GLUE/SST-2" in cli("leaderboard", "glue", "acc@1", "--namespace", namespace).err
+    assert cli("evaluations", "delete", version).code == 1
+    assert ["deleted", "1"] in cli("evaluations", "delete", version, "--metric", "n").table()
+    names = [row[-1] for row in cli("evaluations", "list", f"{namespace}/m", "--names").table()[1:]]
+    assert ["deleted", "2"] in cli("evaluations", "delete", *names).table()
+    assert cli("evaluations", "list", f"{namespace}/m").err == "no results\n"
+    assert cli("evaluations", "record", version, "d", "acc").code == 2
+
+
 def test_import_without_the_files(cli: Run, tmp_path: Path) -> None:
     """
     A folder without the leaderboard is named.

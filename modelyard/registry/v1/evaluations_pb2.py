@@ -28,7 +28,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'modelyard/registry/v1/evaluations.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xcb\x02\n\nEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x0e\n\x06metric\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\x45\n\nparameters\x18\x06 \x03(\x0b\x32\x31.modelyard.registry.v1.Evaluation.ParametersEntry\x12\x31\n\revaluate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\t \x01(\x03\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\x18RecordEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x36\n\x0b\x65valuations\x18\x02 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"E\n\x19RecordEvaluationsResponse\x12\x16\n\x0erecorded_count\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbc\x01\n\x16ListEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x16\n\tmin_value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_value\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\tB\x0c\n\n_min_valueB\x0c\n\n_max_value\"j\n\x17ListEvaluationsResponse\x12\x36\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x94\x01\n\x17QueryLeaderboardRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x11\n\tascending\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\xe3\x01\n\x18QueryLeaderboardResponse\x12\x46\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x35.modelyard.registry.v1.QueryLeaderboardResponse.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1a\x66\n\x05\x45ntry\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\nevaluation\x18\x02 \x01(\x0b\x32!.modelyard.registry.v1.Evaluation\x12\x17\n\x0fparameter_count\x18\x03 \x01(\x03\x32\xbc\x05\n\x11\x45valuationService\x12\xc1\x01\n\x11RecordEvaluations\x12/.modelyard.registry.v1.RecordEvaluationsRequest\x1a\x30.modelyard.registry.v1.RecordEvaluationsResponse\"I\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x31\",/v1/{parent=namespaces/*}/evaluations:record:\x01*\x12\x8d\x02\n\x0fListEvaluations\x12-.modelyard.registry.v1.ListEvaluationsRequest\x1a..modelyard.registry.v1.ListEvaluationsResponse\"\x9a\x01\x8a\xe7\x18\x12\n\x06models\x12\x08{parent}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02m\x12./v1/{parent=namespaces/*/models/*}/evaluationsZ;\x12\x39/v1/{parent=namespaces/*/models/*/versions/*}/evaluations\x12\xd2\x01\n\x10QueryLeaderboard\x12..modelyard.registry.v1.QueryLeaderboardRequest\x1a/.modelyard.registry.v1.QueryLeaderboardResponse\"]\x8a\xe7\x18\x1b\n\x08searches\x12\x0f{parent}/models\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=namespaces/*}/leaderboardb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'modelyard/registry/v1/evaluations.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xcb\x02\n\nEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x0e\n\x06metric\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\x45\n\nparameters\x18\x06 \x03(\x0b\x32\x31.modelyard.registry.v1.Evaluation.ParametersEntry\x12\x31\n\revaluate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\t \x01(\x03\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x87\x01\n\x18RecordEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x36\n\x0b\x65valuations\x18\x02 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0f\n\x07replace\x18\x04 \x01(\x08\"]\n\x19RecordEvaluationsResponse\x12\x16\n\x0erecorded_count\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x16\n\x0ereplaced_count\x18\x03 \x01(\x03\"\xda\x01\n\x18\x44\x65leteEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12L\n\tselection\x18\x03 \x01(\x0b\x32\x39.modelyard.registry.v1.DeleteEvaluationsRequest.Selection\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x1a=\n\tSelection\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\"D\n\x19\x44\x65leteEvaluationsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbc\x01\n\x16ListEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x16\n\tmin_value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_value\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\tB\x0c\n\n_min_valueB\x0c\n\n_max_value\"j\n\x17ListEvaluationsResponse\x12\x36\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd0\x01\n\x17QueryLeaderboardRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x11\n\tascending\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12:\n\tdirection\x18\x08 \x01(\x0e\x32\'.modelyard.registry.v1.Metric.Direction\"\x9f\x02\n\x18QueryLeaderboardResponse\x12\x46\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x35.modelyard.registry.v1.QueryLeaderboardResponse.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12:\n\tdirection\x18\x03 \x01(\x0e\x32\'.modelyard.registry.v1.Metric.Direction\x1a\x66\n\x05\x45ntry\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\nevaluation\x18\x02 \x01(\x0b\x32!.modelyard.registry.v1.Evaluation\x12\x17\n\x0fparameter_count\x18\x03 \x01(\x03\"\x97\x02\n\x06Metric\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12:\n\tdirection\x18\x02 \x01(\x0e\x32\'.modelyard.registry.v1.Metric.Direction\x12\x15\n\rdataset_count\x18\x03 \x01(\x03\x12\x14\n\x0cresult_count\x18\x04 \x01(\x03\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\"Q\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IRECTION_HIGHER\x10\x01\x12\x13\n\x0f\x44IRECTION_LOWER\x10\x02\"F\n\x07\x44\x61taset\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x14\n\x0cmetric_count\x18\x02 \x01(\x03\x12\x14\n\x0cresult_count\x18\x03 \x01(\x03\"\\\n\x13ListDatasetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"a\n\x14ListDatasetsResponse\x12\x30\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1e.modelyard.registry.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x12ListMetricsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"^\n\x13ListMetricsResponse\x12.\n\x07metrics\x18\x01 \x03(\x0b\x32\x1d.modelyard.registry.v1.Metric\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x13UpdateMetricRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x06metric\x18\x02 \x01(\x0b\x32\x1d.modelyard.registry.v1.Metric\x12\x12\n\nrequest_id\x18\x03 \x01(\t2\xcd\x0b\n\x11\x45valuationService\x12\xc1\x01\n\x11RecordEvaluations\x12/.modelyard.registry.v1.RecordEvaluationsRequest\x1a\x30.modelyard.registry.v1.RecordEvaluationsResponse\"I\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x31\",/v1/{parent=namespaces/*}/evaluations:record:\x01*\x12\xc1\x01\n\x11\x44\x65leteEvaluations\x12/.modelyard.registry.v1.DeleteEvaluationsRequest\x1a\x30.modelyard.registry.v1.DeleteEvaluationsResponse\"I\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x31\",/v1/{parent=namespaces/*}/evaluations:delete:\x01*\x12\x8d\x02\n\x0fListEvaluations\x12-.modelyard.registry.v1.ListEvaluationsRequest\x1a..modelyard.registry.v1.ListEvaluationsResponse\"\x9a\x01\x8a\xe7\x18\x12\n\x06models\x12\x08{parent}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02m\x12./v1/{parent=namespaces/*/models/*}/evaluationsZ;\x12\x39/v1/{parent=namespaces/*/models/*/versions/*}/evaluations\x12\xe4\x01\n\x10QueryLeaderboard\x12..modelyard.registry.v1.QueryLeaderboardRequest\x1a/.modelyard.registry.v1.QueryLeaderboardResponse\"o\x8a\xe7\x18-\n\x08searches\x12\x0f{parent}/models\x12\x10{parent}/metrics\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=namespaces/*}/leaderboard\x12\xc3\x01\n\x0cListDatasets\x12*.modelyard.registry.v1.ListDatasetsRequest\x1a+.modelyard.registry.v1.ListDatasetsResponse\"Z\x8a\xe7\x18\x1b\n\x08searches\x12\x0f{parent}/models\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=namespaces/*}/datasets\x12\xd1\x01\n\x0bListMetrics\x12).modelyard.registry.v1.ListMetricsRequest\x1a*.modelyard.registry.v1.ListMetricsResponse\"k\x8a\xe7\x18-\n\x08searches\x12\x0f{parent}/models\x12\x10{parent}/metrics\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=namespaces/*}/metrics\x12\x9e\x01\n\x0cUpdateMetric\x12*.modelyard.registry.v1.UpdateMetricRequest\x1a\x1d.modelyard.registry.v1.Metric\"C\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02+2!/v1/{parent=namespaces/*}/metrics:\x06metricb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,28 +39,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_EVALUATIONSERVICE'].methods_by_name['RecordEvaluations']._loaded_options = None
   _globals['_EVALUATIONSERVICE'].methods_by_name['RecordEvaluations']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\0021\",/v1/{parent=namespaces/*}/evaluations:record:\001*'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['DeleteEvaluations']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['DeleteEvaluations']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\0021\",/v1/{parent=namespaces/*}/evaluations:delete:\001*'
   _globals['_EVALUATIONSERVICE'].methods_by_name['ListEvaluations']._loaded_options = None
   _globals['_EVALUATIONSERVICE'].methods_by_name['ListEvaluations']._serialized_options = b'\212\347\030\022\n\006models\022\010{parent}\222\347\030\rregistry.read\202\323\344\223\002m\022./v1/{parent=namespaces/*/models/*}/evaluationsZ;\0229/v1/{parent=namespaces/*/models/*/versions/*}/evaluations'
   _globals['_EVALUATIONSERVICE'].methods_by_name['QueryLeaderboard']._loaded_options = None
-  _globals['_EVALUATIONSERVICE'].methods_by_name['QueryLeaderboard']._serialized_options = b'\212\347\030\033\n\010searches\022\017{parent}/models\222\347\030\rregistry.read\202\323\344\223\002\'\022%/v1/{parent=namespaces/*}/leaderboard'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['QueryLeaderboard']._serialized_options = b'\212\347\030-\n\010searches\022\017{parent}/models\022\020{parent}/metrics\222\347\030\rregistry.read\202\323\344\223\002\'\022%/v1/{parent=namespaces/*}/leaderboard'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListDatasets']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListDatasets']._serialized_options = b'\212\347\030\033\n\010searches\022\017{parent}/models\222\347\030\rregistry.read\202\323\344\223\002$\022\"/v1/{parent=namespaces/*}/datasets'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListMetrics']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListMetrics']._serialized_options = b'\212\347\030-\n\010searches\022\017{parent}/models\022\020{parent}/metrics\222\347\030\rregistry.read\202\323\344\223\002#\022!/v1/{parent=namespaces/*}/metrics'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['UpdateMetric']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['UpdateMetric']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002+2!/v1/{parent=namespaces/*}/metrics:\006metric'
   _globals['_EVALUATION']._serialized_start=197
   _globals['_EVALUATION']._serialized_end=528
   _globals['_EVALUATION_PARAMETERSENTRY']._serialized_start=479
   _globals['_EVALUATION_PARAMETERSENTRY']._serialized_end=528
-  _globals['_RECORDEVALUATIONSREQUEST']._serialized_start=530
-  _globals['_RECORDEVALUATIONSREQUEST']._serialized_end=648
-  _globals['_RECORDEVALUATIONSRESPONSE']._serialized_start=650
-  _globals['_RECORDEVALUATIONSRESPONSE']._serialized_end=719
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=722
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=910
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=912
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1018
-  _globals['_QUERYLEADERBOARDREQUEST']._serialized_start=1021
-  _globals['_QUERYLEADERBOARDREQUEST']._serialized_end=1169
-  _globals['_QUERYLEADERBOARDRESPONSE']._serialized_start=1172
-  _globals['_QUERYLEADERBOARDRESPONSE']._serialized_end=1399
-  _globals['_QUERYLEADERBOARDRESPONSE_ENTRY']._serialized_start=1297
-  _globals['_QUERYLEADERBOARDRESPONSE_ENTRY']._serialized_end=1399
-  _globals['_EVALUATIONSERVICE']._serialized_start=1402
-  _globals['_EVALUATIONSERVICE']._serialized_end=2102
+  _globals['_RECORDEVALUATIONSREQUEST']._serialized_start=531
+  _globals['_RECORDEVALUATIONSREQUEST']._serialized_end=666
+  _globals['_RECORDEVALUATIONSRESPONSE']._serialized_start=668
+  _globals['_RECORDEVALUATIONSRESPONSE']._serialized_end=761
+  _globals['_DELETEEVALUATIONSREQUEST']._serialized_start=764
+  _globals['_DELETEEVALUATIONSREQUEST']._serialized_end=982
+  _globals['_DELETEEVALUATIONSREQUEST_SELECTION']._serialized_start=921
+  _globals['_DELETEEVALUATIONSREQUEST_SELECTION']._serialized_end=982
+  _globals['_DELETEEVALUATIONSRESPONSE']._serialized_start=984
+  _globals['_DELETEEVALUATIONSRESPONSE']._serialized_end=1052
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1055
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1243
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1245
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1351
+  _globals['_QUERYLEADERBOARDREQUEST']._serialized_start=1354
+  _globals['_QUERYLEADERBOARDREQUEST']._serialized_end=1562
+  _globals['_QUERYLEADERBOARDRESPONSE']._serialized_start=1565
+  _globals['_QUERYLEADERBOARDRESPONSE']._serialized_end=1852
+  _globals['_QUERYLEADERBOARDRESPONSE_ENTRY']._serialized_start=1750
+  _globals['_QUERYLEADERBOARDRESPONSE_ENTRY']._serialized_end=1852
+  _globals['_METRIC']._serialized_start=1855
+  _globals['_METRIC']._serialized_end=2134
+  _globals['_METRIC_DIRECTION']._serialized_start=2053
+  _globals['_METRIC_DIRECTION']._serialized_end=2134
+  _globals['_DATASET']._serialized_start=2136
+  _globals['_DATASET']._serialized_end=2206
+  _globals['_LISTDATASETSREQUEST']._serialized_start=2208
+  _globals['_LISTDATASETSREQUEST']._serialized_end=2300
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=2302
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2399
+  _globals['_LISTMETRICSREQUEST']._serialized_start=2401
+  _globals['_LISTMETRICSREQUEST']._serialized_end=2493
+  _globals['_LISTMETRICSRESPONSE']._serialized_start=2495
+  _globals['_LISTMETRICSRESPONSE']._serialized_end=2589
+  _globals['_UPDATEMETRICREQUEST']._serialized_start=2591
+  _globals['_UPDATEMETRICREQUEST']._serialized_end=2695
+  _globals['_EVALUATIONSERVICE']._serialized_start=2698
+  _globals['_EVALUATIONSERVICE']._serialized_end=4183
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -57,9 +58,9 @@ class Evaluation(_message.Message):
     version: _builtins.str
     """The version: namespaces/{namespace}/models/{model}/versions/{number}."""
     dataset: _builtins.str
-    """Such as imagenet-real: [a-z0-9][a-z0-9_-]{0,63}."""
+    """Such as imagenet-real or GLUE/SST-2: 1 to 250 printable characters."""
     metric: _builtins.str
-    """Such as top1: [a-z0-9][a-z0-9_-]{0,63}."""
+    """Such as top1 or acc@1: 1 to 250 printable characters."""
     value: _builtins.float
     revision: _builtins.int
     """Output only."""
@@ -103,10 +104,15 @@ class RecordEvaluationsRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """namespaces/{namespace}."""
     request_id: _builtins.str
     """Makes a retry safe: the same id with the same request returns the first answer, for 24 hours."""
+    replace: _builtins.bool
+    """Each result takes the place of those of the same version, data set, metric and parameters: a correction, or a
+    measurement that is done again.
+    """
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]: ...
     def __init__(
@@ -115,10 +121,11 @@ class RecordEvaluationsRequest(_message.Message):
         parent: _builtins.str = ...,
         evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
         request_id: _builtins.str = ...,
+        replace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "parent", b"parent", "replace", b"replace", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,22 +137,113 @@ class RecordEvaluationsResponse(_message.Message):
 
     RECORDED_COUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     recorded_count: _builtins.int
     """How many were recorded: all of them."""
     revision: _builtins.int
+    replaced_count: _builtins.int
+    """How many others they took the place of."""
     def __init__(
         self,
         *,
         recorded_count: _builtins.int = ...,
         revision: _builtins.int = ...,
+        replaced_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["recorded_count", b"recorded_count", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recorded_count", b"recorded_count", "replaced_count", b"replaced_count", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordEvaluationsResponse: _TypeAlias = RecordEvaluationsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteEvaluationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Selection(_message.Message):
+        """Results of a version."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VERSION_FIELD_NUMBER: _builtins.int
+        DATASET_FIELD_NUMBER: _builtins.int
+        METRIC_FIELD_NUMBER: _builtins.int
+        version: _builtins.str
+        """namespaces/{namespace}/models/{model}/versions/{number}."""
+        dataset: _builtins.str
+        """Empty means any."""
+        metric: _builtins.str
+        """Empty means any."""
+        def __init__(
+            self,
+            *,
+            version: _builtins.str = ...,
+            dataset: _builtins.str = ...,
+            metric: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "metric", b"metric", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    SELECTION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id with the same request returns the first answer, for 24 hours."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """namespaces/{namespace}/models/{model}/versions/{number}/evaluations/{id}; at most 10,000."""
+
+    @_builtins.property
+    def selection(self) -> Global___DeleteEvaluationsRequest.Selection:
+        """In place of names."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        selection: Global___DeleteEvaluationsRequest.Selection | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "parent", b"parent", "request_id", b"request_id", "selection", b"selection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteEvaluationsRequest: _TypeAlias = DeleteEvaluationsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteEvaluationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    deleted_count: _builtins.int
+    revision: _builtins.int
+    """Of the deletion; when nothing was deleted, the newest one."""
+    def __init__(
+        self,
+        *,
+        deleted_count: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteEvaluationsResponse: _TypeAlias = DeleteEvaluationsResponse  # noqa: Y015
 
 @_typing.final
 class ListEvaluationsRequest(_message.Message):
@@ -229,6 +327,7 @@ class QueryLeaderboardRequest(_message.Message):
     ASCENDING_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """namespaces/{namespace}."""
     dataset: _builtins.str
@@ -236,10 +335,12 @@ class QueryLeaderboardRequest(_message.Message):
     filter: _builtins.str
     """Conditions on the models, as in SearchModels: parameter_count < 100000000."""
     ascending: _builtins.bool
-    """The lowest value first, for losses and times."""
+    """The lowest value first, whatever the metric says; each model with its lowest."""
     page_size: _builtins.int
     """0 means 20; more than 200 is taken as 200."""
     page_token: _builtins.str
+    direction: Global___Metric.Direction.ValueType
+    """In place of what the metric says."""
     def __init__(
         self,
         *,
@@ -250,10 +351,11 @@ class QueryLeaderboardRequest(_message.Message):
         ascending: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        direction: Global___Metric.Direction.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ascending", b"ascending", "dataset", b"dataset", "filter", b"filter", "metric", b"metric", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ascending", b"ascending", "dataset", b"dataset", "direction", b"direction", "filter", b"filter", "metric", b"metric", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,7 +394,10 @@ class QueryLeaderboardResponse(_message.Message):
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    direction: Global___Metric.Direction.ValueType
+    """What the order went by."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryLeaderboardResponse.Entry]: ...
     def __init__(
@@ -300,11 +405,240 @@ class QueryLeaderboardResponse(_message.Message):
         *,
         entries: _abc.Iterable[Global___QueryLeaderboardResponse.Entry] | None = ...,
         next_page_token: _builtins.str = ...,
+        direction: Global___Metric.Direction.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryLeaderboardResponse: _TypeAlias = QueryLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class Metric(_message.Message):
+    """Metric is what a namespace knows of a metric."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Direction:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Metric._Direction.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DIRECTION_UNSPECIFIED: Metric._Direction.ValueType  # 0
+        """Nobody said; HIGHER is meant."""
+        DIRECTION_HIGHER: Metric._Direction.ValueType  # 1
+        DIRECTION_LOWER: Metric._Direction.ValueType  # 2
+
+    class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper): ...
+    DIRECTION_UNSPECIFIED: Metric.Direction.ValueType  # 0
+    """Nobody said; HIGHER is meant."""
+    DIRECTION_HIGHER: Metric.Direction.ValueType  # 1
+    DIRECTION_LOWER: Metric.Direction.ValueType  # 2
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    DATASET_COUNT_FIELD_NUMBER: _builtins.int
+    RESULT_COUNT_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """Its id, such as val/loss."""
+    direction: Global___Metric.Direction.ValueType
+    """Which values are better."""
+    dataset_count: _builtins.int
+    """Output only: on how many data sets there are results of it."""
+    result_count: _builtins.int
+    """Output only: how many results there are."""
+    revision: _builtins.int
+    """Output only: of the write that said the direction."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when the direction was said; unset while nobody has."""
+
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        direction: Global___Metric.Direction.ValueType = ...,
+        dataset_count: _builtins.int = ...,
+        result_count: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_count", b"dataset_count", "direction", b"direction", "metric", b"metric", "result_count", b"result_count", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+@_typing.final
+class Dataset(_message.Message):
+    """Dataset is what a namespace has of a data set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    METRIC_COUNT_FIELD_NUMBER: _builtins.int
+    RESULT_COUNT_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Its id, such as GLUE/SST-2."""
+    metric_count: _builtins.int
+    """How many metrics there are results of."""
+    result_count: _builtins.int
+    """How many results there are."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        metric_count: _builtins.int = ...,
+        result_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "metric_count", b"metric_count", "result_count", b"result_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
+
+@_typing.final
+class ListDatasetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}."""
+    metric: _builtins.str
+    """Only data sets with results of this metric; empty means any."""
+    page_size: _builtins.int
+    """0 means 50; more than 1,000 is taken as 1,000."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        metric: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetsRequest: _TypeAlias = ListDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class ListDatasetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dataset]: ...
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[Global___Dataset] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class ListMetricsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}."""
+    dataset: _builtins.str
+    """Only metrics with results on this data set, and the counts of them; empty means any."""
+    page_size: _builtins.int
+    """0 means 50; more than 1,000 is taken as 1,000."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMetricsRequest: _TypeAlias = ListMetricsRequest  # noqa: Y015
+
+@_typing.final
+class ListMetricsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRICS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]: ...
+    def __init__(
+        self,
+        *,
+        metrics: _abc.Iterable[Global___Metric] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMetricsResponse: _TypeAlias = ListMetricsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateMetricRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}."""
+    request_id: _builtins.str
+    @_builtins.property
+    def metric(self) -> Global___Metric:
+        """Its id and direction; DIRECTION_UNSPECIFIED takes back what was said."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        metric: Global___Metric | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMetricRequest: _TypeAlias = UpdateMetricRequest  # noqa: Y015

@@ -27,6 +27,11 @@ if _version_not_supported:
 
 class EvaluationServiceStub(object):
     """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+
+    Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
+    Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
+    compared exactly: F1 and f1 are two metrics. In filters an id that is not [a-z0-9][a-z0-9_-]* is written in double
+    quotes: evaluations."GLUE/SST-2"."acc@1" > 0.9.
     """
 
     def __init__(self, channel):
@@ -40,6 +45,11 @@ class EvaluationServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.RecordEvaluationsRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.RecordEvaluationsResponse.FromString,
                 _registered_method=True)
+        self.DeleteEvaluations = channel.unary_unary(
+                '/modelyard.registry.v1.EvaluationService/DeleteEvaluations',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.DeleteEvaluationsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.DeleteEvaluationsResponse.FromString,
+                _registered_method=True)
         self.ListEvaluations = channel.unary_unary(
                 '/modelyard.registry.v1.EvaluationService/ListEvaluations',
                 request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListEvaluationsRequest.SerializeToString,
@@ -50,20 +60,57 @@ class EvaluationServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.QueryLeaderboardRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.QueryLeaderboardResponse.FromString,
                 _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/modelyard.registry.v1.EvaluationService/ListDatasets',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.ListMetrics = channel.unary_unary(
+                '/modelyard.registry.v1.EvaluationService/ListMetrics',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListMetricsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListMetricsResponse.FromString,
+                _registered_method=True)
+        self.UpdateMetric = channel.unary_unary(
+                '/modelyard.registry.v1.EvaluationService/UpdateMetric',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.UpdateMetricRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.Metric.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer(object):
     """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+
+    Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
+    Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
+    compared exactly: F1 and f1 are two metrics. In filters an id that is not [a-z0-9][a-z0-9_-]* is written in double
+    quotes: evaluations."GLUE/SST-2"."acc@1" > 0.9.
     """
 
     def RecordEvaluations(self, request, context):
         """RecordEvaluations stores up to 10,000 results of a namespace in one write with one revision, all or none.
 
         Errors:
-        INVALID_ARGUMENT  a version is malformed or not below `parent`, a data set or metric is not
-        [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
-        NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
-        ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+        INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
+        value is not finite, or there are none or more than 10,000.
+        NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
+        FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+        ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteEvaluations(self, request, context):
+        """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
+        means. The audit keeps what they were. That there is none that a selection means is no error.
+
+        Errors:
+        INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
+        names and a selection, or neither.
+        NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
+        the selection does not (VERSION_NOT_FOUND).
+        FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+        ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,12 +129,54 @@ class EvaluationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryLeaderboard(self, request, context):
-        """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set.
+        """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
+        Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+        deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
+        entries: ListDatasets and ListMetrics say which there are.
 
         Errors:
         INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
         NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
         DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """ListDatasets lists the data sets of which a namespace has results, by id. Results of deleted models are among them
+        until they are purged, results of FAILED versions, too.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` or `metric` is malformed, `page_size` is negative, or `page_token` is not one of this
+        list's.
+        NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMetrics(self, request, context):
+        """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
+        said which way is better.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
+        list's.
+        NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateMetric(self, request, context):
+        """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
+        results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+
+        Errors:
+        INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
+        NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+        ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +190,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.RecordEvaluationsRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.RecordEvaluationsResponse.SerializeToString,
             ),
+            'DeleteEvaluations': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEvaluations,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.DeleteEvaluationsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.DeleteEvaluationsResponse.SerializeToString,
+            ),
             'ListEvaluations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvaluations,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListEvaluationsRequest.FromString,
@@ -110,6 +204,21 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.QueryLeaderboard,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.QueryLeaderboardRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.QueryLeaderboardResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'ListMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMetrics,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListMetricsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListMetricsResponse.SerializeToString,
+            ),
+            'UpdateMetric': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMetric,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.UpdateMetricRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_evaluations__pb2.Metric.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -121,6 +230,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EvaluationService(object):
     """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+
+    Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
+    Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
+    compared exactly: F1 and f1 are two metrics. In filters an id that is not [a-z0-9][a-z0-9_-]* is written in double
+    quotes: evaluations."GLUE/SST-2"."acc@1" > 0.9.
     """
 
     @staticmethod
@@ -140,6 +254,33 @@ class EvaluationService(object):
             '/modelyard.registry.v1.EvaluationService/RecordEvaluations',
             modelyard_dot_registry_dot_v1_dot_evaluations__pb2.RecordEvaluationsRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_evaluations__pb2.RecordEvaluationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEvaluations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.EvaluationService/DeleteEvaluations',
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.DeleteEvaluationsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.DeleteEvaluationsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -194,6 +335,87 @@ class EvaluationService(object):
             '/modelyard.registry.v1.EvaluationService/QueryLeaderboard',
             modelyard_dot_registry_dot_v1_dot_evaluations__pb2.QueryLeaderboardRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_evaluations__pb2.QueryLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.EvaluationService/ListDatasets',
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListDatasetsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.EvaluationService/ListMetrics',
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListMetricsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.ListMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMetric(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.EvaluationService/UpdateMetric',
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.UpdateMetricRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_evaluations__pb2.Metric.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvaluationServiceStub:
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version."""
+    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+
+    Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
+    Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
+    compared exactly: F1 and f1 are two metrics. In filters an id that is not [a-z0-9][a-z0-9_-]* is written in double
+    quotes: evaluations."GLUE/SST-2"."acc@1" > 0.9.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,10 +43,23 @@ class EvaluationServiceStub:
     """RecordEvaluations stores up to 10,000 results of a namespace in one write with one revision, all or none.
 
     Errors:
-      INVALID_ARGUMENT  a version is malformed or not below `parent`, a data set or metric is not
-                        [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
-      NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
-      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
+                           value is not finite, or there are none or more than 10,000.
+      NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
+      FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    DeleteEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.DeleteEvaluationsRequest, _evaluations_pb2.DeleteEvaluationsResponse]
+    """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
+    means. The audit keeps what they were. That there is none that a selection means is no error.
+
+    Errors:
+      INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
+                           names and a selection, or neither.
+      NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
+                           the selection does not (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListEvaluationsRequest, _evaluations_pb2.ListEvaluationsResponse]
     """ListEvaluations lists the results of a model or of one version, by data set, metric and time of recording.
@@ -51,27 +70,76 @@ class EvaluationServiceStub:
       NOT_FOUND         no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND).
     """
     QueryLeaderboard: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.QueryLeaderboardRequest, _evaluations_pb2.QueryLeaderboardResponse]
-    """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set.
+    """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
+    Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+    deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
+    entries: ListDatasets and ListMetrics say which there are.
 
     Errors:
       INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
       DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
     """
+    ListDatasets: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListDatasetsRequest, _evaluations_pb2.ListDatasetsResponse]
+    """ListDatasets lists the data sets of which a namespace has results, by id. Results of deleted models are among them
+    until they are purged, results of FAILED versions, too.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` or `metric` is malformed, `page_size` is negative, or `page_token` is not one of this
+                        list's.
+      NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+    """
+    ListMetrics: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListMetricsRequest, _evaluations_pb2.ListMetricsResponse]
+    """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
+    said which way is better.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
+                        list's.
+      NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+    """
+    UpdateMetric: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.UpdateMetricRequest, _evaluations_pb2.Metric]
+    """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
+    results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+
+    Errors:
+      INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
+      NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version."""
+    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+
+    Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
+    Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
+    compared exactly: F1 and f1 are two metrics. In filters an id that is not [a-z0-9][a-z0-9_-]* is written in double
+    quotes: evaluations."GLUE/SST-2"."acc@1" > 0.9.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.RecordEvaluationsRequest, _evaluations_pb2.RecordEvaluationsResponse]  # type: ignore[assignment]
     """RecordEvaluations stores up to 10,000 results of a namespace in one write with one revision, all or none.
 
     Errors:
-      INVALID_ARGUMENT  a version is malformed or not below `parent`, a data set or metric is not
-                        [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
-      NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
-      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
+                           value is not finite, or there are none or more than 10,000.
+      NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
+      FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    DeleteEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.DeleteEvaluationsRequest, _evaluations_pb2.DeleteEvaluationsResponse]  # type: ignore[assignment]
+    """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
+    means. The audit keeps what they were. That there is none that a selection means is no error.
+
+    Errors:
+      INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
+                           names and a selection, or neither.
+      NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
+                           the selection does not (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListEvaluationsRequest, _evaluations_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
     """ListEvaluations lists the results of a model or of one version, by data set, metric and time of recording.
@@ -82,16 +150,52 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
       NOT_FOUND         no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND).
     """
     QueryLeaderboard: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.QueryLeaderboardRequest, _evaluations_pb2.QueryLeaderboardResponse]  # type: ignore[assignment]
-    """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set.
+    """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
+    Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+    deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
+    entries: ListDatasets and ListMetrics say which there are.
 
     Errors:
       INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
       DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
     """
+    ListDatasets: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListDatasetsRequest, _evaluations_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """ListDatasets lists the data sets of which a namespace has results, by id. Results of deleted models are among them
+    until they are purged, results of FAILED versions, too.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` or `metric` is malformed, `page_size` is negative, or `page_token` is not one of this
+                        list's.
+      NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+    """
+    ListMetrics: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListMetricsRequest, _evaluations_pb2.ListMetricsResponse]  # type: ignore[assignment]
+    """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
+    said which way is better.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
+                        list's.
+      NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+    """
+    UpdateMetric: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.UpdateMetricRequest, _evaluations_pb2.Metric]  # type: ignore[assignment]
+    """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
+    results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+
+    Errors:
+      INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
+      NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+      ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version."""
+    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+
+    Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
+    Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
+    compared exactly: F1 and f1 are two metrics. In filters an id that is not [a-z0-9][a-z0-9_-]* is written in double
+    quotes: evaluations."GLUE/SST-2"."acc@1" > 0.9.
+    """
 
     @_abc_1.abstractmethod
     def RecordEvaluations(
@@ -102,10 +206,29 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         """RecordEvaluations stores up to 10,000 results of a namespace in one write with one revision, all or none.
 
         Errors:
-          INVALID_ARGUMENT  a version is malformed or not below `parent`, a data set or metric is not
-                            [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
-          NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
-          ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+          INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
+                               value is not finite, or there are none or more than 10,000.
+          NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
+          FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+          ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteEvaluations(
+        self,
+        request: _evaluations_pb2.DeleteEvaluationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluations_pb2.DeleteEvaluationsResponse, _abc.Awaitable[_evaluations_pb2.DeleteEvaluationsResponse]]:
+        """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
+        means. The audit keeps what they were. That there is none that a selection means is no error.
+
+        Errors:
+          INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
+                               names and a selection, or neither.
+          NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
+                               the selection does not (VERSION_NOT_FOUND).
+          FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+          ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -128,12 +251,60 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluations_pb2.QueryLeaderboardRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluations_pb2.QueryLeaderboardResponse, _abc.Awaitable[_evaluations_pb2.QueryLeaderboardResponse]]:
-        """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set.
+        """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
+        Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+        deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
+        entries: ListDatasets and ListMetrics say which there are.
 
         Errors:
           INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
           NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
           DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDatasets(
+        self,
+        request: _evaluations_pb2.ListDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluations_pb2.ListDatasetsResponse, _abc.Awaitable[_evaluations_pb2.ListDatasetsResponse]]:
+        """ListDatasets lists the data sets of which a namespace has results, by id. Results of deleted models are among them
+        until they are purged, results of FAILED versions, too.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` or `metric` is malformed, `page_size` is negative, or `page_token` is not one of this
+                            list's.
+          NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ListMetrics(
+        self,
+        request: _evaluations_pb2.ListMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluations_pb2.ListMetricsResponse, _abc.Awaitable[_evaluations_pb2.ListMetricsResponse]]:
+        """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
+        said which way is better.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
+                            list's.
+          NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateMetric(
+        self,
+        request: _evaluations_pb2.UpdateMetricRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluations_pb2.Metric, _abc.Awaitable[_evaluations_pb2.Metric]]:
+        """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
+        results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+
+        Errors:
+          INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
+          NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+          ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,10 +22,11 @@ GRANT INSERT ON audit TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
-GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests, unpins TO $role;
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests,
+    unpins TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
-GRANT INSERT ON cards, evaluations, words TO $role;
--- Results go with the version that they are of.
-GRANT DELETE ON evaluations TO $role;
+-- A result that was recorded by mistake can be taken back: the audit has it. Results go with the version that they are of, too.
+GRANT INSERT, DELETE ON evaluations TO $role;
+GRANT INSERT ON cards, words TO $role;
 -- Histories go only with a model that is purged.
 GRANT EXECUTE ON FUNCTION purge_part(text, bigint, integer) TO $role;

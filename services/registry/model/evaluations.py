@@ -4,14 +4,55 @@ Evaluations: measured results of versions.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.chassis.checks import SLUG, Checks
+from services.chassis.checks import MOST_INT64, Checks
+from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.ledger.model.pages import Listed
 from services.registry.model.filters import Condition
+from services.registry.model.measures import Direction, check_measure
 from services.registry.model.names import ModelName, NamespaceName, VersionName
 
 MOST_RECORDED = 10_000
+#: So many results may a write take away.
+MOST_DELETED = 10_000
+
+_NAME = re.compile(r"(.+/versions/[0-9]+)/evaluations/([1-9][0-9]{0,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationName:
+    """
+    namespaces/{namespace}/models/{model}/versions/{number}/evaluations/{id}.
+    """
+
+    version: VersionName
+    id: int
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> EvaluationName:
+        """
+        Raises:
+            InvalidArgument: *text* is no such name.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None or int(match[2]) > MOST_INT64:
+            raise InvalidArgument.of(
+                field, "must be namespaces/{namespace}/models/{model}/versions/{number}/evaluations/{id}"
+            )
+        return cls(VersionName.parse(match[1], field), int(match[2]))
+
+    @classmethod
+    def nowhere(cls) -> EvaluationName:
+        """
+        See `Name`.
+        """
+        return cls(VersionName.nowhere(), 0)
+
+    def __str__(self) -> str:
+        return f"{self.version}/evaluations/{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +61,7 @@ class EvaluationDraft:
     What a client says of one result.
 
     Args:
-        dataset: such as imagenet-real.
-        metric: such as top1.
+        dataset, metric: ids, such as imagenet-real and top1 (see `measure_id`).
         value: a finite number; whether more is better depends on the metric.
         parameters: how it was measured.
         evaluate_time: when it was measured; None means when it is recorded.
@@ -38,8 +78,8 @@ class EvaluationDraft:
         """
         Note what is malformed; *at* is the path of the result in the request.
         """
-        checks.matches(f"{at}.dataset", self.dataset, SLUG)
-        checks.matches(f"{at}.metric", self.metric, SLUG)
+        check_measure(checks, f"{at}.dataset", self.dataset)
+        check_measure(checks, f"{at}.metric", self.metric)
         checks.finite(f"{at}.value", self.value)
         checks.labels(f"{at}.parameters", self.parameters)
 
@@ -66,11 +106,34 @@ class Evaluation:
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """
-    How many results a write stored, and its revision.
+    How many results a write stored, its revision, and how many others they took the place of.
     """
 
     count: int
     revision: int
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    All results of a version; of one data set or one metric, when those are not empty.
+    """
+
+    version: VersionName
+    dataset: str
+    metric: str
+
+
+def too_many(parent: object) -> FailedPrecondition:
+    """
+    Why a write takes nothing away that means more results than it may.
+    """
+    return FailedPrecondition(
+        "TOO_MANY_EVALUATIONS",
+        f"more than {MOST_DELETED:,} results of {parent} would go: select a data set and a metric",
+        metadata={"resource": str(parent)},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +172,28 @@ class Leaderboard:
 
     Args:
         condition: on the models; None means none.
-        ascending: the lowest value is the best.
+        direction: which values are better; None leaves it to the metric.
     """
 
     parent: NamespaceName
     dataset: str
     metric: str
     condition: Condition | None
-    ascending: bool
+    direction: Direction | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    A page of a leaderboard, and what its order goes by.
+    """
+
+    places: Listed[Place]
+    direction: Direction
+
+    @property
+    def revision(self) -> int:
+        """
+        That it reflects.
+        """
+        return self.places.revision

@@ -8,7 +8,7 @@ The filter language: a subset of AIP-160 (https://google.aip.dev/160) over the f
 comparison with something that a model does not have (a label, a result) is false, whatever the operator, `!=` included;
 NOT of it is true. Strings compare by code point; `:` asks a text whether it contains the value (in any case), a label
 whether it has that value, `labels` whether it has that key; `:*` asks whether there is anything at all. A result stands
-for the model's highest one.
+for the model's best one: the highest, or the lowest when that is better of the metric.
 """
 
 from __future__ import annotations
@@ -76,11 +76,15 @@ class LabelKeys:
 @dataclass(frozen=True, slots=True)
 class Score:
     """
-    evaluations.{dataset}.{metric}: the highest result of the model.
+    evaluations.{dataset}.{metric}: the best result of the model.
+
+    Args:
+        lower: the lowest one is the best.
     """
 
     dataset: str
     metric: str
+    lower: bool = False
 
 
 Field = Text | ParameterCount | CreateTime | Label | LabelKeys | Score

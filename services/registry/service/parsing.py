@@ -15,6 +15,7 @@ from services.chassis.checks import Checks
 from services.registry.model.cards import CardDraft
 from services.registry.model.deployments import DeploymentDraft
 from services.registry.model.evaluations import EvaluationDraft
+from services.registry.model.measures import measure_id
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import VersionName
 from services.registry.model.namespaces import NamespaceDraft
@@ -131,8 +132,9 @@ def to_evaluation_draft(
     """
     return EvaluationDraft(
         version,
-        evaluation.dataset,
-        evaluation.metric,
+        # What is no id stays as it is: the draft's check says so.
+        measure_id(evaluation.dataset) or evaluation.dataset,
+        measure_id(evaluation.metric) or evaluation.metric,
         evaluation.value,
         dict(evaluation.parameters),
         to_time(checks, f"{at}.evaluate_time", evaluation.evaluate_time)

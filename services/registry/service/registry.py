@@ -40,6 +40,7 @@ from services.registry.store.deployments import DeploymentStore
 from services.registry.store.evaluations import EvaluationStore
 from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
+from services.registry.store.measures import MeasureStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
 from services.registry.store.purging import Purging
@@ -75,7 +76,7 @@ def add_servicers(
     model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
     versions = VersionService(VersionStore(database), assets, pins, once)
     aliases = AliasService(AliasStore(database), once)
-    evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), once)
+    evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), MeasureStore(database), once)
     server.add(add_NamespaceServiceServicer_to_server, namespaces)
     server.add(add_ModelServiceServicer_to_server, model_service)
     server.add(add_VersionServiceServicer_to_server, versions)

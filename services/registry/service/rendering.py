@@ -28,6 +28,7 @@ from services.registry.model.audit import AuditEntry
 from services.registry.model.cards import Card
 from services.registry.model.deployments import Deployment
 from services.registry.model.evaluations import Evaluation, Place
+from services.registry.model.measures import Dataset, Direction, Metric
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
 from services.registry.model.namespaces import Namespace
@@ -179,6 +180,34 @@ def from_place(place: Place) -> evaluations_pb2.QueryLeaderboardResponse.Entry:
     return evaluations_pb2.QueryLeaderboardResponse.Entry(
         model=str(place.model), evaluation=from_evaluation(place.best), parameter_count=place.parameter_count
     )
+
+
+def from_metric(metric: Metric) -> evaluations_pb2.Metric:
+    """
+    A metric.
+    """
+    return evaluations_pb2.Metric(
+        metric=metric.id,
+        direction=from_direction(metric.direction),
+        dataset_count=metric.datasets,
+        result_count=metric.results,
+        update_time=_time(metric.update_time),
+        revision=metric.revision,
+    )
+
+
+def from_direction(direction: Direction | None) -> evaluations_pb2.Metric.Direction.ValueType:
+    """
+    Which values are better.
+    """
+    return evaluations_pb2.Metric.Direction.Value(f"DIRECTION_{direction or 'UNSPECIFIED'}")
+
+
+def from_dataset(dataset: Dataset) -> evaluations_pb2.Dataset:
+    """
+    A data set.
+    """
+    return evaluations_pb2.Dataset(dataset=dataset.id, metric_count=dataset.metrics, result_count=dataset.results)
 
 
 def from_audit_entry(entry: AuditEntry) -> audit_pb2.AuditEntry:

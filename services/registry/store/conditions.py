@@ -1,4 +1,3 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
 """
 Conditions and orders as SQL. Values become parameters, never text: what a client wrote cannot become SQL.
 """
@@ -83,7 +82,7 @@ def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameter
         case Label(key):
             return _label(key, op, value, parameters)
         case Score():
-            return _score(field, op, value, parameters)
+            return _score(field, op, value, parent, parameters)
     raise AssertionError(f"{field} is a field that this cannot compile")
 
 
@@ -111,17 +110,20 @@ def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
     return f"coalesce({left} {SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
 
 
-def _score(field: Score, op: Op, value: float | None, parameters: Parameters) -> str:
-    dataset, metric = parameters.add(field.dataset, "text"), parameters.add(field.metric, "text")
-    where = f"scored.model = models.id AND scored.dataset = {dataset} AND scored.metric = {metric}"
-    if value is None:
-        return f"EXISTS (SELECT FROM evaluations AS scored WHERE {where})"
-    parameter = parameters.add(value, "float8")
-    if op in {Op.MORE, Op.AT_LEAST}:
-        # The highest is above the bound when any is; this form can be answered from the bound's side.
-        return f"EXISTS (SELECT FROM evaluations AS scored WHERE {where} AND scored.value {SQL_OPS[op]} {parameter})"
-    highest = f"(SELECT max(scored.value) FROM evaluations AS scored WHERE {where})"
-    return f"coalesce({highest} {SQL_OPS[op]} {parameter}, false)"
+def _score(field: Score, op: Op, value: float | None, parent: NamespaceName, parameters: Parameters) -> str:
+    # With the namespace, so that what lies beyond a bound is found from the bound's side, too.
+    keys = (("namespace_id", parent.namespace), ("dataset", field.dataset), ("metric", field.metric))
+    where = [f"scored.{column} = {parameters.add(key, 'text')}" for column, key in keys]
+    best = best_of(field, "scored")
+    where.append(f"{best} IS NOT NULL" if value is None else f"{best} {SQL_OPS[op]} {parameters.add(value, 'float8')}")
+    return f"EXISTS (SELECT FROM best AS scored WHERE scored.model = models.id AND {' AND '.join(where)})"
+
+
+def best_of(field: Score, table: str) -> str:
+    """
+    The SQL of a model's best result, in a row of `best`; NULL when none counts.
+    """
+    return f"{table}.{'low' if field.lower else 'high'}"
 
 
 def _bare(value: str | None, parent: NamespaceName) -> str | None:

@@ -6,28 +6,37 @@ Evaluations in the database.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
-from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.paging import listed, page_of
+from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
 from services.ledger.store.writing import Transaction, last
-from services.registry.model.evaluations import Evaluation, EvaluationDraft, EvaluationFilter, Recorded
+from services.registry.model.evaluations import (
+    MOST_DELETED,
+    Evaluation,
+    EvaluationDraft,
+    EvaluationFilter,
+    EvaluationName,
+    Recorded,
+    Selection,
+    too_many,
+)
 from services.registry.model.names import NamespaceName, VersionName
 from services.registry.store import rows
+from services.registry.store.conditions import Parameters, sql_after
+from services.registry.store.parents import MODEL
 
-_LOCK = Statement(
-    "models.lock_many",
-    """
-SELECT id, model_id FROM models
- WHERE namespace_id = $1 AND model_id = ANY($2::text[]) AND delete_time IS NULL
- ORDER BY model_id FOR SHARE
-""",
-)
+_MODELS = "SELECT id, model_id FROM models WHERE namespace_id = $1 AND model_id = ANY($2::text[])"
+_LOCK = Statement("models.lock_many", f"{_MODELS} AND delete_time IS NULL ORDER BY model_id FOR SHARE")
+# Against others who record: what is to go is read under this lock, and goes with the revision.
+_HOLD = Statement("models.hold_many", f"{_MODELS} AND delete_time IS NULL ORDER BY model_id FOR NO KEY UPDATE")
 
 _VERSIONS = Statement(
     "versions.exist",
@@ -37,9 +46,7 @@ SELECT model, number FROM unnest($1::bigint[], $2::bigint[]) AS wanted (model, n
 """,
 )
 
-_RECORD = last(
-    "evaluations.record",
-    """
+_MADE = """
 , made AS (
     INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time,
                              create_time, revision, octets)
@@ -52,49 +59,125 @@ _RECORD = last(
      ORDER BY ordinal
     RETURNING 1
 )
-SELECT next.value AS written, (SELECT count(*) FROM made) AS made_count FROM next
+"""
+_COUNT = "SELECT next.value AS written, (SELECT count(*) FROM made) AS made_count FROM next"
+_RECORD = last("evaluations.record", _MADE + _COUNT)
+_REPLACE = last(
+    "evaluations.replace",
+    f"{_MADE}, gone AS (DELETE FROM evaluations WHERE id = ANY ($19::bigint[])) {_COUNT}",
+)
+_DELETE = last(
+    "evaluations.delete",
+    ", gone AS (DELETE FROM evaluations WHERE id = ANY ($10::bigint[])) SELECT next.value AS written FROM next",
+)
+
+_GOING = "evaluations.id, evaluations.model, version, dataset, metric, value"
+_SAME = Statement(
+    "evaluations.same",
+    f"""
+SELECT {_GOING}
+  FROM (SELECT DISTINCT model, version, dataset, metric, parameters::jsonb
+          FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+            AS result (model, version, dataset, metric, parameters)) AS again
+  JOIN evaluations USING (model, version, dataset, metric, parameters)
+ LIMIT {MOST_DELETED + 1}
+""",
+)
+_NAMED = Statement("evaluations.named", f"SELECT {_GOING} FROM evaluations WHERE id = ANY ($1::bigint[])")
+_SELECTED = Statement(
+    "evaluations.selected",
+    f"""
+SELECT {_GOING} FROM evaluations
+ WHERE model = $1 AND version = $2 AND ($3::text = '' OR dataset = $3) AND ($4::text = '' OR metric = $4)
+ LIMIT {MOST_DELETED + 1}
 """,
 )
 
-_OF_MODEL = "SELECT id, 0 AS number FROM models WHERE namespace_id = $1 AND model_id = $2 AND $3::bigint IS NULL"
 _OF_VERSION = """
-SELECT models.id, versions.number FROM models JOIN versions ON versions.model = models.id
- WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $3
+SELECT models.id FROM models JOIN versions ON versions.model = models.id
+ WHERE models.namespace_id = $1 AND models.model_id = $2 AND versions.number = $4
    AND versions.delete_time IS NULL
 """
-_ROWS = f"""
-SELECT {rows.EVALUATION}, octets FROM evaluations
- WHERE model = parent.id AND (parent.number = 0 OR version = parent.number)
-   AND ($4::text = '' OR dataset = $4) AND ($5::text = '' OR metric = $5)
-   AND ($6::float8 IS NULL OR value >= $6) AND ($7::float8 IS NULL OR value <= $7)
-   AND ($8::text IS NULL OR (dataset, metric, id) > ($8, $9::text, $10::bigint))
- ORDER BY dataset, metric, id LIMIT $11
-"""
-_LIST_OF_MODEL = page_of("evaluations.list_of_model", _ROWS, _OF_MODEL)
-_LIST_OF_VERSION = page_of("evaluations.list_of_version", _ROWS, _OF_VERSION)
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """
+    A result that a write takes away.
+    """
+
+    id: int
+    name: VersionName
+    shown: list[Any]
 
 
 class EvaluationStore:
     """
-    Records and lists results.
+    Records, lists and deletes results.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def record(
-        self, transaction: Transaction, parent: NamespaceName, drafts: Sequence[EvaluationDraft]
+        self, transaction: Transaction, parent: NamespaceName, drafts: Sequence[EvaluationDraft], *, replace: bool
     ) -> Recorded:
         """
         Store results, all or none.
 
+        Args:
+            replace: in place of those of the same version, data set, metric and parameters.
+
         Raises:
             Missing: one of the versions does not exist; the first one is named.
+            FailedPrecondition: too many would be replaced.
         """
-        models = await _lock(transaction, parent, drafts)
+        models = await _lock(transaction, _HOLD if replace else _LOCK, parent, [draft.version for draft in drafts])
         columns = result_columns([(models[draft.version.model], draft.version.number, draft) for draft in drafts])
-        row = (await transaction.last(_RECORD, _journal(drafts), parent.namespace, *columns))[0]
-        return Recorded(row["made_count"], row["written"])
+        if not replace:
+            row = (await transaction.last(_RECORD, journal_of(drafts), parent.namespace, *columns))[0]
+            return Recorded(row["made_count"], row["written"])
+        found = await transaction.rows(_SAME, *columns[:4], columns[5])
+        if len(found) > MOST_DELETED:
+            raise too_many(parent)
+        gone = _going(parent, models, found)
+        ids = [each.id for each in gone]
+        row = (await transaction.last(_REPLACE, journal_of(drafts, gone), parent.namespace, *columns, ids))[0]
+        return Recorded(row["made_count"], row["written"], len(gone))
+
+    async def delete_named(
+        self, transaction: Transaction, parent: NamespaceName, names: Sequence[EvaluationName]
+    ) -> Recorded:
+        """
+        Take results away, all or none.
+
+        Raises:
+            Missing: one of them does not exist; the first one is named.
+        """
+        wanted = sorted({name.version.model for name in names})
+        models = {row["model_id"]: row["id"] for row in await transaction.rows(_HOLD, parent.namespace, wanted)}
+        found = _going(parent, models, await transaction.rows(_NAMED, sorted({name.id for name in names})))
+        there = {(each.name, each.id) for each in found}
+        for name in names:
+            if (name.version, name.id) not in there:
+                raise Missing("EVALUATION_NOT_FOUND", name)
+        return await _delete(transaction, found)
+
+    async def delete_selected(self, transaction: Transaction, selection: Selection) -> Recorded:
+        """
+        Take the results of a version away that a selection means.
+
+        Raises:
+            Missing: there is no such version.
+            FailedPrecondition: too many would go.
+        """
+        version = selection.version
+        models = await _lock(transaction, _HOLD, version.parent.parent, [version])
+        key = models[version.model]
+        found = await transaction.rows(_SELECTED, key, version.number, selection.dataset, selection.metric)
+        if len(found) > MOST_DELETED:
+            raise too_many(version)
+        return await _delete(transaction, _going(version.parent.parent, models, found))
 
     async def list_page(self, wanted: EvaluationFilter, page: Page) -> Listed[Evaluation]:
         """
@@ -104,20 +187,11 @@ class EvaluationStore:
             Missing: there is no such model or version.
         """
         parent = wanted.parent
-        is_version = isinstance(parent, VersionName)
         model = parent.parent if isinstance(parent, VersionName) else parent
-        found = await self._database.fetch(
-            _LIST_OF_VERSION if is_version else _LIST_OF_MODEL,
-            model.namespace,
-            model.model,
-            parent.number if isinstance(parent, VersionName) else None,
-            wanted.dataset,
-            wanted.metric,
-            wanted.least,
-            wanted.most,
-            *after(page, 3),
-        )
-        missing = ("VERSION_NOT_FOUND" if is_version else "MODEL_NOT_FOUND", parent)
+        parameters = Parameters(model.namespace, model.model, page.size + 1)
+        statement = _listing(wanted, page, parameters)
+        found = await self._database.fetch(statement, *parameters.values)
+        missing = ("VERSION_NOT_FOUND" if isinstance(parent, VersionName) else "MODEL_NOT_FOUND", parent)
         return listed(
             page,
             found,
@@ -127,12 +201,38 @@ class EvaluationStore:
         )
 
 
-async def _lock(transaction: Transaction, parent: NamespaceName, drafts: Sequence[EvaluationDraft]) -> dict[str, int]:
+def _listing(wanted: EvaluationFilter, page: Page, parameters: Parameters) -> Statement:
+    """
+    Only the conditions that are asked for, so that a page begins where the index has it, whatever plan is kept.
+    """
+    where = ["model = parent.id"]
+    is_version = isinstance(wanted.parent, VersionName)
+    if isinstance(wanted.parent, VersionName):
+        where.append(f"version = {parameters.add(wanted.parent.number, 'bigint')}")
+    for column, text in (("dataset", wanted.dataset), ("metric", wanted.metric)):
+        if text:
+            where.append(f"{column} = {parameters.add(text, 'text')}")
+    for sign, bound in ((">=", wanted.least), ("<=", wanted.most)):
+        if bound is not None:
+            where.append(f"value {sign} {parameters.add(bound, 'float8')}")
+    if page.after is not None:
+        columns = [("dataset", "text", False), ("metric", "text", False), ("id", "bigint", False)]
+        where.append(sql_after(columns, page.after, parameters))
+    order = "model, version, dataset, metric, id" if is_version else "model, dataset, metric, id"
+    found = f"SELECT {rows.EVALUATION}, octets FROM evaluations WHERE {' AND '.join(where)} ORDER BY {order} LIMIT $3"
+    if is_version:
+        return page_of("evaluations.list_of_version", found, _OF_VERSION)
+    return page_of("evaluations.list_of_model", found, MODEL)
+
+
+async def _lock(
+    transaction: Transaction, lock: Statement, parent: NamespaceName, versions: Iterable[VersionName]
+) -> dict[str, int]:
     """
     The ids of the models by name, locked against a purge, their versions known to exist.
     """
-    names = list(dict.fromkeys(draft.version for draft in drafts))
-    found = await transaction.rows(_LOCK, parent.namespace, list({name.model for name in names}))
+    names = list(dict.fromkeys(versions))
+    found = await transaction.rows(lock, parent.namespace, list({name.model for name in names}))
     models: dict[str, int] = {row["model_id"]: row["id"] for row in found}
     wanted = [(models[name.model], name.number) for name in names if name.model in models]
     there = {
@@ -143,6 +243,27 @@ async def _lock(transaction: Transaction, parent: NamespaceName, drafts: Sequenc
         if (models.get(name.model), name.number) not in there:
             raise Missing("VERSION_NOT_FOUND", name)
     return models
+
+
+async def _delete(transaction: Transaction, gone: Sequence[Going]) -> Recorded:
+    if not gone:
+        await transaction.nothing()
+        return Recorded(0, transaction.revision)
+    row = (await transaction.last(_DELETE, journal_of((), gone), [each.id for each in gone]))[0]
+    return Recorded(len(gone), row["written"])
+
+
+def _going(parent: NamespaceName, models: dict[str, int], found: Sequence[Row]) -> list[Going]:
+    names = {key: model for model, key in models.items()}
+    return [
+        Going(
+            row["id"],
+            VersionName(parent.namespace, names[row["model"]], row["version"]),
+            [row["dataset"], row["metric"], row["value"]],
+        )
+        for row in found
+        if row["model"] in names
+    ]
 
 
 def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) -> list[list[Any]]:
@@ -162,17 +283,28 @@ def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) ->
         [draft.value for _, _, draft in results],
         packed,
         [draft.evaluate_time for _, _, draft in results],
-        [512 + len(each.encode()) for each in packed],
+        [
+            512 + len(draft.dataset.encode()) + len(draft.metric.encode()) + len(each.encode())
+            for each, (_, _, draft) in zip(packed, results, strict=True)
+        ],
     ]
 
 
-def _journal(drafts: Sequence[EvaluationDraft]) -> Journal:
-    # One change for each version, not for each result: ten thousand of them touch the same tags.
-    by_version: defaultdict[VersionName, list[list[Any]]] = defaultdict(list)
+def journal_of(drafts: Sequence[EvaluationDraft], gone: Sequence[Going] = ()) -> Journal:
+    """
+    What a write of results tells: one change for each version, not for each result, since ten thousand of them touch
+    the same tags. A version's results are changed, not deleted, when some of them go.
+    """
+    made: defaultdict[VersionName, list[list[Any]]] = defaultdict(list)
     for draft in drafts:
-        by_version[draft.version].append([draft.dataset, draft.metric, draft.value])
-    names = {version: f"{version}/evaluations" for version in by_version}
-    return Journal(
-        [Change(name, ChangeKind.CREATED) for name in names.values()],
-        [Entry(names[version], None, {"evaluations": results}) for version, results in by_version.items()],
-    )
+        made[draft.version].append([draft.dataset, draft.metric, draft.value])
+    lost: defaultdict[VersionName, list[list[Any]]] = defaultdict(list)
+    for each in gone:
+        lost[each.name].append(each.shown)
+    changes, entries = [], []
+    for version in dict.fromkeys([*made, *lost]):
+        name = f"{version}/evaluations"
+        changes.append(Change(name, ChangeKind.UPDATED if version in lost else ChangeKind.CREATED))
+        images = [{"evaluations": each[version]} if version in each else None for each in (lost, made)]
+        entries.append(Entry(name, *images))
+    return Journal(changes, entries)

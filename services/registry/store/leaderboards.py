@@ -1,21 +1,26 @@
 # ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
 """
-Leaderboards in the database.
+Leaderboards in the database: `best` has a row for each model (docs/adr/0036).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from services.chassis.errors import InvalidArgument
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
-from services.ledger.store.servers import Row
+from services.ledger.store.servers import Row, Snapshot
 from services.ledger.store.statements import Statement
-from services.registry.model.evaluations import Leaderboard, Place
+from services.registry.model.evaluations import Leaderboard, Place, Standing
+from services.registry.model.filters import Score
+from services.registry.model.measures import Direction
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.store import rows
-from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
+from services.registry.store.conditions import Parameters, best_of, sql_after, sql_of, sql_order
+from services.registry.store.measures import direct, lower_ones
 from services.registry.store.parents import NAMESPACE
 
 
@@ -27,42 +32,53 @@ class LeaderboardStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def query(self, board: Leaderboard, page: Page, within: float | None) -> Listed[Place]:
+    async def query(self, board: Leaderboard, page: Page, within: float | None) -> Standing:
         """
         A page of the models that have a result, the best first; each with its best result.
 
         Raises:
             Missing: there is no such namespace.
+            InvalidArgument: which way the metric is better has changed since the page before.
             DeadlineExceeded: it took longer than a search may.
         """
-        statement, parameters = _statement(board, page)
-        found = await self._database.search(statement, parameters, within=within)
+        lower = False
+
+        async def work(snapshot: Snapshot) -> list[Row]:
+            nonlocal lower
+            lower = board.direction is Direction.LOWER
+            if board.direction is None:
+                lower = bool(await lower_ones(snapshot, board.parent, frozenset([board.metric])))
+            if page.after is not None and page.after[2] != int(lower):
+                raise InvalidArgument.of("page_token", "which way the metric is better has changed: begin again")
+            condition = await direct(snapshot, board.parent, board.condition)
+            return await snapshot.fetch(*_statement(replace(board, condition=condition), page, lower=lower))
+
+        found = await self._database.search_with(work, within=within)
         missing = ("NAMESPACE_NOT_FOUND", board.parent)
-        return listed(
-            page, found, missing, lambda row: _place(row, board.parent), lambda row: [row["value"], row["model"]]
+        places: Listed[Place] = listed(
+            page,
+            found,
+            missing,
+            lambda row: _place(row, board.parent),
+            lambda row: [row["value"], row["model"], int(lower)],
         )
+        return Standing(places, Direction.LOWER if lower else Direction.HIGHER)
 
 
-def _statement(board: Leaderboard, page: Page) -> tuple[Statement, list[Any]]:
+def _statement(board: Leaderboard, page: Page, *, lower: bool) -> tuple[Statement, list[Any]]:
     parameters = Parameters(board.parent.namespace, board.dataset, board.metric)
+    value = best_of(Score(board.dataset, board.metric, lower), "best")
     # Equal values go by the model's age, the way of the values, so that one index serves both ways.
-    columns = [
-        ("evaluations.value", "float8", not board.ascending),
-        ("evaluations.model", "bigint", not board.ascending),
-    ]
-    where = ["evaluations.namespace_id = $1", "evaluations.dataset = $2", "evaluations.metric = $3"]
+    columns = [(value, "float8", not lower), ("best.model", "bigint", not lower)]
+    where = ["best.namespace_id = $1", "best.dataset = $2", "best.metric = $3", f"{value} IS NOT NULL"]
     where.append("models.delete_time IS NULL")
-    where.append(f"""NOT EXISTS (
-    SELECT FROM evaluations AS better
-     WHERE better.model = evaluations.model AND better.dataset = $2 AND better.metric = $3
-       AND (better.value, better.id) {"<" if board.ascending else ">"} (evaluations.value, evaluations.id))""")
     if board.condition is not None:
         where.append(sql_of(board.condition, board.parent, parameters))
     if page.after is not None:
-        where.append(sql_after(columns, page.after, parameters))
+        where.append(sql_after(columns, page.after[:2], parameters))
     found = f"""
 SELECT {rows.EVALUATION}, evaluations.model, evaluations.octets, models.model_id, models.parameter_count
-  FROM evaluations JOIN models ON models.id = evaluations.model
+  FROM best JOIN models ON models.id = best.model JOIN evaluations ON evaluations.id = {value}_id
  WHERE {" AND ".join(where)}
  ORDER BY {sql_order(columns)} LIMIT {parameters.add(page.size + 1, "bigint")}
 """

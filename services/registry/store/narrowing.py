@@ -22,7 +22,7 @@ from services.ledger.store.servers import Snapshot
 from services.ledger.store.statements import Statement
 from services.registry.model.filters import Comparison, Condition, Every, Label, Op, ParameterCount, Score
 from services.registry.model.searches import Search
-from services.registry.store.conditions import SQL_OPS
+from services.registry.store.conditions import SQL_OPS, best_of
 
 # So many models are found and sorted sooner than anything else is done.
 FEW = 2_000
@@ -122,10 +122,10 @@ def _probe(comparison: Comparison, search: Search) -> tuple[Statement, list[obje
         sql = f"""
 SELECT FROM models WHERE namespace_id = $1 AND parameter_count {SQL_OPS[op]} $2::bigint LIMIT {SOME + 1}"""
         return _counted("parameter_count", sql), [search.parent.namespace, value]
-    if isinstance(field, Score) and op in {Op.MORE, Op.AT_LEAST}:
+    if isinstance(field, Score):
         sql = f"""
-SELECT FROM evaluations WHERE namespace_id = $1 AND dataset = $2 AND metric = $3 AND value {SQL_OPS[op]} $4::float8
- LIMIT {SOME + 1}"""
+SELECT FROM best WHERE namespace_id = $1 AND dataset = $2 AND metric = $3 AND {best_of(field, "best")} {SQL_OPS[op]}
+ $4::float8 LIMIT {SOME + 1}"""
         return _counted("evaluations", sql), [search.parent.namespace, field.dataset, field.metric, value]
     return None
 

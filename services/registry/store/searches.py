@@ -12,7 +12,7 @@ fifty: nothing is ranked that is not shown. (docs/adr/0010 compares this with ts
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.ledger.model.pages import Key, Listed, Page
@@ -24,6 +24,7 @@ from services.registry.model.models import Model
 from services.registry.model.searches import Search
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
+from services.registry.store.measures import direct
 from services.registry.store.narrowing import FEW, MANY, SOME, Narrowing
 from services.registry.store.parents import NAMESPACE
 from services.registry.store.wording import Wording, understand
@@ -63,7 +64,11 @@ class SearchStore:
             DeadlineExceeded: it took longer than a search may.
         """
 
+        asked = search
+
         async def work(snapshot: Snapshot) -> list[Row]:
+            nonlocal search
+            search = replace(asked, condition=await direct(snapshot, asked.parent, asked.condition))
             wording = await understand(snapshot, search.words) if search.words else None
             if not search.ranked:
                 return await snapshot.fetch(*_ordered(search, page, wording))

@@ -182,7 +182,7 @@ async def test_leaderboard_leaves_deleted_models_out(registry: Registry) -> None
         ("evaluations[0].version", pb.Evaluation(dataset="a", metric="b")),
         ("evaluations[0].version", result("m", 0, "a", "b", 1)),
         ("evaluations[0].version", pb.Evaluation(version="namespaces/x/models/m/versions/1", dataset="a", metric="b")),
-        ("evaluations[0].dataset", result("m", 1, "A", "b", 1)),
+        ("evaluations[0].dataset", result("m", 1, "A ", "b", 1)),
         ("evaluations[0].metric", result("m", 1, "a", "", 1)),
         ("evaluations[0].value", result("m", 1, "a", "b", math.nan)),
         ("evaluations[0].value", result("m", 1, "a", "b", -math.inf)),
@@ -207,7 +207,7 @@ async def test_bad_results(shared: Registry, field: str, evaluation: pb.Evaluati
     [
         ("parent", pb.QueryLeaderboardRequest(dataset="a", metric="b")),
         ("dataset", pb.QueryLeaderboardRequest(parent=DEFAULT, metric="b")),
-        ("metric", pb.QueryLeaderboardRequest(parent=DEFAULT, dataset="a", metric="B")),
+        ("metric", pb.QueryLeaderboardRequest(parent=DEFAULT, dataset="a", metric="b\n")),
         ("filter", pb.QueryLeaderboardRequest(parent=DEFAULT, dataset="a", metric="b", filter="x")),
         ("page_size", pb.QueryLeaderboardRequest(parent=DEFAULT, dataset="a", metric="b", page_size=-1)),
         ("page_token", pb.QueryLeaderboardRequest(parent=DEFAULT, dataset="a", metric="b", page_token="x")),

@@ -15,10 +15,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
+from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, versions_pb2
 from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.ledger.migrate import AHEAD, Migration, MigrationError, grant, migrate, migrations
 from services.registry.migrate import FOLDER
+from services.registry.tests.test_measures import WRONG
 from services.registry.tests.yard import running
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -317,11 +318,45 @@ async def test_from_the_first_schema_to_the_last(connection: asyncpg.Connection[
         assert await found(query="pelcian") == {"convnext_base", "resnet50"}
         assert await found(filter="labels.team:vision") == {"convnext_base", "late"}
         assert await found(filter="evaluations.imagenet.top1 > 80") == {"convnext_base", "resnet50"}
+        board = evaluations_pb2.QueryLeaderboardRequest(parent="namespaces/team", dataset="imagenet", metric="top1")
+        entries = (await registry.evaluations.QueryLeaderboard(board)).entries
+        assert [each.model.rpartition("/")[2] for each in entries] == ["resnet50", "convnext_base"]
+        assert await connection.fetchval(WRONG) == 0
         name = "namespaces/team/models/resnet50"
         alias = await registry.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=f"{name}/aliases/production"))
         assert alias.version == f"{name}/versions/1"
         version = await registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=name))
         assert (version.number, version.revision) == (2, 4)
+
+
+async def test_results_that_come_while_best_is_made(connection: asyncpg.Connection[asyncpg.Record], empty: str) -> None:
+    """
+    What is recorded, by the program from before, while the models are taken over, is counted once; a model that is
+    locked meanwhile is taken over when it is free.
+    """
+    whole = migrations(FOLDER)[9]
+    before, cut, after = whole.sql.partition("-- A model is taken over")
+    files = [*migrations(FOLDER)[:9], Migration(10, whole.name, before)]
+    await migrate(connection, files[:9])
+    await connection.execute(OLD_DATA)
+    await migrate(connection, files)
+    other = await asyncpg.connect(empty)
+    async with other.transaction():
+        await other.execute("SELECT FROM models WHERE model_id = 'resnet50' FOR SHARE")
+        rest = Migration(11, "0011_rest.sql", f"-- outside a transaction\n{cut}{after}")
+        migration = asyncio.create_task(migrate(connection, [*files, rest]))
+        while not await other.fetchval("SELECT count(*) FROM best"):
+            await asyncio.sleep(0.01)
+        await other.execute("""
+        INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time,
+                                 create_time, revision, octets)
+        SELECT 'team', id, 1, 'imagenet', 'top1', 99, '{}', now(), now(), 3, 512 FROM models
+        """)
+        assert not migration.done()
+    await migration
+    assert await connection.fetchval("SELECT count(*) FROM best WHERE high = 99 AND results = 2") == 2
+    assert await connection.fetchval(WRONG) == 0
+    await other.close()
 
 
 async def test_an_index_that_was_interrupted_is_built_again(connection: asyncpg.Connection[asyncpg.Record]) -> None:

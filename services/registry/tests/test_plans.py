@@ -130,6 +130,12 @@ async def reads(registry: Registry) -> None:
     await registry.cards.ListCardNumbers(cards_pb2.ListCardNumbersRequest(parent=f"{name}/card"))
     for parent in (name, f"{name}/versions/1"):
         await registry.evaluations.ListEvaluations(evaluations_pb2.ListEvaluationsRequest(parent=parent))
+        for dataset, metric in (("imagenet", ""), ("", "top1")):
+            page_of = evaluations_pb2.ListEvaluationsRequest(parent=parent, page_size=1, dataset=dataset, metric=metric)
+            page_of.page_token = (await registry.evaluations.ListEvaluations(page_of)).next_page_token
+            await registry.evaluations.ListEvaluations(page_of)
+    await registry.evaluations.ListDatasets(evaluations_pb2.ListDatasetsRequest(parent=DEFAULT))
+    await registry.evaluations.ListMetrics(evaluations_pb2.ListMetricsRequest(parent=DEFAULT))
     deployment = await registry.deployments.ListDeployments(
         deployments_pb2.ListDeploymentsRequest(parent=DEFAULT, model=name)
     )
@@ -211,6 +217,20 @@ async def writes(registry: Registry) -> None:
     await registry.evaluations.RecordEvaluations(
         evaluations_pb2.RecordEvaluationsRequest(parent=DEFAULT, evaluations=[result])
     )
+    await registry.evaluations.RecordEvaluations(
+        evaluations_pb2.RecordEvaluationsRequest(parent=DEFAULT, evaluations=[result], replace=True)
+    )
+    found = await registry.evaluations.ListEvaluations(evaluations_pb2.ListEvaluationsRequest(parent=name))
+    await registry.evaluations.DeleteEvaluations(
+        evaluations_pb2.DeleteEvaluationsRequest(parent=DEFAULT, names=[found.evaluations[0].name])
+    )
+    await registry.evaluations.DeleteEvaluations(
+        evaluations_pb2.DeleteEvaluationsRequest(
+            parent=DEFAULT, selection=evaluations_pb2.DeleteEvaluationsRequest.Selection(version=f"{name}/versions/1")
+        )
+    )
+    said = evaluations_pb2.Metric(metric="m", direction=evaluations_pb2.Metric.DIRECTION_LOWER)
+    await registry.evaluations.UpdateMetric(evaluations_pb2.UpdateMetricRequest(parent=DEFAULT, metric=said))
     await deploy(registry, f"p{run}", model)
     await status(registry, f"p{run}", "FAILED")
     await registry.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=f"{name}/versions/1", force=True))

@@ -64,6 +64,18 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
     lambda registry: registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=f"{M}/versions/2")),
     lambda registry: record(registry, result("m", 2, "imagenet", "top1", 90)),
     lambda registry: record(registry, result("m", 1, "imagenet", "top1", 95), result("n", 1, "a", "b", 1)),
+    lambda registry: registry.evaluations.UpdateMetric(
+        evaluations_pb2.UpdateMetricRequest(
+            parent=DEFAULT,
+            metric=evaluations_pb2.Metric(metric="top1", direction=evaluations_pb2.Metric.DIRECTION_LOWER),
+        )
+    ),
+    lambda registry: registry.evaluations.DeleteEvaluations(
+        evaluations_pb2.DeleteEvaluationsRequest(
+            parent=DEFAULT,
+            selection=evaluations_pb2.DeleteEvaluationsRequest.Selection(version=f"{N}/versions/1"),
+        )
+    ),
     lambda registry: move(registry, "m", ("production", 1), ("staging", 2)),
     lambda registry: move(registry, "m", ("production", 2)),
     lambda registry: move(registry, "m", ("production", 0)),
@@ -153,6 +165,12 @@ def reads() -> dict[str, list[Message]]:
             board(parent=DEFAULT, dataset="imagenet", metric="top1"),
             board(parent=DEFAULT, dataset="imagenet", metric="top1", filter="parameter_count = 7"),
             board(parent=SPACE, dataset="imagenet", metric="top1"),
+        ],
+        "ListDatasets": [evaluations_pb2.ListDatasetsRequest(parent=parent) for parent in (DEFAULT, SPACE)],
+        "ListMetrics": [
+            evaluations_pb2.ListMetricsRequest(parent=DEFAULT),
+            evaluations_pb2.ListMetricsRequest(parent=DEFAULT, dataset="imagenet"),
+            evaluations_pb2.ListMetricsRequest(parent=SPACE),
         ],
     }
 

@@ -1,0 +1,2 @@
+-- Reserved for another change: empty.
+SELECT 1;
