@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -27,6 +28,8 @@ from services.chassis.deadlines import outgoing_timeout
 
 # Who has an answer past its time does not wait longer than this for a better one.
 _PATIENCE = 1.0
+# How many loads that others have begun are waited for before the origin is asked for one caller alone.
+_JOINS = 2
 _AWAY = {grpc.StatusCode.UNAVAILABLE}
 _OWN = {"x-cache", "age", "x-request-id"}
 
@@ -112,7 +115,7 @@ class ReadThrough:
         self, key: bytes, request: bytes, wanted: Wish, metadata: Metadata, near: Entry | None, context: Context
     ) -> bytes:
         # What is no request of this RPC is refused before anybody is asked, or takes a lease for it.
-        self.policy.tags(request)
+        tags = self.policy.tags(request)
         if wanted.fresh or not self._coherence.live:
             self._counts.bypass += 1
             how = "bypass"
@@ -127,7 +130,7 @@ class ReadThrough:
             how = "miss"
         late = near if near is not None and self._may_be_late(near, wanted) else None
         try:
-            loaded = await self._loaded(key, request, wanted, metadata, None if late is None else _PATIENCE)
+            loaded = await self._loaded(key, request, wanted, metadata, tags, None if late is None else _PATIENCE)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             if isinstance(error, TimeoutError) or error.code() in _AWAY:
                 late = late or await self._late(key, wanted)
@@ -145,12 +148,19 @@ class ReadThrough:
         raise AssertionError("a load brings an answer or an entry")
 
     async def _loaded(
-        self, key: bytes, request: bytes, wanted: Wish, metadata: Metadata, patience: float | None
+        self,
+        key: bytes,
+        request: bytes,
+        wanted: Wish,
+        metadata: Metadata,
+        tags: Sequence[str],
+        patience: float | None,
     ) -> Loaded:
         """
         Ask the origin, or wait for somebody who does.
 
         Args:
+            tags: of the request.
             patience: seconds that it may take at the most; None for as long as the caller waits.
 
         Raises:
@@ -163,30 +173,46 @@ class ReadThrough:
         if patience is not None:
             timeout = min(timeout, patience)
         async with asyncio.timeout(timeout):
-            if wanted.minimum > self._coherence.applied:
-                # Nothing here knows such a revision: nobody is made to wait for a caller who may have made it up.
-                return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+            # Nobody is made to wait for a caller who may have made a revision up: nothing here knows of it.
+            known = wanted.minimum <= self._coherence.applied
+            loaded = await self._together(key, request, wanted.minimum, metadata, tags) if known else None
+            return loaded or await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+
+    async def _together(
+        self, key: bytes, request: bytes, minimum: int, metadata: Metadata, tags: Sequence[str]
+    ) -> Loaded | None:
+        """
+        What a load brings that serves everybody who waits for it: one that others have begun, or else a new one. None
+        for a caller who has to ask for themselves.
+
+        Args:
+            minimum: a revision that is known here.
+        """
+        # A load that began earlier may be older than what this process has been told by now. What is not older reflects
+        # all of that, the minimum included. A second load began later than this caller came.
+        least = self._coherence.newest(tags)
+
+        def good(entry: Entry) -> bool:
+            return self._serves(entry, minimum, time.time())
+
+        for _ in range(_JOINS):
+            # Shielded, because others may wait for the same load.
             load = self._loads.under_way(key)
-            if load is not None:
-                self._counts.waits += 1
-                try:
-                    # Shielded, because others may wait for the same load.
-                    loaded = await asyncio.shield(load)
-                except grpc.aio.AioRpcError as error:
-                    if error.code() in _AWAY:
-                        raise
-                    # What was said to the one who began it, of a token perhaps, was not said to this caller.
-                    return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
-                if loaded.private:
-                    return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
-                # A load that began before the caller's write may be older than what it has seen.
-                if loaded.revision >= wanted.minimum:
-                    return loaded
-
-            def good(entry: Entry) -> bool:
-                return self._serves(entry, wanted.minimum, time.time())
-
-            return await asyncio.shield(self._loads.start(key, request, metadata, wanted.minimum, good))
+            if load is None:
+                return await asyncio.shield(self._loads.start(key, request, metadata, minimum, good))
+            self._counts.waits += 1
+            try:
+                loaded = await asyncio.shield(load)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _AWAY:
+                    raise
+                # What was said to the one who began it, of a token perhaps, was not said to this caller.
+                return None
+            if loaded.private:
+                return None
+            if loaded.revision >= least:
+                return loaded
+        return None
 
     async def _late(self, key: bytes, wanted: Wish) -> Entry | None:
         entry = await self._keeping.shared.get(key)

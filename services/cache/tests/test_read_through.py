@@ -20,6 +20,13 @@ async def until_fresh(cache: Cache, owner: str) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_told(cache: Cache, origin: Origin) -> None:
+    status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
+    async with asyncio.timeout(5):
+        while (await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision < origin.revision:
+            await asyncio.sleep(0.01)
+
+
 async def test_the_second_read_is_from_memory(cache: Cache, origin: Origin) -> None:
     """
     What was read once is answered from this process, and the answer says so, how old it is and what it reflects.
@@ -242,6 +249,51 @@ async def test_who_knows_more_does_not_wait_for_an_older_load(cache: Cache, orig
     await first
 
 
+async def test_who_comes_later_does_not_get_what_is_known_to_be_replaced(cache: Cache, origin: Origin) -> None:
+    """
+    A caller who comes after the stream has told of a change does not get the answer of a load that began before it: one
+    more load serves everybody who has come since.
+    """
+    await cache.warm()
+    await origin.write("old", f"{NAME}-cold")
+    calls = origin.calls
+    origin.gate.clear()
+    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    async with asyncio.timeout(5):
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+        await origin.write("new", f"{NAME}-cold")
+        await until_told(cache, origin)
+        later = [asyncio.create_task(cache.read(f"{NAME}-cold")) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        origin.gate.set()
+        assert {(await each).owner for each in later} == {"new"}
+        assert (await first).owner == "old"
+    assert origin.calls == calls + 2
+
+
+async def test_who_has_seen_something_else_waits_for_the_same_load(cache: Cache, origin: Origin) -> None:
+    """
+    Callers whose `x-min-revision` is newer than a load, but of a change that does not concern it, make no load of their
+    own.
+    """
+    await cache.warm()
+    await origin.write("cold", f"{NAME}-cold")
+    calls = origin.calls
+    origin.gate.clear()
+    first = asyncio.create_task(cache.read(f"{NAME}-cold"))
+    async with asyncio.timeout(5):
+        while origin.calls == calls:
+            await asyncio.sleep(0.01)
+        revision = await origin.write("other")
+        await until_told(cache, origin)
+        later = [asyncio.create_task(cache.read(f"{NAME}-cold", x_min_revision=str(revision))) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        origin.gate.set()
+        assert {(await each).owner for each in [first, *later]} == {"cold"}
+    assert origin.calls == calls + 1
+
+
 @pytest.mark.parametrize(
     ("metadata", "refused"),
     [
@@ -327,10 +379,7 @@ async def test_an_origin_that_was_set_back_answers(cache: Cache, origin: Origin)
     revision = await origin.write("second")
     await cache.read(x_min_revision=str(revision))
     await origin.write("third")
-    status = cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus
-    async with asyncio.timeout(5):
-        while (await status(cache_pb2.GetStatusRequest())).streams[0].applied_revision < origin.revision:
-            await asyncio.sleep(0.01)
+    await until_told(cache, origin)
     lost, origin.revision = origin.revision, 1
     assert (await cache.read()).owner == "third"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
