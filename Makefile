@@ -14,7 +14,7 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test demo lint types rooms stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,9 @@ drill-abuse: $(READY) ## How much slower others are served while the gateway is 
 
 check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py
+
+mutants: $(READY) ## Break the code in some sixty ways: a test has to notice each (ONLY=valid-ignores-tags,an-alias-*)
+	@$(BIN)/python -m bench.mutants --only "$(ONLY)"
 
 check-access: $(READY) ## Every RPC with no, expired, foreign, wrong and right tokens, at the gateway and at the services
 	@$(BIN)/pytest --quiet tests/access gateway/tests/test_access.py services/chassis/tests/test_access.py

@@ -67,10 +67,12 @@ class Loaded:
     Args:
         answer: the origin's; None when another process had loaded it.
         entry: as it is kept; None when it may not be.
+        asked: when the origin was asked, or when that was found not to be needed, as `time.monotonic` has it.
     """
 
     answer: Answer | None
     entry: Entry | None
+    asked: float
 
     @property
     def revision(self) -> int:
@@ -150,6 +152,7 @@ class Loads:
             grpc.aio.AioRpcError: as the origin answered.
         """
         self._counts.loads += 1
+        asked = time.monotonic()
         tags = self._policy.tags(request)
         # A replica that is behind what is known here would give an answer that is invalid already.
         least = max(minimum, self._coherence.newest(tags))
@@ -166,7 +169,7 @@ class Loads:
         finally:
             if token and entry is None:
                 self._keeping.metrics.background(self._keeping.shared.release(key, token))
-        return Loaded(answer, entry)
+        return Loaded(answer, entry, asked)
 
     def passes(self, key: bytes) -> bool:
         """
@@ -194,7 +197,7 @@ class Loads:
                 if held:
                     keeping.metrics.background(keeping.shared.release(key, token))
                 keeping.near.put(key, entry)
-                return Loaded(None, entry)
+                return Loaded(None, entry, time.monotonic())
             if held is not False or time.monotonic() > ends:
                 return await self.call(key, request, metadata, minimum, LOAD_SECONDS, token if held else "")
             if not waited:

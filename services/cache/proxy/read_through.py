@@ -191,6 +191,8 @@ class ReadThrough:
         # A load that began earlier may be older than what this process has been told by now. What is not older reflects
         # all of that, the minimum included. A second load began later than this caller came.
         least = self._coherence.newest(tags)
+        # A stream that is silent has told nothing by now: then the load itself has to be within the bound.
+        since = float("-inf") if self._coherence.live else time.monotonic() - self._coherence.bound
 
         def good(entry: Entry) -> bool:
             return self._serves(entry, minimum, time.time())
@@ -210,7 +212,7 @@ class ReadThrough:
                 return None
             if loaded.private:
                 return None
-            if loaded.revision >= least:
+            if loaded.revision >= least and loaded.asked >= since:
                 return loaded
         return None
 

@@ -1,0 +1,181 @@
+"""
+A registry in memory that knows what it would have answered at each of its revisions.
+
+Nothing here, nor in what judges the answers by it, uses a line of the cache's own judgement: what depends on what
+follows from comparing answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from google.protobuf.message import Message
+
+from modelyard.registry.v1 import models_pb2, namespaces_pb2
+
+NAMESPACE = "namespaces/n"
+MODELS = tuple(f"{NAMESPACE}/models/{name}" for name in "abc")
+_SERVICE = "/modelyard.registry.v1."
+
+State = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    A read.
+
+    Args:
+        path: of the RPC.
+        request: serialised.
+        answer: what the registry says in a state; None when there is no such thing.
+    """
+
+    path: str
+    request: bytes
+    answer: Callable[[State], str | None]
+
+
+def _question(path: str, request: Message, answer: Callable[[State], str | None]) -> Question:
+    return Question(_SERVICE + path, request.SerializeToString(), answer)
+
+
+def _model(name: str) -> Question:
+    def answer(state: State) -> str | None:
+        return f"{state[name]} {state[NAMESPACE]}" if name in state else None
+
+    return _question("ModelService/GetModel", models_pb2.GetModelRequest(name=name), answer)
+
+
+def _several(names: tuple[str, ...]) -> Callable[[State], str]:
+    def answer(state: State) -> str:
+        return repr([(name, state.get(name)) for name in names]) + state[NAMESPACE]
+
+    return answer
+
+
+QUESTIONS = (
+    *map(_model, MODELS),
+    _question(
+        "ModelService/BatchGetModels",
+        models_pb2.BatchGetModelsRequest(parent=NAMESPACE, names=MODELS),
+        _several(MODELS),
+    ),
+    _question(
+        "ModelService/BatchGetModels",
+        models_pb2.BatchGetModelsRequest(parent=NAMESPACE, names=MODELS[1:]),
+        _several(MODELS[1:]),
+    ),
+    _question("ModelService/ListModels", models_pb2.ListModelsRequest(parent=NAMESPACE), _several(MODELS)),
+    _question("ModelService/SearchModels", models_pb2.SearchModelsRequest(parent=NAMESPACE), _several(MODELS)),
+    _question(
+        "NamespaceService/GetNamespace",
+        namespaces_pb2.GetNamespaceRequest(name=NAMESPACE),
+        lambda state: state[NAMESPACE],
+    ),
+)
+
+
+@dataclass
+class Registry:
+    """
+    Its state and everything that it ever was.
+
+    Args:
+        dice: who decides.
+    """
+
+    dice: random.Random
+    revision: int = 1
+    away: bool = False
+    state: State = field(default_factory=lambda: {NAMESPACE: "0", **dict.fromkeys(MODELS, "0")})
+    committed: list[float] = field(default_factory=lambda: [0.0, time.monotonic()])
+    changes: list[list[tuple[str, bool]]] = field(default_factory=lambda: [[], []])
+    answers: dict[Question, tuple[list[int], list[str | None]]] = field(default_factory=dict)
+    #: The log of changes reaches back to here.
+    oldest: int = 1
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    choices: int = 0
+
+    def __post_init__(self) -> None:
+        """
+        Note what it answers at first.
+        """
+        for question in QUESTIONS:
+            self.answers[question] = ([1], [question.answer(self.state)])
+
+    def write(self) -> int:
+        """
+        Change something, and return the revision of that.
+        """
+        revision, value = self.revision + 1, str(self.revision + 1)
+        name = self.dice.choice(MODELS)
+        changed: list[tuple[str, bool]]
+        match self.dice.randrange(8):
+            case 0:
+                # Created, or deleted with all that is below.
+                changed = [(name, True)]
+                if self.state.pop(name, None) is None:
+                    self.state[name] = value
+            case 1:
+                # Imported: many changes in one revision.
+                changed = [(each, False) for each in self.dice.sample(MODELS, len(MODELS))]
+                self.state.update(dict.fromkeys(MODELS, value))
+            case 2:
+                # Everything below reads otherwise now, and nothing of it is named.
+                changed = [(NAMESPACE, True)]
+                self.state[NAMESPACE] = value
+            case _:
+                changed = [(name, False)]
+                self.state[name] = value
+        self.revision = revision
+        self.committed.append(time.monotonic())
+        self.changes.append(changed)
+        for question, (revisions, said) in self.answers.items():
+            answer = question.answer(self.state)
+            if answer != said[-1]:
+                revisions.append(revision)
+                said.append(answer)
+        self.news.set()
+        self.news = asyncio.Event()
+        return revision
+
+    def at(self, question: Question, revision: int) -> str | None:
+        """
+        What it answered at a revision.
+        """
+        revisions, said = self.answers[question]
+        return said[bisect.bisect_right(revisions, revision) - 1]
+
+    def known_before(self, moment: float) -> int:
+        """
+        The newest revision that was committed before a moment.
+        """
+        return max(bisect.bisect_left(self.committed, moment) - 1, 1)
+
+    def said_since(self, question: Question, revision: int) -> list[str | None]:
+        """
+        What it answered at a revision or later.
+        """
+        revisions, said = self.answers[question]
+        return said[bisect.bisect_right(revisions, revision) - 1 :]
+
+    async def passing(self, longest: float = 8.0) -> None:
+        """
+        Something is on its way: mostly for a moment, now and then for much longer than the bound.
+        """
+        self.choices += 1
+        luck = self.dice.random()
+        if luck < 0.3:
+            await asyncio.sleep(0)
+        elif luck < 0.9:
+            await asyncio.sleep(self.dice.random() * 0.02)
+        elif luck < 0.985:
+            await asyncio.sleep(self.dice.random())
+        else:
+            await asyncio.sleep(self.dice.random() * longest)

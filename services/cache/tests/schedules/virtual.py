@@ -1,0 +1,102 @@
+"""
+An event loop whose clock stands still while anything can run, and then jumps to the next timer: hours pass in
+milliseconds, and what a run does follows from its seed alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+import time
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+_EPOCH = 1_000_000.0
+
+
+class DeadlockError(Exception):
+    """
+    Nothing can run, and no timer will ever end that.
+    """
+
+
+class _Idle(selectors.BaseSelector):
+    """
+    No file is ever ready; waiting moves the clock.
+    """
+
+    def __init__(self) -> None:
+        self.now = _EPOCH
+        self._keys: dict[Any, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        self._keys[fileobj] = key = selectors.SelectorKey(fileobj, 0, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys.pop(fileobj)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise DeadlockError("every task waits for another one")
+        self.now += timeout
+        return []
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._keys
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """
+    The loop. Its time is `time.time` and `time.monotonic` of everybody, see `run`.
+    """
+
+    def __init__(self) -> None:
+        self._idle = _Idle()
+        super().__init__(self._idle)
+
+    def time(self) -> float:
+        """
+        Virtual seconds.
+        """
+        return self._idle.now
+
+
+@contextmanager
+def _clocks(loop: VirtualLoop) -> Iterator[None]:
+    with (
+        mock.patch.object(time, "time", loop.time),
+        mock.patch.object(time, "monotonic", loop.time),
+    ):
+        yield
+
+
+def run(work: Coroutine[Any, Any, None], seed: int) -> None:
+    """
+    Do *work* in virtual time, and end what it has left running.
+
+    Args:
+        seed: of the module `random`, whose dice the code under test throws, too.
+    """
+    loop, before = VirtualLoop(), random.getstate()
+    random.seed(seed)
+    try:
+        with _clocks(loop):
+            try:
+                loop.run_until_complete(work)
+            finally:
+                _end(loop)
+    finally:
+        random.setstate(before)
+        loop.close()
+
+
+def _end(loop: VirtualLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left))

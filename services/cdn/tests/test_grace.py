@@ -1,0 +1,64 @@
+"""
+How long what nobody pins is left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.tests.calls import Stub, failure, some_bytes, upload
+from services.cdn.tests.conftest import Cdn, World, serving
+
+OWNER = "namespaces/default/models/m/versions/1"
+
+
+async def age(cdn: Cdn, name: str) -> None:
+    """
+    As if an asset had been left alone for a week.
+    """
+    connection = await asyncpg.connect(cdn.place.database)
+    sha256 = name.removeprefix("assets/")
+    await connection.execute("UPDATE assets SET touch_time = now() - interval '7 days' WHERE sha256 = $1", sha256)
+    await connection.close()
+
+
+async def collect(stub: Stub) -> pb.CollectGarbageResponse:
+    """
+    Collect.
+    """
+    return await stub.CollectGarbage(pb.CollectGarbageRequest())
+
+
+async def test_what_loses_its_pin_has_its_grace(own_cdn: Cdn) -> None:
+    """
+    The grace time of what was pinned for long begins when its last pin goes: whoever is about to pin it again finds it.
+    """
+    stub = own_cdn.stub
+    name, idle = (await upload(stub, some_bytes(10))).name, (await upload(stub, some_bytes(11))).name
+    await stub.Pin(pb.PinRequest(owner=OWNER, names=[name]))
+    for each in (name, idle):
+        await age(own_cdn, each)
+    await stub.Unpin(pb.UnpinRequest(owner=OWNER))
+    assert list((await collect(stub)).names) == [idle]
+    assert (await stub.GetAsset(pb.GetAssetRequest(name=name))).name == name
+
+
+async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World, tmp_path: Path) -> None:
+    """
+    What is condemned is not found any more, and its bytes stay in the bucket for the delay: somebody may read them now.
+    """
+    nothing = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "EVERY")}
+    async with serving(world, tmp_path, MODELYARD_COLLECT_DELAY_SECONDS="3600", **nothing) as cdn:
+        asset = await upload(cdn.stub, some_bytes(12))
+        assert list((await collect(cdn.stub)).names) == [asset.name]
+        assert (await collect(cdn.stub)).deleted_count == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            await cdn.stub.GetAsset(pb.GetAssetRequest(name=asset.name))
+        assert failure(caught.value).reason == "ASSET_NOT_FOUND"
+        found = world.client.list_objects_v2(Bucket=cdn.place.bucket).get("Contents", [])
+        assert [each["Key"] for each in found] == [f"assets/{asset.sha256}"]
