@@ -234,22 +234,6 @@ class Bucket:
         found = await self._quick.run(ask)
         return [each["Key"] for each in found.get("Contents", []) if each["LastModified"] < before]
 
-    def part_url(self, key: str, upload: str, number: int, size_bytes: int, seconds: int) -> str:
-        """
-        An address to which a part of *size_bytes* can be sent for *seconds*, with that length and no other.
-        """
-        return self._quick.client.generate_presigned_url(
-            "upload_part",
-            Params={
-                "Bucket": self._bucket,
-                "Key": key,
-                "UploadId": upload,
-                "PartNumber": number,
-                "ContentLength": size_bytes,
-            },
-            ExpiresIn=seconds,
-        )
-
     async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
         """
         Remove objects; those that are not there are no matter.
