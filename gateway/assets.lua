@@ -28,13 +28,21 @@ local ANSWERED = {
   ["etag"] = true,
   ["expires"] = true,
   ["last-modified"] = true,
+  ["repr-digest"] = true,
+  ["strict-transport-security"] = true,
   ["vary"] = true,
   ["www-authenticate"] = true,
   ["x-content-type-options"] = true,
+  ["x-request-id"] = true,
 }
 
+-- What is said of bytes that never change (RFC 8246), also where S3 says nothing of it, as with 304.
+local FOREVER = "public, max-age=31536000, immutable"
+
 -- What an error does not have.
-local OF_BYTES = {"accept-ranges", "content-disposition", "content-encoding", "etag", "expires", "last-modified"}
+local OF_BYTES = {
+  "accept-ranges", "content-disposition", "content-encoding", "etag", "expires", "last-modified", "repr-digest",
+}
 
 -- google.rpc.Status for what is the client's affair. Whatever else S3 says is a matter between it and the gateway.
 local ERRORS = {
@@ -102,21 +110,156 @@ local function replace_if_range(headers)
   end
 end
 
+-- The tag of an asset is its digest, that of a variant says of which encoding it is: both are known without S3.
+local function tag_of(digest, coding)
+  return '"' .. digest .. (coding == "identity" and "" or "-" .. coding) .. '"'
+end
+
+-- Of which encodings the tags in *list* are. RFC 9110, section 13.1: If-Match compares strongly, If-None-Match weakly.
+local function named(list, digest, weakly)
+  local found = {}
+  for mark, tag in list:gmatch('(W?/?)("[^"]*")') do
+    for _, coding in ipairs({"identity", "zstd", "gzip"}) do
+      if (weakly or mark == "") and tag == tag_of(digest, coding) then
+        found[coding] = true
+      end
+    end
+  end
+  return found
+end
+
+local function is_any(list)
+  return list:match("^%s*%*%s*$") ~= nil
+end
+
+-- If-Match: only what has one of the tags. Returns the variants that are left, and whether the original is.
+local function keep_matching(headers, digest, codings)
+  local list = headers:get("if-match")
+  if not list then
+    return codings, true
+  end
+  headers:remove("if-match")
+  -- RFC 9110, section 13.2.2: it takes the place of the other one.
+  headers:remove("if-unmodified-since")
+  if is_any(list) then
+    return codings, true
+  end
+  local tags, left = named(list, digest, false), {}
+  for coding in codings:gmatch("%S+") do
+    left[#left + 1] = tags[coding] and coding or nil
+  end
+  return table.concat(left, " "), tags["identity"] or false
+end
+
+-- If-None-Match: which encoding of it the client has and would be given. S3 is asked about "*" alone.
+local function held(headers, digest, codings, original)
+  local list = headers:get("if-none-match")
+  if not list then
+    return nil
+  end
+  headers:remove("if-modified-since")
+  if is_any(list) then
+    return nil
+  end
+  headers:remove("if-none-match")
+  local tags = named(list, digest, true)
+  for coding in codings:gmatch("%S+") do
+    if tags[coding] then
+      return coding
+    end
+  end
+  return original and tags["identity"] and "identity" or nil
+end
+
+-- What a browser is to save it as: ?download=NAME, percent-encoded (RFC 8187). No separators, no control characters.
+local function download_name(path)
+  local name = path:match("[?&]download=([^&#]*)")
+  if not name or #name == 0 or #name > 600 or name:find("[^%w%%._~!$+^`|-]") then
+    return nil
+  end
+  local plain = name:gsub("%%(%x%x)", "")
+  if plain:find("%%") then
+    return nil
+  end
+  for code in name:gmatch("%%(%x%x)") do
+    local byte = tonumber(code, 16)
+    if byte < 32 or byte == 127 or byte == 47 or byte == 92 then
+      return nil
+    end
+  end
+  return name
+end
+
+local function of_asset(headers, metadata, digest, codings)
+  local name = download_name(headers:get(":path"))
+  if name then
+    metadata:set("assets", "download", name)
+  end
+  metadata:set("assets", "digest", digest)
+  if headers:get("if-range") and headers:get("range") and headers:get("if-range") ~= tag_of(digest, "identity") then
+    headers:remove("range")
+  end
+  local original
+  codings, original = keep_matching(headers, digest, codings)
+  local coding = held(headers, digest, codings, original)
+  if not original and codings == "" then
+    metadata:set("assets", "outcome", "412")
+  elseif coding then
+    metadata:set("assets", "coding", coding)
+    metadata:set("assets", "outcome", "304")
+  end
+  metadata:set("assets", "original", original and "yes" or "no")
+  return codings
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local metadata = handle:streamInfo():dynamicMetadata()
+  local path = headers:get(":path"):match("^[^?#]*")
+  local digest = path:match("^/assets/(%x+)$")
   metadata:set("assets", "method", headers:get(":method"))
-  metadata:set("assets", "key", headers:get(":path"):match("^[^?#]*"))
+  metadata:set("assets", "key", path)
   local request_id = headers:get("x-request-id")
   if request_id then
     -- For the access log.
     metadata:set("assets", "request_id", request_id)
   end
-  replace_if_range(headers)
-  metadata:set("assets", "whole_if_changed", headers:get("if-range") and headers:get("range") and "yes" or "no")
   -- A part of the original is not a part of a variant.
-  metadata:set("assets", "variants", headers:get("range") and "" or variants(headers:get("accept-encoding") or ""))
+  local codings = headers:get("range") and "" or variants(headers:get("accept-encoding") or "")
+  local whole_if_changed = false
+  if digest and #digest == 64 then
+    codings = of_asset(headers, metadata, digest, codings)
+  else
+    replace_if_range(headers)
+    whole_if_changed = headers:get("if-range") and headers:get("range")
+  end
+  metadata:set("assets", "whole_if_changed", whole_if_changed and "yes" or "no")
+  metadata:set("assets", "variants", codings)
   keep_only(headers, ASKED)
+end
+
+-- What is known of an asset's bytes, however S3 tells them: from an earlier release, or with 304.
+local function describe(handle, headers, status, assets)
+  local digest = assets["digest"]
+  local variant = assets["variant"]
+  local coding = assets["coding"] or headers:get("content-encoding") or (variant and variant ~= "" and variant) or "identity"
+  headers:replace("etag", tag_of(digest, coding))
+  if not headers:get("cache-control") then
+    headers:replace("cache-control", FOREVER)
+  end
+  if status == "304" then
+    headers:remove("content-type")
+    headers:remove("content-length")
+    return
+  end
+  if coding == "identity" then
+    -- RFC 9530.
+    local bytes = digest:gsub("%x%x", function(code) return string.char(tonumber(code, 16)) end)
+    headers:replace("repr-digest", "sha-256=:" .. handle:base64Escape(bytes) .. ":")
+  end
+  if assets["download"] then
+    headers:replace("content-disposition", "attachment; filename*=UTF-8''" .. assets["download"])
+  end
 end
 
 function envoy_on_response(handle)
@@ -129,12 +272,24 @@ function envoy_on_response(handle)
     status = OF_GRPC[grpc_status] or "503"
     headers:replace(":status", status)
   end
+  local assets = handle:streamInfo():dynamicMetadata():get("assets")
   keep_only(headers, ANSWERED)
+  if assets["request_id"] then
+    headers:replace("x-request-id", assets["request_id"])
+  end
+  if status == "404" and assets["original"] == "no" then
+    -- None of the variants that If-Match asks for is there, and the original has another tag.
+    status = "412"
+    headers:replace(":status", status)
+  end
   if headers:get("content-encoding") then
     -- Parts are parts of the original, which has other bytes than this.
     headers:remove("accept-ranges")
   end
   if status:sub(1, 1) == "2" or status == "304" then
+    if assets["digest"] then
+      describe(handle, headers, status, assets)
+    end
     local kept = headers:get("cache-control")
     if kept and handle:metadata():get("private") then
       -- Not for whoever asks the same proxy next (RFC 9111, section 5.2.2.7).
@@ -154,7 +309,7 @@ function envoy_on_response(handle)
   headers:replace("cache-control", "no-store")
   headers:replace("content-type", "application/json")
   headers:replace("content-length", tostring(#message))
-  if handle:streamInfo():dynamicMetadata():get("assets")["method"] == "HEAD" then
+  if assets["method"] == "HEAD" then
     return
   end
   -- Also where there was none.

@@ -66,6 +66,8 @@ def values(origins: Sequence[str], known: Sequence[str]) -> dict[str, object]:
     allowed = ", ".join(f"[{json.dumps(origin.lower())}] = true" for origin in origins)
     return {
         "ORIGINS": list(origins),
+        "PREFLIGHTS": ["/assets/", "/static/"] if origins else [],
+        "VARY": "accept-encoding, origin" if origins else "accept-encoding",
         "HOSTS": list(known) or ["*"],
         "ELSEWHERE": [None] if known else [],
         "BROWSERS_LUA": (_FOLDER / "browsers.lua").read_text().replace("${ORIGINS}", f"{{{allowed}}}"),

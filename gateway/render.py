@@ -188,6 +188,7 @@ def streams() -> list[str]:
 def _bytes(bucket: Bucket) -> dict[str, object]:
     return {
         "ASSETS_LUA": TEMPLATE.with_name("assets.lua").read_text(),
+        "CONDITIONS_LUA": TEMPLATE.with_name("conditions.lua").read_text(),
         "STATIC_PATH": STATIC_PATH,
         "S3": [_endpoint(bucket.address)],
         "S3_HOST": bucket.host,

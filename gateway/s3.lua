@@ -24,13 +24,23 @@ local function next_attempt(metadata, status)
     metadata:set("assets", "changed", "yes")
     return true
   end
-  return status == "404" and assets["variant"] ~= ""
+  if assets["variant"] == "" then
+    return false
+  end
+  if assets["variants"] == "" and assets["original"] == "no" then
+    return false
+  end
+  -- 412: the tag may be that of another encoding.
+  return status == "404" or status == "412"
 end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
   -- The route's retry policy reads it, and only we may say it.
   headers:remove("x-next-attempt")
+  -- The gateway says these of itself, and passes them on.
+  headers:remove("repr-digest")
+  headers:remove("strict-transport-security")
   if next_attempt(handle:streamInfo():dynamicMetadata(), headers:get(":status")) then
     headers:add("x-next-attempt", "true")
     -- Having read the answer to its end, the next attempt finds the connection still open.

@@ -157,7 +157,7 @@ def test_browsers_are_told_to_come_back_over_https(door: front.Front) -> None:
     """
     Where it is asked for, every answer says so.
     """
-    for path in ("/healthz", "/", "/v1/nonsense"):
+    for path in ("/healthz", "/", "/v1/nonsense", "/assets/x", f"/assets/{'0' * 64}"):
         assert door.ask(path).headers["strict-transport-security"] == f"max-age={HSTS}"
 
 

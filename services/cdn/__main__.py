@@ -56,7 +56,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
         stack.push_async_callback(writer.close)
 
         records, pins, privacy = Records(database), Pins(database, settings.owner_quota), Privacy()
-        assets = await stack.enter_async_context(open_assets(bucket, records, settings.limits()))
+        assets = await stack.enter_async_context(
+            open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)
+        )
         uploads = Uploads(database, settings.bounds())
         finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
         grace, rhythm = settings.grace(), settings.rhythm()

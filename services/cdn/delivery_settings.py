@@ -62,7 +62,7 @@ class DeliverySettings(LedgerSettings):
         "MODELYARD_S3_PUBLIC_ENDPOINT",
         url("http", "https"),
         default=None,
-        help="where clients reach the object store for signed URLs; unset means where this service does",
+        help="where clients reach the object store: in presigned URLs, those of parts, too; unset means as we do",
     )
     cloudfront_domain: str | None = setting(
         "MODELYARD_CLOUDFRONT_DOMAIN", domain(), default=None, help="of the distribution that signed URLs go to"

@@ -29,6 +29,7 @@ class Recorder(AssetServiceServicer, DeliveryServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.parts = 0
 
     def ListAssets(self, request: Any, context: Any) -> assets_pb2.ListAssetsResponse:  # noqa: N802
         self.requests.append(request)
@@ -46,6 +47,12 @@ class Recorder(AssetServiceServicer, DeliveryServiceServicer):
 
     def CollectGarbage(self, request: Any, context: Any) -> assets_pb2.CollectGarbageResponse:  # noqa: N802
         self.requests.append(request)
+        if request.page_token or self.parts:
+            left = len(self.requests) < self.parts
+            token, names = f"{request.page_token}+" if left else "", ["assets/x"] * 600
+            return assets_pb2.CollectGarbageResponse(
+                condemned_count=600, deleted_bytes=7, failed_count=1, names=names, next_page_token=token
+            )
         return assets_pb2.CollectGarbageResponse(
             condemned_count=25,
             condemned_bytes=3 << 30,
@@ -164,6 +171,28 @@ def test_gc(target: str, recorder: Recorder, capsys: pytest.CaptureFixture[str])
     first, second = recorder.requests
     assert (first.dry_run, first.grace.seconds) == (True, 7 * 86400)
     assert (second.dry_run, second.HasField("grace")) == (False, False)
+
+
+def test_gc_in_parts(target: str, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    The service is asked until nothing is left to do; the summary is of all of it, how far it is is said meanwhile,
+    and so is what the object store did not delete.
+    """
+    recorder.parts = 3
+    assert _run(target, "gc", "--grace", "7d") == 0
+    printed = capsys.readouterr()
+    assert "taken away     1,800 assets" in printed.out
+    assert "so far 1,200 assets taken away" in printed.err
+    assert "the bytes of 3 assets" in printed.err
+    assert [(each.page_token, each.grace.seconds) for each in recorder.requests] == [
+        ("", 604800),
+        ("+", 604800),
+        ("++", 604800),
+    ]
+    recorder.requests.clear()
+    assert _run(target, "gc", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["condemnedCount"], len(found["names"]), found.get("nextPageToken")) == ("1800", 1000, None)
 
 
 @pytest.mark.parametrize(

@@ -577,8 +577,11 @@ class CollectGarbageRequest(_message.Message):
 
     GRACE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
-    """Say what would be deleted, and delete nothing."""
+    """Say what would be deleted, and delete nothing. The answer is about all of it."""
+    page_token: _builtins.str
+    """What the answer before said, to go on from there."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """How old an unpinned asset must be; unset means the setting's."""
@@ -588,10 +591,11 @@ class CollectGarbageRequest(_message.Message):
         *,
         grace: _duration_pb2.Duration | None = ...,
         dry_run: _builtins.bool = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "grace", b"grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "grace", b"grace", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,12 +610,18 @@ class CollectGarbageResponse(_message.Message):
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_BYTES_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     condemned_count: _builtins.int
     """What is no longer there, or would not be."""
     condemned_bytes: _builtins.int
     deleted_count: _builtins.int
     """Whose bytes were deleted, or would be."""
     deleted_bytes: _builtins.int
+    failed_count: _builtins.int
+    """Whose bytes the object store did not delete, or nobody knows whether it did. A later collection tries again."""
+    next_page_token: _builtins.str
+    """Not empty while there is more to do."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000 of those that are no longer there."""
@@ -624,10 +634,12 @@ class CollectGarbageResponse(_message.Message):
         deleted_count: _builtins.int = ...,
         deleted_bytes: _builtins.int = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        failed_count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned_bytes", b"condemned_bytes", "condemned_count", b"condemned_count", "deleted_bytes", b"deleted_bytes", "deleted_count", b"deleted_count", "names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned_bytes", b"condemned_bytes", "condemned_count", b"condemned_count", "deleted_bytes", b"deleted_bytes", "deleted_count", b"deleted_count", "failed_count", b"failed_count", "names", b"names", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

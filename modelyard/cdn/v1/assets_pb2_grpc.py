@@ -220,8 +220,11 @@ class AssetServiceServicer(object):
         to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
         by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
+        A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+        with it. The calls of one such chain delete nothing that one of them has condemned.
+
         Errors:
-        INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
+        INVALID_ARGUMENT  `grace` is shorter than the setting's minimum, or `page_token` is not one of this method's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -121,8 +121,11 @@ class AssetServiceStub:
     to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
     by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
+    A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+    with it. The calls of one such chain delete nothing that one of them has condemned.
+
     Errors:
-      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
+      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum, or `page_token` is not one of this method's.
     """
     GetStorageTotals: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]
     """GetStorageTotals returns how much is stored, in all and for each owner.
@@ -224,8 +227,11 @@ class AssetServiceAsyncStub(AssetServiceStub):
     to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
     by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
+    A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+    with it. The calls of one such chain delete nothing that one of them has condemned.
+
     Errors:
-      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
+      INVALID_ARGUMENT  `grace` is shorter than the setting's minimum, or `page_token` is not one of this method's.
     """
     GetStorageTotals: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]  # type: ignore[assignment]
     """GetStorageTotals returns how much is stored, in all and for each owner.
@@ -384,8 +390,11 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
         by an earlier one. Several may run at once: each does a part, and nothing counts twice.
 
+        A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+        with it. The calls of one such chain delete nothing that one of them has condemned.
+
         Errors:
-          INVALID_ARGUMENT  `grace` is shorter than the setting's minimum.
+          INVALID_ARGUMENT  `grace` is shorter than the setting's minimum, or `page_token` is not one of this method's.
         """
 
     @_abc_1.abstractmethod

@@ -121,7 +121,8 @@ class UploadServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateUploadUrls(self, request, context):
-        """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
+        """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly, at the address where clients
+        reach it.
 
         Errors:
         INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.

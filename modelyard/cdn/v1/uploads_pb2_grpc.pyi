@@ -71,7 +71,8 @@ class UploadServiceStub:
       UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     CreateUploadUrls: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadUrlsRequest, _uploads_pb2.CreateUploadUrlsResponse]
-    """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
+    """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly, at the address where clients
+    reach it.
 
     Errors:
       INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
@@ -145,7 +146,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
       UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
     CreateUploadUrls: _aio.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadUrlsRequest, _uploads_pb2.CreateUploadUrlsResponse]  # type: ignore[assignment]
-    """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
+    """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly, at the address where clients
+    reach it.
 
     Errors:
       INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
@@ -240,7 +242,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _uploads_pb2.CreateUploadUrlsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_uploads_pb2.CreateUploadUrlsResponse, _abc.Awaitable[_uploads_pb2.CreateUploadUrlsResponse]]:
-        """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly.
+        """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly, at the address where clients
+        reach it.
 
         Errors:
           INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.

@@ -20,6 +20,8 @@ from modelyard.client import Client
 from modelyard.transfer import Outgoing
 
 _NAMES_SHOWN = 20
+# As many as one answer has.
+_MOST_NAMES = 1000
 
 
 def add(group: Group) -> None:
@@ -126,7 +128,9 @@ def collect(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Collect garbage.
     """
-    done = yard.assets.CollectGarbage(pb.CollectGarbageRequest(grace=args.grace, dry_run=args.dry_run))
+    done = _collected(yard, pb.CollectGarbageRequest(grace=args.grace, dry_run=args.dry_run), output)
+    if done.failed_count:
+        output.warn(f"the object store did not delete the bytes of {done.failed_count:,} assets: run it again later")
     verb = "would be " if args.dry_run else ""
     facts = [
         (f"{verb}taken away", f"{done.condemned_count:,} assets, {amount(done.condemned_bytes, 'B')}"),
@@ -135,6 +139,25 @@ def collect(yard: Client, args: argparse.Namespace, output: Output) -> None:
         ("", "…" if done.condemned_count > _NAMES_SHOWN else ""),
     ]
     output.one(done, facts)
+
+
+def _collected(yard: Client, request: pb.CollectGarbageRequest, output: Output) -> pb.CollectGarbageResponse:
+    # Each call does some seconds of work.
+    done = pb.CollectGarbageResponse()
+    while True:
+        part = yard.assets.CollectGarbage(request)
+        done = pb.CollectGarbageResponse(
+            condemned_count=done.condemned_count + part.condemned_count,
+            condemned_bytes=done.condemned_bytes + part.condemned_bytes,
+            deleted_count=done.deleted_count + part.deleted_count,
+            deleted_bytes=done.deleted_bytes + part.deleted_bytes,
+            failed_count=done.failed_count + part.failed_count,
+            names=[*done.names, *part.names][:_MOST_NAMES],
+        )
+        if not part.next_page_token:
+            return done
+        request.page_token = part.next_page_token
+        output.note(f"so far {done.condemned_count:,} assets taken away, the bytes of {done.deleted_count:,} deleted")
 
 
 def _resource(text: str) -> VersionRef | str:

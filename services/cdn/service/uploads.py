@@ -118,13 +118,13 @@ class UploadService(UploadServiceServicer):
         seconds = _check_urls(request, upload)
         check_way(upload, UploadWay.DIRECT)
         upload = await begin(self._assets.bucket, self._uploads, upload, UploadWay.DIRECT)
-        urls = []
-        for number in request.part_numbers:
-            size = upload.part_size(number)
-            url = self._assets.bucket.part_url(upload.key, upload.multipart, number, size, seconds)
-            urls.append(
-                pb.CreateUploadUrlsResponse.PartUrl(part_number=number, url=url, headers={"content-length": str(size)})
+        numbers = list(request.part_numbers)
+        urls = [
+            pb.CreateUploadUrlsResponse.PartUrl(
+                part_number=number, url=url, headers={"content-length": str(upload.part_size(number))}
             )
+            for number, url in zip(numbers, await self._assets.part_urls.sign(upload, numbers, seconds), strict=True)
+        ]
         return pb.CreateUploadUrlsResponse(urls=urls)
 
     async def FinishUpload(self, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:

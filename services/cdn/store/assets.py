@@ -15,6 +15,7 @@ from services.cdn.store.bucket import Bucket, kept
 from services.cdn.store.budget import Memory
 from services.cdn.store.copying import Copier
 from services.cdn.store.encodings import Variants
+from services.cdn.store.part_urls import PartUrls
 from services.cdn.store.reader import AssetReader
 from services.cdn.store.records import Records
 from services.cdn.store.s3 import S3Settings
@@ -50,16 +51,21 @@ class AssetStore:
         settings: where the bucket is.
         records: what is known of assets.
         limits: what moving bytes may cost.
+        public_endpoint: where clients reach the object store, when that is not where we do.
 
     Attributes:
         bucket: the bucket.
+        part_urls: presigned for those who send parts to the object store themselves.
         memory: that all uploads share.
         chores: takes what remains to be done when a caller has gone away.
         variants: made of what is text.
     """
 
-    def __init__(self, settings: S3Settings, records: Records, limits: Limits) -> None:
+    def __init__(
+        self, settings: S3Settings, records: Records, limits: Limits, public_endpoint: str | None = None
+    ) -> None:
         self.bucket = Bucket(settings)
+        self.part_urls = PartUrls(settings, public_endpoint)
         self._copier = Copier(settings)
         self.memory = Memory(limits.upload_memory, limits.upload_memory_each)
         self.chores = Chores("uploads")
@@ -102,15 +108,17 @@ class AssetStore:
         Finish what runs in the background, then close the connections.
         """
         await self.chores.finish(_PATIENCE)
-        await asyncio.gather(self.bucket.close(), self._copier.close())
+        await asyncio.gather(self.bucket.close(), self._copier.close(), self.part_urls.close())
 
 
 @asynccontextmanager
-async def open_assets(settings: S3Settings, records: Records, limits: Limits) -> AsyncIterator[AssetStore]:
+async def open_assets(
+    settings: S3Settings, records: Records, limits: Limits, public_endpoint: str | None = None
+) -> AsyncIterator[AssetStore]:
     """
     An AssetStore for as long as the block lasts.
     """
-    store = AssetStore(settings, records, limits)
+    store = AssetStore(settings, records, limits, public_endpoint)
     try:
         yield store
     finally:

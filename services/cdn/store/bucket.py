@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from services.cdn.model import DEFAULT_MEDIA_TYPE, Span, is_private
 from services.cdn.store.s3 import Lane, S3Settings, traffic
+from services.chassis.errors import Unavailable
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, DeleteTypeDef
 
 #: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
 FOREVER = "public, max-age=31536000, immutable"
 #: The same of private bytes: no cache that others use keeps them beyond the signature that they were asked for with.
 OWN_FOREVER = "private, max-age=31536000, immutable"
+# Amazon S3 API Reference, DeleteObjects.
+_MOST_DELETED = 1000
 
 
 def kept(key: str) -> str:
@@ -234,22 +237,6 @@ class Bucket:
         found = await self._quick.run(ask)
         return [each["Key"] for each in found.get("Contents", []) if each["LastModified"] < before]
 
-    def part_url(self, key: str, upload: str, number: int, size_bytes: int, seconds: int) -> str:
-        """
-        An address to which a part of *size_bytes* can be sent for *seconds*, with that length and no other.
-        """
-        return self._quick.client.generate_presigned_url(
-            "upload_part",
-            Params={
-                "Bucket": self._bucket,
-                "Key": key,
-                "UploadId": upload,
-                "PartNumber": number,
-                "ContentLength": size_bytes,
-            },
-            ExpiresIn=seconds,
-        )
-
     async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
         """
         Remove objects; those that are not there are no matter.
@@ -260,8 +247,30 @@ class Bucket:
         Raises:
             Unavailable: S3 does not answer, or it is too late.
         """
-        for key in keys:
-            await self._quick.run(partial(_delete, self._quick, self._bucket, key, until))
+        if len(keys) == 1:
+            await self._quick.run(partial(_delete, self._quick, self._bucket, keys[0], until))
+            return
+        if kept := await self.delete_many(keys, until=until):
+            raise Unavailable("ASSET_STORE_UNAVAILABLE", f"the object store did not delete {len(kept)} objects")
+
+    async def delete_many(self, keys: Sequence[str], *, until: float | None = None) -> set[str]:
+        """
+        Remove objects, a thousand with one request.
+
+        Args:
+            until: see `delete`.
+
+        Returns:
+            The keys that the store says it has not removed.
+
+        Raises:
+            Unavailable: S3 does not answer, or it is too late.
+        """
+        refused: set[str] = set()
+        for first in range(0, len(keys), _MOST_DELETED):
+            some = keys[first : first + _MOST_DELETED]
+            refused |= await self._quick.run(partial(_delete_many, self._quick, self._bucket, some, until))
+        return refused
 
     async def open(self, key: str, span: Span) -> StreamingBody:
         """
@@ -304,8 +313,21 @@ class Bucket:
         await asyncio.gather(self._quick.close(), self._bulk.close())
 
 
-def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:
-    # Here, in the thread that sends it, and not before: whoever was stopped in between has no right to it any more.
+def _check_time(until: float | None) -> None:
+    # In the thread that sends, and not before: whoever was stopped in between has no right to it any more.
     if until is not None and time.monotonic() > until:
         raise TimeoutError
+
+
+def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:
+    _check_time(until)
     lane.client.delete_object(Bucket=bucket, Key=key)
+
+
+def _delete_many(lane: Lane, bucket: str, keys: Sequence[str], until: float | None) -> set[str]:
+    _check_time(until)
+    listed: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+    answer = lane.client.delete_objects(Bucket=bucket, Delete=listed)
+    errors = {each["Key"]: each.get("Code", "") for each in answer.get("Errors", []) if "Key" in each}
+    # Some stores say so of what is not there.
+    return {key for key, code in errors.items() if code != "NoSuchKey"}

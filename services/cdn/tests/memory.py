@@ -99,6 +99,10 @@ class MemoryBucket(CopyingBucket):
         for key in keys:
             self.objects.pop(key, None)
 
+    async def delete_many(self, keys: Sequence[str], *, until: float | None = None) -> set[str]:
+        await self.delete(keys, until=until)
+        return set()
+
     async def open(self, key: str, span: Span) -> Any:
         return io.BytesIO(self._object(key))
 

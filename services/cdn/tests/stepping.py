@@ -271,6 +271,11 @@ class SteppedBucket(CopyingBucket):
         for key in keys:
             await self._delete(key, until)
 
+    async def delete_many(self, keys: Sequence[str], *, until: float | None = None) -> set[str]:
+        # Each of the keys goes at a moment of its own.
+        await self.delete(keys, until=until)
+        return set()
+
     async def _delete(self, key: str, until: float | None) -> None:
         await self._steps.request(f"delete {_short(key)}", lambda: self._inner.delete([key], until=until))
 

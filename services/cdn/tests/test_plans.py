@@ -141,10 +141,11 @@ class Emptied:
     A bucket that deletes whatever it is asked to.
     """
 
-    async def delete(self, *_: object, **__: object) -> None:
+    async def delete_many(self, *_: object, **__: object) -> set[str]:
         """
         Done.
         """
+        return set()
 
 
 async def pins(database: Database, writer: Writer) -> None:

@@ -354,6 +354,21 @@ async def test_straight_to_s3(cdn: Cdn) -> None:
     await client.left_nothing()
 
 
+async def test_parts_go_where_clients_reach_the_store(world: World, tmp_path: Path) -> None:
+    """
+    The address of a part has the public endpoint, and its signature holds there and nowhere else.
+    """
+    public = world.s3.endpoint.replace("127.0.0.1", "localhost")
+    async with serving(world, tmp_path, MODELYARD_S3_PUBLIC_ENDPOINT=public) as cdn:
+        client = Client(cdn, some_bytes(100))
+        await client.start()
+        url = (await client.urls([1])).urls[0].url
+        assert url.startswith(f"{public}/")
+        assert await asyncio.to_thread(put, url.replace("localhost", "127.0.0.1"), client.data) == 403
+        assert await asyncio.to_thread(put, url, client.data) == 200
+        assert (await client.finish()).sha256 == digest(client.data)
+
+
 async def test_a_part_of_another_size(cdn: Cdn) -> None:
     """
     A part that was sent straight to S3 with another length than its own does not count.

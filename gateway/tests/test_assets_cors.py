@@ -1,0 +1,108 @@
+"""
+Scripts of other sites that may call load models in a browser: by parts, with the conditions and headers of HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.tests.conftest import Put
+from gateway.tests.front import Front, gateway
+from services.embedded.s3 import BUCKET, S3
+from services.embedded.testing import scratch
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SITE = "https://app.example"
+MISSING = f"/assets/{'0' * 64}"
+
+
+@pytest.fixture(scope="module")
+def open_door(s3: S3) -> Iterator[Front]:
+    """
+    A gateway that the scripts of one other site may call.
+    """
+    with scratch() as state, gateway(s3, state, origins=[SITE]) as running:
+        yield running
+
+
+def words(value: str) -> set[str]:
+    """
+    The words of a header that is a list.
+    """
+    return {word.strip().lower() for word in value.split(",")}
+
+
+@pytest.mark.parametrize("path", [MISSING, "/static/site/app.js", "/assets/x"])
+def test_a_browser_may_ask_for_a_part(open_door: Front, path: str) -> None:
+    """
+    The question before a request with Range, conditions and a token is answered with yes to the site, and to no other;
+    a method that is not possible is no answer to any question.
+    """
+    asked = "range, if-none-match, if-match, if-range, authorization"
+    question = {"access_control_request_method": "GET", "access_control_request_headers": asked}
+    answer = open_door.ask(path, "OPTIONS", origin=SITE, **question)
+    assert (answer.status, answer.headers.get("access-control-allow-origin")) == (200, SITE)
+    assert words(asked) <= words(answer.headers["access-control-allow-headers"])
+    assert {"get", "head"} <= words(answer.headers["access-control-allow-methods"])
+    other = open_door.ask(path, "OPTIONS", origin=f"{SITE}.evil", **question)
+    assert "access-control-allow-origin" not in other.headers
+    assert open_door.ask(path, "OPTIONS", origin=SITE).status == 405
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_script_reads_bytes_and_their_headers(open_door: Front, put: Put, method: str) -> None:
+    """
+    Parts, what was not changed and what is not there: all of it may be read, with what a script needs to go on. Whoever
+    keeps it in between keeps it for one site.
+    """
+    path = put(b"0123456789", "gzip")
+    etag = open_door.ask(path).headers["etag"]
+    for headers, status in (
+        ({}, 200),
+        ({"accept_encoding": "gzip"}, 200),
+        # An object store need not know ranges of HEAD.
+        ({"range": "bytes=2-4"}, 206 if method == "GET" else 200),
+        ({"if_none_match": etag}, 304),
+        ({"range": "bytes=99-"}, 416 if method == "GET" else 200),
+    ):
+        answer = open_door.ask(path, method, origin=SITE, **headers)
+        assert (answer.status, answer.headers.get("access-control-allow-origin")) == (status, SITE), headers
+        exposed = words(answer.headers["access-control-expose-headers"])
+        assert {"content-range", "etag", "accept-ranges", "repr-digest", "x-request-id"} <= exposed
+        assert words(answer.headers["vary"]) == {"accept-encoding", "origin"}
+    assert open_door.ask(MISSING, method, origin=SITE).headers["access-control-allow-origin"] == SITE
+    assert "access-control-allow-origin" not in open_door.ask(path, method, origin=f"{SITE}.evil").headers
+
+
+def test_a_script_reads_static_files(open_door: Front, bucket: S3Client) -> None:
+    """
+    The same holds for static files.
+    """
+    bucket.put_object(Bucket=BUCKET, Key="static/site/app.js", Body=b"1", ContentType="text/javascript")
+    answer = open_door.ask("/static/site/app.js", origin=SITE, range="bytes=0-")
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (206, SITE)
+
+
+def test_without_sites_nothing_is_told(door: Front, put: Put) -> None:
+    """
+    Where no other site may call, a script is told nothing, and OPTIONS is no method here.
+    """
+    path = put(b"mine")
+    answer = door.ask(path, origin=SITE)
+    assert (answer.status, answer.headers.get("access-control-allow-origin")) == (200, None)
+    question = {"origin": SITE, "access_control_request_method": "GET"}
+    assert door.ask(path, "OPTIONS", None, **question).status == 405
+
+
+def test_an_answer_has_the_id_of_its_request(door: Front, put: Put) -> None:
+    """
+    As everywhere, an answer says which request it is of, so that it is found in the access log: also an error's.
+    """
+    for path in (put(b"known"), MISSING):
+        assert door.ask(path, x_request_id="mine-1").headers["x-request-id"] == "mine-1"
+        assert door.ask(path).headers["x-request-id"]

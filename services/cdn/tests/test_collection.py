@@ -1,0 +1,177 @@
+"""
+A collection of many assets: in batches, with a bound for each call, and with an end whatever the object store says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+
+import asyncpg
+import grpc
+import pytest
+
+from modelyard.cdn.v1 import assets_pb2 as pb
+from services.cdn.model import all_keys
+from services.cdn.store.bucket import Bucket
+from services.cdn.store.collection import Collected, Collection, Grace
+from services.cdn.store.s3 import traffic
+from services.cdn.tests.calls import Stub, digest, failure
+from services.cdn.tests.conftest import Store, World
+from services.ledger.store.database import DatabaseSettings, open_database
+from services.ledger.store.grouping import Writer
+
+_AT_ONCE = Grace(timedelta(0), timedelta(0), timedelta(0))
+_INSERT = """
+INSERT INTO assets (sha256, state, size_bytes, media_type, private, create_time, touch_time, condemn_time, revision)
+SELECT each, $2, 3, 'text/plain', false, now(), now() - interval '1 day',
+       CASE WHEN $2 = 'CONDEMNED' THEN now() - interval '1 day' END, 1
+  FROM unnest($1::text[]) AS each
+"""
+_COUNT = "UPDATE totals SET assets = assets + $1, bytes = bytes + 3 * $1"
+
+
+@dataclass(frozen=True)
+class Yard:
+    """
+    What collects, and what is collected.
+    """
+
+    collection: Collection
+    bucket: Bucket
+    store: Store
+    url: str
+
+    async def add(self, count: int, state: str, keys: Callable[[str], Sequence[str]] = lambda _: ()) -> list[str]:
+        """
+        Assets that nobody pins, of yesterday.
+
+        Args:
+            keys: those of an asset under which there are objects.
+        """
+        digests = [digest(f"{state} {number}".encode()) for number in range(count)]
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(_INSERT, digests, state)
+            if state == "LIVE":
+                await connection.execute(_COUNT, count)
+        finally:
+            await connection.close()
+
+        def put(key: str) -> None:
+            self.store.client.put_object(Bucket=self.store.bucket, Key=key, Body=b"?")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, [key for each in digests for key in keys(each)]))
+        return digests
+
+    async def states(self) -> dict[str, int]:
+        """
+        How many assets there are, by state.
+        """
+        connection = await asyncpg.connect(self.url)
+        try:
+            rows = await connection.fetch("SELECT state, count(*) AS count FROM assets GROUP BY state")
+        finally:
+            await connection.close()
+        return {row["state"]: row["count"] for row in rows}
+
+
+@pytest.fixture
+async def yard(world: World) -> AsyncIterator[Yard]:
+    """
+    With an empty bucket and an empty database, in this process.
+    """
+    place = world.place()
+    bucket = Bucket(world.straight(place.bucket))
+    async with open_database(DatabaseSettings(url=place.database)) as database:
+        writer = Writer(database)
+        yield Yard(Collection(database, writer, bucket), bucket, Store(world.client, place.bucket), place.database)
+        await writer.close()
+        await bucket.close()
+
+
+async def chain(yard: Yard, grace: Grace = _AT_ONCE) -> list[Collected]:
+    """
+    Calls that each stop as soon as they may, until all is done.
+    """
+    calls = [await yard.collection.collect(grace, seconds=0)]
+    while calls[-1].after:
+        assert len(calls) < 100, "no end"
+        calls.append(await yard.collection.collect(grace, seconds=0, after=calls[-1].after))
+    return calls
+
+
+async def test_each_call_does_a_part(yard: Yard) -> None:
+    """
+    A call ends when its time is over and says where to go on. All of them together delete what was due, with every key
+    that it may have, and condemn the rest; what they condemn is for the next collection.
+    """
+    await yard.add(250, "CONDEMNED", lambda sha256: all_keys(sha256)[: 1 + int(sha256[0], 16) % 6])
+    await yard.add(450, "LIVE")
+    calls = await chain(yard)
+    assert [(each.deleted_count, each.condemned_count) for each in calls[:-2]] == [
+        (100, 0),
+        (100, 0),
+        (50, 0),
+        (0, 200),
+    ]
+    assert (sum(each.deleted_count for each in calls), sum(each.condemned_count for each in calls)) == (250, 450)
+    assert (sum(each.deleted_bytes for each in calls), sum(each.failed_count for each in calls)) == (750, 0)
+    assert (await yard.states(), yard.store.keys("")) == ({"CONDEMNED": 450}, [])
+
+
+async def test_a_batch_is_one_request(yard: Yard) -> None:
+    """
+    The keys of a hundred assets go with one request to the object store.
+    """
+    await yard.add(200, "CONDEMNED")
+    before = traffic().calls()
+    assert (await yard.collection.collect(_AT_ONCE)).deleted_count == 200
+    made = {key: count - before.get(key, 0) for key, count in traffic().calls().items()}
+    assert made.get(("DeleteObjects", "ok"), 0) == 2
+    assert sum(count for (operation, _), count in made.items() if "Delete" in operation) == 2
+
+
+async def test_a_dry_run_is_about_all_of_it(yard: Yard) -> None:
+    """
+    What would be done is counted whole, however much it is, and nothing is done.
+    """
+    await yard.add(250, "CONDEMNED")
+    await yard.add(1010, "LIVE")
+    found = await yard.collection.collect(_AT_ONCE, dry=True, seconds=0)
+    assert (found.condemned_count, found.condemned_bytes, found.deleted_count, found.after) == (1010, 3030, 250, "")
+    assert len(found.names) == 1000
+    assert await yard.states() == {"CONDEMNED": 250, "LIVE": 1010}
+
+
+async def test_what_the_store_does_not_delete(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    An object that the object store refuses to delete keeps its asset from being forgotten, and no other one: they are
+    counted, the calls have an end, and the next collection deletes it.
+    """
+    digests = await yard.add(250, "CONDEMNED", lambda sha256: all_keys(sha256)[:1])
+    locked = all_keys(min(digests))[0]
+    real = Bucket.delete_many
+
+    async def refusing(bucket: Bucket, keys: Sequence[str], *, until: float | None = None) -> set[str]:
+        return await real(bucket, [key for key in keys if key != locked], until=until) | ({locked} & set(keys))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "delete_many", refusing)
+        calls = await chain(yard)
+    assert (sum(each.deleted_count for each in calls), sum(each.failed_count for each in calls)) == (249, 1)
+    assert (await yard.states(), yard.store.keys("")) == ({"DELETING": 1}, [locked])
+    assert (await yard.collection.collect(_AT_ONCE)).deleted_count == 1
+    assert (await yard.states(), yard.store.keys("")) == ({}, [])
+
+
+async def test_tokens_of_others(stub: Stub) -> None:
+    """
+    A token that no call gave is refused.
+    """
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.CollectGarbage(pb.CollectGarbageRequest(page_token="~"))
+    assert failure(caught.value).fields == {"page_token"}
