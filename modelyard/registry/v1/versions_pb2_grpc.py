@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class VersionServiceStub(object):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
-    PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
+    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    lineage no longer change.
     """
 
     def __init__(self, channel):
@@ -44,6 +45,11 @@ class VersionServiceStub(object):
         self.GetVersion = channel.unary_unary(
                 '/modelyard.registry.v1.VersionService/GetVersion',
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetVersionRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+                _registered_method=True)
+        self.ResolveVersion = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/ResolveVersion',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.ResolveVersionRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
                 _registered_method=True)
         self.ListVersions = channel.unary_unary(
@@ -66,11 +72,17 @@ class VersionServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FailVersionRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
                 _registered_method=True)
+        self.DeleteVersion = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/DeleteVersion',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+                _registered_method=True)
 
 
 class VersionServiceServicer(object):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
-    PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
+    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    lineage no longer change.
     """
 
     def CreateVersion(self, request, context):
@@ -91,14 +103,27 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT  `name` is not namespaces/{namespace}/models/{model}/versions/{number}.
-        NOT_FOUND         no such version (VERSION_NOT_FOUND).
+        NOT_FOUND         no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveVersion(self, request, context):
+        """ResolveVersion returns the version that a number, an alias or "latest" stands for, in one call. "latest" is the
+        newest READY version; it and what looks like a number are never aliases.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` is malformed, or `reference` is none of these.
+        NOT_FOUND         no such model (MODEL_NOT_FOUND), version (VERSION_NOT_FOUND) or alias (ALIAS_NOT_FOUND), the
+        version is deleted (VERSION_DELETED), or none is READY (VERSION_NOT_FOUND for "latest").
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVersions(self, request, context):
-        """ListVersions lists the versions of a model, the newest first.
+        """ListVersions lists the versions of a model, the newest first; deleted ones only with `show_deleted`.
 
         Errors:
         INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -113,7 +138,7 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
-        NOT_FOUND            no such version (VERSION_NOT_FOUND).
+        NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
         FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
         ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
         RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
@@ -128,7 +153,7 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.
-        NOT_FOUND            no such version (VERSION_NOT_FOUND).
+        NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
         FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
         names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
         were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
@@ -146,8 +171,26 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.
-        NOT_FOUND            no such version (VERSION_NOT_FOUND).
+        NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
         FAILED_PRECONDITION  the version is READY (VERSION_READY).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVersion(self, request, context):
+        """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
+        `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+        and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
+        as their parent.
+
+        Errors:
+        INVALID_ARGUMENT     `name` is malformed.
+        NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
+        ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+        FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
+        deployment runs it (VERSION_DEPLOYED; the metadata names one).
+        ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +207,11 @@ def add_VersionServiceServicer_to_server(servicer, server):
             'GetVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVersion,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetVersionRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
+            ),
+            'ResolveVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveVersion,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.ResolveVersionRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
@@ -186,6 +234,11 @@ def add_VersionServiceServicer_to_server(servicer, server):
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FailVersionRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
             ),
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'modelyard.registry.v1.VersionService', rpc_method_handlers)
@@ -195,8 +248,9 @@ def add_VersionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VersionService(object):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 … without gaps. A version is made
-    PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then nothing but its labels changes.
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
+    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    lineage no longer change.
     """
 
     @staticmethod
@@ -242,6 +296,33 @@ class VersionService(object):
             target,
             '/modelyard.registry.v1.VersionService/GetVersion',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.GetVersionRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/ResolveVersion',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.ResolveVersionRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
             options,
             channel_credentials,
@@ -350,6 +431,33 @@ class VersionService(object):
             target,
             '/modelyard.registry.v1.VersionService/FailVersion',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.FailVersionRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/DeleteVersion',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.DeleteVersionRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
             options,
             channel_credentials,
