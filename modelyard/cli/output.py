@@ -171,6 +171,13 @@ def count(number: int) -> str:
     return f"{number:,}" if number else ""
 
 
+def number(value: float) -> str:
+    """
+    A measured number with all of its digits, and no more than it takes to tell it from every other.
+    """
+    return repr(value).removesuffix(".0")
+
+
 def pairs(items: Iterable[tuple[str, str]]) -> str:
     """
     ``a=1 b=2``, sorted.

@@ -239,7 +239,7 @@ def test_failures(cli: Run, arguments: list[str], line: str) -> None:
         [],
         ["models"],
         ["models", "frobnicate"],
-        ["versions", "get", "model-without-version"],
+        ["versions", "finalize", "model-without-version"],
         ["versions", "create", "m", "--artifact", "weights"],
         ["models", "create", "m", "--label", "x"],
         ["models", "create", "m", "--parameter-count", "many"],

@@ -10,6 +10,7 @@ import uuid
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, moment, subcommands
+from modelyard.cli.refs import of_model
 from modelyard.client import Client
 from modelyard.registry.v1 import aliases_pb2 as pb
 
@@ -39,8 +40,8 @@ def add(group: Group) -> None:
     parser = command(commands, "set", set_, "point an alias at a version; it is made when it is not there")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("version", metavar="NUMBER", help="of the version")
-    parser.add_argument("--expect", default="", metavar="NUMBER", help="only if it points at this version now")
+    parser.add_argument("version", metavar="VERSION", help="3, another alias, latest; or as other commands take it")
+    parser.add_argument("--expect", default="", metavar="VERSION", help="only if it points at this version now")
 
 
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -111,16 +112,12 @@ def set_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     model = model_name(args.model)
     move = pb.MoveAliasesRequest.Move(
         alias_id=args.alias,
-        version=_version(model, args.version),
-        expected_version=_version(model, args.expect) if args.expect else "",
+        version=of_model(yard, model, args.version),
+        expected_version=of_model(yard, model, args.expect),
     )
     request = pb.MoveAliasesRequest(parent=model, moves=[move], request_id=uuid.uuid4().hex)
     for alias in yard.aliases.MoveAliases(request).aliases:
         show(output, alias)
-
-
-def _version(model: str, text: str) -> str:
-    return text if "/" in text else f"{model}/versions/{text}"
 
 
 def show(output: Output, alias: pb.Alias) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import argparse
 
-from modelyard.cli.commands.versions import resolve
-from modelyard.cli.names import DEFAULT_NAMESPACE, VersionRef, model_name, namespace_name
-from modelyard.cli.output import Column, Output, count, pairs, time_of
+from modelyard.cli.names import DEFAULT_NAMESPACE, namespace_name
+from modelyard.cli.output import Column, Output, count, number, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
+from modelyard.cli.refs import newest_or, resolve
 from modelyard.client import Client
 from modelyard.registry.v1 import evaluations_pb2 as pb
 
@@ -20,7 +20,9 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "evaluations", "measured results")
     parser = command(commands, "list", list_, "list the results of a model or of one version")
-    parser.add_argument("parent", metavar="MODEL[@VERSION]")
+    parser.add_argument(
+        "parent", type=newest_or, metavar="MODEL[@VERSION]", help="a model with all of its versions, or one"
+    )
     parser.add_argument("--dataset", default="", help="only on this data set")
     parser.add_argument("--metric", default="", help="only of this metric")
     limited(parser)
@@ -37,16 +39,13 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     List results.
     """
-    try:
-        parent = resolve(yard, VersionRef.parse(args.parent))
-    except ValueError:
-        parent = model_name(args.parent)
+    parent = args.parent.model if args.parent.bare else resolve(yard, args.parent)
     request = pb.ListEvaluationsRequest(parent=parent, dataset=args.dataset, metric=args.metric)
     columns: list[Column[pb.Evaluation]] = [
         Column("VERSION", lambda each: each.version.rpartition("/")[2], right=True),
         Column("DATASET", lambda each: each.dataset),
         Column("METRIC", lambda each: each.metric),
-        Column("VALUE", lambda each: f"{each.value:g}", right=True),
+        Column("VALUE", lambda each: number(each.value), right=True),
         Column("MEASURED WITH", lambda each: pairs(each.parameters.items())),
         Column("RECORDED", lambda each: time_of(each.create_time)),
     ]
@@ -69,7 +68,7 @@ def leaderboard(yard: Client, args: argparse.Namespace, output: Output) -> None:
     columns: list[Column[pb.QueryLeaderboardResponse.Entry]] = [
         Column("PLACE", lambda _: str(next(places)), right=True),
         Column("MODEL", lambda each: each.model.rpartition("/")[2]),
-        Column(args.metric.upper(), lambda each: f"{each.evaluation.value:g}", right=True),
+        Column(args.metric.upper(), lambda each: number(each.evaluation.value), right=True),
         Column("PARAMETERS", lambda each: count(each.parameter_count), right=True),
         Column("VERSION", lambda each: each.evaluation.version.rpartition("/")[2]),
     ]
