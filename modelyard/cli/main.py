@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import grpc
 
 from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET
+from modelyard._target import parse_target, proxy_of
 from modelyard.cli.commands import (
     aliases,
     assets,
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(
         target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
-        token_file=os.environ.get("MODELYARD_TOKEN_FILE") or None,
+        token=None,
+        token_file=None,
         ca_file=os.environ.get("MODELYARD_CA_FILE") or None,
         cert_file=os.environ.get("MODELYARD_CERT_FILE") or None,
         key_file=os.environ.get("MODELYARD_KEY_FILE") or None,
@@ -153,6 +155,7 @@ def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Clien
     try:
         return connect(
             args.target,
+            args.token,
             token_file=args.token_file,
             deadline=args.deadline,
             ca_file=args.ca_file,
@@ -186,8 +189,17 @@ def _line(error: grpc.RpcError, target: str) -> str:
         if tls := re.search(r"[Hh]andshake.*|[Ss]sl.*", problem.message):
             return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file says whom to trust)"
         hint = "--target says where, and --ca-file that it is TLS"
-        return f"{problem.code.name}: nothing answers at {target}: is it running? ({hint})"
+        return f"{problem.code.name}: nothing answers at {target}{_through(target)}: is it running? ({hint})"
+    if problem.code is grpc.StatusCode.UNAUTHENTICATED:
+        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN says who you are)"
     return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
+
+
+def _through(target: str) -> str:
+    proxy = proxy_of(parse_target(target, None)[0])
+    if proxy is None:
+        return ""
+    return f" through the proxy {proxy[1]} (${proxy[0]}; $no_proxy names hosts to ask directly)"
 
 
 def _fail(line: str) -> int:

@@ -35,7 +35,9 @@ def common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("connection and output")
     group.add_argument("--target", metavar="ADDRESS", help="host:port or https:// address ($MODELYARD_TARGET)")
-    group.add_argument("--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE)")
+    group.add_argument(
+        "--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE, or $MODELYARD_TOKEN)"
+    )
     group.add_argument("--ca-file", metavar="FILE", help="use TLS, and trust these authorities ($MODELYARD_CA_FILE)")
     group.add_argument("--cert-file", metavar="FILE", help="use TLS with this certificate ($MODELYARD_CERT_FILE)")
     group.add_argument("--key-file", metavar="FILE", help="the key of that certificate ($MODELYARD_KEY_FILE)")
