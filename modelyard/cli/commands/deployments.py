@@ -9,7 +9,7 @@ import uuid
 
 from modelyard.cli.names import DEFAULT_NAMESPACE, FORMS, model_name, namespace_name
 from modelyard.cli.output import Column, Output, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, in_namespace, limited, namespace_of, pair, subcommands
 from modelyard.cli.refs import newest_or, resolve
 from modelyard.client import Client
 from modelyard.registry.v1 import deployments_pb2 as pb
@@ -23,7 +23,7 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "deployments", "which version runs where")
     parser = command(commands, "list", list_, "list the deployments of a namespace")
-    parser.add_argument("namespace", metavar="NAMESPACE", nargs="?", default=DEFAULT_NAMESPACE)
+    in_namespace(parser)
     parser.add_argument("--model", default="", help="only of this model")
     parser.add_argument("--environment", default="", help="only in this environment")
     limited(parser)
@@ -66,7 +66,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     List the deployments of a namespace.
     """
     request = pb.ListDeploymentsRequest(
-        parent=namespace_name(args.namespace),
+        parent=namespace_of(args),
         model=model_name(args.model) if args.model else "",
         environment=args.environment,
     )
