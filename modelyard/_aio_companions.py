@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from modelyard._channel import Session
+from modelyard._channel import Session, check_request
 
 
 def companions(session: Session) -> list[Any]:
@@ -60,6 +60,7 @@ def _text(method: str | bytes) -> str:
 
 class _UnaryUnary(_Companion, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        check_request(_text(client_call_details.method), request)
         call = await self._go(continuation, client_call_details, request)
         try:
             # To know the revision before the caller has the answer. It does not raise.
@@ -73,6 +74,7 @@ class _UnaryUnary(_Companion, grpc.aio.UnaryUnaryClientInterceptor):  # type: ig
 
 class _UnaryStream(_Companion, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        check_request(_text(client_call_details.method), request)
         return await self._go(continuation, client_call_details, request)
 
 

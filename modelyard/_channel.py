@@ -4,7 +4,7 @@ What the two clients share: channel options, retries, what goes along with each 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
 import re
@@ -16,17 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import Message
 
+from modelyard._target import is_loopback, parse_target
+from modelyard._token import TokenFile
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
+from modelyard.cdn.v1 import changes_pb2 as asset_changes_pb2
 from modelyard.problems import DETAILS, error_info
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
     cards_pb2,
+    changes_pb2,
     deployments_pb2,
     evaluations_pb2,
+    imports_pb2,
     models_pb2,
     namespaces_pb2,
     versions_pb2,
@@ -48,7 +55,10 @@ _CONTRACTS: Sequence[FileDescriptor] = [
         evaluations_pb2,
         deployments_pb2,
         audit_pb2,
+        changes_pb2,
+        imports_pb2,
         assets_pb2,
+        asset_changes_pb2,
         uploads_pb2,
         delivery_pb2,
         cache_pb2,
@@ -69,9 +79,10 @@ def _reads() -> Iterator[dict[str, str]]:
                     yield {"service": service.full_name, "method": method.name}
 
 
-def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
+def channel_options(address: str, extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
     """
     The options of a channel: message sizes, keepalive, and retries of reads (and only reads) that found no server.
+    A proxy of the environment leads elsewhere, and never to this machine's own loopback.
     """
     retry = {
         "maxAttempts": 4,
@@ -96,32 +107,9 @@ def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, An
         # A transfer goes on soon after its server is back, not up to two minutes later.
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.primary_user_agent", "modelyard"),
+        *([("grpc.enable_http_proxy", 0)] if is_loopback(address) else []),
         *extra,
     ]
-
-
-def parse_target(
-    target: str, credentials: grpc.ChannelCredentials | None
-) -> tuple[str, grpc.ChannelCredentials | None]:
-    """
-    The address in *target*, and the credentials for TLS (None without TLS).
-
-    Args:
-        target: host:port, or an http:// or https:// address; https means TLS.
-        credentials: for TLS; None means the system's roots when *target* says https.
-
-    Raises:
-        ValueError: *target* is empty, or says http while there are credentials.
-    """
-    scheme, separator, rest = target.partition("://")
-    address = (rest if separator else target).rstrip("/")
-    if not address or (separator and scheme not in {"http", "https"}):
-        raise ValueError(f"a target is host:port or an https:// address, not {target!r}")
-    if separator and scheme == "http" and credentials is not None:
-        raise ValueError(f"{target} is not TLS, so credentials cannot be used with it")
-    if separator and scheme == "https" and credentials is None:
-        credentials = grpc.ssl_channel_credentials()
-    return address, credentials
 
 
 def choose_credentials(
@@ -163,52 +151,58 @@ def _pem(file: str | os.PathLike[str], label: str, what: str) -> bytes:
     return content
 
 
-class TokenFile:
+def connection(
+    target: str | None,
+    credentials: grpc.ChannelCredentials | None,
+    ca_file: str | os.PathLike[str] | None,
+    cert_file: str | os.PathLike[str] | None,
+    key_file: str | os.PathLike[str] | None,
+) -> tuple[str, grpc.ChannelCredentials | None]:
     """
-    A token in a file, read again when the file changes.
-
-    Args:
-        path: of the file.
+    The address and the credentials of a client. Without a target the environment says it (MODELYARD_TARGET), and the
+    files for TLS that belong to it (MODELYARD_CA_FILE, MODELYARD_CERT_FILE, MODELYARD_KEY_FILE) if none are given.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: a file cannot be read.
+        ValueError: the target is no address, or the credentials do not fit together or to it.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._token = ""
-        self._state: tuple[int, int, int] | None = None
-        self._look()
-
-    def read(self) -> str:
-        """
-        The token. A file that is away for a moment leaves the token before it.
-        """
-        with contextlib.suppress(OSError):
-            self._look()
-        return self._token
-
-    def _look(self) -> None:
-        found = self._path.stat()
-        state = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if state != self._state:
-            self._token = self._path.read_text(encoding="utf-8").strip()
-            self._state = state
+    if target is None:
+        target = os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET
+        if credentials is None and ca_file is None and cert_file is None and key_file is None:
+            ca_file, cert_file, key_file = (
+                os.environ.get(f"MODELYARD_{name}_FILE") or None for name in ("CA", "CERT", "KEY")
+            )
+    return parse_target(target, choose_credentials(credentials, ca_file, cert_file, key_file))
 
 
-def choose_token(token: str | None, file: str | os.PathLike[str] | None) -> str | TokenFile | None:
+@functools.cache
+def _request_of(method: str) -> str:
     """
-    The token of a client, given as it is or in a file.
+    The full name of the message that a method takes; empty when it is of no contract that is loaded.
+    """
+    try:
+        found = descriptor_pool.Default().FindMethodByName(method[1:].replace("/", "."))
+    except KeyError:
+        return ""
+    return str(found.input_type.full_name)
+
+
+def check_request(method: str, request: object) -> None:
+    """
+    Tell a request that is not a method's before gRPC does, which says INTERNAL.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: both are given.
+        TypeError: *request* is another message, or none.
     """
-    if file is None:
-        return token
-    if token is not None:
-        raise ValueError("a token and a token file are given: one is enough")
-    return TokenFile(file)
+    wanted = _request_of(method)
+    if isinstance(request, Message):
+        if not wanted or request.DESCRIPTOR.full_name == wanted:
+            return
+        given = str(request.DESCRIPTOR.full_name)
+    else:
+        given = type(request).__name__
+    name = method.rpartition("/")[2]
+    raise TypeError(f"{name} takes a {wanted or 'message'}, not a {given}")
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from modelyard._channel import Session
+from modelyard._channel import Session, check_request
 
 
 class _Details(NamedTuple):
@@ -38,6 +38,7 @@ class Companion(
         """
         A unary call: the only kind with a deadline of ours.
         """
+        check_request(_method(details), request)
         timeout = self._session.deadline if details.timeout is None else details.timeout
         return self._call(continuation, details, request, timeout)
 
@@ -45,6 +46,7 @@ class Companion(
         """
         A stream of answers.
         """
+        check_request(_method(details), request)
         return self._call(continuation, details, request, details.timeout)
 
     def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
@@ -60,9 +62,13 @@ class Companion(
         return self._call(continuation, details, requests, details.timeout)
 
     def _call(self, continuation: Callable[..., Any], details: Any, request: Any, timeout: float | None) -> Any:
-        method = details.method if isinstance(details.method, str) else details.method.decode()
+        method = _method(details)
         metadata = self._session.metadata(method, details.metadata)
         wait, compression = details.wait_for_ready, details.compression
         call = continuation(_Details(method, timeout, metadata, details.credentials, wait, compression), request)
         call.add_done_callback(lambda done: self._session.note(method, done.trailing_metadata()))
         return call
+
+
+def _method(details: Any) -> str:
+    return details.method if isinstance(details.method, str) else str(details.method, "utf-8")

@@ -14,15 +14,8 @@ import grpc
 
 from modelyard._aio_companions import companions
 from modelyard._aio_moving import carry_out, receive, receive_ranges
-from modelyard._channel import (
-    DEFAULT_DEADLINE,
-    DEFAULT_TARGET,
-    Session,
-    channel_options,
-    choose_credentials,
-    choose_token,
-    parse_target,
-)
+from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
+from modelyard._token import choose_token
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
 from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
@@ -42,7 +35,7 @@ from modelyard.transfer import RANGED_BYTES, Incoming, Outgoing, Progress, Range
 
 
 def connect(
-    target: str = DEFAULT_TARGET,
+    target: str | None = None,
     token: str | None = None,
     *,
     token_file: str | os.PathLike[str] | None = None,
@@ -57,8 +50,12 @@ def connect(
     A client of the gateway, or of one service. The connection is made with the first call.
 
     Args:
-        target: host:port, or an http:// or https:// address; https means TLS.
-        token: the caller's identity, sent as a bearer token.
+        target: host:port, or an http:// or https:// address; https means TLS. By default what the environment says
+            (MODELYARD_TARGET, and with it MODELYARD_CA_FILE, MODELYARD_CERT_FILE and MODELYARD_KEY_FILE), else
+            127.0.0.1:8080. A proxy of the environment (https_proxy, no_proxy) is used as gRPC does, but never for
+            this machine's own loopback.
+        token: the caller's identity, sent as a bearer token; empty for none. By default what the environment says
+            (MODELYARD_TOKEN, or MODELYARD_TOKEN_FILE).
         token_file: a file that holds it, read again when it changes; in place of *token*.
         deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
             Streams have no deadline but their own `timeout`.
@@ -71,15 +68,16 @@ def connect(
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: *target* is not an address, a token or credentials are given twice, or a file for TLS is not PEM.
+        ValueError: *target* is no address (the text says why), a token or credentials are given twice, a token is none,
+            or a file for TLS is not PEM.
 
     Example:
         async with modelyard.aio.connect("127.0.0.1:8080", token) as yard:
             asset = await yard.upload_file("model.safetensors")
     """
-    address, credentials = parse_target(target, choose_credentials(credentials, ca_file, cert_file, key_file))
+    address, credentials = connection(target, credentials, ca_file, cert_file, key_file)
     session = Session(choose_token(token, token_file), deadline)
-    merged = channel_options(options)
+    merged = channel_options(address, options)
     channel = (
         grpc.aio.insecure_channel(address, merged, interceptors=companions(session))
         if credentials is None

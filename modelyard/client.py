@@ -11,17 +11,10 @@ from typing import Any
 
 import grpc
 
-from modelyard._channel import (
-    DEFAULT_DEADLINE,
-    DEFAULT_TARGET,
-    Session,
-    channel_options,
-    choose_credentials,
-    choose_token,
-    parse_target,
-)
+from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
 from modelyard._companion import Companion
 from modelyard._moving import Mover
+from modelyard._token import choose_token
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
 from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
@@ -41,7 +34,7 @@ from modelyard.transfer import RANGED_BYTES, Incoming, Outgoing, Progress, Range
 
 
 def connect(
-    target: str = DEFAULT_TARGET,
+    target: str | None = None,
     token: str | None = None,
     *,
     token_file: str | os.PathLike[str] | None = None,
@@ -56,8 +49,12 @@ def connect(
     A client of the gateway, or of one service. The connection is made with the first call.
 
     Args:
-        target: host:port, or an http:// or https:// address; https means TLS.
-        token: the caller's identity, sent as a bearer token.
+        target: host:port, or an http:// or https:// address; https means TLS. By default what the environment says
+            (MODELYARD_TARGET, and with it MODELYARD_CA_FILE, MODELYARD_CERT_FILE and MODELYARD_KEY_FILE), else
+            127.0.0.1:8080. A proxy of the environment (https_proxy, no_proxy) is used as gRPC does, but never for
+            this machine's own loopback.
+        token: the caller's identity, sent as a bearer token; empty for none. By default what the environment says
+            (MODELYARD_TOKEN, or MODELYARD_TOKEN_FILE).
         token_file: a file that holds it, read again when it changes; in place of *token*.
         deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
             Streams have no deadline but their own `timeout`.
@@ -70,14 +67,15 @@ def connect(
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: *target* is not an address, a token or credentials are given twice, or a file for TLS is not PEM.
+        ValueError: *target* is no address (the text says why), a token or credentials are given twice, a token is none,
+            or a file for TLS is not PEM.
 
     Example:
         with modelyard.connect("127.0.0.1:8080", token) as yard:
             asset = yard.upload_file("model.safetensors")
     """
-    address, credentials = parse_target(target, choose_credentials(credentials, ca_file, cert_file, key_file))
-    merged = channel_options(options)
+    address, credentials = connection(target, credentials, ca_file, cert_file, key_file)
+    merged = channel_options(address, options)
     channel = (
         grpc.insecure_channel(address, merged)
         if credentials is None
@@ -93,6 +91,9 @@ class Client:
     Every call carries a request id, and the newest revision that this client has seen: it never reads from before what
     it wrote. Reads that find no server are retried; writes are not, unless you do (give them a `request_id`). Failed
     calls raise `grpc.RpcError`; `modelyard.explain` tells what went wrong.
+
+    After a fork (`os.fork`, a `multiprocessing.Pool` that forks) the child makes a client of its own; the one of the
+    parent goes on.
 
     Args:
         channel: a connection; closed with the client.

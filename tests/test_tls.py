@@ -152,7 +152,7 @@ def test_what_the_welcome_says_works(
     assert main(["top", "--once", "--interval", "0.2", "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
     assert {each["service"] for each in shown["services"]} == {"registry", "cache", "cdn"}
-    assert main(["--target", secure.gateway, "models", "list"]) == 1
+    assert main(["--target", secure.gateway, "models", "list"]) == 6
     assert "--ca-file" in capfd.readouterr().err
 
 

@@ -71,10 +71,11 @@ def refused(answer: front.Answer) -> str:
     return str(violation["field"])
 
 
-def full(message: Descriptor, spelling: str) -> Any:
+def full(message: Descriptor | None, spelling: str) -> Any:
     """
     A message with all of its fields, one of each choice.
     """
+    assert message is not None
     if message.full_name in KNOWN:
         return KNOWN[message.full_name]
     chosen = [each for each in message.fields if not each.containing_oneof or each is each.containing_oneof.fields[0]]
@@ -113,6 +114,7 @@ def places(value: Any, message: Descriptor, path: str) -> Iterator[tuple[str, An
 def _body(method: Any, binding: Binding, spelling: str) -> tuple[Descriptor, Any]:
     whole: Descriptor = method.input_type
     message = whole if binding.body == "*" else whole.fields_by_name[binding.body].message_type
+    assert message is not None
     value = full(message, spelling)
     if binding.body == "*":
         # What is in the path is not said again.

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 import grpc
 
 from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET
+from modelyard._target import parse_target, proxy_of
+from modelyard.cli.codes import INTERRUPTED, TABLE, code_of
 from modelyard.cli.commands import (
     aliases,
     assets,
@@ -34,20 +36,18 @@ from modelyard.cli.commands import (
 )
 from modelyard.cli.errors import OfFileError, RefusedError
 from modelyard.cli.output import Output, any_console, plain
-from modelyard.cli.parsing import common
+from modelyard.cli.parsing import common, usage_error
+from modelyard.cli.progress import Progress
 from modelyard.client import Client, connect
 from modelyard.problems import explain
 from modelyard.transfer import FileChangedError, IntegrityError
 
-_EPILOG = """\
+_NAMES = """\
 names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the same model;
        resnet50@3 is its version 3, resnet50@production the version that the alias points at.
+       resnet50@latest, and resnet50 alone where a version is wanted, is its newest version that is READY.
 
-exit codes: 0 done, 1 the call failed, 2 the command line is wrong, 130 interrupted.
 """
-
-# As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
-_INTERRUPTED = 130
 
 _ROOMS = (
     namespaces,
@@ -75,28 +75,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 1 when the call failed, 130 after Ctrl-C.
+        The exit code, as `modelyard.cli.codes` has it.
 
     Raises:
         SystemExit: with 2, when the command line is wrong; with 0 after --help.
     """
     any_console()
     parser = _parser()
-    args = parser.parse_args(arguments)
     try:
-        with contextlib.closing(_connect(parser, args)) as yard:
-            args.run(yard, args, Output(args.json))
+        args, rest = parser.parse_known_args(arguments)
+        if rest:
+            # argparse would show how the program is used, and not the command.
+            usage_error(args, f"unrecognized arguments: {' '.join(rest)}")
+        Progress.wanted = not args.quiet
+        with contextlib.closing(_connect(args)) as yard:
+            args.run(yard, args, Output(args.json, quiet=args.quiet))
             sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
-        return _fail(_said(error, args.target))
+        return _fail(_said(error, args.target), code_of(error))
     except OfFileError as error:
-        return _fail(_of_file(error, args.target))
+        return _fail(_of_file(error, args.target), code_of(error))
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 
@@ -105,7 +109,7 @@ def program() -> NoReturn:
     Run the command of the process's arguments, and end the process.
     """
     code = main()
-    if code == _INTERRUPTED:
+    if code == INTERRUPTED:
         # Threads of gRPC may be in the middle of what was called off: taking the interpreter down under them crashes
         # now and then.
         sys.stdout.flush()
@@ -118,18 +122,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="modelyard",
         description="A registry of AI models: models, versions, aliases, results and bytes.",
-        epilog=_EPILOG,
+        epilog=_NAMES + TABLE + "\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common()],
     )
     parser.set_defaults(
         target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
-        token_file=os.environ.get("MODELYARD_TOKEN_FILE") or None,
+        token=None,
+        token_file=None,
         ca_file=os.environ.get("MODELYARD_CA_FILE") or None,
         cert_file=os.environ.get("MODELYARD_CERT_FILE") or None,
         key_file=os.environ.get("MODELYARD_KEY_FILE") or None,
         deadline=DEFAULT_DEADLINE,
         json=False,
+        quiet=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -149,10 +155,11 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Client:
+def _connect(args: argparse.Namespace) -> Client:
     try:
         return connect(
             args.target,
+            args.token,
             token_file=args.token_file,
             deadline=args.deadline,
             ca_file=args.ca_file,
@@ -160,7 +167,7 @@ def _connect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Clien
             key_file=args.key_file,
         )
     except ValueError as error:
-        parser.error(str(error))
+        usage_error(args, str(error))
 
 
 def _of_file(error: OfFileError, target: str) -> str:
@@ -186,13 +193,22 @@ def _line(error: grpc.RpcError, target: str) -> str:
         if tls := re.search(r"[Hh]andshake.*|[Ss]sl.*", problem.message):
             return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file says whom to trust)"
         hint = "--target says where, and --ca-file that it is TLS"
-        return f"{problem.code.name}: nothing answers at {target}: is it running? ({hint})"
+        return f"{problem.code.name}: nothing answers at {target}{_through(target)}: is it running? ({hint})"
+    if problem.code is grpc.StatusCode.UNAUTHENTICATED:
+        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN says who you are)"
     return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
 
 
-def _fail(line: str) -> int:
+def _through(target: str) -> str:
+    proxy = proxy_of(parse_target(target, None)[0])
+    if proxy is None:
+        return ""
+    return f" through the proxy {proxy[1]} (${proxy[0]}; $no_proxy names hosts to ask directly)"
+
+
+def _fail(line: str, code: int) -> int:
     print(f"modelyard: {plain(line)}", file=sys.stderr)
-    return 1
+    return code
 
 
 if __name__ == "__main__":

@@ -8,6 +8,11 @@ import re
 from dataclasses import dataclass
 
 DEFAULT_NAMESPACE = "default"
+#: Not an alias: the newest READY version.
+LATEST = "latest"
+#: How a version is written, wherever a command takes one.
+FORMS = "MODEL@3, MODEL@production, MODEL@latest or the full name"
+GRAMMAR = f"write {FORMS}"
 
 
 def namespace_name(text: str) -> str:
@@ -45,35 +50,50 @@ def asset_name(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class VersionRef:
     """
-    What ``MODEL@3``, ``MODEL@production`` or a full name point at.
+    What a command line says of a version, not looked up yet (see `modelyard.cli.refs`): ``MODEL@3`` or ``MODEL:3``,
+    ``MODEL@production``, ``MODEL@latest``, ``MODEL`` alone, or a full name.
 
     Args:
         model: the model's full name.
-        number: of the version; empty when *alias* is given.
-        alias: the id of an alias; empty when *number* is given.
+        number: of the version; empty when *alias* is given, or the newest is meant.
+        alias: the id of an alias; empty when *number* is given, or the newest is meant.
+        bare: it names the model alone.
     """
 
     model: str
     number: str = ""
     alias: str = ""
+    bare: bool = False
 
     @classmethod
     def parse(cls, text: str) -> VersionRef:
         """
         Raises:
-            ValueError: it names a model and no version.
+            ValueError: it is none of these.
         """
-        full = re.fullmatch(r"(namespaces/[^/]+/models/[^/@]+)/(versions|aliases)/([^/]+)", text)
+        full = re.fullmatch(r"(namespaces/[^/]+/models/[^/@:]+)/(versions|aliases)/([^/]+)", text)
         if full is not None:
             return cls(full[1], number=full[3]) if full[2] == "versions" else cls(full[1], alias=full[3])
-        model, at, rest = text.rpartition("@")
-        if not (at and model and rest):
-            raise ValueError(f"{text!r} says no version: write MODEL@3, MODEL@production or the full name")
-        return cls(model_name(model), number=rest) if rest.isdecimal() else cls(model_name(model), alias=rest)
+        model, mark, rest = re.fullmatch(r"([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        is_number = rest.isascii() and rest.isdecimal()
+        if not model or (mark and not rest) or (mark == ":" and not is_number and rest != LATEST):
+            raise ValueError(f"{text!r} is no version: {GRAMMAR}")
+        if is_number:
+            return cls(model_name(model), number=rest)
+        return cls(model_name(model), alias="" if rest == LATEST else rest, bare=not mark)
+
+    @property
+    def newest(self) -> bool:
+        """
+        Whether the newest READY version is meant.
+        """
+        return not self.number and not self.alias
 
     @property
     def name(self) -> str:
         """
-        The full name of the version, or of the alias.
+        The full name of the version, of the alias, or of the model whose newest version is meant.
         """
+        if self.newest:
+            return self.model
         return f"{self.model}/versions/{self.number}" if self.number else f"{self.model}/aliases/{self.alias}"

@@ -47,9 +47,11 @@ class Output:
 
     Args:
         json: lines of JSON instead of tables.
+        quiet: the answer alone, without notes.
     """
 
     json: bool
+    quiet: bool = False
 
     def many(self, messages: Iterable[M], columns: Sequence[Column[M]], none: str) -> None:
         """
@@ -61,7 +63,7 @@ class Output:
             return
         rows = [[plain(column.value(message)) for column in columns] for message in messages]
         if not rows:
-            print(none, file=sys.stderr)
+            self.note(none)
             return
         for line in table([column.title for column in columns], rows, [column.right for column in columns]):
             print(line)
@@ -91,7 +93,7 @@ class Output:
         """
         Say something beside the answer.
         """
-        if not self.json:
+        if not self.json and not self.quiet:
             print(plain(text), file=sys.stderr)
 
     def document(self, text: str) -> None:
@@ -111,7 +113,8 @@ class Output:
         print(f"warning: {text}", file=sys.stderr)
 
     def _line(self, message: Message) -> None:
-        print(json_line(MessageToDict(message)), flush=True)
+        # As over HTTP: what is 0, false or empty is said.
+        print(json_line(MessageToDict(message, always_print_fields_with_no_presence=True)), flush=True)
 
 
 def any_console() -> None:
@@ -169,6 +172,13 @@ def count(number: int) -> str:
     A number with separators; empty for 0, which means not known.
     """
     return f"{number:,}" if number else ""
+
+
+def number(value: float) -> str:
+    """
+    A measured number with all of its digits, and no more than it takes to tell it from every other.
+    """
+    return repr(value).removesuffix(".0")
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> str:

@@ -8,11 +8,12 @@ import argparse
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from modelyard.cli.names import DEFAULT_NAMESPACE, namespace_name
 from modelyard.cli.output import Output
 from modelyard.client import Client
 
@@ -35,12 +36,15 @@ def common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("connection and output")
     group.add_argument("--target", metavar="ADDRESS", help="host:port or https:// address ($MODELYARD_TARGET)")
-    group.add_argument("--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE)")
+    group.add_argument(
+        "--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE, or $MODELYARD_TOKEN)"
+    )
     group.add_argument("--ca-file", metavar="FILE", help="use TLS, and trust these authorities ($MODELYARD_CA_FILE)")
     group.add_argument("--cert-file", metavar="FILE", help="use TLS with this certificate ($MODELYARD_CERT_FILE)")
     group.add_argument("--key-file", metavar="FILE", help="the key of that certificate ($MODELYARD_KEY_FILE)")
     group.add_argument("--deadline", type=float, metavar="SECONDS", help="how long a call may take (30)")
     group.add_argument("--json", action="store_true", help="print JSON, a line for each message")
+    group.add_argument("-q", "--quiet", action="store_true", help="print the answer alone: no notes, no progress")
     return parser
 
 
@@ -49,8 +53,16 @@ def command(group: Group, name: str, run: Run, help: str) -> argparse.ArgumentPa
     Add the command *name*, which does *run*.
     """
     parser = group.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common()])
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def usage_error(args: argparse.Namespace, text: str) -> NoReturn:
+    """
+    End with how the command is used, and what is wrong.
+    """
+    parser: argparse.ArgumentParser = args.parser
+    parser.error(text)
 
 
 def subcommands(group: Group, name: str, help: str) -> Group:  # noqa: A002 - as in argparse
@@ -68,6 +80,23 @@ def limited(parser: argparse.ArgumentParser, default: int = 50) -> None:
     parser.add_argument(
         "--limit", type=_at_least_0, default=default, metavar="N", help=f"at most N; 0 for all ({default})"
     )
+
+
+def in_namespace(parser: argparse.ArgumentParser) -> None:
+    """
+    Let a list be of a namespace: by --namespace as in all commands, or by its name alone.
+    """
+    parser.add_argument("place", metavar="NAMESPACE", nargs="?", default="", help="the same as --namespace")
+    parser.add_argument("--namespace", metavar="NAMESPACE", default="", help=f"whose; {DEFAULT_NAMESPACE} by default")
+
+
+def namespace_of(args: argparse.Namespace) -> str:
+    """
+    The full name of what `in_namespace` was given.
+    """
+    if args.place and args.namespace and namespace_name(args.place) != namespace_name(args.namespace):
+        usage_error(args, "two namespaces are given: one is enough")
+    return namespace_name(args.place or args.namespace or DEFAULT_NAMESPACE)
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 _INTERVAL = 0.1
 _BAR = 24
@@ -29,11 +29,14 @@ class Progress:
             yard.upload_file("weights.onnx", progress=progress)
     """
 
+    #: Whether bars are drawn at all; --quiet says no.
+    wanted: ClassVar[bool] = True
+
     def __init__(self, title: str, *, unit: str = "B", stream: TextIO | None = None) -> None:
         self._title = title
         self._unit = unit
         self._stream = sys.stderr if stream is None else stream
-        self._shown = self._stream.isatty()
+        self._shown = self.wanted and self._stream.isatty()
         self._began = self._drawn = time.monotonic()
         # What was there before the start, such as the part of a file: it says nothing about the speed.
         self._first: int | None = None

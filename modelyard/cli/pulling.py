@@ -9,25 +9,20 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.errors import RefusedError
-from modelyard.cli.names import VersionRef, model_name
+from modelyard.cli.names import VersionRef
 from modelyard.cli.parallel import Total, in_parallel
 from modelyard.cli.paths import leads_out
 from modelyard.cli.progress import Progress
+from modelyard.cli.refs import newest, resolve
 from modelyard.client import Client
 from modelyard.paths import clashes, fault, shown
-from modelyard.problems import explain
-from modelyard.registry.v1 import aliases_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.transfer import Progress as Told
 from modelyard.transfer.outgoing import digest
 
-_NUMBER = re.compile(r"(.+):(latest|[0-9]+)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,57 +35,21 @@ class Target:
     place: Path
 
 
-def find(yard: Client, text: str) -> pb.Version:
+def find(yard: Client, ref: VersionRef) -> pb.Version:
     """
-    The version that ``MODEL``, ``MODEL@production``, ``MODEL@3``, ``MODEL:3`` or a full name mean; the newest READY one
-    when it says none or ``latest``.
+    The version that is meant, whose files are verified.
 
     Raises:
         grpc.RpcError: there is no such model, alias or version.
         RefusedError: the version is not READY, or there is none that is.
     """
-    numbered = _NUMBER.fullmatch(text)
-    if numbered is not None:
-        text = f"{numbered[1]}@{numbered[2]}"
-    try:
-        ref = VersionRef.parse(text)
-    except ValueError:
-        return _newest(yard, model_name(text))
-    if ref.alias == _LATEST:
-        return _latest(yard, ref, only_newest=numbered is not None)
-    name = ref.name if ref.number else _aliased(yard, ref)
-    version = yard.versions.GetVersion(pb.GetVersionRequest(name=name))
+    if ref.newest:
+        return newest(yard, ref.model)
+    version = yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, ref)))
     if version.state != pb.Version.STATE_READY:
         state = pb.Version.State.Name(version.state).removeprefix("STATE_")
         raise RefusedError(f"{version.name} is {state}: its files are not verified")
     return version
-
-
-def _aliased(yard: Client, ref: VersionRef) -> str:
-    return yard.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=ref.name)).version
-
-
-def _latest(yard: Client, ref: VersionRef, only_newest: bool) -> pb.Version:
-    # Somebody may have an alias of that name, which is then what they mean.
-    if not only_newest:
-        try:
-            return yard.versions.GetVersion(pb.GetVersionRequest(name=_aliased(yard, ref)))
-        except grpc.RpcError as error:
-            if explain(error).reason != "ALIAS_NOT_FOUND":
-                raise
-    return _newest(yard, ref.model)
-
-
-def _newest(yard: Client, model: str) -> pb.Version:
-    request = pb.ListVersionsRequest(parent=model, page_size=1)
-    while True:
-        response = yard.versions.ListVersions(request)
-        for version in response.versions:
-            if version.state == pb.Version.STATE_READY:
-                return version
-        request.page_token = response.next_page_token
-        if not request.page_token:
-            raise RefusedError(f"{model} has no version that is READY")
 
 
 def targets(version: pb.Version, folder: Path) -> list[Target]:

@@ -152,7 +152,7 @@ def test_versions_and_aliases(cli: Run, tmp_path: Path) -> None:
     assert followed.out == cli("versions", "get", f"namespaces/default/models/{model}/versions/1").out
     assert cli("versions", "list", model).table()[1][:2] == ["1", "READY"]
     refused = cli("aliases", "set", model, "production", "1", "--expect", "7")
-    assert refused.code == 1
+    assert refused.code == 5
     assert refused.err.startswith("modelyard: ABORTED (ALIAS_MOVED): ")
 
 
@@ -165,7 +165,7 @@ def test_timm(cli: Run) -> None:
     (first,) = cli("import", "timm", "--namespace", namespace, "--json").messages()
     assert (first["createdModels"], first["createdVersions"], first["recordedEvaluations"]) == ("1556", "1556", "18670")
     again = cli("import", "timm", "--namespace", namespace)
-    assert (again.code, "ALREADY_EXISTS (MODEL_EXISTS)" in again.err) == (1, True)
+    assert (again.code, "ALREADY_EXISTS (MODEL_EXISTS)" in again.err) == (5, True)
     skipped = cli("import", "timm", "--namespace", namespace, "--skip-existing")
     assert ["models", "skipped", "1,556"] in skipped.table()
     board = cli("leaderboard", "imagenet", "top1", "--namespace", namespace, "--limit", "2").table()
@@ -257,10 +257,10 @@ def test_assets(cli: Run, tmp_path: Path) -> None:
 )
 def test_failures(cli: Run, arguments: list[str], line: str) -> None:
     """
-    A call that fails is one line with the status, the reason and the fields, on stderr, and exit code 1.
+    A call that fails is one line with the status, the reason and the fields, on stderr.
     """
     done = cli(*arguments)
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (3 if line.startswith("NOT_FOUND") else 2, "")
     assert done.err.startswith(f"modelyard: {line}")
     assert done.err.count("\n") == 1
 
@@ -271,7 +271,7 @@ def test_failures(cli: Run, arguments: list[str], line: str) -> None:
         [],
         ["models"],
         ["models", "frobnicate"],
-        ["versions", "get", "model-without-version"],
+        ["versions", "finalize", "model-without-version"],
         ["versions", "create", "m", "--artifact", "weights"],
         ["models", "create", "m", "--label", "x"],
         ["models", "create", "m", "--parameter-count", "many"],
@@ -295,7 +295,7 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     nobody = _runner("127.0.0.1:1", capsys)
     done = nobody("models", "list")
     assert done == Done(
-        1,
+        6,
         "",
         "modelyard: UNAVAILABLE: nothing answers at 127.0.0.1:1: is it running? "
         "(--target says where, and --ca-file that it is TLS)\n",
@@ -382,11 +382,11 @@ def test_a_model_that_goes_and_comes_back(cli: Run) -> None:
     assert len(cli("models", "list", namespace).table()) == 1 + 1
     cli("models", "delete", f"{namespace}/m")
     full = cli("namespaces", "delete", namespace)
-    assert (full.code, "NAMESPACE_NOT_EMPTY" in full.err) == (1, True)
+    assert (full.code, "NAMESPACE_NOT_EMPTY" in full.err) == (5, True)
     assert cli("models", "purge", f"{namespace}/m").code == 2
     assert cli("models", "purge", f"{namespace}/m", "--yes").code == 0
     assert cli("namespaces", "delete", namespace).code == 0
-    assert cli("namespaces", "get", namespace).code == 1
+    assert cli("namespaces", "get", namespace).code == 3
 
 
 def test_namespace_update(cli: Run) -> None:
@@ -399,7 +399,7 @@ def test_namespace_update(cli: Run) -> None:
     assert (changed["owner"], changed["labels"], changed["quota"]) == ("ada", {"a": "1", "b": "2"}, {"maxModels": "1"})
     assert cli("models", "create", f"{namespace}/m").code == 0
     full = cli("models", "create", f"{namespace}/n")
-    assert (full.code, "MODEL_QUOTA" in full.err) == (1, True)
+    assert (full.code, "MODEL_QUOTA" in full.err) == (7, True)
 
 
 def test_the_history_of_an_alias(cli: Run) -> None:
@@ -434,7 +434,7 @@ def test_versions_that_change_and_fail(cli: Run) -> None:
     assert "candidate" in cli("versions", "update", f"{model}@1", "--stage", "candidate").out
     cli("versions", "finalize", f"{model}@1")
     fixed = cli("versions", "update", f"{model}@1", "--stage", "other")
-    assert (fixed.code, "VERSION_IMMUTABLE" in fixed.err) == (1, True)
+    assert (fixed.code, "VERSION_IMMUTABLE" in fixed.err) == (5, True)
     assert "a=b" in cli("versions", "update", f"{model}@1", "--label", "a=b").out
     assert "out of memory" in cli("versions", "fail", f"{model}@2", "out of memory").out
 
@@ -472,7 +472,7 @@ def test_deployments(cli: Run) -> None:
     assert cli("deployments", "create", name, f"{model}@1", "--environment", place, "--replicas", "2").code == 0
     assert "rolling_out" in cli("deployments", "status", name, "rolling_out", "--message", "go").out
     wrong = cli("deployments", "status", name, "pending")
-    assert (wrong.code, "ILLEGAL_TRANSITION" in wrong.err) == (1, True)
+    assert (wrong.code, "ILLEGAL_TRANSITION" in wrong.err) == (5, True)
     assert cli("deployments", "list", "--environment", place).table()[1][:3] == [name, place, "rolling_out"]
     assert f"{model}/versions/1" in cli("deployments", "get", f"default/{name}").out
 
@@ -502,4 +502,4 @@ def test_the_cache(cli: Run) -> None:
     assert cli("cache", "warm", "--keys", "10").out.startswith("loaded")
     assert cli("cache", "flush", "--shared").out.startswith("dropped")
     assert cli("--json", "cache", "stats", "sessions").messages()
-    assert cli("cache", "stats", "nonsense").code == 1
+    assert cli("cache", "stats", "nonsense").code == 2

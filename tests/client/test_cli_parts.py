@@ -51,23 +51,29 @@ def test_model_names(text: str, name: str) -> None:
         ("m@3", "namespaces/default/models/m/versions/3"),
         ("team/m@production", "namespaces/team/models/m/aliases/production"),
         ("namespaces/team/models/m@7", "namespaces/team/models/m/versions/7"),
+        ("m:3", "namespaces/default/models/m/versions/3"),
+        ("m", "namespaces/default/models/m"),
+        ("team/m@latest", "namespaces/team/models/m"),
+        ("m:latest", "namespaces/default/models/m"),
+        ("namespaces/team/models/m", "namespaces/team/models/m"),
         ("namespaces/team/models/m/versions/7", "namespaces/team/models/m/versions/7"),
         ("namespaces/team/models/m/aliases/x", "namespaces/team/models/m/aliases/x"),
     ],
 )
 def test_version_names(text: str, name: str) -> None:
     """
-    A number is a version, a word an alias.
+    A number is a version, a word an alias; latest and the model alone are its newest version.
     """
-    assert VersionRef.parse(text).name == name
+    ref = VersionRef.parse(text)
+    assert (ref.name, ref.newest, ref.bare) == (name, name.endswith("/m"), text.endswith("m"))
 
 
-@pytest.mark.parametrize("text", ["", "m", "@3", "m@", "namespaces/a/models/m"])
+@pytest.mark.parametrize("text", ["", "@3", "m@", "m:", ":3", "m:production"])
 def test_names_of_no_version(text: str) -> None:
     """
-    What names no version is refused.
+    What names no version is refused, with what would.
     """
-    with pytest.raises(ValueError, match="says no version"):
+    with pytest.raises(ValueError, match="is no version: write MODEL@3, MODEL@production, MODEL@latest or "):
         VersionRef.parse(text)
 
 

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 import modelyard
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.registry.v1 import imports_pb2, models_pb2
+from modelyard.registry.v1 import imports_pb2, models_pb2, versions_pb2
 from tests.client.probe import Probe, probing
 
 GET = models_pb2.GetModelRequest(name="namespaces/default/models/m")
@@ -126,7 +126,7 @@ def test_the_newest_revision_goes_along(probe: Probe, connected: Any) -> None:
     call("models", "CreateModel", CREATE)
     probe.revision = 7
     call("models", "GetModel", GET)
-    call("versions", "GetVersion", GET)
+    call("versions", "GetVersion", versions_pb2.GetVersionRequest())
     call("assets", "GetAsset", assets_pb2.GetAssetRequest())
     assert [metadata.get("x-min-revision") for _, metadata, _ in probe.calls] == [None, "41", "41", None]
     assert revision() == 41

@@ -96,12 +96,12 @@ def test_which_version(
 
 def test_an_alias_named_latest(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
     """
-    Somebody's alias of the name latest is what MODEL@latest means; MODEL:latest is the newest all the same.
+    latest is the newest version that is READY, whatever alias somebody gave that name.
     """
     for each in ("1", "2"):
         registry.add(_artifact(memory, "number", each.encode()))
     registry.aliases["latest"] = f"{MODEL}/versions/1"
-    for text, number in (("m@latest", "1"), ("m:latest", "2")):
+    for text, number in (("m@latest", "2"), ("m:latest", "2"), ("m", "2")):
         assert _pull(server, text, tmp_path / "folder") == 0
         assert (tmp_path / "folder" / "number").read_text() == number
 

@@ -108,7 +108,7 @@ def test_the_command_line(
     assert main(["--target", target, *get]) == 0
     stranger = Authority(tmp_path).issue("stranger").authority
     capsys.readouterr()
-    assert main(["--target", target, "--ca-file", str(stranger), *get]) == 1
+    assert main(["--target", target, "--ca-file", str(stranger), *get]) == 6
     said = capsys.readouterr().err
     assert f"TLS with {target} failed" in said
     assert "CERTIFICATE_VERIFY_FAILED" in said

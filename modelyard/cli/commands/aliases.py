@@ -10,6 +10,7 @@ import uuid
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, moment, subcommands
+from modelyard.cli.refs import of_model
 from modelyard.client import Client
 from modelyard.registry.v1 import aliases_pb2 as pb
 
@@ -21,7 +22,7 @@ def add(group: Group) -> None:
     commands = subcommands(group, "aliases", "names that point at versions, such as production")
     parser = command(commands, "list", list_, "list the aliases of a model")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--version", default="", metavar="NUMBER", help="only those that point at this version")
+    parser.add_argument("--version", default="", metavar="VERSION", help="only those that point at this version")
     limited(parser)
     parser = command(commands, "get", get, "show an alias")
     parser.add_argument("model", metavar="MODEL")
@@ -36,16 +37,16 @@ def add(group: Group) -> None:
     )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("--expect", default="", metavar="NUMBER", help="only if it points at this version now")
+    parser.add_argument("--expect", default="", metavar="VERSION", help="only if it points at this version now")
     parser = command(commands, "remove", remove, "remove an alias; its history stays")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
     parser = command(commands, "set", set_, "point an alias at a version; it is made when it is not there")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("version", metavar="NUMBER", help="of the version")
+    parser.add_argument("version", metavar="VERSION", help="3, another alias, latest; or as other commands take it")
     condition = parser.add_mutually_exclusive_group()
-    condition.add_argument("--expect", default="", metavar="NUMBER", help="only if it points at this version now")
+    condition.add_argument("--expect", default="", metavar="VERSION", help="only if it points at this version now")
     condition.add_argument("--if-absent", action="store_true", help="only if there is no such alias now")
 
 
@@ -54,7 +55,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     List the aliases of a model.
     """
     model = model_name(args.model)
-    request = pb.ListAliasesRequest(parent=model, version=_version(model, args.version))
+    request = pb.ListAliasesRequest(parent=model, version=of_model(yard, model, args.version))
     columns: list[Column[pb.Alias]] = [
         Column("ALIAS", lambda each: each.name.rpartition("/")[2]),
         Column("VERSION", lambda each: each.version.rpartition("/")[2], right=True),
@@ -93,7 +94,7 @@ def rollback(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Point an alias at what it pointed at before its last move.
     """
-    expected = _version(model_name(args.model), args.expect)
+    expected = of_model(yard, model_name(args.model), args.expect)
     request = pb.RollbackAliasRequest(name=_name(args), expected_version=expected, request_id=uuid.uuid4().hex)
     show(output, yard.aliases.RollbackAlias(request))
 
@@ -119,17 +120,13 @@ def set_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     model = model_name(args.model)
     move = pb.MoveAliasesRequest.Move(
         alias_id=args.alias,
-        version=_version(model, args.version),
-        expected_version=_version(model, args.expect),
+        version=of_model(yard, model, args.version),
+        expected_version=of_model(yard, model, args.expect),
         expected_absent=args.if_absent,
     )
     request = pb.MoveAliasesRequest(parent=model, moves=[move], request_id=uuid.uuid4().hex)
     for alias in yard.aliases.MoveAliases(request).aliases:
         show(output, alias)
-
-
-def _version(model: str, text: str) -> str:
-    return f"{model}/versions/{text}" if text and "/" not in text else text
 
 
 def show(output: Output, alias: pb.Alias) -> None:

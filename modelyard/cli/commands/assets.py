@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 import uuid
 from pathlib import Path
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import delivery_pb2
-from modelyard.cli.commands.versions import resolve, version_ref
 from modelyard.cli.names import VersionRef, asset_name
 from modelyard.cli.output import Column, Output, count, time_of
 from modelyard.cli.parsing import Group, all_pages, command, duration, limited, subcommands
 from modelyard.cli.privacy import warning
 from modelyard.cli.progress import Progress, amount
+from modelyard.cli.refs import newest_or, resolve
 from modelyard.client import Client
 from modelyard.transfer import Outgoing
 
@@ -161,7 +162,7 @@ def _collected(yard: Client, request: pb.CollectGarbageRequest, output: Output) 
 
 
 def _resource(text: str) -> VersionRef | str:
-    return version_ref(text) if "@" in text or text.startswith("namespaces/") else asset_name(text)
+    return asset_name(text) if re.fullmatch(r"assets/.*|[0-9A-Fa-f]{64}", text) else newest_or(text)
 
 
 def show(output: Output, asset: pb.Asset) -> None:

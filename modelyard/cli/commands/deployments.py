@@ -7,10 +7,10 @@ from __future__ import annotations
 import argparse
 import uuid
 
-from modelyard.cli.commands.versions import resolve, version_ref
-from modelyard.cli.names import DEFAULT_NAMESPACE, model_name, namespace_name
+from modelyard.cli.names import DEFAULT_NAMESPACE, FORMS, model_name, namespace_name
 from modelyard.cli.output import Column, Output, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, in_namespace, limited, namespace_of, pair, subcommands
+from modelyard.cli.refs import newest_or, resolve
 from modelyard.client import Client
 from modelyard.registry.v1 import deployments_pb2 as pb
 
@@ -23,14 +23,14 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "deployments", "which version runs where")
     parser = command(commands, "list", list_, "list the deployments of a namespace")
-    parser.add_argument("namespace", metavar="NAMESPACE", nargs="?", default=DEFAULT_NAMESPACE)
+    in_namespace(parser)
     parser.add_argument("--model", default="", help="only of this model")
     parser.add_argument("--environment", default="", help="only in this environment")
     limited(parser)
     _deployment(command(commands, "get", get, "show a deployment"))
     parser = command(commands, "create", create, "register that a version is about to run somewhere")
     _deployment(parser)
-    parser.add_argument("version", type=version_ref, metavar="VERSION", help="MODEL@3 or MODEL@production")
+    parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser.add_argument("--environment", required=True, help="such as production")
     parser.add_argument("--endpoint", default="", help="where it answers")
     parser.add_argument("--replicas", type=int, default=0, metavar="N")
@@ -66,7 +66,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     List the deployments of a namespace.
     """
     request = pb.ListDeploymentsRequest(
-        parent=namespace_name(args.namespace),
+        parent=namespace_of(args),
         model=model_name(args.model) if args.model else "",
         environment=args.environment,
     )

@@ -7,11 +7,11 @@ from __future__ import annotations
 import argparse
 import uuid
 
-from modelyard.cli.commands.versions import resolve, version_ref
 from modelyard.cli.errors import RefusedError
-from modelyard.cli.names import DEFAULT_NAMESPACE, VersionRef, model_name, namespace_name
-from modelyard.cli.output import Column, Output, count, pairs, time_of
+from modelyard.cli.names import DEFAULT_NAMESPACE, FORMS, VersionRef, namespace_name
+from modelyard.cli.output import Column, Output, count, number, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, moment, pair, subcommands
+from modelyard.cli.refs import newest_or, resolve, version_ref
 from modelyard.client import Client
 from modelyard.registry.v1 import evaluations_pb2 as pb
 
@@ -30,7 +30,9 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "evaluations", "measured results")
     parser = command(commands, "list", list_, "list the results of a model or of one version")
-    parser.add_argument("parent", metavar="MODEL[@VERSION]")
+    parser.add_argument(
+        "parent", type=newest_or, metavar="MODEL[@VERSION]", help="a model with all of its versions, or one"
+    )
     parser.add_argument("--dataset", default="", help="only on this data set")
     parser.add_argument("--metric", default="", help="only of this metric")
     parser.add_argument("--names", action="store_true", help="with the names that delete takes")
@@ -57,7 +59,7 @@ def add(group: Group) -> None:
 
 
 def _record(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", type=version_ref, metavar="VERSION", help="MODEL@3 or MODEL@production")
+    parser.add_argument("version", type=version_ref, metavar="VERSION", help=FORMS)
     parser.add_argument("dataset", metavar="DATASET", help="such as imagenet or GLUE/SST-2")
     parser.add_argument("results", type=_result, nargs="+", metavar="METRIC=VALUE", help="such as acc@1=0.91")
     parser.add_argument("--parameter", type=pair, action="append", default=[], metavar="KEY=VALUE", help="how measured")
@@ -92,21 +94,11 @@ def _result(text: str) -> tuple[str, float]:
     raise argparse.ArgumentTypeError(f"{text!r} is not METRIC=VALUE, such as acc@1=0.91")
 
 
-def number(value: float) -> str:
-    """
-    A value with all of its digits: the shortest text that is this number again, whole numbers without a point.
-    """
-    return str(int(value)) if value.is_integer() and abs(value) < 1e16 else repr(value)
-
-
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     List results.
     """
-    try:
-        parent = resolve(yard, VersionRef.parse(args.parent))
-    except ValueError:
-        parent = model_name(args.parent)
+    parent = args.parent.model if args.parent.bare else resolve(yard, args.parent)
     request = pb.ListEvaluationsRequest(parent=parent, dataset=args.dataset, metric=args.metric)
     columns: list[Column[pb.Evaluation]] = [
         Column("VERSION", lambda each: each.version.rpartition("/")[2], right=True),
@@ -230,7 +222,7 @@ def leaderboard(yard: Client, args: argparse.Namespace, output: Output) -> None:
     columns: list[Column[pb.QueryLeaderboardResponse.Entry]] = [
         Column("PLACE", lambda _: str(next(places)), right=True),
         Column("MODEL", lambda each: each.model.rpartition("/")[2]),
-        Column(args.metric, lambda each: number(each.evaluation.value), right=True),
+        Column(args.metric.upper(), lambda each: number(each.evaluation.value), right=True),
         Column("PARAMETERS", lambda each: count(each.parameter_count), right=True),
         Column("VERSION", lambda each: each.evaluation.version.rpartition("/")[2]),
     ]

@@ -9,7 +9,17 @@ import uuid
 
 from modelyard.cli.names import DEFAULT_NAMESPACE, model_name, namespace_name, split_model
 from modelyard.cli.output import Column, Output, count, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, confirmed, limited, pair, subcommands
+from modelyard.cli.parsing import (
+    Group,
+    all_pages,
+    command,
+    confirmed,
+    in_namespace,
+    limited,
+    namespace_of,
+    pair,
+    subcommands,
+)
 from modelyard.client import Client
 from modelyard.registry.v1 import models_pb2 as pb
 
@@ -36,7 +46,7 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "models", "models")
     parser = command(commands, "list", list_, "list the models of a namespace")
-    parser.add_argument("namespace", metavar="NAMESPACE", nargs="?", default=DEFAULT_NAMESPACE)
+    in_namespace(parser)
     parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted and not yet purged")
     limited(parser)
     parser = command(commands, "search", search, "find models by words and by a filter, best match first")
@@ -71,7 +81,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     List the models of a namespace.
     """
-    request = pb.ListModelsRequest(parent=namespace_name(args.namespace), show_deleted=args.deleted)
+    request = pb.ListModelsRequest(parent=namespace_of(args), show_deleted=args.deleted)
     output.many(all_pages(yard.models.ListModels, request, "models", args.limit), _COLUMNS, "no models")
 
 

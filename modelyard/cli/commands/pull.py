@@ -7,11 +7,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from modelyard.cli.names import FORMS
 from modelyard.cli.output import Output
 from modelyard.cli.parallel import resumable
 from modelyard.cli.parsing import Group, command
 from modelyard.cli.progress import Progress, amount
 from modelyard.cli.pulling import Target, changed, fetch, find, targets
+from modelyard.cli.refs import newest_or
 from modelyard.client import Client
 
 
@@ -20,9 +22,7 @@ def add(commands: Group) -> None:
     Say what there is.
     """
     parser = command(commands, "pull", pull, "write the files of a version into a folder, verified")
-    parser.add_argument(
-        "version", metavar="VERSION", help="MODEL for the newest, MODEL@production, MODEL:3 or the full name"
-    )
+    parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="made when it is not there; run it again to go on")
 
 

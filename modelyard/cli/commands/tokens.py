@@ -21,7 +21,7 @@ def add(group: Group) -> None:
     """
     parser = command(group, "token", mint, "mint a token that the embedded run takes, for development")
     # It is made here: nobody is called, and what calls need is not looked for.
-    parser.set_defaults(token_file=None, ca_file=None, cert_file=None, key_file=None)
+    parser.set_defaults(token="", token_file=None, ca_file=None, cert_file=None, key_file=None)
     state = os.environ.get("MODELYARD_STATE") or ".modelyard/run"
     parser.add_argument("--scopes", required=True, metavar="SCOPES", help="separated by spaces or commas")
     parser.add_argument("--subject", required=True, metavar="NAME", help="whose token it is")

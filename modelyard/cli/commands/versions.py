@@ -9,12 +9,12 @@ import re
 import uuid
 
 from modelyard.cli.commands import lifecycle, pull, push
-from modelyard.cli.names import VersionRef, model_name
+from modelyard.cli.names import FORMS, model_name
 from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
 from modelyard.cli.progress import amount
+from modelyard.cli.refs import newest_or, one_version, resolve
 from modelyard.client import Client
-from modelyard.registry.v1 import aliases_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 
 
@@ -27,7 +27,8 @@ def add(group: Group) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted")
     limited(parser)
-    one_version(command(commands, "get", get, "show a version and its files"))
+    parser = command(commands, "get", get, "show a version and its files")
+    parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser = command(commands, "create", create, "add the next version of a model, in state PENDING")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
@@ -41,7 +42,7 @@ def add(group: Group) -> None:
     parser.add_argument("--description", default="")
     parser.add_argument("--stage", default="", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--parent-version", type=version_ref, metavar="VERSION", help="what it was trained from")
+    parser.add_argument("--parent-version", type=newest_or, metavar="VERSION", help="what it was trained from")
     parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
     parser.add_argument("--run", dest="lineage_run", default="", help="the run that made it")
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
@@ -60,28 +61,6 @@ def add(group: Group) -> None:
     lifecycle.add(commands)
 
 
-def one_version(parser: argparse.ArgumentParser) -> None:
-    """
-    The argument VERSION of a command.
-    """
-    parser.add_argument(
-        "version", type=version_ref, metavar="VERSION", help="MODEL@3, MODEL@production or the full name"
-    )
-
-
-def version_ref(text: str) -> VersionRef:
-    """
-    A version, for options.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    try:
-        return VersionRef.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def artifact(text: str) -> pb.Artifact:
     """
     ``path=sha256:size``, for options.
@@ -93,15 +72,6 @@ def artifact(text: str) -> pb.Artifact:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not PATH=SHA256:SIZE")
     return pb.Artifact(path=match[1], sha256=match[2], size_bytes=int(match[3]))
-
-
-def resolve(yard: Client, ref: VersionRef) -> str:
-    """
-    The full name of a version; an alias is looked up.
-    """
-    if ref.number:
-        return ref.name
-    return yard.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=ref.name)).version
 
 
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:

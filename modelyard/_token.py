@@ -1,0 +1,84 @@
+"""
+Who a client says it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+# What a header can carry, without blanks: all tokens are made of less (RFC 6750, section 2.1).
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class TokenFile:
+    """
+    A token in a file, read again when the file changes.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds no token.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._token = ""
+        self._state: tuple[int, int, int] | None = None
+        self._look()
+
+    def read(self) -> str:
+        """
+        The token. A file that is away, empty or half written for a moment leaves the token before it.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            self._look()
+        return self._token
+
+    def _look(self) -> None:
+        found = self._path.stat()
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if state != self._state:
+            self._token = checked(self._path.read_text(encoding="utf-8"), f"what {self._path} holds")
+            self._state = state
+
+
+def checked(text: str, what: str) -> str:
+    """
+    A token without the blanks and line breaks around it.
+
+    Args:
+        text: the token.
+        what: it is, for the error: the token itself is never shown.
+
+    Raises:
+        ValueError: it has what no header can have.
+    """
+    token = text.strip()
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"{what} is not a token: it has only visible ASCII characters, without blanks or line breaks")
+    return token
+
+
+def choose_token(token: str | None, file: str | os.PathLike[str] | None) -> str | TokenFile | None:
+    """
+    The token of a client: given as it is or in a file, else what the environment says in MODELYARD_TOKEN or
+    MODELYARD_TOKEN_FILE. An empty one is none.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: there are two, or it is no token.
+    """
+    if token is not None and file is not None:
+        raise ValueError("a token and a token file are given: one is enough")
+    if token is None and file is None:
+        token, file = os.environ.get("MODELYARD_TOKEN") or None, os.environ.get("MODELYARD_TOKEN_FILE") or None
+        if token is not None and file is not None:
+            raise ValueError("MODELYARD_TOKEN and MODELYARD_TOKEN_FILE are set: one is enough")
+    if file is not None:
+        return TokenFile(file)
+    return checked(token, "what was given") if token else None

@@ -1,0 +1,53 @@
+"""
+How a command ends: its exit code says what kind of thing went wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from modelyard.cli.errors import OfFileError
+
+FAILED: Final = 1
+#: As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
+INTERRUPTED: Final = 130
+
+# 2 is also argparse's, for a command line that it cannot read.
+_STATUSES: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: 2,
+    grpc.StatusCode.OUT_OF_RANGE: 2,
+    grpc.StatusCode.NOT_FOUND: 3,
+    grpc.StatusCode.UNAUTHENTICATED: 4,
+    grpc.StatusCode.PERMISSION_DENIED: 4,
+    grpc.StatusCode.ALREADY_EXISTS: 5,
+    grpc.StatusCode.ABORTED: 5,
+    grpc.StatusCode.FAILED_PRECONDITION: 5,
+    grpc.StatusCode.UNAVAILABLE: 6,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 6,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 7,
+}
+
+TABLE: Final = """\
+exit codes: 0 done
+            1 failed: a local file, bytes that are wrong, a refusal by the command itself, an error of a server
+            2 the command line, or a value in it, is wrong
+            3 not found
+            4 no token, or one that may not do this
+            5 a conflict: it exists already, has changed meanwhile, or is not in a state for it
+            6 nothing answered, or not in time: the same may work later
+            7 over a limit: a quota, a rate, a size
+            130 interrupted"""
+
+
+def code_of(error: Exception) -> int:
+    """
+    The exit code of a command that ended with *error*.
+    """
+    if isinstance(error, OfFileError):
+        return code_of(error.cause)
+    if isinstance(error, grpc.RpcError):
+        # What a client raises is always a call, too; grpc's types do not say so.
+        return _STATUSES.get(error.code(), FAILED)
+    return FAILED

@@ -1,0 +1,182 @@
+"""
+How a command ends, and what it prints beside its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelyard.cli.codes import TABLE, code_of
+from modelyard.cli.errors import OfFileError, RefusedError
+from modelyard.cli.main import main
+from tests.client.probe import Probe, probing
+
+ROOT = Path(__file__).resolve().parents[2]
+CODES = {
+    "INVALID_ARGUMENT": 2,
+    "OUT_OF_RANGE": 2,
+    "NOT_FOUND": 3,
+    "UNAUTHENTICATED": 4,
+    "PERMISSION_DENIED": 4,
+    "ALREADY_EXISTS": 5,
+    "ABORTED": 5,
+    "FAILED_PRECONDITION": 5,
+    "UNAVAILABLE": 6,
+    "DEADLINE_EXCEEDED": 6,
+    "RESOURCE_EXHAUSTED": 7,
+}
+
+
+@pytest.fixture
+def probe() -> Iterator[Probe]:
+    """
+    A server that fails as it is told.
+    """
+    with probing() as running:
+        yield running
+
+
+@pytest.mark.parametrize("status", [each for each in grpc.StatusCode if each is not grpc.StatusCode.OK])
+def test_exit_codes(probe: Probe, capsys: pytest.CaptureFixture[str], status: grpc.StatusCode) -> None:
+    """
+    What kind of thing went wrong is the exit code: 1 unless the table has a better one.
+    """
+    # A read is tried again where nothing may have answered.
+    probe.failures.extend([status] * 4)
+    assert main(["--target", probe.target, "models", "get", "m"]) == CODES.get(status.name, 1)
+    assert capsys.readouterr().err.startswith(f"modelyard: {status.name}: ")
+
+
+def test_exit_codes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    The help and the page list every code.
+    """
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert TABLE in capsys.readouterr().out
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for code in {0, 1, 130, *CODES.values()}:
+        assert f"\n| {code} |" in page
+        assert f" {code} " in TABLE
+
+
+def test_failures_of_files() -> None:
+    """
+    A file that fails because of a call ends as the call does; what is refused here is 1.
+    """
+
+    class Lost(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.NOT_FOUND
+
+    assert code_of(OfFileError("weights", Lost())) == 3
+    assert code_of(OfFileError("weights", OSError())) == 1
+    assert code_of(RefusedError("no")) == 1
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """
+    An address that takes connections and says nothing.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "list"],
+        ["versions", "get", "m"],
+        ["aliases", "set", "m", "a", "1"],
+        ["cards", "import", "m", "-"],
+        ["assets", "put", "pyproject.toml"],
+        ["watch"],
+        ["audit"],
+        ["cache", "status"],
+    ],
+)
+def test_interrupted(silent: str, arguments: list[str]) -> None:
+    """
+    Ctrl-C ends every command with 130, and says nothing.
+    """
+    # It says when it has begun to wait: Python's own start takes its time, and is not what is interrupted here.
+    code = (
+        "import sys, modelyard.cli.main as program; print('begun', flush=True); "
+        "sys.argv[0] = 'modelyard'; program.program()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--target", silent],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "begun\n"
+        try:
+            running.wait(0.5)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    assert (running.returncode, out, err) == (130, "", "")
+
+
+def test_zero_values(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    JSON has what is 0, false or empty, as it has over HTTP.
+    """
+    assert main(["--target", probe.target, "--json", "models", "get", "m"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["parameterCount"], answer["task"], answer["labels"]) == ("0", "", {})
+    assert "deleteTime" not in answer
+
+
+def test_quiet(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    --quiet leaves notes out, and errors in.
+    """
+    for arguments in (["models", "list"], ["namespaces", "delete", "n"]):
+        assert main(["--target", probe.target, *arguments]) == 0
+        assert capsys.readouterr().err
+        for option in ("-q", "--quiet"):
+            assert main(["--target", probe.target, *arguments, option]) == 0
+            assert capsys.readouterr() == ("", "")
+    probe.failures.append(grpc.StatusCode.NOT_FOUND)
+    assert main(["-q", "--target", probe.target, "models", "get", "m"]) == 3
+    assert capsys.readouterr().err.startswith("modelyard: NOT_FOUND")
+
+
+def test_usage_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    An option that a command does not have shows how the command is used, not how the program is.
+    """
+    with pytest.raises(SystemExit) as leaving:
+        main(["models", "list", "--filter", "x"])
+    said = capsys.readouterr().err
+    assert (leaving.value.code, said.split(" [")[0]) == (2, "usage: modelyard models list")
+    assert "unrecognized arguments: --filter" in said
+
+
+@pytest.mark.parametrize("command", [["models", "list"], ["deployments", "list"]])
+def test_a_namespace_both_ways(probe: Probe, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    """
+    A list takes its namespace as all commands do, and by its name alone; two that differ are a mistake.
+    """
+    for given in ([], ["n"], ["--namespace", "n"], ["namespaces/n", "--namespace", "n"]):
+        assert main(["--target", probe.target, *command, *given]) == 0
+    with pytest.raises(SystemExit) as leaving:
+        main(["--target", probe.target, *command, "n", "--namespace", "other"])
+    assert (leaving.value.code, "two namespaces" in capsys.readouterr().err) == (2, True)
