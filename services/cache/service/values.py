@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from services.cache.feeds import Feed, names
 from services.cache.model import scans
-from services.cache.model.coherence import Coherence
+from services.cache.model.coherence import CELLS, Coherence
 from services.cache.model.entries import Entry
 from services.cache.model.namespaces import MOST_TAGS, Namespace, check_key, check_keys
 from services.cache.model.near import Near
@@ -63,10 +63,13 @@ def yards(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> d
         bound: seconds without a word from Valkey after which nothing is served from memory.
     """
     return {
-        # Keys and tags are what they are: a slash in one means nothing.
-        namespace.id: Yard(namespace, Feed(namespace, store, Coherence(bound=bound, nested=False)))
-        for namespace in namespaces
+        namespace.id: Yard(namespace, Feed(namespace, store, _coherence(namespace, bound))) for namespace in namespaces
     }
+
+
+def _coherence(namespace: Namespace, bound: float) -> Coherence:
+    # Keys and tags are what they are: a slash in one means nothing. Where nothing is kept in memory, nothing is judged.
+    return Coherence(bound=bound, cells=CELLS if namespace.near else 1, nested=False)
 
 
 class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
@@ -302,7 +305,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         if entry is None:
             return None
         coherence = yard.feed.coherence
-        if not coherence.valid(entry.revision, entry.tags) or entry.expires <= time.time():
+        if not coherence.holds(entry) or entry.expires <= time.time():
             self._near.drop(near_key, "invalid")
             return None
         if not (coherence.live and coherence.reaches(wanted.minimum, entry.revision)):
