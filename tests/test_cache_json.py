@@ -7,8 +7,11 @@ from __future__ import annotations
 import base64
 import time
 
+import grpc
 import pytest
 
+from modelyard.cache.v1.cache_pb2 import ScanRequest
+from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
 from services.embedded.stack import Stack
 from tests.rest import call, done
 
@@ -39,14 +42,33 @@ def test_values(stack: Stack) -> None:
     assert (status, answer["details"][0]["reason"]) == (404, "KEY_NOT_FOUND")
 
 
-def test_sessions_of_a_user(stack: Stack) -> None:
+def test_all_that_is_of_a_user(stack: Stack) -> None:
     """
-    One call revokes all sessions of a user.
+    One call makes everything stale that has a tag.
     """
     for number in "12":
-        done(stack, "PUT", f"cache/sessions/keys/s{number}", {"value": encoded(b"x"), "tags": ["user:ada"]})
-    done(stack, "POST", "cache/sessions/tags:invalidate", {"tags": ["user:ada"]})
-    assert [call(stack, "GET", f"cache/sessions/keys/s{number}")[0] for number in "12"] == [404, 404]
+        done(stack, "PUT", f"cache/shared/keys/s{number}", {"value": encoded(b"x"), "tags": ["user:ada"]})
+    done(stack, "POST", "cache/shared/tags:invalidate", {"tags": ["user:ada"]})
+    assert [call(stack, "GET", f"cache/shared/keys/s{number}")[0] for number in "12"] == [404, 404]
+
+
+def test_a_namespace_that_is_not_for_the_gateway(stack: Stack) -> None:
+    """
+    Sessions are not there for those who call through the gateway, whatever they say of themselves; services that call
+    the cache find them.
+    """
+    status, answer = call(stack, "GET", "cache/sessions/keys")
+    assert (status, answer["details"][0]["reason"]) == (400, "UNKNOWN_NAMESPACE")
+    assert "sessions" not in answer["message"]
+    scan = ScanRequest(namespace="sessions")
+    with grpc.insecure_channel(stack.gateway) as channel:
+        for sent in ("", "127.0.0.1"):
+            with pytest.raises(grpc.RpcError) as refused:
+                KeyValueServiceStub(channel).Scan(scan, metadata=(("x-modelyard-client", sent),), timeout=10)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    host, port = stack.services["cache"].addresses[0]
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        KeyValueServiceStub(channel).Scan(scan, timeout=10)
 
 
 def test_leases(stack: Stack) -> None:

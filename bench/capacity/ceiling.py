@@ -33,14 +33,13 @@ def deployed(figures: Assumptions) -> float:
     return writes(figures["write.group"], held, figures["write.flush"], figures["network.round_trip"])
 
 
-def tags_last(figures: Assumptions, rate: float) -> float:
+def shared_cells(figures: Assumptions, rate: float) -> float:
     """
-    Seconds after which a cache process has noted so many changed names that it begins anew: nothing that it or Valkey
-    kept lives longer (services/cache/model/coherence.py).
+    How often a second an entry ends because a name that was changed shares its cell in a cache process
+    (services/cache/model/coherence.py).
 
     Args:
         rate: writes a second of the suite.
     """
     creations = figures["write.creations"]
-    tags = rate * (creations * figures["stream.tags_of_creation"] + 1 - creations)
-    return figures["stream.tags"] / tags if tags else float("inf")
+    return rate * (creations * figures["stream.cells_of_creation"] + 1 - creations) / figures["stream.cells"]

@@ -65,7 +65,7 @@ def lines(figures: Assumptions, found: Plan) -> str:
         f"its revision {load.writes / found.ceiling:.0%} busy",
         f"* hit rate: {hits.whole:.1%} of {hits.reads:,.0f} cached reads/s ({hits.near:.1%} in memory); "
         f"{hits.quiet:.1%} without searches, which every write to their namespace makes new",
-        _tags(figures, load.writes),
+        _cells(figures, load.writes),
         *(_pool(figures, found, pool) for pool in found.pools[:4]),
         f"* stream: {found.pool('cache').servers / found.suites:.0f} cache processes watch, told "
         f"{load.writes * found.pool('cache').servers / found.suites:,.0f} changes/s (in the registry's cores)",
@@ -95,15 +95,11 @@ def _sharded(figures: Assumptions, found: Plan) -> list[str]:
     ]
 
 
-def _tags(figures: Assumptions, writes: float) -> str:
-    lasts = ceiling.tags_last(figures, writes)
-    if lasts == math.inf:
+def _cells(figures: Assumptions, writes: float) -> str:
+    often = ceiling.shared_cells(figures, writes)
+    if not often:
         return "* nothing is written, so that entries live as long as their class says"
-    return (
-        f"* a cache process has noted {figures['stream.tags']:,.0f} changed names after {lasts:,.0f} s "
-        "and begins anew: "
-        + ("shorter than an hour, it bounds what is kept" if lasts < 3600 else "longer than what is kept")
-    )
+    return f"* an entry shares its cell with a name that is changed every {1 / often / 3600:,.1f} h, and ends with it"
 
 
 def _pool(figures: Assumptions, found: Plan, pool: Pool) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.capacity.assumptions import Assumptions, Call
 from bench.capacity.caching import Keys, held, hit_rate, stays, zipf
-from bench.capacity.ceiling import tags_last
+from bench.capacity.ceiling import shared_cells
 
 #: services/cache/store/compression.py
 _COMPRESSED_ABOVE = 1024
@@ -113,10 +113,10 @@ def keys_of(figures: Assumptions, load: Load, call: Call, pods: int = 1, overhea
     each = 0.0
     if call.ended_by == "namespace":
         each = load.writes / max(1.0, load.models / figures["traffic.models_of_namespace"])
-    kept = min(call.kept, tags_last(figures, load.writes))
+    each += shared_cells(figures, load.writes)
     population = max(1, round(call.keys * load.models))
     return [
-        Keys(count, rate * share, changes * share + each, kept, call.answer + overhead)
+        Keys(count, rate * share, changes * share + each, call.kept, call.answer + overhead)
         for count, share in zipf(population, round(load.skew, 3))
     ]
 

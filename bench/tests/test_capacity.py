@@ -172,7 +172,7 @@ def test_settings_are_those_of_the_code() -> None:
     defaults = {field.name: field.default for field in fields(CacheSettings)}
     pool = {field.name: field.default for field in fields(DatabaseSettings)}
     assert FIGURES["write.group"] == grouping._MOST_TOGETHER
-    assert FIGURES["stream.tags"] == coherence._MOST_TAGS
+    assert FIGURES["stream.cells"] == coherence.CELLS
     assert FIGURES["near.memory"] * 2**20 == defaults["near_bytes"]
     assert near.OVERHEAD <= FIGURES["near.overhead"] <= near.OVERHEAD + 200
     assert FIGURES["postgres.pool"] == pool["most"]
@@ -185,16 +185,15 @@ def test_settings_are_those_of_the_code() -> None:
     assert {call.name.removeprefix("calls."): call.share for call in FIGURES.calls} == mixed
 
 
-def test_a_new_model_is_two_tags() -> None:
+def test_a_new_model_touches_two_cells() -> None:
     """
-    A creation is noted as a tag and a subtree, so that half as many creations as tags are the end of what was kept.
+    Of a creation a cell of the model's own is touched, and one of what is below it.
     """
-    known = coherence.Coherence(most_tags=1000)
-    revision = 0
-    while not known.floor:
-        revision += 1
-        known.apply(revision, [(f"namespaces/default/models/m{revision}", True)])
-    assert revision == pytest.approx(1000 / FIGURES["stream.tags_of_creation"], rel=0.01)
+    known = coherence.Coherence(hashed=lambda name: int(name[1:]) if name[0] == "m" else 0)
+    for number in range(1, 101):
+        known.apply(number, [(f"m{number}", True)])
+    touched = len(known._cells) - known._cells.count(0)
+    assert touched == 100 * FIGURES["stream.cells_of_creation"]
 
 
 @pytest.mark.parametrize(

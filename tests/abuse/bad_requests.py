@@ -231,11 +231,11 @@ def _requests() -> Iterator[tuple[str, Kind]]:
     yield "undecodable chunk", call(UPLOAD, message(GARBAGE))
     for what, entry in (
         ("long key", cache_pb2.Entry(key="x" * 10_000, value=b"x")),
-        ("large value", cache_pb2.Entry(key="x", value=bytes(100_000))),
+        ("large value", cache_pb2.Entry(key="x", value=bytes(1_100_000))),
         ("long ttl", cache_pb2.Entry(key="x", ttl=duration_pb2.Duration(seconds=10**11))),
         ("negative ttl", cache_pb2.Entry(key="x", ttl=duration_pb2.Duration(seconds=-1, nanos=5))),
     ):
-        yield what, rpc(f"{KEY_VALUE}/Set", cache_pb2.SetRequest(namespace="sessions", entry=entry))
+        yield what, rpc(f"{KEY_VALUE}/Set", cache_pb2.SetRequest(namespace="shared", entry=entry))
     ttl = cache_pb2.IncrementRequest(namespace="shared", key="", delta=1)
     yield "empty key", rpc(f"{KEY_VALUE}/Increment", ttl)
     yield "unknown namespace", rpc(f"{KEY_VALUE}/Get", cache_pb2.GetRequest(namespace="nonsense", key="x"))

@@ -22,7 +22,8 @@ from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
 # evictions and failovers.
 VALKEY = "ABUSE_VALKEY_URL"
 _PARTS = ("meta", "tags", "names", "sizes", "ends", "log")
-_NAMESPACES = ("sessions", "shared")
+# What is there for the callers of the gateway.
+_NAMESPACES = ("shared",)
 _INCREMENTS = 1500
 # The gateway holds up what is above 512 calls on a connection.
 _CONNECTIONS = 4

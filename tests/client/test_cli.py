@@ -501,5 +501,5 @@ def test_the_cache(cli: Run) -> None:
     assert "changes of registry  revision " in shown
     assert cli("cache", "warm", "--keys", "10").out.startswith("loaded")
     assert cli("cache", "flush", "--shared").out.startswith("dropped")
-    assert cli("--json", "cache", "stats", "sessions").messages()
+    assert cli("--json", "cache", "stats", "shared").messages()
     assert cli("cache", "stats", "nonsense").code == 2

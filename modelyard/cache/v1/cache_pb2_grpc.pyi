@@ -30,10 +30,15 @@ class KeyValueServiceStub:
     """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
     A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
 
-    In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
-    (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
-    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
+    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
+    it says so.
+
+    In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
+    written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
+    tag is not, and UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many
+    calls wait for the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL). PERMISSION_DENIED means that
+    the caller may write the namespace and not read it, or read it and not write it (NAMESPACE_DENIED); FAILED_PRECONDITION
+    that it names who may use it where calls need no token, so that nobody is known (NAMESPACE_NEEDS_ACCESS).
     """
 
     @_typing.overload
@@ -130,10 +135,15 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
     """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
     A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
 
-    In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
-    (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
-    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
+    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
+    it says so.
+
+    In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
+    written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
+    tag is not, and UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many
+    calls wait for the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL). PERMISSION_DENIED means that
+    the caller may write the namespace and not read it, or read it and not write it (NAMESPACE_DENIED); FAILED_PRECONDITION
+    that it names who may use it where calls need no token, so that nobody is known (NAMESPACE_NEEDS_ACCESS).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -226,10 +236,15 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
     """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
     A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
 
-    In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62} or not configured
-    (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a tag is not, and
-    UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many calls wait for
-    the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL).
+    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
+    it says so.
+
+    In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
+    written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
+    tag is not, and UNAVAILABLE that neither memory nor the shared store can answer. RESOURCE_EXHAUSTED means that too many
+    calls wait for the shared store (CACHE_BUSY), or that it has no memory left (CACHE_FULL). PERMISSION_DENIED means that
+    the caller may write the namespace and not read it, or read it and not write it (NAMESPACE_DENIED); FAILED_PRECONDITION
+    that it names who may use it where calls need no token, so that nobody is known (NAMESPACE_NEEDS_ACCESS).
     """
 
     @_abc_1.abstractmethod

@@ -1,31 +1,39 @@
 """
 When an entry may be served: by comparing revisions and by nothing else (ADR 0003).
 
-For every tag this knows the newest revision that touched it, learnt from the origin's change stream. An entry that was
-read at revision r is valid exactly when none of its tags was touched after r. So it does not matter in which order
-answers and changes arrive, or how often a change is told: a slow answer that was read before a write carries a revision
-older than the write's, and is invalid from the moment it comes in.
+For every tag this knows a revision that is not older than the newest one that touched it, learnt from the origin's
+change stream. An entry that was read at revision r is served only when none of its tags was touched after r. So it does
+not matter in which order answers and changes arrive, or how often a change is told: a slow answer that was read before
+a write carries a revision older than the write's, and is invalid from the moment it comes in.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 
-# Above this many tags what is known collapses into one number, the floor.
-_MOST_TAGS = 200_000
+from services.cache.model.entries import Entry
+
+# A power of two: 8 MiB, however much is written (ADR 0039).
+CELLS = 1 << 20
 
 
 class Coherence:
     """
-    What is known of one origin's changes. Everything in (floor, applied] is known tag by tag; what was read before the
-    floor cannot be judged and is invalid.
+    What is known of one origin's changes: everything in (floor, applied]. What was read before the floor cannot be
+    judged and is invalid.
+
+    The newest revision of each name is in one cell of a table that never grows, by the name's hash. Names that share a
+    cell share the newest revision of both: the entry of one may be asked for once more than needed, and is never
+    served for longer. Nobody outside knows which names do, as Python hashes texts with a secret of each process.
 
     Args:
         bound: how old what is known may be, in seconds, before nothing is served any more.
-        most_tags: how many tags are kept apart.
+        cells: of the table, a power of two.
         nested: whether names have slashes in them, so that a change of a/b is one of a, too.
         clock: in seconds, for tests.
+        hashed: the hash of a name, for tests.
 
     Attributes:
         bound: as given.
@@ -34,13 +42,15 @@ class Coherence:
     """
 
     __slots__ = (
+        "_cells",
         "_clock",
+        "_depths",
+        "_hashed",
         "_heard",
-        "_most_tags",
+        "_judgement",
+        "_mask",
         "_nested",
         "_newest_subtree",
-        "_subtrees",
-        "_touched",
         "applied",
         "bound",
         "floor",
@@ -50,20 +60,26 @@ class Coherence:
         self,
         *,
         bound: float = 2.0,
-        most_tags: int = _MOST_TAGS,
+        cells: int = CELLS,
         nested: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        hashed: Callable[[str], int] = hash,
     ) -> None:
         self.applied = 0
         self.floor = 0
         self.bound = bound
         self._clock = clock
-        self._most_tags = most_tags
         self._nested = nested
+        self._hashed = hashed
         self._heard = float("-inf")
-        self._touched: dict[str, int] = {}
-        self._subtrees: dict[str, int] = {}
+        # A name's own changes are in the cell of its hash, those of all below it in the cell of the hash's complement.
+        self._cells = array("q", bytes(8 * cells))
+        self._mask = cells - 1
+        # The newest change of everything below a name, by the number of slashes in the name.
+        self._depths: dict[int, int] = {}
         self._newest_subtree = 0
+        # Grows with each change: what was judged since the last one need not be judged again.
+        self._judgement = 0
 
     def apply(self, revision: int, changes: Iterable[tuple[str, bool]]) -> None:
         """
@@ -75,19 +91,24 @@ class Coherence:
         """
         self.touch(revision, changes)
         self.applied = max(self.applied, revision)
-        if len(self._touched) + len(self._subtrees) > self._most_tags:
-            self.reset(self.applied)
 
     def touch(self, revision: int, changes: Iterable[tuple[str, bool]]) -> None:
         """
         Take in changes of a revision that is known otherwise than from the stream: others before it may still come.
         """
+        self._judgement += 1
+        cells, hashed, mask = self._cells, self._hashed, self._mask
         for resource, subtree in changes:
             for prefix in prefixes(resource) if self._nested else (resource,):
-                if self._touched.get(prefix, 0) < revision:
-                    self._touched[prefix] = revision
-            if subtree and self._subtrees.get(resource, 0) < revision:
-                self._subtrees[resource] = revision
+                cell = hashed(prefix) & mask
+                if cells[cell] < revision:
+                    cells[cell] = revision
+            if subtree:
+                cell = ~hashed(resource) & mask
+                if cells[cell] < revision:
+                    cells[cell] = revision
+                depth = resource.count("/")
+                self._depths[depth] = max(self._depths.get(depth, 0), revision)
                 self._newest_subtree = max(self._newest_subtree, revision)
 
     def heard(self, applied: int, at: float) -> None:
@@ -102,10 +123,12 @@ class Coherence:
 
     def reset(self, head: int) -> None:
         """
-        Forget the tags: what was read before *head* is invalid from now on.
+        Forget everything: what was read before *head* is invalid from now on.
         """
-        self._touched.clear()
-        self._subtrees.clear()
+        self._judgement += 1
+        # Revisions of another database may be smaller than those that are known.
+        self._cells = array("q", bytes(8 * len(self._cells)))
+        self._depths.clear()
         self._newest_subtree = 0
         self.applied = self.floor = head
 
@@ -124,25 +147,36 @@ class Coherence:
         """
         return self._clock() - self._heard <= self.bound
 
+    def holds(self, entry: Entry) -> bool:
+        """
+        Whether an entry is valid; one comparison if it was since the last change.
+        """
+        if entry.judged == self._judgement:
+            return True
+        if not self.valid(entry.revision, entry.tags):
+            return False
+        entry.judged = self._judgement
+        return True
+
     def valid(self, revision: int, tags: Sequence[str]) -> bool:
         """
         Whether an answer with *tags* that was read at *revision* is still what the origin would say, as far as known.
         """
         if revision < self.floor:
             return False
-        touched = self._touched
-        if any(touched.get(tag, 0) > revision for tag in tags):
-            return False
-        return self._newest_subtree <= revision or not self._below_a_newer_subtree(revision, tags)
+        cells, hashed, mask = self._cells, self._hashed, self._mask
+        for tag in tags:
+            if cells[hashed(tag) & mask] > revision:
+                return False
+        return self._newest_subtree <= revision or self._newest_above(revision, tags) <= revision
 
     def newest(self, tags: Sequence[str]) -> int:
         """
-        The newest revision that is known to have touched *tags*: what is read below it is invalid already.
+        The newest revision that may have touched *tags*: what is read below it is invalid already.
         """
-        newest = max((self._touched.get(tag, 0) for tag in tags), default=0)
-        if self._newest_subtree > newest:
-            newest = max(newest, *(self._subtrees.get(prefix, 0) for tag in tags for prefix in prefixes(tag)), 0)
-        return max(newest, self.floor)
+        cells, hashed, mask = self._cells, self._hashed, self._mask
+        newest = max((cells[hashed(tag) & mask] for tag in tags), default=0)
+        return max(newest, self._newest_above(newest, tags), self.floor)
 
     def reaches(self, minimum: int, revision: int) -> bool:
         """
@@ -150,8 +184,21 @@ class Coherence:
         """
         return minimum <= self.applied or minimum <= revision
 
-    def _below_a_newer_subtree(self, revision: int, tags: Sequence[str]) -> bool:
-        return any(self._subtrees.get(prefix, 0) > revision for tag in tags for prefix in prefixes(tag))
+    def _newest_above(self, revision: int, tags: Sequence[str]) -> int:
+        """
+        The newest change of everything below a prefix of one of *tags*, as far as it is newer than *revision*. (What
+        such a change says of the name itself is in the name's own cell.)
+        """
+        cells, hashed, mask = self._cells, self._hashed, self._mask
+        newest = 0
+        # Each new model is a change of everything below it: what is not below any model is not looked at for that.
+        for depth, changed in self._depths.items():
+            if changed > revision:
+                for tag in tags:
+                    if tag.count("/") > depth:
+                        above = "/".join(tag.split("/", depth + 1)[:-1])
+                        newest = max(newest, cells[~hashed(above) & mask])
+        return newest
 
 
 def prefixes(name: str) -> list[str]:

@@ -18,10 +18,10 @@ _START = len(_FORMAT) + _CHECKSUM
 _FAR = 20.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """
-    An answer, serialised.
+    An answer, serialised. Nothing of it changes but what is remembered of its last judgement.
 
     Args:
         value: the answer's bytes; of an absence, its `google.rpc.Status`.
@@ -31,6 +31,10 @@ class Entry:
         expires: when, in seconds since the epoch.
         took: seconds that the origin took to make it.
         absence: what the origin said with its NOT_FOUND; None for an answer.
+
+    Attributes:
+        renewable: the time before which renewing it is out of the question.
+        judged: where `Coherence` stood when it found it valid last.
     """
 
     value: bytes
@@ -41,12 +45,13 @@ class Entry:
     took: float = 0.0
     absence: str | None = None
     renewable: float = field(init=False, compare=False)
+    judged: int = field(default=-1, init=False, compare=False)
 
     def __post_init__(self) -> None:
         """
         Compute the time before which renewing it is out of the question, so that a hit costs one comparison.
         """
-        object.__setattr__(self, "renewable", self.expires - _FAR * self.took)
+        self.renewable = self.expires - _FAR * self.took
 
     def encode(self, key: bytes) -> bytes:
         """

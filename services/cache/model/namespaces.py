@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from services.cache.model.rights import ANYBODY, Users, users
 from services.chassis.errors import InvalidArgument, Violations
 
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -17,6 +18,9 @@ _KEY = re.compile(r"[!-~]{1,512}")
 MOST_KEYS = 1000
 MOST_TAGS = 16
 _YEAR = 366 * 86400
+_FLAGS = {"near", "gateway"}
+_USERS = {"readers", "writers"}
+_OPTIONAL = _FLAGS | _USERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class Namespace:
         most_value_bytes: the bound of a value.
         most_bytes: the quota: of all entries, with keys and overhead, in Valkey.
         near: whether processes may keep entries in memory; a change by another process is then seen a moment later.
+        gateway: whether calls that come through the gateway may use it.
+        readers: who may read it, of those who have the scope of the call; None: all of them.
+        writers: who may write it, in the same way. GetOrLease and Increment answer what is there, and are writing.
     """
 
     id: str
@@ -39,6 +46,9 @@ class Namespace:
     most_value_bytes: int
     most_bytes: int
     near: bool = False
+    gateway: bool = False
+    readers: Users | None = None
+    writers: Users | None = None
 
     def ttl(self, wanted: float | None, field: str) -> int:
         """
@@ -110,15 +120,23 @@ def _namespace(name: str, table: Any) -> Namespace:
     known = {field.name for field in fields(Namespace)} - {"id"}
     if unknown := sorted(set(table) - known):
         raise ValueError(f"[{name}] {unknown[0]}: there is no such field; there are {', '.join(sorted(known))}")
-    if missing := sorted(known - {"near"} - set(table)):
+    if missing := sorted(known - _OPTIONAL - set(table)):
         raise ValueError(f"[{name}] {missing[0]}: is missing")
-    for field in sorted(known & set(table)):
-        value = table[field]
-        if field == "near":
-            if not isinstance(value, bool):
-                raise ValueError(f"[{name}] near: must be true or false")
-        elif isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise ValueError(f"[{name}] {field}: must be a whole number above 0")
+    _check(name, table)
     if not table["ttl_seconds"] <= table["most_ttl_seconds"] <= _YEAR:
         raise ValueError(f"[{name}] most_ttl_seconds: must be from ttl_seconds to {_YEAR}")
-    return Namespace(name, **table)
+    named = {field: users(table[field], f"[{name}] {field}") for field in _USERS & set(table)}
+    return Namespace(name, **{**table, **named})
+
+
+def _check(name: str, table: Mapping[str, Any]) -> None:
+    for field, value in sorted(table.items()):
+        if field in _FLAGS:
+            if not isinstance(value, bool):
+                raise ValueError(f"[{name}] {field}: must be true or false")
+        elif field not in _USERS and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
+            raise ValueError(f"[{name}] {field}: must be a whole number above 0")
+    if len(_USERS & set(table)) == 1:
+        # Who is left out would be everybody, which is seldom what was meant.
+        all_of_them = f'["{ANYBODY}"] is whoever has the scope of the call'
+        raise ValueError(f"[{name}] readers, writers: name both of them or neither; {all_of_them}")

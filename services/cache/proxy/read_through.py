@@ -81,7 +81,7 @@ class ReadThrough:
                     if now > entry.renewable:
                         self._renew(key, request, metadata, entry, now)
                     return await self._found(entry, "near", now, context)
-                if not self._coherence.valid(entry.revision, entry.tags):
+                if not self._coherence.holds(entry):
                     self._near.drop(key, "invalid")
                     entry = None
         return await self._further(key, request, wanted, metadata, entry, context)
@@ -107,7 +107,7 @@ class ReadThrough:
         return (
             entry.expires > now
             and coherence.live
-            and coherence.valid(entry.revision, entry.tags)
+            and coherence.holds(entry)
             and (not minimum or coherence.reaches(minimum, entry.revision))
         )
 
@@ -229,7 +229,7 @@ class ReadThrough:
             not wanted.fresh
             and entry.absence is None
             and time.time() < entry.expires + self._keeping.grace
-            and self._coherence.valid(entry.revision, entry.tags)
+            and self._coherence.holds(entry)
             and self._coherence.reaches(wanted.minimum, entry.revision)
         )
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -17,15 +18,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from services.cache.feeds import Feed, names
 from services.cache.model import scans
-from services.cache.model.coherence import Coherence
+from services.cache.model.coherence import CELLS, Coherence
 from services.cache.model.entries import Entry
 from services.cache.model.namespaces import MOST_TAGS, Namespace, check_key, check_keys
 from services.cache.model.near import Near
+from services.cache.model.rights import Right
 from services.cache.model.values import Draft, Hit, Invalidation, Lease, Stored, Value
 from services.cache.proxy.wishes import Wish, wish
+from services.cache.service import rights
 from services.cache.store.values import ValueStore
 from services.chassis.context import Context
-from services.chassis.errors import InvalidArgument, NotFound
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 
 _HEARTBEAT_SECONDS = 1.0
 _LEASE_SECONDS = (0.01, 5.0, 60.0)
@@ -63,10 +66,13 @@ def yards(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> d
         bound: seconds without a word from Valkey after which nothing is served from memory.
     """
     return {
-        # Keys and tags are what they are: a slash in one means nothing.
-        namespace.id: Yard(namespace, Feed(namespace, store, Coherence(bound=bound, nested=False)))
-        for namespace in namespaces
+        namespace.id: Yard(namespace, Feed(namespace, store, _coherence(namespace, bound))) for namespace in namespaces
     }
+
+
+def _coherence(namespace: Namespace, bound: float) -> Coherence:
+    # Keys and tags are what they are: a slash in one means nothing. Where nothing is kept in memory, nothing is judged.
+    return Coherence(bound=bound, cells=CELLS if namespace.near else 1, nested=False)
 
 
 class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
@@ -90,7 +96,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         The value of a key.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.READ, context)
         check_key(request.key, "key")
         value = await self._get(yard, request.key, wish(context.invocation_metadata() or ()), context)
         if value is None:
@@ -101,7 +107,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         The values of keys.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.READ, context)
         check_keys(request.keys, "keys")
         found = await self._store.get(yard.namespace, request.keys)
         values = [value for value in found.values if value is not None]
@@ -114,7 +120,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Store a value.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         stored = await self._set(yard, [_draft(request.entry, yard.namespace, "entry")], context)
         return cache_pb2.SetResponse(expire_time=_time(stored.expires))
 
@@ -122,7 +128,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Store values.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         check_keys([entry.key for entry in request.entries], "entries")
         drafts = [_draft(entry, yard.namespace, f"entries[{at}]") for at, entry in enumerate(request.entries)]
         await self._set(yard, drafts, context)
@@ -132,17 +138,17 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Remove keys.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         check_keys(request.keys, "keys")
         sequence, count = await self._store.delete(yard.namespace, request.keys)
         self._changed(yard, sequence, tuple(request.keys), (), context)
         return cache_pb2.DeleteResponse(deleted_count=count)
 
-    async def Touch(self, request: cache_pb2.TouchRequest, _context: Context) -> cache_pb2.TouchResponse:
+    async def Touch(self, request: cache_pb2.TouchRequest, context: Context) -> cache_pb2.TouchResponse:
         """
         Give a key a new time-to-live.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         check_key(request.key, "key")
         ttl = yard.namespace.ttl(_seconds(request, "ttl"), "ttl")
         expires = await self._store.touch(yard.namespace, request.key, ttl)
@@ -157,7 +163,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Make what has one of the tags stale.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         check_keys(request.tags, "tags")
         sequence = await self._store.invalidate(yard.namespace, request.tags)
         self._changed(yard, sequence, (), tuple(request.tags), context)
@@ -167,7 +173,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         The value of a key, or the lease to fill it.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         check_key(request.key, "key")
         least, usual, most = _LEASE_SECONDS
         wanted = _seconds(request, "lease_duration")
@@ -200,7 +206,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Store the value that a lease was given for.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         if not (request.lease_token.isascii() and request.lease_token.isdecimal() and len(request.lease_token) < 20):
             raise InvalidArgument.of("lease_token", "must be the token of a lease that GetOrLease gave")
         draft = _draft(request.entry, yard.namespace, "entry")
@@ -212,18 +218,18 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Add to a counter.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.WRITE, context)
         check_key(request.key, "key")
         ttl = yard.namespace.ttl(_seconds(request, "ttl"), "ttl")
         sequence, value = await self._store.increment(yard.namespace, request.key, request.delta or 1, ttl)
         self._changed(yard, sequence, (request.key,), (), context)
         return cache_pb2.IncrementResponse(value=value)
 
-    async def Scan(self, request: cache_pb2.ScanRequest, _context: Context) -> cache_pb2.ScanResponse:
+    async def Scan(self, request: cache_pb2.ScanRequest, context: Context) -> cache_pb2.ScanResponse:
         """
         Keys of a namespace.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.READ, context)
         if request.key_prefix:
             check_key(request.key_prefix, "key_prefix")
         if request.page_size < 0:
@@ -235,11 +241,11 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         token = scans.token(request.namespace, request.key_prefix, last) if last else ""
         return cache_pb2.ScanResponse(keys=keys, next_page_token=token)
 
-    async def Stats(self, request: cache_pb2.StatsRequest, _context: Context) -> cache_pb2.StatsResponse:
+    async def Stats(self, request: cache_pb2.StatsRequest, context: Context) -> cache_pb2.StatsResponse:
         """
         Counts and sizes of a namespace.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.READ, context)
         sizes = await self._store.sizes(yard.namespace)
         return cache_pb2.StatsResponse(
             hits=yard.results["hit"],
@@ -249,11 +255,11 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
             evictions=sizes.evicted,
         )
 
-    async def Watch(self, request: cache_pb2.WatchRequest, _context: Context) -> AsyncIterator[cache_pb2.WatchResponse]:
+    async def Watch(self, request: cache_pb2.WatchRequest, context: Context) -> AsyncIterator[cache_pb2.WatchResponse]:
         """
         What changes in a namespace.
         """
-        yard = self._yard(request.namespace)
+        yard = self._yard(request.namespace, Right.READ, context)
         if not 0 <= request.start_sequence < _INT64:
             raise InvalidArgument.of("start_sequence", "must not be negative")
         async for event in yard.feed.watch(request.start_sequence, _HEARTBEAT_SECONDS, self._draining):
@@ -266,13 +272,16 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
                 case _, sequence:
                     yield cache_pb2.WatchResponse(discontinuity_sequence=sequence)
 
-    def _yard(self, name: str) -> Yard:
+    def _yard(self, name: str, right: Right, context: Context) -> Yard:
         yard = self._yards.get(name)
-        if yard is None:
-            there = ", ".join(sorted(self._yards))
+        if yard is None or not rights.there(yard.namespace, context):
+            known = ", ".join(sorted(each for each, yard in self._yards.items() if _shown(yard.namespace, context)))
             raise InvalidArgument.of(
-                "namespace", f"must be one that is configured: {there}", reason="UNKNOWN_NAMESPACE"
+                "namespace",
+                f"must be one that is configured, and that may be used here: {known or 'there is none'}",
+                reason="UNKNOWN_NAMESPACE",
             )
+        rights.check(yard.namespace, right)
         return yard
 
     async def _get(self, yard: Yard, key: str, wanted: Wish, context: Context) -> Value | None:
@@ -302,7 +311,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         if entry is None:
             return None
         coherence = yard.feed.coherence
-        if not coherence.valid(entry.revision, entry.tags) or entry.expires <= time.time():
+        if not coherence.holds(entry) or entry.expires <= time.time():
             self._near.drop(near_key, "invalid")
             return None
         if not (coherence.live and coherence.reaches(wanted.minimum, entry.revision)):
@@ -331,6 +340,12 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         if yard.namespace.near:
             yard.feed.coherence.touch(sequence, [(name, False) for name in names(keys, tags)])
         context.set_trailing_metadata((("x-revision", str(sequence)),))
+
+
+def _shown(namespace: Namespace, context: Context) -> bool:
+    with suppress(FailedPrecondition):
+        return rights.there(namespace, context)
+    return False
 
 
 def _say(context: Context, level: str, sequence: int) -> None:
