@@ -113,7 +113,8 @@ class DeploymentServiceServicer:
         NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
         FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
         deleted and the move would run it (MODEL_DELETED).
-        ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+        ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+        waited (DEPLOYMENT_CHANGED): try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

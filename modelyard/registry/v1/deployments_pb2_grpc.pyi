@@ -68,7 +68,8 @@ class DeploymentServiceStub:
       NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
       FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
                            deleted and the move would run it (MODEL_DELETED).
-      ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+                           waited (DEPLOYMENT_CHANGED): try again.
     """
     WatchDeployment: _grpc.UnaryStreamMultiCallable[_deployments_pb2.WatchDeploymentRequest, _deployments_pb2.WatchDeploymentResponse]
     """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
@@ -119,7 +120,8 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
       NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
       FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
                            deleted and the move would run it (MODEL_DELETED).
-      ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+                           waited (DEPLOYMENT_CHANGED): try again.
     """
     WatchDeployment: _aio.UnaryStreamMultiCallable[_deployments_pb2.WatchDeploymentRequest, _deployments_pb2.WatchDeploymentResponse]  # type: ignore[assignment]
     """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
@@ -191,7 +193,8 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
           FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
                                deleted and the move would run it (MODEL_DELETED).
-          ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+          ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+                               waited (DEPLOYMENT_CHANGED): try again.
         """
 
     @_abc_1.abstractmethod

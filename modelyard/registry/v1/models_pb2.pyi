@@ -100,7 +100,9 @@ class Model(_message.Message):
     latest_version: _builtins.int
     """Output only: the number of the newest version, 0 while there is none."""
     revision: _builtins.int
-    """Output only: the revision of the last write to this resource."""
+    """Output only: the revision of the last write to this resource; a new version is one, since it changes
+    `latest_version`.
+    """
     etag: _builtins.str
     """Send it back with an update or a delete to make that conditional."""
     @_builtins.property

@@ -28,8 +28,9 @@ if _version_not_supported:
 
 class ModelServiceStub:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
-    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
+    `x-revision`; a call with `x-min-revision`, a read or a write, never answers from before that revision, and where the
+    service has no such revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one) and
+    nothing is written.
     """
 
     def __init__(self, channel):
@@ -87,8 +88,9 @@ class ModelServiceStub:
 
 class ModelServiceServicer:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
-    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
+    `x-revision`; a call with `x-min-revision`, a read or a write, never answers from before that revision, and where the
+    service has no such revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one) and
+    nothing is written.
     """
 
     def CreateModel(self, request, context):
@@ -260,8 +262,9 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
-    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
+    `x-revision`; a call with `x-min-revision`, a read or a write, never answers from before that revision, and where the
+    service has no such revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one) and
+    nothing is written.
     """
 
     @staticmethod

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 
 class ModelServiceStub:
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
-    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
+    `x-revision`; a call with `x-min-revision`, a read or a write, never answers from before that revision, and where the
+    service has no such revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one) and
+    nothing is written.
     """
 
     @_typing.overload
@@ -116,8 +117,9 @@ class ModelServiceStub:
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
-    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
+    `x-revision`; a call with `x-min-revision`, a read or a write, never answers from before that revision, and where the
+    service has no such revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one) and
+    nothing is written.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -199,8 +201,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService keeps the models. Every answer carries the revision that it reflects in the trailing metadata
-    `x-revision`; a read with `x-min-revision` never answers from before that revision, and where the service has no such
-    revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one).
+    `x-revision`; a call with `x-min-revision`, a read or a write, never answers from before that revision, and where the
+    service has no such revision it is FAILED_PRECONDITION (REVISION_NOT_REACHED; the metadata has the newest one) and
+    nothing is written.
     """
 
     @_abc_1.abstractmethod

@@ -30,6 +30,7 @@ class Coherence:
     Attributes:
         bound: as given.
         applied: every revision up to this one is known.
+        epoch: that these revisions are of, as the stream says; empty before it has, and with an origin that does not.
         floor: what was read before this revision is invalid.
     """
 
@@ -43,6 +44,7 @@ class Coherence:
         "_touched",
         "applied",
         "bound",
+        "epoch",
         "floor",
     )
 
@@ -56,6 +58,7 @@ class Coherence:
     ) -> None:
         self.applied = 0
         self.floor = 0
+        self.epoch = b""
         self.bound = bound
         self._clock = clock
         self._most_tags = most_tags

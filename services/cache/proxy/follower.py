@@ -128,7 +128,8 @@ class Follower:
                 if committed.seconds:
                     self.lag.observe(max(time.time() - committed.seconds - committed.nanos / 1e9, 0.0))
             case "heartbeat":
-                if self._next == 0:
+                renewed = self._renews(event.heartbeat.epoch)
+                if self._next == 0 or renewed:
                     # What was kept before this point cannot be judged.
                     self._reset(event.heartbeat.applied_revision, another=self._coherence.applied > 0)
                 if event.heartbeat.HasField("current_until"):
@@ -138,8 +139,21 @@ class Follower:
                     self._coherence.heard(event.heartbeat.applied_revision, known)
             case "discontinuity":
                 head = event.discontinuity.head_revision
-                self._reset(head, another=head < self._coherence.applied)
+                renewed = self._renews(event.discontinuity.epoch)
+                self._reset(head, another=renewed or head < self._coherence.applied)
         self._next = self._coherence.applied + 1
+
+    def _renews(self, epoch: str) -> bool:
+        """
+        Note the epoch that a stream tells, and say whether it told another one before: then its revisions are none of
+        those that are known here, however their numbers go on. Streams of an earlier release tell none.
+        """
+        before, told = self._coherence.epoch, epoch.encode()
+        if not told or told == before:
+            return False
+        # It is a part of every key: what was kept, here and in the shared level, is found no more.
+        self._coherence.epoch = told
+        return bool(before)
 
     def _reset(self, head: int, *, another: bool) -> None:
         """
