@@ -34,6 +34,8 @@ _LOCK_PAUSE = 0.1
 _WAIT_PAUSE = 1.0
 _OUTSIDE = "-- outside a transaction\n"
 _GRANTS = "grants.sql"
+# Up to a semicolon at the end of a line, which is neither in a comment nor in the body of a function.
+_STATEMENT = re.compile(r"(?:--[^\n]*|\$\$.*?\$\$|.)+?(?:;\s*\n|\Z)", re.DOTALL)
 _ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 _RECORD = """
@@ -178,7 +180,7 @@ async def _apply(connection: Connection, each: Migration) -> None:
 
 
 async def _apply_outside(connection: Connection, each: Migration) -> None:
-    statements = [part for part in re.split(r";\s*\n", each.sql) if re.sub(r"--.*", "", part).strip()]
+    statements = [part for part in _STATEMENT.findall(each.sql) if re.sub(r"--.*", "", part).strip("; \n")]
     try:
         # What an interrupted run left half built would count as there.
         for row in await connection.fetch(_HALF_BUILT):

@@ -84,6 +84,11 @@ SELECT count(*) AS count FROM gone
 )
 
 
+# Of the audit: so many months before they begin, so that nothing hangs on one turn of the sweeper.
+_AHEAD = 12
+_MAKE_MONTHS = Statement("audit.make_months", f"SELECT make_audit_partitions({_AHEAD}) AS count")
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """
@@ -133,6 +138,16 @@ class Changelog:
             How many there were.
         """
         return await self._repeat(_TRIM, keep)
+
+    async def make_months(self) -> int:
+        """
+        Make the audit's partitions of the months to come.
+
+        Returns:
+            How many were not there.
+        """
+        count: int = (await self._database.fetch_row(_MAKE_MONTHS))["count"]
+        return count
 
     async def forget(self) -> int:
         """
