@@ -51,7 +51,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 AHEAD = 1_000_000_000
 
 _GO_ON = """
-WITH next AS (UPDATE revision SET value = value + $1 RETURNING value)
+WITH next AS (
+    UPDATE revision SET value = value + $1 RETURNING value
+), renewed AS (
+    UPDATE epoch SET id = gen_random_uuid()
+)
 INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
 SELECT value, now(), '{}', '{}', '{}' FROM next
 RETURNING revision
@@ -249,7 +253,8 @@ async def go_on_after_restore(connection: Connection) -> int:
     Let the revisions of a database that was restored from a backup go on far ahead of any that were given before.
 
     Otherwise those that were lost would be given again, to other changes, and whoever has seen them would believe to
-    have seen these. With the gap every watcher is told to begin anew, and caches drop what they have.
+    have seen these. With the gap, and with another epoch, every watcher is told to begin anew, and caches drop what
+    they have.
 
     Returns:
         The revision with which it goes on.

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/changes/v1/changes.proto\x12\x14modelyard.changes.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x13WatchChangesRequest\x12\x16\n\x0estart_revision\x18\x01 \x01(\x03\x12\x17\n\x0fresource_prefix\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc7\x01\n\x14WatchChangesResponse\x12\x32\n\x08revision\x18\x01 \x01(\x0b\x32\x1e.modelyard.changes.v1.RevisionH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.modelyard.changes.v1.HeartbeatH\x00\x12<\n\rdiscontinuity\x18\x03 \x01(\x0b\x32#.modelyard.changes.v1.DiscontinuityH\x00\x42\x07\n\x05\x65vent\"|\n\x08Revision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1c.modelyard.changes.v1.Change\"\xb0\x01\n\x06\x43hange\x12\x10\n\x08resource\x18\x01 \x01(\t\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.modelyard.changes.v1.Change.Kind\x12\x0f\n\x07subtree\x18\x03 \x01(\x08\"R\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CREATED\x10\x01\x12\x10\n\x0cKIND_UPDATED\x10\x02\x12\x10\n\x0cKIND_DELETED\x10\x03\"W\n\tHeartbeat\x12\x18\n\x10\x61pplied_revision\x18\x01 \x01(\x03\x12\x30\n\rcurrent_until\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\rDiscontinuity\x12\x17\n\x0foldest_revision\x18\x01 \x01(\x03\x12\x15\n\rhead_revision\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/changes/v1/changes.proto\x12\x14modelyard.changes.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x13WatchChangesRequest\x12\x16\n\x0estart_revision\x18\x01 \x01(\x03\x12\x17\n\x0fresource_prefix\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc7\x01\n\x14WatchChangesResponse\x12\x32\n\x08revision\x18\x01 \x01(\x0b\x32\x1e.modelyard.changes.v1.RevisionH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.modelyard.changes.v1.HeartbeatH\x00\x12<\n\rdiscontinuity\x18\x03 \x01(\x0b\x32#.modelyard.changes.v1.DiscontinuityH\x00\x42\x07\n\x05\x65vent\"|\n\x08Revision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1c.modelyard.changes.v1.Change\"\xb0\x01\n\x06\x43hange\x12\x10\n\x08resource\x18\x01 \x01(\t\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.modelyard.changes.v1.Change.Kind\x12\x0f\n\x07subtree\x18\x03 \x01(\x08\"R\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CREATED\x10\x01\x12\x10\n\x0cKIND_UPDATED\x10\x02\x12\x10\n\x0cKIND_DELETED\x10\x03\"f\n\tHeartbeat\x12\x18\n\x10\x61pplied_revision\x18\x01 \x01(\x03\x12\x30\n\rcurrent_until\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x03 \x01(\t\"N\n\rDiscontinuity\x12\x17\n\x0foldest_revision\x18\x01 \x01(\x03\x12\x15\n\rhead_revision\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGE_KIND']._serialized_start=675
   _globals['_CHANGE_KIND']._serialized_end=757
   _globals['_HEARTBEAT']._serialized_start=759
-  _globals['_HEARTBEAT']._serialized_end=846
-  _globals['_DISCONTINUITY']._serialized_start=848
-  _globals['_DISCONTINUITY']._serialized_end=911
+  _globals['_HEARTBEAT']._serialized_end=861
+  _globals['_DISCONTINUITY']._serialized_start=863
+  _globals['_DISCONTINUITY']._serialized_end=941
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,7 @@ class Coherence:
     Attributes:
         bound: as given.
         applied: every revision up to this one is known.
+        epoch: that these revisions are of, as the stream says; empty before it has, and with an origin that does not.
         floor: what was read before this revision is invalid.
     """
 
@@ -53,6 +54,7 @@ class Coherence:
         "_newest_subtree",
         "applied",
         "bound",
+        "epoch",
         "floor",
     )
 
@@ -67,6 +69,7 @@ class Coherence:
     ) -> None:
         self.applied = 0
         self.floor = 0
+        self.epoch = b""
         self.bound = bound
         self._clock = clock
         self._nested = nested

@@ -164,7 +164,11 @@ class Follower:
                     if self._speaking is not stream:
                         self._speaking = stream
                         self._news.set()
+                    epoch = self._coherence.epoch
                     self._take(event, stream.asked)
+                    if self._coherence.epoch != epoch:
+                        # What the others still say is of the epoch that has ended.
+                        self._keep(stream)
                     self._work.succeeded()
         except Exception as error:  # noqa: BLE001 - it goes on with another one, whatever it is
             return error
@@ -180,7 +184,8 @@ class Follower:
                 if not known:
                     self._count(event.revision)
             case "heartbeat":
-                if self._next == 0:
+                renewed = self._renews(event.heartbeat.epoch)
+                if self._next == 0 or renewed:
                     # What was kept before this point cannot be judged.
                     self._reset(event.heartbeat.applied_revision, another=self._coherence.applied > 0)
                 if event.heartbeat.HasField("current_until"):
@@ -190,7 +195,8 @@ class Follower:
                     self._coherence.heard(event.heartbeat.applied_revision, known_at)
             case "discontinuity":
                 head = event.discontinuity.head_revision
-                self._reset(head, another=head < self._coherence.applied)
+                renewed = self._renews(event.discontinuity.epoch)
+                self._reset(head, another=renewed or head < self._coherence.applied)
         self._next = self._coherence.applied + 1
 
     def _count(self, revision: changes_pb2.Revision) -> None:
@@ -198,6 +204,18 @@ class Follower:
         committed = revision.commit_time
         if committed.seconds:
             self.lag.observe(max(time.time() - committed.seconds - committed.nanos / 1e9, 0.0))
+
+    def _renews(self, epoch: str) -> bool:
+        """
+        Note the epoch that a stream tells, and say whether it told another one before: then its revisions are none of
+        those that are known here, however their numbers go on. Streams of an earlier release tell none.
+        """
+        before, told = self._coherence.epoch, epoch.encode()
+        if not told or told == before:
+            return False
+        # It is a part of every key: what was kept, here and in the shared level, is found no more.
+        self._coherence.epoch = told
+        return bool(before)
 
     def _reset(self, head: int, *, another: bool) -> None:
         """

@@ -69,8 +69,9 @@ class ReadThrough:
         """
         metadata = context.invocation_metadata() or ()
         wanted = wish(metadata)
-        key = self._prefix + request
-        self._hot.read(key)
+        asked = self._prefix + request
+        key = self._coherence.epoch + asked
+        self._hot.read(asked)
         entry = None
         if not wanted.fresh:
             entry = self._near.get(key)
@@ -93,7 +94,7 @@ class ReadThrough:
         Raises:
             grpc.aio.AioRpcError: as the origin answered.
         """
-        key = self._prefix + request
+        key = self._coherence.epoch + self._prefix + request
         entry = self._near.get(key) or await self._keeping.shared.get(key)
         if entry is not None and self._serves(entry, 0, time.time()):
             self._near.put(key, entry)

@@ -13,6 +13,7 @@ GRANT USAGE ON SCHEMA public TO $role;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO $role;
 
 GRANT INSERT ON audit TO $role;
+GRANT EXECUTE ON FUNCTION make_audit_partitions(integer) TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision, totals TO $role;
 

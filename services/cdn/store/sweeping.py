@@ -21,6 +21,7 @@ from services.chassis.background import beside, every
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
+_MONTHS_SECONDS = 3600.0
 # The last two: copies that are larger than one call makes.
 _PREFIXES = ("assets/", "private/", STAGING, "static/", "versions/")
 
@@ -117,6 +118,7 @@ class Sweeper:
         chores = [
             _Chore(sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
             _Chore(sweep, self._changelog.forget, "forget old requests"),
+            _Chore(_MONTHS_SECONDS, self._changelog.make_months, "make months of the audit", first=1.0),
             _Chore(sweep, self._uploads.forget, "forget finished uploads"),
             _Chore(sweep, self._drop_expired, "drop abandoned uploads"),
             _Chore(sweep, self._abort_orphans, "abort orphaned uploads"),

@@ -118,10 +118,12 @@ class Heartbeat:
     Args:
         applied: a revision.
         current: seconds after the stream began at which it was the newest one; None while the stream is behind.
+        epoch: that revisions are of.
     """
 
     applied: int
     current: float | None = None
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,12 @@ class Discontinuity:
     Args:
         oldest: the oldest revision that it holds.
         head: the newest one; the stream goes on after it.
+        epoch: that revisions are of.
     """
 
     oldest: int
     head: int
+    epoch: str = ""
 
 
 Event = Revision | Heartbeat | Discontinuity

@@ -56,13 +56,13 @@ def from_event(event: Event) -> pb.WatchChangesResponse:
     What a watcher is told.
     """
     if isinstance(event, Heartbeat):
-        heartbeat = pb.Heartbeat(applied_revision=event.applied)
+        heartbeat = pb.Heartbeat(applied_revision=event.applied, epoch=event.epoch)
         if event.current is not None:
             heartbeat.current_until.FromNanoseconds(int(event.current * 1e9))
         return pb.WatchChangesResponse(heartbeat=heartbeat)
     if isinstance(event, Discontinuity):
         return pb.WatchChangesResponse(
-            discontinuity=pb.Discontinuity(oldest_revision=event.oldest, head_revision=event.head)
+            discontinuity=pb.Discontinuity(oldest_revision=event.oldest, head_revision=event.head, epoch=event.epoch)
         )
     commit_time = Timestamp()
     commit_time.FromDatetime(event.commit_time)

@@ -14,11 +14,23 @@ from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement
 
+# What tells this timeline of the database from others with the same revisions (docs/adr/0037). A standby that is
+# promoted goes on in another timeline; a copy of the files that is started, or whatever else takes a server's place,
+# has another time of start; another database of the same server has another oid; and what was restored into the same
+# database has another id, by `--restored`.
+_EPOCH = """
+(SELECT left(encode(sha256(convert_to(concat_ws('/', epoch.id,
+               (SELECT oid FROM pg_database WHERE datname = current_database()),
+               CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END,
+               extract(epoch FROM pg_postmaster_start_time())), 'UTF8')), 'hex'), 16)
+   FROM epoch) AS epoch
+"""
+
 # At most 256 revisions at a time, and not many more than 10,000 changes: a bulk write has thousands.
 _AFTER = Statement(
     "changes.after",
     f"""
-SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS oldest, told.*
+SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS oldest, {_EPOCH}, told.*
   FROM {HEAD}
   LEFT JOIN LATERAL (
        SELECT * FROM (
@@ -32,7 +44,7 @@ SELECT revision.value AS head, (SELECT min(changes.revision) FROM changes) AS ol
 )
 
 _END = Statement(
-    "changes.end", f"SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest FROM {HEAD}"
+    "changes.end", f"SELECT value AS head, (SELECT min(changes.revision) FROM changes) AS oldest, {_EPOCH} FROM {HEAD}"
 )
 
 _AT_ONCE = 10_000
@@ -72,6 +84,11 @@ SELECT count(*) AS count FROM gone
 )
 
 
+# Of the audit: so many months before they begin, so that nothing hangs on one turn of the sweeper.
+_AHEAD = 12
+_MAKE_MONTHS = Statement("audit.make_months", f"SELECT make_audit_partitions({_AHEAD}) AS count")
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """
@@ -81,11 +98,13 @@ class Tail:
         revisions: in order, without gaps.
         oldest: the oldest revision that the log holds.
         head: the newest committed revision.
+        epoch: that they are of.
     """
 
     revisions: tuple[Revision, ...]
     oldest: int
     head: int
+    epoch: str
 
 
 class Changelog:
@@ -105,14 +124,14 @@ class Changelog:
         """
         rows = await self._database.aside.fetch(_AFTER, [revision])
         found = tuple(_revision(row) for row in rows if row["revision"] is not None)
-        return Tail(found, rows[0]["oldest"], rows[0]["head"])
+        return Tail(found, rows[0]["oldest"], rows[0]["head"], rows[0]["epoch"])
 
     async def end(self) -> Tail:
         """
         Where the log ends, without what is in it.
         """
         (row,) = await self._database.aside.fetch(_END, ())
-        return Tail((), row["oldest"], row["head"])
+        return Tail((), row["oldest"], row["head"], row["epoch"])
 
     async def trim(self, keep: timedelta) -> int:
         """
@@ -122,6 +141,16 @@ class Changelog:
             How many there were.
         """
         return await self._repeat(_TRIM, keep)
+
+    async def make_months(self) -> int:
+        """
+        Make the audit's partitions of the months to come.
+
+        Returns:
+            How many were not there.
+        """
+        count: int = (await self._database.fetch_row(_MAKE_MONTHS))["count"]
+        return count
 
     async def forget(self) -> int:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -28,6 +29,8 @@ _LOOK_DEAF_SECONDS = 0.1
 _MOST_KEPT = 20_000
 _RETRY = (0.1, 2.0)
 
+_log = logging.getLogger(__name__)
+
 
 class ChangeFeed:
     """
@@ -44,6 +47,8 @@ class ChangeFeed:
         self._connect = connect
         self._channel = channel
         self._head = 0
+        # What the head and what is kept are of.
+        self._epoch = ""
         self._confirmed = float("-inf")
         self._recent: deque[Revision] = deque()
         self._kept = 0
@@ -83,10 +88,12 @@ class ChangeFeed:
 
         Raises:
             InvalidArgument: *start* is more than one past the head.
-            Unavailable: the database does not answer, so that nobody knows whether something is missing.
+            Unavailable: the database does not answer, so that nobody knows whether something is missing; or it was set
+                back, or replaced.
         """
         began = time.monotonic()
         await self._confirm(0)
+        epoch = self._epoch
         if start > self._head + 1:
             raise InvalidArgument.of("start_revision", f"must be at most {self._head + 1}, one past the head")
         sent = start - 1 if start else self._head
@@ -96,22 +103,23 @@ class ChangeFeed:
             if due:
                 await self._confirm(heartbeat)
                 await self._check_not_set_back(sent)
+            self._check_same(epoch, self._epoch)
             # Once everything up to this head is sent, the watcher knows all that there was when it was confirmed.
             head, confirmed = self._head, self._confirmed
-            found = await self._after(sent)
+            found = await self._after(sent, epoch)
             if isinstance(found, Discontinuity):
                 yield found
                 sent, first, beat = found.head, False, float("-inf")
                 continue
             if first and found:
-                yield Heartbeat(sent)
+                yield Heartbeat(sent, epoch=epoch)
             first = False
             for revision in found:
                 sent = revision.number
                 if changes := revision.concerning(prefix):
                     yield Revision(revision.number, revision.commit_time, changes)
             if due and sent >= head:
-                yield Heartbeat(sent, max(confirmed - began, 0.0))
+                yield Heartbeat(sent, max(confirmed - began, 0.0), epoch)
                 beat = time.monotonic()
             elif not found:
                 await self._wait(sent, beat + heartbeat)
@@ -127,6 +135,17 @@ class ChangeFeed:
         if self._head < sent:
             raise Unavailable("CHANGES_LOST", f"revision {sent} was told and is gone: begin again", retry_after=1.0)
 
+    @staticmethod
+    def _check_same(epoch: str, now: str) -> None:
+        """
+        Raises:
+            Unavailable: what comes now is of another epoch than what a stream has told.
+        """
+        if now != epoch:
+            raise Unavailable(
+                "CHANGES_LOST", "the database has been set back or replaced: begin again", retry_after=1.0
+            )
+
     async def _wait(self, sent: int, until: float) -> None:
         news = self._news
         if self._closed or self._head > sent:
@@ -135,15 +154,16 @@ class ChangeFeed:
             async with asyncio.timeout(max(until - time.monotonic(), 0)):
                 await news.wait()
 
-    async def _after(self, sent: int) -> list[Revision] | Discontinuity:
+    async def _after(self, sent: int, epoch: str) -> list[Revision] | Discontinuity:
         if self._head <= sent:
             return []
         if self._recent and self._recent[0].number <= sent + 1:
             newer = itertools.takewhile(lambda revision: revision.number > sent, reversed(self._recent))
             return list(newer)[::-1]
         found = await self._log.after(sent)
+        self._check_same(epoch, found.epoch)
         if not found.revisions or found.revisions[0].number != sent + 1:
-            return Discontinuity(found.oldest, found.head)
+            return Discontinuity(found.oldest, found.head, epoch)
         return list(found.revisions)
 
     async def _confirm(self, age: float) -> None:
@@ -161,6 +181,13 @@ class ChangeFeed:
         while True:
             began = time.monotonic()
             found = await self._log.after(self._head) if self._head else await self._log.end()
+            if found.epoch != self._epoch:
+                if self._epoch:
+                    _log.warning("the database has been set back or replaced: revisions are of another epoch")
+                self._epoch, self._head, self._kept = found.epoch, 0, 0
+                self._recent.clear()
+                self._tell()
+                continue
             if found.head < self._head or (found.revisions and found.revisions[0].number != self._head + 1):
                 # Set back, or trimmed under our feet: what is kept here no longer joins what comes.
                 self._recent.clear()

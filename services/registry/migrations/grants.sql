@@ -19,6 +19,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO $role;
 
 -- What happened is told and audited once, and never changed: trimming the log of changes is all that may go.
 GRANT INSERT ON audit TO $role;
+GRANT EXECUTE ON FUNCTION make_audit_partitions(integer) TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 

@@ -19,6 +19,7 @@ from services.registry.store.models import Due, ModelStore
 from services.registry.store.purging import Purging
 
 _EVERY_SECONDS = 60.0
+_MONTHS_SECONDS, _FIRST_MONTHS_SECONDS = 3600.0, 1.0
 _ACTOR = "modelyard-registry"
 
 _log = logging.getLogger(__name__)
@@ -80,12 +81,13 @@ class Sweeper:
 @asynccontextmanager
 async def sweeping(log: Changelog, keep: timedelta, sweeper: Sweeper) -> AsyncIterator[None]:
     """
-    Trim the log of changes to *keep*, forget yesterday's requests and purge the models whose time has come, while the
-    block lasts. Each goes on by itself, whatever becomes of the others.
+    Trim the log of changes to *keep*, forget yesterday's requests, purge the models whose time has come, and make the
+    audit's months to come, while the block lasts. Each goes on by itself, whatever becomes of the others.
     """
     async with beside(
         every(_EVERY_SECONDS, partial(log.trim, keep), "trim the log of changes"),
         every(_EVERY_SECONDS, log.forget, "forget old requests"),
+        every(_MONTHS_SECONDS, log.make_months, "make months of the audit", first=_FIRST_MONTHS_SECONDS),
         every(_EVERY_SECONDS, sweeper.purge_due, "purge deleted models"),
     ):
         yield

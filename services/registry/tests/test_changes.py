@@ -184,8 +184,9 @@ async def test_discontinuity(database: str) -> None:
     # A process that has the trimmed revisions in memory may still tell them: this one has not.
     async with running(database) as registry:
         async with aclosing(watch(registry, start_revision=2)) as messages:
-            assert (await first(messages)).discontinuity == pb.Discontinuity(oldest_revision=4, head_revision=6)
-            assert (await first(messages)).heartbeat.applied_revision == 6
+            gap, beat = (await first(messages)).discontinuity, (await first(messages)).heartbeat
+            assert (gap.oldest_revision, gap.head_revision, beat.applied_revision) == (4, 6, 6)
+            assert gap.epoch == beat.epoch != ""
             await create(registry, "next")
             assert (await first(messages)).revision.revision == 7
         async with aclosing(watch(registry, start_revision=4)) as messages:

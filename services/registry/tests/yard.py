@@ -42,12 +42,14 @@ class Registry:
         channel: to it.
         server: as composed.
         database: the address of its database.
+        port: where it listens.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, server: Server, database: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, server: Server, database: str, port: int) -> None:
         self.channel = channel
         self.server = server
         self.database = database
+        self.port = port
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.versions = versions_pb2_grpc.VersionServiceStub(channel)
@@ -89,7 +91,7 @@ async def running(database: str, cdn: str = "127.0.0.1:1", **environ: str) -> As
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Registry(channel, server, database)
+                yield Registry(channel, server, database, port)
         finally:
             server.drain()
             await host.drain(2)
