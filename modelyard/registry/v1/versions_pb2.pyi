@@ -98,8 +98,8 @@ class Version(_message.Message):
     description: _builtins.str
     """At most 4,096 characters."""
     stage: _builtins.str
-    """Free word for what it was made for, such as experiment or candidate; at most 64 characters. Like all but the labels
-    it is fixed once the version is READY: aliases say what is used where.
+    """Free word for how far it has come, such as experiment or candidate; at most 64 characters. Aliases say what is used
+    where.
     """
     size_bytes: _builtins.int
     """Output only: the sum of the artifacts' sizes."""
@@ -371,7 +371,9 @@ class UpdateVersionRequest(_message.Message):
     def version(self) -> Global___Version: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """labels; while PENDING also description, artifacts, lineage, stage; or * for all."""
+        """description, stage, labels; while PENDING also artifacts and lineage; or * for all. labels.team sets that one label,
+        or removes it where `version` has none of that key: others keep theirs.
+        """
 
     def __init__(
         self,

@@ -134,7 +134,8 @@ class VersionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateVersion(self, request, context):
-        """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+        """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+        lineage, too.
 
         Errors:
         INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.

@@ -69,7 +69,8 @@ class VersionServiceStub:
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]
-    """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+    """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+    lineage, too.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
@@ -157,7 +158,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
-    """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+    """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+    lineage, too.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
@@ -272,7 +274,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.UpdateVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
-        """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+        """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+        lineage, too.
 
         Errors:
           INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.

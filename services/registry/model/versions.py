@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -15,10 +15,11 @@ from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
+from services.registry.model.masks import fields, merged
 from services.registry.model.names import DeploymentName, ModelName, VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
-ALWAYS_MUTABLE = ("labels",)
+ALWAYS_MUTABLE = ("description", "stage", "labels")
 
 MOST_ARTIFACTS = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -129,9 +130,12 @@ class VersionDraft:
 
     def updated(self, other: VersionDraft, paths: Collection[str]) -> VersionDraft:
         """
-        This draft with the fields in *paths* taken from *other*.
+        This draft with what *paths* name taken from *other*.
+
+        Raises:
+            InvalidArgument: it has too many labels then.
         """
-        return replace(self, **{path: getattr(other, path) for path in paths})
+        return merged(self, other, paths)
 
     @property
     def size_bytes(self) -> int:
@@ -255,7 +259,7 @@ def check_mutable(version: Version, paths: Collection[str]) -> None:
     Raises:
         FailedPrecondition: *version* is READY or FAILED, and one of *paths* may not change any more.
     """
-    fixed = sorted(set(paths) - set(ALWAYS_MUTABLE))
+    fixed = sorted(fields(paths) - set(ALWAYS_MUTABLE))
     if version.state is not VersionState.PENDING and fixed:
         raise FailedPrecondition(
             "VERSION_IMMUTABLE",

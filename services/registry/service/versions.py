@@ -13,7 +13,7 @@ from services.chassis.checks import Checks
 from services.chassis.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
-from services.registry.model.masks import check_mask
+from services.registry.model.masks import check_mask, fields
 from services.registry.model.names import ModelName, VersionName
 from services.registry.model.references import Reference
 from services.registry.model.versions import MUTABLE, VersionDeletion, VersionDraft, VersionUpdate, check_paths
@@ -99,7 +99,7 @@ class VersionService(VersionServiceServicer):
         name = checks.name(VersionName, "version.name", request.version.name)
         paths = check_mask(checks, request.update_mask.paths, MUTABLE)
         draft = to_version_draft(request.version)
-        await _check(checks, draft, paths)
+        await _check(checks, draft, fields(paths))
         checks.request_id(request.request_id)
         checks.raise_if_any()
         update = VersionUpdate(name, draft, paths, request.version.etag)
