@@ -422,6 +422,9 @@ def test_versions_that_go(cli: Run) -> None:
     again = cli("aliases", "set", model, "production", "1", "--if-absent")
     assert (again.code, "ALIAS_MOVED" in again.err) == (1, True)
     assert "production" in cli("aliases", "list", model, "--version", "1").out
+    copied = cli("versions", "copy", f"{model}@1", model)
+    assert (f"{model}/versions/2" in copied.out, "copied from" in copied.out) == (True, True)
+    assert "no READY version" in cli("versions", "find", "--sha256", "0" * 64).err
     refused = cli("versions", "delete", f"{model}@production")
     assert (refused.code, "VERSION_ALIASED" in refused.err) == (1, True)
     gone = cli("versions", "delete", f"{model}@production", "--force")

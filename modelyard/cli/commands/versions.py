@@ -199,6 +199,7 @@ def show(output: Output, version: pb.Version) -> None:
         ("description", version.description),
         ("stage", version.stage),
         ("labels", pairs(version.labels.items())),
+        ("copied from", version.copied_from),
         ("trained from", version.lineage.parent_version),
         ("trained on", ", ".join(version.lineage.training_data)),
         ("run", version.lineage.run),

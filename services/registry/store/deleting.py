@@ -46,13 +46,8 @@ SELECT namespace_id, deployment_id FROM deployments
 """,
 )
 
-# Many results take a while: so they go before the revision is taken, directly before the last statement. If that one
-# fails nothing of the group is kept, this included.
 _RESULTS = Statement(
-    "evaluations.delete_of_version",
-    """
-WITH gone AS (DELETE FROM evaluations WHERE model = $1 AND version = $2 RETURNING 1) SELECT count(*) AS count FROM gone
-""",
+    "evaluations.count_of_version", "SELECT count(*) AS count FROM evaluations WHERE model = $1 AND version = $2"
 )
 
 _DELETE = last(
@@ -68,8 +63,12 @@ _DELETE = last(
 ), newest AS (
     UPDATE models
        SET newest_version = coalesce((SELECT max(number) FROM versions
-                                       WHERE model = $10 AND number <> $11 AND delete_time IS NULL), 0)
-     WHERE id = $10 AND coalesce(newest_version, latest_version) = $11
+                                       WHERE model = $10 AND number <> $11 AND delete_time IS NULL), 0),
+           update_time = next.moment, revision = next.value
+      FROM next
+     WHERE id = $10 AND $16
+), without AS (
+    DELETE FROM evaluations WHERE model = $10 AND version = $11
 )
 {moving("$10", "$12", "array_fill(NULL::bigint, ARRAY[cardinality($12::text[])])")}
 {count("$13", "0", "-$14::bigint")}
@@ -92,7 +91,8 @@ async def delete_version(transaction: Transaction, deletion: VersionDeletion) ->
         FailedPrecondition: it is in use, and the client does not force it.
     """
     name = deletion.name
-    key = (await lock_model(transaction, name.parent))["id"]
+    model = await lock_model(transaction, name.parent)
+    key = model["id"]
     row = await transaction.row(_LOCK, key, name.number)
     if row is None:
         raise no_version(name)
@@ -106,14 +106,15 @@ async def delete_version(transaction: Transaction, deletion: VersionDeletion) ->
     check_unused(deletion, aliases, deployment)
     results = await transaction.row(_RESULTS, key, name.number)
     assert results is not None  # noqa: S101 - for the type checker: an aggregate has one row
-    journal = _journal(before, aliases, results["count"])
+    is_newest = model["newest_version"] == name.number
+    journal = _journal(before, aliases, results["count"], is_newest=is_newest)
     returned = 0 if before.state is VersionState.FAILED else before.draft.size_bytes
-    columns = [key, name.number, aliases, name.namespace, returned, str(name)]
+    columns = [key, name.number, aliases, name.namespace, returned, str(name), is_newest]
     made = await transaction.last(_DELETE, journal, *columns)
     return rows.to_version(made[0], name.parent)
 
 
-def _journal(before: Version, aliases: list[str], results: int) -> Journal:
+def _journal(before: Version, aliases: list[str], results: int, *, is_newest: bool) -> Journal:
     name = before.name
     removed = [str(AliasName(name.namespace, name.model, alias)) for alias in aliases]
     gone = {"state": before.state, **before.draft.image()}
@@ -122,6 +123,8 @@ def _journal(before: Version, aliases: list[str], results: int) -> Journal:
             # What is below it goes, too: its results.
             Change(str(name), ChangeKind.DELETED, subtree=True),
             *(Change(alias, ChangeKind.DELETED) for alias in removed),
+            # Its latest_version is another one.
+            *([Change(str(name.parent), ChangeKind.UPDATED)] if is_newest else []),
         ],
         [
             Entry(str(name), gone, {"deleted": True, "evaluations": results}),

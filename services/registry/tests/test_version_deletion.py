@@ -247,14 +247,17 @@ async def test_results_go_with_it(registry: Registry) -> None:
 
 async def test_it_is_told_and_audited(registry: Registry) -> None:
     """
-    The change stream tells the version and the aliases that went with it, in one revision; so does the audit.
+    The change stream tells the version, the aliases that went with it, and the model, whose latest_version is another
+    one, in one revision; so does the audit.
     """
     await of(registry, 1)
     await move(registry, "m", ("a", 1))
     await record(registry, result("m", 1, "d", "m", 1))
     gone = await delete(registry, 1, force=True)
     (told,) = await revisions(registry, gone.revision, gone.revision)
-    assert {(each.resource, each.kind) for each in told.changes} == {(f"{M}/versions/1", 3), (f"{M}/aliases/a", 3)}
+    expected = {(f"{M}/versions/1", 3), (f"{M}/aliases/a", 3), (M, 2)}
+    assert {(each.resource, each.kind) for each in told.changes} == expected
+    assert (await get(registry, "m")).revision == gone.revision
     request = audit_pb2.ListAuditEntriesRequest(resource_prefix=f"{M}/versions/1", action="DeleteVersion")
     (entry,) = (await registry.audit.ListAuditEntries(request)).entries
     assert entry.before["state"] == "READY"
