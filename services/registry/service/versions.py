@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
@@ -32,7 +33,7 @@ from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
 from services.registry.service.rendering import from_match, from_version
 from services.registry.store.containing import ContainingStore
-from services.registry.store.deleting import delete_version
+from services.registry.store.deleting import VersionDeletions
 from services.registry.store.versions import VersionStore
 
 # Paths of 768 bytes are checked in 0.1 ms each. Other calls are not to wait for the 10,000 that a version may have.
@@ -46,12 +47,19 @@ class VersionService(VersionServiceServicer):
     """
 
     def __init__(
-        self, versions: VersionStore, containing: ContainingStore, assets: Assets, pins: Pins, mutations: Mutations
+        self,
+        versions: VersionStore,
+        deletions: VersionDeletions,
+        containing: ContainingStore,
+        assets: Assets,
+        pins: Pins,
+        mutations: Mutations,
     ) -> None:
         self._versions = versions
         self._assets = assets
         self._pins = pins
         self._mutations = mutations
+        self._deletions = deletions
         self._containing = containing
         self._copying = Copying(versions, pins, mutations)
 
@@ -149,11 +157,13 @@ class VersionService(VersionServiceServicer):
         checks.request_id(request.request_id)
         checks.raise_if_any()
         deletion = VersionDeletion(name, request.etag, request.force)
+        if not request.validate_only:
+            await self._mutations.before(context, request, partial(self._deletions.prepare, deletion))
         return await self._mutations.do(
             context,
             request,
             pb.Version,
-            lambda tx: delete_version(tx, deletion),
+            lambda tx: self._deletions.delete(tx, deletion),
             from_version,
             touches=[name.parent],
             dry=request.validate_only,

@@ -215,12 +215,12 @@ async def writes(registry: Registry) -> None:
     )
     await deploy(registry, f"p{run}", model)
     await status(registry, f"p{run}", "FAILED")
-    await registry.versions.CopyVersion(
-        versions_pb2.CopyVersionRequest(parent=name, source=f"{DEFAULT}/models/{drawn()[0].model_id}/versions/1")
-    )
     await registry.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=f"{name}/versions/1", force=True))
     item = imports_pb2.ImportModelsRequest.Item(model_id=f"{model}-imported", versions=[versions_pb2.Version()])
     await import_items(registry, [item])
+    await registry.versions.CopyVersion(
+        versions_pb2.CopyVersionRequest(parent=name, source=f"{name}-imported/versions/1")
+    )
     space = f"namespaces/plans-{run}"
     await registry.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=f"plans-{run}"))
     await registry.namespaces.UpdateNamespace(

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.registry.v1 import aliases_pb2, audit_pb2, evaluations_pb2, namespaces_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
+from services.registry.store.deleting import FEW_RESULTS
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -243,6 +244,27 @@ async def test_results_go_with_it(registry: Registry) -> None:
     with Failing() as failed:
         await registry.evaluations.ListEvaluations(evaluations_pb2.ListEvaluationsRequest(parent=f"{M}/versions/1"))
     assert failed.reason == "VERSION_NOT_FOUND"
+
+
+async def test_many_results_go_in_parts(registry: Registry) -> None:
+    """
+    More results than one write may take with the revision in hand go before the version, in writes of their own; none
+    does when the version may not be deleted.
+    """
+    await of(registry, 2)
+    count = FEW_RESULTS * 2 + 1
+    await record(registry, *(result("m", 1, "d", "m", value) for value in range(count)), result("m", 2, "d", "m", 1))
+    await move(registry, "m", ("a", 1))
+    with Failing() as failed:
+        await delete(registry, 1)
+    assert failed.reason == "VERSION_ALIASED"
+    left = "SELECT count(*) FROM evaluations"
+    assert await sql(registry, left) == count + 1
+    before = await sql(registry, "SELECT value FROM revision")
+    gone = await delete(registry, 1, force=True)
+    assert (await sql(registry, left), gone.revision) == (1, before + 3)
+    parts = audit_pb2.ListAuditEntriesRequest(resource_prefix=f"{M}/versions/1/evaluations", action="DeleteVersion")
+    assert len((await registry.audit.ListAuditEntries(parts)).entries) == 2
 
 
 async def test_it_is_told_and_audited(registry: Registry) -> None:
