@@ -34,7 +34,12 @@ def test_updates_with_a_mask(stack: Stack) -> None:
     assert done(stack, "PATCH", M, {"task": "audio"}, update_mask="task")["description"] == "A pelican"
     labelled = done(stack, "PATCH", f"{M}/versions/1", {"labels": {"a": "b"}}, update_mask="labels")
     assert (labelled["labels"], labelled["stage"]) == ({"a": "b"}, "candidate")
-    status, answer = call(stack, "PATCH", f"{M}/versions/1", {"stage": "x"}, update_mask="stage")
+    one = done(stack, "PATCH", f"{M}/versions/1", {"labels": {"c.d_e": "f"}}, update_mask="labels.c.d_e")
+    assert one["labels"] == {"a": "b", "c.d_e": "f"}
+    assert done(stack, "PATCH", f"{M}/versions/1", {}, update_mask="labels.a")["labels"] == {"c.d_e": "f"}
+    done(stack, "PATCH", f"{M}/versions/1", {"labels": {"a": "b"}}, update_mask="labels")
+    assert done(stack, "GET", f"{M}/versions:resolve", reference="latest")["number"] == "1"
+    status, answer = call(stack, "PATCH", f"{M}/versions/1", {"lineage": {"run": "x"}}, update_mask="lineage")
     assert (status, answer["details"][0]["reason"]) == (400, "VERSION_IMMUTABLE")
 
 

@@ -425,7 +425,7 @@ def test_the_history_of_an_alias(cli: Run) -> None:
 
 def test_versions_that_change_and_fail(cli: Run) -> None:
     """
-    A PENDING version changes, a READY one only in its labels, and one that is given up says why.
+    A version changes, its labels one at a time, and one that is given up says why.
     """
     model = _new("m")
     cli("models", "create", model)
@@ -433,10 +433,48 @@ def test_versions_that_change_and_fail(cli: Run) -> None:
         cli("versions", "create", model)
     assert "candidate" in cli("versions", "update", f"{model}@1", "--stage", "candidate").out
     cli("versions", "finalize", f"{model}@1")
-    fixed = cli("versions", "update", f"{model}@1", "--stage", "other")
-    assert (fixed.code, "VERSION_IMMUTABLE" in fixed.err) == (5, True)
+    assert "stage" in cli("versions", "update", f"{model}@1", "--stage", "other").out
     assert "a=b" in cli("versions", "update", f"{model}@1", "--label", "a=b").out
+    assert "a=b c=d" in cli("versions", "label", f"{model}@1", "c=d", "none-").out.replace(",", "")
+    assert "a=b" not in cli("versions", "label", f"{model}@1", "a-").out
+    wrong = cli("versions", "label", f"{model}@1", "a")
+    assert (wrong.code, "neither KEY=VALUE nor KEY-" in wrong.err) == (2, True)
     assert "out of memory" in cli("versions", "fail", f"{model}@2", "out of memory").out
+
+
+def test_versions_that_go(cli: Run) -> None:
+    """
+    A version that an alias points at is deleted by force only; then lists show it when they are asked for it.
+    """
+    model = _new("m")
+    cli("models", "create", model)
+    cli("versions", "create", model)
+    cli("versions", "finalize", f"{model}@1")
+    assert "production" in cli("aliases", "set", model, "production", "1", "--if-absent").out
+    again = cli("aliases", "set", model, "production", "1", "--if-absent")
+    assert (again.code, "ALIAS_MOVED" in again.err) == (1, True)
+    assert "production" in cli("aliases", "list", model, "--version", "1").out
+    copied = cli("versions", "copy", f"{model}@1", model)
+    assert (f"{model}/versions/2" in copied.out, "copied from" in copied.out) == (True, True)
+    assert "no READY version" in cli("versions", "find", "--sha256", "0" * 64).err
+    refused = cli("versions", "delete", f"{model}@production")
+    assert (refused.code, "VERSION_ALIASED" in refused.err) == (1, True)
+    gone = cli("versions", "delete", f"{model}@production", "--force")
+    assert (gone.code, "is deleted" in gone.out + gone.err) == (0, True)
+    assert "VERSION_DELETED" in cli("versions", "get", f"{model}@1").err
+    assert "DELETED" not in cli("versions", "list", model).out
+    assert "DELETED" in cli("versions", "list", model, "--deleted").out
+
+
+def test_models_are_labelled(cli: Run) -> None:
+    """
+    Labels of a model are set and removed one at a time.
+    """
+    model = _new("m")
+    cli("models", "create", model, "--label", "a=1")
+    assert "b=2" in cli("models", "update", model, "--label", "b=2").out
+    out = cli("models", "label", model, "c=3", "a-").out
+    assert ("a=1" in out, "b=2" in out, "c=3" in out) == (False, True, True)
 
 
 def test_cards(cli: Run, tmp_path: Path) -> None:

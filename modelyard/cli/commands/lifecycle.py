@@ -1,5 +1,5 @@
 """
-`modelyard versions delete`
+`modelyard versions label`, `copy`, `find` and `delete`
 """
 
 from __future__ import annotations
@@ -7,8 +7,11 @@ from __future__ import annotations
 import argparse
 import uuid
 
-from modelyard.cli.output import Output
-from modelyard.cli.parsing import Group, command
+from modelyard.cli.commands import versions
+from modelyard.cli.labels import change_labels, label_change
+from modelyard.cli.names import model_name, namespace_name
+from modelyard.cli.output import Column, Output, time_of
+from modelyard.cli.parsing import Group, all_pages, command, limited
 from modelyard.cli.refs import one_version, resolve
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -18,11 +21,55 @@ def add(commands: Group) -> None:
     """
     Say what there is.
     """
+    parser = command(commands, "label", label, "set and remove labels of a version; others stay")
+    one_version(parser)
+    parser.add_argument("labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="or KEY- to remove one")
+    parser = command(commands, "copy", copy, "make a READY version the next one of another model, without moving bytes")
+    one_version(parser)
+    parser.add_argument("model", metavar="MODEL", help="that gets the copy, in whatever namespace")
+    parser = command(commands, "find", find, "find the READY versions that contain a file, by its digest")
+    parser.add_argument("--sha256", required=True, metavar="DIGEST")
+    parser.add_argument("--namespace", default="-", help="only this one; all by default")
+    limited(parser)
     parser = command(commands, "delete", delete, "delete a version for good; its number is not given again")
     one_version(parser)
     parser.add_argument(
         "--force", action="store_true", help="even if aliases point at it (they are removed) or a deployment runs it"
     )
+
+
+def label(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Set and remove labels of a version.
+    """
+    version = pb.Version(name=resolve(yard, args.version))
+    paths = change_labels(version.labels, args.labels)
+    request = pb.UpdateVersionRequest(version=version, request_id=uuid.uuid4().hex)
+    request.update_mask.paths.extend(paths)
+    versions.show(output, yard.versions.UpdateVersion(request))
+
+
+def copy(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Copy a version.
+    """
+    source = resolve(yard, args.version)
+    request = pb.CopyVersionRequest(parent=model_name(args.model), source=source, request_id=uuid.uuid4().hex)
+    versions.show(output, yard.versions.CopyVersion(request))
+
+
+def find(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Find the versions that contain a file.
+    """
+    request = pb.FindVersionsRequest(parent=namespace_name(args.namespace), sha256=args.sha256.lower())
+    columns: list[Column[pb.FindVersionsResponse.Match]] = [
+        Column("VERSION", lambda each: each.version),
+        Column("PATH", lambda each: ", ".join(each.paths)),
+        Column("CREATED", lambda each: time_of(each.create_time)),
+    ]
+    found = all_pages(yard.versions.FindVersions, request, "matches", args.limit)
+    output.many(found, columns, "no READY version contains it")
 
 
 def delete(yard: Client, args: argparse.Namespace, output: Output) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import uuid
 
+from modelyard.cli.labels import change_labels, label_change
 from modelyard.cli.names import DEFAULT_NAMESPACE, model_name, namespace_name, split_model
 from modelyard.cli.output import Column, Output, count, pairs, time_of
 from modelyard.cli.parsing import (
@@ -60,6 +61,9 @@ def add(group: Group) -> None:
     command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")
     _settable(command(commands, "create", create, "add a model"))
     _settable(command(commands, "update", update, "change what is given of a model, and leave the rest"))
+    parser = command(commands, "label", label, "set and remove labels of a model; others stay")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="or KEY- to remove one")
     parser = command(commands, "delete", delete, "delete a model; until it is purged that can be taken back")
     parser.add_argument("model", metavar="MODEL")
     parser = command(commands, "undelete", undelete, "take a deletion back")
@@ -118,16 +122,21 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Change a model. Labels are put to those there are; the etag keeps two who do that at once from losing one.
+    Change a model. Labels that are not given stay.
     """
     model = pb.Model(name=model_name(args.model))
-    if args.label:
-        current = yard.models.GetModel(pb.GetModelRequest(name=model.name))
-        model.labels.update(current.labels)
-        model.etag = current.etag
     request = pb.UpdateModelRequest(request_id=uuid.uuid4().hex)
     request.update_mask.paths.extend(_fill(model, args))
     request.model.CopyFrom(model)
+    show(output, yard.models.UpdateModel(request))
+
+
+def label(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Set and remove labels of a model.
+    """
+    request = pb.UpdateModelRequest(model=pb.Model(name=model_name(args.model)), request_id=uuid.uuid4().hex)
+    request.update_mask.paths.extend(change_labels(request.model.labels, args.labels))
     show(output, yard.models.UpdateModel(request))
 
 
@@ -160,14 +169,7 @@ def _fill(model: pb.Model, args: argparse.Namespace) -> list[str]:
     given = [field for field in (*_TEXTS, "parameter_count") if getattr(args, field) is not None]
     for field in given:
         setattr(model, field, getattr(args, field))
-    if args.label:
-        given.append("labels")
-    for key, value in args.label or ():
-        if value:
-            model.labels[key] = value
-        else:
-            model.labels.pop(key, None)
-    return given
+    return given + change_labels(model.labels, args.label or ())
 
 
 def show(output: Output, model: pb.Model) -> None:

@@ -9,6 +9,7 @@ import re
 import uuid
 
 from modelyard.cli.commands import lifecycle, pull, push
+from modelyard.cli.labels import change_labels
 from modelyard.cli.names import FORMS, model_name
 from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
@@ -50,7 +51,7 @@ def add(group: Group) -> None:
 
     push.add(commands)
     pull.add(commands)
-    parser = command(commands, "update", update, "change what is given of a version: only labels once it is READY")
+    parser = command(commands, "update", update, "change what is given of a version")
     one_version(parser)
     parser.add_argument("--description")
     parser.add_argument("--stage", help="a free word for what it was made for")
@@ -120,19 +121,15 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Change a version. Its labels are read first; the etag keeps two who do that at once from losing one.
+    Change a version. Labels that are not given stay.
     """
-    version = yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, args.version)))
+    version = pb.Version(name=resolve(yard, args.version))
     paths = [field for field in ("description", "stage") if getattr(args, field) is not None]
     for field in paths:
         setattr(version, field, getattr(args, field))
-    for key, value in args.label or ():
-        if value:
-            version.labels[key] = value
-        else:
-            version.labels.pop(key, None)
+    paths += change_labels(version.labels, args.label or ())
     request = pb.UpdateVersionRequest(version=version, request_id=uuid.uuid4().hex)
-    request.update_mask.paths.extend([*paths, *(["labels"] if args.label else [])])
+    request.update_mask.paths.extend(paths)
     show(output, yard.versions.UpdateVersion(request))
 
 
@@ -172,6 +169,7 @@ def show(output: Output, version: pb.Version) -> None:
         ("description", version.description),
         ("stage", version.stage),
         ("labels", pairs(version.labels.items())),
+        ("copied from", version.copied_from),
         ("trained from", version.lineage.parent_version),
         ("trained on", ", ".join(version.lineage.training_data)),
         ("run", version.lineage.run),

@@ -403,7 +403,10 @@ class UpdateModelRequest(_message.Message):
     def model(self) -> Global___Model: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """display_name, description, owner, task, framework, license, labels, annotations, parameter_count; or * for all."""
+        """display_name, description, owner, task, framework, license, labels, annotations, parameter_count; or * for all.
+        labels.team sets that one label, or removes it where `model` has none of that key: two who label one model keep each
+        other's. So does annotations.team.
+        """
 
     def __init__(
         self,

@@ -232,7 +232,9 @@ class UpdateNamespaceRequest(_message.Message):
     def namespace(self) -> Global___Namespace: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """display_name, description, owner, labels, quota."""
+        """display_name, description, owner, labels, quota. labels.team sets that one label, or removes it where `namespace` has
+        none of that key.
+        """
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelyard/registry/v1/versions.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\x91\x05\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.modelyard.registry.v1.Version.State\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x32\n\tartifacts\x18\x06 \x03(\x0b\x32\x1f.modelyard.registry.v1.Artifact\x12/\n\x07lineage\x18\x07 \x01(\x0b\x32\x1e.modelyard.registry.v1.Lineage\x12\r\n\x05stage\x18\x08 \x01(\t\x12:\n\x06labels\x18\t \x03(\x0b\x32*.modelyard.registry.v1.Version.LabelsEntry\x12\x12\n\nsize_bytes\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\r \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"g\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_DELETED\x10\x04\"P\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"Y\n\x07Lineage\x12\x16\n\x0eparent_version\x18\x01 \x01(\t\x12\x15\n\rtraining_data\x18\x02 \x03(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x12\n\ngit_commit\x18\x04 \x01(\t\"k\n\x14\x43reateVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12/\n\x07version\x18\x02 \x01(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x15ResolveVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"b\n\x13ListVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"a\n\x14ListVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x01\n\x14UpdateVersionRequest\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.modelyard.registry.v1.Version\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\":\n\x16\x46inalizeVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"G\n\x12\x46\x61ilVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"l\n\x14\x44\x65leteVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x32\xde\x0b\n\x0eVersionService\x12\xac\x01\n\rCreateVersion\x12+.modelyard.registry.v1.CreateVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"N\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x36\"+/v1/{parent=namespaces/*/models/*}/versions:\x07version\x12\xb0\x01\n\nGetVersion\x12(.modelyard.registry.v1.GetVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"X\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02-\x12+/v1/{name=namespaces/*/models/*/versions/*}\x12\xdd\x01\n\x0eResolveVersion\x12,.modelyard.registry.v1.ResolveVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"}\x8a\xe7\x18-\n\x06models\x12\x11{parent}/versions\x12\x10{parent}/aliases\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x35\x12\x33/v1/{parent=namespaces/*/models/*}/versions:resolve\x12\xcc\x01\n\x0cListVersions\x12*.modelyard.registry.v1.ListVersionsRequest\x1a+.modelyard.registry.v1.ListVersionsResponse\"c\x8a\xe7\x18\x1b\n\x06models\x12\x11{parent}/versions\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=namespaces/*/models/*}/versions\x12\xb4\x01\n\rUpdateVersion\x12+.modelyard.registry.v1.UpdateVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"V\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02>23/v1/{version.name=namespaces/*/models/*/versions/*}:\x07version\x12\xb3\x01\n\x0f\x46inalizeVersion\x12-.modelyard.registry.v1.FinalizeVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"Q\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x39\"4/v1/{name=namespaces/*/models/*/versions/*}:finalize:\x01*\x12\xa7\x01\n\x0b\x46\x61ilVersion\x12).modelyard.registry.v1.FailVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"M\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x35\"0/v1/{name=namespaces/*/models/*/versions/*}:fail:\x01*\x12\xa3\x01\n\rDeleteVersion\x12+.modelyard.registry.v1.DeleteVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"E\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02-*+/v1/{name=namespaces/*/models/*/versions/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelyard/registry/v1/versions.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xa6\x05\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.modelyard.registry.v1.Version.State\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x32\n\tartifacts\x18\x06 \x03(\x0b\x32\x1f.modelyard.registry.v1.Artifact\x12/\n\x07lineage\x18\x07 \x01(\x0b\x32\x1e.modelyard.registry.v1.Lineage\x12\r\n\x05stage\x18\x08 \x01(\t\x12:\n\x06labels\x18\t \x03(\x0b\x32*.modelyard.registry.v1.Version.LabelsEntry\x12\x12\n\nsize_bytes\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\r \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63opied_from\x18\x10 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"g\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_DELETED\x10\x04\"P\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"Y\n\x07Lineage\x12\x16\n\x0eparent_version\x18\x01 \x01(\t\x12\x15\n\rtraining_data\x18\x02 \x03(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x12\n\ngit_commit\x18\x04 \x01(\t\"k\n\x14\x43reateVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12/\n\x07version\x18\x02 \x01(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x15ResolveVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"b\n\x13ListVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"a\n\x14ListVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x01\n\x14UpdateVersionRequest\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.modelyard.registry.v1.Version\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\":\n\x16\x46inalizeVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"G\n\x12\x46\x61ilVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"l\n\x14\x44\x65leteVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"H\n\x12\x43opyVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\\\n\x13\x46indVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xcd\x01\n\x14\x46indVersionsResponse\x12\x42\n\x07matches\x18\x01 \x03(\x0b\x32\x31.modelyard.registry.v1.FindVersionsResponse.Match\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1aX\n\x05Match\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb4\x0e\n\x0eVersionService\x12\xac\x01\n\rCreateVersion\x12+.modelyard.registry.v1.CreateVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"N\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x36\"+/v1/{parent=namespaces/*/models/*}/versions:\x07version\x12\xb0\x01\n\nGetVersion\x12(.modelyard.registry.v1.GetVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"X\x8a\xe7\x18\x10\n\x06models\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02-\x12+/v1/{name=namespaces/*/models/*/versions/*}\x12\xdd\x01\n\x0eResolveVersion\x12,.modelyard.registry.v1.ResolveVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"}\x8a\xe7\x18-\n\x06models\x12\x11{parent}/versions\x12\x10{parent}/aliases\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x35\x12\x33/v1/{parent=namespaces/*/models/*}/versions:resolve\x12\xcc\x01\n\x0cListVersions\x12*.modelyard.registry.v1.ListVersionsRequest\x1a+.modelyard.registry.v1.ListVersionsResponse\"c\x8a\xe7\x18\x1b\n\x06models\x12\x11{parent}/versions\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=namespaces/*/models/*}/versions\x12\xb4\x01\n\rUpdateVersion\x12+.modelyard.registry.v1.UpdateVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"V\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02>23/v1/{version.name=namespaces/*/models/*/versions/*}:\x07version\x12\xb3\x01\n\x0f\x46inalizeVersion\x12-.modelyard.registry.v1.FinalizeVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"Q\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x39\"4/v1/{name=namespaces/*/models/*/versions/*}:finalize:\x01*\x12\xa7\x01\n\x0b\x46\x61ilVersion\x12).modelyard.registry.v1.FailVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"M\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x35\"0/v1/{name=namespaces/*/models/*/versions/*}:fail:\x01*\x12\xa3\x01\n\rDeleteVersion\x12+.modelyard.registry.v1.DeleteVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"E\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02-*+/v1/{name=namespaces/*/models/*/versions/*}\x12\xa7\x01\n\x0b\x43opyVersion\x12).modelyard.registry.v1.CopyVersionRequest\x1a\x1e.modelyard.registry.v1.Version\"M\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x35\"0/v1/{parent=namespaces/*/models/*}/versions:copy:\x01*\x12\xa9\x01\n\x0c\x46indVersions\x12*.modelyard.registry.v1.FindVersionsRequest\x1a+.modelyard.registry.v1.FindVersionsResponse\"@\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02)\x12\'/v1/{parent=namespaces/*}/versions:findb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,34 +54,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERSIONSERVICE'].methods_by_name['FailVersion']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\0025\"0/v1/{name=namespaces/*/models/*/versions/*}:fail:\001*'
   _globals['_VERSIONSERVICE'].methods_by_name['DeleteVersion']._loaded_options = None
   _globals['_VERSIONSERVICE'].methods_by_name['DeleteVersion']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002-*+/v1/{name=namespaces/*/models/*/versions/*}'
+  _globals['_VERSIONSERVICE'].methods_by_name['CopyVersion']._loaded_options = None
+  _globals['_VERSIONSERVICE'].methods_by_name['CopyVersion']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\0025\"0/v1/{parent=namespaces/*/models/*}/versions:copy:\001*'
+  _globals['_VERSIONSERVICE'].methods_by_name['FindVersions']._loaded_options = None
+  _globals['_VERSIONSERVICE'].methods_by_name['FindVersions']._serialized_options = b'\222\347\030\rregistry.read\202\323\344\223\002)\022\'/v1/{parent=namespaces/*}/versions:find'
   _globals['_VERSION']._serialized_start=228
-  _globals['_VERSION']._serialized_end=885
-  _globals['_VERSION_LABELSENTRY']._serialized_start=735
-  _globals['_VERSION_LABELSENTRY']._serialized_end=780
-  _globals['_VERSION_STATE']._serialized_start=782
-  _globals['_VERSION_STATE']._serialized_end=885
-  _globals['_ARTIFACT']._serialized_start=887
-  _globals['_ARTIFACT']._serialized_end=967
-  _globals['_LINEAGE']._serialized_start=969
-  _globals['_LINEAGE']._serialized_end=1058
-  _globals['_CREATEVERSIONREQUEST']._serialized_start=1060
-  _globals['_CREATEVERSIONREQUEST']._serialized_end=1167
-  _globals['_GETVERSIONREQUEST']._serialized_start=1169
-  _globals['_GETVERSIONREQUEST']._serialized_end=1202
-  _globals['_RESOLVEVERSIONREQUEST']._serialized_start=1204
-  _globals['_RESOLVEVERSIONREQUEST']._serialized_end=1262
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=1264
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=1362
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1364
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1461
-  _globals['_UPDATEVERSIONREQUEST']._serialized_start=1464
-  _globals['_UPDATEVERSIONREQUEST']._serialized_end=1604
-  _globals['_FINALIZEVERSIONREQUEST']._serialized_start=1606
-  _globals['_FINALIZEVERSIONREQUEST']._serialized_end=1664
-  _globals['_FAILVERSIONREQUEST']._serialized_start=1666
-  _globals['_FAILVERSIONREQUEST']._serialized_end=1737
-  _globals['_DELETEVERSIONREQUEST']._serialized_start=1739
-  _globals['_DELETEVERSIONREQUEST']._serialized_end=1847
-  _globals['_VERSIONSERVICE']._serialized_start=1850
-  _globals['_VERSIONSERVICE']._serialized_end=3352
+  _globals['_VERSION']._serialized_end=906
+  _globals['_VERSION_LABELSENTRY']._serialized_start=756
+  _globals['_VERSION_LABELSENTRY']._serialized_end=801
+  _globals['_VERSION_STATE']._serialized_start=803
+  _globals['_VERSION_STATE']._serialized_end=906
+  _globals['_ARTIFACT']._serialized_start=908
+  _globals['_ARTIFACT']._serialized_end=988
+  _globals['_LINEAGE']._serialized_start=990
+  _globals['_LINEAGE']._serialized_end=1079
+  _globals['_CREATEVERSIONREQUEST']._serialized_start=1081
+  _globals['_CREATEVERSIONREQUEST']._serialized_end=1188
+  _globals['_GETVERSIONREQUEST']._serialized_start=1190
+  _globals['_GETVERSIONREQUEST']._serialized_end=1223
+  _globals['_RESOLVEVERSIONREQUEST']._serialized_start=1225
+  _globals['_RESOLVEVERSIONREQUEST']._serialized_end=1283
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=1285
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=1383
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1385
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1482
+  _globals['_UPDATEVERSIONREQUEST']._serialized_start=1485
+  _globals['_UPDATEVERSIONREQUEST']._serialized_end=1625
+  _globals['_FINALIZEVERSIONREQUEST']._serialized_start=1627
+  _globals['_FINALIZEVERSIONREQUEST']._serialized_end=1685
+  _globals['_FAILVERSIONREQUEST']._serialized_start=1687
+  _globals['_FAILVERSIONREQUEST']._serialized_end=1758
+  _globals['_DELETEVERSIONREQUEST']._serialized_start=1760
+  _globals['_DELETEVERSIONREQUEST']._serialized_end=1868
+  _globals['_COPYVERSIONREQUEST']._serialized_start=1870
+  _globals['_COPYVERSIONREQUEST']._serialized_end=1942
+  _globals['_FINDVERSIONSREQUEST']._serialized_start=1944
+  _globals['_FINDVERSIONSREQUEST']._serialized_end=2036
+  _globals['_FINDVERSIONSRESPONSE']._serialized_start=2039
+  _globals['_FINDVERSIONSRESPONSE']._serialized_end=2244
+  _globals['_FINDVERSIONSRESPONSE_MATCH']._serialized_start=2156
+  _globals['_FINDVERSIONSRESPONSE_MATCH']._serialized_end=2244
+  _globals['_VERSIONSERVICE']._serialized_start=2247
+  _globals['_VERSIONSERVICE']._serialized_end=4091
 # @@protoc_insertion_point(module_scope)

@@ -87,6 +87,7 @@ class Version(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
+    COPIED_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """namespaces/{namespace}/models/{model}/versions/{number}; set by the server."""
     number: _builtins.int
@@ -98,14 +99,18 @@ class Version(_message.Message):
     description: _builtins.str
     """At most 4,096 characters."""
     stage: _builtins.str
-    """Free word for what it was made for, such as experiment or candidate; at most 64 characters. Like all but the labels
-    it is fixed once the version is READY: aliases say what is used where.
+    """Free word for how far it has come, such as experiment or candidate; at most 64 characters. Aliases say what is used
+    where.
     """
     size_bytes: _builtins.int
     """Output only: the sum of the artifacts' sizes."""
     revision: _builtins.int
     """Output only: the revision of the last write to this resource."""
     etag: _builtins.str
+    copied_from: _builtins.str
+    """Output only: the full name of the version that this is a copy of; empty for one that was not copied. That one may be
+    gone.
+    """
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
         """At most 10,000 files. No two have the same path, or paths that differ in case or in the form of Unicode only; none is
@@ -148,10 +153,11 @@ class Version(_message.Message):
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
+        copied_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,7 +216,10 @@ class Lineage(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     GIT_COMMIT_FIELD_NUMBER: _builtins.int
     parent_version: _builtins.str
-    """The version it was trained from: namespaces/{namespace}/models/{model}/versions/{number}."""
+    """The version it was trained from: namespaces/{namespace}/models/{model}/versions/{number}. It has to be there, or to
+    have been deleted by DeleteVersion, when it is set; it may be deleted or purged later. No version is its own
+    ancestor.
+    """
     run: _builtins.str
     """The run that made it, as an address or an id."""
     git_commit: _builtins.str
@@ -371,7 +380,9 @@ class UpdateVersionRequest(_message.Message):
     def version(self) -> Global___Version: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """labels; while PENDING also description, artifacts, lineage, stage; or * for all."""
+        """description, stage, labels; while PENDING also artifacts and lineage; or * for all. labels.team sets that one label,
+        or removes it where `version` has none of that key: others keep theirs.
+        """
 
     def __init__(
         self,
@@ -470,3 +481,116 @@ class DeleteVersionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteVersionRequest: _TypeAlias = DeleteVersionRequest  # noqa: Y015
+
+@_typing.final
+class CopyVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The model that gets the copy: namespaces/{namespace}/models/{model}."""
+    source: _builtins.str
+    """The version to copy: namespaces/{namespace}/models/{model}/versions/{number}."""
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        source: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyVersionRequest: _TypeAlias = CopyVersionRequest  # noqa: Y015
+
+@_typing.final
+class FindVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}, or namespaces/- for all of them."""
+    sha256: _builtins.str
+    """64 lower-case hexadecimal digits."""
+    page_size: _builtins.int
+    """0 means 50; more than 1,000 is taken as 1,000."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindVersionsRequest: _TypeAlias = FindVersionsRequest  # noqa: Y015
+
+@_typing.final
+class FindVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Match(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VERSION_FIELD_NUMBER: _builtins.int
+        PATHS_FIELD_NUMBER: _builtins.int
+        CREATE_TIME_FIELD_NUMBER: _builtins.int
+        version: _builtins.str
+        """The full name of the version."""
+        @_builtins.property
+        def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Where it has these bytes; 100 at most."""
+
+        @_builtins.property
+        def create_time(self) -> _timestamp_pb2.Timestamp:
+            """When the version was made."""
+
+        def __init__(
+            self,
+            *,
+            version: _builtins.str = ...,
+            paths: _abc.Iterable[_builtins.str] | None = ...,
+            create_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "paths", b"paths", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MATCHES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___FindVersionsResponse.Match]:
+        """The oldest model first, and of one model the oldest version."""
+
+    def __init__(
+        self,
+        *,
+        matches: _abc.Iterable[Global___FindVersionsResponse.Match] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindVersionsResponse: _TypeAlias = FindVersionsResponse  # noqa: Y015

@@ -77,6 +77,16 @@ class VersionServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.DeleteVersionRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
                 _registered_method=True)
+        self.CopyVersion = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/CopyVersion',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.CopyVersionRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+                _registered_method=True)
+        self.FindVersions = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/FindVersions',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsResponse.FromString,
+                _registered_method=True)
 
 
 class VersionServiceServicer(object):
@@ -134,12 +144,14 @@ class VersionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateVersion(self, request, context):
-        """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+        """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+        lineage, too.
 
         Errors:
         INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
         NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
-        FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
+        FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE), or the version
+        would be its own ancestor (LINEAGE_CYCLE).
         ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
         RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
         """
@@ -196,6 +208,41 @@ class VersionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopyVersion(self, request, context):
+        """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
+        the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+        It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
+
+        Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
+        with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+
+        Errors:
+        INVALID_ARGUMENT     `parent` or `source` is malformed.
+        NOT_FOUND            no such model (MODEL_NOT_FOUND) or source (VERSION_NOT_FOUND), or the source is deleted
+        (VERSION_DELETED).
+        FAILED_PRECONDITION  the source is not READY (VERSION_NOT_READY), or the copy of an earlier attempt has failed
+        (VERSION_FAILED): use another `request_id`.
+        RESOURCE_EXHAUSTED   the quota of bytes of the copy's namespace is used up (ASSET_QUOTA).
+        UNAVAILABLE          the asset service does not answer: retry.
+        ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindVersions(self, request, context):
+        """FindVersions finds the READY versions that contain an asset: which ones have this file.
+
+        Errors:
+        INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
+        search's.
+        NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
+        DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VersionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -238,6 +285,16 @@ def add_VersionServiceServicer_to_server(servicer, server):
                     servicer.DeleteVersion,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.DeleteVersionRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
+            ),
+            'CopyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyVersion,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.CopyVersionRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
+            ),
+            'FindVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindVersions,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -459,6 +516,60 @@ class VersionService(object):
             '/modelyard.registry.v1.VersionService/DeleteVersion',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.DeleteVersionRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/CopyVersion',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.CopyVersionRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/FindVersions',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,12 +69,14 @@ class VersionServiceStub:
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]
-    """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+    """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+    lineage, too.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
       NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
-      FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
+      FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE), or the version
+                           would be its own ancestor (LINEAGE_CYCLE).
       ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
       RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
     """
@@ -114,6 +116,33 @@ class VersionServiceStub:
       FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
                            deployment runs it (VERSION_DEPLOYED; the metadata names one).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    CopyVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.CopyVersionRequest, _versions_pb2.Version]
+    """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
+    the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+    It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
+
+    Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
+    with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+
+    Errors:
+      INVALID_ARGUMENT     `parent` or `source` is malformed.
+      NOT_FOUND            no such model (MODEL_NOT_FOUND) or source (VERSION_NOT_FOUND), or the source is deleted
+                           (VERSION_DELETED).
+      FAILED_PRECONDITION  the source is not READY (VERSION_NOT_READY), or the copy of an earlier attempt has failed
+                           (VERSION_FAILED): use another `request_id`.
+      RESOURCE_EXHAUSTED   the quota of bytes of the copy's namespace is used up (ASSET_QUOTA).
+      UNAVAILABLE          the asset service does not answer: retry.
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    FindVersions: _grpc.UnaryUnaryMultiCallable[_versions_pb2.FindVersionsRequest, _versions_pb2.FindVersionsResponse]
+    """FindVersions finds the READY versions that contain an asset: which ones have this file.
+
+    Errors:
+      INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
+                         search's.
+      NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
+      DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
     """
 
 @_typing.type_check_only
@@ -157,12 +186,14 @@ class VersionServiceAsyncStub(VersionServiceStub):
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
-    """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+    """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+    lineage, too.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
       NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
-      FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
+      FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE), or the version
+                           would be its own ancestor (LINEAGE_CYCLE).
       ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
       RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
     """
@@ -202,6 +233,33 @@ class VersionServiceAsyncStub(VersionServiceStub):
       FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
                            deployment runs it (VERSION_DEPLOYED; the metadata names one).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    CopyVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.CopyVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
+    """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
+    the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+    It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
+
+    Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
+    with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+
+    Errors:
+      INVALID_ARGUMENT     `parent` or `source` is malformed.
+      NOT_FOUND            no such model (MODEL_NOT_FOUND) or source (VERSION_NOT_FOUND), or the source is deleted
+                           (VERSION_DELETED).
+      FAILED_PRECONDITION  the source is not READY (VERSION_NOT_READY), or the copy of an earlier attempt has failed
+                           (VERSION_FAILED): use another `request_id`.
+      RESOURCE_EXHAUSTED   the quota of bytes of the copy's namespace is used up (ASSET_QUOTA).
+      UNAVAILABLE          the asset service does not answer: retry.
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    FindVersions: _aio.UnaryUnaryMultiCallable[_versions_pb2.FindVersionsRequest, _versions_pb2.FindVersionsResponse]  # type: ignore[assignment]
+    """FindVersions finds the READY versions that contain an asset: which ones have this file.
+
+    Errors:
+      INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
+                         search's.
+      NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
+      DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
     """
 
 class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -272,12 +330,14 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.UpdateVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
-        """UpdateVersion changes the labels of a version, and anything else that a client sets while it is PENDING.
+        """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
+        lineage, too.
 
         Errors:
           INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
           NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted (VERSION_DELETED).
-          FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE).
+          FAILED_PRECONDITION  the field cannot change once the version is READY or FAILED (VERSION_IMMUTABLE), or the version
+                               would be its own ancestor (LINEAGE_CYCLE).
           ABORTED              `version.etag` is not the current one (ETAG_MISMATCH).
           RESOURCE_EXHAUSTED   the namespace's quota of bytes is used up (ASSET_QUOTA).
         """
@@ -335,6 +395,45 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
           FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
                                deployment runs it (VERSION_DEPLOYED; the metadata names one).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def CopyVersion(
+        self,
+        request: _versions_pb2.CopyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
+        """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
+        the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+        It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
+
+        Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
+        with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+
+        Errors:
+          INVALID_ARGUMENT     `parent` or `source` is malformed.
+          NOT_FOUND            no such model (MODEL_NOT_FOUND) or source (VERSION_NOT_FOUND), or the source is deleted
+                               (VERSION_DELETED).
+          FAILED_PRECONDITION  the source is not READY (VERSION_NOT_READY), or the copy of an earlier attempt has failed
+                               (VERSION_FAILED): use another `request_id`.
+          RESOURCE_EXHAUSTED   the quota of bytes of the copy's namespace is used up (ASSET_QUOTA).
+          UNAVAILABLE          the asset service does not answer: retry.
+          ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def FindVersions(
+        self,
+        request: _versions_pb2.FindVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.FindVersionsResponse, _abc.Awaitable[_versions_pb2.FindVersionsResponse]]:
+        """FindVersions finds the READY versions that contain an asset: which ones have this file.
+
+        Errors:
+          INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
+                             search's.
+          NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
+          DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
         """
 
 def add_VersionServiceServicer_to_server(servicer: VersionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

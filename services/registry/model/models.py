@@ -5,12 +5,13 @@ Models: what a registry knows of one beside its versions.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from services.chassis.checks import MOST_ANNOTATION_VALUE, Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
+from services.registry.model.masks import merged
 from services.registry.model.names import DeploymentName, ModelName
 
 MUTABLE = (
@@ -65,9 +66,12 @@ class ModelDraft:
 
     def updated(self, other: ModelDraft, paths: Collection[str]) -> ModelDraft:
         """
-        This draft with the fields in *paths* taken from *other*.
+        This draft with what *paths* name taken from *other*.
+
+        Raises:
+            InvalidArgument: it has too many labels or annotations then.
         """
-        return replace(self, **{path: getattr(other, path) for path in paths})
+        return merged(self, other, paths)
 
     def image(self) -> Image:
         """

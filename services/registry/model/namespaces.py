@@ -5,12 +5,13 @@ Namespaces: every model lives in exactly one.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
+from services.registry.model.masks import merged
 from services.registry.model.names import ModelName, NamespaceName
 
 MUTABLE = ("display_name", "description", "owner", "labels", "quota")
@@ -53,10 +54,13 @@ class NamespaceDraft:
 
     def updated(self, other: NamespaceDraft, paths: Collection[str]) -> NamespaceDraft:
         """
-        This draft with the fields in *paths* taken from *other*.
+        This draft with what *paths* name taken from *other*.
+
+        Raises:
+            InvalidArgument: it has too many labels then.
         """
         names = [name for path in paths for name in (("max_models", "max_asset_bytes") if path == "quota" else (path,))]
-        return replace(self, **{name: getattr(other, name) for name in names})
+        return merged(self, other, names)
 
     def image(self) -> Image:
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -15,13 +15,14 @@ from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
-from services.registry.model.names import DeploymentName, ModelName, VersionName
+from services.registry.model.masks import fields, merged
+from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
-ALWAYS_MUTABLE = ("labels",)
+ALWAYS_MUTABLE = ("description", "stage", "labels")
 
 MOST_ARTIFACTS = 10_000
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -59,7 +60,7 @@ class Artifact:
         """
         if reason := fault(self.path):
             checks.add(f"{at}.path", reason)
-        checks.matches(f"{at}.sha256", self.sha256, _SHA256)
+        checks.matches(f"{at}.sha256", self.sha256, SHA256)
         checks.count(f"{at}.size_bytes", self.size_bytes)
         # As long as an asset's may be.
         checks.text(f"{at}.media_type", self.media_type, 255)
@@ -129,9 +130,12 @@ class VersionDraft:
 
     def updated(self, other: VersionDraft, paths: Collection[str]) -> VersionDraft:
         """
-        This draft with the fields in *paths* taken from *other*.
+        This draft with what *paths* name taken from *other*.
+
+        Raises:
+            InvalidArgument: it has too many labels then.
         """
-        return replace(self, **{path: getattr(other, path) for path in paths})
+        return merged(self, other, paths)
 
     @property
     def size_bytes(self) -> int:
@@ -155,6 +159,7 @@ class Version:
     Args:
         failure: why a FAILED version failed.
         delete_time: None while it is not deleted.
+        copied_from: the full name of the version that it is a copy of; empty when it is none.
         revision: of the last write to it.
     """
 
@@ -165,6 +170,7 @@ class Version:
     create_time: datetime
     update_time: datetime
     delete_time: datetime | None
+    copied_from: str
     revision: int
 
 
@@ -197,6 +203,34 @@ class VersionDeletion:
     name: VersionName
     etag: str
     force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Containing:
+    """
+    What FindVersions asks for.
+
+    Args:
+        parent: where to look; None for everywhere.
+        sha256: of the asset.
+    """
+
+    parent: NamespaceName | None
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """
+    A version that contains an asset.
+
+    Args:
+        paths: of the artifacts with its bytes.
+    """
+
+    name: VersionName
+    paths: tuple[str, ...]
+    create_time: datetime
 
 
 def no_version(name: VersionName, revision: int | None = None) -> Missing:
@@ -255,13 +289,37 @@ def check_mutable(version: Version, paths: Collection[str]) -> None:
     Raises:
         FailedPrecondition: *version* is READY or FAILED, and one of *paths* may not change any more.
     """
-    fixed = sorted(set(paths) - set(ALWAYS_MUTABLE))
+    fixed = sorted(fields(paths) - set(ALWAYS_MUTABLE))
     if version.state is not VersionState.PENDING and fixed:
         raise FailedPrecondition(
             "VERSION_IMMUTABLE",
             f"{version.name} is {version.state}: {', '.join(fixed)} cannot change any more; create another version",
             metadata={"resource": str(version.name), "state": version.state, "fields": ",".join(fixed)},
         )
+
+
+def check_ready(version: Version) -> None:
+    """
+    Raises:
+        FailedPrecondition: *version* is PENDING or FAILED.
+    """
+    if version.state is not VersionState.READY:
+        raise FailedPrecondition(
+            "VERSION_NOT_READY",
+            f"{version.name} is {version.state}: finalize it first",
+            metadata={"resource": str(version.name), "state": version.state},
+        )
+
+
+def lineage_cycle(name: VersionName, parent: VersionName) -> FailedPrecondition:
+    """
+    Why a version cannot come from another one: that one comes from it.
+    """
+    return FailedPrecondition(
+        "LINEAGE_CYCLE",
+        f"{parent} comes from {name}: a version cannot be its own ancestor",
+        metadata={"resource": str(name), "parent_version": str(parent)},
+    )
 
 
 def check_not_failed(version: Version) -> None:

@@ -16,7 +16,7 @@ from services.chassis.context import Context
 from services.chassis.deadlines import remaining
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect
-from services.registry.model.masks import check_mask
+from services.registry.model.masks import check_mask, fields
 from services.registry.model.models import MUTABLE, ModelUpdate
 from services.registry.model.names import MODEL_ID, ModelName, NamespaceName
 from services.registry.model.parsing import parse_filter
@@ -108,7 +108,7 @@ class ModelService(ModelServiceServicer):
         name = checks.name(ModelName, "model.name", request.model.name)
         paths = check_mask(checks, request.update_mask.paths, MUTABLE)
         draft = to_model_draft(request.model)
-        draft.check(checks, "model", paths)
+        draft.check(checks, "model", fields(paths))
         checks.request_id(request.request_id)
         checks.raise_if_any()
         update = ModelUpdate(name, draft, paths, request.model.etag)

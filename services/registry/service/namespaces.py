@@ -12,7 +12,7 @@ from services.chassis.checks import Checks
 from services.chassis.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect
-from services.registry.model.masks import check_mask
+from services.registry.model.masks import check_mask, fields
 from services.registry.model.names import NAMESPACE_ID, NamespaceName
 from services.registry.model.namespaces import MUTABLE, NamespaceUpdate
 from services.registry.service.parsing import to_namespace_draft
@@ -50,7 +50,7 @@ class NamespaceService(NamespaceServiceServicer):
         name = checks.name(NamespaceName, "namespace.name", request.namespace.name)
         paths = check_mask(checks, request.update_mask.paths, MUTABLE)
         draft = to_namespace_draft(request.namespace)
-        draft.check(checks, "namespace", paths)
+        draft.check(checks, "namespace", fields(paths))
         checks.request_id(request.request_id)
         checks.raise_if_any()
         update = NamespaceUpdate(name, draft, paths, request.namespace.etag)

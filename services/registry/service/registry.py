@@ -36,6 +36,8 @@ from services.registry.service.versions import VersionService
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
 from services.registry.store.cards import CardStore
+from services.registry.store.containing import ContainingStore
+from services.registry.store.deleting import VersionDeletions
 from services.registry.store.deployments import DeploymentStore
 from services.registry.store.evaluations import EvaluationStore
 from services.registry.store.imports import ImportStore
@@ -74,7 +76,8 @@ def add_servicers(
     models = ModelStore(database)
     namespaces = NamespaceService(NamespaceStore(database), once)
     model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
-    versions = VersionService(VersionStore(database), assets, pins, once)
+    deletions = VersionDeletions(writer)
+    versions = VersionService(VersionStore(database), deletions, ContainingStore(database), assets, pins, once)
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), MeasureStore(database), once)
     server.add(add_NamespaceServiceServicer_to_server, namespaces)

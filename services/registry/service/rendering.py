@@ -32,7 +32,7 @@ from services.registry.model.measures import Dataset, Direction, Metric
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
 from services.registry.model.namespaces import Namespace
-from services.registry.model.versions import Version, VersionState
+from services.registry.model.versions import Match, Version, VersionState
 
 
 # protobuf takes an aware datetime for a Timestamp (to the microsecond, as PostgreSQL keeps it); its stubs do not know.
@@ -123,8 +123,18 @@ def from_version(version: Version) -> versions_pb2.Version:
         create_time=_time(version.create_time),
         update_time=_time(version.update_time),
         delete_time=_time(version.delete_time),
+        copied_from=version.copied_from,
         revision=version.revision,
         etag=etag(version.revision),
+    )
+
+
+def from_match(match: Match) -> versions_pb2.FindVersionsResponse.Match:
+    """
+    A version that contains an asset.
+    """
+    return versions_pb2.FindVersionsResponse.Match(
+        version=str(match.name), paths=match.paths, create_time=_time(match.create_time)
     )
 
 

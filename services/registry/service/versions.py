@@ -6,26 +6,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
 from services.chassis.checks import Checks
 from services.chassis.context import Context
+from services.chassis.deadlines import remaining
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
-from services.registry.model.masks import check_mask
-from services.registry.model.names import ModelName, VersionName
+from services.registry.model.masks import check_mask, fields
+from services.registry.model.names import ModelName, NamespaceName, VersionName
 from services.registry.model.references import Reference
-from services.registry.model.versions import MUTABLE, VersionDeletion, VersionDraft, VersionUpdate, check_paths
+from services.registry.model.versions import (
+    MUTABLE,
+    SHA256,
+    Containing,
+    VersionDeletion,
+    VersionDraft,
+    VersionUpdate,
+    check_paths,
+)
 from services.registry.service.assets import Assets
+from services.registry.service.copying import Copying
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
-from services.registry.service.rendering import from_version
-from services.registry.store.deleting import delete_version
+from services.registry.service.rendering import from_match, from_version
+from services.registry.store.containing import ContainingStore
+from services.registry.store.deleting import VersionDeletions
 from services.registry.store.versions import VersionStore
 
 # Paths of 768 bytes are checked in 0.1 ms each. Other calls are not to wait for the 10,000 that a version may have.
 _MANY = 500
+_EVERYWHERE = "namespaces/-"
 
 
 class VersionService(VersionServiceServicer):
@@ -33,11 +46,22 @@ class VersionService(VersionServiceServicer):
     The servicer of modelyard.registry.v1.VersionService.
     """
 
-    def __init__(self, versions: VersionStore, assets: Assets, pins: Pins, mutations: Mutations) -> None:
+    def __init__(
+        self,
+        versions: VersionStore,
+        deletions: VersionDeletions,
+        containing: ContainingStore,
+        assets: Assets,
+        pins: Pins,
+        mutations: Mutations,
+    ) -> None:
         self._versions = versions
         self._assets = assets
         self._pins = pins
         self._mutations = mutations
+        self._deletions = deletions
+        self._containing = containing
+        self._copying = Copying(versions, pins, mutations)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
         checks = Checks()
@@ -102,7 +126,7 @@ class VersionService(VersionServiceServicer):
         name = checks.name(VersionName, "version.name", request.version.name)
         paths = check_mask(checks, request.update_mask.paths, MUTABLE)
         draft = to_version_draft(request.version)
-        await _check(checks, draft, paths)
+        await _check(checks, draft, fields(paths))
         checks.request_id(request.request_id)
         checks.raise_if_any()
         update = VersionUpdate(name, draft, paths, request.version.etag)
@@ -136,15 +160,37 @@ class VersionService(VersionServiceServicer):
         checks.request_id(request.request_id)
         checks.raise_if_any()
         deletion = VersionDeletion(name, request.etag, request.force)
+        if not request.validate_only:
+            await self._mutations.before(context, request, partial(self._deletions.prepare, deletion))
         return await self._mutations.do(
             context,
             request,
             pb.Version,
-            lambda tx: delete_version(tx, deletion),
+            lambda tx: self._deletions.delete(tx, deletion),
             from_version,
             touches=[name.parent],
             dry=request.validate_only,
         )
+
+    async def CopyVersion(self, request: pb.CopyVersionRequest, context: Context) -> pb.Version:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        source = checks.name(VersionName, "source", request.source)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._copying.copy(context, request, parent, source)
+
+    async def FindVersions(self, request: pb.FindVersionsRequest, context: Context) -> pb.FindVersionsResponse:
+        checks = Checks()
+        parent = None
+        if request.parent != _EVERYWHERE:
+            parent = checks.name(NamespaceName, "parent", request.parent)
+        wanted = Containing(parent, checks.matches("sha256", request.sha256, SHA256))
+        query = Query("FindVersions", (request.parent, request.sha256), (int, int))
+        page = Page.check(checks, query, request.page_size, request.page_token)
+        checks.raise_if_any()
+        found = await reflect(context, self._containing.find(wanted, page, remaining()))
+        return pb.FindVersionsResponse(matches=map(from_match, found.items), next_page_token=found.token)
 
 
 async def _check(checks: Checks, draft: VersionDraft, only: Collection[str] = MUTABLE) -> None:

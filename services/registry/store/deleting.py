@@ -8,8 +8,12 @@ those of the release before included, takes it for what it has become: no bytes,
 
 from __future__ import annotations
 
-from services.ledger.model.calls import check_etag
+from dataclasses import dataclass, replace
+from functools import partial
+
+from services.ledger.model.calls import Write, check_etag
 from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.store.grouping import Writer
 from services.ledger.store.statements import Statement
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import AliasName, DeploymentName
@@ -46,12 +50,26 @@ SELECT namespace_id, deployment_id FROM deployments
 """,
 )
 
-# Many results take a while: so they go before the revision is taken, directly before the last statement. If that one
-# fails nothing of the group is kept, this included.
 _RESULTS = Statement(
-    "evaluations.delete_of_version",
-    """
-WITH gone AS (DELETE FROM evaluations WHERE model = $1 AND version = $2 RETURNING 1) SELECT count(*) AS count FROM gone
+    "evaluations.count_of_version", "SELECT count(*) AS count FROM evaluations WHERE model = $1 AND version = $2"
+)
+
+# As many may go with the version itself, with the revision in hand, and as many in each write before.
+FEW_RESULTS = 1000
+
+_MANY = Statement(
+    "evaluations.many_of_version",
+    f"SELECT true FROM evaluations WHERE model = $1 AND version = $2 OFFSET {FEW_RESULTS} LIMIT 1",
+)
+
+_PART = last(
+    "evaluations.delete_part",
+    f"""
+, gone AS (
+    DELETE FROM evaluations
+     WHERE id = ANY (ARRAY(SELECT id FROM evaluations WHERE model = $10 AND version = $11 LIMIT {FEW_RESULTS}))
+)
+SELECT next.value AS written FROM next
 """,
 )
 
@@ -68,8 +86,12 @@ _DELETE = last(
 ), newest AS (
     UPDATE models
        SET newest_version = coalesce((SELECT max(number) FROM versions
-                                       WHERE model = $10 AND number <> $11 AND delete_time IS NULL), 0)
-     WHERE id = $10 AND coalesce(newest_version, latest_version) = $11
+                                       WHERE model = $10 AND number <> $11 AND delete_time IS NULL), 0),
+           update_time = next.moment, revision = next.value
+      FROM next
+     WHERE id = $10 AND $16
+), without AS (
+    DELETE FROM evaluations WHERE model = $10 AND version = $11
 )
 {moving("$10", "$12", "array_fill(NULL::bigint, ARRAY[cardinality($12::text[])])")}
 {count("$13", "0", "-$14::bigint")}
@@ -79,49 +101,114 @@ SELECT made.revision AS written, made.* FROM made
 )
 
 
-async def delete_version(transaction: Transaction, deletion: VersionDeletion) -> Version:
+class VersionDeletions:
     """
-    Delete a version, with its results. Its pins are taken back afterwards.
+    Deletes versions.
 
-    Returns:
-        What remains of it.
-
-    Raises:
-        Missing: there is no such version, or it is deleted already.
-        Aborted: it has changed since the client read it.
-        FailedPrecondition: it is in use, and the client does not force it.
+    Args:
+        writer: does the writes that come before.
     """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def prepare(self, deletion: VersionDeletion, write: Write) -> None:
+        """
+        Delete the results of a version that may be deleted, until they are few enough to go with it: the revision is
+        not to be held for as long as many take.
+
+        Args:
+            write: who does this; each part is a write of its own.
+
+        Raises:
+            Missing, Aborted, FailedPrecondition: as `delete`.
+        """
+        part = replace(write, request_id="", trace=write.request_id or write.trace)
+        work = partial(self._part, deletion=deletion)
+        while (await self._writer.run(part, work, lambda _: b"", [deletion.name.parent])).value:
+            pass
+
+    async def _part(self, transaction: Transaction, deletion: VersionDeletion) -> bool:
+        found = await _locked(transaction, deletion)
+        many = await transaction.row(_MANY, found.key, deletion.name.number)
+        if many is None:
+            await transaction.nothing()
+            return False
+        results = f"{deletion.name}/evaluations"
+        journal = Journal.of(results, ChangeKind.DELETED, {"evaluations": FEW_RESULTS}, None)
+        await transaction.last(_PART, journal, found.key, deletion.name.number)
+        return True
+
+    async def delete(self, transaction: Transaction, deletion: VersionDeletion) -> Version:
+        """
+        Delete a version, with its results. Its pins are taken back afterwards.
+
+        Returns:
+            What remains of it.
+
+        Raises:
+            Missing: there is no such version, or it is deleted already.
+            Aborted: it has changed since the client read it.
+            FailedPrecondition: it is in use, and the client does not force it.
+        """
+        name = deletion.name
+        found = await _locked(transaction, deletion)
+        results = await transaction.row(_RESULTS, found.key, name.number)
+        assert results is not None  # noqa: S101 - for the type checker: an aggregate has one row
+        journal = _journal(found, results["count"])
+        before = found.version
+        returned = 0 if before.state is VersionState.FAILED else before.draft.size_bytes
+        columns = [found.key, name.number, found.aliases, name.namespace, returned, str(name), found.is_newest]
+        made = await transaction.last(_DELETE, journal, *columns)
+        return rows.to_version(made[0], name.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """
+    A version that may be deleted.
+
+    Args:
+        key: of its model.
+        aliases: that point at it.
+        is_newest: of those of its model that are not deleted.
+    """
+
+    key: int
+    version: Version
+    aliases: list[str]
+    is_newest: bool
+
+
+async def _locked(transaction: Transaction, deletion: VersionDeletion) -> _Found:
     name = deletion.name
-    key = (await lock_model(transaction, name.parent))["id"]
+    model = await lock_model(transaction, name.parent)
+    key = model["id"]
     row = await transaction.row(_LOCK, key, name.number)
     if row is None:
         raise no_version(name)
-    before = rows.to_version(row, name.parent)
-    if before.state is VersionState.DELETED:
+    version = rows.to_version(row, name.parent)
+    if version.state is VersionState.DELETED:
         raise version_deleted(name)
-    check_etag(name, deletion.etag, before.revision)
+    check_etag(name, deletion.etag, version.revision)
     aliases = [each["alias"] for each in await transaction.rows(_ALIASES, key, name.number)]
     live = await transaction.row(_DEPLOYED, key, name.number)
     deployment = DeploymentName(live["namespace_id"], live["deployment_id"]) if live is not None else None
     check_unused(deletion, aliases, deployment)
-    results = await transaction.row(_RESULTS, key, name.number)
-    assert results is not None  # noqa: S101 - for the type checker: an aggregate has one row
-    journal = _journal(before, aliases, results["count"])
-    returned = 0 if before.state is VersionState.FAILED else before.draft.size_bytes
-    columns = [key, name.number, aliases, name.namespace, returned, str(name)]
-    made = await transaction.last(_DELETE, journal, *columns)
-    return rows.to_version(made[0], name.parent)
+    return _Found(key, version, aliases, model["newest_version"] == name.number)
 
 
-def _journal(before: Version, aliases: list[str], results: int) -> Journal:
-    name = before.name
-    removed = [str(AliasName(name.namespace, name.model, alias)) for alias in aliases]
-    gone = {"state": before.state, **before.draft.image()}
+def _journal(found: _Found, results: int) -> Journal:
+    name = found.version.name
+    removed = [str(AliasName(name.namespace, name.model, alias)) for alias in found.aliases]
+    gone = {"state": found.version.state, **found.version.draft.image()}
     return Journal(
         [
             # What is below it goes, too: its results.
             Change(str(name), ChangeKind.DELETED, subtree=True),
             *(Change(alias, ChangeKind.DELETED) for alias in removed),
+            # Its latest_version is another one.
+            *([Change(str(name.parent), ChangeKind.UPDATED)] if found.is_newest else []),
         ],
         [
             Entry(str(name), gone, {"deleted": True, "evaluations": results}),

@@ -13,7 +13,7 @@ from services.registry.model.names import ModelName
 _LOCK = Statement(
     "models.lock",
     """
-SELECT id, latest_version FROM models
+SELECT id, latest_version, coalesce(newest_version, latest_version) AS newest_version FROM models
  WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR NO KEY UPDATE
 """,
 )
@@ -24,7 +24,7 @@ async def lock_model(transaction: Transaction, name: ModelName) -> Row:
     Lock a model against every other write to it and to what is below it.
 
     Returns:
-        Its id and latest_version.
+        Its id, latest_version (the last number that was given) and newest_version (the last one that is not deleted).
 
     Raises:
         Missing: there is no such model, or it is deleted.

@@ -27,7 +27,8 @@ MODEL = """models.namespace_id, models.model_id, models.display_name, models.des
 
 VERSION = """versions.number, versions.state, versions.failure, versions.description, versions.artifacts,
  versions.parent_version, versions.training_data, versions.run, versions.git_commit, versions.stage, versions.labels,
- versions.create_time, versions.update_time, versions.delete_time, versions.revision"""
+ versions.create_time, versions.update_time, versions.delete_time, versions.copied_from,
+ versions.revision"""
 
 EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evaluations.metric, evaluations.value,
  evaluations.parameters, evaluations.evaluate_time, evaluations.create_time, evaluations.revision"""
@@ -125,6 +126,7 @@ def to_version(row: Row, model: ModelName) -> Version:
         row["create_time"],
         row["update_time"],
         row["delete_time"],
+        row["copied_from"],
         row["revision"],
     )
 

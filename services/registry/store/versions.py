@@ -14,6 +14,7 @@ from services.ledger.model.changes import Change, ChangeKind, Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
+from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.names import AliasName, ModelName, VersionName
@@ -26,6 +27,8 @@ from services.registry.model.versions import (
     check_mutable,
     check_not_failed,
     check_not_ready,
+    check_ready,
+    lineage_cycle,
     no_ready_version,
     no_version,
     version_deleted,
@@ -88,6 +91,32 @@ SELECT true FROM models JOIN versions ON versions.model = models.id
 """,
 )
 
+_SOURCE = Statement(
+    "versions.source",
+    f"""
+SELECT {rows.VERSION} FROM models JOIN versions ON versions.model = models.id
+ WHERE models.namespace_id = $1 AND models.model_id = $2 AND models.delete_time IS NULL AND versions.number = $3
+""",
+)
+
+# Whether a version ($4 to $6) is another one ($1 to $3) or among those that it comes from. Bounded, because lineages
+# from before this was checked may go round in circles.
+_DESCENDS = Statement(
+    "versions.descends",
+    """
+WITH RECURSIVE line (namespace, model, number, depth) AS (
+    SELECT $1::text, $2::text, $3::bigint, 1
+    UNION ALL
+    SELECT split_part(parent_version, '/', 2), split_part(parent_version, '/', 4),
+           split_part(parent_version, '/', 6)::bigint, depth + 1
+      FROM line JOIN models ON models.namespace_id = line.namespace AND models.model_id = line.model
+                JOIN versions ON versions.model = models.id AND versions.number = line.number
+     WHERE parent_version <> '' AND depth < 1000
+)
+SELECT true FROM line WHERE namespace = $4 AND model = $5 AND number = $6 LIMIT 1
+""",
+)
+
 # Numbers are given without gaps: the model stays locked until this version is committed. The model is another one with
 # it: its latest_version is part of what its etag stands for.
 _CREATE = last(
@@ -97,9 +126,9 @@ _CREATE = last(
     UPDATE models SET latest_version = $11, update_time = next.moment, revision = next.value FROM next WHERE id = $10
 ), made AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
-                          stage, labels, size_bytes, create_time, update_time, revision, octets)
+                          stage, labels, size_bytes, create_time, update_time, revision, octets, copied_from)
     SELECT $10, $11, 'PENDING', $12, $13::jsonb, $14, $15::text[], $16, $17, $18, $19::jsonb, $20, moment, moment,
-           value, $21
+           value, $21, $23
       FROM next
     RETURNING {rows.VERSION}
 )
@@ -126,9 +155,9 @@ _UPDATE = last(
     f"""
 , made AS (
     UPDATE versions
-       SET description = $12, artifacts = $13::jsonb, parent_version = $14, training_data = $15::text[], run = $16,
-           git_commit = $17, stage = $18, labels = $19::jsonb, size_bytes = $20, octets = $21,
-           update_time = next.moment, revision = next.value
+       SET description = $12, artifacts = coalesce($13::jsonb, artifacts), parent_version = $14,
+           training_data = $15::text[], run = $16, git_commit = $17, stage = $18, labels = $19::jsonb,
+           size_bytes = $20, octets = $21, update_time = next.moment, revision = next.value
       FROM next
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
@@ -230,11 +259,37 @@ class VersionStore:
         """
         model = await lock_model(transaction, parent)
         await check_parent_version(transaction, draft)
+        return await self._add(transaction, parent, model, draft)
+
+    async def copy(self, transaction: Transaction, parent: ModelName, source: VersionName) -> Version:
+        """
+        Add a version to *parent* with the content of another, in state PENDING: its artifacts are not pinned yet.
+
+        Raises:
+            Missing: there is no such model or source, or the source is deleted.
+            FailedPrecondition: the source is not READY.
+            ResourceExhausted: the namespace may not hold so many bytes.
+        """
+        model = await lock_model(transaction, parent)
+        # Not locked: when it is deleted meanwhile its pins stay for longer than the copy takes to have its own.
+        row = await transaction.row(_SOURCE, source.namespace, source.model, source.number)
+        if row is None:
+            raise no_version(source)
+        if row["delete_time"] is not None:
+            raise version_deleted(source)
+        version = rows.to_version(row, source.parent)
+        check_ready(version)
+        return await self._add(transaction, parent, model, version.draft, str(source))
+
+    async def _add(
+        self, transaction: Transaction, parent: ModelName, model: Row, draft: VersionDraft, copied_from: str = ""
+    ) -> Version:
         await check_room(transaction, parent.parent, size=draft.size_bytes)
         name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
-        created = Journal.created(name, {"state": VersionState.PENDING, **draft.image()})
+        copied = {"copied_from": copied_from} if copied_from else {}
+        created = Journal.created(name, {"state": VersionState.PENDING, **draft.image(), **copied})
         journal = Journal([*created.changes, Change(str(parent), ChangeKind.UPDATED)], created.entries)
-        columns = [model["id"], name.number, *_columns(name, draft), parent.namespace]
+        columns = [model["id"], name.number, *_columns(name, draft), parent.namespace, copied_from]
         row = (await transaction.last(_CREATE, journal, *columns))[0]
         check_used(parent.parent, row, size=draft.size_bytes)
         return rows.to_version(row, parent)
@@ -253,11 +308,14 @@ class VersionStore:
         check_mutable(before, update.paths)
         draft = before.draft.updated(update.draft, update.paths)
         if "lineage" in update.paths:
-            await check_parent_version(transaction, draft)
+            await check_parent_version(transaction, draft, name)
         more = draft.size_bytes - before.draft.size_bytes
         await check_room(transaction, name.parent.parent, size=more)
         journal = Journal.updated(name, before.draft.image(), draft.image())
         columns = [model, name.number, *_columns(name, draft), name.namespace, more]
+        if "artifacts" not in update.paths:
+            # They may have a megabyte, which is not written again, nor is its index.
+            columns[3] = None
         row = (await transaction.last(_UPDATE, journal, *columns))[0]
         check_used(name.parent.parent, row, size=more)
         return rows.to_version(row, name.parent)
@@ -330,16 +388,25 @@ async def _settle(
     return rows.to_version(row[0], name.parent)
 
 
-async def check_parent_version(transaction: Transaction, draft: VersionDraft) -> None:
+async def check_parent_version(transaction: Transaction, draft: VersionDraft, name: VersionName | None = None) -> None:
     """
+    Args:
+        name: of the version, when it is there already; nothing can come from one that is being made.
+
     Raises:
         Missing: the version that *draft* was trained from does not exist.
+        FailedPrecondition: that one comes from *name*.
     """
     if not draft.lineage.parent_version:
         return
     parent = VersionName.parse(draft.lineage.parent_version)
     if await transaction.row(_EXISTS, parent.namespace, parent.model, parent.number) is None:
         raise no_version(parent)
+    if name is None:
+        return
+    both = (parent.namespace, parent.model, parent.number, name.namespace, name.model, name.number)
+    if await transaction.row(_DESCENDS, *both) is not None:
+        raise lineage_cycle(name, parent)
 
 
 def _columns(name: VersionName, draft: VersionDraft) -> list[Any]:

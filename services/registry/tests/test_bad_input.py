@@ -41,6 +41,8 @@ NAMES = {
     "ResolveVersion": "parent",
     "FinalizeVersion": "name",
     "DeleteVersion": "name",
+    "CopyVersion": "source",
+    "FindVersions": "parent",
     "MoveAliases": "parent",
     "GetAlias": "name",
     "ListAliases": "parent",

@@ -52,6 +52,10 @@ MUTATIONS: dict[str, tuple[Message, Message]] = {
         versions_pb2.FinalizeVersionRequest(name=f"{MODEL}/versions/1"),
         versions_pb2.FinalizeVersionRequest(name=f"{MODEL}/versions/2"),
     ),
+    "versions.CopyVersion": (
+        versions_pb2.CopyVersionRequest(parent=MODEL, source=f"{MODEL}/versions/3"),
+        versions_pb2.CopyVersionRequest(parent=MODEL, source=f"{MODEL}/versions/1"),
+    ),
     "versions.DeleteVersion": (
         versions_pb2.DeleteVersionRequest(name=f"{MODEL}/versions/1"),
         versions_pb2.DeleteVersionRequest(name=f"{MODEL}/versions/1", force=True),

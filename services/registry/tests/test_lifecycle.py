@@ -8,7 +8,6 @@ import asyncio
 from typing import Any
 
 import grpc
-import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.registry.v1 import (
@@ -198,7 +197,7 @@ async def test_purge_when_due(database: str) -> None:
 
 async def test_version_changes(registry: Registry) -> None:
     """
-    A PENDING version changes in every field; once it is READY only its labels do.
+    A PENDING version changes in every field; once it is READY its artifacts and its lineage are fixed.
     """
     await create(registry, "m")
     version = await add_version(registry, "m", ready=False, description="first", stage="experiment")
@@ -214,12 +213,14 @@ async def test_version_changes(registry: Registry) -> None:
         await change(["description"], version.etag)
     assert failed.reason == "ETAG_MISMATCH"
     await registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=version.name))
-    for path in ("description", "stage", "artifacts", "lineage", "*"):
+    for path in ("artifacts", "lineage", "*"):
         with Failing() as failed:
             await change([path])
         assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "VERSION_IMMUTABLE")
     labelled = await change(["labels"], labels={"a": "b"})
     assert (labelled.description, dict(labelled.labels)) == ("second", {"a": "b"})
+    corrected = await change(["description", "stage"], description="third", stage="production")
+    assert (corrected.description, corrected.stage, corrected.state) == ("third", "production", labelled.state)
     with Failing() as failed:
         await change(["number"])
     assert list(failed.fields) == ["update_mask"]
@@ -350,11 +351,10 @@ async def test_namespace_delete(registry: Registry) -> None:
     assert failed.reason == "NAMESPACE_NOT_FOUND"
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
-async def test_rollback(registry: Registry, times: int) -> None:
+async def test_rollback(registry: Registry) -> None:
     """
-    A rollback goes to where the alias pointed before its last move, a rollback included; a removal is taken back, too;
-    and at every time of its history it is known where it pointed.
+    A rollback goes to where the alias pointed before its last move; a removal is taken back, too; and at every time of
+    its history it is known where it pointed.
     """
     await create(registry, "m")
     for _ in range(2):
@@ -369,14 +369,12 @@ async def test_rollback(registry: Registry, times: int) -> None:
         await registry.aliases.RollbackAlias(rollback)
     assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ALIAS_NEVER_MOVED")
     await move(registry, "m", ("a", 2))
-    for turn in range(times):
-        alias = await registry.aliases.RollbackAlias(rollback)
-        assert alias.version == f"{M}/versions/{1 + turn % 2}"
+    assert (await registry.aliases.RollbackAlias(rollback)).version == f"{M}/versions/1"
     await move(registry, "m", ("a", 0))
-    assert (await registry.aliases.RollbackAlias(rollback)).version == f"{M}/versions/{1 + (times + 1) % 2}"
+    assert (await registry.aliases.RollbackAlias(rollback)).version == f"{M}/versions/1"
     request = aliases_pb2.ListAliasMovesRequest(parent=name)
     moves = list((await registry.aliases.ListAliasMoves(request)).moves)
-    assert len(moves) == 4 + times
+    assert len(moves) == 5
     for each in moves:
         if each.version:
             then = aliases_pb2.GetAliasRequest(name=name, read_time=each.start_time)

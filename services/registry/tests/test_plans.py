@@ -120,6 +120,8 @@ async def reads(registry: Registry) -> None:
     await registry.namespaces.ListNamespaces(namespaces_pb2.ListNamespacesRequest())
     await registry.versions.GetVersion(versions_pb2.GetVersionRequest(name=f"{name}/versions/1"))
     await registry.versions.ListVersions(versions_pb2.ListVersionsRequest(parent=name))
+    for parent in (DEFAULT, "namespaces/-"):
+        await registry.versions.FindVersions(versions_pb2.FindVersionsRequest(parent=parent, sha256=SHA256))
     for reference in ("production", "latest"):
         await registry.versions.ResolveVersion(versions_pb2.ResolveVersionRequest(parent=name, reference=reference))
     alias = f"{name}/aliases/production"
@@ -236,6 +238,9 @@ async def writes(registry: Registry) -> None:
     await registry.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=f"{name}/versions/1", force=True))
     item = imports_pb2.ImportModelsRequest.Item(model_id=f"{model}-imported", versions=[versions_pb2.Version()])
     await import_items(registry, [item])
+    await registry.versions.CopyVersion(
+        versions_pb2.CopyVersionRequest(parent=name, source=f"{name}-imported/versions/1")
+    )
     space = f"namespaces/plans-{run}"
     await registry.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=f"plans-{run}"))
     await registry.namespaces.UpdateNamespace(

@@ -5,6 +5,7 @@ What holds for whatever is given: names, filters, masks, page tokens, the histor
 from __future__ import annotations
 
 import asyncio
+import itertools
 import operator
 import random
 from collections.abc import Callable
@@ -422,6 +423,9 @@ async def _rows(call: Any, request: Any, field_name: str) -> list[bytes]:
             return found
 
 
+_examples = itertools.count()
+
+
 @real(12)
 @given(
     moves=st.lists(
@@ -446,22 +450,28 @@ async def test_the_history_of_an_alias(
         await registry.models.GetModel(models_pb2.GetModelRequest(name=f"{DEFAULT}/models/{model}"))
     ).latest_version < 3:
         await add_version(registry, model)
+    name = f"{name}-{next(_examples)}"
     alias = f"{DEFAULT}/models/{model}/aliases/{name}"
-    known: list[int] = [int(each.version.rpartition("/")[2] or 0) for each in reversed(await history(registry, alias))]
+    known: list[int] = []
+    # Where each came from: a rollback stands for what it restored.
+    origins: list[int] = []
     for kind, number in moves:
         if kind == "move":
             await move(registry, model, (name, number))
             if number != (known[-1] if known else 0):
+                origins.append(len(known))
                 known.append(number)
         else:
             rollback = registry.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=alias))
-            if len(known) < 2 or not known[-2]:
+            earlier = [place for place in range(origins[-1] if origins else 0) if known[place] != known[-1]]
+            if not earlier or not known[earlier[-1]]:
                 with Failing() as failed:
                     await rollback
                 assert failed.code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION}
             else:
                 await rollback
-                known.append(known[-2])
+                known.append(known[earlier[-1]])
+                origins.append(origins[earlier[-1]])
     told = list(reversed(await history(registry, alias)))
     assert [int(each.version.rpartition("/")[2] or 0) for each in told] == known
     for number, each in enumerate(told):

@@ -99,6 +99,9 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
         )
     ),
     lambda registry: registry.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=f"{M}/aliases/production")),
+    lambda registry: registry.versions.CopyVersion(
+        versions_pb2.CopyVersionRequest(parent=NEW, source=f"{M}/versions/1")
+    ),
     lambda registry: registry.versions.DeleteVersion(
         versions_pb2.DeleteVersionRequest(name=f"{M}/versions/2", force=True)
     ),

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.registry.v1 import aliases_pb2, audit_pb2, evaluations_pb2, namespaces_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
+from services.registry.store.deleting import FEW_RESULTS
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -245,16 +246,40 @@ async def test_results_go_with_it(registry: Registry) -> None:
     assert failed.reason == "VERSION_NOT_FOUND"
 
 
+async def test_many_results_go_in_parts(registry: Registry) -> None:
+    """
+    More results than one write may take with the revision in hand go before the version, in writes of their own; none
+    does when the version may not be deleted.
+    """
+    await of(registry, 2)
+    count = FEW_RESULTS * 2 + 1
+    await record(registry, *(result("m", 1, "d", "m", value) for value in range(count)), result("m", 2, "d", "m", 1))
+    await move(registry, "m", ("a", 1))
+    with Failing() as failed:
+        await delete(registry, 1)
+    assert failed.reason == "VERSION_ALIASED"
+    left = "SELECT count(*) FROM evaluations"
+    assert await sql(registry, left) == count + 1
+    before = await sql(registry, "SELECT value FROM revision")
+    gone = await delete(registry, 1, force=True)
+    assert (await sql(registry, left), gone.revision) == (1, before + 3)
+    parts = audit_pb2.ListAuditEntriesRequest(resource_prefix=f"{M}/versions/1/evaluations", action="DeleteVersion")
+    assert len((await registry.audit.ListAuditEntries(parts)).entries) == 2
+
+
 async def test_it_is_told_and_audited(registry: Registry) -> None:
     """
-    The change stream tells the version and the aliases that went with it, in one revision; so does the audit.
+    The change stream tells the version, the aliases that went with it, and the model, whose latest_version is another
+    one, in one revision; so does the audit.
     """
     await of(registry, 1)
     await move(registry, "m", ("a", 1))
     await record(registry, result("m", 1, "d", "m", 1))
     gone = await delete(registry, 1, force=True)
     (told,) = await revisions(registry, gone.revision, gone.revision)
-    assert {(each.resource, each.kind) for each in told.changes} == {(f"{M}/versions/1", 3), (f"{M}/aliases/a", 3)}
+    expected = {(f"{M}/versions/1", 3), (f"{M}/aliases/a", 3), (M, 2)}
+    assert {(each.resource, each.kind) for each in told.changes} == expected
+    assert (await get(registry, "m")).revision == gone.revision
     request = audit_pb2.ListAuditEntriesRequest(resource_prefix=f"{M}/versions/1", action="DeleteVersion")
     (entry,) = (await registry.audit.ListAuditEntries(request)).entries
     assert entry.before["state"] == "READY"
