@@ -19,7 +19,7 @@ def call(stack: Stack, method: str, path: str, body: Any = None, **query: str) -
     """
     url = f"http://{stack.gateway}/v1/{path}"
     if query:
-        url += "?" + urllib.parse.urlencode(query)
+        url += "?" + urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
     data = json.dumps(body).encode() if body is not None else None
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(url, data=data, method=method, headers=headers)  # noqa: S310 - our own gateway

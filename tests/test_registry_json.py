@@ -80,6 +80,31 @@ def test_evaluations(stack: Stack) -> None:
     assert [each["model"] for each in board["entries"]] == [M]
 
 
+def test_ids_with_slashes(stack: Stack) -> None:
+    """
+    Data sets and metrics with slashes and signs in their ids are recorded, replaced, listed, ranked and deleted.
+    """
+    result = {"version": f"{M}/versions/1", "dataset": "GLUE/SST-2", "metric": "val/acc@1 %", "value": 0.5}
+    done(stack, "POST", f"{SPACE}/evaluations:record", {"evaluations": [result]})
+    body = {"evaluations": [result], "replace": True}
+    assert done(stack, "POST", f"{SPACE}/evaluations:record", body)["replacedCount"] == "1"
+    ids = {"dataset": "GLUE/SST-2", "metric": "val/acc@1 %"}
+    board = done(stack, "GET", f"{SPACE}/leaderboard", **ids)
+    assert (board["direction"], board["entries"][0]["evaluation"]["value"]) == ("DIRECTION_HIGHER", 0.5)
+    said = {"metric": "val/acc@1 %", "direction": "DIRECTION_LOWER"}
+    assert done(stack, "PATCH", f"{SPACE}/metrics", said)["resultCount"] == "1"
+    # Another question: the answer to the same one may be what it was a moment ago.
+    assert done(stack, "GET", f"{SPACE}/leaderboard", **ids, page_size="5")["direction"] == "DIRECTION_LOWER"
+    (metric,) = done(stack, "GET", f"{SPACE}/metrics", dataset="GLUE/SST-2")["metrics"]
+    assert (metric["metric"], metric["direction"]) == ("val/acc@1 %", "DIRECTION_LOWER")
+    (dataset,) = done(stack, "GET", f"{SPACE}/datasets", metric="val/acc@1 %")["datasets"]
+    assert dataset["dataset"] == "GLUE/SST-2"
+    (found,) = done(stack, "GET", f"{M}/evaluations", **ids)["evaluations"]
+    assert done(stack, "POST", f"{SPACE}/evaluations:delete", {"names": [found["name"]]})["deletedCount"] == "1"
+    selection = {"selection": {"version": f"{M}/versions/1", **ids}}
+    assert done(stack, "POST", f"{SPACE}/evaluations:delete", selection)["deletedCount"] == "0"
+
+
 def test_deployments_and_audit(stack: Stack) -> None:
     """
     A deployment is made and moves on; the audit tells both.
@@ -94,6 +119,19 @@ def test_deployments_and_audit(stack: Stack) -> None:
     assert entries[0]["after"]["state"] == "ROLLING_OUT"
     status, answer = call(stack, "DELETE", M)
     assert (status, answer["details"][0]["reason"]) == (400, "MODEL_DEPLOYED")
+    changed = done(
+        stack,
+        "PATCH",
+        f"{SPACE}/deployments/d",
+        {"version": f"{M}/versions/2", "replicas": 2},
+        update_mask="version,replicas",
+    )
+    assert (changed["version"], changed["replicas"]) == (f"{M}/versions/2", 2)
+    found = done(stack, "GET", f"{SPACE}/deployments", version=f"{M}/versions/2", states="STATE_ROLLING_OUT")
+    assert len(found["deployments"]) == 1
+    status, answer = call(stack, "DELETE", f"{SPACE}/deployments/d")
+    assert (status, answer["details"][0]["reason"]) == (400, "DEPLOYMENT_ACTIVE")
+    assert done(stack, "DELETE", f"{SPACE}/deployments/d", force="true") == {}
 
 
 def test_deletion(stack: Stack) -> None:

@@ -513,6 +513,18 @@ def test_deployments(cli: Run) -> None:
     assert (wrong.code, "ILLEGAL_TRANSITION" in wrong.err) == (5, True)
     assert cli("deployments", "list", "--environment", place).table()[1][:3] == [name, place, "rolling_out"]
     assert f"{model}/versions/1" in cli("deployments", "get", f"default/{name}").out
+    cli("versions", "create", model)
+    cli("versions", "finalize", f"{model}@2")
+    changed = cli("deployments", "update", name, "--version", f"{model}@2", "--replicas", "3", "--label", "a=b").table()
+    assert ["replicas", "3"] in changed
+    assert ["labels", "a=b"] in changed
+    assert cli("deployments", "list", "--version", f"{model}@2", "--state", "rolling_out").table()[1][0] == name
+    assert cli("deployments", "list", "--version", f"{model}@1").err == "no deployments\n"
+    assert cli("deployments", "update", name).code == 1
+    assert "DEPLOYMENT_ACTIVE" in cli("deployments", "delete", name).err
+    assert cli("deployments", "status", name, "retired").code == 0
+    assert cli("deployments", "delete", name).code == 0
+    assert "DEPLOYMENT_NOT_FOUND" in cli("deployments", "get", name).err
 
 
 def test_audit(cli: Run) -> None:

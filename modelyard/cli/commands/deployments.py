@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import argparse
 import uuid
+from typing import Any
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import DEFAULT_NAMESPACE, FORMS, model_name, namespace_name
 from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, in_namespace, limited, namespace_of, pair, subcommands
-from modelyard.cli.refs import newest_or, resolve
+from modelyard.cli.refs import newest_or, resolve, version_ref
 from modelyard.client import Client
 from modelyard.registry.v1 import deployments_pb2 as pb
 
@@ -26,6 +30,8 @@ def add(group: Group) -> None:
     in_namespace(parser)
     parser.add_argument("--model", default="", help="only of this model")
     parser.add_argument("--environment", default="", help="only in this environment")
+    parser.add_argument("--version", type=version_ref, metavar="VERSION", help=f"only of this: {FORMS}")
+    parser.add_argument("--state", choices=_STATES, action="append", default=[], help="only in this state; repeatable")
     limited(parser)
     _deployment(command(commands, "get", get, "show a deployment"))
     parser = command(commands, "create", create, "register that a version is about to run somewhere")
@@ -35,6 +41,20 @@ def add(group: Group) -> None:
     parser.add_argument("--endpoint", default="", help="where it answers")
     parser.add_argument("--replicas", type=int, default=0, metavar="N")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
+    parser = command(commands, "update", update, "change a deployment; another version begins a rollout")
+    _deployment(parser)
+    parser.add_argument("--version", type=version_ref, metavar="VERSION", help="MODEL@3 or MODEL@production")
+    parser.add_argument("--environment", help="such as production")
+    parser.add_argument("--endpoint", help="where it answers")
+    parser.add_argument("--replicas", type=int, metavar="N")
+    parser.add_argument("--message", help="what is said of its state")
+    parser.add_argument(
+        "--label", type=pair, action="append", metavar="KEY=VALUE", help="in place of all labels; repeatable"
+    )
+    parser.add_argument("--clear-labels", action="store_true", help="remove all labels")
+    parser = command(commands, "delete", delete, "remove a deployment that is retired or failed; its id is free again")
+    _deployment(parser)
+    parser.add_argument("--force", action="store_true", help="whatever its state")
     parser = command(commands, "status", status, "say how a deployment stands")
     _deployment(parser)
     parser.add_argument("state", choices=_STATES)
@@ -69,6 +89,8 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
         parent=namespace_of(args),
         model=model_name(args.model) if args.model else "",
         environment=args.environment,
+        version=resolve(yard, args.version) if args.version else "",
+        states=[pb.Deployment.State.Value(f"STATE_{each.upper()}") for each in args.state],
     )
     columns: list[Column[pb.Deployment]] = [
         Column("DEPLOYMENT", lambda each: each.name.rpartition("/")[2]),
@@ -104,6 +126,40 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
         parent=parent, deployment_id=deployment_id, deployment=deployment, request_id=uuid.uuid4().hex
     )
     show(output, yard.deployments.CreateDeployment(request))
+
+
+def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Change the fields that options give.
+    """
+    labels = {} if args.clear_labels else dict(args.label) if args.label is not None else None
+    fields = {
+        "version": resolve(yard, args.version) if args.version else None,
+        "environment": args.environment,
+        "endpoint": args.endpoint,
+        "replicas": args.replicas,
+        "status_message": args.message,
+        "labels": labels,
+    }
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if not given:
+        raise RefusedError("say what to change: --version, --endpoint, --replicas, …")
+    request = pb.UpdateDeploymentRequest(
+        deployment=pb.Deployment(name=_name(args.deployment), **given),
+        update_mask=FieldMask(paths=list(given)),
+        request_id=uuid.uuid4().hex,
+    )
+    show(output, yard.deployments.UpdateDeployment(request))
+
+
+def delete(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    """
+    Remove a deployment.
+    """
+    name = _name(args.deployment)
+    request = pb.DeleteDeploymentRequest(name=name, force=args.force, request_id=uuid.uuid4().hex)
+    yard.deployments.DeleteDeployment(request)
+    output.note(f"deleted {name}")
 
 
 def status(yard: Client, args: argparse.Namespace, output: Output) -> None:

@@ -23,12 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'modelyard/registry/v1/deployments.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xcf\x04\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\x12\x36\n\x05state\x18\x04 \x01(\x0e\x32\'.modelyard.registry.v1.Deployment.State\x12\x16\n\x0estatus_message\x18\x05 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x10\n\x08replicas\x18\x07 \x01(\x05\x12=\n\x06labels\x18\x08 \x03(\x0b\x32-.modelyard.registry.v1.Deployment.LabelsEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa8\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x15\n\x11STATE_ROLLING_OUT\x10\x02\x12\x0e\n\nSTATE_LIVE\x10\x03\x12\x12\n\x0eSTATE_DEGRADED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x15\n\x11STATE_ROLLED_BACK\x10\x06\x12\x11\n\rSTATE_RETIRED\x10\x07\"\x8b\x01\n\x17\x43reateDeploymentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x35\n\ndeployment\x18\x03 \x01(\x0b\x32!.modelyard.registry.v1.Deployment\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"s\n\x16ListDeploymentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"j\n\x17ListDeploymentsResponse\x12\x36\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32!.modelyard.registry.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9f\x01\n\x1dUpdateDeploymentStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.modelyard.registry.v1.Deployment.State\x12\x16\n\x0estatus_message\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"&\n\x16WatchDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17WatchDeploymentResponse\x12\x35\n\ndeployment\x18\x01 \x01(\x0b\x32!.modelyard.registry.v1.Deployment2\xdd\x07\n\x11\x44\x65ploymentService\x12\xb2\x01\n\x10\x43reateDeployment\x12..modelyard.registry.v1.CreateDeploymentRequest\x1a!.modelyard.registry.v1.Deployment\"K\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x33\"%/v1/{parent=namespaces/*}/deployments:\ndeployment\x12\xb8\x01\n\rGetDeployment\x12+.modelyard.registry.v1.GetDeploymentRequest\x1a!.modelyard.registry.v1.Deployment\"W\x8a\xe7\x18\x15\n\x0b\x64\x65ployments\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=namespaces/*/deployments/*}\x12\xd7\x01\n\x0fListDeployments\x12-.modelyard.registry.v1.ListDeploymentsRequest\x1a..modelyard.registry.v1.ListDeploymentsResponse\"e\x8a\xe7\x18#\n\x0b\x64\x65ployments\x12\x14{parent}/deployments\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=namespaces/*}/deployments\x12\xc2\x01\n\x16UpdateDeploymentStatus\x12\x34.modelyard.registry.v1.UpdateDeploymentStatusRequest\x1a!.modelyard.registry.v1.Deployment\"O\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x37\"2/v1/{name=namespaces/*/deployments/*}:updateStatus:\x01*\x12\xb8\x01\n\x0fWatchDeployment\x12-.modelyard.registry.v1.WatchDeploymentRequest\x1a..modelyard.registry.v1.WatchDeploymentResponse\"D\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02-\x12+/v1/{name=namespaces/*/deployments/*}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'modelyard/registry/v1/deployments.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xcf\x04\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\x12\x36\n\x05state\x18\x04 \x01(\x0e\x32\'.modelyard.registry.v1.Deployment.State\x12\x16\n\x0estatus_message\x18\x05 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x10\n\x08replicas\x18\x07 \x01(\x05\x12=\n\x06labels\x18\x08 \x03(\x0b\x32-.modelyard.registry.v1.Deployment.LabelsEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa8\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x15\n\x11STATE_ROLLING_OUT\x10\x02\x12\x0e\n\nSTATE_LIVE\x10\x03\x12\x12\n\x0eSTATE_DEGRADED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x15\n\x11STATE_ROLLED_BACK\x10\x06\x12\x11\n\rSTATE_RETIRED\x10\x07\"\x8b\x01\n\x17\x43reateDeploymentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x35\n\ndeployment\x18\x03 \x01(\x0b\x32!.modelyard.registry.v1.Deployment\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xbd\x01\n\x16ListDeploymentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x37\n\x06states\x18\x07 \x03(\x0e\x32\'.modelyard.registry.v1.Deployment.State\"j\n\x17ListDeploymentsResponse\x12\x36\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32!.modelyard.registry.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x17UpdateDeploymentRequest\x12\x35\n\ndeployment\x18\x01 \x01(\x0b\x32!.modelyard.registry.v1.Deployment\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"X\n\x17\x44\x65leteDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x9f\x01\n\x1dUpdateDeploymentStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.modelyard.registry.v1.Deployment.State\x12\x16\n\x0estatus_message\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"&\n\x16WatchDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17WatchDeploymentResponse\x12\x35\n\ndeployment\x18\x01 \x01(\x0b\x32!.modelyard.registry.v1.Deployment2\xbb\n\n\x11\x44\x65ploymentService\x12\xb2\x01\n\x10\x43reateDeployment\x12..modelyard.registry.v1.CreateDeploymentRequest\x1a!.modelyard.registry.v1.Deployment\"K\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x33\"%/v1/{parent=namespaces/*}/deployments:\ndeployment\x12\xb8\x01\n\rGetDeployment\x12+.modelyard.registry.v1.GetDeploymentRequest\x1a!.modelyard.registry.v1.Deployment\"W\x8a\xe7\x18\x15\n\x0b\x64\x65ployments\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=namespaces/*/deployments/*}\x12\xd7\x01\n\x0fListDeployments\x12-.modelyard.registry.v1.ListDeploymentsRequest\x1a..modelyard.registry.v1.ListDeploymentsResponse\"e\x8a\xe7\x18#\n\x0b\x64\x65ployments\x12\x14{parent}/deployments\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=namespaces/*}/deployments\x12\xbd\x01\n\x10UpdateDeployment\x12..modelyard.registry.v1.UpdateDeploymentRequest\x1a!.modelyard.registry.v1.Deployment\"V\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02>20/v1/{deployment.name=namespaces/*/deployments/*}:\ndeployment\x12\x9b\x01\n\x10\x44\x65leteDeployment\x12..modelyard.registry.v1.DeleteDeploymentRequest\x1a\x16.google.protobuf.Empty\"?\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\'*%/v1/{name=namespaces/*/deployments/*}\x12\xc2\x01\n\x16UpdateDeploymentStatus\x12\x34.modelyard.registry.v1.UpdateDeploymentStatusRequest\x1a!.modelyard.registry.v1.Deployment\"O\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x37\"2/v1/{name=namespaces/*/deployments/*}:updateStatus:\x01*\x12\xb8\x01\n\x0fWatchDeployment\x12-.modelyard.registry.v1.WatchDeploymentRequest\x1a..modelyard.registry.v1.WatchDeploymentResponse\"D\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02-\x12+/v1/{name=namespaces/*/deployments/*}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,30 +45,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['GetDeployment']._serialized_options = b'\212\347\030\025\n\013deployments\022\006{name}\222\347\030\rregistry.read\202\323\344\223\002\'\022%/v1/{name=namespaces/*/deployments/*}'
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['ListDeployments']._loaded_options = None
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['ListDeployments']._serialized_options = b'\212\347\030#\n\013deployments\022\024{parent}/deployments\222\347\030\rregistry.read\202\323\344\223\002\'\022%/v1/{parent=namespaces/*}/deployments'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['UpdateDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['UpdateDeployment']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002>20/v1/{deployment.name=namespaces/*/deployments/*}:\ndeployment'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeleteDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeleteDeployment']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\002\'*%/v1/{name=namespaces/*/deployments/*}'
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['UpdateDeploymentStatus']._loaded_options = None
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['UpdateDeploymentStatus']._serialized_options = b'\222\347\030\016registry.write\202\323\344\223\0027\"2/v1/{name=namespaces/*/deployments/*}:updateStatus:\001*'
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['WatchDeployment']._loaded_options = None
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['WatchDeployment']._serialized_options = b'\222\347\030\rregistry.read\202\323\344\223\002-\022+/v1/{name=namespaces/*/deployments/*}:watch'
-  _globals['_DEPLOYMENT']._serialized_start=197
-  _globals['_DEPLOYMENT']._serialized_end=788
-  _globals['_DEPLOYMENT_LABELSENTRY']._serialized_start=572
-  _globals['_DEPLOYMENT_LABELSENTRY']._serialized_end=617
-  _globals['_DEPLOYMENT_STATE']._serialized_start=620
-  _globals['_DEPLOYMENT_STATE']._serialized_end=788
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=791
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=930
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=932
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=968
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=970
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=1085
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=1087
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=1193
-  _globals['_UPDATEDEPLOYMENTSTATUSREQUEST']._serialized_start=1196
-  _globals['_UPDATEDEPLOYMENTSTATUSREQUEST']._serialized_end=1355
-  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_start=1357
-  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_end=1395
-  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_start=1397
-  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_end=1477
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=1480
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=2469
+  _globals['_DEPLOYMENT']._serialized_start=260
+  _globals['_DEPLOYMENT']._serialized_end=851
+  _globals['_DEPLOYMENT_LABELSENTRY']._serialized_start=635
+  _globals['_DEPLOYMENT_LABELSENTRY']._serialized_end=680
+  _globals['_DEPLOYMENT_STATE']._serialized_start=683
+  _globals['_DEPLOYMENT_STATE']._serialized_end=851
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=854
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=993
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=995
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=1031
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=1034
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=1223
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=1225
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=1331
+  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_start=1334
+  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_end=1483
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=1485
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=1573
+  _globals['_UPDATEDEPLOYMENTSTATUSREQUEST']._serialized_start=1576
+  _globals['_UPDATEDEPLOYMENTSTATUSREQUEST']._serialized_end=1735
+  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_start=1737
+  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_end=1775
+  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_start=1777
+  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_end=1857
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=1860
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=3199
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from modelyard.registry.v1 import deployments_pb2 as modelyard_dot_registry_dot_v1_dot_deployments__pb2
 
 GRPC_GENERATED_VERSION = '1.72.1'
@@ -50,6 +51,16 @@ class DeploymentServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.ListDeploymentsRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.ListDeploymentsResponse.FromString,
                 _registered_method=True)
+        self.UpdateDeployment = channel.unary_unary(
+                '/modelyard.registry.v1.DeploymentService/UpdateDeployment',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.UpdateDeploymentRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.DeleteDeployment = channel.unary_unary(
+                '/modelyard.registry.v1.DeploymentService/DeleteDeployment',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.DeleteDeploymentRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.UpdateDeploymentStatus = channel.unary_unary(
                 '/modelyard.registry.v1.DeploymentService/UpdateDeploymentStatus',
                 request_serializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.UpdateDeploymentStatusRequest.SerializeToString,
@@ -95,18 +106,52 @@ class DeploymentServiceServicer(object):
         """ListDeployments lists deployments of a namespace by name.
 
         Errors:
-        INVALID_ARGUMENT  `parent` or `model` is malformed, `page_size` is negative, or `page_token` is not one of this
-        list's.
+        INVALID_ARGUMENT  `parent`, `model`, `version` or a state is malformed, `version` is not of `model`, `page_size` is
+        negative, or `page_token` is not one of this list's.
         NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateDeployment(self, request, context):
+        """UpdateDeployment changes the fields that `update_mask` names. With another version a rollout begins: the state
+        becomes ROLLING_OUT, unless it is PENDING, which it stays. That must be a legal move (UpdateDeploymentStatus), so
+        that a RETIRED deployment keeps its version. The version may be one of another model.
+
+        Errors:
+        INVALID_ARGUMENT     the mask is empty or names an unknown or an output-only field, a value is out of bounds, or
+        the version is not below the namespace.
+        NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND), no such version, or its model is deleted
+        (VERSION_NOT_FOUND).
+        FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), or no rollout may begin (ILLEGAL_TRANSITION).
+        ABORTED              `deployment.etag` is not the current one (ETAG_MISMATCH): read again and retry.
+        ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDeployment(self, request, context):
+        """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
+        any. Its id is free again; the audit keeps what it was.
+
+        Errors:
+        INVALID_ARGUMENT     `name` is malformed.
+        NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
+        FAILED_PRECONDITION  it is neither RETIRED nor FAILED (DEPLOYMENT_ACTIVE; the metadata gives its state).
+        ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+        ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateDeploymentStatus(self, request, context):
-        """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
-        ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
-        ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
+        """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves:
+        PENDING to ROLLING_OUT, FAILED or RETIRED; ROLLING_OUT to LIVE, FAILED, ROLLED_BACK or RETIRED, which ends it before
+        it was done; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE, ROLLING_OUT, ROLLED_BACK,
+        FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
@@ -149,6 +194,16 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.ListDeployments,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.ListDeploymentsRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.ListDeploymentsResponse.SerializeToString,
+            ),
+            'UpdateDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDeployment,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.UpdateDeploymentRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.Deployment.SerializeToString,
+            ),
+            'DeleteDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDeployment,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_deployments__pb2.DeleteDeploymentRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'UpdateDeploymentStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateDeploymentStatus,
@@ -243,6 +298,60 @@ class DeploymentService(object):
             '/modelyard.registry.v1.DeploymentService/ListDeployments',
             modelyard_dot_registry_dot_v1_dot_deployments__pb2.ListDeploymentsRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_deployments__pb2.ListDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.DeploymentService/UpdateDeployment',
+            modelyard_dot_registry_dot_v1_dot_deployments__pb2.UpdateDeploymentRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_deployments__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.DeploymentService/DeleteDeployment',
+            modelyard_dot_registry_dot_v1_dot_deployments__pb2.DeleteDeploymentRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

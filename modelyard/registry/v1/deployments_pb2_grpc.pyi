@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from modelyard.registry.v1 import deployments_pb2 as _deployments_pb2
 import abc as _abc_1
@@ -54,14 +55,40 @@ class DeploymentServiceStub:
     """ListDeployments lists deployments of a namespace by name.
 
     Errors:
-      INVALID_ARGUMENT  `parent` or `model` is malformed, `page_size` is negative, or `page_token` is not one of this
-                        list's.
+      INVALID_ARGUMENT  `parent`, `model`, `version` or a state is malformed, `version` is not of `model`, `page_size` is
+                        negative, or `page_token` is not one of this list's.
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
+    UpdateDeployment: _grpc.UnaryUnaryMultiCallable[_deployments_pb2.UpdateDeploymentRequest, _deployments_pb2.Deployment]
+    """UpdateDeployment changes the fields that `update_mask` names. With another version a rollout begins: the state
+    becomes ROLLING_OUT, unless it is PENDING, which it stays. That must be a legal move (UpdateDeploymentStatus), so
+    that a RETIRED deployment keeps its version. The version may be one of another model.
+
+    Errors:
+      INVALID_ARGUMENT     the mask is empty or names an unknown or an output-only field, a value is out of bounds, or
+                           the version is not below the namespace.
+      NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND), no such version, or its model is deleted
+                           (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), or no rollout may begin (ILLEGAL_TRANSITION).
+      ABORTED              `deployment.etag` is not the current one (ETAG_MISMATCH): read again and retry.
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployments_pb2.DeleteDeploymentRequest, _empty_pb2.Empty]
+    """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
+    any. Its id is free again; the audit keeps what it was.
+
+    Errors:
+      INVALID_ARGUMENT     `name` is malformed.
+      NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
+      FAILED_PRECONDITION  it is neither RETIRED nor FAILED (DEPLOYMENT_ACTIVE; the metadata gives its state).
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
     UpdateDeploymentStatus: _grpc.UnaryUnaryMultiCallable[_deployments_pb2.UpdateDeploymentStatusRequest, _deployments_pb2.Deployment]
-    """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
-    ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
-    ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
+    """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves:
+    PENDING to ROLLING_OUT, FAILED or RETIRED; ROLLING_OUT to LIVE, FAILED, ROLLED_BACK or RETIRED, which ends it before
+    it was done; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE, ROLLING_OUT, ROLLED_BACK,
+    FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
@@ -106,14 +133,40 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """ListDeployments lists deployments of a namespace by name.
 
     Errors:
-      INVALID_ARGUMENT  `parent` or `model` is malformed, `page_size` is negative, or `page_token` is not one of this
-                        list's.
+      INVALID_ARGUMENT  `parent`, `model`, `version` or a state is malformed, `version` is not of `model`, `page_size` is
+                        negative, or `page_token` is not one of this list's.
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
+    UpdateDeployment: _aio.UnaryUnaryMultiCallable[_deployments_pb2.UpdateDeploymentRequest, _deployments_pb2.Deployment]  # type: ignore[assignment]
+    """UpdateDeployment changes the fields that `update_mask` names. With another version a rollout begins: the state
+    becomes ROLLING_OUT, unless it is PENDING, which it stays. That must be a legal move (UpdateDeploymentStatus), so
+    that a RETIRED deployment keeps its version. The version may be one of another model.
+
+    Errors:
+      INVALID_ARGUMENT     the mask is empty or names an unknown or an output-only field, a value is out of bounds, or
+                           the version is not below the namespace.
+      NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND), no such version, or its model is deleted
+                           (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), or no rollout may begin (ILLEGAL_TRANSITION).
+      ABORTED              `deployment.etag` is not the current one (ETAG_MISMATCH): read again and retry.
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployments_pb2.DeleteDeploymentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
+    any. Its id is free again; the audit keeps what it was.
+
+    Errors:
+      INVALID_ARGUMENT     `name` is malformed.
+      NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
+      FAILED_PRECONDITION  it is neither RETIRED nor FAILED (DEPLOYMENT_ACTIVE; the metadata gives its state).
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+      ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
     UpdateDeploymentStatus: _aio.UnaryUnaryMultiCallable[_deployments_pb2.UpdateDeploymentStatusRequest, _deployments_pb2.Deployment]  # type: ignore[assignment]
-    """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
-    ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
-    ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
+    """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves:
+    PENDING to ROLLING_OUT, FAILED or RETIRED; ROLLING_OUT to LIVE, FAILED, ROLLED_BACK or RETIRED, which ends it before
+    it was done; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE, ROLLING_OUT, ROLLED_BACK,
+    FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.
@@ -173,9 +226,46 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListDeployments lists deployments of a namespace by name.
 
         Errors:
-          INVALID_ARGUMENT  `parent` or `model` is malformed, `page_size` is negative, or `page_token` is not one of this
-                            list's.
+          INVALID_ARGUMENT  `parent`, `model`, `version` or a state is malformed, `version` is not of `model`, `page_size` is
+                            negative, or `page_token` is not one of this list's.
           NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateDeployment(
+        self,
+        request: _deployments_pb2.UpdateDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployments_pb2.Deployment, _abc.Awaitable[_deployments_pb2.Deployment]]:
+        """UpdateDeployment changes the fields that `update_mask` names. With another version a rollout begins: the state
+        becomes ROLLING_OUT, unless it is PENDING, which it stays. That must be a legal move (UpdateDeploymentStatus), so
+        that a RETIRED deployment keeps its version. The version may be one of another model.
+
+        Errors:
+          INVALID_ARGUMENT     the mask is empty or names an unknown or an output-only field, a value is out of bounds, or
+                               the version is not below the namespace.
+          NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND), no such version, or its model is deleted
+                               (VERSION_NOT_FOUND).
+          FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), or no rollout may begin (ILLEGAL_TRANSITION).
+          ABORTED              `deployment.etag` is not the current one (ETAG_MISMATCH): read again and retry.
+          ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDeployment(
+        self,
+        request: _deployments_pb2.DeleteDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
+        any. Its id is free again; the audit keeps what it was.
+
+        Errors:
+          INVALID_ARGUMENT     `name` is malformed.
+          NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
+          FAILED_PRECONDITION  it is neither RETIRED nor FAILED (DEPLOYMENT_ACTIVE; the metadata gives its state).
+          ABORTED              `etag` is not the current one (ETAG_MISMATCH).
+          ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -184,9 +274,10 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployments_pb2.UpdateDeploymentStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployments_pb2.Deployment, _abc.Awaitable[_deployments_pb2.Deployment]]:
-        """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves: PENDING to ROLLING_OUT or FAILED;
-        ROLLING_OUT to LIVE, FAILED or ROLLED_BACK; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE,
-        ROLLED_BACK, FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
+        """UpdateDeploymentStatus moves a deployment to another state, or changes the message of the one it is in. Legal moves:
+        PENDING to ROLLING_OUT, FAILED or RETIRED; ROLLING_OUT to LIVE, FAILED, ROLLED_BACK or RETIRED, which ends it before
+        it was done; LIVE to ROLLING_OUT, DEGRADED, ROLLED_BACK or RETIRED; DEGRADED to LIVE, ROLLING_OUT, ROLLED_BACK,
+        FAILED or RETIRED; FAILED to ROLLING_OUT or RETIRED; ROLLED_BACK to ROLLING_OUT or RETIRED.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed or `state` is unspecified.

@@ -57,6 +57,9 @@ CREATE TABLE IF NOT EXISTS metrics (
 
 RESET lock_timeout;
 
+-- Deployments of a namespace by state.
+CREATE INDEX CONCURRENTLY IF NOT EXISTS deployments_by_state ON deployments (namespace_id, state, deployment_id);
+
 -- Pages of results: in the order of ListEvaluations, of a model and of a version.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS evaluations_by_page ON evaluations (model, dataset, metric, id);
 CREATE INDEX CONCURRENTLY IF NOT EXISTS evaluations_by_version_page

@@ -5,7 +5,8 @@ Deployments: which version runs where, and how it stands.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -35,10 +36,10 @@ _S = DeploymentState
 
 # From each state to those that may follow it; as in the contract.
 TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
-    _S.PENDING: frozenset({_S.ROLLING_OUT, _S.FAILED}),
-    _S.ROLLING_OUT: frozenset({_S.LIVE, _S.FAILED, _S.ROLLED_BACK}),
+    _S.PENDING: frozenset({_S.ROLLING_OUT, _S.FAILED, _S.RETIRED}),
+    _S.ROLLING_OUT: frozenset({_S.LIVE, _S.FAILED, _S.ROLLED_BACK, _S.RETIRED}),
     _S.LIVE: frozenset({_S.ROLLING_OUT, _S.DEGRADED, _S.ROLLED_BACK, _S.RETIRED}),
-    _S.DEGRADED: frozenset({_S.LIVE, _S.ROLLED_BACK, _S.FAILED, _S.RETIRED}),
+    _S.DEGRADED: frozenset({_S.LIVE, _S.ROLLING_OUT, _S.ROLLED_BACK, _S.FAILED, _S.RETIRED}),
     _S.FAILED: frozenset({_S.ROLLING_OUT, _S.RETIRED}),
     _S.ROLLED_BACK: frozenset({_S.ROLLING_OUT, _S.RETIRED}),
     _S.RETIRED: frozenset(),
@@ -46,6 +47,11 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
 
 # What a deployment must not become once its model is deleted: it would run what is about to go.
 _RUNNING = frozenset({_S.ROLLING_OUT, _S.LIVE, _S.DEGRADED})
+
+# What may be deleted: it runs nothing any more.
+_ENDED = frozenset({_S.RETIRED, _S.FAILED})
+
+MUTABLE = ("version", "environment", "status_message", "endpoint", "replicas", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +73,32 @@ class DeploymentDraft:
     replicas: int = 0
     labels: dict[str, str] = field(default_factory=dict)
 
-    def check(self, checks: Checks, at: str, parent: NamespaceName) -> None:
+    def check(self, checks: Checks, at: str, parent: NamespaceName, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds; *at* is the path of the deployment in the request.
+        Note what is out of bounds.
+
+        Args:
+            at: the path of the deployment in the request.
+            only: the fields that count; an update looks at those of its mask.
         """
-        if self.version.namespace and self.version.namespace != parent.namespace:
+        if "version" in only and self.version.namespace and self.version.namespace != parent.namespace:
             checks.add(f"{at}.version", "must be below the parent")
-        checks.matches(f"{at}.environment", self.environment, ENVIRONMENT)
-        checks.text(f"{at}.status_message", self.status_message, 1024)
-        checks.text(f"{at}.endpoint", self.endpoint, 2048)
-        checks.count(f"{at}.replicas", self.replicas)
-        checks.labels(f"{at}.labels", self.labels)
+        if "environment" in only:
+            checks.matches(f"{at}.environment", self.environment, ENVIRONMENT)
+        if "status_message" in only:
+            checks.text(f"{at}.status_message", self.status_message, 1024)
+        if "endpoint" in only:
+            checks.text(f"{at}.endpoint", self.endpoint, 2048)
+        if "replicas" in only:
+            checks.count(f"{at}.replicas", self.replicas)
+        if "labels" in only:
+            checks.labels(f"{at}.labels", self.labels)
+
+    def updated(self, other: DeploymentDraft, paths: Collection[str]) -> DeploymentDraft:
+        """
+        This draft with the fields in *paths* taken from *other*.
+        """
+        return replace(self, **{path: getattr(other, path) for path in paths})
 
     def image(self) -> Image:
         """
@@ -98,6 +119,22 @@ class Deployment:
     create_time: datetime
     update_time: datetime
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentUpdate:
+    """
+    What UpdateDeployment asks for.
+
+    Args:
+        paths: the fields to take from *draft*.
+        etag: of the deployment that the client read; empty when it does not care.
+    """
+
+    name: DeploymentName
+    draft: DeploymentDraft
+    paths: frozenset[str]
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +162,41 @@ class DeploymentFilter:
     Args:
         model: None means any.
         environment: empty means any.
+        version: None means any.
+        states: none means any.
     """
 
     parent: NamespaceName
     model: ModelName | None
     environment: str
+    version: VersionName | None = None
+    states: frozenset[DeploymentState] = frozenset()
+
+
+def state_after(before: Deployment, draft: DeploymentDraft) -> DeploymentState:
+    """
+    The state of a deployment that is now to be *draft*: another version begins a rollout.
+
+    Raises:
+        FailedPrecondition: no rollout may begin.
+    """
+    if draft.version == before.draft.version or before.state is _S.PENDING:
+        return before.state
+    check_transition(before, _S.ROLLING_OUT, deleted=False)
+    return _S.ROLLING_OUT
+
+
+def check_ended(deployment: Deployment) -> None:
+    """
+    Raises:
+        FailedPrecondition: it may still run.
+    """
+    if deployment.state not in _ENDED:
+        raise FailedPrecondition(
+            "DEPLOYMENT_ACTIVE",
+            f"{deployment.name} is {deployment.state}: retire it first, or delete it with force",
+            metadata={"resource": str(deployment.name), "state": deployment.state},
+        )
 
 
 def check_transition(

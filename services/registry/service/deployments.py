@@ -7,17 +7,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from google.protobuf.empty_pb2 import Empty
+
 from modelyard.registry.v1 import deployments_pb2 as pb
 from modelyard.registry.v1.deployments_pb2_grpc import DeploymentServiceServicer
 from services.chassis.checks import Checks
 from services.chassis.context import Context
 from services.ledger.model.changes import Heartbeat, Revision
 from services.ledger.model.pages import Page, Query
-from services.ledger.service.calls import Mutations, reflect
+from services.ledger.service.calls import Mutations, nothing, reflect
 from services.ledger.store.database import min_revision
 from services.ledger.store.feed import ChangeFeed
-from services.registry.model.deployments import ENVIRONMENT, DeploymentFilter, DeploymentState, StatusUpdate
-from services.registry.model.names import DEPLOYMENT_ID, DeploymentName, ModelName, NamespaceName
+from services.registry.model.deployments import (
+    ENVIRONMENT,
+    MUTABLE,
+    DeploymentFilter,
+    DeploymentState,
+    DeploymentUpdate,
+    StatusUpdate,
+)
+from services.registry.model.masks import check_mask
+from services.registry.model.names import DEPLOYMENT_ID, DeploymentName, ModelName, NamespaceName, VersionName
 from services.registry.service.parsing import to_deployment_draft
 from services.registry.service.rendering import from_deployment
 from services.registry.store.deployments import DeploymentStore
@@ -62,23 +72,60 @@ class DeploymentService(DeploymentServiceServicer):
         model = checks.name(ModelName, "model", request.model) if request.model else None
         if request.environment:
             checks.matches("environment", request.environment, ENVIRONMENT)
-        parts = (request.parent, request.model, request.environment)
+        version = checks.name(VersionName, "version", request.version) if request.version else None
+        if version is not None and model is not None and version.parent != model:
+            checks.add("version", "is not one of the model")
+        states = frozenset(
+            _state(checks, f"states[{index}]", each) for index, each in enumerate(request.states[: len(_STATES)])
+        )
+        if len(request.states) > len(_STATES):
+            checks.add("states", f"must have at most {len(_STATES)} entries")
+        parts = (request.parent, request.model, request.environment, request.version, ",".join(sorted(states)))
         page = Page.check(checks, Query("ListDeployments", parts, (str,)), request.page_size, request.page_token)
         checks.raise_if_any()
-        wanted = DeploymentFilter(parent, model, request.environment)
+        wanted = DeploymentFilter(parent, model, request.environment, version, states)
         found = await reflect(context, self._deployments.list_page(wanted, page))
         return pb.ListDeploymentsResponse(deployments=map(from_deployment, found.items), next_page_token=found.token)
+
+    async def UpdateDeployment(self, request: pb.UpdateDeploymentRequest, context: Context) -> pb.Deployment:
+        checks = Checks()
+        name = checks.name(DeploymentName, "deployment.name", request.deployment.name)
+        paths = check_mask(checks, request.update_mask.paths, MUTABLE)
+        # What the mask leaves out need not be there.
+        draft = to_deployment_draft(checks if "version" in paths else Checks(), "deployment", request.deployment)
+        draft.check(checks, "deployment", NamespaceName(name.namespace), paths)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        update = DeploymentUpdate(name, draft, paths, request.deployment.etag)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Deployment,
+            lambda tx: self._deployments.update(tx, update),
+            from_deployment,
+            touches=None,  # which models it locks is known only when it has looked
+        )
+
+    async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Context) -> Empty:
+        checks = Checks()
+        name = checks.name(DeploymentName, "name", request.name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            Empty,
+            lambda tx: self._deployments.delete(tx, name, request.etag, force=request.force),
+            nothing,
+            touches=None,  # which models it locks is known only when it has looked
+        )
 
     async def UpdateDeploymentStatus(
         self, request: pb.UpdateDeploymentStatusRequest, context: Context
     ) -> pb.Deployment:
         checks = Checks()
         name = checks.name(DeploymentName, "name", request.name)
-        state = DeploymentState.PENDING
-        if request.state in _STATES:
-            state = _STATES[request.state]
-        else:
-            checks.add("state", f"must be one of {', '.join(DeploymentState)}")
+        state = _state(checks, "state", request.state)
         message = checks.text("status_message", request.status_message, 1024)
         checks.request_id(request.request_id)
         checks.raise_if_any()
@@ -114,4 +161,10 @@ class DeploymentService(DeploymentServiceServicer):
                     yield pb.WatchDeploymentResponse(deployment=from_deployment(deployment))
 
 
-_STATES = {getattr(pb.Deployment, f"STATE_{state}"): state for state in DeploymentState}
+def _state(checks: Checks, field: str, state: int) -> DeploymentState:
+    if state not in _STATES:
+        checks.add(field, f"must be one of {', '.join(DeploymentState)}")
+    return _STATES.get(state, DeploymentState.PENDING)
+
+
+_STATES: dict[int, DeploymentState] = {getattr(pb.Deployment, f"STATE_{state}"): state for state in DeploymentState}

@@ -9,20 +9,24 @@ import asyncpg
 
 from services.chassis.errors import Aborted, AlreadyExists, FailedPrecondition
 from services.ledger.model.calls import Missing, Read, check_etag
-from services.ledger.model.changes import Journal
+from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
+from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 from services.registry.model.deployments import (
     Deployment,
     DeploymentDraft,
     DeploymentFilter,
+    DeploymentUpdate,
     StatusUpdate,
+    check_ended,
     check_transition,
+    state_after,
 )
-from services.registry.model.names import DeploymentName, ModelName
+from services.registry.model.names import DeploymentName, ModelName, VersionName
 from services.registry.model.versions import VersionState, no_version, version_deleted
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters
@@ -96,6 +100,42 @@ SELECT made.revision AS written, made.* FROM made
 )
 
 
+# Both models in the order of their names, as every writer of several does.
+_MODELS = Statement(
+    "deployments.lock_models",
+    """
+SELECT id FROM models
+ WHERE namespace_id = $1
+   AND model_id IN ($3, (SELECT model_id FROM deployments WHERE namespace_id = $1 AND deployment_id = $2))
+ ORDER BY model_id FOR SHARE
+""",
+)
+
+_CHANGE = last(
+    "deployments.update",
+    f"""
+, made AS (
+    UPDATE deployments
+       SET model = coalesce($12, model), model_id = $13, version = $14, environment = $15, status_message = $16,
+           endpoint = $17, replicas = $18, labels = $19::jsonb, octets = $20, state = $21, update_time = next.moment,
+           revision = next.value
+      FROM next
+     WHERE namespace_id = $10 AND deployment_id = $11
+    RETURNING {rows.DEPLOYMENT}
+)
+SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+_DELETE = last(
+    "deployments.delete",
+    """
+, gone AS (DELETE FROM deployments WHERE namespace_id = $10 AND deployment_id = $11)
+SELECT next.value AS written FROM next
+""",
+)
+
+
 class DeploymentStore:
     """
     Reads and writes deployments.
@@ -124,10 +164,14 @@ class DeploymentStore:
         parameters = Parameters(wanted.parent.namespace, page.size + 1)
         where = ["namespace_id = $1"]
         if wanted.model is not None:
-            namespace, model = (parameters.add(part, "text") for part in (wanted.model.namespace, wanted.model.model))
-            where.append(f"model = (SELECT id FROM models WHERE namespace_id = {namespace} AND model_id = {model})")
+            where.append(f"model = ({_model_of(wanted.model, parameters)})")
         if wanted.environment:
             where.append(f"environment = {parameters.add(wanted.environment, 'text')}")
+        if wanted.version is not None:
+            where.append(f"model = ({_model_of(wanted.version.parent, parameters)})")
+            where.append(f"version = {parameters.add(wanted.version.number, 'bigint')}")
+        if wanted.states:
+            where.append(f"state = ANY({parameters.add(sorted(wanted.states), 'text[]')})")
         if page.after is not None:
             where.append(f"deployment_id > {parameters.add(page.after[0], 'text')}")
         found = f"""
@@ -148,22 +192,12 @@ SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} OR
             AlreadyExists: there is such a deployment.
         """
         version = draft.version
-        row = await transaction.row(_VERSION, version.namespace, version.model, version.number)
-        if row is None:
-            raise no_version(version)
-        if row["delete_time"] is not None:
-            raise version_deleted(version)
-        if row["state"] != VersionState.READY:
-            raise FailedPrecondition(
-                "VERSION_NOT_READY",
-                f"{version} is {row['state']}: finalize it first",
-                metadata={"resource": str(version), "state": row["state"]},
-            )
+        key = await _model_to_deploy(transaction, version)
         if await transaction.row(_EXISTS, name.namespace, name.deployment) is not None:
             raise AlreadyExists("DEPLOYMENT_EXISTS", str(name))
         labels = rows.packed(draft.labels)
         texts = (draft.environment, draft.status_message, draft.endpoint)
-        columns = [name.namespace, name.deployment, row["model"], version.model, version.number, *texts]
+        columns = [name.namespace, name.deployment, key, version.model, version.number, *texts]
         octets = rows.octets_of(str(name), str(version), *texts, draft.labels)
         journal = Journal.created(name, draft.image())
         try:
@@ -179,6 +213,47 @@ SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} OR
         found = await self._database.fetch(_MODEL, name.namespace, name.deployment)
         return ModelName(name.namespace, found[0]["model_id"]) if found else None
 
+    async def update(self, transaction: Transaction, update: DeploymentUpdate) -> Deployment:
+        """
+        Change fields; another version begins a rollout.
+
+        Raises:
+            Missing: there is no such deployment or version.
+            FailedPrecondition: the version is not READY, or no rollout may begin.
+            Aborted: it has changed since the client read it.
+        """
+        name = update.name
+        if "version" in update.paths:
+            await transaction.rows(_MODELS, name.namespace, name.deployment, update.draft.version.model)
+        before, _ = await self._locked(transaction, name, update.etag)
+        draft = before.draft.updated(update.draft, update.paths)
+        version, key = draft.version, None
+        if version != before.draft.version:
+            key = await _model_to_deploy(transaction, version)
+        state = state_after(before, draft)
+        texts = (draft.environment, draft.status_message, draft.endpoint)
+        octets = rows.octets_of(str(name), str(version), *texts, draft.labels)
+        journal = Journal.updated(
+            name, {**before.draft.image(), "state": before.state}, {**draft.image(), "state": state}
+        )
+        columns = (name.namespace, name.deployment, key, version.model, version.number, *texts, draft.replicas)
+        made = await transaction.last(_CHANGE, journal, *columns, rows.packed(draft.labels), octets, state)
+        return rows.to_deployment(made[0])
+
+    async def delete(self, transaction: Transaction, name: DeploymentName, etag: str, *, force: bool) -> None:
+        """
+        Raises:
+            Missing: there is no such deployment.
+            FailedPrecondition: it may still run, and *force* is not set.
+            Aborted: it has changed since the client read it.
+        """
+        before, _ = await self._locked(transaction, name, etag)
+        if not force:
+            check_ended(before)
+        image = {**before.draft.image(), "state": before.state}
+        journal = Journal.of(name, ChangeKind.DELETED, image, None)
+        await transaction.last(_DELETE, journal, name.namespace, name.deployment)
+
     async def update_status(self, transaction: Transaction, update: StatusUpdate) -> Deployment:
         """
         Raises:
@@ -187,17 +262,48 @@ SELECT {rows.DEPLOYMENT}, octets FROM deployments WHERE {" AND ".join(where)} OR
             Aborted: it has changed since the client read it, or since this call began.
         """
         name = update.name
-        row = await transaction.row(_LOCK, name.namespace, name.deployment)
-        if row is None:
-            raise Missing("DEPLOYMENT_NOT_FOUND", name)
-        before = rows.to_deployment(row)
+        before, row = await self._locked(transaction, name, update.etag)
         if before.draft.version.parent != update.model:
             # It was made, or made anew, while this write waited: others that lock that model may be in its transaction.
             raise Aborted("DEPLOYMENT_CHANGED", f"{name} has just been made: retry", metadata={"resource": str(name)})
-        check_etag(name, update.etag, before.revision)
         check_transition(before, update.state, deleted=row["deleted"], version_deleted=row["version_deleted"])
         then = {"state": before.state, "status_message": before.draft.status_message}
         now = {"state": update.state, "status_message": update.message}
         journal = Journal.updated(name, then, now)
         columns = (name.namespace, name.deployment, update.state, update.message)
         return rows.to_deployment((await transaction.last(_UPDATE, journal, *columns))[0])
+
+    async def _locked(self, transaction: Transaction, name: DeploymentName, etag: str) -> tuple[Deployment, Row]:
+        """
+        A deployment under its lock, and the row that also says whether its model or its version is deleted.
+        """
+        row = await transaction.row(_LOCK, name.namespace, name.deployment)
+        if row is None:
+            raise Missing("DEPLOYMENT_NOT_FOUND", name)
+        before = rows.to_deployment(row)
+        check_etag(name, etag, before.revision)
+        return before, row
+
+
+async def _model_to_deploy(transaction: Transaction, version: VersionName) -> int:
+    """
+    The key of the model whose READY version is to run.
+    """
+    row = await transaction.row(_VERSION, version.namespace, version.model, version.number)
+    if row is None:
+        raise no_version(version)
+    if row["delete_time"] is not None:
+        raise version_deleted(version)
+    if row["state"] != VersionState.READY:
+        raise FailedPrecondition(
+            "VERSION_NOT_READY",
+            f"{version} is {row['state']}: finalize it first",
+            metadata={"resource": str(version), "state": row["state"]},
+        )
+    key: int = row["model"]
+    return key
+
+
+def _model_of(name: ModelName, parameters: Parameters) -> str:
+    namespace, model = (parameters.add(part, "text") for part in (name.namespace, name.model))
+    return f"SELECT id FROM models WHERE namespace_id = {namespace} AND model_id = {model}"

@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from modelyard.registry.v1 import audit_pb2, models_pb2
 from modelyard.registry.v1 import deployments_pb2 as pb
-from modelyard.registry.v1 import models_pb2
 from services.registry.model.deployments import TRANSITIONS, DeploymentState
-from services.registry.tests.calls import DEFAULT, add_version, create, deploy, sql, status
+from services.registry.tests.calls import DEFAULT, add_version, create, deploy, revisions, sql, status
 from services.registry.tests.yard import Failing, Registry, running
 
 # How to come to each state by legal moves.
@@ -269,3 +270,168 @@ async def test_watchers_of_a_busy_deployment(ready: Registry) -> None:
     async with asyncio.timeout(10):
         for seen in await asyncio.gather(*watchers):
             assert seen == sorted(set(seen))
+
+
+async def change(registry: Registry, deployment: str, *paths: str, etag: str = "", **fields: Any) -> pb.Deployment:
+    """
+    Update fields of a deployment of `default`; those that are given, unless others are named.
+    """
+    content = pb.Deployment(name=f"{DEFAULT}/deployments/{deployment}", etag=etag, **fields)
+    mask = FieldMask(paths=list(paths) or list(fields))
+    return await registry.deployments.UpdateDeployment(pb.UpdateDeploymentRequest(deployment=content, update_mask=mask))
+
+
+async def remove(registry: Registry, deployment: str, **more: Any) -> None:
+    """
+    Delete a deployment of `default`.
+    """
+    request = pb.DeleteDeploymentRequest(name=f"{DEFAULT}/deployments/{deployment}", **more)
+    await registry.deployments.DeleteDeployment(request)
+
+
+async def test_update(ready: Registry) -> None:
+    """
+    The fields of the mask are changed, the others and the state stay; the etag is looked at.
+    """
+    made = await deploy(ready, "d", "m", endpoint="a", replicas=1, labels={"a": "b"})
+    done = await change(ready, "d", endpoint="b", replicas=3, etag=made.etag)
+    assert done == await get(ready, "d")
+    assert (done.endpoint, done.replicas, done.labels["a"], done.environment) == ("b", 3, "b", "production")
+    assert (done.state, done.version) == (made.state, made.version)
+    assert done.revision > made.revision
+    with Failing() as failed:
+        await change(ready, "d", replicas=4, etag=made.etag)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    with Failing() as failed:
+        await change(ready, "e", replicas=4)
+    assert failed.reason == "DEPLOYMENT_NOT_FOUND"
+    await change(ready, "d", "labels")
+    assert not (await get(ready, "d")).labels
+
+
+async def test_rollout_of_another_version(ready: Registry) -> None:
+    """
+    With another version a rollout begins, of another model, too; a PENDING deployment is still PENDING, and a RETIRED
+    one keeps its version. A version that is not READY, or not there, is not rolled out.
+    """
+    await add_version(ready, "m")
+    await add_version(ready, "m", ready=False)
+    await create(ready, "n")
+    await add_version(ready, "n")
+    one, two, three, other = (
+        f"{DEFAULT}/models/{v}" for v in ("m/versions/1", "m/versions/2", "m/versions/3", "n/versions/1")
+    )
+    await deploy(ready, "d", "m")
+    assert (await change(ready, "d", version=two)).state == pb.Deployment.STATE_PENDING
+    for state in ("ROLLING_OUT", "LIVE"):
+        await status(ready, "d", state)
+    assert (await change(ready, "d", version=two)).state == pb.Deployment.STATE_LIVE
+    for version in (one, other, two):
+        done = await change(ready, "d", version=version)
+        assert (done.state, done.version) == (pb.Deployment.STATE_ROLLING_OUT, version)
+    await status(ready, "d", "LIVE")
+    await status(ready, "d", "DEGRADED")
+    assert (await change(ready, "d", version=one)).state == pb.Deployment.STATE_ROLLING_OUT
+    for version, reason in ((three, "VERSION_NOT_READY"), (f"{DEFAULT}/models/x/versions/1", "VERSION_NOT_FOUND")):
+        with Failing() as failed:
+            await change(ready, "d", version=version)
+        assert failed.reason == reason
+    await status(ready, "d", "RETIRED")
+    with Failing() as failed:
+        await change(ready, "d", version=two)
+    assert failed.reason == "ILLEGAL_TRANSITION"
+    assert (await get(ready, "d")).version == one
+
+
+async def test_a_rollout_moves_the_hold(ready: Registry) -> None:
+    """
+    The model that a deployment runs now cannot be deleted; the one that it ran before can.
+    """
+    await create(ready, "n")
+    await add_version(ready, "n")
+    await deploy(ready, "d", "m")
+    await change(ready, "d", version=f"{DEFAULT}/models/n/versions/1")
+    with Failing() as failed:
+        await ready.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/n"))
+    assert failed.reason == "MODEL_DEPLOYED"
+    await ready.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/m"))
+    await ready.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{DEFAULT}/models/m"))
+    assert (await get(ready, "d")).version == f"{DEFAULT}/models/n/versions/1"
+
+
+@pytest.mark.parametrize(
+    ("field", "paths", "content"),
+    [
+        ("update_mask", [], pb.Deployment()),
+        ("update_mask", ["state"], pb.Deployment()),
+        ("deployment.version", ["version"], pb.Deployment(version="x")),
+        ("deployment.version", ["version"], pb.Deployment(version="namespaces/x/models/m/versions/1")),
+        ("deployment.environment", ["environment"], pb.Deployment(environment="P")),
+        ("deployment.replicas", ["replicas"], pb.Deployment(replicas=-1)),
+        ("deployment.endpoint", ["endpoint"], pb.Deployment(endpoint="a" * 2049)),
+    ],
+)
+async def test_bad_updates(shared: Registry, field: str, paths: list[str], content: pb.Deployment) -> None:
+    """
+    A malformed update is refused, and the field is named.
+    """
+    sent = pb.Deployment(name=f"{DEFAULT}/deployments/d")
+    sent.MergeFrom(content)
+    request = pb.UpdateDeploymentRequest(deployment=sent, update_mask=FieldMask(paths=paths))
+    with Failing() as failed:
+        await shared.deployments.UpdateDeployment(request)
+    assert list(failed.fields) == [field]
+
+
+async def test_delete(ready: Registry) -> None:
+    """
+    What runs nothing any more is deleted, told and audited; its id is free again. What may run goes by force only.
+    """
+    await deploy(ready, "d", "m")
+    with Failing() as failed:
+        await remove(ready, "d")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DEPLOYMENT_ACTIVE")
+    assert failed.metadata["state"] == "PENDING"
+    made = await status(ready, "d", "ROLLING_OUT")
+    ended = await status(ready, "d", "RETIRED")
+    with Failing() as failed:
+        await remove(ready, "d", etag=made.etag)
+    assert failed.reason == "ETAG_MISMATCH"
+    await remove(ready, "d", etag=ended.etag)
+    with Failing() as failed:
+        await get(ready, "d")
+    assert failed.reason == "DEPLOYMENT_NOT_FOUND"
+    (told,) = await revisions(ready, ended.revision + 1, ended.revision + 1)
+    assert [change.resource for change in told.changes] == [f"{DEFAULT}/deployments/d"]
+    entries = await ready.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(action="DeleteDeployment"))
+    assert [entry.before["state"] for entry in entries.entries] == ["RETIRED"]
+    assert (await deploy(ready, "d", "m")).state == pb.Deployment.STATE_PENDING
+    await remove(ready, "d", force=True)
+    assert await listed(ready) == []
+
+
+async def test_list_by_version_and_state(ready: Registry) -> None:
+    """
+    Deployments are found by version and by any of several states.
+    """
+    await add_version(ready, "m")
+    for name in ("a", "b", "c", "d"):
+        await deploy(ready, name, "m")
+    for name in ("b", "c", "d"):
+        await change(ready, name, version=f"{DEFAULT}/models/m/versions/2")
+    await status(ready, "c", "FAILED")
+    await status(ready, "d", "ROLLING_OUT")
+    two = f"{DEFAULT}/models/m/versions/2"
+    assert await listed(ready, version=two) == ["b", "c", "d"]
+    assert await listed(ready, states=[pb.Deployment.STATE_PENDING]) == ["a", "b"]
+    assert await listed(ready, states=[pb.Deployment.STATE_FAILED, pb.Deployment.STATE_ROLLING_OUT]) == ["c", "d"]
+    assert await listed(ready, version=two, states=[pb.Deployment.STATE_PENDING], model=f"{DEFAULT}/models/m") == ["b"]
+    for field, bad in (
+        ("version", {"version": "x"}),
+        ("version", {"version": two, "model": f"{DEFAULT}/models/n"}),
+        ("states[0]", {"states": [99]}),
+        ("states", {"states": [1] * 8}),
+    ):
+        with Failing() as failed:
+            await listed(ready, **bad)
+        assert list(failed.fields) == [field]

@@ -141,6 +141,11 @@ async def reads(registry: Registry) -> None:
     deployment = await registry.deployments.ListDeployments(
         deployments_pb2.ListDeploymentsRequest(parent=DEFAULT, model=name)
     )
+    await registry.deployments.ListDeployments(
+        deployments_pb2.ListDeploymentsRequest(
+            parent=DEFAULT, version=f"{name}/versions/1", states=[deployments_pb2.Deployment.STATE_LIVE]
+        )
+    )
     await registry.deployments.GetDeployment(deployments_pb2.GetDeploymentRequest(name=deployment.deployments[0].name))
 
 
@@ -234,7 +239,16 @@ async def writes(registry: Registry) -> None:
     said = evaluations_pb2.Metric(metric="m", direction=evaluations_pb2.Metric.DIRECTION_LOWER)
     await registry.evaluations.UpdateMetric(evaluations_pb2.UpdateMetricRequest(parent=DEFAULT, metric=said))
     await deploy(registry, f"p{run}", model)
+    await registry.deployments.UpdateDeployment(
+        deployments_pb2.UpdateDeploymentRequest(
+            deployment=deployments_pb2.Deployment(name=f"{DEFAULT}/deployments/p{run}", version=f"{name}/versions/1"),
+            update_mask=FieldMask(paths=["version"]),
+        )
+    )
     await status(registry, f"p{run}", "FAILED")
+    await registry.deployments.DeleteDeployment(
+        deployments_pb2.DeleteDeploymentRequest(name=f"{DEFAULT}/deployments/p{run}")
+    )
     await registry.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=f"{name}/versions/1", force=True))
     item = imports_pb2.ImportModelsRequest.Item(model_id=f"{model}-imported", versions=[versions_pb2.Version()])
     await import_items(registry, [item])

@@ -85,7 +85,16 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
     lambda registry: write_card(registry, "m", markdown="# m"),
     lambda registry: write_card(registry, "m", license="MIT"),
     lambda registry: deploy(registry, "d", "m"),
+    lambda registry: registry.deployments.UpdateDeployment(
+        deployments_pb2.UpdateDeploymentRequest(
+            deployment=deployments_pb2.Deployment(name=f"{DEFAULT}/deployments/d", replicas=2),
+            update_mask=FieldMask(paths=["replicas"]),
+        )
+    ),
     lambda registry: status(registry, "d", "FAILED"),
+    lambda registry: registry.deployments.DeleteDeployment(
+        deployments_pb2.DeleteDeploymentRequest(name=f"{DEFAULT}/deployments/d")
+    ),
     lambda registry: registry.namespaces.UpdateNamespace(
         namespaces_pb2.UpdateNamespaceRequest(
             namespace=namespaces_pb2.Namespace(name=SPACE, owner="o"), update_mask=FieldMask(paths=["owner"])
@@ -163,6 +172,9 @@ def reads() -> dict[str, list[Message]]:
         "ListDeployments": [
             deployments_pb2.ListDeploymentsRequest(parent=DEFAULT),
             deployments_pb2.ListDeploymentsRequest(parent=DEFAULT, model=M, environment="production"),
+            deployments_pb2.ListDeploymentsRequest(
+                parent=DEFAULT, version=f"{M}/versions/1", states=[deployments_pb2.Deployment.STATE_PENDING]
+            ),
         ],
         "QueryLeaderboard": [
             board(parent=DEFAULT, dataset="imagenet", metric="top1"),
