@@ -328,8 +328,11 @@ class SearchModelsRequest(_message.Message):
     """namespaces/{namespace}."""
     query: _builtins.str
     """Words to look for in the name, the display name, the description, the card and the labels; all of them must
-    match. The beginning of a word finds it, and a word that is nowhere finds those that are spelt nearly like it.
-    Empty means all models.
+    match, and the beginning of a word finds it. When no model of the namespace has all of them (whatever the filter),
+    words that are spelt nearly like them count, too: up to two letters may be missing, too many or others, one in a
+    word of four letters, none in a shorter one. Letters are the same in any case, composed or decomposed, and full or
+    half width (Unicode NFKC). In scripts without spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
+    whatever stands side by side is found. Empty means all models.
     """
     filter: _builtins.str
     """Conditions after AIP-160, such as
@@ -337,8 +340,9 @@ class SearchModelsRequest(_message.Message):
       AND evaluations.imagenet.top1 > 85
     """
     order_by: _builtins.str
-    """Such as "parameter_count desc, name". Empty means best match first (the model of that name, then the words in the
-    name or display name, then anywhere, then beginnings and typos), and the newest model first among equals.
+    """Such as "parameter_count desc, name". Empty means best match first (the model of that name, then those whose
+    names begin with the query, by name, then the words in the name or display name, then anywhere, then beginnings),
+    and the newest model first among equals. An unknown parameter_count is 0 here.
     """
     page_size: _builtins.int
     """0 means 20; more than 200 is taken as 200."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
+from unicodedata import normalize
 
 from services.chassis.checks import MOST_INT64, SLUG
 from services.registry.model.filters import (
@@ -77,7 +78,7 @@ def value_of(field: Field, op: Op, text: str, position: int) -> Value:
             _refuse_has(op, position)
             return _moment(text, position)
         case _:
-            return text
+            return normalize("NFC", text)
 
 
 def _refuse_has(op: Op, position: int) -> None:

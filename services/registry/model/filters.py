@@ -5,10 +5,11 @@ The filter language: a subset of AIP-160 (https://google.aip.dev/160) over the f
     AND (evaluations.imagenet.top1 > 85 OR NOT license : mit)
 
 `parameters` is short for `parameter_count`. As in AIP-160, OR binds tighter than AND, and keywords are upper case. A
-comparison with something that a model does not have (a label, a result) is false, whatever the operator, `!=` included;
-NOT of it is true. Strings compare by code point; `:` asks a text whether it contains the value (in any case), a label
-whether it has that value, `labels` whether it has that key; `:*` asks whether there is anything at all. A result stands
-for the model's highest one.
+comparison with something that a model does not have (a label, a result, a parameter count, a license) is false,
+whatever the operator, `!=` included; NOT of it is true. Only `license = ""` finds what has none, as `NOT license:*`
+does. Strings compare by code point in the Unicode form NFC, whichever form either comes in; `:` asks a text whether it
+contains the value (in any case), a label whether it has that value, `labels` whether it has that key; `:*` asks whether
+there is anything at all. A result stands for the model's highest one.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ MOST_QUERY = 1024
 MOST_WORDS = 32
 MOST_WORD = 128
 
+#: The number of the tier of what is spelt nearly like the words.
+MENDED = 5
+
 # Whatever separates words in names, titles and prose; letters of all scripts stay.
 _SEPARATORS = re.compile(r"[\s!-/:-@\[-`{-~]+")
 _ORDER = re.compile(r"\s*([a-z_]+)(?:\s+(asc|desc))?\s*")
@@ -64,9 +67,16 @@ class Search:
     @property
     def key_types(self) -> tuple[type[Key], ...]:
         """
-        The types of the sort key's parts.
+        The types of the sort key's parts: of a ranked search the tier, the model's number and, where names give the
+        order, its name; of another one those of the order, and whether its words were mended. The last may be missing.
         """
-        return tuple(ORDERS[key.field] for key in self.order) if self.order else (int, int)
+        return (*(ORDERS[key.field] for key in self.order), int) if self.order else (int, int, str)
+
+    def is_mended(self, key: Sequence[Key]) -> bool:
+        """
+        Whether the page before was of what is spelt nearly like the words.
+        """
+        return key[0] == MENDED if self.ranked else len(key) > len(self.order) and key[-1] == 1
 
 
 def parse_words(checks: Checks, field: str, query: str) -> tuple[str, ...]:

@@ -92,13 +92,17 @@ def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str
         return f"{column} <> ''"
     parameter = parameters.add(value, "text")
     if op is Op.HAS:
-        return f"strpos(lower({column} COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
-    return f'{column} {SQL_OPS[op]} {parameter} COLLATE "C"'
+        return f"strpos(lower(nfc({column}) COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
+    compared = f'nfc({column}) {SQL_OPS[op]} {parameter} COLLATE "C"'
+    # Empty means that nobody has said, which is no text that is other than, before or after another one.
+    return compared if op is Op.EQUAL else f"({column} <> '' AND {compared})"
 
 
 def _number(column: str, op: Op, value: int | None, parameters: Parameters) -> str:
-    # 0 means that nobody has said.
-    return f"{column} <> 0" if value is None else f"{column} {SQL_OPS[op]} {parameters.add(value, 'bigint')}"
+    # 0 means that nobody has said, which is no number.
+    if value is None:
+        return f"{column} > 0"
+    return f"({column} > 0 AND {column} {SQL_OPS[op]} {parameters.add(value, 'bigint')})"
 
 
 def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
@@ -107,7 +111,7 @@ def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
     if op in {Op.EQUAL, Op.HAS}:
         # Containment, which the index on the pairs serves.
         return f"models.label_pairs @> {parameters.add([f'{key}={value}'], 'text[]')}"
-    left = f'(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
+    left = f'nfc(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
     return f"coalesce({left} {SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
 
 

@@ -120,7 +120,8 @@ def _probe(comparison: Comparison, search: Search) -> tuple[Statement, list[obje
         return None
     if isinstance(field, ParameterCount):
         sql = f"""
-SELECT FROM models WHERE namespace_id = $1 AND parameter_count {SQL_OPS[op]} $2::bigint LIMIT {SOME + 1}"""
+SELECT FROM models WHERE namespace_id = $1 AND parameter_count > 0 AND parameter_count {SQL_OPS[op]} $2::bigint
+ LIMIT {SOME + 1}"""
         return _counted("parameter_count", sql), [search.parent.namespace, value]
     if isinstance(field, Score) and op in {Op.MORE, Op.AT_LEAST}:
         sql = f"""
