@@ -9,7 +9,9 @@ comparison with something that a model does not have (a label, a result, a param
 whatever the operator, `!=` included; NOT of it is true. Only `license = ""` finds what has none, as `NOT license:*`
 does. Strings compare by code point in the Unicode form NFC, whichever form either comes in; `:` asks a text whether it
 contains the value (in any case), a label whether it has that value, `labels` whether it has that key; `:*` asks whether
-there is anything at all. A result stands for the model's highest one.
+there is anything at all. `description:"two words"` asks for all of the words, as a search does, in any order. A result
+stands for the model's highest one; what else than [a-z0-9_-] is in the id of its data set or metric is quoted:
+`evaluations."GLUE/SST-2"."acc@1"`.
 """
 
 from __future__ import annotations
@@ -59,6 +61,27 @@ class CreateTime:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateTime:
+    """
+    update_time.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class LatestVersion:
+    """
+    latest_version.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """
+    description: which words are in it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """
     labels.{key}.
@@ -84,7 +107,7 @@ class Score:
     metric: str
 
 
-Field = Text | ParameterCount | CreateTime | Label | LabelKeys | Score
+Field = Text | ParameterCount | LatestVersion | CreateTime | UpdateTime | Description | Label | LabelKeys | Score
 Value = str | int | float | datetime
 
 

@@ -29,14 +29,8 @@ from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
 from services.registry.store.narrowing import FEW, MANY, SOME, Narrowing
 from services.registry.store.parents import NAMESPACE
+from services.registry.store.score_orders import by_score, columns_of
 from services.registry.store.wording import Wording, mend, understand
-
-_COLUMNS = {
-    "name": ("models.model_id", "text"),
-    "parameter_count": ("models.parameter_count", "bigint"),
-    "create_time": ("models.create_time", "timestamptz"),
-    "update_time": ("models.update_time", "timestamptz"),
-}
 
 # Of a search that is not narrow, so many of the newest models are looked at first: the page of one that matches a
 # three-hundredth of them is full by then. How many were found says how far to go on; nobody walks farther than that.
@@ -199,7 +193,9 @@ def _ordered(search: Search, page: Page, wording: Wording | None, *, mended: boo
     if wording is not None:
         words = wording.mended if mended else wording.loose
         where.append(f"models.search @@ {parameters.add(words, 'text')}::tsquery")
-    columns = [(*_COLUMNS[key.field], key.descending) for key in search.order]
+    if search.order[0].score is not None:
+        return by_score(search.order[0].score, search, page, where, parameters, mended=mended)
+    columns = columns_of(search.order)
     if page.after is not None:
         where.append(sql_after(columns, page.after[: len(columns)], parameters))
     keys = "".join(f", {column} AS key_{index}" for index, (column, _, _) in enumerate(columns))
