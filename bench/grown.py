@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.population import Say, populate
+from bench.population import EDITION, Say, populate
 from services.embedded.postgres import Postgres
 from services.embedded.supervisor import Supervisor
 
@@ -46,16 +46,17 @@ def grown(count: int, say: Say, folder: Path | None = None) -> Iterator[Postgres
     supervisor = Supervisor(state / "log")
     with _alone(state):
         try:
-            if not whole.exists():
+            made = whole.exists() and whole.read_text(encoding="utf-8") == EDITION
+            if not made:
                 shutil.rmtree(state, ignore_errors=True)
             state.mkdir(parents=True, exist_ok=True)
             postgres = Postgres.inside(state)
             supervisor.start([postgres.part(**_SERVER)])
             _migrate(postgres)
-            if not whole.exists():
+            if not made:
                 say(f"making {count:,} models in {state}")
                 asyncio.run(populate(postgres.url(), count, say))
-                whole.touch()
+                whole.write_text(EDITION, encoding="utf-8")
             yield postgres
         finally:
             supervisor.stop()

@@ -1,6 +1,6 @@
 """
-A registry of any size whose names, descriptions, labels, parameter counts and results are drawn from the timm
-leaderboard: what the registry's benches and the tests of plans run on.
+A registry of any size whose names, labels, parameter counts and results are drawn from the timm leaderboard, and whose
+descriptions have words of a large vocabulary, too (prose.py): what the registry's benches and tests of plans run on.
 
 Rows are made here and copied in (COPY); the database computes the word indexes with the registry's own functions. The
 same size gives the same rows.
@@ -19,11 +19,16 @@ from typing import Any
 
 import asyncpg
 
+from bench.prose import prose
 from examples import timm
 
+#: Changes when the same size no longer gives the same rows.
+EDITION = "2"
 NAMESPACE = "default"
 VERSIONS = 3
 RESULTS = 10
+# Words of a description's text.
+TEXT = 24
 TEAMS = (
     "vision", "edge", "robotics", "search", "ads", "maps", "retail", "health", "satellite", "documents", "video",
     "speech", "games", "security", "research", "platform",
@@ -55,7 +60,7 @@ def draw(count: int, seed: int = 7) -> Iterator[Drawn]:
     """
     *count* models. Architecture, training and results are drawn independently, each as often as in timm.
     """
-    generator = random.Random(seed)
+    generator, writer = random.Random(seed), random.Random(seed + 1)
     entries = list(timm.entries())
     measured: dict[str, list[tuple[str, str, float]]] = {}
     for result in timm.results():
@@ -80,7 +85,8 @@ def draw(count: int, seed: int = 7) -> Iterator[Drawn]:
             number,
             f"{base}-{used[base]}",
             f"{words} for {team}",
-            f"{words}: a model of timm, measured on ImageNet at {shape.img_size} pixels, adapted by the {team} team.",
+            f"{words}: a model of timm, measured on ImageNet at {shape.img_size} pixels, adapted by the {team} team. "
+            f"{prose(writer, TEXT)}",
             generator.choices(list(TASKS), list(TASKS.values()))[0],
             labels,
             int(shape.parameter_count * generator.uniform(0.9, 1.1)),
@@ -188,7 +194,7 @@ def _time(each: Drawn) -> datetime:
 _INDEXES = """
 SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
   FROM pg_index
- WHERE indrelid::regclass::text IN ('models', 'versions', 'evaluations', 'audit', 'words', 'deployments')
+ WHERE indrelid::regclass::text IN ('models', 'versions', 'evaluations', 'audit', 'vocabulary', 'deployments')
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
 """
 
@@ -227,8 +233,9 @@ SELECT id + 1, 1, create_time, labels::jsonb ->> 'team' || '@example.org', 'Crea
     (
         "vocabulary",
         """
-INSERT INTO words
-SELECT DISTINCT word FROM drawn_models, spelt_words(concat_ws(' ', model_id, display_name, description)) AS word
+INSERT INTO vocabulary (namespace_id, word)
+SELECT DISTINCT 'default', word
+  FROM drawn_models, spelt_words(model_text(model_id, display_name, labels::jsonb, description)) AS word
 ON CONFLICT DO NOTHING
 """,
     ),

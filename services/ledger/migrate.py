@@ -34,8 +34,6 @@ _LOCK_PAUSE = 0.1
 _WAIT_PAUSE = 1.0
 _OUTSIDE = "-- outside a transaction\n"
 _GRANTS = "grants.sql"
-# Up to a semicolon at the end of a line, which is neither in a comment nor in the body of a function.
-_STATEMENT = re.compile(r"(?:--[^\n]*|\$\$.*?\$\$|.)+?(?:;\s*\n|\Z)", re.DOTALL)
 _ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 _RECORD = """
@@ -180,7 +178,7 @@ async def _apply(connection: Connection, each: Migration) -> None:
 
 
 async def _apply_outside(connection: Connection, each: Migration) -> None:
-    statements = [part for part in _STATEMENT.findall(each.sql) if re.sub(r"--.*", "", part).strip("; \n")]
+    statements = [part for part in _statements(each.sql) if re.sub(r"--.*", "", part).strip()]
     try:
         # What an interrupted run left half built would count as there.
         for row in await connection.fetch(_HALF_BUILT):
@@ -190,6 +188,19 @@ async def _apply_outside(connection: Connection, each: Migration) -> None:
         await _record(connection, each)
     except asyncpg.PostgresError as error:
         raise MigrationError(f"{each.name} stopped, run it again: {error}") from error
+
+
+def _statements(sql: str) -> list[str]:
+    """
+    The statements of a file: what ends with a semicolon at the end of a line, but not within a function's body.
+    """
+    found = [""]
+    # Every second part is within $$ … $$.
+    for number, part in enumerate(sql.split("$$")):
+        lines = [part] if number % 2 else re.split(r";\s*\n", part)
+        found[-1] += ("$$" if number else "") + lines[0]
+        found += lines[1:]
+    return found
 
 
 async def _record(connection: Connection, each: Migration) -> None:

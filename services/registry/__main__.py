@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from modelyard.contracts import public_services, scopes
+from services.chassis.background import beside, every
 from services.chassis.peers import Peer
 from services.chassis.server import Server, main
 from services.chassis.settings import load
@@ -29,6 +30,7 @@ from services.registry.store.models import ModelStore
 from services.registry.store.purging import Purging
 from services.registry.store.sweeping import Sweeper, sweeping
 from services.registry.store.unpins import UnpinStore
+from services.registry.store.vocabulary import Vocabulary
 
 #: What watchers of changes are told on.
 CHANNEL = "registry_changes"
@@ -44,8 +46,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     # Reflection at the gateway is the registry's: tools are to see there what the gateway serves.
     server.describe(public_services())
     async with AsyncExitStack() as stack:
-        # A word and a misspelling of it have about a fifth of their trigrams in common.
-        reached = settings.database("modelyard-registry", "pg_trgm.similarity_threshold = 0.2")
+        reached = settings.database("modelyard-registry")
         database = await stack.enter_async_context(open_database(reached))
         await check_schema(database, len(migrations(FOLDER)), "services.registry.migrate")
         log = Changelog(database)
@@ -56,6 +57,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
         purging = Purging(database, writer)
         sweeper = Sweeper(ModelStore(database), purging, writer)
         await stack.enter_async_context(sweeping(log, settings.keep, sweeper))
+        forget = every(60.0, Vocabulary(database).forget, "forget words that no model has")
+        await stack.enter_async_context(beside(forget))
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]
         for peer in cdn:
             stack.push_async_callback(peer.close)

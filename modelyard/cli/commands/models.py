@@ -53,9 +53,17 @@ def add(group: Group) -> None:
     parser = command(commands, "search", search, "find models by words and by a filter, best match first")
     parser.add_argument("query", metavar="WORD", nargs="*", help="all of them must match")
     parser.add_argument(
-        "--filter", default="", help="such as 'parameter_count < 1e8 AND evaluations.imagenet.top1 > 85'"
+        "--filter",
+        default="",
+        help="such as 'parameter_count < 1e8 AND evaluations.imagenet.top1 > 85', 'description:\"two words\"', "
+        "'update_time > 2026-01-31' or 'latest_version >= 2'",
     )
-    parser.add_argument("--order-by", default="", metavar="FIELDS", help="such as 'parameter_count desc, name'")
+    parser.add_argument(
+        "--order-by",
+        default="",
+        metavar="FIELDS",
+        help="such as 'parameter_count desc, name' or 'evaluations.\"GLUE/SST-2\".accuracy desc'",
+    )
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
     limited(parser, 20)
     command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")

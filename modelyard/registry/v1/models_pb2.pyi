@@ -332,17 +332,30 @@ class SearchModelsRequest(_message.Message):
     """namespaces/{namespace}."""
     query: _builtins.str
     """Words to look for in the name, the display name, the description, the card and the labels; all of them must
-    match. The beginning of a word finds it, and a word that is nowhere finds those that are spelt nearly like it.
-    Empty means all models.
+    match, and the beginning of a word finds it. When no model of the namespace has all of them (whatever the filter),
+    words that are spelt nearly like them count, too: up to two letters may be missing, too many or others, one in a
+    word of four letters, none in a shorter one. Letters are the same in any case, composed or decomposed, and full or
+    half width (Unicode NFKC). In scripts without spaces between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer)
+    whatever stands side by side is found. Empty means all models.
     """
     filter: _builtins.str
     """Conditions after AIP-160, such as
       task = "image-classification" AND parameters < 100000000 AND labels.team:vision
       AND evaluations.imagenet.top1 > 85
+    Fields: name, display_name, owner, task, framework, license, parameter_count (short: parameters), latest_version,
+    create_time, update_time, labels, labels.KEY, evaluations.DATASET.METRIC and description. Ids of data sets and
+    metrics with other characters than [a-z0-9_-] are written in double quotes: evaluations."GLUE/SST-2"."acc@1".
+    `description:"two words"` asks for all of the words, as `query` does but in the description alone; other texts
+    take = != < <= > >= and : (contains, in any case), and compare under the Unicode form NFC. What a model does not
+    have (a label, a result, a license, a version, a parameter_count, which 0 says) makes every comparison false;
+    `license = ""` alone finds what has none, and FIELD:* what has any.
     """
     order_by: _builtins.str
-    """Such as "parameter_count desc, name". Empty means best match first (the model of that name, then the words in the
-    name or display name, then anywhere, then beginnings and typos), and the newest model first among equals.
+    """Such as "parameter_count desc, name" or "evaluations.imagenet.top1 desc": name, parameter_count, create_time and
+    update_time, and first of all a result, quoted as in `filter`: with desc by each model's highest one, otherwise by
+    its lowest; models without come last. Empty means best match first (the model of that name, then those whose names
+    begin with the query, by name, then the words in the name or display name, then anywhere, then beginnings), and the
+    newest model first among equals. An unknown parameter_count is 0 here.
     """
     page_size: _builtins.int
     """0 means 20; more than 200 is taken as 200."""

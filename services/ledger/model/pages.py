@@ -36,11 +36,13 @@ class Query:
         rpc: "ListModels".
         parts: the parent, filters and order, as they were asked for.
         keys: the types of the sort key, in order.
+        optional: the last of them may be missing.
     """
 
     rpc: str
     parts: tuple[str, ...]
     keys: tuple[type[Key], ...]
+    optional: bool = False
 
     def token(self, key: Sequence[Key]) -> str:
         """
@@ -61,7 +63,8 @@ class Query:
             if digest != self._digest(position):
                 return None
             values = json.loads(position)
-            return tuple(_typed(value, kind) for value, kind in zip(values, self.keys, strict=True))
+            keys = self.keys[:-1] if self.optional and len(values) < len(self.keys) else self.keys
+            return tuple(_typed(value, kind) for value, kind in zip(values, keys, strict=True))
         except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
             return None
 

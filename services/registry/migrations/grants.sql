@@ -23,8 +23,8 @@ GRANT EXECUTE ON FUNCTION make_audit_partitions(integer) TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
-GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests,
-    unpins TO $role;
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests, unpins,
+    vocabulary TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
 -- A result that was recorded by mistake can be taken back: the audit has it. Results go with the version that they are of, too.
 GRANT INSERT, DELETE ON evaluations TO $role;

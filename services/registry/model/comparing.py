@@ -7,24 +7,44 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
+from unicodedata import normalize
 
 from services.chassis.checks import MOST_INT64, SLUG
 from services.registry.model.filters import (
     TEXTS,
     CreateTime,
+    Description,
     Field,
     Label,
     LabelKeys,
+    LatestVersion,
     Op,
     ParameterCount,
     Score,
     Text,
+    UpdateTime,
     Value,
 )
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
-_KNOWN = f"{', '.join(TEXTS)}, parameter_count, create_time, labels.KEY or evaluations.DATASET.METRIC"
+_KNOWN = (
+    f"{', '.join(TEXTS)}, description, parameter_count, latest_version, create_time, update_time, labels.KEY or "
+    "evaluations.DATASET.METRIC"
+)
+_FIELDS: dict[str, Field] = {
+    **{name: Text(name) for name in TEXTS},
+    "parameter_count": ParameterCount(),
+    "parameters": ParameterCount(),
+    "latest_version": LatestVersion(),
+    "create_time": CreateTime(),
+    "update_time": UpdateTime(),
+    "description": Description(),
+    "labels": LabelKeys(),
+}
+#: A text in double quotes; what follows a backslash stands for itself.
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+_SEGMENT = re.compile(rf'({QUOTED})|([^."]+)', re.DOTALL)
 
 
 class FilterError(Exception):
@@ -38,25 +58,44 @@ class FilterError(Exception):
 
 def field_of(name: str, position: int) -> Field:
     """
-    The field that *name* means.
+    The field that *name* means; ids of data sets and metrics may be quoted.
 
     Raises:
         FilterError: models have no such field.
     """
-    if name in TEXTS:
-        return Text(name)
-    if name in {"parameter_count", "parameters"}:
-        return ParameterCount()
-    if name == "create_time":
-        return CreateTime()
-    if name == "labels":
-        return LabelKeys()
-    if name.startswith("labels.") and _KEY.fullmatch(name.removeprefix("labels.")):
-        return Label(name.removeprefix("labels."))
-    parts = name.split(".")
-    if parts[0] == "evaluations" and len(parts) == 3 and all(SLUG.fullmatch(part) for part in parts[1:]):
+    if name in _FIELDS:
+        return _FIELDS[name]
+    parts = _segments(name)
+    if parts[0] == "labels" and _KEY.fullmatch(key := ".".join(parts[1:])):
+        return Label(key)
+    if parts[0] == "evaluations" and len(parts) == 3:
         return Score(parts[1], parts[2])
     raise FilterError(position, f'"{name[:80]}" is not a field: expected {_KNOWN}')
+
+
+def unquoted(text: str) -> str:
+    """
+    What stands between quotes.
+    """
+    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
+
+
+def _segments(name: str) -> list[str]:
+    """
+    What is between the dots of a field's name: as it is, or in quotes; a single empty text when it is no such name.
+    """
+    found, position = [], 0
+    while match := _SEGMENT.match(name, position):
+        # Ids are kept in NFC.
+        found.append(normalize("NFC", unquoted(match[1])) if match[1] else match[2])
+        if found[0] == "evaluations" and len(found) > 1 and not (SLUG.fullmatch(found[-1]) or match[1]):
+            return [""]
+        position = match.end() + 1
+        if position > len(name):
+            return found
+        if name[position - 1] != "." or not found[-1]:
+            return [""]
+    return [""]
 
 
 def value_of(field: Field, op: Op, text: str, position: int) -> Value:
@@ -73,11 +112,18 @@ def value_of(field: Field, op: Op, text: str, position: int) -> Value:
         case Score():
             _refuse_has(op, position)
             return _number(text, position)
-        case CreateTime():
+        case LatestVersion():
+            _refuse_has(op, position)
+            return _whole(text, position)
+        case CreateTime() | UpdateTime():
             _refuse_has(op, position)
             return _moment(text, position)
+        case Description():
+            if op is not Op.HAS:
+                raise FilterError(position, "description takes only : and words that are in it, or *")
+            return normalize("NFC", text)
         case _:
-            return text
+            return normalize("NFC", text)
 
 
 def _refuse_has(op: Op, position: int) -> None:

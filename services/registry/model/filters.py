@@ -5,10 +5,13 @@ The filter language: a subset of AIP-160 (https://google.aip.dev/160) over the f
     AND (evaluations.imagenet.top1 > 85 OR NOT license : mit)
 
 `parameters` is short for `parameter_count`. As in AIP-160, OR binds tighter than AND, and keywords are upper case. A
-comparison with something that a model does not have (a label, a result) is false, whatever the operator, `!=` included;
-NOT of it is true. Strings compare by code point; `:` asks a text whether it contains the value (in any case), a label
-whether it has that value, `labels` whether it has that key; `:*` asks whether there is anything at all. A result stands
-for the model's best one: the highest, or the lowest when that is better of the metric.
+comparison with something that a model does not have (a label, a result, a parameter count, a license) is false,
+whatever the operator, `!=` included; NOT of it is true. Only `license = ""` finds what has none, as `NOT license:*`
+does. Strings compare by code point in the Unicode form NFC, whichever form either comes in; `:` asks a text whether it
+contains the value (in any case), a label whether it has that value, `labels` whether it has that key; `:*` asks whether
+there is anything at all. `description:"two words"` asks for all of the words, as a search does, in any order. A result
+stands for the model's best one: the highest, or the lowest when that is better of the metric; what else than [a-z0-9_-]
+is in the id of its data set or metric is quoted: `evaluations."GLUE/SST-2"."acc@1"`.
 """
 
 from __future__ import annotations
@@ -58,6 +61,27 @@ class CreateTime:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateTime:
+    """
+    update_time.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class LatestVersion:
+    """
+    latest_version.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """
+    description: which words are in it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """
     labels.{key}.
@@ -87,7 +111,7 @@ class Score:
     lower: bool = False
 
 
-Field = Text | ParameterCount | CreateTime | Label | LabelKeys | Score
+Field = Text | ParameterCount | LatestVersion | CreateTime | UpdateTime | Description | Label | LabelKeys | Score
 Value = str | int | float | datetime
 
 

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from services.chassis.checks import Checks
-from services.registry.model.comparing import FilterError, field_of, value_of
+from services.registry.model.comparing import QUOTED, FilterError, field_of, unquoted, value_of
 from services.registry.model.filters import Comparison, Condition, Every, LabelKeys, Negation, Op, Some
 
 MOST_FILTER = 4096
 _MOST_TERMS = 100
 _MOST_DEPTH = 50
 
+# A word may have quoted parts after dots: evaluations."GLUE/SST-2".accuracy.
 _TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+    rf"""\s*(?:
+        (?P<string>{QUOTED}|'(?:[^'\\]|\\.)*')
       | (?P<op><=|>=|!=|=|<|>|:)
       | (?P<paren>[()])
-      | (?P<word>[^\s()"'<>=!:]+)
+      | (?P<word>[^\s()"'<>=!:]+(?:(?<=\.){QUOTED}(?:\.[^\s()"'<>=!:]*)?)*)
     )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -133,8 +134,10 @@ class _Parser:
         value = self._take()
         if value.kind not in {_Kind.WORD, _Kind.STRING}:
             raise FilterError(value.position, f"expected a value, found {value}")
+        if value.kind is _Kind.WORD and '"' in value.text:
+            raise FilterError(value.position, f"quote all of the value, found {value}")
         present = op is Op.HAS and value.kind is _Kind.WORD and value.text == "*"
-        text = _unquoted(value.text) if value.kind is _Kind.STRING else value.text
+        text = unquoted(value.text) if value.kind is _Kind.STRING else value.text
         return Comparison(field, op, None if present else value_of(field, op, text, value.position))
 
 
@@ -152,7 +155,3 @@ def _tokens(text: str) -> list[_Token]:
         tokens.append(_Token(kind, match[match.lastgroup], match.start(match.lastgroup) + 1))
         position = match.end()
     return [*tokens, _Token(_Kind.END, "", end + 1)]
-
-
-def _unquoted(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)

@@ -11,26 +11,44 @@ from datetime import datetime
 
 from services.chassis.checks import Checks
 from services.ledger.model.pages import Key
-from services.registry.model.filters import Condition
+from services.registry.model.comparing import QUOTED, FilterError, field_of
+from services.registry.model.filters import Condition, Score
 from services.registry.model.names import NamespaceName
 
 MOST_QUERY = 1024
 MOST_WORDS = 32
 MOST_WORD = 128
+_MOST_ORDER = 1024
+
+#: The number of the tier of what is spelt nearly like the words.
+MENDED = 5
 
 # Whatever separates words in names, titles and prose; letters of all scripts stay.
 _SEPARATORS = re.compile(r"[\s!-/:-@\[-`{-~]+")
-_ORDER = re.compile(r"\s*([a-z_]+)(?:\s+(asc|desc))?\s*")
+_ORDER = re.compile(r"\s*(\S+)(?:\s+(asc|desc))?\s*")
+_QUOTED = re.compile(QUOTED, re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class OrderKey:
     """
     One column to sort by.
+
+    Args:
+        score: the result that it is, of each model the highest one when it is descending, otherwise the lowest; None
+            for a field of the model.
     """
 
     field: str
     descending: bool = False
+    score: Score | None = None
+
+    @property
+    def type(self) -> type[Key]:
+        """
+        The type of its values.
+        """
+        return float if self.score is not None else ORDERS[self.field]
 
 
 ORDERS: dict[str, type[Key]] = {"name": str, "parameter_count": int, "create_time": datetime, "update_time": datetime}
@@ -64,9 +82,16 @@ class Search:
     @property
     def key_types(self) -> tuple[type[Key], ...]:
         """
-        The types of the sort key's parts.
+        The types of the sort key's parts: of a ranked search the tier, the model's number and, where names give the
+        order, its name; of another one those of the order, and whether its words were mended. The last may be missing.
         """
-        return tuple(ORDERS[key.field] for key in self.order) if self.order else (int, int)
+        return (*(key.type for key in self.order), int) if self.order else (int, int, str)
+
+    def is_mended(self, key: Sequence[Key]) -> bool:
+        """
+        Whether the page before was of what is spelt nearly like the words.
+        """
+        return key[0] == MENDED if self.ranked else len(key) > len(self.order) and key[-1] == 1
 
 
 def parse_words(checks: Checks, field: str, query: str) -> tuple[str, ...]:
@@ -97,23 +122,39 @@ def parse_order(checks: Checks, field: str, text: str) -> tuple[OrderKey, ...]:
 
 def _keys(checks: Checks, field: str, text: str) -> tuple[OrderKey, ...]:
     before = len(checks)
-    checks.text(field, text, 256)
+    checks.text(field, text, _MOST_ORDER)
     if not text.strip() or len(checks) > before:
         return ()
     keys: list[OrderKey] = []
+    # What is in quotes separates nothing.
+    masked = _QUOTED.sub(lambda quoted: "x" * len(quoted[0]), text)
     position = 0
-    for part in text.split(","):
-        match = _ORDER.fullmatch(part)
+    for part in masked.split(","):
         start = position + len(part) - len(part.lstrip()) + 1
-        if match is None or match[1] not in ORDERS:
-            checks.add(field, f"at {start}: expected {', '.join(ORDERS)}, each with asc or desc or nothing")
+        try:
+            key = _key(text, position, part, start)
+            if any(each.field == key.field for each in keys):
+                raise FilterError(start, f"{key.field} comes twice")
+            if key.score is not None and keys:
+                raise FilterError(start, "a result can only be the first key")
+        except FilterError as error:
+            checks.add(field, str(error))
             return ()
-        if any(key.field == match[1] for key in keys):
-            checks.add(field, f"at {start}: {match[1]} comes twice")
-            return ()
-        keys.append(OrderKey(match[1], match[2] == "desc"))
+        keys.append(key)
         position += len(part) + 1
     return _until_unique(keys)
+
+
+def _key(text: str, position: int, masked: str, start: int) -> OrderKey:
+    match = _ORDER.fullmatch(masked)
+    if match is not None:
+        name = text[position + match.start(1) : position + match.end(1)]
+        if name in ORDERS:
+            return OrderKey(name, match[2] == "desc")
+        if name.startswith("evaluations.") and isinstance(score := field_of(name, start), Score):
+            return OrderKey(name, match[2] == "desc", score)
+    known = f"{', '.join(ORDERS)} or evaluations.DATASET.METRIC"
+    raise FilterError(start, f"expected {known}, each with asc or desc or nothing")
 
 
 def _until_unique(keys: Sequence[OrderKey]) -> tuple[OrderKey, ...]:

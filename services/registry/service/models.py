@@ -97,7 +97,7 @@ class ModelService(ModelServiceServicer):
         order = parse_order(checks, "order_by", request.order_by)
         search = Search(parent, request.query.strip(), words, condition, order)
         parts = (request.parent, request.query, request.filter, request.order_by)
-        query = Query("SearchModels", parts, search.key_types)
+        query = Query("SearchModels", parts, search.key_types, optional=True)
         page = Page.check(checks, query, request.page_size, request.page_token, usual=20, most=200)
         checks.raise_if_any()
         found = await reflect(context, self._searches.search(search, page, remaining()))

@@ -59,8 +59,6 @@ _WRITE = last(
        SET card_words = words_of_card($17),
            search = model_words(model_id, display_name, labels, description) || words_of_card($17)
      WHERE id = $10
-), spelt AS (
-    INSERT INTO words SELECT word FROM spelt_words(left($17, 65536)) AS word ON CONFLICT DO NOTHING
 )
 SELECT made.revision AS written, made.* FROM made
 """,

@@ -5,6 +5,7 @@ Conditions and orders as SQL. Values become parameters, never text: what a clien
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from services.ledger.model.pages import Key
@@ -12,15 +13,18 @@ from services.registry.model.filters import (
     Comparison,
     Condition,
     CreateTime,
+    Description,
     Every,
     Label,
     LabelKeys,
+    LatestVersion,
     Negation,
     Op,
     ParameterCount,
     Score,
     Some,
     Text,
+    UpdateTime,
 )
 from services.registry.model.names import NamespaceName
 
@@ -31,6 +35,12 @@ SQL_OPS = {
     Op.AT_MOST: "<=",
     Op.MORE: ">",
     Op.AT_LEAST: ">=",
+}
+_COLUMNS = {
+    ParameterCount: "models.parameter_count",
+    LatestVersion: "models.latest_version",
+    CreateTime: "models.create_time",
+    UpdateTime: "models.update_time",
 }
 
 
@@ -71,12 +81,12 @@ def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameter
             return _text("models.model_id", op, _bare(value, parent), parameters)
         case Text(name):
             return _text(f"models.{name}", op, value, parameters)
-        case ParameterCount():
-            return _number("models.parameter_count", op, value, parameters)
-        case CreateTime():
-            return (
-                "true" if value is None else f"models.create_time {SQL_OPS[op]} {parameters.add(value, 'timestamptz')}"
-            )
+        case ParameterCount() | LatestVersion():
+            return _number(_COLUMNS[type(field)], op, value, parameters)
+        case CreateTime() | UpdateTime():
+            return _time(_COLUMNS[type(field)], op, value, parameters)
+        case Description():
+            return _description(value, parameters)
         case LabelKeys():
             return "models.labels <> '{}'" if value is None else f"models.labels ? {parameters.add(value, 'text')}"
         case Label(key):
@@ -91,13 +101,28 @@ def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str
         return f"{column} <> ''"
     parameter = parameters.add(value, "text")
     if op is Op.HAS:
-        return f"strpos(lower({column} COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
-    return f'{column} {SQL_OPS[op]} {parameter} COLLATE "C"'
+        return f"strpos(lower(nfc({column}) COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
+    compared = f'nfc({column}) {SQL_OPS[op]} {parameter} COLLATE "C"'
+    # Empty means that nobody has said, which is no text that is other than, before or after another one.
+    return compared if op is Op.EQUAL else f"({column} <> '' AND {compared})"
+
+
+def _description(value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return "models.description <> ''"
+    # The words of descriptions have a weight of their own in the index.
+    return f"models.search @@ description_query({parameters.add(value, 'text')})"
 
 
 def _number(column: str, op: Op, value: int | None, parameters: Parameters) -> str:
-    # 0 means that nobody has said.
-    return f"{column} <> 0" if value is None else f"{column} {SQL_OPS[op]} {parameters.add(value, 'bigint')}"
+    # 0 means that nobody has said, which is no number.
+    if value is None:
+        return f"{column} > 0"
+    return f"({column} > 0 AND {column} {SQL_OPS[op]} {parameters.add(value, 'bigint')})"
+
+
+def _time(column: str, op: Op, value: datetime | None, parameters: Parameters) -> str:
+    return "true" if value is None else f"{column} {SQL_OPS[op]} {parameters.add(value, 'timestamptz')}"
 
 
 def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
@@ -106,7 +131,7 @@ def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
     if op in {Op.EQUAL, Op.HAS}:
         # Containment, which the index on the pairs serves.
         return f"models.label_pairs @> {parameters.add([f'{key}={value}'], 'text[]')}"
-    left = f'(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
+    left = f'nfc(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
     return f"coalesce({left} {SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
 
 

@@ -85,15 +85,6 @@ _IMPORT = last(
       FROM next, staged_results AS result JOIN made USING (model_id)
      ORDER BY ordinal
     RETURNING 1
-), spelt AS (
-    INSERT INTO words
-    SELECT DISTINCT word
-      FROM unnest($11::text[], $12::text[], $13::text[], $18::text[])
-           AS item (model_id, display_name, description, labels),
-           spelt_words(concat_ws(' ', model_id, display_name, description,
-                                 (SELECT string_agg(key || ' ' || value, ' ') FROM jsonb_each_text(labels::jsonb))))
-           AS word
-    ON CONFLICT DO NOTHING
 )
 {count("$36", "$37::bigint", "$38::bigint")}
 SELECT next.value AS written, (SELECT count(*) FROM made) AS models, (SELECT count(*) FROM numbered) AS versions,

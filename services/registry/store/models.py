@@ -66,16 +66,6 @@ SELECT {rows.MODEL}, octets FROM models
 
 _EXISTS = Statement("models.exists", "SELECT true FROM models WHERE namespace_id = $1 AND model_id = $2")
 
-# What a mistyped word of a later search is compared with.
-_SPELT = """
-, spelt AS (
-    INSERT INTO words
-    SELECT word FROM spelt_words(concat_ws(' ', $11, $12, $13, (SELECT string_agg(key || ' ' || value, ' ')
-                                                                  FROM jsonb_each_text($18::jsonb)))) AS word
-    ON CONFLICT DO NOTHING
-)
-"""
-
 _CREATE = last(
     "models.create",
     f"""
@@ -88,7 +78,6 @@ _CREATE = last(
     RETURNING {rows.MODEL}
 )
 {count("$10", "1", "0")}
-{_SPELT}
 SELECT made.revision AS written, made.*, {USED} FROM made, used
 """,
 )
@@ -113,7 +102,6 @@ _UPDATE = last(
      WHERE namespace_id = $10 AND model_id = $11
     RETURNING {rows.MODEL}
 )
-{_SPELT}
 SELECT made.revision AS written, made.* FROM made
 """,
 )

@@ -20,9 +20,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from services.ledger.store.servers import Snapshot
 from services.ledger.store.statements import Statement
-from services.registry.model.filters import Comparison, Condition, Every, Label, Op, ParameterCount, Score
+from services.registry.model.filters import (
+    Comparison,
+    Condition,
+    CreateTime,
+    Description,
+    Every,
+    Label,
+    Op,
+    ParameterCount,
+    Score,
+    UpdateTime,
+)
 from services.registry.model.searches import Search
 from services.registry.store.conditions import SQL_OPS, best_of
+from services.registry.store.wording import understand
 
 # So many models are found and sorted sooner than anything else is done.
 FEW = 2_000
@@ -69,6 +81,10 @@ class Narrowing:
         await self._refresh(snapshot)
         needed = list(_needed(search.condition)) if search.condition is not None else []
         least = min((self._models("label_pairs", pair) for each in needed if (pair := _pair(each))), default=math.inf)
+        for each in needed:
+            if isinstance(each.field, Description) and each.value is not None:
+                wording = await understand(snapshot, search.parent, [str(each.value)])
+                least = min(least, await self.by_words(snapshot, wording.needs()))
         for each in needed:
             if least > FEW and (probe := _probe(each, search)) is not None:
                 count = (await snapshot.fetch(*probe))[0]["count"]
@@ -120,8 +136,13 @@ def _probe(comparison: Comparison, search: Search) -> tuple[Statement, list[obje
         return None
     if isinstance(field, ParameterCount):
         sql = f"""
-SELECT FROM models WHERE namespace_id = $1 AND parameter_count {SQL_OPS[op]} $2::bigint LIMIT {SOME + 1}"""
+SELECT FROM models WHERE namespace_id = $1 AND parameter_count > 0 AND parameter_count {SQL_OPS[op]} $2::bigint
+ LIMIT {SOME + 1}"""
         return _counted("parameter_count", sql), [search.parent.namespace, value]
+    if isinstance(field, CreateTime | UpdateTime):
+        column = "create_time" if isinstance(field, CreateTime) else "update_time"
+        sql = f"SELECT FROM models WHERE namespace_id = $1 AND {column} {SQL_OPS[op]} $2::timestamptz LIMIT {SOME + 1}"
+        return _counted(column, sql), [search.parent.namespace, value]
     if isinstance(field, Score):
         sql = f"""
 SELECT FROM best WHERE namespace_id = $1 AND dataset = $2 AND metric = $3 AND {best_of(field, "best")} {SQL_OPS[op]}

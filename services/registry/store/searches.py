@@ -2,16 +2,19 @@
 """
 Searches in the database.
 
-Without an order of its own, a search with words has four tiers, best first: the model of exactly that name; models that
-have all words in their name or display name; models that have them anywhere, as they are or stemmed; models in which
-something begins with them, or in which a mistyped word is spelt as in the vocabulary. Within a tier the newest model
-comes first. So a page is read in index order, and what matches half a million models costs no more than what matches
-fifty: nothing is ranked that is not shown. (docs/adr/0010 compares this with ts_rank.)
+Without an order of its own, a search with words has tiers, best first: the model of exactly that name; models whose
+names begin with the query, by name; models that have all words in their name or display name; models that have them
+anywhere, as they are or stemmed; models in which something begins with them. Within a tier (but the second) the newest
+model comes first. So a page is read in index order, and what matches half a million models costs no more than what
+matches fifty: nothing is ranked that is not shown. (docs/adr/0010 compares this with ts_rank.)
+
+When no model has the words, those are found that have words which are spelt nearly like them (docs/adr/0034).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,20 +30,22 @@ from services.registry.store.conditions import Parameters, sql_after, sql_of, sq
 from services.registry.store.measures import direct
 from services.registry.store.narrowing import FEW, MANY, SOME, Narrowing
 from services.registry.store.parents import NAMESPACE
-from services.registry.store.wording import Wording, understand
-
-_COLUMNS = {
-    "name": ("models.model_id", "text"),
-    "parameter_count": ("models.parameter_count", "bigint"),
-    "create_time": ("models.create_time", "timestamptz"),
-    "update_time": ("models.update_time", "timestamptz"),
-}
+from services.registry.store.score_orders import by_score, columns_of
+from services.registry.store.wording import Wording, mend, understand
 
 # Of a search that is not narrow, so many of the newest models are looked at first: the page of one that matches a
 # three-hundredth of them is full by then. How many were found says how far to go on; nobody walks farther than that.
 _WINDOW = 8_000
 _FARTHEST = 100_000
-_TIERS = 4
+
+# The tiers by the numbers that page tokens have for them, which stay as they are, and their order.
+_EXACT, _NAME, _WHOLE, _LOOSE, _BEGINS, _MENDED = range(6)
+_TIERS = (_EXACT, _BEGINS, _NAME, _WHOLE, _LOOSE)
+# Those that are one model, or read in an index of their own: they are not looked for among the newest models.
+_POINTS = (_EXACT, _BEGINS)
+
+_ANY = "SELECT FROM models WHERE namespace_id = $1 AND delete_time IS NULL AND search @@ $2::text::tsquery"
+_HAS_WORDS = Statement("models.has_words", f"SELECT EXISTS ({_ANY}) AS found")
 
 
 class SearchStore:
@@ -69,39 +74,73 @@ class SearchStore:
         async def work(snapshot: Snapshot) -> list[Row]:
             nonlocal search
             search = replace(asked, condition=await direct(snapshot, asked.parent, asked.condition))
-            wording = await understand(snapshot, search.words) if search.words else None
-            if not search.ranked:
-                return await snapshot.fetch(*_ordered(search, page, wording))
-            tight, loose = await self._estimates(snapshot, search, wording)
-            walk: float = _WINDOW
-            while 2 * tight > walk:
-                found = await snapshot.fetch(*_ranked(search, page, wording, _Ways(window=int(walk))))
-                count = found[0]["found_count"] or 0
-                if count > page.size:
+            if not search.words:
+                return await self._page(snapshot, search, page, None)
+            wording = await understand(snapshot, search.parent, search.words)
+            mended = page.after is not None and search.is_mended(page.after)
+            if not mended:
+                found = await self._page(snapshot, search, page, wording)
+                if page.after is not None or found[0]["found_count"] is not None:
                     return found
-                # As far as it seems to be to a full page, and half as far again.
-                walk *= 1.5 * (page.size + 1) / count if count else math.inf
-                if walk > _FARTHEST:
-                    break
-            return await snapshot.fetch(*_ranked(search, page, wording, _Ways(tight <= MANY, loose <= SOME)))
+            wording = await mend(snapshot, search.parent, wording)
+            if not mended and (not wording.mends or await _are_there(snapshot, search, wording)):
+                return found
+            return await self._page(snapshot, search, page, wording, mended=True)
 
         found = await self._database.search_with(work, within=within)
-        width = len(search.key_types)
-        return listed(page, found, ("NAMESPACE_NOT_FOUND", search.parent), rows.to_model, lambda row: _key(row, width))
+        missing = ("NAMESPACE_NOT_FOUND", search.parent)
+        return listed(page, found, missing, rows.to_model, lambda row: _key(row, search))
 
-    async def _estimates(self, snapshot: Snapshot, search: Search, wording: Wording | None) -> tuple[float, float]:
+    async def _page(
+        self, snapshot: Snapshot, search: Search, page: Page, wording: Wording | None, *, mended: bool = False
+    ) -> list[Row]:
+        if not search.ranked:
+            return await snapshot.fetch(*_ordered(search, page, wording, mended=mended))
+        tight, loose = await self._estimates(snapshot, search, wording, mended)
+        walk: float = _WINDOW
+        while 2 * tight > walk:
+            ways = _Ways(window=int(walk), mended=mended)
+            found = await snapshot.fetch(*_ranked(search, page, wording, ways))
+            count = found[0]["found_count"] or 0
+            if count > page.size:
+                return found
+            # As far as it seems to be to a full page, and half as far again.
+            walk *= 1.5 * (page.size + 1) / count if count else math.inf
+            if walk > _FARTHEST:
+                break
+        ways = _Ways(tight <= MANY, loose <= SOME, mended=mended)
+        return await snapshot.fetch(*_ranked(search, page, wording, ways))
+
+    async def _estimates(
+        self,
+        snapshot: Snapshot,
+        search: Search,
+        wording: Wording | None,
+        mended: bool,
+        /,
+    ) -> tuple[float, float]:
         """
         About how many models may match, at most: in the tiers before the last one, and in the last one.
         """
         if wording is None:
             filtered = await self._narrowing.by_filter(snapshot, search)
             return filtered, filtered
-        tight = await self._narrowing.by_words(snapshot, wording.whole_lexemes)
-        loose = await self._narrowing.by_words(snapshot, wording.loose_lexemes)
+        loose = await self._narrowing.by_words(snapshot, wording.needs(loose=True, mended=mended))
+        tight = loose if mended else await self._narrowing.by_words(snapshot, wording.needs())
         if max(tight, loose) > FEW:
             filtered = await self._narrowing.by_filter(snapshot, search)
             return min(tight, filtered), min(loose, filtered)
         return tight, loose
+
+
+async def _are_there(snapshot: Snapshot, search: Search, wording: Wording) -> bool:
+    """
+    Whether models have the words and only the filter keeps them out: then no word is mistyped.
+    """
+    if search.condition is None:
+        return False
+    found = await snapshot.fetch(_HAS_WORDS, [search.parent.namespace, wording.loose])
+    return bool(found[0]["found"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +153,24 @@ class _Ways:
         loose_sorted: the same for the last tier.
         window: looked for among so many of the newest models only, and no further than the first tier that may be
             large; 0 for all models and all tiers.
+        mended: the only tier is what is spelt nearly like the words.
     """
 
     tight_sorted: bool = False
     loose_sorted: bool = False
     window: int = 0
+    mended: bool = False
+
+    def tiers(self, wording: Wording | None, first: int | None) -> tuple[int, ...]:
+        """
+        The tiers from *first* on.
+        """
+        if wording is None:
+            return (_EXACT,)
+        if self.mended:
+            return (_MENDED,)
+        begin = _TIERS.index(first) if first is not None else 0
+        return _TIERS[begin : max(begin, _TIERS.index(_NAME)) + 1 if self.window else None]
 
     def order(self, *, is_last: bool) -> str:
         return "models.id + 0" if (self.loose_sorted if is_last else self.tight_sorted) else "models.id"
@@ -137,20 +189,23 @@ def _where(search: Search, parameters: Parameters) -> list[str]:
     return where
 
 
-def _ordered(search: Search, page: Page, wording: Wording | None) -> tuple[Statement, list[Any]]:
+def _ordered(search: Search, page: Page, wording: Wording | None, *, mended: bool) -> tuple[Statement, list[Any]]:
     """
     A page in an order that was asked for.
     """
     parameters = Parameters(search.parent.namespace, page.size + 1)
     where = _where(search, parameters)
     if wording is not None:
-        where.append(f"models.search @@ {parameters.add(wording.loose, 'text')}::tsquery")
-    columns = [(*_COLUMNS[key.field], key.descending) for key in search.order]
+        words = wording.mended if mended else wording.loose
+        where.append(f"models.search @@ {parameters.add(words, 'text')}::tsquery")
+    if search.order[0].score is not None:
+        return by_score(search.order[0].score, search, page, where, parameters, mended=mended)
+    columns = columns_of(search.order)
     if page.after is not None:
-        where.append(sql_after(columns, page.after, parameters))
+        where.append(sql_after(columns, page.after[: len(columns)], parameters))
     keys = "".join(f", {column} AS key_{index}" for index, (column, _, _) in enumerate(columns))
     found = f"""
-SELECT {rows.MODEL}, models.octets{keys} FROM models
+SELECT {rows.MODEL}, models.octets{keys}, {mended} AS is_mended FROM models
  WHERE {" AND ".join(where)}
  ORDER BY {sql_order(columns)} LIMIT $2
 """
@@ -163,15 +218,28 @@ def _tier(number: int, search: Search, wording: Wording | None, parameters: Para
     """
     if wording is None:
         return "true"
-    own = parameters.add(search.query, "text")
-    if number == 0:
-        return f"models.model_id = {own}"
-    texts = (wording.name, wording.whole, wording.loose)
-    matches = [
-        f"models.search @@ {parameters.add(text, 'text')}::tsquery" for text in texts[max(number - 2, 0) : number]
-    ]
-    others = f"models.model_id <> {own}"
-    return f"{others} AND {matches[-1]}" + (f" AND NOT {matches[0]}" if len(matches) > 1 else "")
+    if number == _MENDED:
+        return _match(wording.mended, parameters)
+    if number == _EXACT:
+        return f"models.model_id = {parameters.add(search.query, 'text')}"
+    begins = parameters.add(search.query.lower(), "text")
+    if number == _BEGINS:
+        # A range of the index; an empty one for what no name can have in it.
+        return f"""lower(models.model_id) >= {begins} COLLATE "C"
+               AND lower(models.model_id) < {begins} || chr(1114111) COLLATE "C"
+               AND models.model_id <> {parameters.add(search.query, "text")}"""
+    others = f"NOT starts_with(lower(models.model_id), {begins})"
+    match number:
+        case 1:  # _NAME
+            return f"{others} AND {_match(wording.name, parameters)}"
+        case 2:  # _WHOLE
+            return f"{others} AND {_match(wording.whole, parameters)} AND NOT {_match(wording.name, parameters)}"
+        case _:
+            return f"{others} AND {_match(wording.loose, parameters)} AND NOT {_match(wording.whole, parameters)}"
+
+
+def _match(query: str, parameters: Parameters) -> str:
+    return f"models.search @@ {parameters.add(query, 'text')}::tsquery"
 
 
 def _ranked(search: Search, page: Page, wording: Wording | None, ways: _Ways) -> tuple[Statement, list[Any]]:
@@ -181,24 +249,35 @@ def _ranked(search: Search, page: Page, wording: Wording | None, ways: _Ways) ->
     """
     parameters = Parameters(search.parent.namespace, page.size + 1)
     where = _where(search, parameters)
-    tiers = _TIERS if wording is not None else 1
-    first, newest = (int(str(part)) for part in page.after) if page.after is not None else (0, None)
-    last = max(first, 1 if wording is not None else 0) + 1 if ways.window else tiers
+    first = int(str(page.after[0])) if page.after is not None else None
     parts = []
-    for tier in range(first, last):
-        conditions = [*where, _tier(tier, search, wording, parameters)]
-        after = f"models.id < {parameters.add(newest, 'bigint')}" if tier == first and newest is not None else "true"
-        is_point = wording is not None and tier == 0
+    for tier in ways.tiers(wording, first):
+        after = _after(tier, page.after, parameters) if tier == first else "true"
+        is_point = wording is not None and tier in _POINTS
         source = _newest(ways.window, after) if ways.window and not is_point else "models"
-        order = ways.order(is_last=tier == tiers - 1)
+        order = f"{ways.order(is_last=tier in (_LOOSE, _MENDED))} DESC"
+        if wording is not None and tier == _BEGINS:
+            order = "lower(models.model_id), models.model_id"
         parts.append(f"""
 (SELECT {rows.MODEL}, models.octets, {tier} AS key_0, models.id AS key_1 FROM {source}
-  WHERE {" AND ".join([*conditions, after])}
-  ORDER BY {order} DESC LIMIT $2)
+  WHERE {" AND ".join([*where, _tier(tier, search, wording, parameters), after])}
+  ORDER BY {order} LIMIT $2)
 """)
     return page_of(
         ways.name, f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS tiers LIMIT $2", NAMESPACE
     ), parameters.values
+
+
+def _after(tier: int, key: Sequence[Key] | None, parameters: Parameters) -> str:
+    """
+    What comes after the last model of the page before, within its tier.
+    """
+    if key is None:
+        return "true"
+    if tier == _BEGINS:
+        columns = [("lower(models.model_id)", "text", False), ("models.model_id", "text", False)]
+        return sql_after(columns, [str(key[2]).lower(), key[2]], parameters)
+    return f"models.id < {parameters.add(int(str(key[1])), 'bigint')}"
 
 
 def _newest(count: int, after: str) -> str:
@@ -206,5 +285,12 @@ def _newest(count: int, after: str) -> str:
          ORDER BY models.id DESC LIMIT {count}) AS models"""
 
 
-def _key(row: Row, width: int) -> list[Key]:
-    return [row[f"key_{index}"] for index in range(width)]
+def _key(row: Row, search: Search) -> list[Key]:
+    """
+    The sort key of a row: as an earlier release has it, as long as that says enough.
+    """
+    if search.ranked:
+        key = [row["key_0"], row["key_1"]]
+        return [*key, row["model_id"]] if search.words and row["key_0"] == _BEGINS else key
+    key = [row[f"key_{index}"] for index in range(len(search.order))]
+    return [*key, 1] if row["is_mended"] else key

@@ -17,7 +17,7 @@ import pytest
 
 from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, versions_pb2
 from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.ledger.migrate import AHEAD, Migration, MigrationError, grant, migrate, migrations
+from services.ledger.migrate import AHEAD, Migration, MigrationError, _statements, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.test_measures import WRONG
 from services.registry.tests.yard import running
@@ -357,6 +357,56 @@ async def test_results_that_come_while_best_is_made(connection: asyncpg.Connecti
     assert await connection.fetchval("SELECT count(*) FROM best WHERE high = 99 AND results = 2") == 2
     assert await connection.fetchval(WRONG) == 0
     await other.close()
+
+
+UNSPACED = """
+INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                    annotations, parameter_count, create_time, update_time, revision, octets, search)
+SELECT 'default', id, title, 'A convnext', '', '', '', '', labels::jsonb, '{}', 7, now(), now(), 1, 200,
+       model_words(id, title, labels::jsonb, 'A convnext')
+  FROM (VALUES ('zh', '中文图像识别模型', '{"where": "' || normalize('Ångström', NFD) || '"}'), ('carded', '', '{}'))
+       AS old (id, title, labels);
+INSERT INTO cards (model, number, sections, markdown, extra, front, update_time, actor, revision, octets)
+SELECT id, 1, '{"intended_use": "今月の売上予測"}', 'An efficientnet', '{"list": [{"deep": "ภาพใบหน้า"}]}', '', now(),
+       '', 1, 1
+  FROM models WHERE model_id = 'carded';
+UPDATE models SET card_words = words_of_card('今月の売上予測'), search = search || words_of_card('今月の売上予測')
+ WHERE model_id = 'carded';
+"""
+
+
+async def test_old_texts_are_indexed_anew(connection: asyncpg.Connection[asyncpg.Record], empty: str) -> None:
+    """
+    Texts without spaces, decomposed labels and the words of cards that were there before are found, and typos of words
+    that were there before are mended. A migration that was interrupted there can be run again.
+    """
+    files = migrations(FOLDER)
+    await migrate(connection, files[:7])
+    await connection.execute(UNSPACED)
+    await migrate(connection, files[:8])
+    await connection.execute("DELETE FROM schema_migrations WHERE number = 8; DELETE FROM vocabulary")
+    await migrate(connection, files)
+    await grant(connection, FOLDER, SERVICE_ROLE)
+    async with running(empty.replace("//postgres@", f"//{SERVICE_ROLE}@")) as registry:
+
+        async def found(**request: Any) -> set[str]:
+            search = models_pb2.SearchModelsRequest(parent="namespaces/default", **request)
+            return {each.name.rpartition("/")[2] for each in (await registry.models.SearchModels(search)).models}
+
+        assert await found(query="识别") == {"zh"}
+        assert await found(query="売上") == {"carded"}
+        assert await found(query="ภาพ") == {"carded"}
+        assert await found(query="efficentnet") == {"carded"}
+        assert await found(query="convnxt") == {"zh", "carded"}
+        assert await found(filter='labels.where = "Ångström"') == {"zh"}
+
+
+def test_bodies_of_functions_are_not_cut() -> None:
+    """
+    A statement ends with a semicolon at the end of a line, but not within $$ … $$.
+    """
+    body = "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN\n  RETURN 1;\nEND $$"
+    assert _statements(f"SELECT 1;\n{body};\nSELECT 2;\n") == ["SELECT 1", body, "SELECT 2", ""]
 
 
 async def test_an_index_that_was_interrupted_is_built_again(connection: asyncpg.Connection[asyncpg.Record]) -> None:

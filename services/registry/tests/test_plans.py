@@ -46,6 +46,7 @@ from services.registry.store.imports import STAGE
 from services.registry.store.models import ModelStore
 from services.registry.store.purging import PARTS
 from services.registry.store.unpins import UnpinStore
+from services.registry.store.vocabulary import Vocabulary
 from services.registry.tests.calls import DEFAULT, deploy, import_items, move, owner, status, watch, write_card
 from services.registry.tests.shelf import new_shelf, serving
 from services.registry.tests.yard import Registry, running
@@ -166,6 +167,11 @@ async def searches(registry: Registry) -> None:
         ("vision", "", "parameter_count desc"),
         ("", "", "create_time"),
         ("", "", "update_time desc"),
+        (one.model_id[:8], "", ""),
+        ("", 'update_time > "2024-01-01T00:01:00Z" AND create_time < "2024-01-01T00:02:00Z"', ""),
+        ("", "description:retrieval", ""),
+        ("", "", "evaluations.imagenet.top1 desc"),
+        ("vision", "", "evaluations.imagenet.top1"),
     ):
         await registry.models.SearchModels(
             models_pb2.SearchModelsRequest(parent=DEFAULT, query=query, filter=condition, order_by=order)
@@ -281,6 +287,7 @@ async def others(registry: Registry) -> None:
         await Changelog(database).forget()
         await ModelStore(database).due()
         await large(registry, database)
+        await Vocabulary(database).forget()
         await UnpinStore(database).take()
         await UnpinStore(database).paid([Debt(1, "", "")])
 
@@ -324,7 +331,7 @@ async def test_every_statement_uses_an_index(asked: Asked, database: str) -> Non
     connection = await asyncpg.connect(owner(database))
     scans: dict[str, set[str]] = {}
     try:
-        # The vocabulary has some hundred words, however many models: a page or two are read faster than an index.
+        # A page or two are read faster than an index.
         small = await connection.fetch("SELECT relname FROM pg_class WHERE relpages < 8 AND relkind = 'r'")
         tiny = _TINY | {"staged_results"} | ({row["relname"] for row in small} if SCALE else set())
         await connection.execute(STAGE.sql)

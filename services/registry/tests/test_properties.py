@@ -186,11 +186,20 @@ def _text(name: str, sign: str, value: str) -> Condition:
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if sign == ":":
         return f"{name}:{quoted}", lambda known: value.lower() in getattr(known, name).lower()
-    return f"{name} {sign} {quoted}", lambda known: _SIGNS[sign](getattr(known, name).encode(), value.encode())
+    return (
+        f"{name} {sign} {quoted}",
+        # What nobody has said compares with nothing, but `= ""` asks for it.
+        lambda known: (
+            (sign == "=" or getattr(known, name) != "") and _SIGNS[sign](getattr(known, name).encode(), value.encode())
+        ),
+    )
 
 
 def _number(name: str, sign: str, value: int) -> Condition:
-    return f"{name} {sign} {value}", lambda known: _SIGNS[sign](known.parameter_count, value)
+    return (
+        f"{name} {sign} {value}",
+        lambda known: known.parameter_count > 0 and _SIGNS[sign](known.parameter_count, value),
+    )
 
 
 def _label(key: str, sign: str, value: str) -> Condition:
