@@ -39,7 +39,7 @@ from tests.coherence.troubles import Troubles
 SECONDS = float(os.environ.get("MODELYARD_CHECK_SECONDS", "12"))
 SEED = int(os.environ.get("MODELYARD_CHECK_SEED") or random.SystemRandom().randrange(2**32))
 BOUND = 2.0
-READERS = 18
+READERS = 36
 # By then everything has been, on a machine of which much is asked.
 _PATIENCE = 90.0
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
@@ -60,14 +60,15 @@ class Check:
 
     async def read(self, number: int) -> None:
         """
-        Ask a cache anything, until cancelled; half of it of a few questions that all readers ask.
+        Ask a cache anything, until cancelled; half of it what all readers ask, and what has changed most so far.
         """
         cache = self.caches[number % len(self.caches)]
         dice = random.Random(f"{SEED} {number}")  # noqa: S311 - test data
         everything = [question for origin in self.origins.values() for question in origin.history.questions]
-        few = random.Random(SEED).sample(everything, 6)  # noqa: S311 - the same of all readers
+        few = random.Random(SEED).sample(everything, 3)  # noqa: S311 - the same of all readers
+        often = self.origins["registry"].history.often
         while True:
-            question = dice.choice(everything if dice.random() < 0.5 else few)
+            question = dice.choice(everything if dice.random() < 0.5 else (*few, *often(3)))
             history = self.origins[question.origin].history
             luck = dice.random()
             minimum = history.known if luck < 0.4 else 0
@@ -75,7 +76,7 @@ class Check:
             if luck > 0.97:
                 wishes = {"cache_control": "no-cache"}
             await self._ask(cache, question, history, minimum, wishes)
-            await asyncio.sleep(dice.uniform(0, 0.01))
+            await asyncio.sleep(dice.uniform(0, 0.03))
 
     async def _ask(
         self, cache: Cache, question: Question, history: History, minimum: int, wishes: dict[str, str]
@@ -189,7 +190,7 @@ async def _check(servers: Servers) -> AsyncIterator[Check]:
         registry = writers.Registry(to_registry, History([], BOUND, seen), random.Random(SEED + 1))  # noqa: S311
         cdn = assets.Assets(to_cdn, History([], BOUND, seen), random.Random(SEED + 2))  # noqa: S311
         await asyncio.gather(registry.prepare(), cdn.prepare())
-        page = await models_pb2_grpc.ModelServiceStub(to_registry).ListModels(first_page())  # type: ignore[misc]
+        page = await models_pb2_grpc.ModelServiceStub(to_registry).ListModels(first_page())
         asked = questions(assets.ASSETS, assets.STATIC, page.next_page_token)
         for name, origin in (("registry", registry), ("cdn", cdn)):
             own, known = [question for question in asked if question.origin == name], origin.history.known
@@ -204,7 +205,7 @@ async def _check(servers: Servers) -> AsyncIterator[Check]:
         ]
         valkey = (servers.valkey.part(), servers.valkey.url)
         databases = (servers.postgres, servers.replica)
-        troubles = Troubles(caches, supervisor, servers.second[0], valkey, databases, BOUND + 1.5, dice)
+        troubles = Troubles(caches, supervisor, servers.second[0], valkey, databases, BOUND + 3, dice)
         try:
             await asyncio.gather(*(cache.start() for cache in caches))
             yield Check(caches, {"registry": registry, "cdn": cdn}, troubles, seen)

@@ -98,6 +98,7 @@ class History:
         # By question: the numbers of the points since which something else is said, and that.
         self._said: dict[Question, tuple[list[int], list[bytes]]] = {question: ([], []) for question in questions}
         self._waiting: list[Answered] = []
+        self._often: Sequence[Question] = questions
 
     async def look(self, channel: grpc.aio.Channel, acknowledged: float) -> None:
         """
@@ -121,13 +122,14 @@ class History:
             if not texts or texts[-1] != said.text:
                 numbers.append(number)
                 texts.append(said.text)
+        self._often = sorted(self.questions, key=lambda question: -len(self._said[question][0]))
         self._judge_those_that_can_be()
 
-    def changed(self, question: Question) -> int:
+    def often(self, count: int) -> Sequence[Question]:
         """
-        How many answers there were to a question.
+        The questions that had most answers so far.
         """
-        return len(self._said[question][0])
+        return self._often[:count]
 
     def add(self, answered: Answered) -> None:
         """

@@ -80,7 +80,6 @@ class Servers:
         supervisor.start([replace(replica.part(), name="replica"), cdn.part(), first.part(), again])
         return cls(supervisor, postgres, replica, valkey, first.port, (again, second.port), cdn.port)
 
-
     def drop(self) -> None:
         """
         End those whose data goes with the run without letting them write it down.

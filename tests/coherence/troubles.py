@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import redis.asyncio as redis
 
+from services.embedded.link import Link
 from services.embedded.parts import Part
 from services.embedded.postgres import Postgres
 from services.embedded.supervisor import Supervisor
@@ -69,7 +70,8 @@ class Troubles:
         """
         while True:
             if not self._left:
-                self._left = self._dice.sample(sorted(KINDS), len(KINDS))
+                bag = [*sorted(KINDS), *_TWICE]
+                self._left = self._dice.sample(bag, len(bag))
             kind = self._left.pop()
             cache = self._caches[-1] if kind == "trim the log" else self._dice.choice(self._caches)
             async with cache.busy:
@@ -83,19 +85,28 @@ class Troubles:
                 link.cut()
             await asyncio.sleep(0.2)
 
-    async def _stall(self, cache: Cache, **ways: bool) -> None:
-        # Longer than the bound, and all that was held arrives afterwards.
-        for link in cache.registries:
-            link.hang(**ways)
-        await asyncio.sleep(self._dice.uniform(self._longest - 1, self._longest))
-        for link in cache.registries:
-            link.release()
+    async def _stall(self, cache: Cache) -> None:
+        await self._hold(cache.registries)
 
     async def _stall_requests(self, cache: Cache) -> None:
-        await self._stall(cache, back=False)
+        await self._hold(self._one(cache), back=False)
 
     async def _stall_answers(self, cache: Cache) -> None:
-        await self._stall(cache, there=False)
+        await self._hold(self._one(cache), there=False)
+
+    async def _hold(self, links: Sequence[Link], **ways: bool) -> None:
+        # Longer than the bound, and all that was held arrives afterwards.
+        for link in links:
+            link.hang(**ways)
+        await asyncio.sleep(self._dice.uniform(self._longest - 2, self._longest))
+        for link in links:
+            link.release()
+
+    def _one(self, cache: Cache) -> Sequence[Link]:
+        """
+        One way out of two: what comes by the other tells meanwhile what has changed.
+        """
+        return [self._dice.choice(cache.registries)]
 
     async def _slow(self, cache: Cache) -> None:
         for link in cache.registries:
@@ -106,7 +117,7 @@ class Troubles:
 
     async def _stall_assets(self, cache: Cache) -> None:
         cache.cdn.hang()
-        await asyncio.sleep(self._dice.uniform(0.5, self._longest))
+        await asyncio.sleep(self._dice.uniform(0.5, self._longest - 1))
         cache.cdn.release()
 
     async def _cut_valkey(self, cache: Cache) -> None:
@@ -149,7 +160,7 @@ class Troubles:
 
     async def _lag(self, _cache: Cache) -> None:
         await self._sql(self._replica, "SELECT pg_wal_replay_pause()")
-        await asyncio.sleep(self._dice.uniform(1, self._longest))
+        await asyncio.sleep(self._dice.uniform(1, self._longest - 1))
         await self._sql(self._replica, "SELECT pg_wal_replay_resume()")
 
     async def _kill_registry(self, _cache: Cache) -> None:
@@ -190,3 +201,5 @@ KINDS: dict[str, _Kind] = {
     "kill registry": Troubles._kill_registry,
     "kill cache": Troubles._kill_cache,
 }
+# Of these more can come: one cache, one way, and much that is asked.
+_TWICE = ("stall answers", "stall requests")
