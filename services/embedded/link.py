@@ -92,7 +92,12 @@ class Link:
         return len(self._writers) // 2
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            # Nobody is there; so is nobody here.
+            writer.transport.abort()
+            return
         self._writers |= {writer, back}
         pumps = [
             asyncio.create_task(self._pump(reader, back, counted=False)),
