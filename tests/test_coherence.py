@@ -122,7 +122,7 @@ class Check:
         tasks = [
             asyncio.create_task(registry.go_on(writers.WRITES, 0.05)),
             asyncio.create_task(cdn.go_on(assets.WRITES, 1.0)),
-            *(asyncio.create_task(self.troubles.go_on()) for _ in range(2)),
+            *(asyncio.create_task(self.troubles.go_on()) for _ in self.caches),
             *(asyncio.create_task(self.read(number)) for number in range(READERS)),
         ]
         async with _working(tasks):

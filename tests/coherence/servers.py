@@ -94,7 +94,13 @@ def _service(name: str, health: str, environment: Mapping[str, str]) -> suite.Se
         name=name,
         health=health,
         needs=(),
-        environment={**environment, "MODELYARD_LOG_LEVEL": "error"},
+        environment={
+            **environment,
+            "MODELYARD_LOG_LEVEL": "error",
+            # A busy machine is no reason for the truth not to be told.
+            "MODELYARD_DATABASE_POOL_WAIT_SECONDS": "30",
+            "MODELYARD_SEARCH_SECONDS": "30",
+        },
         workers=1,
         host="envoy",
         port=free_port(),
