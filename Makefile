@@ -126,8 +126,9 @@ drill-deploy: $(READY) ## The overlays' pods outside of containers: demo, rolls 
 drill-abuse: $(READY) ## How much slower others are served while the gateway is attacked (SECONDS=5 ROUNDS=3)
 	@$(BIN)/python -m bench.abuse
 
-check-coherence: $(READY) ## Reads, writes, kills and partitions, every answer checked (MINUTES=10)
-	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) $(BIN)/pytest --quiet tests/test_coherence.py
+check-coherence: $(READY) ## The cache under writes and troubles of every kind, every answer checked (MINUTES=10 SEED=… SCHEDULES=1000)
+	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) MODELYARD_CHECK_SEED=$(SEED) MODELYARD_TEST_SEED=$(SEED) \
+	  MODELYARD_TEST_SCHEDULES=$(or $(SCHEDULES),1000) $(BIN)/pytest --quiet services/cache/tests/test_schedules.py tests/test_coherence.py
 
 mutants: $(READY) ## Break the code in some sixty ways: a test has to notice each (ONLY=valid-ignores-tags,an-alias-*)
 	@$(BIN)/python -m bench.mutants --only "$(ONLY)"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -89,9 +89,9 @@ class Copies(AbstractContextManager["Copies"]):
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-def _run(copy: Path, tests: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+def _run(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
     # Without bytecode: a file that is changed and changed back within a second may keep its size, too.
-    own = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy), **environment}
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
@@ -115,7 +115,7 @@ def _try(copies: Copies, mutant: Mutant) -> Result:
     before = file.read_text(encoding="utf-8")
     try:
         file.write_text(mutant.applied(copy), encoding="utf-8")
-        status, said = _run(copy, mutant.tests, mutant.environment)
+        status, said = _run(copy, mutant.tests)
         verdict = {_FAILED: "caught", _PASSED: "SURVIVED"}.get(status, f"no verdict: pytest ended with {status}")
     except UnfitError as error:
         verdict, said = "cannot be applied", str(error)
@@ -134,7 +134,7 @@ def _check_unbroken(copies: Copies, chosen: Sequence[Mutant]) -> str:
     copy = copies.free.get()
     try:
         tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-        status, said = _run(copy, tests, {})
+        status, said = _run(copy, tests)
     finally:
         copies.free.put(copy)
     return "" if status == _PASSED else said

@@ -8,8 +8,8 @@ import ast
 import fnmatch
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 #: The repository.
@@ -35,7 +35,6 @@ class Mutant:
         find: what is replaced; it occurs once.
         replace: with what.
         tests: which notice, as pytest names them.
-        environment: of the tests.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Mutant:
     find: str
     replace: str
     tests: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def applied(self, tree: Path) -> str:
         """

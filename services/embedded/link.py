@@ -29,8 +29,9 @@ class Link:
         self.delay = 0.0
         # What comes back in place of what the server says; None means the truth.
         self.garbage: bytes | None = None
-        self._passing = asyncio.Event()
-        self._passing.set()
+        # Whether what goes to the server passes, and what comes back.
+        self._there, self._back = asyncio.Event(), asyncio.Event()
+        self.release()
 
     async def up(self) -> None:
         """
@@ -60,18 +61,28 @@ class Link:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
-    def hang(self) -> None:
+    def hang(self, *, there: bool = True, back: bool = True) -> None:
         """
-        Keep connections and pass nothing on.
+        Keep connections and pass nothing on: to the server, or back from it.
         """
-        self._passing.clear()
+        if there:
+            self._there.clear()
+        if back:
+            self._back.clear()
 
     def go_on(self) -> None:
         """
         Pass on again, over new connections.
         """
         self.cut()
-        self._passing.set()
+        self.release()
+
+    def release(self) -> None:
+        """
+        Pass on again what was held meanwhile, late.
+        """
+        self._there.set()
+        self._back.set()
 
     @property
     def open(self) -> int:
@@ -81,7 +92,12 @@ class Link:
         return len(self._writers) // 2
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            # Nobody is there; so is nobody here.
+            writer.transport.abort()
+            return
         self._writers |= {writer, back}
         pumps = [
             asyncio.create_task(self._pump(reader, back, counted=False)),
@@ -97,7 +113,7 @@ class Link:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
-                await self._passing.wait()
+                await (self._back if counted else self._there).wait()
                 if counted:
                     self._count(len(data))
                     await asyncio.sleep(self.delay)

@@ -5,6 +5,7 @@ How long what nobody pins is left alone.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import grpc
@@ -52,7 +53,7 @@ async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World, tmp_
     """
     What is condemned is not found any more, and its bytes stay in the bucket for the delay: somebody may read them now.
     """
-    nothing = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "EVERY")}
+    nothing: dict[str, Any] = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "EVERY")}
     async with serving(world, tmp_path, MODELYARD_COLLECT_DELAY_SECONDS="3600", **nothing) as cdn:
         asset = await upload(cdn.stub, some_bytes(12))
         assert list((await collect(cdn.stub)).names) == [asset.name]

@@ -1,0 +1,31 @@
+"""
+A cache that tells few tags apart: the table of what was touched overflows all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from unittest import mock
+
+from services.cache import __main__ as cache
+from services.cache.model.coherence import Coherence
+from services.cache.settings import CacheSettings
+from services.chassis.server import Server, main
+
+FEW = 40
+
+
+@asynccontextmanager
+async def compose(server: Server) -> AsyncIterator[None]:
+    """
+    As the cache's own.
+    """
+    with mock.patch.object(cache, "Coherence", partial(Coherence, most_tags=FEW)):
+        async with cache.compose(server):
+            yield
+
+
+if __name__ == "__main__":
+    main("services.cache", compose, settings=CacheSettings)
