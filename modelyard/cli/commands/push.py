@@ -17,6 +17,7 @@ from modelyard.cli.parsing import Group, command, pair
 from modelyard.cli.privacy import public_already, warning
 from modelyard.cli.progress import Progress, amount
 from modelyard.cli.pushing import Plan, artifacts, prepare, send, version_of
+from modelyard.cli.warned import warn
 from modelyard.client import Client
 from modelyard.paths import shown
 from modelyard.registry.v1 import aliases_pb2, models_pb2
@@ -87,6 +88,7 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=args.alias, version=version.name)
         yard.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=model, moves=[move]))
         output.note(f"{args.alias} points at it")
+    warn(yard, version, output)
     output.line(version, version.name)
 
 
