@@ -7,7 +7,7 @@ from __future__ import annotations
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.cli.output import Output
+from modelyard.cli.output import Output, plain
 from modelyard.cli.parsing import all_pages
 from modelyard.client import Client
 from modelyard.paths import shown
@@ -29,7 +29,7 @@ def warn(yard: Client, version: pb.Version, output: Output) -> None:
     except grpc.RpcError:
         return
     lines = [
-        f"{shown(artifact.path)}: {warning}"
+        plain(f"{shown(artifact.path)}: {warning}")
         for artifact in version.artifacts
         for warning in warnings.get(artifact.sha256, ())
     ]

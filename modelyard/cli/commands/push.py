@@ -8,6 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
+from modelyard.cli import incomplete
 from modelyard.cli.folders import MOST_TARGET, Found, Scan, scan
 from modelyard.cli.ignoring import IGNORE_FILE, Rules
 from modelyard.cli.names import model_name
@@ -64,6 +65,8 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     scanned = scan(args.folder, rules, follow_links=args.follow_links)
     _tell_scan(output, scanned)
     found = scanned.files
+    for line in incomplete.warnings(found):
+        output.warn(line)
     if args.dry_run:
         _list(output, found)
         return

@@ -73,6 +73,14 @@ def array(data: bytes, descr: str = "|O") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
 
 
+def legacy(thing: object) -> bytes:
+    """
+    PyTorch's old format, without the arrays at its end.
+    """
+    things: list[object] = [LEGACY, 1001, {}, thing, []]
+    return b"".join(pickle.dumps(each, 2) for each in things)
+
+
 EVIL = pickle.dumps(Evil(), 2)
 HIDDEN: dict[str, bytes] = {
     **{f"protocol {protocol}": pickle.dumps([1, Evil()], protocol) for protocol in range(6)},
@@ -91,7 +99,7 @@ HIDDEN: dict[str, bytes] = {
     "a zip in a tar": tarred("a.bin", zipped(("data.pkl", EVIL))),
     "an array of objects": array(EVIL),
     "arrays in a zip": zipped(("a.npy", array(EVIL))),
-    "torch, old": b"".join(pickle.dumps(each, 2) for each in (LEGACY, 1001, {}, Evil(), [])) + os.urandom(1000),
+    "torch, old": legacy(Evil()) + os.urandom(1000),
 }
 
 
@@ -111,7 +119,7 @@ HONEST: dict[str, bytes] = {
     "plain": pickle.dumps({"a": [1, 2.5, "x", None, b"y"]}),
     "a dictionary": pickle.dumps(OrderedDict(a=1), 2),
     "torch": zipped(("model/data.pkl", pickle.dumps(OrderedDict(), 2)), ("model/data/0", bytes(1000))),
-    "torch, old": b"".join(pickle.dumps(each, 2) for each in (LEGACY, 1001, {}, OrderedDict(), [])) + bytes(1000),
+    "torch, old": legacy(OrderedDict()) + bytes(1000),
 }
 
 

@@ -17,7 +17,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 from picklescan.relaxed_zipfile import RelaxedZipFile
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
@@ -290,7 +290,7 @@ class _Scanner:
                 if is_config:
                     self._keras(file.read(_MOST_AT_ONCE))
                 elif file.seekable():
-                    self.look(_Metered(file, self._budget), size, depth + 1)
+                    self.look(cast("IO[bytes]", _Metered(file, self._budget)), size, depth + 1)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
             # Encrypted, or compressed as we cannot: a reader may.
             self.whole = False
