@@ -17,6 +17,7 @@ import pytest
 import modelyard
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.main import main
+from modelyard.cli.pulled import STATE_FILE
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.embedded.link import Link
 from services.embedded.stack import Stack
@@ -49,7 +50,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != STATE_FILE
+    }
 
 
 def test_two_that_push_one_new_file_at_once(stack: Stack, tmp_path: Path) -> None:

@@ -45,11 +45,11 @@ def test_a_browser_may_ask_for_a_part(open_door: Front, path: str) -> None:
     """
     asked = "range, if-none-match, if-match, if-range, authorization"
     question = {"access_control_request_method": "GET", "access_control_request_headers": asked}
-    answer = open_door.ask(path, "OPTIONS", origin=SITE, **question)
+    answer = open_door.ask(path, "OPTIONS", None, origin=SITE, **question)
     assert (answer.status, answer.headers.get("access-control-allow-origin")) == (200, SITE)
     assert words(asked) <= words(answer.headers["access-control-allow-headers"])
     assert {"get", "head"} <= words(answer.headers["access-control-allow-methods"])
-    other = open_door.ask(path, "OPTIONS", origin=f"{SITE}.evil", **question)
+    other = open_door.ask(path, "OPTIONS", None, origin=f"{SITE}.evil", **question)
     assert "access-control-allow-origin" not in other.headers
     assert open_door.ask(path, "OPTIONS", origin=SITE).status == 405
 
@@ -70,7 +70,7 @@ def test_a_script_reads_bytes_and_their_headers(open_door: Front, put: Put, meth
         ({"if_none_match": etag}, 304),
         ({"range": "bytes=99-"}, 416 if method == "GET" else 200),
     ):
-        answer = open_door.ask(path, method, origin=SITE, **headers)
+        answer = open_door.ask(path, method, None, origin=SITE, **headers)
         assert (answer.status, answer.headers.get("access-control-allow-origin")) == (status, SITE), headers
         exposed = words(answer.headers["access-control-expose-headers"])
         assert {"content-range", "etag", "accept-ranges", "repr-digest", "x-request-id"} <= exposed

@@ -48,7 +48,8 @@ def test_the_tag_is_the_digest(door: Front, path: str, method: str) -> None:
         (BOTH, "", ZSTD, None),
         (BOTH, "bytes=1-3", PLAIN, digest),
     ):
-        answer = door.ask(path, method, accept_encoding=accept, **({"range": part} if part else {}))
+        given = {"accept_encoding": accept, **({"range": part} if part else {})}
+        answer = door.ask(path, method, None, **given)
         assert (answer.headers["etag"], answer.headers.get("repr-digest")) == (tag, said)
 
 
@@ -138,9 +139,8 @@ def test_static_files_match_in_any_encoding(door: Front, bucket: S3Client) -> No
     """
     If-Match with the tag of a static file's original is served with it, also where the client takes its variant.
     """
-    for key, encoding in (("static/tags/a.txt", ""), ("gzip/static/tags/a.txt", "gzip")):
-        more = {"ContentEncoding": encoding} if encoding else {}
-        bucket.put_object(Bucket=BUCKET, Key=key, Body=encoding.encode() or b"plain", **more)
+    bucket.put_object(Bucket=BUCKET, Key="static/tags/a.txt", Body=b"plain")
+    bucket.put_object(Bucket=BUCKET, Key="gzip/static/tags/a.txt", Body=b"gzip", ContentEncoding="gzip")
     etag = door.ask("/static/tags/a.txt").headers["etag"]
     answer = door.ask("/static/tags/a.txt", accept_encoding="gzip", if_match=etag)
     assert (answer.status, answer.body, answer.headers["etag"]) == (200, b"plain", etag)

@@ -5,6 +5,7 @@ How a version becomes a folder.
 from __future__ import annotations
 
 import re
+import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import VersionRef
 from modelyard.cli.parallel import Total, in_parallel
 from modelyard.cli.paths import leads_out
-from modelyard.cli.progress import Progress
+from modelyard.cli.progress import Progress, amount
 from modelyard.cli.refs import newest, resolve
 from modelyard.client import Client
 from modelyard.paths import clashes, fault, shown
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.transfer import Progress as Told
 from modelyard.transfer.outgoing import digest
+from modelyard.transfer.parts import part_of
+from modelyard.transfer.twins import copy_file
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -100,9 +103,59 @@ def _may_be(target: Target) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == target.artifact.size_bytes
 
 
-def fetch(yard: Client, missing: list[Target], total: Total) -> None:
+def check_room(missing: list[Target], folder: Path) -> None:
     """
-    Fetch files, the largest first, so that none of them is waited for at the end.
+    Raises:
+        RefusedError: there is less room than the files take that are missing.
+    """
+    needed = sum(target.artifact.size_bytes - _gathered(target) for target in missing)
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return
+    # Some file systems do not tell.
+    if disk.total and needed > disk.free:
+        raise RefusedError(
+            f"nothing was fetched: there is no room for it in {folder}: "
+            f"{amount(needed, 'B')} to get, {amount(disk.free, 'B')} free"
+        )
+
+
+def _gathered(target: Target) -> int:
+    """
+    What an interrupted download of a file has written.
+    """
+    try:
+        found = part_of(target.place, target.artifact.sha256).stat()
+    except OSError:
+        return 0
+    # A file with holes takes less than its size.
+    return min(getattr(found, "st_blocks", 0) * 512, target.artifact.size_bytes)
+
+
+def twins(wanted: list[Target], missing: list[Target]) -> dict[Path, Path]:
+    """
+    Where the bytes of files are that are missing: in another file that is there, or in the first of those that are
+    fetched.
+    """
+    lacking = {target.place for target in missing}
+    sources = {target.artifact.sha256: target.place for target in wanted if target.place not in lacking}
+    for target in missing:
+        sources.setdefault(target.artifact.sha256, target.place)
+    return {
+        target.place: sources[target.artifact.sha256]
+        for target in missing
+        if sources[target.artifact.sha256] != target.place
+    }
+
+
+def fetch(yard: Client, missing: list[Target], copies: dict[Path, Path], total: Total) -> None:
+    """
+    Fetch files, the largest first, so that none of them is waited for at the end; then copy those whose bytes are in
+    another one.
+
+    Args:
+        copies: from which other file, by the place of one.
 
     Raises:
         OfFileError: a file cannot be written, other bytes came, or its download failed.
@@ -114,10 +167,15 @@ def fetch(yard: Client, missing: list[Target], total: Total) -> None:
             return
         target.place.parent.mkdir(parents=True, exist_ok=True)
         sha256, size = target.artifact.sha256, target.artifact.size_bytes
+        source = copies.get(target.place)
+        if source is not None and copy_file(source, target.place, sha256, size, told):
+            return
         asset = assets_pb2.Asset(name=f"assets/{sha256}", sha256=sha256, size_bytes=size)
         yard.download_file(asset, target.place, progress=told)
 
-    in_parallel(yard, fetched, sorted(missing, key=lambda each: -each.artifact.size_bytes), total, _name)
+    for is_copy in (False, True):
+        part = [each for each in missing if (each.place in copies) == is_copy]
+        in_parallel(yard, fetched, sorted(part, key=lambda each: -each.artifact.size_bytes), total, _name)
 
 
 def _name(target: Target) -> str:

@@ -57,6 +57,7 @@ class Memory:
         break_downloads: as well, for downloads.
         answers: a reason for the next calls of a method to fail with, by method.
         garble: what Download makes of the bytes.
+        warnings: of what the service warns, by digest.
         pause: while it is clear, chunks of uploads and downloads wait.
         pause_at: after how many bytes, in and out, it is cleared; 0 for never.
     """
@@ -74,6 +75,7 @@ class Memory:
     break_downloads: deque[int] = field(default_factory=deque)
     answers: dict[str, deque[tuple[grpc.StatusCode, str]]] = field(default_factory=dict)
     garble: bytes = b""
+    warnings: dict[str, list[str]] = field(default_factory=dict)
     pause: threading.Event = field(default_factory=threading.Event)
     in_use: int = 0
     pause_at: int = 0
@@ -119,7 +121,12 @@ class Memory:
         media_type, _, private = self.headers.get(sha256, ("", "", False))
         size = len(self.stored[sha256])
         return assets_pb2.Asset(
-            name=f"assets/{sha256}", sha256=sha256, size_bytes=size, media_type=media_type, private=private
+            name=f"assets/{sha256}",
+            sha256=sha256,
+            size_bytes=size,
+            media_type=media_type,
+            private=private,
+            warnings=self.warnings.get(sha256, []),
         )
 
     def called(self, method: str, context: Any) -> None:
@@ -158,6 +165,13 @@ class Assets(AssetServiceServicer):
         if sha256 not in self._memory.stored:
             fail(context, grpc.StatusCode.NOT_FOUND, "ASSET_NOT_FOUND")
         return self._memory.asset(sha256)
+
+    def ListAssets(  # noqa: N802
+        self, request: assets_pb2.ListAssetsRequest, context: Any
+    ) -> assets_pb2.ListAssetsResponse:
+        self._memory.called("ListAssets", context)
+        assets = [self._memory.asset(sha256) for sha256 in sorted(self._memory.stored)]
+        return assets_pb2.ListAssetsResponse(assets=assets)
 
     def FindMissing(  # noqa: N802
         self, request: assets_pb2.FindMissingRequest, context: Any

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.cli.main import main
+from modelyard.cli.pulled import STATE_FILE
 from modelyard.paths import shown
 from modelyard.registry.v1 import versions_pb2
 from tests.client.bad_paths import CLASHING, RIGHT, WRONG
@@ -37,7 +39,11 @@ def _pull(server: Server, version: str, folder: Path, *more: str) -> int:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != STATE_FILE
+    }
 
 
 def test_a_version_becomes_a_folder(
@@ -54,7 +60,7 @@ def test_a_version_becomes_a_folder(
     assert _files(folder) == files
     printed = capsys.readouterr()
     assert printed.out == f"{MODEL}/versions/1 is in {folder}\n"
-    assert "4 files, 0 B there already, 1.2 MiB to get" in printed.err
+    assert "4 files, 1 B there already or twice, 1.2 MiB to get" in printed.err
     memory.downloads.clear()
     (folder / "mine").write_text("mine")
     assert _pull(server, "m", folder) == 0
@@ -63,7 +69,100 @@ def test_a_version_becomes_a_folder(
     (folder / "a" / "b" / "词表.txt").unlink()
     assert _pull(server, "m", folder) == 0
     assert _files(folder) == {**files, "mine": b"mine"}
-    assert len(memory.downloads) == 2
+    # Both have the same bytes.
+    assert len(memory.downloads) == 1
+
+
+def test_equal_files_come_once(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Bytes that several files of a version have are fetched once, or not at all when a file that is there has them; the
+    files are of their own all the same.
+    """
+    data = random.SystemRandom().randbytes(MIB)
+    registry.add(*(_artifact(memory, path, data) for path in ("a.bin", "sub/b.bin", "c.bin")))
+    assert _pull(server, "m", tmp_path / "new") == 0
+    assert _files(tmp_path / "new") == {"a.bin": data, "sub/b.bin": data, "c.bin": data}
+    assert memory.sent == len(data)
+    assert len({(tmp_path / "new" / path).stat().st_ino for path in ("a.bin", "sub/b.bin", "c.bin")}) == 3
+    (tmp_path / "new" / "a.bin").unlink()
+    assert _pull(server, "m", tmp_path / "new") == 0
+    assert (_files(tmp_path / "new")["a.bin"], memory.sent) == (data, len(data))
+
+
+def test_files_of_another_version(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    What an earlier pull wrote and this version does not have is told, and goes with --exact once all is there; what a
+    pull did not write stays.
+    """
+    one, two, three = (_artifact(memory, f"{name}.bin", name.encode()) for name in ("one", "sub/two", "three"))
+    registry.add(one, two)
+    registry.add(one, three)
+    assert _pull(server, "m:1", tmp_path) == 0
+    (tmp_path / "mine.bin").write_bytes(b"mine")
+    capsys.readouterr()
+    assert _pull(server, "m:2", tmp_path) == 0
+    assert "still there (--exact removes them): sub/two.bin" in capsys.readouterr().err
+    assert "sub/two.bin" in _files(tmp_path)
+    assert _pull(server, "m:2", tmp_path, "--exact") == 0
+    assert "removed what earlier pulls wrote: sub/two.bin" in capsys.readouterr().err
+    assert _files(tmp_path) == {"one.bin": b"one", "three.bin": b"three", "mine.bin": b"mine"}
+    assert not (tmp_path / "sub").exists()
+    assert _pull(server, "m:1", tmp_path, "--exact") == 0
+    assert _files(tmp_path) == {"one.bin": b"one", "sub/two.bin": b"sub/two", "mine.bin": b"mine"}
+
+
+def test_what_somebody_changed_is_not_removed(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A file that a pull wrote and somebody changed since is not removed: --exact is refused, and names it.
+    """
+    registry.add(_artifact(memory, "one.bin", b"one"), _artifact(memory, "two.bin", b"two"))
+    registry.add(_artifact(memory, "one.bin", b"new"))
+    assert _pull(server, "m:1", tmp_path) == 0
+    (tmp_path / "two.bin").write_bytes(b"mine")
+    assert _pull(server, "m:2", tmp_path, "--exact") == 1
+    assert "two.bin came with an earlier pull and was changed since" in capsys.readouterr().err
+    assert _files(tmp_path) == {"one.bin": b"one", "two.bin": b"mine"}
+
+
+@pytest.mark.parametrize("path", ["../outside.bin", "link/outside.bin", "/etc/hostname", ".git/config"])
+def test_what_says_that_pulls_wrote_elsewhere(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, path: str
+) -> None:
+    """
+    Somebody else may have written what is remembered of pulls: nothing outside of the folder is removed by it.
+    """
+    folder, outside = tmp_path / "folder", tmp_path / "outside.bin"
+    folder.mkdir()
+    outside.write_bytes(b"mine")
+    (folder / "link").symlink_to(tmp_path)
+    sha256 = memory.put(b"mine").sha256
+    (folder / STATE_FILE).write_text(json.dumps({"files": {path: sha256}}))
+    registry.add(_artifact(memory, "one.bin", b"one"))
+    assert _pull(server, "m", folder, "--exact") == 0
+    assert outside.read_bytes() == b"mine"
+
+
+def test_no_room(
+    server: Server,
+    memory: Memory,
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    A pull that has no room for its files is refused before it begins, and says so; nothing is said of going on.
+    """
+    artifact = _artifact(memory, "one.bin", b"one")
+    registry.add(versions_pb2.Artifact(path="large.bin", sha256=artifact.sha256, size_bytes=1 << 60))
+    assert _pull(server, "m", tmp_path / "new") == 1
+    said = capsys.readouterr().err
+    assert f"there is no room for it in {tmp_path / 'new'}: 1048576.0 TiB to get" in said
+    assert "again" not in said
+    assert memory.downloads == []
 
 
 @pytest.mark.parametrize(
@@ -221,7 +320,7 @@ def test_other_bytes(
     memory.garble = b"wrong"
     assert _pull(server, "m", tmp_path / "folder") == 1
     assert "have another sha256" in capsys.readouterr().err
-    assert not list((tmp_path / "folder").iterdir())
+    assert [each.name for each in (tmp_path / "folder").iterdir()] == [STATE_FILE]
 
 
 def test_json(

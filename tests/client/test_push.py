@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -467,3 +468,23 @@ def test_one_file(server: Server, registry: Registry, folder: Path) -> None:
     """
     assert _push(server, folder / "tokenizer" / "词表.txt") == 0
     assert _paths(registry) == ["词表.txt"]
+
+
+def test_what_the_service_warns_of(
+    server: Server, memory: Memory, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    After a push, and where a version is shown, people are told which of its files the service warns of; a service that
+    does not answer that question keeps nobody from the version.
+    """
+    sha256 = hashlib.sha256((folder / "weights.bin").read_bytes()).hexdigest()
+    memory.warnings[sha256] = ["loading it runs code of whoever made it: os.system\x1b[2J"]
+    told = "warning: weights.bin: loading it runs code of whoever made it: os.system\\x1b[2J\n"
+    assert _push(server, folder) == 0
+    assert told in capsys.readouterr().err
+    get = ["--target", server.target, "versions", "get", "m@1"]
+    assert main(get) == 0
+    assert told in capsys.readouterr().err
+    memory.answers["ListAssets"] = deque([(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")])
+    assert main(get) == 0
+    assert "warning" not in capsys.readouterr().err

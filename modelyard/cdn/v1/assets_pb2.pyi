@@ -25,6 +25,29 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Asset(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Verdict:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Asset._Verdict.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: Asset._Verdict.ValueType  # 0
+        VERDICT_SAFE: Asset._Verdict.ValueType  # 1
+        """Pickles that call only names that are known to be harmless, as those of torch.save do."""
+        VERDICT_SUSPICIOUS: Asset._Verdict.ValueType  # 2
+        """They call names that are not known, or not all of it could be looked at."""
+        VERDICT_DANGEROUS: Asset._Verdict.ValueType  # 3
+        """They call names that run whatever they are told to, such as os.system."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
+    VERDICT_UNSPECIFIED: Asset.Verdict.ValueType  # 0
+    VERDICT_SAFE: Asset.Verdict.ValueType  # 1
+    """Pickles that call only names that are known to be harmless, as those of torch.save do."""
+    VERDICT_SUSPICIOUS: Asset.Verdict.ValueType  # 2
+    """They call names that are not known, or not all of it could be looked at."""
+    VERDICT_DANGEROUS: Asset.Verdict.ValueType  # 3
+    """They call names that run whatever they are told to, such as os.system."""
+
     class _Format:
         ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
@@ -57,6 +80,8 @@ class Asset(_message.Message):
     PRIVATE_FIELD_NUMBER: _builtins.int
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """assets/{sha256}."""
     sha256: _builtins.str
@@ -74,15 +99,24 @@ class Asset(_message.Message):
     """Output only: of a safetensors file."""
     revision: _builtins.int
     """Output only: the revision of the last change."""
+    verdict: Global___Asset.Verdict.ValueType
+    """Output only: what loading it runs, as far as it could be found out without loading it. Unspecified: nothing, as far as
+    known; or it was stored before this was looked at. It is no promise: names that are harmless by themselves may not be
+    together.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only: things to know before use, such as "pickle: loading runs code"."""
+        """Output only: things to know before use, such as "loading it runs code of whoever made it: os.system"."""
 
     @_builtins.property
     def content_encodings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only: encodings that are stored beside the original, such as gzip."""
+
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only: the names that its pickles call, as module.name, the worst first; at most 100."""
 
     def __init__(
         self,
@@ -98,10 +132,12 @@ class Asset(_message.Message):
         private: _builtins.bool = ...,
         parameter_count: _builtins.int = ...,
         revision: _builtins.int = ...,
+        verdict: Global___Asset.Verdict.ValueType = ...,
+        loads: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encodings", b"content_encodings", "create_time", b"create_time", "format", b"format", "media_type", b"media_type", "name", b"name", "parameter_count", b"parameter_count", "private", b"private", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encodings", b"content_encodings", "create_time", b"create_time", "format", b"format", "loads", b"loads", "media_type", b"media_type", "name", b"name", "parameter_count", b"parameter_count", "private", b"private", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "verdict", b"verdict", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -175,6 +175,8 @@ def show(output: Output, asset: pb.Asset) -> None:
         ("type", asset.media_type),
         ("format", pb.Asset.Format.Name(asset.format).removeprefix("FORMAT_").lower() if asset.format else ""),
         ("parameters", count(asset.parameter_count)),
+        ("verdict", pb.Asset.Verdict.Name(asset.verdict).removeprefix("VERDICT_").lower() if asset.verdict else ""),
+        ("loads", ", ".join(asset.loads)),
         ("warnings", "; ".join(asset.warnings)),
         ("encodings", ", ".join(asset.content_encodings)),
         ("private", "yes" if asset.private else ""),

@@ -7,14 +7,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import FORMS
 from modelyard.cli.output import Output
 from modelyard.cli.parallel import resumable
 from modelyard.cli.parsing import Group, command
 from modelyard.cli.progress import Progress, amount
-from modelyard.cli.pulling import Target, changed, fetch, find, targets
+from modelyard.cli.pulled import Pulled
+from modelyard.cli.pulling import Target, changed, check_room, fetch, find, targets, twins
 from modelyard.cli.refs import newest_or
 from modelyard.client import Client
+from modelyard.paths import shown
+
+_NAMES_SHOWN = 10
 
 
 def add(commands: Group) -> None:
@@ -24,23 +29,53 @@ def add(commands: Group) -> None:
     parser = command(commands, "pull", pull, "write the files of a version into a folder, verified")
     parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="made when it is not there; run it again to go on")
+    parser.add_argument(
+        "--exact", action="store_true", help="remove the files that earlier pulls wrote and this version does not have"
+    )
 
 
 def pull(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Write the files of a version into a folder. Files that are right already stay, other files are not touched.
+    Write the files of a version into a folder. Files that are right already stay, other files are not touched, but with
+    --exact those that an earlier pull wrote.
     """
     version = find(yard, args.version)
     wanted = targets(version, args.folder)
     args.folder.mkdir(parents=True, exist_ok=True)
+    pulled = Pulled(args.folder.resolve())
+    others = pulled.others(each.artifact.path for each in wanted)
+    if args.exact and (mine := pulled.changed(others)):
+        raise RefusedError(
+            f"nothing was written: {_some(mine)} came with an earlier pull and was changed since: move it away first"
+        )
     with Progress("comparing") as progress:
         missing = changed(yard, wanted, progress)
-    size = _size(missing)
+    copies = twins(wanted, missing)
+    size = _size([each for each in missing if each.place not in copies])
     there = amount(_size(wanted) - size, "B")
-    output.note(f"{version.name}: {len(wanted):,} files, {there} there already, {amount(size, 'B')} to get")
-    with resumable("getting", size) as total:
-        fetch(yard, missing, total)
+    output.note(f"{version.name}: {len(wanted):,} files, {there} there already or twice, {amount(size, 'B')} to get")
+    check_room(missing, args.folder)
+    pulled.add({each.artifact.path: each.artifact.sha256 for each in wanted})
+    with resumable("getting", _size(missing)) as total:
+        fetch(yard, missing, copies, total)
+    _leave(pulled, others, wanted, output, exact=args.exact)
     output.line(version, f"{version.name} is in {args.folder}")
+
+
+def _leave(pulled: Pulled, others: list[str], wanted: list[Target], output: Output, *, exact: bool) -> None:
+    # Only now: until all files of this version are there, the others may be in use.
+    if exact:
+        pulled.remove(others)
+        pulled.keep(each.artifact.path for each in wanted)
+        if others:
+            output.note(f"removed what earlier pulls wrote: {_some(others)}")
+    elif others:
+        output.warn(f"files of other versions are still there (--exact removes them): {_some(others)}")
+
+
+def _some(paths: list[str]) -> str:
+    more = [f"and {len(paths) - _NAMES_SHOWN:,} more"] if len(paths) > _NAMES_SHOWN else []
+    return ", ".join([*map(shown, paths[:_NAMES_SHOWN]), *more])
 
 
 def _size(files: list[Target]) -> int:

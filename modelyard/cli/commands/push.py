@@ -8,6 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
+from modelyard.cli import incomplete
 from modelyard.cli.folders import MOST_TARGET, Found, Scan, scan
 from modelyard.cli.ignoring import IGNORE_FILE, Rules
 from modelyard.cli.names import model_name
@@ -17,6 +18,7 @@ from modelyard.cli.parsing import Group, command, pair
 from modelyard.cli.privacy import public_already, warning
 from modelyard.cli.progress import Progress, amount
 from modelyard.cli.pushing import Plan, artifacts, prepare, send, version_of
+from modelyard.cli.warned import warn
 from modelyard.client import Client
 from modelyard.paths import shown
 from modelyard.registry.v1 import aliases_pb2, models_pb2
@@ -63,6 +65,8 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     scanned = scan(args.folder, rules, follow_links=args.follow_links)
     _tell_scan(output, scanned)
     found = scanned.files
+    for line in incomplete.warnings(found):
+        output.warn(line)
     if args.dry_run:
         _list(output, found)
         return
@@ -87,6 +91,7 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=args.alias, version=version.name)
         yard.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=model, moves=[move]))
         output.note(f"{args.alias} points at it")
+    warn(yard, version, output)
     output.line(version, version.name)
 
 

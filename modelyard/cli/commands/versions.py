@@ -15,6 +15,7 @@ from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
 from modelyard.cli.progress import amount
 from modelyard.cli.refs import newest_or, one_version, resolve
+from modelyard.cli.warned import warn
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
 
@@ -95,7 +96,9 @@ def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Show a version.
     """
-    show(output, yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, args.version))))
+    version = yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, args.version)))
+    show(output, version)
+    warn(yard, version, output)
 
 
 def create(yard: Client, args: argparse.Namespace, output: Output) -> None:

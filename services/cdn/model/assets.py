@@ -31,6 +31,8 @@ class Asset:
         warnings: things to know before use.
         encodings: content encodings that are stored beside the original.
         parameter_count: of a safetensors file.
+        verdict: what loading it may run, as the contract spells it without VERDICT_; empty for nothing known.
+        loads: the names that loading it calls.
     """
 
     sha256: str
@@ -43,6 +45,8 @@ class Asset:
     warnings: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ()
     parameter_count: int = 0
+    verdict: str = ""
+    loads: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -29,6 +29,7 @@ from services.cdn.service.rendering import from_asset, from_index, serialized_ch
 from services.cdn.service.storing import Storing
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.collection import Collection, Grace
+from services.cdn.store.indexes import Indexes
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Records
 from services.chassis.checks import Checks
@@ -73,6 +74,7 @@ class AssetService(AssetServiceServicer):
     ) -> None:
         self._assets = assets
         self._records = records
+        self._indexes = Indexes(records)
         self._pins = pins
         self._collection = collection
         self._storing = storing
@@ -134,8 +136,7 @@ class AssetService(AssetServiceServicer):
         page = Page.check(checks, query, request.page_size, request.page_token, usual=_MOST_TENSORS, most=_MOST_TENSORS)
         checks.raise_if_any()
         await self._privacy.read(context, sha256, self._records.get(sha256))
-        found = await self._records.tensors_page(page, sha256, private=self._privacy.sees())
-        return from_index(*found.value)
+        return from_index(*await self._indexes.page(page, sha256, private=self._privacy.sees()))
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
         digests = parse_names(list(request.names))
@@ -226,7 +227,7 @@ class AssetService(AssetServiceServicer):
         """
         if not name:
             return 0, span
-        tensor = (await self._records.tensors(asset.sha256, private=asset.private)).value.find(name)
+        tensor = (await self._indexes.get(asset.sha256, private=asset.private)).by_name.get(name)
         if tensor is None:
             raise NotFound("TENSOR_NOT_FOUND", f"{asset.name}/tensors/{name[:200]}")
         if span.offset > tensor.size_bytes:

@@ -53,6 +53,8 @@ def from_asset(asset: Asset) -> assets_pb2.Asset:
         private=asset.private,
         parameter_count=asset.parameter_count,
         revision=asset.revision,
+        verdict=assets_pb2.Asset.Verdict.Value(f"VERDICT_{asset.verdict or 'UNSPECIFIED'}"),
+        loads=asset.loads,
     )
 
 

@@ -17,7 +17,7 @@ from services.cdn.store.aborting import abort
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.bucket import Part
 from services.cdn.store.digests import Digest
-from services.cdn.store.inspecting import inspected
+from services.cdn.store.inspecting import inspected, scanned_in
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
@@ -109,6 +109,7 @@ class Finisher:
             inspection = upload.inspection
             reserved = await self._reserve(draft)
             await self._complete(upload, parts)
+        inspection = await scanned_in(inspection, self._bucket, draft.key, draft.size_bytes)
         encodings = await self._assets.variants.make(
             draft.key, draft.size_bytes, draft.media_type, inspection.format, None
         )

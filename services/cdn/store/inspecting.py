@@ -1,16 +1,19 @@
 """
-Looks at the first bytes of assets, beside the event loop.
+Looks at the bytes of assets, beside the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
-from services.cdn.model import Draft
-from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect
+from services.cdn.model import Draft, Span
+from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect, scan
+from services.cdn.store.bucket import Bucket
 
-# The largest header that is read takes half a second and some hundred MB meanwhile.
-_turns = asyncio.Semaphore(2)
+# The largest header that is read takes half a second and some hundred MB meanwhile; so may a scan.
+_turns, _scans = asyncio.Semaphore(2), asyncio.Semaphore(2)
 
 
 async def inspected(head: bytes | bytearray, draft: Draft) -> Inspection:
@@ -23,3 +26,49 @@ async def inspected(head: bytes | bytearray, draft: Draft) -> Inspection:
     async with _turns:
         first = bytes(memoryview(head)[:HEAD_BYTES])
         return await asyncio.to_thread(inspect, first, draft.size_bytes, draft.media_type)
+
+
+async def scanned(inspection: Inspection, whole: bytes | bytearray) -> Inspection:
+    """
+    An inspection with what loading the bytes *whole* runs.
+    """
+    view = memoryview(whole)
+    return await _scanned(inspection, lambda offset, size: bytes(view[offset : offset + size]), len(whole))
+
+
+async def scanned_in(inspection: Inspection, bucket: Bucket, key: str, size_bytes: int) -> Inspection:
+    """
+    The same of an object, of which a few ranges are read.
+
+    Raises:
+        Missing: there is no such object.
+        Unavailable: S3 does not answer.
+    """
+    loop = asyncio.get_running_loop()
+
+    def read(offset: int, size: int) -> bytes:
+        return asyncio.run_coroutine_threadsafe(_range(bucket, key, offset, size), loop).result()
+
+    return await _scanned(inspection, read, size_bytes)
+
+
+async def _scanned(inspection: Inspection, read: Callable[[int, int], bytes], size_bytes: int) -> Inspection:
+    async with _scans:
+        # To its end, however its caller goes: the bytes must not go before the thread has.
+        work = asyncio.create_task(asyncio.to_thread(partial(scan, read, size_bytes)))
+        try:
+            return inspection.scanned(await asyncio.shield(work))
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            raise
+
+
+async def _range(bucket: Bucket, key: str, offset: int, size: int) -> bytes:
+    body = await bucket.open(key, Span(offset, size))
+    try:
+        data = b""
+        while len(data) < size and (piece := await bucket.read(body, size - len(data), None)):
+            data += piece
+        return data
+    finally:
+        body.close()

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.cdn.model import Asset, asset_name
-from services.cdn.model.formats import Inspection, TensorIndex
+from services.cdn.model.formats import Inspection
 from services.cdn.store.rows import ASSET, to_asset
 from services.chassis.errors import Aborted, FailedPrecondition, Unavailable
 from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
-from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
+from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
 
@@ -102,8 +102,8 @@ _REGISTER = last(
 , made AS (
     UPDATE assets
        SET state = 'LIVE', size_bytes = $11, media_type = $12, private = $13, format = $14, warnings = $15,
-           encodings = $16, parameter_count = $17, create_time = next.moment, touch_time = next.moment,
-           condemn_time = NULL,
+           encodings = $16, parameter_count = $17, verdict = $19, loads = $20, create_time = next.moment,
+           touch_time = next.moment, condemn_time = NULL,
            revision = next.value
       FROM next
      WHERE sha256 = $10
@@ -225,8 +225,10 @@ class Records:
         """
         return {row["sha256"]: row["private"] for row in await self._database.fetch(_FIND, list(digests), private)}
 
-    async def tensors(self, sha256: str, *, private: bool) -> Read[TensorIndex]:
+    async def tensors(self, sha256: str, *, private: bool) -> bytes:
         """
+        The index of tensors as it is stored (indexes.py reads it).
+
         Args:
             private: whether that of a private asset is found.
 
@@ -239,23 +241,8 @@ class Records:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
         if row["index"] is None:
             raise FailedPrecondition("NOT_SAFETENSORS", f"{asset_name(sha256)} has no index of tensors")
-        return Read(TensorIndex.decode(row["index"]), row["head"])
-
-    async def tensors_page(self, page: Page, sha256: str, *, private: bool) -> Read[tuple[TensorIndex, str]]:
-        """
-        A part of the index of tensors, and the token of the next one, if there is one.
-
-        Args:
-            private: whether that of a private asset is found.
-
-        Raises:
-            Missing, FailedPrecondition: see `tensors`.
-        """
-        found = await self.tensors(sha256, private=private)
-        first = page.after[0] if page.after else 0
-        assert isinstance(first, int)  # noqa: S101 - for the type checker: the query says so
-        part, more = found.value.part(first, page.size, MOST_OCTETS)
-        return Read((part, "" if more is None else page.query.token([more])), found.revision)
+        index: bytes = row["index"]
+        return index
 
     async def list_page(self, page: Page, owner: str, *, private: bool) -> Listed[Asset]:
         """
@@ -326,6 +313,8 @@ class Records:
             list(arrival.encodings),
             seen.parameter_count,
             None if seen.tensors is None else seen.tensors.encode(),
+            seen.scan.verdict,
+            list(seen.scan.loads),
         )
         return to_asset(rows[0])
 

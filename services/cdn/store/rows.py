@@ -10,7 +10,7 @@ from services.ledger.store.servers import Row
 #: The columns of an asset. `assets.revision` is `revision` in a row.
 ASSET = (
     "assets.sha256, assets.size_bytes, assets.media_type, assets.private, assets.create_time, assets.revision, "
-    "assets.format, assets.warnings, assets.encodings, assets.parameter_count"
+    "assets.format, assets.warnings, assets.encodings, assets.parameter_count, assets.verdict, assets.loads"
 )
 
 
@@ -29,4 +29,6 @@ def to_asset(row: Row) -> Asset:
         warnings=tuple(row["warnings"]),
         encodings=tuple(row["encodings"]),
         parameter_count=row["parameter_count"],
+        verdict=row["verdict"],
+        loads=tuple(row["loads"]),
     )

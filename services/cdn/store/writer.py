@@ -16,7 +16,7 @@ from services.cdn.store.bucket import Bucket, Part
 from services.cdn.store.budget import Allowance
 from services.cdn.store.encodings import Variants
 from services.cdn.store.filling import Filling
-from services.cdn.store.inspecting import inspected
+from services.cdn.store.inspecting import inspected, scanned, scanned_in
 from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
 from services.chassis.background import Chores
@@ -105,6 +105,7 @@ class AssetWriter:
         if self._upload is None:
             wanted = self._variants.wants(draft.key, draft.size_bytes, draft.media_type, inspection.format)
             whole = bytes(self._bytes) if wanted else None
+            inspection = await scanned(inspection, self._bytes)
             await self._put()
         else:
             whole = None
@@ -112,6 +113,7 @@ class AssetWriter:
             parts = [await asyncio.shield(part) for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
+            inspection = await scanned_in(inspection, self._bucket, draft.key, draft.size_bytes)
         self._finished = True
         encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, inspection.format, whole)
         return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
+import os
 import pickle
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -289,16 +292,30 @@ async def test_an_empty_file_of_tensors(stub: Stub) -> None:
     assert (len(index.tensors), index.parameter_count) == (0, 0)
 
 
+class _Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("true",)
+
+
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_pickle_is_stored_with_a_warning(cdn: Cdn, way: str) -> None:
+@pytest.mark.parametrize("size", [100, PART + 100], ids=["small", "large"])
+async def test_a_pickle_is_stored_with_a_verdict(cdn: Cdn, way: str, size: int) -> None:
     """
-    A pickle is an asset like others, and whoever reads about it is warned of it, at the upload and later.
+    A pickle is an asset like others. Whoever reads about it is told what loading it calls, at the upload and later,
+    also where that is at the end of a large file; of one that calls nothing harmful nobody is warned.
     """
-    data = pickle.dumps({"weights": some_bytes(100)})
-    asset = await WAYS[way](cdn, data)
-    assert asset.format == pb.Asset.FORMAT_PICKLE
-    assert list(asset.warnings) == ["pickle: loading it can run code of whoever made it"]
-    assert await cdn.stub.GetAsset(pb.GetAssetRequest(name=asset.name)) == asset
+    for thing, verdict in (({}, pb.Asset.VERDICT_SAFE), (_Evil(), pb.Asset.VERDICT_DANGEROUS)):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("model/data/0", some_bytes(size))
+            archive.writestr("model/data.pkl", pickle.dumps(thing, 2))
+        asset = await WAYS[way](cdn, file.getvalue())
+        assert (asset.format, asset.verdict) == (pb.Asset.FORMAT_PICKLE, verdict)
+        evil = verdict == pb.Asset.VERDICT_DANGEROUS
+        name = f"{os.system.__module__}.system"
+        assert list(asset.loads) == ([name] if evil else [])
+        assert list(asset.warnings) == ([f"loading it runs code of whoever made it: {name}"] if evil else [])
+        assert await cdn.stub.GetAsset(pb.GetAssetRequest(name=asset.name)) == asset
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -37,7 +37,7 @@ def by_score(
     score: Score, search: Search, page: Page, where: Sequence[str], parameters: Parameters, *, mended: bool
 ) -> tuple[Statement, list[Any]]:
     """
-    A page in the order of a result: along the index of the highest or the lowest results of models; then the models without.
+    A page in the order of a result: along the index of the highest or lowest results of models; then those without.
 
     Args:
         where: what the models meet, with $1 the namespace and $2 the number of rows.

@@ -3,6 +3,7 @@ What an asset is, told from its first bytes. Nothing is loaded or run to find ou
 """
 
 from services.cdn.model.formats.inspection import HEAD_BYTES, Inspection, inspect
+from services.cdn.model.formats.scanning import Scan, scan
 from services.cdn.model.formats.tensors import Tensor, TensorIndex
 
-__all__ = ["HEAD_BYTES", "Inspection", "Tensor", "TensorIndex", "inspect"]
+__all__ = ["HEAD_BYTES", "Inspection", "Scan", "Tensor", "TensorIndex", "inspect", "scan"]

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.cdn.model.formats import pickles, safetensors
 from services.cdn.model.formats.onnx import is_onnx
 from services.cdn.model.formats.packing import pack, unpack
+from services.cdn.model.formats.scanning import Scan
 from services.cdn.model.formats.tensors import TensorIndex
 from services.cdn.model.media_types import is_text, is_unknown
 from services.chassis.errors import InvalidArgument
@@ -20,6 +21,10 @@ from services.chassis.errors import InvalidArgument
 HEAD_BYTES = 8 * 1024 * 1024
 #: Control characters that text files do not have; tab, line ends, form feed and escape are not among them.
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+
+_NOT_SCANNED = Scan()
+#: github.com/git-lfs/git-lfs, docs/spec.md, "The Pointer": less than 1,024 bytes, the version first.
+_LFS, _MOST_LFS = b"version https://git-lfs.github.com/spec/", 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,29 @@ class Inspection:
         warnings: things to know before use, for people.
         parameter_count: the elements of all tensors of a safetensors file; 0 for others.
         tensors: of a safetensors file whose header was read.
+        scan: what loading it runs, once all of it was looked at. It is not part of what `encode` keeps.
     """
 
     format: str = ""
     warnings: tuple[str, ...] = ()
     parameter_count: int = 0
     tensors: TensorIndex | None = None
+    scan: Scan = _NOT_SCANNED
+
+    def scanned(self, scan: Scan) -> Inspection:
+        """
+        The same with what loading it runs.
+        """
+        if not scan.verdict and self.format == "PICKLE":
+            # By its beginning it is one, and nothing was found behind it.
+            scan = replace(scan, verdict="SUSPICIOUS", whole=False)
+        is_pickle = scan.pickled and self.format in {"", "TEXT"}
+        return replace(
+            self,
+            format="PICKLE" if is_pickle else self.format,
+            warnings=(*self.warnings, *scan.warnings),
+            scan=scan,
+        )
 
     def encode(self) -> bytes:
         """
@@ -102,9 +124,11 @@ def inspect(head: bytes, size_bytes: int, media_type: str, *, field: str = "chun
     if _is_gguf(head):
         return Inspection("GGUF")
     if pickles.is_pickle(head, size_bytes):
-        return Inspection("PICKLE", (pickles.WARNING,))
+        return Inspection("PICKLE")
     if is_onnx(head, size_bytes):
         return Inspection("ONNX")
+    if head.startswith(_LFS) and size_bytes < _MOST_LFS:
+        return Inspection("TEXT", ("git-lfs pointer: it only names a file, whose bytes are not here",))
     return Inspection("TEXT" if _is_text(head, size_bytes, media_type) else "")
 
 
@@ -120,7 +144,12 @@ def _safetensors(head: bytes, size_bytes: int) -> Inspection | None:
     if header > len(head) - 8:
         warning = f"safetensors: the header of {header} bytes is too large to be checked, so that there is no index"
         return Inspection("SAFETENSORS", (warning,))
-    index = safetensors.read_index(head, header, size_bytes)
+    try:
+        index = safetensors.read_index(head, header, size_bytes)
+    except safetensors.UnknownTypes as unknown:
+        return Inspection(
+            "SAFETENSORS", (f"safetensors: no index of its tensors, whose types are new here: {unknown}",)
+        )
     return None if index is None else Inspection("SAFETENSORS", (), index.parameter_count, index)
 
 

@@ -2,16 +2,16 @@
 Pickles and what holds them: recognised without running any of it.
 
 The opcodes and the lengths of their arguments are those of the standard library's ``pickletools``. A pickle of protocol
-0 or 1 has no mark and is not recognised: no warning is no promise that a file is safe.
+0 or 1 has no mark, and is recognised by what it calls. What it calls, scanning.py finds out.
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
+import re
 from collections.abc import Iterator
 from itertools import islice
-
-WARNING = "pickle: loading it can run code of whoever made it"
 
 #: How many opcodes must make sense before bytes are called a pickle; fewer do when it ends.
 _ENOUGH = 32
@@ -32,17 +32,64 @@ _LOCAL_HEADER = b"PK\x03\x04"
 #: Of a local file header, before the entry's name (APPNOTE.TXT, 4.3.7).
 _LOCAL_HEADER_BYTES = 30
 _MOST_ENTRIES = 1000
+#: Of what has no mark: a pickle names and calls something within so many bytes and opcodes.
+_LOOKED_AT, _MOST_OPCODES = 65536, 5000
+_CALLING = frozenset({"REDUCE", "INST", "OBJ", "BUILD"})
+#: The module and the name, as pickletools gives them.
+_NAME = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 
 
 def is_pickle(head: bytes, size_bytes: int) -> bool:
     """
-    Whether a file of *size_bytes* that begins with *head* is a pickle of protocol 2 to 5, or a zip that PyTorch loads
-    one from. The first pickle of PyTorch's old format is a magic number, so that it is a pickle, too.
+    Whether a file of *size_bytes* that begins with *head* is a pickle, or a zip that PyTorch loads one from.
     """
-    return _is_raw(head, size_bytes) or _is_torch_zip(head)
+    return is_raw(head, size_bytes) or _is_torch_zip(head) or is_text(head)
 
 
-def _is_raw(head: bytes, size_bytes: int) -> bool:
+def is_text(head: bytes) -> bool:
+    """
+    Whether *head* begins a pickle of protocol 0 or 1 that calls something: opcodes that make sense, up to one that
+    calls what one of them has named. Readers run them up to where they break.
+    """
+    stack: list[object] = []
+    named = False
+    try:
+        for opcode, argument, _ in islice(pickletools.genops(io.BytesIO(head[:_LOOKED_AT])), _MOST_OPCODES):
+            if opcode.name in {"GLOBAL", "INST"}:
+                if not _NAME.fullmatch(str(argument)):
+                    return False
+                named = True
+            elif opcode.proto > 1:
+                return False
+            _carry_out(opcode, stack)
+            if named and opcode.name in _CALLING:
+                return True
+    except Exception:  # noqa: BLE001 - whatever pickletools raises about what is no pickle
+        return False
+    return False
+
+
+def _carry_out(opcode: pickletools.OpcodeInfo, stack: list[object]) -> None:
+    """
+    Raises:
+        ValueError, IndexError: no such opcode can be here.
+    """
+    takes = list(opcode.stack_before)
+    if pickletools.markobject in takes:
+        while stack.pop() is not pickletools.markobject:
+            pass
+        takes = takes[: takes.index(pickletools.markobject)]
+    for _ in takes:
+        if stack.pop() is pickletools.markobject and opcode.name != "POP":
+            raise ValueError("a mark")
+    stack.extend(opcode.stack_after)
+
+
+def is_raw(head: bytes, size_bytes: int) -> bool:
+    """
+    Whether a file of *size_bytes* that begins with *head* is a pickle of protocol 2 to 5. The first pickle of PyTorch's
+    old format is a magic number, so that it is a pickle, too.
+    """
     if len(head) < 4 or head[0] != _PROTO or not 2 <= head[1] <= 5:
         return False
     codes = list(islice(_walk(head, 2, size_bytes), _ENOUGH))

@@ -5,7 +5,8 @@ The format (github.com/safetensors/safetensors, README, "Format"): 8 bytes, the 
 bytes of JSON in UTF-8 that begin with ``{`` and may end in spaces; then the bytes of the tensors, without holes. The
 header maps names to ``{"dtype", "shape", "data_offsets": [begin, end]}``, counted from the end of the header, and
 ``__metadata__`` to a map of texts. N is at most 100 MB and no key comes twice. Where that text is silent, the reference
-(safetensors/src/tensor.rs, ``validate``) is followed, which refuses element types that it does not know.
+(safetensors/src/tensor.rs, ``validate``) is followed, but that it refuses element types that it does not know: a file
+of a later release of the format, or of a tool with a type of its own, is no lie. Such a file has no index.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+_DTYPE = re.compile(r"[A-Za-z0-9_.:-]{1,40}")
 _MOST_DIMENSION = 2**63 - 1
 _MOST_ELEMENTS = 2**64 - 1
 # How a JSON object begins. Other formats have a small number and then "{" by chance: a list of 64-bit integers that
@@ -40,6 +42,12 @@ _LOOK = 16
 class Lie(Exception):  # noqa: N818 - it is what the header tells
     """
     A safetensors file is not what its header says: the message is the rule that it breaks.
+    """
+
+
+class UnknownTypes(Exception):  # noqa: N818 - an outcome
+    """
+    A file keeps the rules, but that it has element types whose sizes are not known here: the message names them.
     """
 
 
@@ -68,14 +76,16 @@ def read_index(head: bytes, header: int, size_bytes: int) -> TensorIndex | None:
 
     Raises:
         Lie: the header breaks a rule of the format, or does not fit the file.
+        UnknownTypes: it keeps them, as far as that can be said of types that are not known.
     """
     content = _parse(head[_PREFIX : _PREFIX + header])
     metadata = content.pop("__metadata__", None)
     if content and metadata is None and not any(_is_tensor(value) for value in content.values()):
         return None
     begin = _PREFIX + header
+    texts = _read_metadata(metadata)
     tensors, parameters = _read_tensors(content, begin, size_bytes - begin)
-    return TensorIndex(tensors, _read_metadata(metadata), parameters)
+    return TensorIndex(tensors, texts, parameters)
 
 
 def check_length(header: int, size_bytes: int) -> None:
@@ -130,7 +140,7 @@ def _read_metadata(metadata: object) -> dict[str, str]:
 
 
 def _read_tensors(content: dict[str, Any], begin: int, room: int) -> tuple[tuple[Tensor, ...], int]:
-    tensors, end, parameters = [], 0, 0
+    tensors, end, parameters, unknown = [], 0, 0, set[str]()
     for (first, last), name, dtype, shape in sorted(_fields(content)):
         label = f"tensor {name[:100]!r}"
         if first != end or last < first:
@@ -138,12 +148,17 @@ def _read_tensors(content: dict[str, Any], begin: int, room: int) -> tuple[tuple
         if last > room:
             raise Lie(f"{label} ends at {last}, the file has {room} bytes of tensors")
         elements = _elements(label, shape)
-        if elements * _BITS[dtype] != (last - first) * 8:
+        bits = _BITS.get(dtype)
+        if bits is None:
+            unknown.add(dtype)
+        elif elements * bits != (last - first) * 8:
             raise Lie(f"{label} has {elements} elements of {dtype}: they do not take {last - first} bytes")
         tensors.append(Tensor(name, dtype, shape, begin + first, last - first))
         end, parameters = last, parameters + elements
     if end != room:
         raise Lie(f"the tensors take {end} bytes, the file has {room}")
+    if unknown:
+        raise UnknownTypes(", ".join(sorted(unknown)[:5]))
     return tuple(tensors), parameters
 
 
@@ -153,8 +168,8 @@ def _fields(content: dict[str, Any]) -> Iterator[tuple[tuple[int, int], str, str
         if not isinstance(value, dict):
             raise Lie(f"{label} must be an object")
         dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
-        if not isinstance(dtype, str) or dtype not in _BITS:
-            raise Lie(f"{label} is of the unknown dtype {str(dtype)[:40]!r}")
+        if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
+            raise Lie(f"{label} has no right dtype, but {str(dtype)[:40]!r}")
         if not _are_sizes(shape):
             raise Lie(f"{label} must have a shape of integers from 0 to {_MOST_DIMENSION}")
         if not _are_sizes(offsets) or len(offsets) != 2:

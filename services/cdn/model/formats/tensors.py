@@ -46,12 +46,6 @@ class TensorIndex:
     metadata: Mapping[str, str]
     parameter_count: int
 
-    def find(self, name: str) -> Tensor | None:
-        """
-        The tensor of this name, or None.
-        """
-        return next((tensor for tensor in self.tensors if tensor.name == name), None)
-
     def part(self, first: int, size: int, octets: int) -> tuple[TensorIndex, int | None]:
         """
         A part of the index, of which the metadata comes before the tensors.

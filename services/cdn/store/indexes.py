@@ -1,0 +1,110 @@
+"""
+The indexes of tensors, read beside the event loop and kept for the next call: to read one takes up to half a second,
+and who loads a model asks for tensor after tensor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.cdn.model.formats import Tensor, TensorIndex
+from services.cdn.store.records import Records
+from services.ledger.model.pages import Page
+from services.ledger.store.paging import MOST_OCTETS
+
+#: Of all indexes that are kept together; one takes some 300 bytes.
+_MOST_TENSORS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """
+    An index of tensors.
+
+    Args:
+        whole: as the file has it.
+        by_name: its tensors.
+    """
+
+    whole: TensorIndex
+    by_name: Mapping[str, Tensor]
+
+    @property
+    def size(self) -> int:
+        """
+        How much room it takes.
+        """
+        return 1 + len(self.whole.tensors) + len(self.whole.metadata)
+
+
+class Indexes:
+    """
+    Gives them, those that were asked for last from memory.
+
+    Args:
+        records: has them.
+        most: how many tensors are kept, of all of them.
+    """
+
+    def __init__(self, records: Records, most: int = _MOST_TENSORS) -> None:
+        self._records, self._most = records, most
+        self._kept: OrderedDict[str, Index] = OrderedDict()
+        self._room = most
+        self._turns = asyncio.Semaphore(2)
+
+    async def get(self, sha256: str, *, private: bool) -> Index:
+        """
+        The index of an asset. An asset never changes: whoever calls has looked whether it is there, and for whom.
+
+        Args:
+            private: whether that of a private asset is found.
+
+        Raises:
+            Missing: there is no such asset.
+            FailedPrecondition: it is not a safetensors file, or has no index.
+        """
+        if (kept := self._find(sha256)) is not None:
+            return kept
+        data = await self._records.tensors(sha256, private=private)
+        async with self._turns:
+            # Somebody may have read it while we waited.
+            if (kept := self._find(sha256)) is not None:
+                return kept
+            index = await asyncio.to_thread(_decode, data)
+        self._keep(sha256, index)
+        return index
+
+    async def page(self, page: Page, sha256: str, *, private: bool) -> tuple[TensorIndex, str]:
+        """
+        A part of an index, and the token of the next one, if there is one.
+
+        Raises:
+            Missing, FailedPrecondition: see `get`.
+        """
+        found = await self.get(sha256, private=private)
+        first = page.after[0] if page.after else 0
+        assert isinstance(first, int)  # noqa: S101 - for the type checker: the query says so
+        part, more = found.whole.part(first, page.size, MOST_OCTETS)
+        return part, "" if more is None else page.query.token([more])
+
+    def _find(self, sha256: str) -> Index | None:
+        if sha256 in self._kept:
+            self._kept.move_to_end(sha256)
+        return self._kept.get(sha256)
+
+    def _keep(self, sha256: str, index: Index) -> None:
+        if index.size > self._most or sha256 in self._kept:
+            return
+        self._kept[sha256] = index
+        self._room -= index.size
+        while self._room < 0:
+            _, oldest = self._kept.popitem(last=False)
+            self._room += oldest.size
+
+
+def _decode(data: bytes) -> Index:
+    whole = TensorIndex.decode(data)
+    return Index(whole, {tensor.name: tensor for tensor in whole.tensors})

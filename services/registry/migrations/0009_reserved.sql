@@ -1,2 +1,0 @@
--- Reserved for another change: empty.
-SELECT 1;
