@@ -396,7 +396,8 @@ def test_namespace_update(cli: Run) -> None:
     namespace = _new("team")
     cli("namespaces", "create", namespace, "--owner", "ada", "--label", "a=1")
     (changed,) = cli("--json", "namespaces", "update", namespace, "--max-models", "1", "--label", "b=2").messages()
-    assert (changed["owner"], changed["labels"], changed["quota"]) == ("ada", {"a": "1", "b": "2"}, {"maxModels": "1"})
+    assert (changed["owner"], changed["labels"]) == ("ada", {"a": "1", "b": "2"})
+    assert changed["quota"] == {"maxModels": "1", "maxAssetBytes": "0"}
     assert cli("models", "create", f"{namespace}/m").code == 0
     full = cli("models", "create", f"{namespace}/n")
     assert (full.code, "MODEL_QUOTA" in full.err) == (7, True)

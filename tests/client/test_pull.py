@@ -214,8 +214,12 @@ def test_no_such_version(
     assert _pull(server, "m", tmp_path / "folder") == 1
     assert "has no version that is READY" in capsys.readouterr().err
     registry.add(_artifact(memory, "a", b"1"), state=PENDING)
-    for text, line in (("m:1", "is PENDING"), ("m@nobody", "ALIAS_NOT_FOUND"), ("m:9", "VERSION_NOT_FOUND")):
-        assert _pull(server, text, tmp_path / "folder") == 1
+    for text, line, code in (
+        ("m:1", "is PENDING", 1),
+        ("m@nobody", "ALIAS_NOT_FOUND", 3),
+        ("m:9", "VERSION_NOT_FOUND", 3),
+    ):
+        assert _pull(server, text, tmp_path / "folder") == code
         assert line in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

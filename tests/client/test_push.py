@@ -121,7 +121,7 @@ def test_a_version_that_was_left_pending(
     A push that ended between making the version and finalizing it is finished by the next one.
     """
     memory.answers["FinalizeVersion"] = deque([(grpc.StatusCode.PERMISSION_DENIED, "")])
-    assert _push(server, folder) == 1
+    assert _push(server, folder) == 4
     assert registry.versions[0].state == PENDING
     assert _push(server, folder) == 0
     assert [version.state for version in registry.versions] == [READY]
@@ -226,7 +226,7 @@ def test_wrong_names(server: Server, memory: Memory, folder: Path, capsys: pytes
     """
     A model that is not there, and an alias that can be none, are told before anything is sent.
     """
-    assert _push(server, folder, model="other") == 1
+    assert _push(server, folder, model="other") == 3
     assert "MODEL_NOT_FOUND" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         _push(server, folder, "--alias", "Not An Alias")
@@ -242,7 +242,7 @@ def test_a_file_that_fails(
     When one file fails for good, the push ends with its error, makes no version, and says how to go on.
     """
     memory.answers["StartUpload"] = deque([(grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA")])
-    assert _push(server, folder) == 1
+    assert _push(server, folder) == 7
     printed = capsys.readouterr().err
     assert "RESOURCE_EXHAUSTED (ASSET_QUOTA)" in printed
     assert "run the same command again" in printed
@@ -251,12 +251,12 @@ def test_a_file_that_fails(
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "passes"),
+    ("code", "reason", "passes", "exits"),
     [
-        (grpc.StatusCode.INVALID_ARGUMENT, "SAFETENSORS_INVALID", False),
-        (grpc.StatusCode.PERMISSION_DENIED, "", False),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA", True),
-        (grpc.StatusCode.UNAUTHENTICATED, "", True),
+        (grpc.StatusCode.INVALID_ARGUMENT, "SAFETENSORS_INVALID", False, 2),
+        (grpc.StatusCode.PERMISSION_DENIED, "", False, 4),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA", True, 7),
+        (grpc.StatusCode.UNAUTHENTICATED, "", True, 4),
     ],
 )
 def test_which_file_failed(
@@ -267,12 +267,13 @@ def test_which_file_failed(
     code: grpc.StatusCode,
     reason: str,
     passes: bool,
+    exits: int,
 ) -> None:
     """
     The error says which file it is about, and to run the command again only where that may help.
     """
     memory.answers["StartUpload"] = deque([(code, reason)])
-    assert _push(server, folder) == 1
+    assert _push(server, folder) == exits
     said = capsys.readouterr().err
     assert f"modelyard: weights.bin: {code.name}" in said
     assert ("run the same command again" in said) == passes
