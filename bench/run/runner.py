@@ -21,10 +21,9 @@ from bench.run.requests import Requests
 from bench.run.samples import Sampler
 from bench.run.shots import Call, Shot, shoot
 from bench.run.suite import Measured
+from bench.run.warming import is_read_there, warm
 from bench.run.windows import Record, Taken, Window, as_json, recovery, slope, together
 
-_WARM_SECONDS = 4.0
-_WARM_RATE = 400  # calls a second of each scenario: what a small machine answers uncached
 _KILLED_SECONDS = 2.0
 _MORE = 1.3  # requests than are meant to be sent: a closed loop may be a little faster
 
@@ -111,11 +110,12 @@ class Run:
         Everything that is asked for again into the cache.
         """
         print("warming up", flush=True)
-        every = [(each, requests.distinct(each.requests)) for each in self._wanted if each.requests != "create"]
-        seconds = max([_WARM_SECONDS, *(len(data) / _WARM_RATE for _, data in every)])
-        shots = [Shot(each, data, 8, max(1, round(1.1 * len(data) / seconds)), seconds) for each, data in every]
-        if shots:
-            shoot(shots, self._measured.target, scratch)
+        wanted = [each for each in self._wanted if is_read_there(each)]
+        data = {each.name: requests.distinct(each.requests) for each in wanted}
+        warmed = warm(data, wanted, lambda shots: shoot(shots, self._measured.target, scratch)[0])
+        missing = {name: each for name, each in warmed.items() if each.answered < each.wanted}
+        for name, each in missing.items():
+            self._events.append(f"the warm-up of {name} had {each.answered:,} of {each.wanted:,} answers")
 
     def _steps(self, requests: Requests, scratch: Path) -> None:
         steps = list(self._plan.steps(self._settings.scale))

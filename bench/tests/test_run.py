@@ -20,6 +20,7 @@ from bench.run.report import charts, junit, markdown, page, write
 from bench.run.samples import read
 from bench.run.shots import Call, Shot, Target, calls_of, config_of
 from bench.run.verdict import Line, judge, lines
+from bench.run.warming import Warmed, is_read_there, warm
 from bench.run.windows import SHARES, Record, Taken, Window, enough, recovery, slope, together
 
 SCENARIO = Scenario("get-cached", {"call": "a.B/Get", "metadata": {"x": "y"}}, "get", 40, "get")
@@ -353,3 +354,40 @@ def test_reports_are_compared_by_their_folders(report: dict[str, Any], tmp_path:
     assert "p95          B/A = 1.000" in said
     with pytest.raises(SystemExit, match="holds no report"):
         compare(tmp_path, tmp_path / "b")
+
+
+def test_the_warm_up_gets_through_on_a_slow_machine() -> None:
+    """
+    Each request is sent once, in as many rounds as a machine needs that is slower than the warm-up thinks.
+    """
+    other = Scenario("card", {"call": "a.B/Card"}, "card", 10, "read")
+    data = {"get-cached": [{"name": str(number)} for number in range(1000)], "card": [{"name": "only"}]}
+    sent: list[str] = []
+
+    def slow(shots: Any) -> list[list[Call]]:
+        found = []
+        for shot in shots:
+            # A short list is begun anew.
+            names = [each["name"] for each in shot.data][:150] if len(shot.data) > 1 else ["only"] * 5
+            sent.extend(names)
+            found.append([Call(0.0, 1.0, "OK" if name != "7" else "Unavailable") for name in names])
+        return found
+
+    warmed = warm(data, [SCENARIO, other], slow)
+    assert warmed == {"get-cached": Warmed(999, 1000), "card": Warmed(1, 1)}
+    assert sorted(sent) == sorted([str(number) for number in range(1000)] + ["only"] * 5)
+
+
+def test_a_machine_that_answers_nothing_ends_the_warm_up() -> None:
+    """
+    Where no call is made, the warm-up gives up and says how far it came.
+    """
+    assert warm({"get-cached": [{}]}, [SCENARIO], lambda shots: [[] for _ in shots]) == {"get-cached": Warmed(0, 1)}
+
+
+def test_what_asks_past_the_cache_does_not_warm_it() -> None:
+    """
+    Creations and reads with `no-cache` are not part of the warm-up.
+    """
+    assert not [each.name for each in plan.scenarios("create,get-uncached") if is_read_there(each)]
+    assert is_read_there(plan.scenarios("get-cached")[0])

@@ -42,6 +42,8 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._epoch: int | None = None
         self._after = 0
+        # What watchers have asked for since the last change, by where they are.
+        self._readings: dict[int, asyncio.Task[Log]] = {}
 
     def start(self) -> None:
         """
@@ -79,7 +81,7 @@ class Feed:
         after = start - 1 if start else None
         while not ending.is_set():
             changed = self._changed
-            log = await self._store.log(self._namespace, after or 0)
+            log = await self._log(after or 0)
             if after is None:
                 after = log.head
                 log = Log(log.epoch, log.head, log.kept, (), complete=True)
@@ -100,6 +102,23 @@ class Feed:
                 yield "applied", after
                 with suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), heartbeat)
+
+    async def _log(self, after: int) -> Log:
+        """
+        The log after a sequence, read once for all the watchers who have come so far: one change wakes all of them.
+        """
+        readings = self._readings
+        reading = readings.get(after)
+        if reading is None:
+            reading = readings[after] = asyncio.create_task(self._store.log(self._namespace, after))
+
+            def done(ended: asyncio.Task[Log]) -> None:
+                readings.pop(after, None)
+                # Those who waited may have gone, and then nobody is told when it fails.
+                _ = ended.cancelled() or ended.exception()
+
+            reading.add_done_callback(done)
+        return await asyncio.shield(reading)
 
     async def _follow(self) -> None:
         # Not a reason to turn calls away: while it is behind, what is kept in memory is not used.
@@ -137,6 +156,8 @@ class Feed:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        # What is being read may have been asked for before this change.
+        self._readings = {}
 
 
 def names(keys: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:

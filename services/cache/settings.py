@@ -134,7 +134,7 @@ class CacheSettings(CommonSettings):
         "MODELYARD_CACHE_TTL_CARDS_SECONDS", seconds(0, 86400 * 30), default=2 * _HOUR, help="model cards"
     )
     ttl_deployments: float = setting(
-        "MODELYARD_CACHE_TTL_DEPLOYMENTS_SECONDS", seconds(0, 86400 * 30), default=60.0, help="deployments"
+        "MODELYARD_CACHE_TTL_DEPLOYMENTS_SECONDS", seconds(0, 86400 * 30), default=_HOUR, help="deployments"
     )
     ttl_assets: float = setting(
         "MODELYARD_CACHE_TTL_ASSETS_SECONDS", seconds(0, 86400 * 30), default=_HOUR, help="what is known of assets"

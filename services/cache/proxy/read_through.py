@@ -117,27 +117,27 @@ class ReadThrough:
     ) -> bytes:
         # What is no request of this RPC is refused before anybody is asked, or takes a lease for it.
         tags = self.policy.tags(request)
+        found = None if wanted.fresh else await self._keeping.shared.get(key)
+        now = time.time()
+        if found is not None and self._serves(found, wanted.minimum, now):
+            self._near.put(key, found)
+            self._counts.shared += 1
+            return await self._found(found, "shared", now, context)
         if wanted.fresh or not self._coherence.live:
             self._counts.bypass += 1
             how = "bypass"
         else:
-            found = await self._keeping.shared.get(key)
-            now = time.time()
-            if found is not None and self._serves(found, wanted.minimum, now):
-                self._near.put(key, found)
-                self._counts.shared += 1
-                return await self._found(found, "shared", now, context)
             self._counts.miss += 1
             how = "miss"
-        late = near if near is not None and self._may_be_late(near, wanted) else None
+        late = next((each for each in (near, found) if each is not None and self._may_be_late(each, wanted)), None)
         try:
             loaded = await self._loaded(key, request, wanted, metadata, tags, None if late is None else _PATIENCE)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
-            if isinstance(error, TimeoutError) or error.code() in _AWAY:
-                late = late or await self._late(key, wanted)
-                if late is not None:
-                    self._counts.stale += 1
-                    return await self._found(late, "stale", time.time(), context)
+            away = isinstance(error, TimeoutError) or error.code() in _AWAY
+            # Again after the wait: it may have been replaced meanwhile.
+            if away and late is not None and self._may_be_late(late, wanted):
+                self._counts.stale += 1
+                return await self._found(late, "stale", time.time(), context)
             if isinstance(error, TimeoutError):
                 raise
             await _pass_on(error, context)
@@ -216,10 +216,6 @@ class ReadThrough:
             if loaded.revision >= least and loaded.asked >= since:
                 return loaded
         return None
-
-    async def _late(self, key: bytes, wanted: Wish) -> Entry | None:
-        entry = await self._keeping.shared.get(key)
-        return entry if entry is not None and self._may_be_late(entry, wanted) else None
 
     def _may_be_late(self, entry: Entry, wanted: Wish) -> bool:
         """

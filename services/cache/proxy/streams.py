@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from google.protobuf import duration_pb2
@@ -48,7 +48,7 @@ class Stream:
         """
         return time.monotonic() - self._heard > _MISSED * self._heartbeat
 
-    async def words(self) -> AsyncIterator[changes_pb2.WatchChangesResponse]:
+    async def words(self) -> AsyncGenerator[changes_pb2.WatchChangesResponse, None]:
         """
         What it says, until it ends because the origin is going away.
 

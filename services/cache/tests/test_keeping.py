@@ -159,6 +159,30 @@ async def test_an_origin_that_hangs_is_not_waited_for(target: str, store: Backen
         origin.gate.set()
 
 
+async def test_what_valkey_has_is_looked_up_before_an_origin_that_hangs(
+    target: str, store: Backend, origin: Origin
+) -> None:
+    """
+    A process that has nothing in memory, while the stream is silent and the origin takes calls and says nothing, serves
+    what another one has kept after a moment: a caller's deadline is no reason to wait for that long.
+    """
+    async with (
+        running(target, store) as cache,
+        running(target, store, MODELYARD_CACHE_STREAM_BOUND_SECONDS="0.5") as other,
+    ):
+        await cache.warm()
+        await origin.write("x", f"{NAME}-other")
+        await other.warm(f"{NAME}-other")
+        origin.silent = True
+        async with asyncio.timeout(5):
+            while (await other.read(f"{NAME}-other")).cache != "bypass":
+                await asyncio.sleep(0.05)
+        origin.gate.clear()
+        async with asyncio.timeout(5):
+            assert (await other.read()).cache == "stale"
+        origin.gate.set()
+
+
 async def test_hot_entries_are_renewed_before_they_expire(target: str, store: Backend, origin: Origin) -> None:
     """
     Under steady reads an entry whose load takes long never runs out: no read waits, and the origin is asked again.

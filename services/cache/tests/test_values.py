@@ -12,7 +12,9 @@ import grpc
 import pytest
 
 from modelyard.cache.v1 import cache_pb2 as pb
-from services.cache.model.namespaces import parse
+from services.cache.model.namespaces import Namespace, parse
+from services.cache.model.values import Log
+from services.cache.store.values import ValueStore
 from services.cache.tests.keyvalue import SMALL, Values, code, seconds
 from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
 
@@ -404,6 +406,37 @@ async def test_watch_tells_every_change_once(values: Values, cached: Cache) -> N
     await first
     await watch(want)
     assert told == expected
+
+
+async def test_watchers_share_what_is_read(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A change is read from Valkey once for all who watch, and told to each of them.
+    """
+    # Each of them also looks by itself now and then.
+    monkeypatch.setattr("services.cache.service.values._HEARTBEAT_SECONDS", 60.0)
+    read, asked = ValueStore.log, 0
+
+    async def counted(self: ValueStore, namespace: Namespace, after: int) -> Log:
+        nonlocal asked
+        asked += 1
+        return await read(self, namespace, after)
+
+    monkeypatch.setattr(ValueStore, "log", counted)
+    await values.set("k", b"1")
+    streams = [values.stub.Watch(pb.WatchRequest(namespace="small"), timeout=20) for _ in range(30)]
+    for stream in streams:
+        assert (await stream.read()).HasField("applied_sequence")
+    for number in range(3):
+        before = asked
+        await values.set(f"k{number}", b"2")
+        for stream in streams:
+            while not (event := await stream.read()).HasField("invalidation"):
+                pass
+            assert event.invalidation.keys == [f"k{number}"]
+        # One is the process' own, and it goes on to look for more.
+        assert asked - before < 10
+    for stream in streams:
+        stream.cancel()
 
 
 async def test_watch_says_what_it_cannot_tell(values: Values, store: Backend) -> None:
