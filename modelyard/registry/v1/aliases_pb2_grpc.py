@@ -77,6 +77,7 @@ class AliasServiceServicer:
         FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
         ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

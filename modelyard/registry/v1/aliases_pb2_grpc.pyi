@@ -44,6 +44,7 @@ class AliasServiceStub:
       FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
       ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
     """
     GetAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.GetAliasRequest, _aliases_pb2.Alias]
     """GetAlias returns an alias as it is, or as it was at `read_time`.
@@ -93,6 +94,7 @@ class AliasServiceAsyncStub(AliasServiceStub):
       FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
       ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
     """
     GetAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.GetAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
     """GetAlias returns an alias as it is, or as it was at `read_time`.
@@ -145,6 +147,7 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
           FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
           ABORTED              an alias does not point at `expected_version` (ALIAS_MOVED).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+          RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
         """
 
     @_abc_1.abstractmethod

@@ -64,6 +64,7 @@ class EvaluationServiceServicer:
         [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
         NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
         ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+        RESOURCE_EXHAUSTED  one of the versions would have more than 100,000 results (EVALUATION_COUNT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

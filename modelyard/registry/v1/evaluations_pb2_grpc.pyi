@@ -41,6 +41,7 @@ class EvaluationServiceStub:
                         [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
       NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED  one of the versions would have more than 100,000 results (EVALUATION_COUNT).
     """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListEvaluationsRequest, _evaluations_pb2.ListEvaluationsResponse]
     """ListEvaluations lists the results of a model or of one version, by data set, metric and time of recording.
@@ -72,6 +73,7 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
                         [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
       NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED  one of the versions would have more than 100,000 results (EVALUATION_COUNT).
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListEvaluationsRequest, _evaluations_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
     """ListEvaluations lists the results of a model or of one version, by data set, metric and time of recording.
@@ -106,6 +108,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
                             [a-z0-9][a-z0-9_-]{0,63}, a value is not finite, or there are none or more than 10,000.
           NOT_FOUND         one of the versions does not exist (VERSION_NOT_FOUND names the first).
           ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+          RESOURCE_EXHAUSTED  one of the versions would have more than 100,000 results (EVALUATION_COUNT).
         """
 
     @_abc_1.abstractmethod

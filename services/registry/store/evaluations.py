@@ -5,8 +5,8 @@ Evaluations in the database.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.ledger.model.calls import Missing
@@ -16,6 +16,7 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import Statement
 from services.ledger.store.writing import Transaction, last
+from services.registry.model import bounds
 from services.registry.model.evaluations import Evaluation, EvaluationDraft, EvaluationFilter, Recorded
 from services.registry.model.names import NamespaceName, VersionName
 from services.registry.store import rows
@@ -34,6 +35,16 @@ _VERSIONS = Statement(
     """
 SELECT model, number FROM unnest($1::bigint[], $2::bigint[]) AS wanted (model, number)
   JOIN versions USING (model, number)
+""",
+)
+
+# No further than there may be.
+_COUNTS = Statement(
+    "evaluations.counts",
+    """
+SELECT (SELECT count(*) FROM (SELECT FROM evaluations WHERE evaluations.model = wanted.model AND version = number
+                               LIMIT $3)) AS results
+  FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS wanted (model, number, place) ORDER BY place
 """,
 )
 
@@ -89,8 +100,10 @@ class EvaluationStore:
 
         Raises:
             Missing: one of the versions does not exist; the first one is named.
+            ResourceExhausted: one of them has as many results as a version may have.
         """
         models = await _lock(transaction, parent, drafts)
+        await _check_counts(transaction, models, drafts)
         columns = result_columns([(models[draft.version.model], draft.version.number, draft) for draft in drafts])
         row = (await transaction.last(_RECORD, _journal(drafts), parent.namespace, *columns))[0]
         return Recorded(row["made_count"], row["written"])
@@ -142,6 +155,14 @@ async def _lock(transaction: Transaction, parent: NamespaceName, drafts: Sequenc
         if (models.get(name.model), name.number) not in there:
             raise Missing("VERSION_NOT_FOUND", name)
     return models
+
+
+async def _check_counts(transaction: Transaction, models: Mapping[str, int], drafts: Sequence[EvaluationDraft]) -> None:
+    more = Counter(draft.version for draft in drafts)
+    wanted = [[models[name.model] for name in more], [name.number for name in more]]
+    there = await transaction.rows(_COUNTS, *wanted, bounds.MOST_RESULTS)
+    for (name, count), row in zip(more.items(), there, strict=True):
+        bounds.check_results(name, row["results"] + count)
 
 
 def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) -> list[list[Any]]:
