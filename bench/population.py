@@ -190,9 +190,10 @@ def _time(each: Drawn) -> datetime:
     return _BEGINNING + timedelta(seconds=20 * each.number)
 
 
-# Every index but those of primary keys and unique constraints: they are built faster afterwards.
+# Every index but those of primary keys and unique constraints: they are built faster afterwards. PostgreSQL writes
+# that of a partitioned table down without its partitions (ON ONLY).
 _INDEXES = """
-SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
+SELECT indexrelid::regclass::text AS name, replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') AS definition
   FROM pg_index
  WHERE indrelid::regclass::text IN ('models', 'versions', 'evaluations', 'audit', 'vocabulary', 'deployments')
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)

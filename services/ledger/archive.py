@@ -111,7 +111,7 @@ async def checksum(connection: Connection, name: str) -> tuple[int, str]:
     if name not in [row["name"] for row in await months(connection)]:
         raise ArchiveError(f"there is no month {name}: run this without arguments to see which there are")
     await connection.execute("SET timezone = 'UTC'; SET datestyle = 'ISO'")
-    row = await connection.fetchrow(_CHECKSUM.format(name))
+    (row,) = await connection.fetch(_CHECKSUM.format(name))
     return row["entries"], row["checksum"]
 
 

@@ -4,6 +4,7 @@ What a program that knows an older schema counts on, read from PostgreSQL's cata
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ _RIGHTS = f"""
 SELECT privilege_type || ' on ' || table_name || '.' || column_name FROM information_schema.column_privileges
  WHERE grantee = '{SERVICE_ROLE}' AND table_schema = 'public'
 """  # noqa: S608 - our own name
+
+# Plain ones, of columns and of all rows.
+_UNIQUE = re.compile(r"(?:UNIQUE INDEX .* USING btree|PRIMARY KEY|UNIQUE) \(([\w\", ]+)\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,20 @@ class Schema:
         return {name.partition(".")[0] for name in self.columns}
 
 
+def _implied(text: str, table: str, before: Schema) -> bool:
+    """
+    Whether a unique index refuses no row that another one did not refuse: rows that differ in fewer columns differ in
+    these.
+    """
+    found = _UNIQUE.search(text)
+    olds = [_UNIQUE.search(each) for each, of in before.constraints.items() if of == table]
+    return found is not None and any(old and _names(old[1]) <= _names(found[1]) for old in olds)
+
+
+def _names(columns: str) -> set[str]:
+    return {each.strip(' "') for each in columns.split(",")}
+
+
 def taken_away(before: Schema, after: Schema) -> Iterator[str]:
     """
     What a program of *before* would miss in *after*, or what would refuse its rows.
@@ -81,6 +99,6 @@ def taken_away(before: Schema, after: Schema) -> Iterator[str]:
         if name not in before.columns and name.partition(".")[0] in before.tables and not free:
             yield f"column {name} is new, and has neither a default nor may it be null"
     for text, table in after.constraints.items():
-        if table in before.tables and text not in before.constraints:
+        if table in before.tables and text not in before.constraints and not _implied(text, table, before):
             yield f"{text} is new, and may refuse rows"
     yield from (f"{each} is no longer granted" for each in sorted(before.rights - after.rights))

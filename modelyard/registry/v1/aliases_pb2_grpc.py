@@ -79,6 +79,7 @@ class AliasServiceServicer(object):
         ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
         (ALIAS_MOVED).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

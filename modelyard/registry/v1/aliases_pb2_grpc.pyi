@@ -46,6 +46,7 @@ class AliasServiceStub:
       ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
                            (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
     """
     GetAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.GetAliasRequest, _aliases_pb2.Alias]
     """GetAlias returns an alias as it is, or as it was at `read_time`.
@@ -100,6 +101,7 @@ class AliasServiceAsyncStub(AliasServiceStub):
       ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
                            (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
     """
     GetAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.GetAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
     """GetAlias returns an alias as it is, or as it was at `read_time`.
@@ -157,6 +159,7 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
           ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
                                (ALIAS_MOVED).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+          RESOURCE_EXHAUSTED   the model would have more than 1,000 aliases (ALIAS_COUNT).
         """
 
     @_abc_1.abstractmethod

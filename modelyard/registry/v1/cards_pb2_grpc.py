@@ -86,6 +86,7 @@ class CardServiceServicer(object):
         INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
         NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
         ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+        RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
         ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -111,6 +112,7 @@ class CardServiceServicer(object):
         or a part of it is too large.
         NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
         ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+        RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

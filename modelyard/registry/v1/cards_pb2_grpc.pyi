@@ -49,6 +49,7 @@ class CardServiceStub:
       INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
       NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
       ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+      RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListCardNumbers: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ListCardNumbersRequest, _cards_pb2.ListCardNumbersResponse]
@@ -66,6 +67,7 @@ class CardServiceStub:
                         or a part of it is too large.
       NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
     """
     ExportCard: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ExportCardRequest, _cards_pb2.ExportCardResponse]
     """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
@@ -97,6 +99,7 @@ class CardServiceAsyncStub(CardServiceStub):
       INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
       NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
       ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+      RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListCardNumbers: _aio.UnaryUnaryMultiCallable[_cards_pb2.ListCardNumbersRequest, _cards_pb2.ListCardNumbersResponse]  # type: ignore[assignment]
@@ -114,6 +117,7 @@ class CardServiceAsyncStub(CardServiceStub):
                         or a part of it is too large.
       NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
     """
     ExportCard: _aio.UnaryUnaryMultiCallable[_cards_pb2.ExportCardRequest, _cards_pb2.ExportCardResponse]  # type: ignore[assignment]
     """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
@@ -154,6 +158,7 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT  the mask names an unknown field, or a value is out of bounds.
           NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
           ABORTED           `card.etag` is not the current one (ETAG_MISMATCH).
+          RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
           ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
@@ -183,6 +188,7 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
                             or a part of it is too large.
           NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
           ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+          RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
         """
 
     @_abc_1.abstractmethod

@@ -36,7 +36,8 @@ def privately(data: bytes, media_type: str = "") -> list[pb.UploadRequest]:
 
 async def test_changes_are_told(house: Guarded) -> None:
     """
-    The change stream tells when an asset comes, becomes public, and goes; GetAsset says which revision it reflects.
+    The change stream tells its epoch first, and when an asset comes, becomes public, and goes; GetAsset says which
+    revision it reflects.
     """
     data = some_bytes(10)
     async with house.as_("ann", "assets.read", "assets.write", "admin") as ann:
@@ -50,8 +51,11 @@ async def test_changes_are_told(house: Guarded) -> None:
         await ann.assets.DeleteAsset(pb.DeleteAssetRequest(name=public.name))
         request = changes_pb2.WatchChangesRequest(start_revision=start, resource_prefix=public.name)
         kinds: list[int] = []
+        epoch = ""
         watch = ann.asset_changes.WatchChanges(request, timeout=10)
         async for event in watch:
+            epoch = epoch or event.heartbeat.epoch
+            assert epoch
             kinds += [change.kind for change in event.revision.changes]
             if len(kinds) == 3:
                 break

@@ -17,6 +17,7 @@ from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
+from services.registry.model import bounds
 from services.registry.model.aliases import Alias, Move, Stretch, check_expected, check_move, check_moved
 from services.registry.model.names import AliasName, ModelName
 from services.registry.model.versions import VersionState
@@ -68,6 +69,15 @@ _NOW = Statement(
 SELECT alias, version, lower(valid) AS start_time, coalesce(restores, lower(valid)) AS origin, actor, revision
   FROM aliases
  WHERE model = $1 AND alias = ANY($2::text[]) AND upper_inf(valid)
+""",
+)
+
+# No further than there may be.
+_COUNT = Statement(
+    "aliases.count",
+    """
+SELECT count(*) AS count
+  FROM (SELECT FROM aliases WHERE model = $1 AND upper_inf(valid) AND version IS NOT NULL LIMIT $2)
 """,
 )
 
@@ -191,6 +201,7 @@ class AliasStore:
             Missing: there is no such model or version.
             FailedPrecondition: a version is not READY.
             Aborted: an alias does not point where the client expects.
+            ResourceExhausted: the model has as many aliases as one may have.
         """
         model = await lock_model(transaction, parent)
         current = await transaction.rows(_NOW, model["id"], [move.alias for move in moves])
@@ -200,6 +211,7 @@ class AliasStore:
             check_move(parent, move, points_at.get(move.alias), states)
         # Pointing an alias where it points already is not a move: a rollback of it would change nothing.
         real = [move for move in moves if move.version != points_at.get(move.alias)]
+        await _check_count(transaction, parent, model["id"], real, points_at)
         moved = await _move(transaction, parent, model["id"], real, points_at)
         aliases = {row["alias"]: _alias(row, parent) for row in (*current, *moved)}
         return [aliases[move.alias] for move in moves if move.version is not None]
@@ -227,6 +239,17 @@ class AliasStore:
         move = Move(name.alias, check_moved(name, version))
         row = await _move(transaction, name.parent, model["id"], [move], {name.alias: now["version"]}, origin)
         return _alias(row[0], name.parent)
+
+
+async def _check_count(
+    transaction: Transaction, parent: ModelName, model: int, moves: Sequence[Move], points_at: Mapping[str, int | None]
+) -> None:
+    made = sum(move.version is not None and points_at.get(move.alias) is None for move in moves)
+    gone = sum(move.version is None for move in moves)
+    if made > gone:
+        row = await transaction.row(_COUNT, model, bounds.MOST_ALIASES + gone)
+        assert row is not None  # noqa: S101 - for the type checker: a count has one row
+        bounds.check_aliases(parent, row["count"] + made - gone)
 
 
 async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:

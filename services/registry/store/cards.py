@@ -14,6 +14,7 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.writing import Transaction, last
+from services.registry.model.bounds import check_card_numbers
 from services.registry.model.cards import SECTIONS, Card, CardDraft, CardUpdate
 from services.registry.model.names import CardName, ModelName
 from services.registry.store import rows
@@ -106,6 +107,7 @@ class CardStore:
         Raises:
             Missing: there is no such model, or it is deleted.
             Aborted: the card has changed since the client read it.
+            ResourceExhausted: it has as many numbers as a card may have.
         """
         name = update.name
         model = await lock_model(transaction, name.parent)
@@ -117,10 +119,15 @@ class CardStore:
         if update.paths is not None:
             # The largest front matter takes seconds to change, in which other calls go on.
             draft = await asyncio.to_thread(base.updated, update.draft, update.paths)
+        if before is not None and draft == before.draft:
+            # It says so already: tools that write a card after every run do not fill its history.
+            await transaction.nothing()
+            return before
         kind = ChangeKind.CREATED if before is None else ChangeKind.UPDATED
         journal = Journal.of(name, kind, before.draft.image() if before is not None else None, draft.image())
         sections = rows.packed({each: text for each, text in draft.own.items() if each in (*SECTIONS, "license")})
         number = before.number + 1 if before is not None else 1
+        check_card_numbers(name, number)
         written = await transaction.last(
             _WRITE,
             journal,

@@ -5,8 +5,8 @@ Evaluations in the database.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from services.ledger.store.paging import listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
 from services.ledger.store.writing import Transaction, last
+from services.registry.model import bounds
 from services.registry.model.evaluations import (
     MOST_DELETED,
     Evaluation,
@@ -43,6 +44,16 @@ _VERSIONS = Statement(
     """
 SELECT model, number FROM unnest($1::bigint[], $2::bigint[]) AS wanted (model, number)
   JOIN versions USING (model, number) WHERE versions.delete_time IS NULL
+""",
+)
+
+# No further than there may be.
+_COUNTS = Statement(
+    "evaluations.counts",
+    """
+SELECT (SELECT count(*) FROM (SELECT FROM evaluations WHERE evaluations.model = wanted.model AND version = number
+                               LIMIT $3)) AS results
+  FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS wanted (model, number, place) ORDER BY place
 """,
 )
 
@@ -131,16 +142,19 @@ class EvaluationStore:
         Raises:
             Missing: one of the versions does not exist; the first one is named.
             FailedPrecondition: too many would be replaced.
+            ResourceExhausted: one of them has as many results as a version may have.
         """
         models = await _lock(transaction, _HOLD if replace else _LOCK, parent, [draft.version for draft in drafts])
         columns = result_columns([(models[draft.version.model], draft.version.number, draft) for draft in drafts])
         if not replace:
+            await _check_counts(transaction, models, drafts)
             row = (await transaction.last(_RECORD, journal_of(drafts), parent.namespace, *columns))[0]
             return Recorded(row["made_count"], row["written"])
         found = await transaction.rows(_SAME, *columns[:4], columns[5])
         if len(found) > MOST_DELETED:
             raise too_many(parent)
         gone = _going(parent, models, found)
+        await _check_counts(transaction, models, drafts, gone)
         ids = [each.id for each in gone]
         row = (await transaction.last(_REPLACE, journal_of(drafts, gone), parent.namespace, *columns, ids))[0]
         return Recorded(row["made_count"], row["written"], len(gone))
@@ -264,6 +278,20 @@ def _going(parent: NamespaceName, models: dict[str, int], found: Sequence[Row]) 
         for row in found
         if row["model"] in names
     ]
+
+
+async def _check_counts(
+    transaction: Transaction,
+    models: Mapping[str, int],
+    drafts: Sequence[EvaluationDraft],
+    gone: Sequence[Going] = (),
+) -> None:
+    more = Counter(draft.version for draft in drafts)
+    fewer = Counter(each.name for each in gone)
+    wanted = [[models[name.model] for name in more], [name.number for name in more]]
+    there = await transaction.rows(_COUNTS, *wanted, bounds.MOST_RESULTS)
+    for (name, count), row in zip(more.items(), there, strict=True):
+        bounds.check_results(name, row["results"] - fewer[name] + count)
 
 
 def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) -> list[list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.chassis.errors import Aborted
 from services.ledger.model.calls import Missing, Read, check_etag
-from services.ledger.model.changes import Change, ChangeKind, Image, Journal
+from services.ledger.model.changes import Image, Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
@@ -288,7 +288,8 @@ class VersionStore:
         name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
         copied = {"copied_from": copied_from} if copied_from else {}
         created = Journal.created(name, {"state": VersionState.PENDING, **draft.image(), **copied})
-        journal = Journal([*created.changes, Change(str(parent), ChangeKind.UPDATED)], created.entries)
+        moved = Journal.updated(parent, {"latest_version": name.number - 1}, {"latest_version": name.number})
+        journal = Journal([*created.changes, *moved.changes], [*created.entries, *moved.entries])
         columns = [model["id"], name.number, *_columns(name, draft), parent.namespace, copied_from]
         row = (await transaction.last(_CREATE, journal, *columns))[0]
         check_used(parent.parent, row, size=draft.size_bytes)

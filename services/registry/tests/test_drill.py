@@ -304,10 +304,10 @@ async def _check_database(
     remembered = {row["request_id"]: row for row in stored}
     assert {remembered[each]["action"] for each in silent} <= {"MoveAliases"}
     assert set(written.acknowledged) <= set(remembered)
-    # Nothing is half there: each revision has one change and its audit, each request was done once, each model and each
-    # result belongs to a write that is audited, and versions have no gaps.
+    # Nothing is half there: each revision has its changes and its audit, each request was done once, each model and
+    # each result belongs to a write that is audited, and versions have no gaps.
     assert sorted({row["revision"] for row in audit}) == sorted(changed)
-    assert [row for row in audit if by_request[row["request_id"]] is not row] == []
+    assert [row for row in audit if by_request[row["request_id"]]["revision"] != row["revision"]] == []
     assert set(by_request) <= written.sent
     assert all(row["answer"] is not None for row in stored)
     for what, sql in _HALVES.items():

@@ -32,9 +32,9 @@ async def test_a_version_is_finalized_while_the_replica_lags(pair: Pair) -> None
             await pair.resume()
 
 
-def _update(**more: str) -> models_pb2.UpdateModelRequest:
+def _update(request_id: str = "") -> models_pb2.UpdateModelRequest:
     model = models_pb2.Model(name=f"{DEFAULT}/models/m", owner="ann")
-    request = models_pb2.UpdateModelRequest(model=model, **more)
+    request = models_pb2.UpdateModelRequest(model=model, request_id=request_id)
     request.update_mask.paths.append("owner")
     return request
 
