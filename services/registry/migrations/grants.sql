@@ -27,5 +27,6 @@ GRANT INSERT, UPDATE ON aliases TO $role;
 GRANT INSERT ON cards, evaluations, words TO $role;
 -- Results go with the version that they are of.
 GRANT DELETE ON evaluations TO $role;
+GRANT INSERT, DELETE ON version_digests TO $role;
 -- Histories go only with a model that is purged.
 GRANT EXECUTE ON FUNCTION purge_part(text, bigint, integer) TO $role;
