@@ -26,8 +26,8 @@ GRANT UPDATE ON revision TO $role;
 GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests, unpins,
     vocabulary TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
--- A result that was recorded by mistake can be taken back: the audit has it. Results go with the version that they are of, too.
-GRANT INSERT, DELETE ON evaluations TO $role;
+-- A result that was recorded by mistake can be taken back: the audit has it. Results go with their version, too.
+GRANT INSERT, DELETE ON evaluations, version_digests TO $role;
 GRANT INSERT ON cards, words TO $role;
 -- Histories go only with a model that is purged.
 GRANT EXECUTE ON FUNCTION purge_part(text, bigint, integer) TO $role;

@@ -11,11 +11,21 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
+from services.ledger.store.statements import Statement
 from services.registry.model.names import NamespaceName, VersionName
 from services.registry.model.versions import Containing, Match
 from services.registry.store.parents import NAMESPACE
 
 _MOST_PATHS = 100
+
+# What a version contains, when it becomes READY. A trigger does it for who does not (migration 0009).
+LIST_DIGESTS = Statement(
+    "versions.list_digests",
+    """
+INSERT INTO version_digests
+SELECT model, number, digest_keys(artifacts) FROM versions WHERE model = $1 AND number = $2 ON CONFLICT DO NOTHING
+""",
+)
 
 # The index has the first 64 bits; the whole digests are compared in the rows of the page alone.
 _FOUND = f"""
@@ -24,9 +34,10 @@ SELECT namespace_id, model_id, model, number, create_time, found.paths,
   FROM (
     SELECT models.namespace_id, models.model_id, versions.model, versions.number, versions.create_time,
            versions.artifacts
-      FROM versions JOIN models ON models.id = versions.model AND models.delete_time IS NULL
-     WHERE versions.state = 'READY'
-       AND digest_keys(versions.artifacts) @> ARRAY[('x' || left($2, 16))::bit(64)::bigint]
+      FROM version_digests
+      JOIN versions USING (model, number)
+      JOIN models ON models.id = versions.model AND models.delete_time IS NULL
+     WHERE versions.state = 'READY' AND version_digests.keys @> ARRAY[('x' || left($2, 16))::bit(64)::bigint]
        AND ($1::text IS NULL OR models.namespace_id = $1)
        AND ($3::bigint IS NULL OR (versions.model, versions.number) > ($3, $4::bigint))
      ORDER BY versions.model, versions.number LIMIT $5

@@ -92,6 +92,8 @@ _DELETE = last(
      WHERE id = $10 AND $16
 ), without AS (
     DELETE FROM evaluations WHERE model = $10 AND version = $11
+), unlisted AS (
+    DELETE FROM version_digests WHERE model = $10 AND number = $11
 )
 {moving("$10", "$12", "array_fill(NULL::bigint, ARRAY[cardinality($12::text[])])")}
 {count("$13", "0", "-$14::bigint")}

@@ -34,6 +34,7 @@ from services.registry.model.versions import (
     version_deleted,
 )
 from services.registry.store import rows
+from services.registry.store.containing import LIST_DIGESTS
 from services.registry.store.locks import lock_model
 from services.registry.store.parents import MODEL
 from services.registry.store.unpins import check_claim, keep, owe
@@ -344,6 +345,9 @@ class VersionStore:
             raise Aborted("VERSION_CHANGED", f"{name} changed while its artifacts were being verified: retry")
         if version.draft.artifacts:
             await check_claim(transaction, name, claim)
+            # Ten thousand entries of an index take a while: so before the revision is taken, directly before the last
+            # statement. If that one fails nothing of the group is kept, this included.
+            await transaction.rows(LIST_DIGESTS, model, name.number)
         return await _settle(transaction, model, version, VersionState.READY, "", claim)
 
     async def fail(self, transaction: Transaction, name: VersionName, failure: str) -> Version:

@@ -229,6 +229,19 @@ async def test_versions_that_contain_an_asset(yard: Yard) -> None:
     assert await find(yard.registry, weights, "namespaces/-") == [(third, ["e"])]
 
 
+async def test_made_ready_by_others(registry: Registry) -> None:
+    """
+    A version that another program makes READY, such as the release before, is found by its artifacts, too.
+    """
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    artifacts = [pb.Artifact(path="a", sha256=sha256, size_bytes=1)]
+    await create(registry, "m")
+    version = await add_version(registry, "m", artifacts=artifacts)
+    assert await find(registry, sha256) == []
+    await sql(registry, "UPDATE versions SET state = 'READY' RETURNING 1")
+    assert await find(registry, sha256) == [(version.name, ["a"])]
+
+
 @pytest.mark.parametrize(
     ("parent", "sha256", "field"),
     [
