@@ -494,6 +494,16 @@ def test_cards(cli: Run, tmp_path: Path) -> None:
     assert cli("cards", "export", model).out == "# other"
     assert cli("cards", "export", model, "--number", "1").out.startswith("---")
     assert len(cli("cards", "numbers", model).table()) == 1 + 2
+    readme.write_text(
+        "---\npipeline_tag: t\ntags: [A B]\nmodel-index:\n- results:\n"
+        "  - {dataset: {type: d}, metrics: [{type: m, value: 1}]}\n---\n"
+    )
+    assert "taken over" not in cli("cards", "import", model, str(readme), "--card-only").out
+    cli("versions", "create", model)
+    taken = cli("cards", "import", model, str(readme), "--version", f"{model}@1")
+    assert "taken over  task" in taken.out
+    assert ["recorded", "1"] in taken.table()
+    assert taken.err == 'warning: tags[0]: "A B" cannot be the key of a label\n'
     readme.write_bytes(b"\xff")
     assert "is not UTF-8" in cli("cards", "import", model, str(readme)).err
     readme.write_text("---\na: [\n---\n")

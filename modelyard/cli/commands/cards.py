@@ -9,8 +9,9 @@ import sys
 import uuid
 from pathlib import Path
 
+from modelyard.cli.commands.versions import resolve, version_ref
 from modelyard.cli.names import model_name
-from modelyard.cli.output import Column, Output, time_of
+from modelyard.cli.output import Column, Output, count, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
 from modelyard.client import Client
 from modelyard.registry.v1 import cards_pb2 as pb
@@ -39,6 +40,13 @@ def add(group: Group) -> None:
     parser = command(commands, "import", import_, "write a model's card from a README.md")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("file", metavar="FILE", help="the README.md; - for standard input")
+    parser.add_argument("--card-only", action="store_true", help="leave the model's fields and its results alone")
+    parser.add_argument(
+        "--version",
+        type=version_ref,
+        metavar="VERSION",
+        help="whose results the card has: MODEL@3; the newest by default",
+    )
     parser = command(commands, "numbers", numbers, "list who wrote which number of a card when")
     parser.add_argument("model", metavar="MODEL")
     limited(parser)
@@ -82,8 +90,17 @@ def import_(yard: Client, args: argparse.Namespace, output: Output) -> None:
         content = data.decode()
     except UnicodeDecodeError as error:
         raise OSError(f"{args.file} is not UTF-8: byte {error.start} cannot be read") from None
-    request = pb.ImportCardRequest(name=_name(args.model), content=content, request_id=uuid.uuid4().hex)
-    show(output, yard.cards.ImportCard(request))
+    request = pb.ImportCardRequest(
+        name=_name(args.model),
+        content=content,
+        card_only=args.card_only,
+        version=resolve(yard, args.version) if args.version else "",
+        request_id=uuid.uuid4().hex,
+    )
+    card = yard.cards.ImportCard(request)
+    show(output, card)
+    for each in card.imported.warnings:
+        output.note(f"warning: {each}")
 
 
 def numbers(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -113,5 +130,9 @@ def show(output: Output, card: pb.Card) -> None:
         ("written", time_of(card.update_time)),
         ("by", card.actor),
         ("revision", str(card.revision)),
+        ("taken over", ", ".join(card.imported.fields)),
+        ("results of", card.imported.version),
+        ("recorded", count(card.imported.recorded_count)),
+        ("replaced", count(card.imported.replaced_count)),
     ]
     output.one(card, facts)

@@ -30,7 +30,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.cache.v1 import policy_pb2 as modelyard_dot_cache_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/cards.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\xdb\x02\n\x04\x43\x61rd\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x14\n\x0cintended_use\x18\x03 \x01(\t\x12\x15\n\rtraining_data\x18\x04 \x01(\t\x12\x17\n\x0f\x65valuation_data\x18\x05 \x01(\t\x12\x0f\n\x07metrics\x18\x06 \x01(\t\x12\x13\n\x0blimitations\x18\x07 \x01(\t\x12\x1e\n\x16\x65thical_considerations\x18\x08 \x01(\t\x12\x0f\n\x07license\x18\t \x01(\t\x12\x10\n\x08markdown\x18\n \x01(\t\x12&\n\x05\x65xtra\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\r \x01(\t\x12\x10\n\x08revision\x18\x0e \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\".\n\x0eGetCardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\x83\x01\n\x11UpdateCardRequest\x12)\n\x04\x63\x61rd\x18\x01 \x01(\x0b\x32\x1b.modelyard.registry.v1.Card\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"O\n\x16ListCardNumbersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x17ListCardNumbersResponse\x12*\n\x05\x63\x61rds\x18\x01 \x03(\x0b\x32\x1b.modelyard.registry.v1.Card\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x11ImportCardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"1\n\x11\x45xportCardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"%\n\x12\x45xportCardResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t2\x83\x07\n\x0b\x43\x61rdService\x12\xa0\x01\n\x07GetCard\x12%.modelyard.registry.v1.GetCardRequest\x1a\x1b.modelyard.registry.v1.Card\"Q\x8a\xe7\x18\x0f\n\x05\x63\x61rds\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=namespaces/*/models/*/card}\x12\x9f\x01\n\nUpdateCard\x12(.modelyard.registry.v1.UpdateCardRequest\x1a\x1b.modelyard.registry.v1.Card\"J\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x32\x32*/v1/{card.name=namespaces/*/models/*/card}:\x04\x63\x61rd\x12\xcf\x01\n\x0fListCardNumbers\x12-.modelyard.registry.v1.ListCardNumbersRequest\x1a..modelyard.registry.v1.ListCardNumbersResponse\"]\x8a\xe7\x18\x11\n\x05\x63\x61rds\x12\x08{parent}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x31\x12//v1/{parent=namespaces/*/models/*/card}/numbers\x12\x9e\x01\n\nImportCard\x12(.modelyard.registry.v1.ImportCardRequest\x1a\x1b.modelyard.registry.v1.Card\"I\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x31\",/v1/{name=namespaces/*/models/*/card}:import:\x01*\x12\xbb\x01\n\nExportCard\x12(.modelyard.registry.v1.ExportCardRequest\x1a).modelyard.registry.v1.ExportCardResponse\"X\x8a\xe7\x18\x0f\n\x05\x63\x61rds\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02.\x12,/v1/{name=namespaces/*/models/*/card}:exportb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/cards.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\x1a\x1fmodelyard/cache/v1/policy.proto\"\x82\x04\n\x04\x43\x61rd\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x14\n\x0cintended_use\x18\x03 \x01(\t\x12\x15\n\rtraining_data\x18\x04 \x01(\t\x12\x17\n\x0f\x65valuation_data\x18\x05 \x01(\t\x12\x0f\n\x07metrics\x18\x06 \x01(\t\x12\x13\n\x0blimitations\x18\x07 \x01(\t\x12\x1e\n\x16\x65thical_considerations\x18\x08 \x01(\t\x12\x0f\n\x07license\x18\t \x01(\t\x12\x10\n\x08markdown\x18\n \x01(\t\x12&\n\x05\x65xtra\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\r \x01(\t\x12\x10\n\x08revision\x18\x0e \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x36\n\x08imported\x18\x10 \x01(\x0b\x32$.modelyard.registry.v1.Card.Imported\x1am\n\x08Imported\x12\x0e\n\x06\x66ields\x18\x01 \x03(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0erecorded_count\x18\x03 \x01(\x03\x12\x16\n\x0ereplaced_count\x18\x04 \x01(\x03\x12\x10\n\x08warnings\x18\x05 \x03(\t\".\n\x0eGetCardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\x83\x01\n\x11UpdateCardRequest\x12)\n\x04\x63\x61rd\x18\x01 \x01(\x0b\x32\x1b.modelyard.registry.v1.Card\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"O\n\x16ListCardNumbersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x17ListCardNumbersResponse\x12*\n\x05\x63\x61rds\x18\x01 \x03(\x0b\x32\x1b.modelyard.registry.v1.Card\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x11ImportCardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x11\n\tcard_only\x18\x04 \x01(\x08\x12\x0f\n\x07version\x18\x05 \x01(\t\"1\n\x11\x45xportCardRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"%\n\x12\x45xportCardResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t2\x83\x07\n\x0b\x43\x61rdService\x12\xa0\x01\n\x07GetCard\x12%.modelyard.registry.v1.GetCardRequest\x1a\x1b.modelyard.registry.v1.Card\"Q\x8a\xe7\x18\x0f\n\x05\x63\x61rds\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=namespaces/*/models/*/card}\x12\x9f\x01\n\nUpdateCard\x12(.modelyard.registry.v1.UpdateCardRequest\x1a\x1b.modelyard.registry.v1.Card\"J\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x32\x32*/v1/{card.name=namespaces/*/models/*/card}:\x04\x63\x61rd\x12\xcf\x01\n\x0fListCardNumbers\x12-.modelyard.registry.v1.ListCardNumbersRequest\x1a..modelyard.registry.v1.ListCardNumbersResponse\"]\x8a\xe7\x18\x11\n\x05\x63\x61rds\x12\x08{parent}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x31\x12//v1/{parent=namespaces/*/models/*/card}/numbers\x12\x9e\x01\n\nImportCard\x12(.modelyard.registry.v1.ImportCardRequest\x1a\x1b.modelyard.registry.v1.Card\"I\x92\xe7\x18\x0eregistry.write\x82\xd3\xe4\x93\x02\x31\",/v1/{name=namespaces/*/models/*/card}:import:\x01*\x12\xbb\x01\n\nExportCard\x12(.modelyard.registry.v1.ExportCardRequest\x1a).modelyard.registry.v1.ExportCardResponse\"X\x8a\xe7\x18\x0f\n\x05\x63\x61rds\x12\x06{name}\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02.\x12,/v1/{name=namespaces/*/models/*/card}:exportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,21 +48,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CARDSERVICE'].methods_by_name['ExportCard']._loaded_options = None
   _globals['_CARDSERVICE'].methods_by_name['ExportCard']._serialized_options = b'\212\347\030\017\n\005cards\022\006{name}\222\347\030\rregistry.read\202\323\344\223\002.\022,/v1/{name=namespaces/*/models/*/card}:export'
   _globals['_CARD']._serialized_start=255
-  _globals['_CARD']._serialized_end=602
-  _globals['_GETCARDREQUEST']._serialized_start=604
-  _globals['_GETCARDREQUEST']._serialized_end=650
-  _globals['_UPDATECARDREQUEST']._serialized_start=653
-  _globals['_UPDATECARDREQUEST']._serialized_end=784
-  _globals['_LISTCARDNUMBERSREQUEST']._serialized_start=786
-  _globals['_LISTCARDNUMBERSREQUEST']._serialized_end=865
-  _globals['_LISTCARDNUMBERSRESPONSE']._serialized_start=867
-  _globals['_LISTCARDNUMBERSRESPONSE']._serialized_end=961
-  _globals['_IMPORTCARDREQUEST']._serialized_start=963
-  _globals['_IMPORTCARDREQUEST']._serialized_end=1033
-  _globals['_EXPORTCARDREQUEST']._serialized_start=1035
-  _globals['_EXPORTCARDREQUEST']._serialized_end=1084
-  _globals['_EXPORTCARDRESPONSE']._serialized_start=1086
-  _globals['_EXPORTCARDRESPONSE']._serialized_end=1123
-  _globals['_CARDSERVICE']._serialized_start=1126
-  _globals['_CARDSERVICE']._serialized_end=2025
+  _globals['_CARD']._serialized_end=769
+  _globals['_CARD_IMPORTED']._serialized_start=660
+  _globals['_CARD_IMPORTED']._serialized_end=769
+  _globals['_GETCARDREQUEST']._serialized_start=771
+  _globals['_GETCARDREQUEST']._serialized_end=817
+  _globals['_UPDATECARDREQUEST']._serialized_start=820
+  _globals['_UPDATECARDREQUEST']._serialized_end=951
+  _globals['_LISTCARDNUMBERSREQUEST']._serialized_start=953
+  _globals['_LISTCARDNUMBERSREQUEST']._serialized_end=1032
+  _globals['_LISTCARDNUMBERSRESPONSE']._serialized_start=1034
+  _globals['_LISTCARDNUMBERSRESPONSE']._serialized_end=1128
+  _globals['_IMPORTCARDREQUEST']._serialized_start=1130
+  _globals['_IMPORTCARDREQUEST']._serialized_end=1236
+  _globals['_EXPORTCARDREQUEST']._serialized_start=1238
+  _globals['_EXPORTCARDREQUEST']._serialized_end=1287
+  _globals['_EXPORTCARDRESPONSE']._serialized_start=1289
+  _globals['_EXPORTCARDRESPONSE']._serialized_end=1326
+  _globals['_CARDSERVICE']._serialized_start=1329
+  _globals['_CARDSERVICE']._serialized_end=2228
 # @@protoc_insertion_point(module_scope)

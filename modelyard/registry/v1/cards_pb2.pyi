@@ -25,6 +25,46 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Card(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Imported(_message.Message):
+        """What was taken over from a card."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIELDS_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        RECORDED_COUNT_FIELD_NUMBER: _builtins.int
+        REPLACED_COUNT_FIELD_NUMBER: _builtins.int
+        WARNINGS_FIELD_NUMBER: _builtins.int
+        version: _builtins.str
+        """The version that the results are of; empty when there are none."""
+        recorded_count: _builtins.int
+        """How many results were recorded; those that were there already are not among them."""
+        replaced_count: _builtins.int
+        """How many results others took the place of."""
+        @_builtins.property
+        def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The model's fields that were filled, such as task or labels.vision."""
+
+        @_builtins.property
+        def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """What was not taken over, by its place in the front matter, and why; at most 100 and how many more."""
+
+        def __init__(
+            self,
+            *,
+            fields: _abc.Iterable[_builtins.str] | None = ...,
+            version: _builtins.str = ...,
+            recorded_count: _builtins.int = ...,
+            replaced_count: _builtins.int = ...,
+            warnings: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "recorded_count", b"recorded_count", "replaced_count", b"replaced_count", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     INTENDED_USE_FIELD_NUMBER: _builtins.int
@@ -40,6 +80,7 @@ class Card(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """namespaces/{namespace}/models/{model}/card."""
     number: _builtins.int
@@ -70,6 +111,10 @@ class Card(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def imported(self) -> Global___Card.Imported:
+        """Output only, in the answer of ImportCard: what became of what the card says of its model."""
+
     def __init__(
         self,
         *,
@@ -88,10 +133,11 @@ class Card(_message.Message):
         actor: _builtins.str = ...,
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
+        imported: Global___Card.Imported | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "imported", b"imported", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "etag", b"etag", "ethical_considerations", b"ethical_considerations", "evaluation_data", b"evaluation_data", "extra", b"extra", "intended_use", b"intended_use", "license", b"license", "limitations", b"limitations", "markdown", b"markdown", "metrics", b"metrics", "name", b"name", "number", b"number", "revision", b"revision", "training_data", b"training_data", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "etag", b"etag", "ethical_considerations", b"ethical_considerations", "evaluation_data", b"evaluation_data", "extra", b"extra", "imported", b"imported", "intended_use", b"intended_use", "license", b"license", "limitations", b"limitations", "markdown", b"markdown", "metrics", b"metrics", "name", b"name", "number", b"number", "revision", b"revision", "training_data", b"training_data", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,20 +253,30 @@ class ImportCardRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CARD_ONLY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     content: _builtins.str
     """The whole README.md: front matter between lines of three dashes, then Markdown."""
     request_id: _builtins.str
+    card_only: _builtins.bool
+    """Leave the model's fields and its results alone."""
+    version: _builtins.str
+    """Whose results `model-index` has: namespaces/{namespace}/models/{model}/versions/{number}. Empty means the newest
+    one that has not failed.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         content: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        card_only: _builtins.bool = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_only", b"card_only", "content", b"content", "name", b"name", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,10 +107,21 @@ class CardServiceServicer(object):
     def ImportCard(self, request, context):
         """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
+        What the card says of the model is taken over in the same write, unless `card_only` is set:
+        pipeline_tag, library_name, license  become task, framework and license of the model, where those are empty;
+        tags                                 become labels with an empty value, as far as they can be keys;
+        datasets                             become the label `datasets`, separated by ", ";
+        model-index                          becomes results of `version`. The data set is its `type`, with `/config` when
+        it has one that is not `default`; the metric is its `type`; task, split,
+        revision, dataset_args, metric_config and metric_args are parameters. A result
+        takes the place of those of the same data set, metric and parameters.
+        What is set in the model stays. What cannot be taken over is said in `imported.warnings` and fails nothing; so is
+        `verified`, which only the Hub can check. UpdateCard takes nothing over.
+
         Errors:
         INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
-        or a part of it is too large.
-        NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND).
+        or a part of it is too large; or `version` is not one of the model.
+        NOT_FOUND         no such model, or it is deleted (MODEL_NOT_FOUND), or no such version (VERSION_NOT_FOUND).
         ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
         RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
         """

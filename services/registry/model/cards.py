@@ -16,7 +16,7 @@ from typing import Any
 from services.chassis.checks import Checks
 from services.ledger.model.changes import Image
 from services.registry.model.frontmatter import MOST_FRONT, changed_front
-from services.registry.model.names import CardName
+from services.registry.model.names import CardName, VersionName
 
 SECTIONS = (
     "intended_use",
@@ -101,6 +101,25 @@ class CardDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class CardImported:
+    """
+    What was taken over from a card.
+
+    Args:
+        fields: of the model, that were filled.
+        version: that the results are of; None when there are none.
+        recorded, replaced: how many results came, and how many went for them.
+        warnings: what was not taken over.
+    """
+
+    fields: tuple[str, ...]
+    version: VersionName | None
+    recorded: int
+    replaced: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """
     One number of a card.
@@ -112,6 +131,7 @@ class Card:
     update_time: datetime
     actor: str
     revision: int
+    imported: CardImported | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from services.chassis.checks import MOST_INT64, Checks
 from services.chassis.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
+from services.registry.model.cardfacts import facts_of
 from services.registry.model.cards import MUTABLE, SECTIONS, CardDraft, CardUpdate
 from services.registry.model.frontmatter import parse_card
 from services.registry.model.masks import check_mask
-from services.registry.model.names import CardName
+from services.registry.model.names import CardName, VersionName
 from services.registry.service.parsing import to_card_draft
 from services.registry.service.rendering import from_card
+from services.registry.store.cardimports import import_card
 from services.registry.store.cards import CardStore
 
 
@@ -61,9 +63,23 @@ class CardService(CardServiceServicer):
         draft = CardDraft(**parsed.own, markdown=parsed.markdown, extra=parsed.extra, front=parsed.front)
         draft.check(checks, "content")
         checks.text("content", parsed.front, len(parsed.front))
+        version = checks.name(VersionName, "version", request.version) if request.version else None
+        if version is not None and version.model and version.parent != name.parent:
+            checks.add("version", "is not one of the model")
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        return await self._write(context, request, CardUpdate(name, draft, None, ""))
+        update = CardUpdate(name, draft, None, "")
+        if request.card_only:
+            return await self._write(context, request, update)
+        facts = facts_of(draft.license, draft.extra)
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Card,
+            lambda tx: import_card(tx, update, facts, version),
+            from_card,
+            touches=[name.parent],
+        )
 
     async def ExportCard(self, request: pb.ExportCardRequest, context: Context) -> pb.ExportCardResponse:
         name, number = _wanted(request)

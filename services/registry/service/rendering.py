@@ -25,7 +25,7 @@ from services.ledger.model.calls import etag
 from services.ledger.model.changes import Image
 from services.registry.model.aliases import Alias, Stretch
 from services.registry.model.audit import AuditEntry
-from services.registry.model.cards import Card
+from services.registry.model.cards import Card, CardImported
 from services.registry.model.deployments import Deployment
 from services.registry.model.evaluations import Evaluation, Place
 from services.registry.model.measures import Dataset, Direction, Metric
@@ -262,6 +262,19 @@ def from_card(card: Card) -> cards_pb2.Card:
         actor=card.actor,
         revision=card.revision,
         etag=etag(card.revision),
+        imported=_imported(card.imported),
+    )
+
+
+def _imported(imported: CardImported | None) -> cards_pb2.Card.Imported | None:
+    if imported is None:
+        return None
+    return cards_pb2.Card.Imported(
+        fields=imported.fields,
+        version=str(imported.version or ""),
+        recorded_count=imported.recorded,
+        replaced_count=imported.replaced,
+        warnings=imported.warnings,
     )
 
 

@@ -6,6 +6,8 @@ Model cards in the database: a row for each number.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from typing import Any
 
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
@@ -48,14 +50,20 @@ _NEWEST = Statement(
     f"SELECT {rows.CARD}, markdown, extra, front FROM cards WHERE model = $1 ORDER BY number DESC LIMIT 1",
 )
 
-_WRITE = last(
-    "cards.write",
-    f"""
+#: The next number of a card; $17 is all that a search may find in it.
+MADE = f"""
 , made AS (
     INSERT INTO cards (model, number, sections, markdown, extra, front, update_time, actor, revision, octets)
     SELECT $10, $11, $12::jsonb, $13, $14::jsonb, $15, next.moment, $4, value, $16 FROM next
     RETURNING {rows.CARD}, markdown, extra, front
-), found AS (
+)
+"""
+
+_WRITE = last(
+    "cards.write",
+    f"""
+{MADE}
+, found AS (
     UPDATE models
        SET card_words = words_of_card($17),
            search = model_words(model_id, display_name, labels, description) || words_of_card($17)
@@ -64,6 +72,24 @@ _WRITE = last(
 SELECT made.revision AS written, made.* FROM made
 """,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class NextCard:
+    """
+    The next number of a card, under the lock of its model.
+
+    Args:
+        key: of the model.
+        columns: the parameters $10 … $17 of what writes it.
+        unchanged: the card as it is, when the next number would say the same.
+    """
+
+    key: int
+    draft: CardDraft
+    journal: Journal
+    columns: list[Any]
+    unchanged: Card | None
 
 
 class CardStore:
@@ -109,35 +135,39 @@ class CardStore:
             Aborted: the card has changed since the client read it.
             ResourceExhausted: it has as many numbers as a card may have.
         """
-        name = update.name
-        model = await lock_model(transaction, name.parent)
-        row = await transaction.row(_NEWEST, model["id"])
-        before = rows.to_card(row, name) if row is not None else None
-        check_etag(name, update.etag, before.revision if before is not None else 0)
-        base = before.draft if before is not None else CardDraft()
-        draft = update.draft
-        if update.paths is not None:
-            # The largest front matter takes seconds to change, in which other calls go on.
-            draft = await asyncio.to_thread(base.updated, update.draft, update.paths)
-        if before is not None and draft == before.draft:
+        card = await next_card(transaction, update)
+        if card.unchanged is not None:
             # It says so already: tools that write a card after every run do not fill its history.
             await transaction.nothing()
-            return before
-        kind = ChangeKind.CREATED if before is None else ChangeKind.UPDATED
-        journal = Journal.of(name, kind, before.draft.image() if before is not None else None, draft.image())
-        sections = rows.packed({each: text for each, text in draft.own.items() if each in (*SECTIONS, "license")})
-        number = before.number + 1 if before is not None else 1
+            return card.unchanged
+        return rows.to_card((await transaction.last(_WRITE, card.journal, *card.columns))[0], update.name)
+
+
+async def next_card(transaction: Transaction, update: CardUpdate) -> NextCard:
+    """
+    Prepare the next number of a card.
+
+    Raises:
+        Missing: there is no such model, or it is deleted.
+        Aborted: the card has changed since the client read it.
+        ResourceExhausted: it has as many numbers as a card may have.
+    """
+    name = update.name
+    model = await lock_model(transaction, name.parent)
+    row = await transaction.row(_NEWEST, model["id"])
+    before = rows.to_card(row, name) if row is not None else None
+    check_etag(name, update.etag, before.revision if before is not None else 0)
+    base = before.draft if before is not None else CardDraft()
+    draft = update.draft
+    if update.paths is not None:
+        # The largest front matter takes seconds to change, in which other calls go on.
+        draft = await asyncio.to_thread(base.updated, update.draft, update.paths)
+    unchanged = before if before is not None and draft == before.draft else None
+    kind = ChangeKind.CREATED if before is None else ChangeKind.UPDATED
+    journal = Journal.of(name, kind, before.draft.image() if before is not None else None, draft.image())
+    sections = rows.packed({each: text for each, text in draft.own.items() if each in (*SECTIONS, "license")})
+    number = before.number + 1 if before is not None else 1
+    if unchanged is None:
         check_card_numbers(name, number)
-        written = await transaction.last(
-            _WRITE,
-            journal,
-            model["id"],
-            number,
-            sections,
-            draft.markdown,
-            rows.packed(draft.extra),
-            draft.front,
-            512 + len(sections.encode()),
-            draft.text,
-        )
-        return rows.to_card(written[0], name)
+    columns = [model["id"], number, sections, draft.markdown, rows.packed(draft.extra), draft.front]
+    return NextCard(model["id"], draft, journal, [*columns, 512 + len(sections.encode()), draft.text], unchanged)
