@@ -67,7 +67,7 @@ def by_score(
   ORDER BY {sql_order(columns)} LIMIT $2)
 """)
     begin = [sql_after(rest, after[1 : len(columns)], parameters)] if after is not None and not parts else []
-    # Asked for one model after the other, as far as the page needs: as NOT EXISTS it becomes a join that reads them all.
+    # Asked of one model after the other, as far as the page needs: as NOT EXISTS it becomes a join that reads all.
     without = f"(SELECT true FROM evaluations WHERE evaluations.model = models.id AND {of_board} LIMIT 1) IS NULL"
     parts.append(f"""
 (SELECT {selected}, {parameters.add(nothing, "float8")} AS key_0{keys} FROM models
