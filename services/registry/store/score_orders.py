@@ -65,7 +65,8 @@ def by_score(
   ORDER BY {sql_order(columns)} LIMIT $2)
 """)
     begin = [sql_after(rest, after[1 : len(columns)], parameters)] if after is not None and not parts else []
-    without = f"NOT EXISTS (SELECT FROM best WHERE best.model = models.id AND {of_board} AND {end} IS NOT NULL)"
+    # Asked of one model after the other, as far as the page needs: as NOT EXISTS it becomes a join that reads all.
+    without = f"(SELECT {end} FROM best WHERE best.model = models.id AND {of_board}) IS NULL"
     parts.append(f"""
 (SELECT {selected}, {parameters.add(nothing, "float8")} AS key_0{keys} FROM models
   WHERE {" AND ".join([*where, without, *begin])}
