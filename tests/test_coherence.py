@@ -214,7 +214,7 @@ async def _check(servers: Servers) -> AsyncIterator[Check]:
                 await cache.stop()
 
 
-@pytest.mark.timeout(SECONDS + _PATIENCE + 120)
+@pytest.mark.timeout(SECONDS + _PATIENCE + 240)
 async def test_no_answer_is_wrong(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     """
     No answer was never said at its revision, or is from before what its caller has seen, or, unless it is marked, is

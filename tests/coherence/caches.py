@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import grpc
@@ -123,8 +124,11 @@ class Cache:
 
     async def stop(self) -> None:
         """
-        Close what is ours.
+        Kill it, and close what is ours.
         """
+        with suppress(KeyError):
+            # Unless it has not been started.
+            await asyncio.to_thread(self._supervisor.kill, self.name)
         if self.channel is not None:
             await self.channel.close(None)
         for link in self.links:

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 from unittest import mock
 
 from services.cache import __main__ as cache
 from services.cache.model.coherence import Coherence
 from services.cache.settings import CacheSettings
+from services.cache.tests.schedules.fleet import small
 from services.chassis.server import Server, main
-
-FEW = 40
 
 
 @asynccontextmanager
@@ -22,7 +22,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
     """
     As the cache's own.
     """
-    with mock.patch.object(cache, "Coherence", partial(Coherence, most_tags=FEW)):
+    few: Any = small()
+    with mock.patch.object(cache, "Coherence", partial(Coherence, **few)):
         async with cache.compose(server):
             yield
 

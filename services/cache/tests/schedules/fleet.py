@@ -140,11 +140,14 @@ class Call:
         raise AbortedError(code, details)
 
 
-def _coherence(most_tags: int | None) -> Coherence:
-    few: dict[str, Any] = {}
-    if most_tags is not None and "most_tags" in inspect.signature(Coherence).parameters:
-        few["most_tags"] = most_tags
-    return Coherence(bound=BOUND, clock=time.monotonic, **few)
+def small() -> dict[str, int]:
+    """
+    What makes the table of what is known as small as few names, whatever that is called.
+    """
+    names = inspect.signature(Coherence).parameters
+    found = {name: few for name, few in (("most_tags", 6), ("cells", 8)) if name in names}
+    assert found, f"the size of the table is none of {sorted(names)}"
+    return found
 
 
 class Cache:
@@ -187,7 +190,8 @@ class Cache:
 
     def _begin(self) -> None:
         near, self._metrics = Near(1 << 20), CacheMetrics()
-        self.coherence = coherence = _coherence(self._registry.dice.choice([None, 6]))
+        few: dict[str, Any] = small() if self._registry.dice.random() < 0.5 else {}
+        coherence = Coherence(bound=BOUND, clock=time.monotonic, **few)
         keeping = Keeping(
             near,
             cast(Shared, self._store),
