@@ -68,7 +68,7 @@ class AssetServiceStub:
                           (UPLOADS_BUSY): retry.
       FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                          (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
+                          (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
@@ -174,7 +174,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
                           (UPLOADS_BUSY): retry.
       FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                          (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
+                          (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
@@ -301,7 +301,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
                               (UPLOADS_BUSY): retry.
           FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
           ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                              (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
+                              (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
           DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
           UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """

@@ -64,7 +64,8 @@ class UploadServiceStub:
       ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
                            (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
                            chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                           (UPLOAD_TOO_SLOW): go on where the upload stands.
+                           (UPLOAD_TOO_SLOW), or a chunk has another CRC-32 than it says (CHUNK_DAMAGED): go on where the upload
+                           stands.
       RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
@@ -139,7 +140,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
       ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
                            (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
                            chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                           (UPLOAD_TOO_SLOW): go on where the upload stands.
+                           (UPLOAD_TOO_SLOW), or a chunk has another CRC-32 than it says (CHUNK_DAMAGED): go on where the upload
+                           stands.
       RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
       FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
       OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
@@ -229,7 +231,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
           ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
                                (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
                                chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                               (UPLOAD_TOO_SLOW): go on where the upload stands.
+                               (UPLOAD_TOO_SLOW), or a chunk has another CRC-32 than it says (CHUNK_DAMAGED): go on where the upload
+                               stands.
           RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
           FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
           OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
