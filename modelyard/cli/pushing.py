@@ -131,7 +131,8 @@ def _finalized(yard: Client, name: str) -> pb.Version:
 def _retried(call: Callable[[R], pb.Version], request: R) -> pb.Version:
     # Both writes may be done again: they have a request id. After hours of sending, a service that starts just now must
     # not be the end.
-    attempts = Attempts()
+    # Of two that finalize the same version at once, one is told to ask again.
+    attempts = Attempts(("PINS_TAKEN_BACK",))
     while True:
         try:
             return call(request)

@@ -9,6 +9,7 @@ import hashlib
 import mimetypes
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ class Sending:
             return
         with file:
             while data := self._read(file):
-                yield assets_pb2.Chunk(offset=offset, data=data)
+                yield assets_pb2.Chunk(offset=offset, data=data, crc32=zlib.crc32(data))
                 offset += len(data)
                 try:
                     self.tell(offset)

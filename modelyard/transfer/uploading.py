@@ -19,8 +19,9 @@ from modelyard.transfer.steps import Call, Pause, Plan
 #: Larger files are sent as an upload, of which the parts that came survive a break.
 RESUMABLE_BYTES = 8 * 1024 * 1024
 
-# Nothing was sent for too long, as when the computer slept, or too little; or as much at once as one client may send.
-_AGAIN = ("UPLOAD_IDLE", "UPLOAD_TOO_SLOW", "UPLOADS_BUSY")
+# Nothing was sent for too long, as when the computer slept, or too little; or as much at once as one client may send;
+# or what was sent came damaged.
+_AGAIN = ("CHUNK_DAMAGED", "UPLOAD_IDLE", "UPLOAD_TOO_SLOW", "UPLOADS_BUSY")
 # After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and
 # was still read there: it replaced bytes that the next one had sent.
 _GOES_ON = (*_AGAIN, "OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -151,6 +152,11 @@ def fail(context: Any, code: grpc.StatusCode, reason: str, message: str = "as to
     raise AssertionError("abort raises")
 
 
+def _check(chunk: assets_pb2.Chunk, context: Any) -> None:
+    if not chunk.HasField("crc32") or chunk.crc32 != zlib.crc32(chunk.data):
+        fail(context, grpc.StatusCode.INVALID_ARGUMENT, "NO_CHECKSUM")
+
+
 class Assets(AssetServiceServicer):
     """
     AssetService, as far as clients move files with it.
@@ -189,6 +195,7 @@ class Assets(AssetServiceServicer):
         header, data = next(request_iterator).header, bytearray()
         for request in request_iterator:
             self._memory.wait()
+            _check(request.chunk, context)
             data += request.chunk.data
             self._memory.received += len(request.chunk.data)
         if len(data) != header.size_bytes:
@@ -259,6 +266,7 @@ class Uploads(UploadServiceServicer):
                 found.writers = mine = found.writers + 1
                 memory.writes.append(request.chunk.offset)
             memory.wait()
+            _check(request.chunk, context)
             if found.writers != mine:
                 fail(context, grpc.StatusCode.ABORTED, "UPLOAD_TAKEN_OVER")
             if request.chunk.offset != len(found.data) + len(buffer):

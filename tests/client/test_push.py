@@ -489,3 +489,12 @@ def test_what_the_service_warns_of(
     memory.answers["ListAssets"] = deque([(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")])
     assert main(get) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_two_that_finalize_one_version(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
+    """
+    Of two pushes of one folder at once, the one that is told that the other finalizes the version asks again.
+    """
+    memory.answers["FinalizeVersion"] = deque([(grpc.StatusCode.ABORTED, "PINS_TAKEN_BACK")])
+    assert _push(server, folder) == 0
+    assert [version.state for version in registry.versions] == [READY]

@@ -428,3 +428,17 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, file: Path) -> 
     assert list(memory.stored.values()) == [file.read_bytes()]
     assert first >= 5 * MIB
     assert memory.writes[-1] >= 4 * MIB
+
+
+def test_damaged_chunks_are_sent_again(upload: Upload, memory: Memory, tmp_path: Path) -> None:
+    """
+    Every chunk says its CRC-32, and when one comes damaged the upload goes on where it stands.
+    """
+    data = random.SystemRandom().randbytes(SIZE)
+    (tmp_path / "file").write_bytes(data)
+    memory.answers["WriteUpload"] = deque([(grpc.StatusCode.ABORTED, "CHUNK_DAMAGED")])
+    assert memory.stored[upload(tmp_path / "file").sha256] == data
+    assert memory.calls.count("WriteUpload") == 2
+    (tmp_path / "file").write_bytes(b"small")
+    memory.answers["Upload"] = deque([(grpc.StatusCode.ABORTED, "CHUNK_DAMAGED")])
+    assert memory.stored[upload(tmp_path / "file").sha256] == b"small"

@@ -139,11 +139,11 @@ class AssetServiceServicer(object):
         chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
         declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
         does not fit its bytes (SAFETENSORS_INVALID).
-        RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the caller sends too many uploads at once
-        (UPLOADS_BUSY): retry.
+        RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store has no room (ASSET_STORE_FULL), or the
+        caller sends too many uploads at once (UPLOADS_BUSY): retry.
         FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
         ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-        (UPLOAD_TOO_SLOW); or the bytes that were stored already are gone (ASSET_GOING): retry.
+        (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
         DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
         UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """

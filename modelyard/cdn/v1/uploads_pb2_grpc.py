@@ -110,8 +110,10 @@ class UploadServiceServicer(object):
         ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
         (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
         chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-        (UPLOAD_TOO_SLOW): go on where the upload stands.
-        RESOURCE_EXHAUSTED   the caller sends too many uploads at once (UPLOADS_BUSY): retry.
+        (UPLOAD_TOO_SLOW), or a chunk has another CRC-32 than it says (CHUNK_DAMAGED): go on where the upload
+        stands.
+        RESOURCE_EXHAUSTED   the object store has no room (ASSET_STORE_FULL), or the caller sends too many uploads at once
+        (UPLOADS_BUSY): retry.
         FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
         OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
         UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
@@ -146,7 +148,7 @@ class UploadServiceServicer(object):
         ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING), or
         is sending its bytes (UPLOAD_IN_USE): ask again. Or a writer that was overtaken has replaced parts
         (PARTS_REPLACED): the upload is gone, begin again.
-        RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA).
+        RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the object store has no room (ASSET_STORE_FULL).
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
         FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
         """

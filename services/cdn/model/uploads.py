@@ -148,11 +148,9 @@ class Intake:
         Count a chunk of *size* bytes that claims to begin at *offset*.
 
         Raises:
-            InvalidArgument: it is empty or too large, *offset* is not where the last one ended (OFFSET_GAP), or more
+            InvalidArgument: it is too large, *offset* is not where the last one ended (OFFSET_GAP), or more
                 bytes came than were declared (SIZE_MISMATCH).
         """
-        if not size:
-            raise InvalidArgument.of("chunk.data", "must not be empty")
         if size > MAX_CHUNK_BYTES:
             raise InvalidArgument.of("chunk.data", f"must be at most {MAX_CHUNK_BYTES} bytes")
         if offset != self.received:

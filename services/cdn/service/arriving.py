@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -15,6 +16,18 @@ from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from services.chassis.errors import Aborted, DeadlineExceeded
 
 Message = TypeVar("Message", bound=assets_pb2.UploadRequest | uploads_pb2.WriteUploadRequest)
+
+
+def check_chunk(chunk: assets_pb2.Chunk, data: bytes) -> None:
+    """
+    Args:
+        data: of the chunk.
+
+    Raises:
+        Aborted: it has another CRC-32 than the chunk says (CHUNK_DAMAGED): it was damaged on the way.
+    """
+    if chunk.HasField("crc32") and zlib.crc32(data) != chunk.crc32:
+        raise Aborted("CHUNK_DAMAGED", f"the chunk at {chunk.offset} was damaged on the way: send it again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from services.cdn.model import (
     parse_names,
     parse_part,
 )
-from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.arriving import Arriving, Patience, check_chunk
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
@@ -269,6 +269,11 @@ async def _chunks(messages: AsyncIterator[pb.UploadRequest], draft: Draft) -> As
             raise InvalidArgument.of("header", "must be in the first message only")
         if part is None:
             raise InvalidArgument.of("chunk", "must be set in every message but the first")
-        intake.accept(message.chunk.offset, len(message.chunk.data))
-        yield message.chunk.data
+        # Each time it is asked for, protobuf makes new bytes of it.
+        chunk, data = message.chunk, message.chunk.data
+        if not data:
+            continue
+        intake.accept(chunk.offset, len(data))
+        check_chunk(chunk, data)
+        yield data
     intake.finish()

@@ -14,7 +14,7 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
-from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.arriving import Arriving, Patience, check_chunk
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset, from_stored, from_upload
@@ -192,10 +192,12 @@ async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     Write the bytes of a message, which must go on where the last one ended.
     """
     _check_name(message, writer.upload.name)
-    if not message.chunk.data:
+    # Each time it is asked for, protobuf makes new bytes of it.
+    chunk, data = message.chunk, message.chunk.data
+    if not data:
         return
-    chunk, received, size = message.chunk, writer.received, writer.upload.draft.size_bytes
-    if len(chunk.data) > MAX_CHUNK_BYTES:
+    received, size = writer.received, writer.upload.draft.size_bytes
+    if len(data) > MAX_CHUNK_BYTES:
         raise InvalidArgument.of("chunk.data", f"must be at most {MAX_CHUNK_BYTES} bytes")
     if chunk.offset != received:
         raise OutOfRange(
@@ -203,9 +205,10 @@ async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
             f"the chunk begins at {chunk.offset}, and {writer.upload.name} stands at {received}",
             metadata={"committed_bytes": str(writer.upload.committed_bytes), "received_bytes": str(received)},
         )
-    if received + len(chunk.data) > size:
+    if received + len(data) > size:
         raise InvalidArgument.of("chunk.data", f"goes past the declared size, {size} bytes")
-    await writer.write(chunk.data)
+    check_chunk(chunk, data)
+    await writer.write(data)
 
 
 def _check_name(message: pb.WriteUploadRequest, name: str) -> None:

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 from botocore.exceptions import ConnectionError as NoConnection
 
 from services.cdn.store.traffic import Traffic, outcome
-from services.chassis.errors import Internal, Unavailable
+from services.chassis.errors import Internal, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -94,6 +94,7 @@ class Lane:
         Raises:
             Missing, Taken, PastEnd: as their docstrings say.
             Unavailable: S3 does not answer, or says that it cannot for now (ASSET_STORE_UNAVAILABLE).
+            ResourceExhausted: S3 has no room (ASSET_STORE_FULL).
             Internal: S3 refuses, which is a matter of its or our settings.
         """
         try:
@@ -161,6 +162,8 @@ def _add_md5(params: dict[str, Any], **_: object) -> None:
 
 
 _ANSWERS: dict[str, type[Exception]] = {"absent": Missing, "taken": Taken, "past_end": PastEnd}
+# RFC 4918, section 11.5, which MinIO, Ceph and others answer, and what they call it where they answer something else.
+_INSUFFICIENT_STORAGE, _FULL = 507, {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded"}
 _SILENT = (HTTPClientError, NoConnection, IncompleteReadError, OSError)
 
 
@@ -170,6 +173,9 @@ def _translate(error: Exception) -> Exception:
         code = error.response["Error"].get("Code", "")
         if how in _ANSWERS and code != "NoSuchBucket":
             return _ANSWERS[how](code)
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == _INSUFFICIENT_STORAGE or code in _FULL:
+            _log.error("the object store is full: %s", error)
+            return ResourceExhausted("ASSET_STORE_FULL", "the object store has no room for it")
         silent = how == "busy"
     else:
         silent = isinstance(error, _SILENT)

@@ -104,7 +104,8 @@ class MemoryBucket(CopyingBucket):
         return set()
 
     async def open(self, key: str, span: Span) -> Any:
-        return io.BytesIO(self._object(key))
+        data = self._object(key)
+        return io.BytesIO(data[span.offset : span.offset + span.limit] if span.limit else data[span.offset :])
 
     async def read(self, body: Any, size: int, digest: Hash | None) -> bytes:
         piece: bytes = body.read(size)

@@ -20,6 +20,8 @@ from services.cdn.store.collection import Collected, Collection, Grace
 from services.cdn.store.s3 import traffic
 from services.cdn.tests.calls import Stub, digest, failure
 from services.cdn.tests.conftest import Store, World
+from services.cdn.tests.machines import call, open_shop
+from services.cdn.tests.memory import MemoryBucket
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
 
@@ -166,6 +168,25 @@ async def test_what_the_store_does_not_delete(yard: Yard, monkeypatch: pytest.Mo
     assert (await yard.states(), yard.store.keys("")) == ({"DELETING": 1}, [locked])
     assert (await yard.collection.collect(_AT_ONCE)).deleted_count == 1
     assert (await yard.states(), yard.store.keys("")) == ({}, [])
+
+
+async def test_a_call_answers_in_time(new_assets_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A call of CollectGarbage has a bound of its own; a client that follows its tokens comes to an end with all of it.
+    """
+    monkeypatch.setattr("services.cdn.service.assets._COLLECT_SECONDS", 0)
+    bucket = MemoryBucket()
+    async with open_shop(new_assets_database(), bucket, lambda: set(bucket.objects)) as shop:
+        machine, _ = await shop.begin(None, _AT_ONCE)
+        await shop.eye.execute(_INSERT, [digest(str(number).encode()) for number in range(250)], "CONDEMNED")
+        request, deleted = pb.CollectGarbageRequest(), []
+        while True:
+            done = await machine.assets.CollectGarbage(request, call())
+            deleted.append(done.deleted_count)
+            request.page_token = done.next_page_token
+            if not request.page_token:
+                break
+        assert deleted == [100, 100, 50, 0]
 
 
 async def test_tokens_of_others(stub: Stub) -> None:

@@ -5,7 +5,9 @@ What is said to S3 is counted, by what it was and how it ended.
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,7 +18,7 @@ from services.cdn.store.bucket import Bucket
 from services.cdn.store.s3 import Missing, PastEnd, S3Settings, Taken, traffic
 from services.cdn.store.traffic import outcome
 from services.cdn.tests.conftest import World
-from services.chassis.errors import Unavailable
+from services.chassis.errors import ResourceExhausted, Unavailable
 
 
 class _Counted:
@@ -104,3 +106,42 @@ def test_outcomes(status: int, how: str) -> None:
     Whatever S3 answers, the outcome is one of a handful.
     """
     assert outcome(status) == how
+
+
+class _Full(BaseHTTPRequestHandler):
+    """
+    An object store without room.
+    """
+
+    def do_PUT(self) -> None:
+        """
+        Refuse.
+        """
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(507)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """
+        Nothing.
+        """
+
+
+async def test_a_full_store_is_told_as_full() -> None:
+    """
+    An object store that has no room is not one that does not answer: to try again would not help.
+    """
+    server = HTTPServer(("127.0.0.1", 0), _Full)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bucket = Bucket(
+        S3Settings("full", endpoint=f"http://127.0.0.1:{server.server_port}", access_key="a", secret_key="b")
+    )
+    try:
+        with pytest.raises(ResourceExhausted) as caught:
+            await bucket.put("assets/x", b"data", "text/plain")
+        assert caught.value.reason == "ASSET_STORE_FULL"
+    finally:
+        await bucket.close()
+        server.shutdown()
+        server.server_close()

@@ -5,6 +5,7 @@ Bytes in: verified before anybody sees them, stored once, and nothing left of wh
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -202,6 +203,30 @@ async def test_many_uploads_of_the_same_bytes(stub: Stub, store: Store, size: in
     await store.no_open_uploads(f"assets/{digest(data)}")
 
 
+async def test_an_empty_chunk_is_passed_over(stub: Stub) -> None:
+    """
+    A chunk without bytes changes nothing, wherever it claims to be.
+    """
+    data = some_bytes(10)
+    messages = [header(data), chunk(0, b""), chunk(0, data[:4]), chunk(99, b""), chunk(4, data[4:]), chunk(10, b"")]
+    assert (await stub.Upload(stream(*messages), timeout=30)).sha256 == digest(data)
+
+
+async def test_a_damaged_chunk(stub: Stub, store: Store) -> None:
+    """
+    A chunk with another CRC-32 than it says is refused at once; with its own, or with none, it is taken.
+    """
+    data = some_bytes(10)
+    damaged = chunk(0, data)
+    damaged.chunk.crc32 = zlib.crc32(data) ^ 1
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.Upload(stream(header(data), damaged), timeout=30)
+    assert (failure(caught.value).code, failure(caught.value).reason) == (grpc.StatusCode.ABORTED, "CHUNK_DAMAGED")
+    assert not store.has(digest(data))
+    damaged.chunk.crc32 = zlib.crc32(data)
+    assert (await stub.Upload(stream(header(data), damaged), timeout=30)).sha256 == digest(data)
+
+
 GOOD = some_bytes(8)
 BAD_STREAMS = {
     "no message": ([], {"header"}),
@@ -225,7 +250,6 @@ BAD_STREAMS = {
     ),
     "a second header": ([header(GOOD), header(GOOD)], {"header"}),
     "an empty second message": ([header(GOOD), pb.UploadRequest()], {"chunk"}),
-    "an empty chunk": ([header(GOOD), chunk(0, b"")], {"chunk.data"}),
     "a chunk that is too large": ([header(bytes(5 * MIB)), chunk(0, bytes(4 * MIB + 1))], {"chunk.data"}),
     "a gap": ([header(GOOD), chunk(1, GOOD[1:])], {"chunk.offset"}),
     "a chunk sent twice": ([header(GOOD), chunk(0, GOOD[:4]), chunk(0, GOOD[:4])], {"chunk.offset"}),

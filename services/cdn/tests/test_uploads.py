@@ -5,6 +5,7 @@ Uploads that can be taken up again: by us, and straight to S3.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,33 @@ async def test_what_goes_in_comes_out(cdn: Cdn, size: int) -> None:
     assert await download(cdn.stub, asset.name) == (client.data, asset.sha256)
     assert await client.finish() == asset
     await client.left_nothing()
+
+
+async def test_a_damaged_chunk_costs_a_part(cdn: Cdn) -> None:
+    """
+    A chunk that was damaged on the way ends the stream and not the upload: what came before it counts, and it goes on.
+    """
+    data = some_bytes(3 * PART)
+    client = Client(cdn, data)
+    await client.start()
+
+    async def messages() -> AsyncIterator[pb.WriteUploadRequest]:
+        async for message in client.messages(0):
+            message.chunk.crc32 = zlib.crc32(message.chunk.data)
+            if message.chunk.offset == 2 * PART + MIB:
+                message.chunk.data = bytes([message.chunk.data[0] ^ 1]) + message.chunk.data[1:]
+                yield message
+                # What else is sent meets a stream that has ended, and grpc.aio may tell of that instead.
+                await asyncio.sleep(60)
+            yield message
+
+    with pytest.raises(grpc.RpcError) as caught:
+        await client.stub.WriteUpload(messages(), timeout=60)
+    assert (failure(caught.value).code, failure(caught.value).reason) == (grpc.StatusCode.ABORTED, "CHUNK_DAMAGED")
+    assert await client.stands_at(2 * PART) == 2 * PART
+    await client.is_free()
+    assert (await client.write(2 * PART)).committed_bytes == len(data)
+    assert (await client.finish()).sha256 == digest(data)
 
 
 async def test_starting_twice_is_one_upload(cdn: Cdn) -> None:
