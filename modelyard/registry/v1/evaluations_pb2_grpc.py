@@ -95,6 +95,7 @@ class EvaluationServiceServicer(object):
         NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
         FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

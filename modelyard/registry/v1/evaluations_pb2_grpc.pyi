@@ -48,6 +48,7 @@ class EvaluationServiceStub:
       NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
       FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
     """
     DeleteEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.DeleteEvaluationsRequest, _evaluations_pb2.DeleteEvaluationsResponse]
     """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
@@ -128,6 +129,7 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
       NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
       FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+      RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
     """
     DeleteEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.DeleteEvaluationsRequest, _evaluations_pb2.DeleteEvaluationsResponse]  # type: ignore[assignment]
     """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
@@ -211,6 +213,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
           FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+          RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
         """
 
     @_abc_1.abstractmethod
