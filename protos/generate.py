@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,25 +38,24 @@ def contracts() -> list[str]:
     return sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
 
 
-def run_protoc(*options: str) -> None:
+def run_protoc(python: Path, *options: str) -> None:
     """
     Run protoc over all contracts.
+
+    Args:
+        python: of the environment whose protoc it is.
+        options: its own.
 
     Raises:
         SystemExit: protoc found a mistake; it has said which.
     """
-    if _protoc([f"-I{PROTOS}", *options, *contracts()]) != 0:
-        raise SystemExit(1)
-
-
-def _protoc(arguments: Sequence[str]) -> int:
-    python = _environment()
-    (packages,) = HOME.glob("lib/python3*/site-packages")
+    (packages,) = python.parent.parent.glob("lib/python3*/site-packages")
     # protoc looks for its plugins on PATH.
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    bundled = packages / "grpc_tools" / "_proto"
-    command = [str(python), "-m", "grpc_tools.protoc", f"-I{bundled}", f"-I{packages}", *arguments]
-    return subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode
+    includes = [f"-I{folder}" for folder in (PROTOS, packages / "grpc_tools" / "_proto", packages)]
+    command = [str(python), "-m", "grpc_tools.protoc", *includes, *options, *contracts()]
+    if subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode:
+        raise SystemExit(1)
 
 
 def _environment() -> Path:
@@ -80,6 +78,7 @@ def generate(into: Path) -> list[Path]:
     Write the stubs below *into* and return what was written, relative to it.
     """
     run_protoc(
+        _environment(),
         f"--python_out={into}",
         f"--grpc_python_out={into}",
         f"--mypy_out=quiet:{into}",
@@ -143,10 +142,12 @@ def main() -> None:
         "--release", action="store_true", help="take these contracts for released: nothing may break them"
     )
     arguments = parser.parse_args()
+    # Descriptors are compared with those of the last release, well-known types included: no older protoc's.
+    here = Path(sys.executable)
     if arguments.image:
-        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
+        run_protoc(here, "--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.image}")
     elif arguments.release:
-        run_protoc("--include_imports", f"--descriptor_set_out={RELEASED}")
+        run_protoc(here, "--include_imports", f"--descriptor_set_out={RELEASED}")
     elif arguments.check:
         check()
     else:

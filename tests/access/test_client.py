@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import modelyard
-from modelyard._channel import Session, TokenFile
+from modelyard._channel import Session
+from modelyard._token import TokenFile
 
 
 def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
