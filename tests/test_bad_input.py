@@ -205,7 +205,7 @@ def values() -> Iterator[Case]:
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=alias, version=version)
         yield unary("aliases", "MoveAliases", aliases_pb2.MoveAliasesRequest(parent=MODEL, moves=[move]), field, field)
     yield unary("aliases", "MoveAliases", aliases_pb2.MoveAliasesRequest(parent=MODEL), "moves", "no moves")
-    for name, value in (("dataset", "A B"), ("metric", ""), ("value", float("nan")), ("version", "x")):
+    for name, value in (("dataset", " d"), ("metric", ""), ("value", float("nan")), ("version", "x")):
         good: dict[str, Any] = {"version": VERSION, "dataset": "d", "metric": "m", "value": 1.0}
         evaluation = evaluations_pb2.Evaluation(**{**good, name: value})
         record = evaluations_pb2.RecordEvaluationsRequest(parent=PARENT, evaluations=[evaluation])

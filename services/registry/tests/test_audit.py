@@ -218,7 +218,11 @@ async def test_append_only(shared: Registry, role: str, statement: str) -> None:
     [
         "DELETE FROM revision",
         "UPDATE changes SET resources = '{}'",
-        "DELETE FROM evaluations",
+        "UPDATE evaluations SET value = 1",
+        "UPDATE best SET high = 1",
+        "DELETE FROM boards",
+        "SELECT count_results('{a}', '{b}', '{c}', '{1}')",
+        "SELECT rank_again('{1}', '{b}', '{c}')",
         "UPDATE cards SET markdown = ''",
         "DELETE FROM aliases",
         "SELECT purge_part('evaluations', 0, 1)",

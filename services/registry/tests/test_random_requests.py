@@ -96,7 +96,10 @@ def _fill(draw: st.DrawFn, message: Message, field: Any, depth: int) -> None:
         else:
             target.CopyFrom(draw(strategy))
     elif field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
-        setattr(message, field.name, draw(st.integers(0, 9)))
+        if field.is_repeated:
+            target.extend(draw(st.lists(st.integers(0, 9), max_size=3)))
+        else:
+            setattr(message, field.name, draw(st.integers(0, 9)))
     elif field.is_repeated:
         target.extend(draw(st.lists(NUMBERS[field.cpp_type], max_size=3)))
     else:
