@@ -130,7 +130,7 @@ check-coherence: $(READY) ## The cache under writes and troubles of every kind, 
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) MODELYARD_CHECK_SEED=$(SEED) MODELYARD_TEST_SEED=$(SEED) \
 	  MODELYARD_TEST_SCHEDULES=$(or $(SCHEDULES),1000) $(BIN)/pytest --quiet services/cache/tests/test_schedules.py tests/test_coherence.py
 
-mutants: $(READY) ## Break the code in some sixty ways: a test has to notice each (ONLY=valid-ignores-tags,an-alias-*)
+mutants: $(READY) ## Break the code in more than fifty ways: a test has to notice each (ONLY=valid-ignores-tags,an-alias-*)
 	@$(BIN)/python -m bench.mutants --only "$(ONLY)"
 
 check-access: $(READY) ## Every RPC with no, expired, foreign, wrong and right tokens, at the gateway and at the services

@@ -25,7 +25,7 @@ SEED = int(os.environ.get("MODELYARD_TEST_SEED") or random.SystemRandom().randra
 SECONDS = 60.0
 
 
-@pytest.mark.timeout(120 + 2 * SCHEDULES)
+@pytest.mark.timeout(300 + 5 * SCHEDULES)
 def test_no_schedule_makes_an_answer_wrong(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

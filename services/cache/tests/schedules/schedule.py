@@ -197,6 +197,8 @@ class Schedule:
         When nothing is bad any more, all of it is served from memory before long, and as it is now.
         """
         self.registry.away = False
+        # What was written last may be unknown for so long.
+        await asyncio.sleep(BOUND + 0.001)
         ends = time.monotonic() + 120
         for cache in self.caches:
             for question in QUESTIONS:
