@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from modelyard.cache.v1 import cache_pb2 as pb
+from services.cache.feeds import _broken
 from services.cache.model.namespaces import Namespace, parse
 from services.cache.model.values import Log
 from services.cache.store.values import ValueStore
@@ -465,6 +466,15 @@ async def test_watch_says_what_it_cannot_tell(values: Values, store: Backend) ->
             client.flushall()
     await values.set("k", b"2")
     assert events[-1] == "discontinuity_sequence"
+
+
+def test_a_log_that_was_set_back_is_broken() -> None:
+    """
+    After a failover that lost something, a log may end before where a follower is: it begins anew, whatever comes next.
+    """
+    log = Log(7, 50, 10, (), complete=True)
+    assert _broken(log, 7, 51)
+    assert not _broken(log, 7, 50)
 
 
 async def test_without_valkey_it_says_so(target: str, namespaces: str) -> None:
