@@ -38,7 +38,7 @@ def test_updates_with_a_mask(stack: Stack) -> None:
     assert one["labels"] == {"a": "b", "c.d_e": "f"}
     assert done(stack, "PATCH", f"{M}/versions/1", {}, update_mask="labels.a")["labels"] == {"c.d_e": "f"}
     done(stack, "PATCH", f"{M}/versions/1", {"labels": {"a": "b"}}, update_mask="labels")
-    assert done(stack, "GET", f"{M}/versions:resolve", reference="latest")["number"] == "1"
+    assert done(stack, "GET", f"{M}/versions:resolve", reference="latest")["number"] == "2"
     status, answer = call(stack, "PATCH", f"{M}/versions/1", {"lineage": {"run": "x"}}, update_mask="lineage")
     assert (status, answer["details"][0]["reason"]) == (400, "VERSION_IMMUTABLE")
 
