@@ -22,8 +22,9 @@ GRANT INSERT ON audit TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
-GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests, unpins, vocabulary
-   TO $role;
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, requests, unpins TO $role;
+-- Triggers add the words; those that no model has any more go.
+GRANT UPDATE, DELETE ON vocabulary TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
 GRANT INSERT ON cards, evaluations, words TO $role;
 -- Histories go only with a model that is purged.
