@@ -152,13 +152,16 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
                              FROM jsonb_path_query(extra, 'strict $.** ? (@.type() == "string")') AS value), markdown), 65536)
 $$;
 
-CREATE OR REPLACE FUNCTION learn_from_model() RETURNS trigger LANGUAGE plpgsql AS $$
+-- With their owner's rights: the old program writes before its role is given any on the new table.
+CREATE OR REPLACE FUNCTION learn_from_model() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
     PERFORM learn_words(new.namespace_id, model_text(new.model_id, new.display_name, new.labels, new.description));
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION learn_from_models() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION learn_from_models() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
     INSERT INTO vocabulary (namespace_id, word)
     SELECT fresh_word.namespace_id, fresh_word.word
@@ -172,7 +175,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION learn_from_card() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION learn_from_card() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
     PERFORM learn_words(namespace_id, card_text(new.sections, new.extra, new.markdown)) FROM models WHERE id = new.model;
     RETURN NULL;

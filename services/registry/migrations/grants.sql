@@ -23,8 +23,10 @@ GRANT EXECUTE ON FUNCTION make_audit_partitions(integer) TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
-GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests, unpins,
-    vocabulary TO $role;
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests, unpins
+    TO $role;
+-- Triggers add the words; those that no model has any more go.
+GRANT UPDATE, DELETE ON vocabulary TO $role;
 GRANT INSERT, UPDATE ON aliases TO $role;
 -- A result that was recorded by mistake can be taken back: the audit has it. Results go with their version, too.
 GRANT INSERT, DELETE ON evaluations, version_digests TO $role;

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -399,6 +400,33 @@ async def test_old_texts_are_indexed_anew(connection: asyncpg.Connection[asyncpg
         assert await found(query="efficentnet") == {"carded"}
         assert await found(query="convnxt") == {"zh", "carded"}
         assert await found(filter='labels.where = "Ångström"') == {"zh"}
+
+
+async def test_writers_go_on_before_the_grants(
+    connection: asyncpg.Connection[asyncpg.Record], empty: str, tmp_path: Path
+) -> None:
+    """
+    The old program writes while the migration runs, and before the rights of the service's role are given anew.
+    """
+    files = migrations(FOLDER)
+    await migrate(connection, files[:7])
+    grants = (FOLDER / "grants.sql").read_text(encoding="utf-8")
+    (tmp_path / "grants.sql").write_text(re.sub(r"GRANT [A-Z, ]+ON vocabulary .*", "", grants), encoding="utf-8")
+    await grant(connection, tmp_path, SERVICE_ROLE)
+    await migrate(connection, files)
+    service = await asyncpg.connect(empty.replace("//postgres@", f"//{SERVICE_ROLE}@"))
+    try:
+        await service.execute("""
+        INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                            annotations, parameter_count, create_time, update_time, revision, octets, search)
+        VALUES ('default', 'late', '', 'efficientnet', '', '', '', '', '{}', '{}', 0, now(), now(), 1, 200, '');
+        UPDATE models SET description = 'convnext'
+        """)
+    finally:
+        await service.close()
+    assert await connection.fetchval("SELECT array_agg(word ORDER BY word) FROM vocabulary") == [
+        "convnext", "efficientnet", "late"
+    ]  # fmt: skip
 
 
 def test_bodies_of_functions_are_not_cut() -> None:
