@@ -164,11 +164,7 @@ class Follower:
                     if self._speaking is not stream:
                         self._speaking = stream
                         self._news.set()
-                    epoch = self._coherence.epoch
                     self._take(event, stream.asked)
-                    if self._coherence.epoch != epoch:
-                        # What the others still say is of the epoch that has ended.
-                        self._keep(stream)
                     self._work.succeeded()
         except Exception as error:  # noqa: BLE001 - it goes on with another one, whatever it is
             return error
