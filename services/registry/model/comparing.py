@@ -25,6 +25,7 @@ from services.registry.model.filters import (
     UpdateTime,
     Value,
 )
+from services.registry.model.measures import MEASURES, measure_id
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
@@ -69,7 +70,10 @@ def field_of(name: str, position: int) -> Field:
     if parts[0] == "labels" and _KEY.fullmatch(key := ".".join(parts[1:])):
         return Label(key)
     if parts[0] == "evaluations" and len(parts) == 3:
-        return Score(parts[1], parts[2])
+        ids = [measure_id(part) for part in parts[1:]]
+        if None in ids:
+            raise FilterError(position, f'"{name[:80]}" has no id of a data set or a metric: {MEASURES}')
+        return Score(*(each or "" for each in ids))
     raise FilterError(position, f'"{name[:80]}" is not a field: expected {_KNOWN}')
 
 

@@ -17,6 +17,9 @@ from services.registry.model.names import NamespaceName
 #: As long as a metric of MLflow may be.
 MOST_ID = 250
 
+#: What an id of a data set or a metric is, for people.
+MEASURES = f"1 to {MOST_ID} printable characters, without spaces at the ends"
+
 
 def measure_id(text: str) -> str | None:
     """
@@ -37,7 +40,7 @@ def check_measure(checks: Checks, field: str, text: str) -> str:
     The id in *text*; what is none is noted on *field*.
     """
     if (found := measure_id(text)) is None:
-        checks.add(field, f"must be 1 to {MOST_ID} printable characters, without spaces at the ends")
+        checks.add(field, f"must be {MEASURES}")
     return found or ""
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from services.chassis.errors import ResourceExhausted
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Change, Entry, Journal
 from services.ledger.store.statements import Statement
@@ -20,7 +21,7 @@ from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.names import ModelName, VersionName
 from services.registry.store import rows
 from services.registry.store.cards import MADE, next_card
-from services.registry.store.evaluations import Going, journal_of, result_columns
+from services.registry.store.evaluations import Going, check_counts, journal_of, result_columns
 from services.registry.store.models import model_columns
 
 _MODEL = Statement("models.to_fill", f"SELECT {rows.MODEL} FROM models WHERE id = $1")
@@ -28,7 +29,9 @@ _NEWEST = Statement(
     "versions.newest",
     "SELECT number FROM versions WHERE model = $1 AND version_counts(state) ORDER BY model DESC, number DESC LIMIT 1",
 )
-_VERSION = Statement("versions.named", "SELECT number FROM versions WHERE model = $1 AND number = $2")
+_VERSION = Statement(
+    "versions.named", "SELECT number FROM versions WHERE model = $1 AND number = $2 AND delete_time IS NULL"
+)
 
 _SAME = Statement(
     "evaluations.same_as_card",
@@ -106,6 +109,11 @@ async def import_card(
     if facts.results and number is None:
         warnings.append("model-index: the model has no version that the results could be of")
     found = await _results(transaction, card.key, name, number, facts.results if number is not None else ())
+    try:
+        await check_counts(transaction, {name.model: card.key}, found.drafts, found.gone)
+    except ResourceExhausted as error:
+        warnings.append(f"model-index: {error}")
+        found = _Results(found.version)
     imported = CardImported(tuple(fields), found.version, len(found.drafts), len(found.gone), tuple(warnings))
     if card.unchanged is not None and not (fields or found.drafts or found.gone):
         await transaction.nothing()

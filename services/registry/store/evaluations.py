@@ -147,14 +147,14 @@ class EvaluationStore:
         models = await _lock(transaction, _HOLD if replace else _LOCK, parent, [draft.version for draft in drafts])
         columns = result_columns([(models[draft.version.model], draft.version.number, draft) for draft in drafts])
         if not replace:
-            await _check_counts(transaction, models, drafts)
+            await check_counts(transaction, models, drafts)
             row = (await transaction.last(_RECORD, journal_of(drafts), parent.namespace, *columns))[0]
             return Recorded(row["made_count"], row["written"])
         found = await transaction.rows(_SAME, *columns[:4], columns[5])
         if len(found) > MOST_DELETED:
             raise too_many(parent)
         gone = _going(parent, models, found)
-        await _check_counts(transaction, models, drafts, gone)
+        await check_counts(transaction, models, drafts, gone)
         ids = [each.id for each in gone]
         row = (await transaction.last(_REPLACE, journal_of(drafts, gone), parent.namespace, *columns, ids))[0]
         return Recorded(row["made_count"], row["written"], len(gone))
@@ -280,12 +280,20 @@ def _going(parent: NamespaceName, models: dict[str, int], found: Sequence[Row]) 
     ]
 
 
-async def _check_counts(
+async def check_counts(
     transaction: Transaction,
     models: Mapping[str, int],
     drafts: Sequence[EvaluationDraft],
     gone: Sequence[Going] = (),
 ) -> None:
+    """
+    Args:
+        models: the keys of their models, by id.
+        gone: what the write takes away.
+
+    Raises:
+        ResourceExhausted: a version may not have so many results.
+    """
     more = Counter(draft.version for draft in drafts)
     fewer = Counter(each.name for each in gone)
     wanted = [[models[name.model] for name in more], [name.number for name in more]]

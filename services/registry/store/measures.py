@@ -4,6 +4,9 @@ Data sets and metrics in the database: which there are, and which way they are b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Journal
 from services.ledger.model.pages import Listed, Page
@@ -15,6 +18,7 @@ from services.ledger.store.writing import Transaction, last
 from services.registry.model.filters import Condition
 from services.registry.model.measures import Dataset, Direction, Metric, MetricUpdate, directed, scores_of
 from services.registry.model.names import NamespaceName
+from services.registry.model.searches import OrderKey
 from services.registry.store.parents import NAMESPACE
 
 _LOWER = Statement(
@@ -150,6 +154,20 @@ async def direct(snapshot: Snapshot, parent: NamespaceName, condition: Condition
         return None
     metrics = frozenset(score.metric for score in scores_of(condition))
     return directed(condition, await lower_ones(snapshot, parent, metrics)) if metrics else condition
+
+
+async def direct_order(snapshot: Snapshot, parent: NamespaceName, order: Sequence[OrderKey]) -> tuple[OrderKey, ...]:
+    """
+    The order with the best results of models, whichever way the metrics are better.
+    """
+    metrics = frozenset(key.score.metric for key in order if key.score is not None)
+    lower = await lower_ones(snapshot, parent, metrics)
+    return tuple(
+        replace(key, score=replace(key.score, lower=True))
+        if key.score is not None and key.score.metric in lower
+        else key
+        for key in order
+    )
 
 
 def _to_dataset(row: Row) -> Dataset:

@@ -37,7 +37,7 @@ def by_score(
     score: Score, search: Search, page: Page, where: Sequence[str], parameters: Parameters, *, mended: bool
 ) -> tuple[Statement, list[Any]]:
     """
-    A page in the order of a result: along the index of the highest or lowest results of models; then those without.
+    A page in the order of a result: along the index of the best results of models; then those without.
 
     Args:
         where: what the models meet, with $1 the namespace and $2 the number of rows.
@@ -45,8 +45,7 @@ def by_score(
     descending, after = search.order[0].descending, page.after
     rest = columns_of(search.order[1:])
     columns = [("scored.value", "float8", descending), *rest]
-    # The end of a model's results that the order begins with.
-    end = "high" if descending else "low"
+    end = "low" if score.lower else "high"
     # In page tokens: beyond all other values, whichever way the order goes.
     nothing = -sys.float_info.max if descending else sys.float_info.max
     of_board = (

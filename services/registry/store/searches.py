@@ -27,7 +27,7 @@ from services.registry.model.models import Model
 from services.registry.model.searches import Search
 from services.registry.store import rows
 from services.registry.store.conditions import Parameters, sql_after, sql_of, sql_order
-from services.registry.store.measures import direct
+from services.registry.store.measures import direct, direct_order
 from services.registry.store.narrowing import FEW, MANY, SOME, Narrowing
 from services.registry.store.parents import NAMESPACE
 from services.registry.store.score_orders import by_score, columns_of
@@ -73,7 +73,8 @@ class SearchStore:
 
         async def work(snapshot: Snapshot) -> list[Row]:
             nonlocal search
-            search = replace(asked, condition=await direct(snapshot, asked.parent, asked.condition))
+            condition = await direct(snapshot, asked.parent, asked.condition)
+            search = replace(asked, condition=condition, order=await direct_order(snapshot, asked.parent, asked.order))
             if not search.words:
                 return await self._page(snapshot, search, page, None)
             wording = await understand(snapshot, search.parent, search.words)
