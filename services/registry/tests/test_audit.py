@@ -218,7 +218,7 @@ async def test_append_only(shared: Registry, role: str, statement: str) -> None:
     [
         "DELETE FROM revision",
         "UPDATE changes SET resources = '{}'",
-        "DELETE FROM evaluations",
+        "UPDATE evaluations SET value = 1",
         "UPDATE cards SET markdown = ''",
         "DELETE FROM aliases",
         "SELECT purge_part('evaluations', 0, 1)",
