@@ -352,8 +352,8 @@ class SearchModelsRequest(_message.Message):
     """
     order_by: _builtins.str
     """Such as "parameter_count desc, name" or "evaluations.imagenet.top1 desc": name, parameter_count, create_time and
-    update_time, and first of all a result, quoted as in `filter`: with desc by each model's highest one, otherwise by
-    its lowest; models without come last. Empty means best match first (the model of that name, then those whose names
+    update_time, and first of all a result, quoted as in `filter`: by each model's best one (the highest, or the lowest
+    of a metric of which lower is better); models without come last. Empty means best match first (the model of that name, then those whose names
     begin with the query, by name, then the words in the name or display name, then anywhere, then beginnings), and the
     newest model first among equals. An unknown parameter_count is 0 here.
     """

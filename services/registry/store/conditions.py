@@ -38,7 +38,7 @@ SQL_OPS = {
 }
 _COLUMNS = {
     ParameterCount: "models.parameter_count",
-    LatestVersion: "models.latest_version",
+    LatestVersion: "coalesce(models.newest_version, models.latest_version)",
     CreateTime: "models.create_time",
     UpdateTime: "models.update_time",
 }

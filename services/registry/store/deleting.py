@@ -8,10 +8,12 @@ those of the release before included, takes it for what it has become: no bytes,
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from services.ledger.model.calls import Write, check_etag
+from services.chassis.errors import Aborted, FailedPrecondition
+from services.ledger.model.calls import Missing, Write, check_etag
 from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
 from services.ledger.store.grouping import Writer
 from services.ledger.store.statements import Statement
@@ -54,6 +56,14 @@ _RESULTS = Statement(
     "evaluations.count_of_version", "SELECT count(*) AS count FROM evaluations WHERE model = $1 AND version = $2"
 )
 
+# Of those before it, since it is the newest one.
+_NEWEST = Statement(
+    "versions.newest_before",
+    """
+SELECT number FROM versions WHERE model = $1 AND number < $2 AND delete_time IS NULL ORDER BY number DESC LIMIT 1
+""",
+)
+
 # As many may go with the version itself, with the revision in hand, and as many in each write before.
 FEW_RESULTS = 1000
 
@@ -85,11 +95,9 @@ _DELETE = last(
     RETURNING {rows.VERSION}
 ), newest AS (
     UPDATE models
-       SET newest_version = coalesce((SELECT max(number) FROM versions
-                                       WHERE model = $10 AND number <> $11 AND delete_time IS NULL), 0),
-           update_time = next.moment, revision = next.value
+       SET newest_version = $16::bigint, update_time = next.moment, revision = next.value
       FROM next
-     WHERE id = $10 AND $16
+     WHERE id = $10 AND $16::bigint IS NOT NULL
 ), without AS (
     DELETE FROM evaluations WHERE model = $10 AND version = $11
 ), unlisted AS (
@@ -119,16 +127,17 @@ class VersionDeletions:
         Delete the results of a version that may be deleted, until they are few enough to go with it: the revision is
         not to be held for as long as many take.
 
+        Where it may not be deleted nothing is: `delete` says why, unless it was done under the same request id
+        meanwhile.
+
         Args:
             write: who does this; each part is a write of its own.
-
-        Raises:
-            Missing, Aborted, FailedPrecondition: as `delete`.
         """
         part = replace(write, request_id="", trace=write.request_id or write.trace)
         work = partial(self._part, deletion=deletion)
-        while (await self._writer.run(part, work, lambda _: b"", [deletion.name.parent])).value:
-            pass
+        with suppress(Missing, Aborted, FailedPrecondition):
+            while (await self._writer.run(part, work, lambda _: b"", [deletion.name.parent])).value:
+                pass
 
     async def _part(self, transaction: Transaction, deletion: VersionDeletion) -> bool:
         found = await _locked(transaction, deletion)
@@ -160,7 +169,7 @@ class VersionDeletions:
         journal = _journal(found, results["count"])
         before = found.version
         returned = 0 if before.state is VersionState.FAILED else before.draft.size_bytes
-        columns = [found.key, name.number, found.aliases, name.namespace, returned, str(name), found.is_newest]
+        columns = [found.key, name.number, found.aliases, name.namespace, returned, str(name), found.newest]
         made = await transaction.last(_DELETE, journal, *columns)
         return rows.to_version(made[0], name.parent)
 
@@ -173,13 +182,13 @@ class _Found:
     Args:
         key: of its model.
         aliases: that point at it.
-        is_newest: of those of its model that are not deleted.
+        newest: the number of the newest version afterwards; None when that does not change.
     """
 
     key: int
     version: Version
     aliases: list[str]
-    is_newest: bool
+    newest: int | None
 
 
 async def _locked(transaction: Transaction, deletion: VersionDeletion) -> _Found:
@@ -197,23 +206,30 @@ async def _locked(transaction: Transaction, deletion: VersionDeletion) -> _Found
     live = await transaction.row(_DEPLOYED, key, name.number)
     deployment = DeploymentName(live["namespace_id"], live["deployment_id"]) if live is not None else None
     check_unused(deletion, aliases, deployment)
-    return _Found(key, version, aliases, model["newest_version"] == name.number)
+    newest = None
+    if model["newest_version"] == name.number:
+        before = await transaction.row(_NEWEST, key, name.number)
+        newest = before["number"] if before is not None else 0
+    return _Found(key, version, aliases, newest)
 
 
 def _journal(found: _Found, results: int) -> Journal:
     name = found.version.name
     removed = [str(AliasName(name.namespace, name.model, alias)) for alias in found.aliases]
     gone = {"state": found.version.state, **found.version.draft.image()}
+    moved = Journal([], [])
+    if found.newest is not None:
+        moved = Journal.updated(name.parent, {"latest_version": name.number}, {"latest_version": found.newest})
     return Journal(
         [
             # What is below it goes, too: its results.
             Change(str(name), ChangeKind.DELETED, subtree=True),
             *(Change(alias, ChangeKind.DELETED) for alias in removed),
-            # Its latest_version is another one.
-            *([Change(str(name.parent), ChangeKind.UPDATED)] if found.is_newest else []),
+            *moved.changes,
         ],
         [
             Entry(str(name), gone, {"deleted": True, "evaluations": results}),
             *(Entry(alias, {"version": name.number}, None) for alias in removed),
+            *moved.entries,
         ],
     )

@@ -289,7 +289,7 @@ class VersionStore:
         name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
         copied = {"copied_from": copied_from} if copied_from else {}
         created = Journal.created(name, {"state": VersionState.PENDING, **draft.image(), **copied})
-        moved = Journal.updated(parent, {"latest_version": name.number - 1}, {"latest_version": name.number})
+        moved = Journal.updated(parent, {"latest_version": model["newest_version"]}, {"latest_version": name.number})
         journal = Journal([*created.changes, *moved.changes], [*created.entries, *moved.entries])
         columns = [model["id"], name.number, *_columns(name, draft), parent.namespace, copied_from]
         row = (await transaction.last(_CREATE, journal, *columns))[0]

@@ -72,6 +72,9 @@ MUTATIONS: dict[str, tuple[Message, Message]] = {
     ),
 }
 
+# What is done in more than one write.
+_REVISIONS = {"versions.CopyVersion": 2}
+
 
 @pytest.fixture
 async def stocked(registry: Registry) -> Registry:
@@ -138,7 +141,7 @@ async def test_concurrent_retries(stocked: Registry, method: str) -> None:
     request, _ = MUTATIONS[method]
     answers = await asyncio.gather(*(call(stocked, method, request, "r") for _ in range(20)))
     assert all(answer == answers[0] for answer in answers)
-    assert await sql(stocked, "SELECT value FROM revision") == revision + 1
+    assert await sql(stocked, "SELECT value FROM revision") == revision + _REVISIONS.get(method, 1)
 
 
 async def test_a_failed_request_may_be_sent_again(stocked: Registry) -> None:

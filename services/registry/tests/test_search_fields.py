@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 
-from modelyard.registry.v1 import models_pb2
+from modelyard.registry.v1 import evaluations_pb2, models_pb2
 from modelyard.registry.v1 import models_pb2 as pb
 from services.chassis.checks import Checks
 from services.registry.model.filters import Comparison, Score
@@ -159,7 +159,7 @@ def test_quoted_ids(text: str, dataset: str, metric: str) -> None:
     ("order", "expected"),
     [
         ("evaluations.imagenet.top1 desc", "adbc"),
-        ("evaluations.imagenet.top1", "abdc"),
+        ("evaluations.imagenet.top1", "bdac"),
         ("evaluations.imagenet.top1 desc, name", "abdc"),
         ("evaluations.imagenet.top1 desc, parameter_count", "abdc"),
         ("evaluations.imagenet.top1 desc, parameter_count desc", "adbc"),
@@ -169,10 +169,24 @@ def test_quoted_ids(text: str, dataset: str, metric: str) -> None:
 )
 async def test_order_by_a_result(stocked: Registry, order: str, expected: str, size: int) -> None:
     """
-    By a result: with `desc` by the highest one of each model, otherwise by the lowest; models without come last, and
-    every model comes once, page by page.
+    By the best result of each model, the highest ones first with `desc`; models without come last, and every model comes
+    once, page by page.
     """
     assert "".join(await found(stocked, order=order, size=size)) == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("evaluations.imagenet.top1", "abdc"), ("evaluations.imagenet.top1 desc", "dbac")]
+)
+async def test_order_by_a_result_that_is_better_when_lower(stocked: Registry, order: str, expected: str) -> None:
+    """
+    The best result of a model is its lowest one when that is better of the metric, whichever way the order goes.
+    """
+    for direction in (evaluations_pb2.Metric.DIRECTION_LOWER, evaluations_pb2.Metric.DIRECTION_UNSPECIFIED):
+        lower = direction == evaluations_pb2.Metric.DIRECTION_LOWER
+        said = evaluations_pb2.Metric(metric="top1", direction=direction)
+        await stocked.evaluations.UpdateMetric(evaluations_pb2.UpdateMetricRequest(parent=DEFAULT, metric=said))
+        assert ("".join(await found(stocked, order=order)) == expected) is lower
 
 
 async def test_order_by_a_result_of_what_is_searched(stocked: Registry) -> None:
