@@ -16,7 +16,7 @@ from modelyard.cli.names import VersionRef
 from modelyard.cli.parallel import Total, in_parallel
 from modelyard.cli.paths import leads_out
 from modelyard.cli.progress import Progress, amount
-from modelyard.cli.refs import newest, resolve
+from modelyard.cli.refs import looked_up
 from modelyard.client import Client
 from modelyard.paths import clashes, fault, shown
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -44,11 +44,9 @@ def find(yard: Client, ref: VersionRef) -> pb.Version:
 
     Raises:
         grpc.RpcError: there is no such model, alias or version.
-        RefusedError: the version is not READY, or there is none that is.
+        RefusedError: the version is not READY.
     """
-    if ref.newest:
-        return newest(yard, ref.model)
-    version = yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, ref)))
+    version = looked_up(yard, ref)
     if version.state != pb.Version.STATE_READY:
         state = pb.Version.State.Name(version.state).removeprefix("STATE_")
         raise RefusedError(f"{version.name} is {state}: its files are not verified")

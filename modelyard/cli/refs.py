@@ -9,7 +9,6 @@ import argparse
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import FORMS, GRAMMAR, LATEST, VersionRef
 from modelyard.client import Client
-from modelyard.registry.v1 import aliases_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 
 
@@ -51,14 +50,20 @@ def resolve(yard: Client, ref: VersionRef) -> str:
     The full name of a version; an alias, or which is the newest, is looked up.
 
     Raises:
-        grpc.RpcError: there is no such model or alias.
-        RefusedError: the newest version is meant, and none is READY.
+        grpc.RpcError: there is no such model or alias, or none that is READY when the newest is meant.
     """
-    if ref.newest:
-        return newest(yard, ref.model).name
-    if ref.number:
-        return ref.name
-    return yard.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=ref.name)).version
+    return ref.name if ref.number else looked_up(yard, ref).name
+
+
+def looked_up(yard: Client, ref: VersionRef) -> pb.Version:
+    """
+    A version, in one call.
+
+    Raises:
+        grpc.RpcError: there is no such model, alias or version, or none that is READY when the newest is meant.
+    """
+    request = pb.ResolveVersionRequest(parent=ref.model, reference=ref.number or ref.alias or LATEST)
+    return yard.versions.ResolveVersion(request)
 
 
 def of_model(yard: Client, model: str, text: str) -> str:
@@ -71,7 +76,7 @@ def of_model(yard: Client, model: str, text: str) -> str:
 
     Raises:
         grpc.RpcError: there is no such alias.
-        RefusedError: it is no version, one of another model, or the newest is meant and none is READY.
+        RefusedError: it is no version, or one of another model.
     """
     if not text:
         return ""
@@ -82,22 +87,3 @@ def of_model(yard: Client, model: str, text: str) -> str:
     if ref.model != model:
         raise RefusedError(f"{text} is no version of {model}")
     return resolve(yard, ref)
-
-
-def newest(yard: Client, model: str) -> pb.Version:
-    """
-    The newest version of *model* that is READY.
-
-    Raises:
-        grpc.RpcError: there is no such model.
-        RefusedError: none is.
-    """
-    request = pb.ListVersionsRequest(parent=model, page_size=1)
-    while True:
-        response = yard.versions.ListVersions(request)
-        for version in response.versions:
-            if version.state == pb.Version.STATE_READY:
-                return version
-        request.page_token = response.next_page_token
-        if not request.page_token:
-            raise RefusedError(f"{model} has no version that is READY, so none is its {LATEST}")

@@ -9,10 +9,10 @@ import sys
 import uuid
 from pathlib import Path
 
-from modelyard.cli.commands.versions import resolve, version_ref
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output, count, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
+from modelyard.cli.refs import resolve, version_ref
 from modelyard.client import Client
 from modelyard.registry.v1 import cards_pb2 as pb
 

@@ -14,7 +14,7 @@ from modelyard.cli.names import FORMS, model_name
 from modelyard.cli.output import Column, Output, pairs, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
 from modelyard.cli.progress import amount
-from modelyard.cli.refs import newest_or, one_version, resolve
+from modelyard.cli.refs import looked_up, newest_or, one_version, resolve
 from modelyard.cli.warned import warn
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -96,7 +96,7 @@ def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Show a version.
     """
-    version = yard.versions.GetVersion(pb.GetVersionRequest(name=resolve(yard, args.version)))
+    version = looked_up(yard, args.version)
     show(output, version)
     warn(yard, version, output)
 

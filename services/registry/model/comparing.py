@@ -70,10 +70,10 @@ def field_of(name: str, position: int) -> Field:
     if parts[0] == "labels" and _KEY.fullmatch(key := ".".join(parts[1:])):
         return Label(key)
     if parts[0] == "evaluations" and len(parts) == 3:
-        ids = [measure_id(part) for part in parts[1:]]
-        if None in ids:
+        dataset, metric = (measure_id(part) for part in parts[1:])
+        if dataset is None or metric is None:
             raise FilterError(position, f'"{name[:80]}" has no id of a data set or a metric: {MEASURES}')
-        return Score(*(each or "" for each in ids))
+        return Score(dataset, metric)
     raise FilterError(position, f'"{name[:80]}" is not a field: expected {_KNOWN}')
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
+from services.registry.model.masks import merged
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -96,9 +97,12 @@ class DeploymentDraft:
 
     def updated(self, other: DeploymentDraft, paths: Collection[str]) -> DeploymentDraft:
         """
-        This draft with the fields in *paths* taken from *other*.
+        This draft with what *paths* name taken from *other*.
+
+        Raises:
+            InvalidArgument: it would have too many labels.
         """
-        return replace(self, **{path: getattr(other, path) for path in paths})
+        return merged(self, other, paths)
 
     def image(self) -> Image:
         """

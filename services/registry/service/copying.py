@@ -11,7 +11,6 @@ from services.chassis.context import Context
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted
 from services.ledger.model.calls import Write
 from services.ledger.service.calls import Mutations
-from services.ledger.store.database import min_revision
 from services.registry.model.names import ModelName, VersionName
 from services.registry.model.versions import Version, check_not_failed
 from services.registry.service.pins import Pins
@@ -77,9 +76,7 @@ class Copying:
             from_version,
             touches=[parent],
         )
-        # No replica that has not seen it may answer.
-        min_revision.set(begun.revision)
-        copy = (await self._versions.get(VersionName.parse(begun.name))).value
+        copy = (await self._versions.get_now(VersionName.parse(begun.name))).value
         check_not_failed(copy)
         return copy
 

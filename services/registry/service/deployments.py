@@ -26,7 +26,7 @@ from services.registry.model.deployments import (
     DeploymentUpdate,
     StatusUpdate,
 )
-from services.registry.model.masks import check_mask
+from services.registry.model.masks import check_mask, fields
 from services.registry.model.names import DEPLOYMENT_ID, DeploymentName, ModelName, NamespaceName, VersionName
 from services.registry.service.parsing import to_deployment_draft
 from services.registry.service.rendering import from_deployment
@@ -93,7 +93,7 @@ class DeploymentService(DeploymentServiceServicer):
         paths = check_mask(checks, request.update_mask.paths, MUTABLE)
         # What the mask leaves out need not be there.
         draft = to_deployment_draft(checks if "version" in paths else Checks(), "deployment", request.deployment)
-        draft.check(checks, "deployment", NamespaceName(name.namespace), paths)
+        draft.check(checks, "deployment", NamespaceName(name.namespace), fields(paths))
         checks.request_id(request.request_id)
         checks.raise_if_any()
         update = DeploymentUpdate(name, draft, paths, request.deployment.etag)

@@ -435,3 +435,16 @@ async def test_list_by_version_and_state(ready: Registry) -> None:
         with Failing() as failed:
             await listed(ready, **bad)
         assert list(failed.fields) == [field]
+
+
+async def test_labels_one_at_a_time(ready: Registry) -> None:
+    """
+    A mask that names one label sets or removes that one; the others stay.
+    """
+    await deploy(ready, "d", "m", labels={"a": "1", "b": "2"})
+    name = f"{DEFAULT}/deployments/d"
+    for labels, expected in (({"c": "3"}, {"a": "1", "b": "2", "c": "3"}), ({}, {"a": "1", "b": "2"})):
+        request = pb.UpdateDeploymentRequest(
+            deployment=pb.Deployment(name=name, labels=labels), update_mask=FieldMask(paths=["labels.c"])
+        )
+        assert dict((await ready.deployments.UpdateDeployment(request)).labels) == expected

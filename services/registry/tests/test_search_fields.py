@@ -169,8 +169,8 @@ def test_quoted_ids(text: str, dataset: str, metric: str) -> None:
 )
 async def test_order_by_a_result(stocked: Registry, order: str, expected: str, size: int) -> None:
     """
-    By the best result of each model, the highest ones first with `desc`; models without come last, and every model comes
-    once, page by page.
+    By the best result of each model, the highest ones first with `desc`; models without come last, and every model
+    comes once, page by page.
     """
     assert "".join(await found(stocked, order=order, size=size)) == expected
 
