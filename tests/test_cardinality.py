@@ -64,7 +64,7 @@ def hostile(channel: grpc.Channel) -> Iterator[Callable[[], object]]:
     )
     yield lambda: assets.GetAsset(assets_pb2.GetAssetRequest(name=f"assets/{next(_numbers):064x}"), timeout=10)
     yield lambda: values.Get(cache_pb2.GetRequest(namespace=word(), key=word()), timeout=10)
-    yield lambda: values.Get(cache_pb2.GetRequest(namespace="sessions", key=word()), timeout=10)
+    yield lambda: values.Get(cache_pb2.GetRequest(namespace="shared", key=word()), timeout=10)
 
 
 def _call(make: Callable[[], object]) -> None:

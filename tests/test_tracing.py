@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.chassis.tests.collecting import CLIENT, SERVER, Collector, Found, collecting
 from services.embedded.stack import Stack, StackSettings
 from services.embedded.testing import scratch
+from tests.conftest import until_the_cache_answers
 
 SPAN = "00f067aa0ba902b7"
 MODEL = "namespaces/default/models/traced"
@@ -38,23 +38,9 @@ def traced(collector: Collector) -> Iterator[modelyard.Client]:
         with Stack(settings) as stack, modelyard.connect(stack.gateway) as client:
             parent, _, model_id = MODEL.rpartition("/models/")
             client.models.CreateModel(models_pb2.CreateModelRequest(parent=parent, model_id=model_id))
-            _answered_by_the_cache(client)
+            until_the_cache_answers(client)
             yield client
             stack.kill("s3")
-
-
-def _answered_by_the_cache(client: modelyard.Client) -> None:
-    """
-    Right after the start the gateway may ask the registry in place of a cache that has no connection to it yet.
-    """
-    get: Any = client.models.GetModel
-    ends = time.monotonic() + 30
-    while True:
-        _, call = get.with_call(models_pb2.GetModelRequest(name=MODEL), metadata=(("cache-control", "no-cache"),))
-        if "x-cache" in dict(call.trailing_metadata()):
-            return
-        assert time.monotonic() < ends
-        time.sleep(0.05)
 
 
 def spans(collector: Collector, trace_id: str, names: set[str]) -> dict[tuple[str, int], Found]:

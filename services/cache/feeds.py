@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from services.cache.model.coherence import Coherence
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Invalidation, Log
 from services.cache.store.values import ValueStore
@@ -110,7 +109,7 @@ class Feed:
         readings = self._readings
         reading = readings.get(after)
         if reading is None:
-            reading = readings[after] = asyncio.create_task(self._store.log(self._namespace, after))
+            reading = readings[after] = begin(self._store.log(self._namespace, after))
 
             def done(ended: asyncio.Task[Log]) -> None:
                 readings.pop(after, None)

@@ -231,7 +231,7 @@ def _requests() -> Iterator[tuple[str, Kind]]:
     yield "undecodable chunk", call(UPLOAD, message(GARBAGE))
     for what, entry in (
         ("long key", cache_pb2.Entry(key="x" * 10_000, value=b"x")),
-        ("large value", cache_pb2.Entry(key="x", value=bytes(1_100_000))),
+        ("long tag", cache_pb2.Entry(key="x", tags=["x" * 10_000])),
         ("long ttl", cache_pb2.Entry(key="x", ttl=duration_pb2.Duration(seconds=10**11))),
         ("negative ttl", cache_pb2.Entry(key="x", ttl=duration_pb2.Duration(seconds=-1, nanos=5))),
     ):

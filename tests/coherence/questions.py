@@ -151,6 +151,9 @@ def _registry(page: str) -> Iterator[Message]:
     board = evaluations_pb2.QueryLeaderboardRequest
     yield board(parent=PARENT, dataset="imagenet", metric="top1")
     yield board(parent=PARENT, dataset="imagenet", metric="top1", ascending=True, filter="parameter_count > 5")
+    yield evaluations_pb2.ListDatasetsRequest(parent=PARENT)
+    yield evaluations_pb2.ListDatasetsRequest(parent=PARENT, metric="top1")
+    yield evaluations_pb2.ListMetricsRequest(parent=PARENT, dataset="imagenet")
 
 
 def _models(page: str) -> Iterator[Message]:
@@ -169,6 +172,7 @@ def _models(page: str) -> Iterator[Message]:
     yield search(parent=PARENT, query="convnext")
     yield search(parent=PARENT, filter="evaluations.imagenet.top1 > 50")
     yield search(parent=PARENT, order_by="update_time desc", page_size=3)
+    yield search(parent=PARENT, order_by="evaluations.imagenet.top1 desc", page_size=3)
 
 
 def _below_models() -> Iterator[Message]:
@@ -178,8 +182,10 @@ def _below_models() -> Iterator[Message]:
         yield versions_pb2.ListVersionsRequest(parent=name)
         yield aliases_pb2.ListAliasesRequest(parent=name)
         yield evaluations_pb2.ListEvaluationsRequest(parent=name)
+        yield versions_pb2.ResolveVersionRequest(parent=name, reference="latest")
     for alias in ALIASES:
         yield aliases_pb2.GetAliasRequest(name=f"{MODELS[0]}/aliases/{alias}")
+        yield versions_pb2.ResolveVersionRequest(parent=MODELS[0], reference=alias)
     past = Timestamp()
     past.FromDatetime(datetime(2020, 1, 1, tzinfo=UTC))
     yield aliases_pb2.GetAliasRequest(name=f"{MODELS[0]}/aliases/production", read_time=past)

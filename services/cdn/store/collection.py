@@ -20,6 +20,7 @@ from services.cdn.model import Asset, all_keys
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.records import CONDEMN, condemned
 from services.cdn.store.rows import ASSET, to_asset
+from services.chassis.background import begin
 from services.chassis.errors import ModelyardError
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database
@@ -253,7 +254,7 @@ class Collection:
             return True
         stop = asyncio.Event()
         # A task of its own, that no cancel reaches: the locks must not end before the request that they are for.
-        deleting = asyncio.create_task(self._delete_held([row["sha256"] for row in marked], found, stop))
+        deleting = begin(self._delete_held([row["sha256"] for row in marked], found, stop))
         try:
             return await asyncio.shield(deleting)
         except asyncio.CancelledError:

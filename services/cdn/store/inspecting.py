@@ -11,6 +11,7 @@ from functools import partial
 from services.cdn.model import Draft, Span
 from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect, scan
 from services.cdn.store.bucket import Bucket
+from services.chassis.background import begin
 
 # The largest header that is read takes half a second and some hundred MB meanwhile; so may a scan.
 _turns, _scans = asyncio.Semaphore(2), asyncio.Semaphore(2)
@@ -55,7 +56,7 @@ async def scanned_in(inspection: Inspection, bucket: Bucket, key: str, size_byte
 async def _scanned(inspection: Inspection, read: Callable[[int, int], bytes], size_bytes: int) -> Inspection:
     async with _scans:
         # To its end, however its caller goes: the bytes must not go before the thread has.
-        work = asyncio.create_task(asyncio.to_thread(partial(scan, read, size_bytes)))
+        work = begin(asyncio.to_thread(partial(scan, read, size_bytes)))
         try:
             return inspection.scanned(await asyncio.shield(work))
         except asyncio.CancelledError:

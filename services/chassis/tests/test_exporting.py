@@ -105,7 +105,7 @@ async def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -
     """
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     monkeypatch.delitem(sys.modules, "services.chassis.otlp", raising=False)
-    with pytest.raises(SettingsError, match=r"MODELYARD_OTLP_ENDPOINT needs .*modelyard\[otlp\]"):
+    with pytest.raises(SettingsError, match=r"MODELYARD_OTLP_ENDPOINT needs .*requirements/otlp"):
         async with exporting("http://127.0.0.1:1", "services.test", 0):
             pass
 
