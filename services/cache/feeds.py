@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from services.cache.model.coherence import Coherence
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Invalidation, Log
 from services.cache.store.values import ValueStore
