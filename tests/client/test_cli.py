@@ -251,7 +251,7 @@ def test_assets(cli: Run, tmp_path: Path) -> None:
         (["models", "get", "nobody"], "NOT_FOUND (MODEL_NOT_FOUND): namespaces/default/models/nobody does not exist"),
         (["models", "create", "a b"], "INVALID_ARGUMENT (INVALID_FIELDS): model_id: must match"),
         (["models", "search", "--filter", "task <"], "INVALID_ARGUMENT (INVALID_FIELDS): filter: "),
-        (["versions", "get", "nobody@production"], "NOT_FOUND (ALIAS_NOT_FOUND): "),
+        (["versions", "get", "nobody@production"], "NOT_FOUND (MODEL_NOT_FOUND): "),
         (["assets", "stat", "x"], "INVALID_ARGUMENT (INVALID_FIELDS): name: must be assets/"),
     ],
 )
@@ -453,13 +453,13 @@ def test_versions_that_go(cli: Run) -> None:
     cli("versions", "finalize", f"{model}@1")
     assert "production" in cli("aliases", "set", model, "production", "1", "--if-absent").out
     again = cli("aliases", "set", model, "production", "1", "--if-absent")
-    assert (again.code, "ALIAS_MOVED" in again.err) == (1, True)
+    assert (again.code, "ALIAS_MOVED" in again.err) == (5, True)
     assert "production" in cli("aliases", "list", model, "--version", "1").out
     copied = cli("versions", "copy", f"{model}@1", model)
     assert (f"{model}/versions/2" in copied.out, "copied from" in copied.out) == (True, True)
     assert "no READY version" in cli("versions", "find", "--sha256", "0" * 64).err
     refused = cli("versions", "delete", f"{model}@production")
-    assert (refused.code, "VERSION_ALIASED" in refused.err) == (1, True)
+    assert (refused.code, "VERSION_ALIASED" in refused.err) == (5, True)
     gone = cli("versions", "delete", f"{model}@production", "--force")
     assert (gone.code, "is deleted" in gone.out + gone.err) == (0, True)
     assert "VERSION_DELETED" in cli("versions", "get", f"{model}@1").err

@@ -115,7 +115,7 @@ def test_nothing_is_ready(cli: Run) -> None:
     """
     model = _new("m")
     cli("models", "create", model)
-    assert "has no version that is READY" in cli("versions", "get", model).err
+    assert "has no READY version" in cli("versions", "get", model).err
     assert "MODEL_NOT_FOUND" in cli("versions", "get", f"{model}x@latest").err
 
 
