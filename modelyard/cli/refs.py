@@ -62,8 +62,9 @@ def looked_up(yard: Client, ref: VersionRef) -> pb.Version:
     Raises:
         grpc.RpcError: there is no such model, alias or version, or none that is READY when the newest is meant.
     """
-    request = pb.ResolveVersionRequest(parent=ref.model, reference=ref.number or ref.alias or LATEST)
-    return yard.versions.ResolveVersion(request)
+    if ref.number:
+        return yard.versions.GetVersion(pb.GetVersionRequest(name=ref.name))
+    return yard.versions.ResolveVersion(pb.ResolveVersionRequest(parent=ref.model, reference=ref.alias or LATEST))
 
 
 def of_model(yard: Client, model: str, text: str) -> str:

@@ -88,6 +88,17 @@ class _Versions(VersionServiceServicer):
             fail(context, grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
         return found[0]
 
+    def ResolveVersion(  # noqa: N802
+        self, request: versions_pb2.ResolveVersionRequest, context: Any
+    ) -> versions_pb2.Version:
+        ready = [version.name for version in self._registry.versions if version.state == READY]
+        wanted = ready[-1:] if request.reference == "latest" else [self._registry.aliases.get(request.reference, "")]
+        found = [version for version in self._registry.versions if version.name in wanted]
+        if not found:
+            latest = request.reference == "latest"
+            fail(context, grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND" if latest else "ALIAS_NOT_FOUND")
+        return found[0]
+
     def ListVersions(  # noqa: N802
         self, request: versions_pb2.ListVersionsRequest, context: Any
     ) -> versions_pb2.ListVersionsResponse:

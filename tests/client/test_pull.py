@@ -211,8 +211,8 @@ def test_no_such_version(
     """
     What is not there, or not READY, is said in a line.
     """
-    assert _pull(server, "m", tmp_path / "folder") == 1
-    assert "has no version that is READY" in capsys.readouterr().err
+    assert _pull(server, "m", tmp_path / "folder") == 3
+    assert "VERSION_NOT_FOUND" in capsys.readouterr().err
     registry.add(_artifact(memory, "a", b"1"), state=PENDING)
     for text, line, code in (
         ("m:1", "is PENDING", 1),
