@@ -96,5 +96,7 @@ def test_random_names_make_no_series(stack: Stack, yard: modelyard.Client) -> No
     _load(stack, CALLS)
     after = series(stack)
     assert not [each for each in after if MARK in each]
-    # A code that a method has not answered with before, a statement of a task in the background.
-    assert len(after - before) <= 30, sorted(after - before)
+    # A statement of a task in the background, whose name is in the code, may be run for the first time meanwhile.
+    more = {each for each in after - before if " modelyard_database_query_" not in each}
+    # A code that a method has not answered with before.
+    assert len(more) <= 30, sorted(more)

@@ -19,6 +19,13 @@ CLIENT = "x-modelyard-client"
 _MOST_CLIENT = 64
 
 
+def peer_of(context: Context) -> str:
+    """
+    Where a call comes from; "unknown:" when it has ended, because grpcio ends the process that asks it then.
+    """
+    return "unknown:" if context.done() else context.peer()
+
+
 @dataclass(frozen=True, slots=True)
 class Proxies:
     """
@@ -48,7 +55,7 @@ class Proxies:
         Args:
             peer: where it came from, if *context* cannot be asked any more.
         """
-        peer = peer or context.peer()
+        peer = peer or peer_of(context)
         if self.trust(peer):
             told = values_of(context, CLIENT)
             if len(told) == 1 and (client := fit(told[0], _MOST_CLIENT)):

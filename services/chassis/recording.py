@@ -117,7 +117,7 @@ class Recorder:
         }
         if of is not None:
             call = of if isinstance(of, CurrentCall) else CurrentCall(self._method, of)
-            peer = peer or call.context.peer()
+            call.peer = peer = peer or call.context.peer()
             fields |= {
                 "caller": call.caller,
                 "client": self._proxies.client(call.context, peer),

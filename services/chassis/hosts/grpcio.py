@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from services.chassis.callers import peer_of
 from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.context import Context, status_of
 from services.chassis.hosts.headers import MOST_METADATA
@@ -155,6 +156,12 @@ class Arrival:
         self.peer = ""
         recorder.begin()
 
+    def begins(self, context: Context) -> None:
+        """
+        Its handler begins, perhaps after its end: a deadline may have passed meanwhile.
+        """
+        self.context, self.peer = context, peer_of(context)
+
     def end(self, _task: object) -> None:
         """
         The call has ended.
@@ -223,7 +230,7 @@ def _writing(serialize: Callable[[Any], bytes], most: int) -> Callable[[Any], by
 def _stream(behaviour: Any) -> Any:
     async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
         arrival = _arrival.get()
-        arrival.context, arrival.peer = context, context.peer()
+        arrival.begins(context)
         try:
             async with aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
@@ -241,7 +248,7 @@ def _stream(behaviour: Any) -> Any:
 def _unary(behaviour: Any) -> Any:
     async def serve(request: Any, context: Any) -> Any:
         arrival = _arrival.get()
-        arrival.context, arrival.peer = context, context.peer()
+        arrival.begins(context)
         try:
             response = await behaviour(request, context)
             arrival.code = status_of(context)

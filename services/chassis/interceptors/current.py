@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from services.chassis import tracing
 from services.chassis.access.identity import Identity
-from services.chassis.callers import Proxies
+from services.chassis.callers import Proxies, peer_of
 from services.chassis.calls import Method
 from services.chassis.context import Context, fit, values_of
 from services.chassis.tracing import Span, Trace
@@ -36,15 +36,17 @@ class CurrentCall:
         span: what is exported of it; None unless spans are.
         identity: what its token says; None while access control is off.
         proxies: who may say on whose behalf they call; None: nobody.
+        peer: where it comes from; empty until somebody has asked.
     """
 
-    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "proxies", "span")
+    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "peer", "proxies", "span")
 
     def __init__(self, method: Method, context: Context, proxies: Proxies | None = None) -> None:
         self.method = method
         self.context = context
         self.identity: Identity | None = None
         self.proxies = proxies
+        self.peer = ""
         self.span: Span | None = None
         self._request_id: str | None = None
         self._trace: Trace | None = None
@@ -84,7 +86,7 @@ class CurrentCall:
         if self.identity is not None:
             return self.identity.subject
         said = self._sent(_SUBJECT, _MOST_SUBJECT)
-        trusted = said is not None and self.proxies is not None and self.proxies.trust(self.context.peer())
+        trusted = said is not None and self.proxies is not None and self.proxies.trust(self._peer())
         return (said or "") if trusted else ""
 
     @property
@@ -92,7 +94,12 @@ class CurrentCall:
         """
         The address of who calls: as a gateway says, or else where the call comes from.
         """
-        return (self.proxies or _NOBODY).client(self.context)
+        return (self.proxies or _NOBODY).client(self.context, self._peer())
+
+    def _peer(self) -> str:
+        if not self.peer:
+            self.peer = peer_of(self.context)
+        return self.peer
 
     def _sent(self, name: str, most: int) -> str | None:
         found = values_of(self.context, name)

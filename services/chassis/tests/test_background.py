@@ -30,7 +30,6 @@ _ALLOWED = {
     ("services/chassis/worker.py", "serve"): "awaited: the drain, and the wait for a second signal",
     ("gateway/__main__.py", "_run"): "awaited: Envoy's end, the signals, the drain",
     ("services/cache/proxy/loading.py", "start"): "awaited by every caller that joins the load, with its error",
-    ("services/cdn/store/collection.py", "_delete_one"): "awaited, shielded from cancels",
     ("services/cdn/store/copying.py", "_send_parts"): "awaited",
     ("services/cdn/store/reader.py", "pieces"): "awaited, or handed to Chores",
     ("services/cdn/store/resuming.py", "_ship"): "awaited by the next part",

@@ -67,7 +67,7 @@ def test_a_clients_address(peer: str, metadata: Any, client: str) -> None:
     """
     It is what the gateway says, or else where the call comes from: a stranger does not choose its own.
     """
-    context = SimpleNamespace(peer=lambda: peer, invocation_metadata=lambda: metadata)
+    context = SimpleNamespace(peer=lambda: peer, done=lambda: False, invocation_metadata=lambda: metadata)
     assert Proxies((ipaddress.IPv4Network("127.0.0.0/8"),)).client(cast("Context", context)) == client
 
 
