@@ -78,6 +78,9 @@ class _Call:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
+    def done(self) -> bool:
+        return False
+
 
 def call() -> Context:
     """
