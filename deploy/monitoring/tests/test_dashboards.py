@@ -162,8 +162,8 @@ def _call(yard: modelyard.Client, gateway: str, file: Path) -> None:
     for _ in range(2):
         yard.models.GetModel(models_pb2.GetModelRequest(name=name))
     yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query="m"))
-    yard.keyvalue.Set(cache_pb2.SetRequest(namespace="sessions", entry=cache_pb2.Entry(key="k", value=b"v")))
-    yard.keyvalue.Get(cache_pb2.GetRequest(namespace="sessions", key="k"))
+    yard.keyvalue.Set(cache_pb2.SetRequest(namespace="shared", entry=cache_pb2.Entry(key="k", value=b"v")))
+    yard.keyvalue.Get(cache_pb2.GetRequest(namespace="shared", key="k"))
     with pytest.raises(grpc.RpcError):
         yard.models.GetModel(models_pb2.GetModelRequest(name=f"{PARENT}/models/none"))
     # More metadata than a call may have.
