@@ -91,6 +91,7 @@ class _Versions(VersionServiceServicer):
     def ResolveVersion(  # noqa: N802
         self, request: versions_pb2.ResolveVersionRequest, context: Any
     ) -> versions_pb2.Version:
+        self._registry.memory.called("ResolveVersion", context)
         ready = [version.name for version in self._registry.versions if version.state == READY]
         wanted = ready[-1:] if request.reference == "latest" else [self._registry.aliases.get(request.reference, "")]
         found = [version for version in self._registry.versions if version.name in wanted]

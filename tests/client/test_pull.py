@@ -388,7 +388,7 @@ def _pulling(server: Server, memory: Memory, folder: Path, count: int) -> Iterat
         for _ in range(count)
     ]
     try:
-        while memory.calls.count("ListVersions") < count:
+        while memory.calls.count("ResolveVersion") < count:
             assert all(each.poll() is None for each in running)
             time.sleep(0.001)
         yield running
@@ -436,7 +436,7 @@ def test_one_of_several_is_killed(server: Server, memory: Memory, registry: Regi
         time.sleep(0.001)
     second = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        while memory.calls.count("ListVersions") < 2:
+        while memory.calls.count("ResolveVersion") < 2:
             time.sleep(0.001)
         first.kill()
         first.wait()
