@@ -20,7 +20,8 @@ async def test_no_load_from_before_the_bound_is_joined(target: str, store: Backe
         await cache.warm()
         await origin.write("old", COLD)
         await cache.warm()
-        origin.silent = True
+        # Nor does a stream that is asked for meanwhile say anything.
+        origin.silent, origin.always_late = True, 60.0
         async with asyncio.timeout(20):
             while (await cache.read()).cache != "bypass":
                 await asyncio.sleep(0.05)

@@ -4,6 +4,7 @@ How long what nobody pins is left alone.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,24 @@ async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World, tmp_
         assert failure(caught.value).reason == "ASSET_NOT_FOUND"
         found = world.client.list_objects_v2(Bucket=cdn.place.bucket).get("Contents", [])
         assert [each["Key"] for each in found] == [f"assets/{asset.sha256}"]
+
+
+async def test_what_is_pinned_while_a_collection_waits_stays(own_cdn: Cdn) -> None:
+    """
+    A collection that waited for the lock of an asset looks again: somebody may have pinned it meanwhile.
+    """
+    name = (await upload(own_cdn.stub, some_bytes(13))).name
+    await age(own_cdn, name)
+    sha256 = name.removeprefix("assets/")
+    connection = await asyncpg.connect(own_cdn.place.database)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM assets WHERE sha256 = $1 FOR NO KEY UPDATE", sha256)
+        collecting = asyncio.create_task(collect(own_cdn.stub))
+        async with asyncio.timeout(10):
+            while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not collecting.done()
+                await asyncio.sleep(0.005)
+        await connection.execute("INSERT INTO pins VALUES ($1, $2, 13, now())", OWNER, sha256)
+    await connection.close()
+    assert not (await collecting).names
+    assert (await own_cdn.stub.GetAsset(pb.GetAssetRequest(name=name))).name == name
