@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench import tools
+from bench.run.verdict import CODES, FAIL, NO_VERDICT
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,8 @@ def ghz() -> None:
 
 
 def bench(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OUT": str(out), "MODELS": "500", **settings}
+    # Whether others use the machine is no matter of these tests: objectives are held or missed all the same.
+    environment = {**os.environ, "OUT": str(out), "MODELS": "500", "BUSY": "1", **settings}
     command = [sys.executable, "-m", "bench.run"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
@@ -42,9 +44,10 @@ def test_smoke_and_a_slowed_search(tmp_path: Path) -> None:
     The mix runs to its report without an error; a build whose search sleeps for 600 ms misses that line, and says so.
     """
     done = bench(tmp_path, PROFILE="smoke", SCALE="0.4", MODELYARD_FAULT_DELAY="SearchModels=0.6")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "MISSED  search, p95" in done.stdout
+    assert "MISSED  search, p95" in done.stdout, done.stdout + done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
+    assert found["verdict"] in (FAIL, NO_VERDICT)
+    assert done.returncode == CODES[found["verdict"]]
     held = {each["name"]: each["held"] for each in found["sla"]}
     assert held["search, p95"] is False
     assert held["errors"] is True
@@ -62,7 +65,8 @@ def test_a_killed_service_shows(tmp_path: Path) -> None:
     done = bench(tmp_path, PROFILE="smoke", SCENARIO="create", SCALE="0.8", KILL="registry")
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["scenarios"]["create"]["codes"].get("Unavailable", 0) > 0
-    assert done.returncode == 1
+    assert found["verdict"] in (FAIL, NO_VERDICT)
+    assert done.returncode == CODES[found["verdict"]]
     killed, recovered = found["events"]
     assert "registry was killed after" in killed
     assert "the death of the service: it was as before" in recovered
