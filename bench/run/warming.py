@@ -4,6 +4,7 @@ Everything that is asked for again into the cache, before anything is measured.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ _RATE = 400  # calls a second of each scenario: what a small machine answers unc
 _USERS = 8
 # A machine that does not get through in so many rounds says so, and is measured as it is.
 _ROUNDS = 30
+# Nor longer: a run whose calls are slow begins all the same, and its report says that the warm-up did not get through.
+_LONGEST = 150.0
 
 Shoot = Callable[[Sequence[Shot]], Sequence[Sequence[Call]]]
 Data = Sequence[Mapping[str, object]]
@@ -46,7 +49,10 @@ def warm(data: Mapping[str, Data], scenarios: Sequence[Scenario], shoot: Shoot) 
     """
     left = {each.name: list(data[each.name]) for each in scenarios}
     answered = dict.fromkeys(left, 0)
+    ends = time.monotonic() + _LONGEST
     for _ in range(_ROUNDS):
+        if time.monotonic() >= ends:
+            break
         going = [each for each in scenarios if left[each.name]]
         if not going:
             break
