@@ -43,7 +43,7 @@ def test_smoke_and_a_slowed_search(tmp_path: Path) -> None:
     """
     The mix runs to its report without an error; a build whose search sleeps for 600 ms misses that line, and says so.
     """
-    done = bench(tmp_path, PROFILE="smoke", SCALE="0.4", MODELYARD_FAULT_DELAY="SearchModels=0.6")
+    done = bench(tmp_path, PROFILE="smoke", MODELYARD_FAULT_DELAY="SearchModels=0.6")
     assert "MISSED  search, p95" in done.stdout, done.stdout + done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["verdict"] in (FAIL, NO_VERDICT)
