@@ -14,15 +14,15 @@ WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
 
-.PHONY: help run test demo lint types rooms stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off TLS=off)
-	@exec $(BIN)/python -m services.embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS) --tls $(TLS)
+	@exec $(BIN)/python -m embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS) --tls $(TLS)
 
-test: $(READY) lint types rooms stubs buf unit ## Everything that CI runs, against real servers
+test: $(READY) lint types imports stubs buf unit ## Everything that CI runs, against real servers
 
 demo: $(READY) ## The main job on real data, every step verified, in under a minute
 	@exec $(BIN)/python -m examples.demo
@@ -34,7 +34,7 @@ lint: $(READY)
 types: $(READY)
 	@$(BIN)/mypy
 
-rooms: $(READY)
+imports: $(READY) ## The import boundaries between the layers (pyproject.toml)
 	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 25; exit $${PIPESTATUS[0]}
 
 stubs: $(READY)

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-pytest_plugins = ["services.embedded.testing"]
+pytest_plugins = ["embedded.testing"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -25,8 +25,8 @@ import psutil
 
 from bench.form import Check, Report, Samples
 from bench.ghz import percentile
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
 from tests.abuse.bad_requests import bad_requests
 from tests.abuse.keyvalue import VALKEY

@@ -33,11 +33,11 @@ import modelyard
 from bench import ghz
 from bench.form import Check, Report, Samples
 from bench.movers import Crew, Figures, Places, crew
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from gateway.render import descriptor_set
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 LARGEST = int(os.environ.get("LARGEST", str(_GIB)))

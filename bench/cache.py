@@ -35,15 +35,15 @@ from bench import ghz
 from bench.form import Check, Report, Samples
 from bench.grown import grown
 from bench.population import NAMESPACE, draw
+from embedded import suite
+from embedded.parts import Part, free_port, socket_file
+from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
+from embedded.valkey import Valkey
 from gateway.bucket import Bucket
 from gateway.render import Addresses, descriptor_set
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
-from services.embedded import suite
-from services.embedded.parts import Part, free_port, socket_file
-from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
-from services.embedded.valkey import Valkey
 
 MODELS = int(os.environ.get("MODELS", "100000"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from google.protobuf import timestamp_pb2
 
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
-from services.chassis.context import Context
-from services.chassis.server import Server, main
+from services.chassis.serving.context import Context
+from services.chassis.serving.server import Server, main
 
 # As large as the timm models are, give or take.
 _MODEL = models_pb2.Model(

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
-from services.chassis.callers import Proxies
-from services.chassis.calls import Method, wrap_handler
-from services.chassis.context import Context
+from services.chassis.access.callers import Proxies
 from services.chassis.interceptors import standard
-from services.chassis.metrics import CallMetrics, MethodStats
-from services.chassis.recording import Recorder, Recorders
-from services.chassis.server import Server, collect, main
+from services.chassis.observability.metrics import CallMetrics, MethodStats
+from services.chassis.observability.recording import Recorder, Recorders
+from services.chassis.serving.calls import Method, wrap_handler
+from services.chassis.serving.context import Context
+from services.chassis.serving.server import Server, collect, main
 
 ADD = models_pb2_grpc.add_ModelServiceServicer_to_server
 

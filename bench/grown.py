@@ -17,8 +17,8 @@ from pathlib import Path
 import asyncpg
 
 from bench.population import EDITION, Say, populate
-from services.embedded.postgres import Postgres
-from services.embedded.supervisor import Supervisor
+from embedded.postgres import Postgres
+from embedded.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import modelyard
 from bench import ghz
 from bench.form import Check, Report, Samples
+from embedded import suite
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from examples import timm
 from gateway.render import descriptor_set
-from services.embedded import suite
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 HOSTS = ("envoy", "grpcio")
 CONTENDERS = ("envoy", "grpcio", "envoy, constant", "grpcio, constant")

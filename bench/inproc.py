@@ -22,15 +22,15 @@ import uvloop
 from bench.form import Report, Samples
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
 from services.chassis.access import Access, AccessMode, Keys, Verifier
-from services.chassis.calls import Interceptor, Method, wrap_handler
 from services.chassis.hosts.asgi import GrpcApp
 from services.chassis.hosts.framing import frame
 from services.chassis.hosts.pulse import Pulse
 from services.chassis.interceptors import AccessInterceptor, standard
 from services.chassis.interceptors.metrics import measured
-from services.chassis.metrics import CallMetrics
-from services.chassis.recording import Recorders
-from services.chassis.server import collect
+from services.chassis.observability.metrics import CallMetrics
+from services.chassis.observability.recording import Recorders
+from services.chassis.serving.calls import Interceptor, Method, wrap_handler
+from services.chassis.serving.server import collect
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))

@@ -18,11 +18,11 @@ import psutil
 
 from bench import ghz
 from bench.form import Check, Report, Samples
+from embedded import suite
+from embedded.parts import Part
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from gateway.render import descriptor_set
-from services.embedded import suite
-from services.embedded.parts import Part
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 
 CALL = "modelyard.registry.v1.ModelService/GetModel"
 CONTENDERS = {"measured": "", "unmeasured": "1"}

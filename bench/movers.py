@@ -24,9 +24,9 @@ from botocore.config import Config
 
 import modelyard
 from bench import ghz
+from embedded.s3 import BUCKET, REGION
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer import Outgoing
-from services.embedded.s3 import BUCKET, REGION
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -19,8 +19,8 @@ from typing import Any
 import grpc
 import redis.asyncio
 
-from services.chassis.context import Context
-from services.chassis.server import Server, main
+from services.chassis.serving.context import Context
+from services.chassis.serving.server import Server, main
 
 _KEY = b"plain:answer"
 # As many and as long as those of a cache's hit.

@@ -28,11 +28,11 @@ from bench.form import Check, Report, Samples
 from bench.grown import grown, size
 from bench.peers import mlflow
 from bench.population import NAMESPACE, Drawn, draw, misspelt, words_of
+from embedded import suite
+from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.supervisor import Supervisor
 from gateway.render import descriptor_set
 from modelyard.registry.v1 import models_pb2
-from services.embedded import suite
-from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.embedded.supervisor import Supervisor
 
 PARENT = f"namespaces/{NAMESPACE}"
 SCALES = [int(part) for part in os.environ.get("SCALE", "100000").split(",")]

@@ -23,15 +23,15 @@ from pathlib import Path
 
 from bench import ghz
 from bench.form import Check, Report, Samples
+from embedded import suite
+from embedded.parts import Part
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from gateway.render import descriptor_set
 from modelyard.cli.figures import Calls
 from modelyard.cli.scraped import parse
 from modelyard.registry.v1 import models_pb2
 from services.chassis.hosts.framing import frame
-from services.embedded import suite
-from services.embedded.parts import Part
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 
 HOSTS = ("envoy", "grpcio")
 CALL = "modelyard.registry.v1.ModelService/GetModel"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.embedded.golang import GoProgram
+from embedded.golang import GoProgram
 
 GHZ = GoProgram("ghz", "v0.121.0", "github.com/bojand/ghz/cmd/ghz")
 VERSION = GHZ.version

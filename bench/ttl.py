@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import modelyard
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 PARENT = "namespaces/default"
 _RESULTS = ("near", "shared", "miss")

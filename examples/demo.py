@@ -21,11 +21,11 @@ import grpc
 from google.protobuf import field_mask_pb2
 
 import modelyard
+from embedded.stack import Stack, StackSettings
 from examples import timm, weights
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.progress import Progress
 from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
-from services.embedded.stack import Stack, StackSettings
 
 STATE = Path(__file__).resolve().parent.parent / ".modelyard" / "demo"
 NAMESPACE = "namespaces/default"

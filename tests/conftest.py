@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 
 @pytest.fixture(scope="session")

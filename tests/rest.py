@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from services.embedded.stack import Stack
+from embedded.stack import Stack
 
 
 def call(stack: Stack, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:

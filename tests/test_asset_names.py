@@ -13,9 +13,9 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
 from modelyard.registry.v1 import models_pb2, versions_pb2
-from services.embedded.stack import Stack
 
 PATH = "模型/🦜 ¼.bin"
 BAD_PATHS = ("../x", "a/../x", "a/..", "..", "a\0b", "🦜\0")

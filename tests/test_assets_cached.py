@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2
-from services.embedded.stack import Stack
 
 
 def _read(yard: modelyard.Client, name: str) -> tuple[assets_pb2.Asset, str]:

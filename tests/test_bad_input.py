@@ -17,6 +17,7 @@ from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
@@ -27,7 +28,6 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
-from services.embedded.stack import Stack
 
 LONG = "x" * 10_000_000
 PARENT = "namespaces/default"

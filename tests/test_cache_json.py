@@ -10,9 +10,9 @@ import time
 import grpc
 import pytest
 
+from embedded.stack import Stack
 from modelyard.cache.v1.cache_pb2 import ScanRequest
 from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
-from services.embedded.stack import Stack
 from tests.rest import call, done
 
 

@@ -13,13 +13,13 @@ from contextlib import suppress
 import grpc
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
-from services.embedded.stack import Stack
 
 MARK = "zq9x"
 CALLS = 600  # of each kind

@@ -26,9 +26,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2_grpc
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 from tests.coherence import assets, writers
 from tests.coherence.caches import Cache, Ways
 from tests.coherence.history import Answered, History, Seen

@@ -18,10 +18,10 @@ from deploy.checks.policies import network
 from deploy.checks.policies.probes import PATHS
 from deploy.checks.policies.watching import METRICS
 from deploy.checks.suite import Suite
+from embedded.stack import Stack
+from embedded.suite import serving
 from modelyard.cli.main import main
 from modelyard.registry.v1 import models_pb2
-from services.embedded.stack import Stack
-from services.embedded.suite import serving
 
 _PATIENCE = 30.0
 

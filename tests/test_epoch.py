@@ -20,16 +20,16 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from embedded.link import Link
+from embedded.parts import free_port
+from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
+from embedded.valkey import Valkey
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import models_pb2
 from services.cache.tests import yard as caches
 from services.cache.tests.yard import NAME, Backend, Cache
-from services.embedded.link import Link
-from services.embedded.parts import free_port
-from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
-from services.embedded.valkey import Valkey
 from services.ledger.migrate import go_on_after_restore, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import create, revisions, watch

@@ -18,13 +18,13 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 import modelyard
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.contracts import public_services
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
 from services.chassis.tests.behaviour.wire import WINDOW, Reply, Wire, message
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 NAME = "namespaces/default/models/front-door"
 

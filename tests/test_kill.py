@@ -18,10 +18,10 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from modelyard.registry.v1 import evaluations_pb2, models_pb2, versions_pb2
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 PARENT = "namespaces/default"
 Value = TypeVar("Value")

@@ -17,8 +17,8 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 import modelyard
+from embedded.stack import Stack
 from gateway.openapi.__main__ import COMMITTED
-from services.embedded.stack import Stack
 from tests.rest import call, done
 
 SPACE = "namespaces/openapi"

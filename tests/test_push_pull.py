@@ -15,12 +15,12 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.link import Link
+from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.main import main
 from modelyard.cli.pulled import STATE_FILE
 from modelyard.registry.v1 import models_pb2, versions_pb2
-from services.embedded.link import Link
-from services.embedded.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1024 * 1024

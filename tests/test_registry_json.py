@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.embedded.stack import Stack
+from embedded.stack import Stack
 from tests.rest import call, done
 
 SPACE = "namespaces/json"

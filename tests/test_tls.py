@@ -22,14 +22,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import modelyard
+from embedded import handshake, suite
+from embedded.__main__ import welcome
+from embedded.authority import Authority
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cli.main import main
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.chassis.settings.tls import TlsFiles
-from services.embedded import handshake, suite
-from services.embedded.__main__ import welcome
-from services.embedded.authority import Authority
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 PARENT = "namespaces/default"
 #: How often all certificates are renewed; `make drill-tls` asks for more.

@@ -28,10 +28,10 @@ from bench.grown import grown, size
 from bench.peers import mlflow
 from bench.peers.operations import PARENT, Operation, operations
 from bench.population import draw
+from embedded.postgres import Postgres
+from embedded.testing import scratch
 from gateway.render import descriptor_set
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
-from services.embedded.postgres import Postgres
-from services.embedded.testing import scratch
 
 MODELS = int(os.environ.get("MODELS", "10000"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))

@@ -24,9 +24,9 @@ import asyncpg
 
 from bench import ghz
 from bench.population import VERSIONS, Drawn
-from services.embedded.parts import Part, free_port
-from services.embedded.postgres import Postgres
-from services.embedded.supervisor import Supervisor
+from embedded.parts import Part, free_port
+from embedded.postgres import Postgres
+from embedded.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 _VENV = ROOT / ".modelyard" / "peers" / "mlflow"

@@ -17,9 +17,9 @@ from grpc_health.v1 import health_pb2
 import modelyard
 from bench.population import Say, populate
 from bench.run.shots import Target
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from gateway.render import descriptor_set
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def test_without_ghz_and_without_a_network(tmp_path: Path) -> None:
     """
     It says what is missing and where to get it, and ends with an error.
     """
-    code = "import pathlib, bench.tools as t, services.embedded.golang as g; g.TOOLS = pathlib.Path('none'); t.ghz()"
+    code = "import pathlib, bench.tools as t, embedded.golang as g; g.TOOLS = pathlib.Path('none'); t.ghz()"
     environment = {"PATH": "", "HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,

@@ -14,7 +14,7 @@ import yaml
 
 from deploy import secrets
 from deploy.checks.suite import Suite
-from services.embedded.golang import GoProgram
+from embedded.golang import GoProgram
 
 KUSTOMIZE = GoProgram("kustomize", "v5.7.1", "sigs.k8s.io/kustomize/kustomize/v5")
 OVERLAYS = Path(__file__).resolve().parents[1] / "overlays"

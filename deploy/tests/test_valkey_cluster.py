@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from deploy.secrets import make
-from services.embedded.parts import free_port
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
-from services.embedded.valkey import Valkey
+from embedded.parts import free_port
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
+from embedded.valkey import Valkey
 
 COMPONENT = Path(__file__).resolve().parents[1] / "components" / "data-valkey"
 PASSWORD = "s3cret"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
+from embedded.s3 import BUCKET, S3
+from embedded.testing import scratch
 from gateway.tests import front
 from gateway.tests.echo import Echo
-from services.embedded.s3 import BUCKET, S3
-from services.embedded.testing import scratch
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from embedded import suite
+from embedded.parts import free_port, socket_file
+from embedded.s3 import BUCKET, REGION, S3
+from embedded.supervisor import Supervisor
 from gateway.__main__ import ask as administration
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
@@ -23,10 +27,6 @@ from gateway.bucket import Bucket
 from gateway.limits import USUAL, Limits
 from gateway.render import Addresses
 from gateway.tls import NO_TLS, Tls
-from services.embedded import suite
-from services.embedded.parts import free_port, socket_file
-from services.embedded.s3 import BUCKET, REGION, S3
-from services.embedded.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import grpc
 
+from embedded import suite
+from embedded.parts import Part
+from embedded.supervisor import Supervisor
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
-from services.chassis.context import Context
 from services.chassis.deadlines import remaining
-from services.chassis.server import Server, main
-from services.embedded import suite
-from services.embedded.parts import Part
-from services.embedded.supervisor import Supervisor
+from services.chassis.serving.context import Context
+from services.chassis.serving.server import Server, main
 
 HEALTH = "modelyard.registry.v1.ModelService"
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
 
+from embedded.s3 import S3
 from gateway import access
 from gateway.access import Tokens
 from gateway.openapi.bindings import bindings
@@ -29,7 +30,6 @@ from gateway.tests.echo import Echo, call
 from modelyard.contracts import scopes, services
 from services.chassis.access import AccessMode
 from services.chassis.access.policy import PUBLIC
-from services.embedded.s3 import S3
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"

@@ -16,6 +16,8 @@ from typing import Any
 import grpc
 import pytest
 
+from embedded import suite
+from embedded.s3 import S3
 from gateway import access_log
 from gateway.access import Tokens
 from gateway.access_log import AccessLog
@@ -24,8 +26,6 @@ from gateway.tests import front
 from gateway.tests.echo import Echo, call
 from modelyard.cli.scraped import parse
 from services.chassis.access import AccessMode
-from services.embedded import suite
-from services.embedded.s3 import S3
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from embedded.s3 import BUCKET
 from gateway.tests.conftest import FOREVER, Put
 from gateway.tests.front import Front
-from services.embedded.s3 import BUCKET
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

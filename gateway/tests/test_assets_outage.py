@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from embedded.parts import Part, free_port
+from embedded.s3 import BUCKET, S3
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from gateway.tests import front
 from gateway.tests.conftest import Put
-from services.embedded.parts import Part, free_port
-from services.embedded.s3 import BUCKET, S3
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

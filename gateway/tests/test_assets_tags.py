@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from embedded.s3 import BUCKET, S3
+from embedded.testing import scratch
 from gateway.access import Tokens
 from gateway.tests.conftest import FOREVER, Put
 from gateway.tests.front import Front, gateway
 from services.chassis.access import AccessMode
-from services.embedded.s3 import BUCKET, S3
-from services.embedded.testing import scratch
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from embedded.s3 import S3
 from gateway.openapi.bindings import Binding, bindings
 from gateway.tests import front
 from gateway.tests.echo import Echo
 from modelyard.contracts import services
-from services.embedded.s3 import S3
 
 MODELS = "/v1/namespaces/default/models"
 WORDS = {

@@ -11,12 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
+from embedded.s3 import S3
 from gateway import browsers
 from gateway.access import Tokens
 from gateway.tests import front
 from gateway.tests.echo import Echo, call
 from services.chassis.access import AccessMode
-from services.embedded.s3 import S3
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 MODELS = "/v1/namespaces/default/models"

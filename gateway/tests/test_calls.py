@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from embedded.s3 import S3
 from gateway.limits import Limits
 from gateway.tests import front, stand_in
 from modelyard.registry.v1 import models_pb2
 from services.chassis.hosts import envoy
 from services.chassis.tests.behaviour import hpack
 from services.chassis.tests.behaviour.wire import END_HEADERS, END_STREAM, HEADERS, Reply, Wire, message
-from services.embedded.s3 import S3
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 CREATE = "/modelyard.registry.v1.ModelService/CreateModel"

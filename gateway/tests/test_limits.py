@@ -16,13 +16,13 @@ import grpc
 import psutil
 import pytest
 
+from embedded.s3 import S3
 from gateway import limits
 from gateway.access import Tokens
 from gateway.limits import Limits
 from gateway.tests import front
 from gateway.tests.echo import Echo, call
 from services.chassis.access import AccessMode
-from services.embedded.s3 import S3
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"

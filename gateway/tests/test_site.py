@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from embedded.s3 import S3
+from embedded.testing import scratch
 from gateway import site
 from gateway.access import Tokens
 from gateway.tests.front import Front, gateway
 from services.chassis.access import AccessMode
-from services.embedded.s3 import S3
-from services.embedded.testing import scratch
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]

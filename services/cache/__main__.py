@@ -33,7 +33,7 @@ from services.cache.store.shared import Shared
 from services.cache.store.valkey import Valkey
 from services.cache.store.values import ValueStore
 from services.cache.warming import Warmer
-from services.chassis.server import Server, main
+from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 
 

@@ -13,7 +13,7 @@ from services.cache.model.coherence import Coherence
 from services.cache.model.namespaces import Namespace
 from services.cache.model.values import Invalidation, Log
 from services.cache.store.values import ValueStore
-from services.chassis.background import Work, begin, end
+from services.chassis.serving.background import Work, begin, end
 
 _RETRY = (0.2, 2.0)
 

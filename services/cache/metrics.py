@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.chassis.background import Chores
-from services.chassis.histograms import Histogram
+from services.chassis.observability.histograms import Histogram
+from services.chassis.serving.background import Chores
 
 # Writes to the shared level that wait; more are dropped, because the level may be slow and memory is not endless.
 _MOST_BACKGROUND = 1000

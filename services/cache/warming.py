@@ -17,8 +17,8 @@ from services.cache.model.coherence import Coherence
 from services.cache.model.hot import HotKeys
 from services.cache.proxy.read_through import ReadThrough
 from services.cache.store.hot import HotStore
-from services.chassis.background import Work, begin, end, every
 from services.chassis.errors import FailedPrecondition
+from services.chassis.serving.background import Work, begin, end, every
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from services.cdn.store.records import Records
 from services.cdn.store.s3 import traffic
 from services.cdn.store.sweeping import Sweeper
 from services.cdn.store.uploads import Uploads
-from services.chassis.server import Server, main
+from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
 from services.ledger.migrate import migrations

@@ -24,7 +24,7 @@ from services.cdn.store.shares import Shares, remove_shares
 from services.cdn.store.signing import CloudFrontSigner, S3Signer
 from services.cdn.store.static_files import StaticFileStore
 from services.cdn.store.static_objects import StaticObjects
-from services.chassis.server import Server
+from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer

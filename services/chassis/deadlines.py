@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from services.chassis.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from services.chassis.context import Context
+    from services.chassis.serving.context import Context
 
 FOREVER = float("inf")
 

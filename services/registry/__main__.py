@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from modelyard.contracts import public_services, scopes
-from services.chassis.background import beside, every
-from services.chassis.peers import Peer
-from services.chassis.server import Server, main
+from services.chassis.clients.channels import Peer
+from services.chassis.serving.background import beside, every
+from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
 from services.ledger.migrate import migrations

@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
-from services.embedded.stack import Stack
 from tests.abuse.attacks import ATTACKS
 from tests.abuse.keyvalue import VALKEY
 

@@ -13,8 +13,8 @@ import uuid
 import pytest
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.registry.v1 import models_pb2
-from services.embedded.stack import Stack
 from tests.abuse.bad_requests import DEFAULT, GROUPS, MODELS, send
 from tests.abuse.test_abuse import behaving
 

@@ -10,10 +10,10 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cli.main import main
 from modelyard.registry.v1 import models_pb2, versions_pb2
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 NAME = "namespaces/default/models/mine"
 

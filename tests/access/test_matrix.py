@@ -16,12 +16,12 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 import modelyard
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from gateway.openapi.bindings import Binding, bindings
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.contracts import is_internal, scopes, services
 from modelyard.registry.v1 import audit_pb2, models_pb2, versions_pb2
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 from tests.access.tokens import Issuer, settings
 
 METHODS = [method for service in services() for method in service.methods]

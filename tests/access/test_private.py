@@ -18,14 +18,14 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.postgres import ASSETS_DATABASE
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.contracts import public_scopes
 from modelyard.tokens import mint
 from services.cdn.tests.made import safetensors, tensor
-from services.embedded.postgres import ASSETS_DATABASE
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 READ = "assets.read"
 #: What tells two calls apart that say the same.

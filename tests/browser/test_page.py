@@ -18,8 +18,8 @@ from selenium.webdriver.support.expected_conditions import visibility_of_element
 from selenium.webdriver.support.wait import WebDriverWait
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
-from services.embedded.stack import Stack
 
 SPACE = "namespaces/browser"
 NAMES = [f"{SPACE}/models/{name}" for name in ("convnext", "resnet", "vit")]

@@ -14,12 +14,12 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import visibility_of_element_located
 from selenium.webdriver.support.wait import WebDriverWait
 
+from embedded.s3 import S3
+from embedded.testing import scratch
 from gateway.access import Tokens
 from gateway.tests import front
 from gateway.tests.echo import Echo
 from services.chassis.access import AccessMode
-from services.embedded.s3 import S3
-from services.embedded.testing import scratch
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 
 LIST = "#operations-ModelService-ModelService_ListModels"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.embedded.stack import Stack
+from embedded.stack import Stack
 from tests.client.memory import Memory, Server, serving
 from tests.client.memory_registry import Registry
 

@@ -14,12 +14,12 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.authority import Authority
 from modelyard.cli.main import main
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
+from services.chassis.serving.tls import Identity, server_credentials
 from services.chassis.settings.tls import TlsFiles
-from services.chassis.tls import Identity, server_credentials
-from services.embedded.authority import Authority
 
 GET = models_pb2.GetModelRequest(name="namespaces/default/models/m")
 

@@ -25,11 +25,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import modelyard
+from embedded.stack import Stack
 from modelyard.cli.figures import Calls, figures
 from modelyard.cli.main import main
 from modelyard.cli.scraped import Page, Sample, parse
 from modelyard.registry.v1 import models_pb2
-from services.embedded.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = 'modelyard_build_info{program="services.registry"} 1\n'

@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 import modelyard
+from embedded.link import Link
 from modelyard.cdn.v1 import assets_pb2
-from services.embedded.link import Link
 
 MIB = 1024 * 1024
 

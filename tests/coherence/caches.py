@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from services.embedded import suite
-from services.embedded.link import Link
-from services.embedded.parts import Part, free_port
-from services.embedded.supervisor import Supervisor
+from embedded import suite
+from embedded.link import Link
+from embedded.parts import Part, free_port
+from embedded.supervisor import Supervisor
 
 _OPTIONS = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50)]
 

@@ -14,7 +14,7 @@ from services.cache import __main__ as cache
 from services.cache.model.coherence import Coherence
 from services.cache.settings import CacheSettings
 from services.cache.tests.schedules.fleet import small
-from services.chassis.server import Server, main
+from services.chassis.serving.server import Server, main
 
 
 @asynccontextmanager

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from services.embedded import suite
-from services.embedded.parts import Part, free_port
-from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
-from services.embedded.s3 import BUCKET, REGION, S3
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import HASTY
-from services.embedded.valkey import Valkey
+from embedded import suite
+from embedded.parts import Part, free_port
+from embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
+from embedded.s3 import BUCKET, REGION, S3
+from embedded.supervisor import Supervisor
+from embedded.testing import HASTY
+from embedded.valkey import Valkey
 
 # How far behind a replica may be and answer: less than the bound of the caches.
 LAG = 1.0

@@ -13,10 +13,10 @@ from typing import Any
 import asyncpg
 import redis.asyncio as redis
 
-from services.embedded.link import Link
-from services.embedded.parts import Part
-from services.embedded.postgres import Postgres
-from services.embedded.supervisor import Supervisor
+from embedded.link import Link
+from embedded.parts import Part
+from embedded.postgres import Postgres
+from embedded.supervisor import Supervisor
 from tests.coherence.caches import Cache
 
 _Kind = Callable[["Troubles", Cache], Awaitable[None]]

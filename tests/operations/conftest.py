@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.embedded.testing import scratch
+from embedded.testing import scratch
 from tests.operations.estate import Estate
 
 

@@ -15,11 +15,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from services.embedded.parts import secret_file
-from services.embedded.postgres import SERVICE_ROLE
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.supervisor import Supervisor
-from services.embedded.valkey_cluster import ValkeyCluster
+from embedded.parts import secret_file
+from embedded.postgres import SERVICE_ROLE
+from embedded.stack import Stack, StackSettings
+from embedded.supervisor import Supervisor
+from embedded.valkey_cluster import ValkeyCluster
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "operations"
 #: Clients that have lost a gateway try again after one second and then after 1.6: docs/rolling.md.

@@ -23,8 +23,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import modelyard
+from embedded.postgres import SERVICE_ROLE
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc
-from services.embedded.postgres import SERVICE_ROLE
 from tests.operations.estate import FIRST, Estate, run
 from tests.rolling.load import Load
 

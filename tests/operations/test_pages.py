@@ -20,8 +20,8 @@ import yaml
 
 from deploy.checks.__main__ import problems
 from deploy.checks.building import NoKustomizeError, build, build_all
+from embedded.stack import Stack
 from modelyard.cli.main import _parser
-from services.embedded.stack import Stack
 from tests.operations.estate import DOCS, blocks, run
 
 ROOT = DOCS.parents[1]

@@ -13,9 +13,9 @@ import pytest
 import redis
 
 import modelyard
+from embedded.parts import free_port
+from embedded.valkey import Valkey
 from modelyard.cache.v1 import cache_pb2
-from services.embedded.parts import free_port
-from services.embedded.valkey import Valkey
 from tests.operations.estate import Estate, run, until
 from tests.rolling.load import Load
 

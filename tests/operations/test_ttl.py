@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import modelyard
 from bench.ttl import Load, measure, populate
-from services.embedded.stack import Stack
+from embedded.stack import Stack
 
 
 def test_a_longer_time_to_live_shows(stack: Stack, yard: modelyard.Client) -> None:

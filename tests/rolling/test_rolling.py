@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from tests.rolling.load import Load
 
 pytestmark = pytest.mark.alone

@@ -15,15 +15,15 @@ import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedded import suite
+from embedded.parts import Part, free_port, socket_file
+from embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres
+from embedded.s3 import BUCKET, REGION, S3
+from embedded.supervisor import Supervisor
+from embedded.testing import HASTY
+from embedded.valkey import Valkey
 from gateway.bucket import Bucket
 from gateway.render import Addresses
-from services.embedded import suite
-from services.embedded.parts import Part, free_port, socket_file
-from services.embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres
-from services.embedded.s3 import BUCKET, REGION, S3
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import HASTY
-from services.embedded.valkey import Valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 HEALTH = {

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.postgres import SERVICE_ROLE, Postgres
 
 _COLUMNS = """
 SELECT table_name || '.' || column_name, data_type || ' ' || coalesce(udt_name, ''),

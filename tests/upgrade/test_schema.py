@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.embedded.postgres import Postgres
+from embedded.postgres import Postgres
 from tests.upgrade.fleet import ROOT, NoHistoryError, Release, releases
 from tests.upgrade.schemas import Schema, taken_away
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 import modelyard
+from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2
-from services.embedded.testing import scratch
 from tests.rolling.load import Load
 from tests.upgrade.fleet import Fleet, NoHistoryError, Release, releases
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from deploy.monitoring.__main__ import FOLDER
-from services.embedded.parts import free_port
+from embedded.parts import free_port
 
 
 def program(name: str) -> str:

@@ -22,11 +22,11 @@ import pytest
 import modelyard
 from deploy.monitoring.__main__ import FOLDER
 from deploy.monitoring.tests.prometheus import Prometheus, program, scraping
+from embedded import suite
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cache.v1 import cache_pb2
 from modelyard.registry.v1 import models_pb2
-from services.embedded import suite
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
 PARENT = "namespaces/default"

@@ -14,10 +14,10 @@ import pytest
 
 import modelyard
 from deploy.monitoring.objectives import objectives
+from embedded.stack import Stack, StackSettings
+from embedded.testing import scratch
 from modelyard.cli.scraped import parse
 from modelyard.registry.v1 import models_pb2
-from services.embedded.stack import Stack, StackSettings
-from services.embedded.testing import scratch
 
 
 @pytest.fixture

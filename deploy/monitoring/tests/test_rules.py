@@ -15,7 +15,7 @@ import yaml
 from deploy.monitoring.__main__ import FOLDER, generated
 from deploy.monitoring.objectives import FAULTS, cached_reads, objectives
 from deploy.monitoring.tests.prometheus import program
-from services.chassis.histograms import CALL_SECONDS
+from services.chassis.observability.histograms import CALL_SECONDS
 
 RULES = sorted((FOLDER / "rules").glob("*.yaml"))
 TESTS = sorted((FOLDER / "rules" / "tests").glob("*.yaml"))

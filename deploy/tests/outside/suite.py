@@ -22,15 +22,15 @@ from pathlib import Path
 
 from deploy.checks.suite import Object, Pod, Suite, file_mounts
 from deploy.tests.outside import image
+from embedded.access import OWN_SCOPES
+from embedded.authority import Authority
+from embedded.parts import Part, free_port
+from embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres, binary
+from embedded.s3 import S3
+from embedded.supervisor import Supervisor
+from embedded.valkey_cluster import ValkeyCluster
 from modelyard.contracts import public_scopes
 from modelyard.tokens import key_set, make_key, mint
-from services.embedded.access import OWN_SCOPES
-from services.embedded.authority import Authority
-from services.embedded.parts import Part, free_port
-from services.embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres, binary
-from services.embedded.s3 import S3
-from services.embedded.supervisor import Supervisor
-from services.embedded.valkey_cluster import ValkeyCluster
 
 OWNER = "modelyard"
 _MOUNTS = "/etc/modelyard"

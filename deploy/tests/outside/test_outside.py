@@ -25,10 +25,10 @@ import redis
 import modelyard
 from deploy.checks.suite import Suite
 from deploy.tests.outside.suite import Outside
+from embedded.testing import scratch
 from examples import weights
 from examples.demo import Demo
 from modelyard.registry.v1 import models_pb2
-from services.embedded.testing import scratch
 from tests.rolling.load import Load
 
 pytestmark = pytest.mark.alone

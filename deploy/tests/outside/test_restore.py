@@ -20,13 +20,13 @@ from google.protobuf import field_mask_pb2
 import modelyard
 from deploy.checks.suite import Suite
 from deploy.tests.outside.suite import Outside
+from embedded.postgres import ASSETS_DATABASE, DATABASE
+from embedded.s3 import BUCKET, REGION, S3
+from embedded.testing import scratch
 from examples import weights
 from examples.demo import Demo
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import aliases_pb2, audit_pb2, models_pb2, versions_pb2
-from services.embedded.postgres import ASSETS_DATABASE, DATABASE
-from services.embedded.s3 import BUCKET, REGION, S3
-from services.embedded.testing import scratch
 from services.ledger.migrate import AHEAD
 
 if TYPE_CHECKING:

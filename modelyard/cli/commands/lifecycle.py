@@ -7,12 +7,12 @@ from __future__ import annotations
 import argparse
 import uuid
 
-from modelyard.cli.commands import versions
 from modelyard.cli.labels import change_labels, label_change
 from modelyard.cli.names import model_name, namespace_name
 from modelyard.cli.output import Column, Output, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited
 from modelyard.cli.refs import one_version, resolve
+from modelyard.cli.versions import show
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
 
@@ -46,7 +46,7 @@ def label(yard: Client, args: argparse.Namespace, output: Output) -> None:
     paths = change_labels(version.labels, args.labels)
     request = pb.UpdateVersionRequest(version=version, request_id=uuid.uuid4().hex)
     request.update_mask.paths.extend(paths)
-    versions.show(output, yard.versions.UpdateVersion(request))
+    show(output, yard.versions.UpdateVersion(request))
 
 
 def copy(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -55,7 +55,7 @@ def copy(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     source = resolve(yard, args.version)
     request = pb.CopyVersionRequest(parent=model_name(args.model), source=source, request_id=uuid.uuid4().hex)
-    versions.show(output, yard.versions.CopyVersion(request))
+    show(output, yard.versions.CopyVersion(request))
 
 
 def find(yard: Client, args: argparse.Namespace, output: Output) -> None:

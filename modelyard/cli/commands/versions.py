@@ -11,10 +11,11 @@ import uuid
 from modelyard.cli.commands import lifecycle, pull, push
 from modelyard.cli.labels import change_labels
 from modelyard.cli.names import FORMS, model_name
-from modelyard.cli.output import Column, Output, pairs, time_of
+from modelyard.cli.output import Column, Output, time_of
 from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
 from modelyard.cli.progress import amount
 from modelyard.cli.refs import looked_up, newest_or, one_version, resolve
+from modelyard.cli.versions import show, state
 from modelyard.cli.warned import warn
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -151,37 +152,3 @@ def finalize(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     request = pb.FinalizeVersionRequest(name=resolve(yard, args.version), request_id=uuid.uuid4().hex)
     show(output, yard.versions.FinalizeVersion(request))
-
-
-def state(version: pb.Version) -> str:
-    """
-    The state as one word.
-    """
-    return pb.Version.State.Name(version.state).removeprefix("STATE_")
-
-
-def show(output: Output, version: pb.Version) -> None:
-    """
-    Print a version and its files.
-    """
-    files = [(f"file {each.path}", f"{each.sha256}  {amount(each.size_bytes, 'B')}") for each in version.artifacts]
-    facts = [
-        ("name", version.name),
-        ("state", state(version)),
-        ("failure", version.failure),
-        ("description", version.description),
-        ("stage", version.stage),
-        ("labels", pairs(version.labels.items())),
-        ("copied from", version.copied_from),
-        ("trained from", version.lineage.parent_version),
-        ("trained on", ", ".join(version.lineage.training_data)),
-        ("run", version.lineage.run),
-        ("git commit", version.lineage.git_commit),
-        ("size", amount(version.size_bytes, "B")),
-        *files,
-        ("created", time_of(version.create_time)),
-        ("updated", time_of(version.update_time)),
-        ("deleted", time_of(version.delete_time)),
-        ("revision", str(version.revision)),
-    ]
-    output.one(version, facts)

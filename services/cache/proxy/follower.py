@@ -15,8 +15,8 @@ from modelyard.changes.v1 import changes_pb2
 from services.cache.model.coherence import Coherence
 from services.cache.proxy.origin import Origin
 from services.cache.proxy.streams import Stream
-from services.chassis.background import Work, begin, beside, end
-from services.chassis.histograms import Histogram
+from services.chassis.observability.histograms import Histogram
+from services.chassis.serving.background import Work, begin, beside, end
 
 HEARTBEAT = 0.5
 _RETRY = (0.05, 1.0)

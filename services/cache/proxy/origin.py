@@ -14,9 +14,9 @@ from typing import Any
 import grpc
 
 from services.chassis.access import OwnToken
-from services.chassis.outgoing import outgoing
-from services.chassis.peers import Peer
-from services.chassis.tls import Identity
+from services.chassis.clients.channels import Peer
+from services.chassis.clients.outgoing import outgoing
+from services.chassis.serving.tls import Identity
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

@@ -23,8 +23,8 @@ from services.cache.proxy.loading import LOAD_SECONDS, Keeping, Loaded, Loads
 from services.cache.proxy.origin import Answer, Metadata, Origin
 from services.cache.proxy.policies import Policy
 from services.cache.proxy.wishes import Wish, wish
-from services.chassis.context import Context
 from services.chassis.deadlines import outgoing_timeout
+from services.chassis.serving.context import Context
 
 # Who has an answer past its time does not wait longer than this for a better one.
 _PATIENCE = 1.0

@@ -15,8 +15,8 @@ from services.cache.proxy.follower import Follower
 from services.cache.store.breakers import Breakers, worst
 from services.cache.store.shared import Shared
 from services.cache.warming import Warmer
-from services.chassis.context import Context
 from services.chassis.errors import Violations
+from services.chassis.serving.context import Context
 
 _MOST_RATE = 100_000
 

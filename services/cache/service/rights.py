@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from services.cache.model.namespaces import Namespace
 from services.cache.model.rights import Right
-from services.chassis.callers import CLIENT
-from services.chassis.context import Context, values_of
+from services.chassis.access.callers import CLIENT
 from services.chassis.errors import FailedPrecondition, PermissionDenied
 from services.chassis.interceptors import identity
+from services.chassis.serving.context import Context, values_of
 
 
 def there(namespace: Namespace, context: Context) -> bool:

@@ -27,8 +27,8 @@ from services.cache.model.values import Draft, Hit, Invalidation, Lease, Stored,
 from services.cache.proxy.wishes import Wish, wish
 from services.cache.service import rights
 from services.cache.store.values import ValueStore
-from services.chassis.context import Context
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.serving.context import Context
 
 _HEARTBEAT_SECONDS = 1.0
 _LEASE_SECONDS = (0.01, 5.0, 60.0)

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 from services.cache.store.valkey import Refused, Unreachable, Valkey
-from services.chassis.background import begin
+from services.chassis.serving.background import begin
 
 _log = logging.getLogger(__name__)
 

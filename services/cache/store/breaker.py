@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from services.chassis.background import begin, end
+from services.chassis.serving.background import begin, end
 
 _log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from embedded.supervisor import Supervisor
+from embedded.valkey import Valkey
+from embedded.valkey_cluster import ValkeyCluster
 from services.cache.tests.keyvalue import SMALL, Values
 from services.cache.tests.yard import Backend, Cache, Origin, running, serving
-from services.embedded.supervisor import Supervisor
-from services.embedded.valkey import Valkey
-from services.embedded.valkey_cluster import ValkeyCluster
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import grpc
 import pytest
 import redis
 
+from embedded.parts import free_port
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
+from embedded.valkey import Valkey
 from modelyard.cache.v1 import cache_pb2 as pb
 from services.cache.model.namespaces import parse
 from services.cache.tests.keyvalue import Values, code
 from services.cache.tests.yard import Backend, Cache, running
-from services.embedded.parts import free_port
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
-from services.embedded.valkey import Valkey
 
 BASE = b"modelyard:v:{small}:"
 NAMESPACES = Path(__file__).parents[1] / "namespaces.toml"

@@ -14,15 +14,15 @@ import grpc
 import pytest
 import redis
 
+from embedded.link import Link
+from embedded.parts import free_port
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
+from embedded.valkey import Valkey
+from embedded.valkey_cluster import ValkeyCluster
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.registry.v1 import models_pb2
 from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
-from services.embedded.link import Link
-from services.embedded.parts import free_port
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
-from services.embedded.valkey import Valkey
-from services.embedded.valkey_cluster import ValkeyCluster
 
 IMPATIENT = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.05"}
 

@@ -16,15 +16,15 @@ import grpc
 import redis
 from prometheus_client import CollectorRegistry
 
+from embedded.parts import free_port
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
 from services.cache.__main__ import compose
 from services.cache.settings import CacheSettings
 from services.chassis.hosts.grpcio import GrpcioHost
-from services.chassis.metrics import Metrics
-from services.chassis.server import Server
+from services.chassis.observability.metrics import Metrics
+from services.chassis.serving.server import Server
 from services.chassis.settings import load
-from services.embedded.parts import free_port
 
 NAME = "namespaces/default/models/m"
 

@@ -33,8 +33,8 @@ from services.cdn.store.indexes import Indexes
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Records
 from services.chassis.checks import Checks
-from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
+from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect, subject
 

@@ -11,7 +11,7 @@ from modelyard.cdn.v1.changes_pb2_grpc import ChangeServiceServicer
 from modelyard.changes.v1 import changes_pb2 as pb
 from services.cdn.model import is_prefix
 from services.cdn.service.privacy import Privacy
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.service.changes import watch_changes
 from services.ledger.store.feed import ChangeFeed
 

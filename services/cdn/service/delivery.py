@@ -26,8 +26,8 @@ from services.cdn.store.invalidations import InvalidationStore
 from services.cdn.store.links import Links
 from services.cdn.store.static_files import StaticFileStore
 from services.chassis.checks import Checks
-from services.chassis.context import Context
 from services.chassis.errors import FailedPrecondition, InvalidArgument
+from services.chassis.serving.context import Context
 from services.ledger.model.calls import etag
 from services.ledger.service.calls import Mutations, reflect
 

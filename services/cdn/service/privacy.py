@@ -9,9 +9,9 @@ from typing import Any
 
 from services.cdn.model import Asset, asset_name
 from services.chassis.access import ANYBODY
-from services.chassis.context import Context
 from services.chassis.errors import FailedPrecondition, NotFound, PermissionDenied, Unauthenticated
 from services.chassis.interceptors import identity
+from services.chassis.serving.context import Context
 from services.ledger.model.calls import Missing, Read
 from services.ledger.service.calls import reflect
 

@@ -12,7 +12,7 @@ from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset
 from services.cdn.store.pins import Pins
 from services.cdn.store.records import Arrival, Records
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations, say_revision
 
 

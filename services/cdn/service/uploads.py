@@ -24,8 +24,8 @@ from services.cdn.store.finishing import Finisher
 from services.cdn.store.records import Records
 from services.cdn.store.resuming import UploadWriter, begin
 from services.cdn.store.uploads import Uploads, check_way, stored_id
-from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
+from services.chassis.serving.context import Context
 from services.ledger.service.calls import say_revision
 
 _LEAST_TTL, _USUAL_TTL, _MOST_TTL = 60, 3600, 12 * 3600

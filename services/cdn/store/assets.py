@@ -20,7 +20,7 @@ from services.cdn.store.reader import AssetReader
 from services.cdn.store.records import Records
 from services.cdn.store.s3 import S3Settings
 from services.cdn.store.writer import AssetWriter
-from services.chassis.background import Chores
+from services.chassis.serving.background import Chores
 
 #: Seconds that work in the background may take at the end, within the time to drain.
 _PATIENCE = 10.0

@@ -20,8 +20,8 @@ from services.cdn.model import Asset, all_keys
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.records import CONDEMN, condemned
 from services.cdn.store.rows import ASSET, to_asset
-from services.chassis.background import begin
 from services.chassis.errors import ModelyardError
+from services.chassis.serving.background import begin
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer

@@ -21,8 +21,8 @@ from services.cdn.store.inspecting import inspected, scanned_in
 from services.cdn.store.records import Arrival, Records
 from services.cdn.store.s3 import Missing, Taken
 from services.cdn.store.uploads import Uploads
-from services.chassis.background import begin
 from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
+from services.chassis.serving.background import begin
 
 _PIECE = 4 << 20
 # When a process dies while it finishes an upload, nobody else can for so long. That is said again so often that it

@@ -11,7 +11,7 @@ from functools import partial
 from services.cdn.model import Draft, Span
 from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect, scan
 from services.cdn.store.bucket import Bucket
-from services.chassis.background import begin
+from services.chassis.serving.background import begin
 
 # The largest header that is read takes half a second and some hundred MB meanwhile; so may a scan.
 _turns, _scans = asyncio.Semaphore(2), asyncio.Semaphore(2)

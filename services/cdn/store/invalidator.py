@@ -22,7 +22,7 @@ from uuid import UUID
 from services.cdn.model.delivery import InvalidationState
 from services.cdn.store.edge import Edge, EdgeBusy, EdgeRefuses
 from services.cdn.store.invalidations import InvalidationStore
-from services.chassis.background import beside, every
+from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement

@@ -16,7 +16,7 @@ from services.cdn.store.s3 import Missing as NoObject
 from services.cdn.store.static_files import NOW, ORIGINAL, to_original, to_static_file
 from services.cdn.store.static_objects import StaticObjects
 from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
-from services.chassis.background import beside, every
+from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement
 

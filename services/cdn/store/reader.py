@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from services.cdn.model import Asset, Span
 from services.cdn.store.bucket import Bucket
 from services.cdn.store.s3 import Missing, PastEnd
-from services.chassis.background import Chores
 from services.chassis.errors import DataLoss, NotFound, OutOfRange, Unavailable
+from services.chassis.serving.background import Chores
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody

@@ -20,9 +20,9 @@ from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected
 from services.cdn.store.s3 import Missing
 from services.cdn.store.uploads import Progress, Uploads
-from services.chassis.background import Chores
-from services.chassis.background import begin as begin_task
 from services.chassis.errors import ModelyardError, NotFound
+from services.chassis.serving.background import Chores
+from services.chassis.serving.background import begin as begin_task
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from services.cdn.store.bucket import Bucket, Multipart
 from services.cdn.store.collection import Collection, Grace
 from services.cdn.store.finishing import Finisher
 from services.cdn.store.uploads import Uploads
-from services.chassis.background import beside, every
+from services.chassis.serving.background import beside, every
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)

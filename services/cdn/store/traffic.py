@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.utils import determine_content_length
 
-from services.chassis.histograms import Histogram
+from services.chassis.observability.histograms import Histogram
 
 if TYPE_CHECKING:
     from botocore.hooks import BaseEventHooks

@@ -19,7 +19,7 @@ from services.cdn.store.filling import Filling
 from services.cdn.store.inspecting import inspected, scanned, scanned_in
 from services.cdn.store.records import Arrival, Records, going
 from services.cdn.store.s3 import Missing, Taken
-from services.chassis.background import Chores
+from services.chassis.serving.background import Chores
 
 _log = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ import pytest
 from botocore.config import Config
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from embedded.link import Link
+from embedded.parts import free_port
+from embedded.s3 import REGION, S3
 from services.cdn.model import asset_key
 from services.cdn.store.s3 import S3Settings
 from services.cdn.tests.calls import Stub
-from services.embedded.link import Link
-from services.embedded.parts import free_port
-from services.embedded.s3 import REGION, S3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

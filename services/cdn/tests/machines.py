@@ -33,8 +33,8 @@ from services.cdn.tests.calls import chunk, digest, header
 from services.cdn.tests.memory import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
 from services.cdn.tests.trusting import Trusting
-from services.chassis.background import Chores
-from services.chassis.context import Context, Metadata
+from services.chassis.serving.background import Chores
+from services.chassis.serving.context import Context, Metadata
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import DatabaseSettings, connector
 from services.ledger.store.grouping import Writer

@@ -16,6 +16,7 @@ from typing import cast
 import asyncpg
 import pytest
 
+from embedded.postgres import SERVICE_ROLE
 from services.cdn.model.formats import Inspection
 from services.cdn.model.static_files import StaticDraft, StaticName
 from services.cdn.store.pins import Pins
@@ -23,7 +24,6 @@ from services.cdn.store.records import Arrival, Records
 from services.cdn.store.static_files import StaticFileStore
 from services.cdn.store.static_objects import StaticObjects
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
-from services.embedded.postgres import SERVICE_ROLE
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database, DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from embedded.postgres import Postgres
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys, asset_name
 from services.cdn.store.collection import Grace
@@ -33,7 +34,6 @@ from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_a
 from services.cdn.tests.memory import CopyingBucket, MemoryBucket
 from services.cdn.tests.stepping import Steps, acting
 from services.chassis.errors import ModelyardError
-from services.embedded.postgres import Postgres
 
 RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "80"))
 CONTENTS = (b"a", b"bb")

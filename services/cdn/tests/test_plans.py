@@ -17,6 +17,7 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
+from embedded.postgres import SERVICE_ROLE
 from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.model.formats import Inspection
 from services.cdn.store.bucket import Bucket, Part
@@ -26,7 +27,6 @@ from services.cdn.store.records import Arrival, Records
 from services.cdn.store.uploads import Bounds, Progress, Uploads
 from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, ResourceExhausted
-from services.embedded.postgres import SERVICE_ROLE
 from services.ledger.model.calls import Write
 from services.ledger.model.pages import Page, Query
 from services.ledger.store.changelog import Changelog

@@ -17,11 +17,11 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from embedded.link import Link
+from embedded.s3 import S3
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import ROOT, Cdn, Place, World, serving, settings
-from services.embedded.link import Link
-from services.embedded.s3 import S3
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

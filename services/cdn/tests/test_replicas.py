@@ -14,13 +14,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from embedded.parts import free_port
+from embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
+from embedded.supervisor import Supervisor
+from embedded.testing import HASTY, scratch
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import Stub, chunks, digest, header, some_bytes, stream
 from services.cdn.tests.conftest import ROOT, Place, World, serving
-from services.embedded.parts import free_port
-from services.embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import HASTY, scratch
 
 
 @pytest.fixture

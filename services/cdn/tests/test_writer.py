@@ -16,8 +16,8 @@ from services.cdn.store.encodings import Variants
 from services.cdn.store.records import Records
 from services.cdn.store.writer import AssetWriter
 from services.cdn.tests.calls import MIB, digest
-from services.chassis.background import Chores
 from services.chassis.errors import Unavailable
+from services.chassis.serving.background import Chores
 
 
 class Slow:

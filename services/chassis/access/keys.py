@@ -15,7 +15,7 @@ from pathlib import Path
 import jwt
 
 from services.chassis.access.fetching import fetch
-from services.chassis.background import Work, beside
+from services.chassis.serving.background import Work, beside
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from services.chassis.access.identity import ANYBODY, Identity
 from services.chassis.access.tokens import Verifier
-from services.chassis.context import Context, values_of
 from services.chassis.errors import PermissionDenied, Unauthenticated
+from services.chassis.serving.context import Context, values_of
 
 Check = Callable[[Context], Identity]
 

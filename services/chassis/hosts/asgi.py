@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 
-from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.hosts.call import Call
 from services.chassis.hosts.context import CallContext, Receive, Scope, Send
 from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
@@ -21,7 +20,8 @@ from services.chassis.hosts.headers import ARRIVAL, check_codec, check_size, tim
 from services.chassis.hosts.pulse import Pulse
 from services.chassis.hosts.requests import Deserializer, Requests, deserialized, read_one
 from services.chassis.interceptors.current import current_call
-from services.chassis.recording import Recorder, Recorders
+from services.chassis.observability.recording import Recorder, Recorders
+from services.chassis.serving.calls import Handler, Kind, behaviour_of, kind_of
 
 _log = logging.getLogger(__name__)
 

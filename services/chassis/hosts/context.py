@@ -1,5 +1,5 @@
 """
-The context that a handler sees on the Envoy host: `services.chassis.context.Context`, kept in plain attributes.
+The context that a handler sees on the Envoy host: `services.chassis.serving.context.Context`, kept in plain attributes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import grpc
 
-from services.chassis.context import Metadata
 from services.chassis.hosts.framing import IDENTITY
 from services.chassis.hosts.headers import from_metadata, to_metadata
+from services.chassis.serving.context import Metadata
 
 Scope = dict[str, Any]
 Event = dict[str, Any]

@@ -12,16 +12,16 @@ import signal
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from services.chassis.background import Chores
-from services.chassis.control import Assignment, Control
 from services.chassis.hosts import envoy
 from services.chassis.hosts.admin import Admin
 from services.chassis.hosts.asgi import GrpcApp
 from services.chassis.hosts.context import Receive, Scope, Send
 from services.chassis.hosts.pulse import Pulse
-from services.chassis.server import Server
+from services.chassis.serving.background import Chores
+from services.chassis.serving.control import Assignment, Control
+from services.chassis.serving.server import Server
+from services.chassis.serving.worker import composed, explain, take_over
 from services.chassis.settings import Address
-from services.chassis.worker import composed, explain, take_over
 
 _log = logging.getLogger(__name__)
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.chassis.callers import peer_of
-from services.chassis.calls import Handler, Kind, behaviour_of, kind_of
-from services.chassis.context import Context, status_of
+from services.chassis.access.callers import peer_of
 from services.chassis.hosts.headers import MOST_METADATA
 from services.chassis.hosts.requests import NO_MESSAGE, SECOND_MESSAGE, UNREADABLE
 from services.chassis.interceptors.base import outcome
 from services.chassis.interceptors.current import CurrentCall, current_call
-from services.chassis.recording import Recorder, Recorders
+from services.chassis.observability.recording import Recorder, Recorders
+from services.chassis.serving.calls import Handler, Kind, behaviour_of, kind_of
+from services.chassis.serving.context import Context, status_of
+from services.chassis.serving.tls import Identity, server_credentials
 from services.chassis.settings import CommonSettings
-from services.chassis.tls import Identity, server_credentials
 
 _MOMENT = 0.002  # seconds
 # Calls that have come in and have not begun.

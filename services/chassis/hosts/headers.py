@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import grpc
 
-from services.chassis.context import Metadata
 from services.chassis.hosts.framing import StatusError
+from services.chassis.serving.context import Metadata
 
 Headers = list[tuple[bytes, bytes]]
 

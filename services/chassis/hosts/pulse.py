@@ -12,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from services.chassis.hosts.call import Call
-    from services.chassis.hosts.context import Event
+from services.chassis.hosts.context import Event
 
 _TICK = 0.01
 # Asking about a call takes four hand-overs between threads. So many are asked about in one turn of the loop, and turns
@@ -30,6 +28,29 @@ _GROWTH = 1.5
 _MOST = 15.0
 
 
+class WatchedCall(Protocol):
+    """
+    The part of a call that its watcher needs.
+
+    Attributes:
+        closed: whether it has ended.
+        request_ended: whether its request has been received whole.
+        probing: whether Envoy is being asked whether its client is still there.
+    """
+
+    closed: bool
+    request_ended: bool
+    probing: bool
+
+    def settle(self, loop: asyncio.AbstractEventLoop) -> None: ...
+
+    def receive(self) -> asyncio.Future[Event]: ...
+
+    def lost(self) -> None: ...
+
+    def shut(self) -> None: ...
+
+
 class Pulse:
     """
     Watches the calls of one process.
@@ -41,15 +62,15 @@ class Pulse:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.time = loop.time
         self._loop = loop
-        self._young: list[Call] = []
-        self._older: list[Call] = []
+        self._young: list[WatchedCall] = []
+        self._older: list[WatchedCall] = []
         # By when they are asked about next: (when, number, pause, call).
-        self._settled: list[tuple[float, int, float, Call]] = []
+        self._settled: list[tuple[float, int, float, WatchedCall]] = []
         self._numbers = itertools.count()
         self._ticking = False
         self._probing = False
 
-    def add(self, call: Call, timeout: float | None) -> None:
+    def add(self, call: WatchedCall, timeout: float | None) -> None:
         """
         Watch *call* until it is closed.
 
@@ -63,7 +84,7 @@ class Pulse:
             self._ticking = True
             self._loop.call_later(_TICK, self._tick)
 
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[WatchedCall]:
         """
         The calls in progress.
         """
@@ -81,7 +102,7 @@ class Pulse:
             self._loop.call_later(_TICK, self._tick)
         self._probe_later()
 
-    def _ask_later(self, call: Call, pause: float) -> None:
+    def _ask_later(self, call: WatchedCall, pause: float) -> None:
         heapq.heappush(self._settled, (self.time() + pause, next(self._numbers), pause, call))
 
     def _probe_later(self) -> None:
@@ -107,7 +128,7 @@ class Pulse:
 class _Answer:
     __slots__ = ("_call",)
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: WatchedCall) -> None:
         self._call = call
 
     def __call__(self, answer: asyncio.Future[Event]) -> None:

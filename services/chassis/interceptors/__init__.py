@@ -10,13 +10,12 @@ What is done round every call of every service, in this order, the first outermo
 6. deadline lets everything below know how much time is left;
 7. fault makes calls late, in drills.
 
-What is counted and logged is outside of all this: the host does it, see `services.chassis.recording`.
+What is counted and logged is outside of all this: the host does it, see `services.chassis.observability.recording`.
 """
 
 from collections.abc import Mapping
 
-from services.chassis.callers import Bounds, Proxies
-from services.chassis.calls import Interceptor
+from services.chassis.access.callers import Bounds, Proxies
 from services.chassis.deadlines import outgoing_timeout, remaining
 from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
@@ -27,7 +26,8 @@ from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.fault import FaultInterceptor
 from services.chassis.interceptors.spans import SpanInterceptor
 from services.chassis.interceptors.streams import StreamInterceptor
-from services.chassis.tracing import Spans
+from services.chassis.observability.tracing import Spans
+from services.chassis.serving.calls import Interceptor
 
 
 def standard(

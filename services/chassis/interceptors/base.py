@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from services.chassis.calls import Method
-from services.chassis.context import Context, status_of
+from services.chassis.serving.calls import Method
+from services.chassis.serving.context import Context, status_of
 
 
 class Observer(Protocol):

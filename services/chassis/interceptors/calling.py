@@ -4,11 +4,11 @@ Request ids: what is called here has one from its beginning, and its caller gets
 
 from __future__ import annotations
 
-from services.chassis.callers import Proxies
-from services.chassis.calls import Method
-from services.chassis.context import Context
+from services.chassis.access.callers import Proxies
 from services.chassis.interceptors.base import CallInterceptor, Observer
 from services.chassis.interceptors.current import REQUEST_ID, CurrentCall, enter
+from services.chassis.serving.calls import Method
+from services.chassis.serving.context import Context
 
 
 class CallIdInterceptor(CallInterceptor):

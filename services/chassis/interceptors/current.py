@@ -8,12 +8,12 @@ import itertools
 import secrets
 from contextvars import ContextVar
 
-from services.chassis import tracing
+from services.chassis.access.callers import Proxies, peer_of
 from services.chassis.access.identity import Identity
-from services.chassis.callers import Proxies, peer_of
-from services.chassis.calls import Method
-from services.chassis.context import Context, fit, values_of
-from services.chassis.tracing import Span, Trace
+from services.chassis.observability import tracing
+from services.chassis.observability.tracing import Span, Trace
+from services.chassis.serving.calls import Method
+from services.chassis.serving.context import Context, fit, values_of
 
 REQUEST_ID = "x-request-id"
 _SUBJECT = "x-modelyard-subject"

@@ -8,10 +8,10 @@ import asyncio
 import time
 from typing import Any
 
-from services.chassis.calls import Kind, Method
-from services.chassis.context import Context
 from services.chassis.deadlines import FOREVER, ends_at, exceeded
 from services.chassis.interceptors.base import CallInterceptor, Observer
+from services.chassis.serving.calls import Kind, Method
+from services.chassis.serving.context import Context
 
 
 class DeadlineInterceptor(CallInterceptor):

@@ -8,12 +8,12 @@ import logging
 
 import grpc
 
-from services.chassis.calls import Method
-from services.chassis.context import Context
 from services.chassis.errors import DataLoss, DeadlineExceeded, Internal, ModelyardError, Unavailable
 from services.chassis.interceptors import current
 from services.chassis.interceptors.base import CallInterceptor, Observer
 from services.chassis.interceptors.status import DETAILS, rich_status, status_code
+from services.chassis.serving.calls import Method
+from services.chassis.serving.context import Context
 
 _log = logging.getLogger(__name__)
 

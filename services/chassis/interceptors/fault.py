@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from services.chassis.calls import Kind, Method
-from services.chassis.context import Context
+from services.chassis.serving.calls import Kind, Method
+from services.chassis.serving.context import Context
 
 
 class FaultInterceptor:

@@ -1,5 +1,5 @@
 """
-The sizes of messages. Calls themselves are counted by the hosts (`services.chassis.recording`).
+The sizes of messages. Calls themselves are counted by the hosts (`services.chassis.observability.recording`).
 """
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from services.chassis.calls import Handler, with_serializers
-from services.chassis.histograms import Histogram
-from services.chassis.metrics import MethodStats
+from services.chassis.observability.histograms import Histogram
+from services.chassis.observability.metrics import MethodStats
+from services.chassis.serving.calls import Handler, with_serializers
 
 
 def measured(handler: Handler, stats: MethodStats) -> Handler:

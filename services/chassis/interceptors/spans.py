@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.chassis import tracing
-from services.chassis.calls import Method
-from services.chassis.context import Context, status_of
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
 from services.chassis.interceptors.current import current_call
-from services.chassis.tracing import Span, Spans
+from services.chassis.observability import tracing
+from services.chassis.observability.tracing import Span, Spans
+from services.chassis.serving.calls import Method
+from services.chassis.serving.context import Context, status_of
 
 # Health and reflection: asked every second by machines, and part of nobody's trace.
 _ASIDE = "grpc."

@@ -12,14 +12,14 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from services.chassis.access import Identity, Verifier
+from services.chassis.access.callers import Bounds, Proxies
 from services.chassis.access.policy import bearer
 from services.chassis.access.tokens import LEEWAY, expired
-from services.chassis.background import Chores
-from services.chassis.callers import Bounds, Proxies
-from services.chassis.calls import Kind, Method
-from services.chassis.context import Context
 from services.chassis.errors import ModelyardError, ResourceExhausted, Unauthenticated
 from services.chassis.interceptors.current import current_call
+from services.chassis.serving.background import Chores
+from services.chassis.serving.calls import Kind, Method
+from services.chassis.serving.context import Context
 
 # A timer for longer is not worth more than looking again.
 _LONGEST_SECONDS = 86400.0

@@ -9,9 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
+from services.chassis.access.callers import LOOPBACK, Bounds, Network, Proxies
 from services.chassis.access.fetching import may_fetch
 from services.chassis.access.keys import MOST_AGE
-from services.chassis.callers import LOOPBACK, Bounds, Network, Proxies
 from services.chassis.loopback import is_loopback
 from services.chassis.settings.kinds import (
     Address,

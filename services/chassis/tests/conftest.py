@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.chassis.logs import setup
+from services.chassis.observability.logs import setup
 from services.chassis.settings import LogFormat, LogLevel
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.chassis.server import Server, main
+from services.chassis.serving.server import Server, main
 
 WHY = "the database at 127.0.0.1:1 does not answer: start it"
 

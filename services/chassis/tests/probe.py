@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 
-from services.chassis.context import Context, Metadata
 from services.chassis.errors import FieldViolation, InvalidArgument, NotFound, Unavailable
-from services.chassis.server import Server, main
+from services.chassis.serving.context import Context, Metadata
+from services.chassis.serving.server import Server, main
 from services.chassis.tests.proto import probe_pb2 as pb
 from services.chassis.tests.proto import probe_pb2_grpc
 

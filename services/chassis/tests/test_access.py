@@ -18,9 +18,9 @@ import grpc
 import pytest
 
 from services.chassis.access import Access, AccessMode, Keys, OwnToken, Verifier
-from services.chassis.context import Context
 from services.chassis.interceptors import AccessInterceptor, identity, standard
-from services.chassis.metrics import CallMetrics
+from services.chassis.observability.metrics import CallMetrics
+from services.chassis.serving.context import Context
 from services.chassis.settings import CommonSettings, SettingsError, load
 from services.chassis.tests.wired import details, eventually, failure, path, unary, wired
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings
@@ -98,7 +98,7 @@ async def test_who_is_refused_is_counted_and_logged(issuer: Issuer, lines: io.St
         await failure(do(b"", metadata=(client,)))
         await failure(do(b"", metadata=(client, ("authorization", f"Bearer {denied}"))))
     records = [json.loads(line) for line in lines.getvalue().splitlines()]
-    found = [each for each in records if each["logger"] == "services.chassis.recording"]
+    found = [each for each in records if each["logger"] == "services.chassis.observability.recording"]
     assert [(each["code"], each["level"], each["client"]) for each in found] == [
         ("UNAUTHENTICATED", "INFO", "203.0.113.9"),
         ("PERMISSION_DENIED", "INFO", "203.0.113.9"),

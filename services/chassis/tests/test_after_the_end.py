@@ -12,8 +12,8 @@ import asyncio
 
 import grpc
 
-from services.chassis.callers import Proxies
-from services.chassis.calls import Method
+from services.chassis.access.callers import Proxies
+from services.chassis.serving.calls import Method
 from services.chassis.interceptors.current import CurrentCall
 
 

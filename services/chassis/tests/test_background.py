@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.chassis import background
-from services.chassis.background import Chores, OverdueError, Work, begin, beside, end, every, standings
 from services.chassis.errors import Unavailable
-from services.chassis.metrics import BackgroundMetrics
+from services.chassis.observability.metrics import BackgroundMetrics
+from services.chassis.serving import background
+from services.chassis.serving.background import Chores, OverdueError, Work, begin, beside, end, every, standings
 from services.chassis.tests.wired import eventually
 
 _ROOT = Path(__file__).resolve().parents[3]
 _STARTERS = {"create_task", "ensure_future"}
 #: What starts tasks by itself, with the reason why nobody else has to look after them: file, function, why.
 _ALLOWED = {
-    ("services/chassis/background.py", "begin"): "the helper",
-    ("services/chassis/background.py", "add"): "the helper",
-    ("services/chassis/exporting.py", "exporting"): "awaited in the next lines",
-    ("services/chassis/launcher.py", "_run"): "awaited: the wait for a signal, and for the death of a worker",
-    ("services/chassis/worker.py", "serve"): "awaited: the drain, and the wait for a second signal",
+    ("services/chassis/serving/background.py", "begin"): "the helper",
+    ("services/chassis/serving/background.py", "add"): "the helper",
+    ("services/chassis/observability/exporting.py", "exporting"): "awaited in the next lines",
+    ("services/chassis/serving/launcher.py", "_run"): "awaited: the wait for a signal, and for the death of a worker",
+    ("services/chassis/serving/worker.py", "serve"): "awaited: the drain, and the wait for a second signal",
     ("gateway/__main__.py", "_run"): "awaited: Envoy's end, the signals, the drain",
     ("services/cache/proxy/loading.py", "start"): "awaited by every caller that joins the load, with its error",
     ("services/cdn/store/copying.py", "_send_parts"): "awaited",
@@ -38,7 +38,7 @@ _ALLOWED = {
     ("services/cdn/store/transactions.py", "kept_alive"): "cancelled and awaited at the end of the block",
     ("services/cdn/store/writer.py", "finish"): "awaited, or handed to Chores",
     ("services/cdn/store/writer.py", "_ship"): "awaited with the parts",
-    ("services/embedded/link.py", "_forward"): "awaited; for tests and drills",
+    ("embedded/link.py", "_forward"): "awaited; for tests and drills",
     ("services/ledger/store/batching.py", "_send"): "it gives whatever is raised to its callers",
     ("services/ledger/store/grouping.py", "_set_aside"): "it gives whatever is raised to its caller",
     ("services/ledger/store/grouping.py", "_start"): "it gives whatever is raised to its callers",
@@ -129,7 +129,7 @@ def test_it_is_tried_again_later_each_time(monkeypatch: pytest.MonkeyPatch) -> N
     """
     The pauses double up to their bound, with jitter, and a success begins anew.
     """
-    monkeypatch.setattr("services.chassis.background.random.uniform", lambda _low, _high: 1.0)
+    monkeypatch.setattr("services.chassis.serving.background.random.uniform", lambda _low, _high: 1.0)
     work = Work("try-again", retry=(1.0, 5.0))
     assert [work.failed(OSError()) for _ in range(5)] == [1, 2, 4, 5, 5]
     work.succeeded()
@@ -211,8 +211,8 @@ async def test_what_swallows_its_cancellation_is_ended_all_the_same(monkeypatch:
 
 def test_tasks_are_started_by_the_helper() -> None:
     """
-    A task that nobody awaits ends in silence: all of them are started by `services.chassis.background`, but for those
-    that are awaited where they are made.
+    A task that nobody awaits ends silently: all are started by `services.chassis.serving.background`, except for those
+    that are awaited where they are created.
     """
     found = set(_starts())
     bare = sorted(f"{file}: {function} starts a task by itself" for file, function in found - set(_ALLOWED))

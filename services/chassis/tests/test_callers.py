@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from services.chassis.callers import Bounds, Proxies
-from services.chassis.context import Context
+from services.chassis.access.callers import Bounds, Proxies
 from services.chassis.interceptors import StreamInterceptor, caller, standard
+from services.chassis.serving.context import Context
 from services.chassis.settings import CommonSettings, load
 from services.chassis.tests.wired import details, failure, path, server_stream, unary, wired
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from services.chassis.context import Context
 from services.chassis.interceptors import outgoing_timeout, remaining, standard
 from services.chassis.interceptors.deadline import Cutter
+from services.chassis.serving.context import Context
 from services.chassis.tests.wired import client_stream, eventually, failure, path, server_stream, unary, wired
 
 

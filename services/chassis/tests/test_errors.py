@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from services.chassis import errors
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.chassis.tests.wired import (
     bidi,
     client_stream,

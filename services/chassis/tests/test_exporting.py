@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from services.chassis.context import Context
+from services.chassis.clients.outgoing import outgoing
 from services.chassis.errors import NotFound, Unavailable
-from services.chassis.exporting import exporting
 from services.chassis.interceptors import standard
-from services.chassis.outgoing import outgoing
+from services.chassis.observability.exporting import exporting
+from services.chassis.serving.context import Context
 from services.chassis.settings import SettingsError
 from services.chassis.tests.collecting import CLIENT, SERVER, collecting
 from services.chassis.tests.test_tracing import PARENT, SPAN, TRACE
@@ -104,7 +104,7 @@ async def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -
     A setting that needs more than there is stops the start with a way out.
     """
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
-    monkeypatch.delitem(sys.modules, "services.chassis.otlp", raising=False)
+    monkeypatch.delitem(sys.modules, "services.chassis.observability.otlp", raising=False)
     with pytest.raises(SettingsError, match=r"MODELYARD_OTLP_ENDPOINT needs .*requirements/otlp"):
         async with exporting("http://127.0.0.1:1", "services.test", 0):
             pass
@@ -114,5 +114,5 @@ def test_nothing_is_imported_when_it_is_off() -> None:
     """
     A worker without the setting does not load OpenTelemetry's SDK.
     """
-    code = "import sys, services.chassis.worker; sys.exit('opentelemetry.sdk' in sys.modules)"
+    code = "import sys, services.chassis.serving.worker; sys.exit('opentelemetry.sdk' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

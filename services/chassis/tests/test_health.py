@@ -20,11 +20,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from services.chassis import health, reflection
-from services.chassis.metrics import Metrics
+from embedded.parts import free_port
+from services.chassis.observability.metrics import Metrics
+from services.chassis.serving import health, reflection
 from services.chassis.settings import Address
 from services.chassis.tests.wired import details, eventually, failure, wired
-from services.embedded.parts import free_port
 
 NAME = "modelyard.test.v1.TestService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from services.chassis.calls import Kind, Method
-from services.chassis.context import Context
 from services.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound
 from services.chassis.interceptors import (
     CallInterceptor,
@@ -22,6 +20,8 @@ from services.chassis.interceptors import (
     request_id,
     standard,
 )
+from services.chassis.serving.calls import Kind, Method
+from services.chassis.serving.context import Context
 from services.chassis.tests.wired import (
     bidi,
     client_stream,
@@ -33,7 +33,7 @@ from services.chassis.tests.wired import (
     wired,
 )
 
-_CALLS = "services.chassis.recording"
+_CALLS = "services.chassis.observability.recording"
 
 
 async def _echo(request: bytes, _context: Context) -> bytes:

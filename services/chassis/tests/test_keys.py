@@ -13,9 +13,9 @@ import pytest
 
 from services.chassis.access import Keys, Verifier
 from services.chassis.access.fetching import fetch, may_fetch
-from services.chassis.background import standings
 from services.chassis.errors import Unauthenticated, Unavailable
-from services.chassis.health import Health
+from services.chassis.serving.background import standings
+from services.chassis.serving.health import Health
 from services.chassis.settings import CommonSettings, SettingsError, load
 from services.chassis.tests.wired import eventually
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import pytest
 
-from services.chassis.logs import setup
+from services.chassis.observability.logs import setup
 from services.chassis.settings import LogFormat, LogLevel, Secret
 
 _log = logging.getLogger("services.test")

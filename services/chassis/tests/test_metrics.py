@@ -18,9 +18,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.chassis.context import Context
 from services.chassis.errors import NotFound
-from services.chassis.metrics import CallMetrics, Metrics, go_name
+from services.chassis.observability.metrics import CallMetrics, Metrics, go_name
+from services.chassis.serving.context import Context
 from services.chassis.settings import Address
 from services.chassis.tests.wired import (
     SERVICE,

@@ -15,11 +15,11 @@ import grpc
 import pytest
 from cryptography import x509
 
-from services.chassis.peers import Peer
+from embedded import handshake
+from embedded.authority import Authority
+from services.chassis.clients.channels import Peer
+from services.chassis.serving.tls import Identity, server_credentials
 from services.chassis.tests.wired import failure, path
-from services.chassis.tls import Identity, server_credentials
-from services.embedded import handshake
-from services.embedded.authority import Authority
 
 # Each channel has connections of its own, as if it were in a process of its own.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]

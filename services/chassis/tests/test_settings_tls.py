@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from embedded import authority
+from embedded.authority import Authority
 from services.chassis.settings import CommonSettings, SettingsError, load
 from services.chassis.settings.tls import TlsFiles
-from services.embedded import authority
-from services.embedded.authority import Authority
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("MODELYARD_TLS_CERT_FILE", "MODELYARD_TLS_KEY_FILE", "MODELYARD_TLS_CA_FILE")

@@ -13,14 +13,14 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from services.chassis.callers import Proxies
-from services.chassis.calls import Handler, Interceptor, Method, wrap_handler
+from services.chassis.access.callers import Proxies
 from services.chassis.hosts.grpcio import Entrance
 from services.chassis.interceptors import standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.interceptors.status import DETAILS
-from services.chassis.metrics import CallMetrics
-from services.chassis.recording import Recorders
+from services.chassis.observability.metrics import CallMetrics
+from services.chassis.observability.recording import Recorders
+from services.chassis.serving.calls import Handler, Interceptor, Method, wrap_handler
 
 SERVICE = "test.Yard"
 _MOST = 4 << 20  # of a message

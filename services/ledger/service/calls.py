@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar, cast
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from services.chassis.context import Context
 from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import caller, request_id
+from services.chassis.serving.context import Context
 from services.ledger.model.calls import ANONYMOUS, Missing, Write, check_reached
 from services.ledger.store.database import min_revision
 from services.ledger.store.grouping import Writer

@@ -17,8 +17,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.chassis.background import Work, beside
 from services.chassis.errors import InvalidArgument, Unavailable
+from services.chassis.serving.background import Work, beside
 from services.ledger.model.changes import Discontinuity, Event, Heartbeat, Revision
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.pool import Connection

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from services.chassis.background import Chores
 from services.chassis.errors import ModelyardError, ResourceExhausted
+from services.chassis.serving.background import Chores
 from services.ledger.store.trouble import LOST, translated
 
 if TYPE_CHECKING:

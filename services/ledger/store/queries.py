@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, ItemsView
 
-from services.chassis.histograms import Histogram
+from services.chassis.observability.histograms import Histogram
 from services.ledger.store.statements import Statement
 
 _log = logging.getLogger(__name__)

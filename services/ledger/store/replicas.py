@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-from services.chassis.background import beside, every
 from services.chassis.errors import ModelyardError, Unavailable
+from services.chassis.serving.background import beside, every
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import HEAD, read
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import asyncpg
 
-from services.chassis.background import Chores
 from services.chassis.errors import DeadlineExceeded, ModelyardError
+from services.chassis.serving.background import Chores
 from services.ledger.store.pool import Connection, Pool, Taken
 from services.ledger.store.queries import Queries
 from services.ledger.store.statements import Statement

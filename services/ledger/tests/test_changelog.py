@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.embedded.postgres import SERVICE_ROLE
+from embedded.postgres import SERVICE_ROLE
 from services.ledger.store.changelog import _TRIM, Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from modelyard.registry.v1 import aliases_pb2 as pb
 from modelyard.registry.v1.aliases_pb2_grpc import AliasServiceServicer
 from services.chassis.checks import Checks
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.aliases import MOST_MOVES, Alias, Move, check_moves, version_of

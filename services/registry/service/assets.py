@@ -15,10 +15,10 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from modelyard.problems import Problem, explain
 from services.chassis.access import OwnToken
+from services.chassis.clients.channels import Peer
+from services.chassis.clients.outgoing import Headers, outgoing
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
-from services.chassis.outgoing import Headers, outgoing
-from services.chassis.peers import Peer
 from services.registry.model.versions import Artifact, Version, VersionState
 
 if TYPE_CHECKING:

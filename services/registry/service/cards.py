@@ -9,7 +9,7 @@ import asyncio
 from modelyard.registry.v1 import cards_pb2 as pb
 from modelyard.registry.v1.cards_pb2_grpc import CardServiceServicer
 from services.chassis.checks import MOST_INT64, Checks
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.cardfacts import facts_of

@@ -7,8 +7,8 @@ from __future__ import annotations
 import hashlib
 
 from modelyard.registry.v1 import versions_pb2 as pb
-from services.chassis.context import Context
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted
+from services.chassis.serving.context import Context
 from services.ledger.model.calls import Write
 from services.ledger.service.calls import Mutations
 from services.registry.model.names import ModelName, VersionName

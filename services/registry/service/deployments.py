@@ -12,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from modelyard.registry.v1 import deployments_pb2 as pb
 from modelyard.registry.v1.deployments_pb2_grpc import DeploymentServiceServicer
 from services.chassis.checks import Checks
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.model.changes import Heartbeat, Revision
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect

@@ -7,8 +7,8 @@ from __future__ import annotations
 from modelyard.registry.v1 import evaluations_pb2 as pb
 from modelyard.registry.v1.evaluations_pb2_grpc import EvaluationServiceServicer
 from services.chassis.checks import Checks
-from services.chassis.context import Context
 from services.chassis.deadlines import remaining
+from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.evaluations import (

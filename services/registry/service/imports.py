@@ -12,7 +12,7 @@ from modelyard.registry.v1 import evaluations_pb2
 from modelyard.registry.v1 import imports_pb2 as pb
 from modelyard.registry.v1.imports_pb2_grpc import ImportServiceServicer
 from services.chassis.checks import Checks
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations
 from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.imports import MOST_ITEMS, Batch, Imported, Item, check_items

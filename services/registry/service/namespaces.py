@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from modelyard.registry.v1 import namespaces_pb2 as pb
 from modelyard.registry.v1.namespaces_pb2_grpc import NamespaceServiceServicer
 from services.chassis.checks import Checks
-from services.chassis.context import Context
+from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect
 from services.registry.model.masks import check_mask, fields

@@ -16,7 +16,7 @@ from modelyard.registry.v1.imports_pb2_grpc import add_ImportServiceServicer_to_
 from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServicer_to_server
 from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
-from services.chassis.server import Server
+from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.feed import ChangeFeed

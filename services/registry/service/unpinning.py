@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.chassis.background import beside, every
+from services.chassis.serving.background import beside, every
 from services.registry.service.pins import Pins
 
 _EVERY_SECONDS = 5.0

@@ -11,8 +11,8 @@ from functools import partial
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
 from services.chassis.checks import Checks
-from services.chassis.context import Context
 from services.chassis.deadlines import remaining
+from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.masks import check_mask, fields

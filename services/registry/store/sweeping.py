@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
-from services.chassis.background import beside, every
 from services.chassis.errors import FailedPrecondition, Unavailable
+from services.chassis.serving.background import beside, every
 from services.ledger.model.calls import Missing, Write
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.grouping import Writer

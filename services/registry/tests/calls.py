@@ -12,6 +12,7 @@ import asyncpg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from embedded.postgres import SERVICE_ROLE
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
@@ -22,7 +23,6 @@ from modelyard.registry.v1 import (
     models_pb2,
     versions_pb2,
 )
-from services.embedded.postgres import SERVICE_ROLE
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer
 from services.registry.store.models import ModelStore

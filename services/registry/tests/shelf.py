@@ -14,9 +14,9 @@ import grpc
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import assets_pb2_grpc
-from services.chassis.context import Context
 from services.chassis.errors import ModelyardError, NotFound, Unavailable
 from services.chassis.interceptors.status import DETAILS, rich_status, status_code
+from services.chassis.serving.context import Context
 
 
 class Hold:

@@ -18,8 +18,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from embedded.postgres import SERVICE_ROLE, Postgres, binary
 from modelyard.registry.v1 import audit_pb2
-from services.embedded.postgres import SERVICE_ROLE, Postgres, binary
 from services.ledger.archive import ArchiveError, checksum, detach, months
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER

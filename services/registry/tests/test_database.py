@@ -12,9 +12,9 @@ import urllib.request
 import grpc
 import pytest
 
+from embedded.parts import free_port
 from modelyard.registry.v1 import models_pb2
 from services.chassis.settings import Address
-from services.embedded.parts import free_port
 from services.registry.tests.calls import DEFAULT, create, get, sql
 from services.registry.tests.yard import Failing, Registry, running
 

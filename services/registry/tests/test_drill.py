@@ -22,6 +22,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from embedded import suite
+from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
@@ -34,10 +38,6 @@ from modelyard.registry.v1 import (
     versions_pb2,
     versions_pb2_grpc,
 )
-from services.embedded import suite
-from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 from services.ledger.migrate import grant, migrate, migrations
 from services.registry.migrate import FOLDER
 

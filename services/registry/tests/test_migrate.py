@@ -15,8 +15,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from embedded.postgres import SERVICE_ROLE, Postgres
 from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, versions_pb2
-from services.embedded.postgres import SERVICE_ROLE, Postgres
 from services.ledger.migrate import AHEAD, Migration, MigrationError, _statements, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.test_measures import WRONG

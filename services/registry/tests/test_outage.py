@@ -16,11 +16,11 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from embedded.postgres import Postgres
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from services.chassis.errors import FailedPrecondition, Unavailable
-from services.embedded.postgres import Postgres
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create, get, owner, sql, watch

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from services.chassis.access import OwnToken
+from services.chassis.clients.channels import Peer
 from services.chassis.errors import Internal, ModelyardError, ResourceExhausted
-from services.chassis.peers import Peer
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.registry.model.names import VersionName
 from services.registry.service.assets import Assets

@@ -24,6 +24,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from bench.grown import grown
 from bench.population import Drawn, draw, populate
+from embedded.postgres import SERVICE_ROLE
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
@@ -35,7 +36,6 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
-from services.embedded.postgres import SERVICE_ROLE
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import Database, DatabaseSettings, open_database
 from services.ledger.store.servers import Server

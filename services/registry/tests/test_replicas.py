@@ -13,10 +13,10 @@ import asyncpg
 import grpc
 import pytest
 
+from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2
-from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 from services.ledger.migrate import grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create

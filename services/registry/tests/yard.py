@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from embedded.parts import free_port
 from modelyard.registry.v1 import (
     aliases_pb2_grpc,
     audit_pb2_grpc,
@@ -26,10 +27,9 @@ from modelyard.registry.v1 import (
     versions_pb2_grpc,
 )
 from services.chassis.hosts.grpcio import GrpcioHost
-from services.chassis.metrics import Metrics
-from services.chassis.server import Server
+from services.chassis.observability.metrics import Metrics
+from services.chassis.serving.server import Server
 from services.chassis.settings import load
-from services.embedded.parts import free_port
 from services.registry.__main__ import compose
 from services.registry.settings import RegistrySettings
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.s3 import REGION, S3
 from services.cdn.store.s3 import S3Settings
 from services.cdn.tests.delivery.yard import Delivery, Place, running
-from services.embedded.postgres import SERVICE_ROLE, Postgres
-from services.embedded.s3 import REGION, S3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
+from embedded.link import Link
 from modelyard.cdn.v1 import delivery_pb2 as pb
 from services.cdn.model.static_files import CacheAges, Headers
 from services.cdn.store.copying import Copier
@@ -24,7 +25,6 @@ from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
 from services.cdn.tests.calls import MIB, failure
 from services.cdn.tests.delivery.yard import Delivery, Place, running, some_bytes
 from services.chassis.errors import Unavailable
-from services.embedded.link import Link
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.statements import Statement
 

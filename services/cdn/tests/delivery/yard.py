@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import grpc
 
+from embedded.parts import free_port
 from modelyard.cdn.v1 import delivery_pb2 as pb
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.delivering import delivering
@@ -22,10 +23,9 @@ from services.cdn.store.pins import Pins
 from services.cdn.store.s3 import S3Settings
 from services.cdn.tests.trusting import Trusting
 from services.chassis.hosts.grpcio import GrpcioHost
-from services.chassis.metrics import Metrics
-from services.chassis.server import Server
+from services.chassis.observability.metrics import Metrics
+from services.chassis.serving.server import Server
 from services.chassis.settings import load
-from services.embedded.parts import free_port
 from services.ledger.store.database import Database, open_database
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ import grpc
 import psutil
 import pytest
 
+from embedded.link import Link
+from embedded.parts import free_port
+from embedded.s3 import S3
+from embedded.supervisor import Supervisor
+from embedded.testing import scratch
 from services.cdn.tests.calls import failure
 from services.cdn.tests.conftest import World, client_of
-from services.embedded.link import Link
-from services.embedded.parts import free_port
-from services.embedded.s3 import S3
-from services.embedded.supervisor import Supervisor
-from services.embedded.testing import scratch
 
 _DISK_MIB = 320
 #: What is left when the disk is full: for the server's own notes, and for no part.

@@ -13,12 +13,12 @@ import asyncpg
 import grpc
 import pytest
 
+from embedded.postgres import SERVICE_ROLE, Postgres
 from modelyard.cdn.v1 import assets_pb2
 from services.cdn.tests.calls import digest, download, failure, some_bytes
 from services.cdn.tests.conftest import Cdn, World, serving
 from services.cdn.tests.drills.conftest import kill
 from services.cdn.tests.uploading import PART, Client, put
-from services.embedded.postgres import SERVICE_ROLE, Postgres
 
 # Not pg_stat_activity, which stands still within a transaction.
 _WAITING = """

@@ -17,12 +17,12 @@ from pathlib import Path
 import grpc
 import psutil
 
+from embedded import authority
+from embedded.parts import take
+from services.chassis.serving.tls import channel_credentials
 from services.chassis.settings.tls import TlsFiles
 from services.chassis.tests.behaviour.asking import Stub, channel_to
 from services.chassis.tests.proto import probe_pb2 as pb
-from services.chassis.tls import channel_credentials
-from services.embedded import authority
-from services.embedded.parts import take
 
 ROOT = Path(__file__).resolve().parents[4]
 MIB = 1 << 20

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.chassis.metrics import go_name
+from services.chassis.observability.metrics import go_name
 from services.chassis.tests.behaviour.asking import Stub, ask, eventually, failure, path
 from services.chassis.tests.behaviour.differences import (
     CANCELLED,
@@ -242,4 +242,4 @@ async def test_what_is_refused_is_logged(host: Probe, wire: Wire) -> None:
 
 def _lines(host: Probe) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in host.log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in found if line["logger"] == "services.chassis.recording"]
+    return [line for line in found if line["logger"] == "services.chassis.observability.recording"]

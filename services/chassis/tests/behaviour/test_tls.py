@@ -17,13 +17,13 @@ from typing import Any
 import grpc
 import pytest
 
+from embedded import handshake
+from embedded.authority import Authority
+from services.chassis.serving.tls import channel_credentials
 from services.chassis.settings.tls import TlsFiles
 from services.chassis.tests.behaviour.asking import Stub, answers, ask, channel_to, failure
 from services.chassis.tests.behaviour.running import Probe, running
 from services.chassis.tests.proto import probe_pb2 as pb
-from services.chassis.tls import channel_credentials
-from services.embedded import handshake
-from services.embedded.authority import Authority
 
 SOON = 10.0
 
