@@ -1,49 +1,80 @@
 """
-Fixtures for the services' tests: real servers, started once per run; a database for each test from a template.
+Fixtures with real servers: PostgreSQL, Valkey, S3 and whole suites; a database for each test from a template.
 
-Use them with `pytest_plugins = ["embedded.testing"]` in the conftest of the whole tree.
+Use them with `pytest_plugins = ["embedded.testing"]` in the conftest of the whole tree. With pytest-xdist the workers
+of a run share one PostgreSQL, one S3 server and one suite of each kind (`embedded.shared`); a Valkey is so cheap that
+each worker has its own, which its tests may flush.
 """
 
 from __future__ import annotations
 
 import itertools
-import signal
-import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
+import modelyard
 from embedded.parts import free_port
 from embedded.postgres import SERVICE_ROLE, Postgres
 from embedded.s3 import S3
+from embedded.scratch import scratch
+from embedded.shared import NOT_DURABLE, Endpoint, RunServers, Servers, remote
+from embedded.stack import Stack, StackSettings
 from embedded.supervisor import Supervisor
 from embedded.valkey import Valkey
+from modelyard.registry.v1 import models_pb2
 
-#: Settings of a PostgreSQL whose data go with the run.
-HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+__all__ = ["NOT_DURABLE", "scratch", "until_the_cache_answers"]
 
 _numbers = itertools.count(1)
+_servers = pytest.StashKey[RunServers]()
+_endpoint = pytest.StashKey[Endpoint]()
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
     """
-    A state folder that every user may enter (PostgreSQL does not run as root), removed afterwards.
+    Tell a worker of pytest-xdist where the servers of the run are.
     """
-    with tempfile.TemporaryDirectory(prefix="modelyard-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+    stash = node.config.stash
+    if _endpoint not in stash:
+        stash[_servers] = RunServers()
+        stash[_endpoint] = Endpoint(stash[_servers])
+    node.workerinput["servers"] = (stash[_endpoint].address, stash[_endpoint].key.hex())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """
+    Stop the servers of the run in the process that owns them.
+    """
+    if (endpoint := config.stash.get(_endpoint, None)) is not None:
+        endpoint.close()
+    if (servers := config.stash.get(_servers, None)) is not None:
+        servers.close()
+
+
+@pytest.fixture(scope="session")
+def run_servers(pytestconfig: pytest.Config) -> Servers:
+    """
+    The servers that all workers of this run share.
+    """
+    if (given := getattr(pytestconfig, "workerinput", None)) is not None:
+        address, key = given["servers"]
+        return remote(address, bytes.fromhex(key))
+    if _servers not in pytestconfig.stash:
+        pytestconfig.stash[_servers] = RunServers()
+    return pytestconfig.stash[_servers]
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[tuple[Supervisor, Path]]:
     """
-    A supervisor for this run's servers, and their state folder.
+    A supervisor for this worker's own servers, and their state folder.
     """
     with scratch() as state:
         supervisor = Supervisor(state / "log")
@@ -54,22 +85,17 @@ def servers() -> Iterator[tuple[Supervisor, Path]]:
 
 
 @pytest.fixture(scope="session")
-def postgres(servers: tuple[Supervisor, Path]) -> Iterator[Postgres]:
+def postgres(run_servers: Servers) -> Postgres:
     """
-    A PostgreSQL server. It need not survive a crash, so that nobody waits for the disk: the tests that kill PostgreSQL
-    have a server of their own, which is as durable as any.
+    The run's PostgreSQL server, which is not durable. Tests that stop or configure PostgreSQL start their own.
     """
-    supervisor, state = servers
-    server = Postgres.inside(state)
-    supervisor.start([server.part(**HASTY)])
-    yield server
-    _drop(supervisor, "postgresql", signal.SIGQUIT)
+    return run_servers.postgres()
 
 
 @pytest.fixture(scope="session")
 def valkey(servers: tuple[Supervisor, Path]) -> Valkey:
     """
-    A Valkey server.
+    This worker's Valkey server.
     """
     server = Valkey(free_port())
     servers[0].start([server.part()])
@@ -77,70 +103,95 @@ def valkey(servers: tuple[Supervisor, Path]) -> Valkey:
 
 
 @pytest.fixture(scope="session")
-def s3(servers: tuple[Supervisor, Path]) -> Iterator[S3]:
+def s3(run_servers: Servers) -> S3:
     """
-    An S3 server with its bucket.
+    The run's S3 server with its bucket. Object keys are chosen so that test files do not collide.
     """
-    supervisor, state = servers
-    server = S3(state, free_port())
-    supervisor.start([server.part()])
-    yield server
-    _drop(supervisor, "s3", signal.SIGKILL)
+    return run_servers.s3()
 
 
 @pytest.fixture(scope="session")
-def migrated(postgres: Postgres) -> str:
+def stack(run_servers: Servers) -> Stack:
     """
-    The name of a database with the registry's schema, to make others from.
+    The run's suite, without TLS and access control. Other tests write to it at the same time: do not stop or
+    reconfigure its servers, expect only your own resources in lists, and use a namespace of your own for counts.
     """
-    return _migrated(postgres, "registry")
+    running = run_servers.stack("plain", StackSettings(state=Path(), gateway_port=0))
+    with modelyard.connect(running.gateway) as client:
+        until_the_cache_answers(client)
+    return running
+
+
+@pytest.fixture(scope="session")
+def yard(stack: Stack) -> Iterator[modelyard.Client]:
+    """
+    A client of the suite's gateway.
+    """
+    with modelyard.connect(stack.gateway) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def migrated(run_servers: Servers) -> str:
+    """
+    The name of a database with the registry's schema, to create others from.
+    """
+    return run_servers.template("registry")
 
 
 @pytest.fixture
 def database(new_database: Callable[[], str]) -> str:
     """
-    The address of a fresh migrated database, for the service's role.
+    The URL of a new migrated database, for the service's role.
     """
     return new_database()
 
 
 @pytest.fixture(scope="session")
-def new_database(postgres: Postgres, migrated: str) -> Callable[[], str]:
+def new_database(postgres: Postgres, migrated: str, worker: str) -> Callable[[], str]:
     """
-    Makes a fresh migrated database and returns its address, for the service's role.
+    Creates a migrated database and returns its URL, for the service's role.
     """
-
-    return partial(_copy_of, postgres, migrated)
+    return partial(_copy_of, postgres, migrated, worker)
 
 
 @pytest.fixture(scope="session")
-def new_assets_database(postgres: Postgres) -> Callable[[], str]:
+def new_assets_database(postgres: Postgres, run_servers: Servers, worker: str) -> Callable[[], str]:
     """
-    Makes a fresh database with the asset service's schema and returns its address, for the service's role.
+    Creates a database with the asset service's schema and returns its URL, for the service's role.
     """
-    return partial(_copy_of, postgres, _migrated(postgres, "cdn"))
+    return partial(_copy_of, postgres, run_servers.template("cdn"), worker)
 
 
-def _drop(supervisor: Supervisor, name: str, number: int) -> None:
-    # Its data goes with the run: writing it down in good order took some ten seconds. A test may have ended it already.
-    with suppress(KeyError):
-        supervisor.kill(name, number)
+@pytest.fixture(scope="session")
+def worker(pytestconfig: pytest.Config) -> str:
+    """
+    The name of this worker process, for names on shared servers.
+    """
+    given: dict[str, str] = getattr(pytestconfig, "workerinput", {"workerid": "main"})
+    return given["workerid"]
 
 
-def _migrated(postgres: Postgres, service: str) -> str:
-    name = f"migrated_{service}"
-    postgres.sql(f"CREATE DATABASE {name}")
-    subprocess.run(
-        [sys.executable, "-m", f"services.{service}.migrate"],
-        env={"MODELYARD_DATABASE_URL": postgres.url(name), "PATH": ""},
-        cwd=Path(__file__).resolve().parents[1],
-        check=True,
-        timeout=60,
-    )
-    return name
+def until_the_cache_answers(client: modelyard.Client) -> None:
+    """
+    Wait until the gateway asks the cache: right after the start it may ask the registry instead, because it has no
+    connection to the cache yet.
+    """
+    get: Any = client.models.GetModel
+    ends = time.monotonic() + 30
+    while True:
+        try:
+            _, call = get.with_call(models_pb2.GetModelRequest(name="namespaces/default/models/nothing"))
+        except grpc.RpcError as error:
+            call = error
+        if "x-cache" in dict(call.trailing_metadata()):
+            return
+        if time.monotonic() > ends:
+            raise TimeoutError("the gateway does not ask the cache")
+        time.sleep(0.05)
 
 
-def _copy_of(postgres: Postgres, template: str) -> str:
-    name = f"test_{next(_numbers)}"
+def _copy_of(postgres: Postgres, template: str, worker: str) -> str:
+    name = f"test_{worker}_{next(_numbers)}"
     postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
     return postgres.url(name, SERVICE_ROLE)

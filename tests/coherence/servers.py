@@ -14,7 +14,7 @@ from embedded.parts import Part, free_port
 from embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
 from embedded.s3 import BUCKET, REGION, S3
 from embedded.supervisor import Supervisor
-from embedded.testing import HASTY
+from embedded.testing import NOT_DURABLE
 from embedded.valkey import Valkey
 
 # How far behind a replica may be and answer: less than the bound of the caches.
@@ -47,7 +47,7 @@ class Servers:
         postgres, valkey, s3 = Postgres.inside(state), Valkey(free_port()), S3(state, free_port())
         supervisor.start(
             [
-                postgres.part(**HASTY),
+                postgres.part(**NOT_DURABLE),
                 valkey.part(),
                 s3.part(),
                 suite.migration("registry", postgres.url()),

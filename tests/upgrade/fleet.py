@@ -20,7 +20,7 @@ from embedded.parts import Part, free_port, socket_file
 from embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres
 from embedded.s3 import BUCKET, REGION, S3
 from embedded.supervisor import Supervisor
-from embedded.testing import HASTY
+from embedded.testing import NOT_DURABLE
 from embedded.valkey import Valkey
 from gateway.bucket import Bucket
 from gateway.render import Addresses
@@ -102,7 +102,7 @@ class Fleet:
         """
         The data services, the old release on its own schema, and the gateway before both releases.
         """
-        self._supervisor.start([self._postgres.part(**HASTY), self._valkey.part(), self._s3.part()])
+        self._supervisor.start([self._postgres.part(**NOT_DURABLE), self._valkey.part(), self._s3.part()])
         for name in self._release.services:
             if name in _DATABASES:
                 self.migrate(name, "old")

@@ -17,7 +17,7 @@ import pytest
 from embedded.parts import free_port
 from embedded.postgres import ASSETS_DATABASE, SERVICE_ROLE, Postgres
 from embedded.supervisor import Supervisor
-from embedded.testing import HASTY, scratch
+from embedded.testing import NOT_DURABLE, scratch
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import Stub, chunks, digest, header, some_bytes, stream
 from services.cdn.tests.conftest import ROOT, Place, World, serving
@@ -32,11 +32,11 @@ def pair() -> Iterator[tuple[Postgres, Postgres]]:
         supervisors = [Supervisor(state / "log"), Supervisor(state / "replica-log")]
         try:
             primary = Postgres.inside(state, free_port())
-            supervisors[0].start([primary.part(**HASTY)])
+            supervisors[0].start([primary.part(**NOT_DURABLE)])
             environment = {**os.environ, "MODELYARD_DATABASE_URL": primary.url(ASSETS_DATABASE)}
             subprocess.run([sys.executable, "-m", "services.cdn.migrate"], env=environment, cwd=ROOT, check=True)
             replica = primary.replicate(state / "replica", free_port())
-            supervisors[1].start([replica.part(**HASTY)])
+            supervisors[1].start([replica.part(**NOT_DURABLE)])
             replica.sql("SELECT pg_wal_replay_pause()")
             yield primary, replica
         finally:
