@@ -1,8 +1,8 @@
 """
 Find phrases that the project does not use: `python tools/check_language.py [--all] [FILE …]`.
 
-The list is tools/forbidden-phrases.toml; docs/glossary.md has the terms to use. Prints `file:line: phrase → replacement` and
-exits with 1 when it finds any. Without files, every tracked text file of the enforced paths is checked.
+The list is tools/forbidden-phrases.toml; docs/glossary.md has the terms. Prints `file:line: phrase → replacement`
+and exits with 1 when it finds any. Without files, every tracked text file of the enforced paths is checked.
 """
 
 from __future__ import annotations
