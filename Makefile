@@ -30,6 +30,7 @@ demo: $(READY) ## The main job on real data, every step verified, in under a min
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "files are not formatted: run \`make format\`"; exit 1; }
+	@$(BIN)/python tools/check_language.py
 
 types: $(READY)
 	@$(BIN)/mypy

@@ -1,11 +1,11 @@
 """
-The hit rate of a cache of a size, with a time to live and writes that end entries, for calls that are Zipf-like.
+The hit rate of an LRU cache of a given size with a TTL and invalidating writes, under Zipf-distributed requests.
 
 Che, Tung, Wang, "Hierarchical Web Caching Systems: Modeling, Design and Experimental Results", IEEE JSAC 20(7), 2002:
-an LRU cache of C entries behaves as if each entry stayed for one time t after its last read, the same for all, with
-sum(1 - exp(-rate x t)) = C. Writes that end an entry are a second Poisson process: a read is a hit when the one before
-it is less than t ago and no write came between. The time to live is put on top as if eviction had no memory (ours;
-exact where one of the two is absent; `simulation` shows the error).
+an LRU cache of C entries behaves as if each entry were evicted a characteristic time t after its last read, with
+sum(1 - exp(-rate x t)) = C. Writes that invalidate an entry are a second Poisson process: a read is a hit when the
+previous read was less than t ago and no write came in between. The TTL is added as if eviction were memoryless (our
+extension; exact where either the TTL or eviction is absent; `simulation` shows the error).
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from functools import lru_cache
 
 _EXACT = 200
 _STEP = 1.1
+#: Relative, of the characteristic time: far below what a hit rate is printed with.
+_PRECISION = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """
-    Keys that are read alike.
+    Keys with the same request rate.
 
     Args:
-        count: how many.
-        reads: of each, per second.
-        writes: that end the entry of each, per second.
-        kept: seconds an entry may live.
-        size: of an entry.
+        count: the number of keys.
+        reads: reads of each key per second.
+        writes: writes per second that invalidate the entry of each key.
+        kept: the TTL in seconds.
+        size: the size of an entry.
     """
 
     count: float
@@ -42,14 +44,14 @@ class Keys:
 @lru_cache(maxsize=64)
 def zipf(population: int, skew: float) -> tuple[tuple[float, float], ...]:
     """
-    Zipf's shares in bins: the first 200 ranks by themselves, then ever wider.
+    The Zipf distribution in bins: one for each of the first 200 ranks, then bins of growing width.
 
     Args:
-        population: how many keys, at least 1.
+        population: the number of keys, at least 1.
         skew: the exponent, 0 or more.
 
     Returns:
-        (how many keys, the share of each), the shares of all keys adding up to 1.
+        Pairs of the number of keys in a bin and the share of each; the shares of all keys add up to 1.
     """
     bins = [(1.0, rank**-skew) for rank in range(1, min(population, _EXACT) + 1)]
     first = _EXACT + 1
@@ -69,17 +71,17 @@ def _integral(low: float, high: float, skew: float) -> float:
     return float((high ** (1 - skew) - low ** (1 - skew)) / (1 - skew))
 
 
-def hit(keys: Keys, stays: float) -> float:
+def hit(keys: Keys, time: float) -> float:
     """
-    The share of the reads of *keys* that find an entry.
+    The hit rate of *keys*.
 
     Args:
-        stays: Che's time, in seconds; infinite when nothing is evicted.
+        time: Che's characteristic time, in seconds; infinite when nothing is evicted.
     """
     if keys.reads <= 0 or keys.kept <= 0:
         return 0.0
     both = keys.reads + keys.writes
-    again = keys.reads / both * -math.expm1(-both * stays)
+    again = keys.reads / both * -math.expm1(-both * time)
     if again <= 0:
         return 0.0
     ends = keys.reads * (1 - again) / again
@@ -87,50 +89,67 @@ def hit(keys: Keys, stays: float) -> float:
     return hits / (1 + hits)
 
 
-def held(keys: Keys, stays: float) -> float:
+def occupancy_limit(keys: Keys) -> float:
     """
-    The share of *keys* that have an entry at a moment, valid or not.
+    The largest share of *keys* that can have an entry at a moment: what the TTL leaves when nothing is evicted.
     """
     if keys.reads <= 0 or keys.kept <= 0:
         return 0.0
     x = keys.reads * keys.kept
-    return min(-math.expm1(-keys.reads * stays), x / (1 + x))
+    return x / (1 + x)
 
 
-def stays(keys: Sequence[Keys], room: float) -> float:
+def characteristic_time(keys: Sequence[Keys], capacity: float) -> float:
     """
-    Che's time of a cache, in seconds.
+    Che's characteristic time of a cache, in seconds.
 
     Args:
-        room: the sizes of all entries that fit.
+        capacity: the total size of the entries that fit.
     """
-    if room <= 0:
+    if capacity <= 0:
         return 0.0
-    if entries(keys, math.inf) <= room:
+    if occupancy(keys, math.inf) <= capacity:
         return math.inf
+    # What does not depend on the time is computed once: this loop is nearly all that a capacity plan costs.
+    terms = [(each.count * each.size, each.reads, limit) for each in keys if (limit := occupancy_limit(each)) > 0]
+    expm1 = math.expm1
+
+    def fits(time: float) -> bool:
+        occupied = 0.0
+        for weight, reads, limit in terms:
+            share = -expm1(-reads * time)
+            occupied += weight * (min(limit, share))
+        return occupied < capacity
+
     low, high = 0.0, 1.0
-    while entries(keys, high) < room:
-        high *= 2
-    for _ in range(60):
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > _PRECISION * high:
         middle = (low + high) / 2
-        fits = entries(keys, middle) < room
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 
-def entries(keys: Sequence[Keys], time: float) -> float:
+def occupancy(keys: Sequence[Keys], time: float) -> float:
     """
-    The sizes of all entries that are there at a moment; their number, where each has the size 1.
+    The total size of the entries, valid or not, that are cached at a moment; their number, where each has the size 1.
+
+    Args:
+        time: Che's characteristic time, in seconds; infinite when nothing is evicted.
     """
-    return sum(each.count * held(each, time) * each.size for each in keys)
+    occupied = 0.0
+    for each in keys:
+        if (limit := occupancy_limit(each)) > 0:
+            occupied += each.count * each.size * min(-math.expm1(-each.reads * time), limit)
+    return occupied
 
 
 def hit_rate(keys: Sequence[Keys], time: float) -> float:
     """
-    Of all reads of *keys*.
+    The hit rate over all reads of *keys*.
 
     Args:
-        time: as `stays` gives it.
+        time: as `characteristic_time` returns it.
     """
     reads = sum(each.count * each.reads for each in keys)
     return sum(each.count * each.reads * hit(each, time) for each in keys) / reads if reads else 0.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench.capacity import ceiling
 from bench.capacity.assumptions import Assumptions, Call
-from bench.capacity.caching import Keys, hit, hit_rate, stays, zipf
+from bench.capacity.caching import Keys, characteristic_time, hit, hit_rate, zipf
 from bench.capacity.queueing import p95
 from bench.capacity.traffic import Load, hits
 
@@ -179,7 +179,7 @@ def _lru() -> Row:
     """
     keys = [Keys(count, share * 5 / 6, 0.0, 1e15) for count, share in zipf(100_000, 1.0)]
     once = Keys(1e9, 1 / 6 / 1e9, 0.0, 1e15)
-    found = 100 * hit_rate([*keys, once], stays([*keys, once], 20_000))
+    found = 100 * hit_rate([*keys, once], characteristic_time([*keys, once], 20_000))
     why = "moka, which we use, has 65.3: LRU is on the safe side"
     return Row("hit rate of an LRU of 20,000, %", (found, found), (62.9, 62.9), 1.05, "docs/adr/0012", why)
 

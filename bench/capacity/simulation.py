@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
-from bench.capacity.caching import Keys, hit_rate, stays, zipf
+from bench.capacity.caching import Keys, characteristic_time, hit_rate, zipf
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def approximated(trial: Trial) -> float:
         Keys(count, READS * share, READS * trial.writes * share, trial.kept)
         for count, share in zipf(trial.population, trial.skew)
     ]
-    return hit_rate(keys, stays(keys, trial.room))
+    return hit_rate(keys, characteristic_time(keys, trial.room))
 
 
 def _each(trial: Trial) -> list[tuple[float, float]]:

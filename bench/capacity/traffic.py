@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from bench.capacity.assumptions import Assumptions, Call
-from bench.capacity.caching import Keys, held, hit_rate, stays, zipf
+from bench.capacity.caching import Keys, characteristic_time, hit_rate, occupancy_limit, zipf
 from bench.capacity.ceiling import shared_cells
 
 #: services/cache/store/compression.py
@@ -136,9 +136,9 @@ def hits(figures: Assumptions, load: Load, pods: int) -> Hits:
     reads = sum(load.rate(figures, call) for call in cached)
     through = sum(missed[call.name] for call in cached)
     whole = 1 - through / reads if reads else 0.0
-    kept = {call: sum(key.count * held(key, math.inf) for key in of_all[call.name]) for call in cached}
+    kept = {call: sum(key.count * occupancy_limit(key) for key in of_all[call.name]) for call in cached}
     octets = sum(number * _octets(figures, call) for call, number in kept.items())
-    near = min(whole, hit_rate(of_one, stays(of_one, room)))
+    near = min(whole, hit_rate(of_one, characteristic_time(of_one, room)))
     quiet = [key for call in cached if call.ended_by != "namespace" for key in of_all[call.name]]
     return Hits(near, whole, hit_rate(quiet, math.inf), missed, reads, sum(kept.values()), octets)
 

@@ -10,7 +10,7 @@ import pytest
 from bench.capacity import calibration, ceiling
 from bench.capacity.__main__ import PAGE, blocks, filled, main
 from bench.capacity.assumptions import DEFAULT, KINDS, UNITS, load
-from bench.capacity.caching import Keys, hit, hit_rate, stays, zipf
+from bench.capacity.caching import Keys, characteristic_time, hit, hit_rate, zipf
 from bench.capacity.queueing import erlang_c, mean_wait, p95
 from bench.capacity.simulation import ERROR, TRIALS, Trial, approximated, simulated
 from bench.capacity.sizing import plan
@@ -87,7 +87,9 @@ def test_zipf_in_bins_is_zipf(skew: float) -> None:
     assert sum(count * share for count, share in binned) == pytest.approx(1)
     keys = [Keys(count, share, 0.0, 1e12) for count, share in binned]
     each = [Keys(1, share / sum(single), 0.0, 1e12) for share in single]
-    assert hit_rate(keys, stays(keys, 300)) == pytest.approx(hit_rate(each, stays(each, 300)), abs=0.002)
+    assert hit_rate(keys, characteristic_time(keys, 300)) == pytest.approx(
+        hit_rate(each, characteristic_time(each, 300)), abs=0.002
+    )
 
 
 def test_the_ceiling_of_one_revision() -> None:
