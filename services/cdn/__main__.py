@@ -11,23 +11,23 @@ from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
 from modelyard.contracts import scopes
-from services.cdn.delivering import CHANNEL, delivering
+from services.cdn.delivery import CHANNEL, delivering
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
 from services.cdn.service.privacy import Privacy
-from services.cdn.service.storing import Storing
+from services.cdn.service.registration import Storing
 from services.cdn.service.uploads import UploadService
 from services.cdn.settings import CdnSettings
 from services.cdn.store.assets import open_assets
-from services.cdn.store.collection import Collection
-from services.cdn.store.finishing import Finisher
-from services.cdn.store.pins import Pins
+from services.cdn.store.maintenance import Sweeper
+from services.cdn.store.objects.s3 import traffic
 from services.cdn.store.records import Records
-from services.cdn.store.s3 import traffic
-from services.cdn.store.sweeping import Sweeper
-from services.cdn.store.uploads import Uploads
+from services.cdn.store.retention.garbage_collection import Collection
+from services.cdn.store.retention.pins import Pins
+from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.sessions import Uploads
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from services.cdn.model.delivery import LifeBounds
 from services.cdn.model.static_files import USUAL_AGE, CacheAges
-from services.cdn.store.edge import EdgeSettings
-from services.cdn.store.invalidator import Pace
-from services.cdn.store.signing import CloudFrontKey
+from services.cdn.store.delivery.cloudfront import EdgeSettings
+from services.cdn.store.delivery.invalidator import Pace
+from services.cdn.store.delivery.signers import CloudFrontKey
 from services.chassis.settings import Kind, Secret, SettingsError, integer, seconds, secret, setting, text, url
 from services.ledger.settings import LedgerSettings
 

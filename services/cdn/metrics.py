@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.cdn.store.traffic import Traffic
+from services.cdn.store.objects.traffic import Traffic
 
 
 class StoreMetrics(Collector):

@@ -9,12 +9,12 @@ from datetime import timedelta
 
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.model import MOST_STREAM
-from services.cdn.service.arriving import Patience
+from services.cdn.service.upload_streams import Patience
 from services.cdn.store.assets import Limits
-from services.cdn.store.collection import Grace
-from services.cdn.store.s3 import S3Settings
-from services.cdn.store.sweeping import Rhythm
-from services.cdn.store.uploads import Bounds
+from services.cdn.store.maintenance import Rhythm
+from services.cdn.store.objects.s3 import S3Settings
+from services.cdn.store.retention.garbage_collection import Grace
+from services.cdn.store.uploads.sessions import Bounds
 from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
 
 _MIB = 1024 * 1024

@@ -25,7 +25,7 @@ from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.contracts import public_scopes
 from modelyard.tokens import mint
-from services.cdn.tests.made import safetensors, tensor
+from services.cdn.tests.model_files import safetensors, tensor
 
 READ = "assets.read"
 #: What tells two calls apart that say the same.

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2, delivery_pb2_grpc
-from services.cdn.tests.made import safetensors, tensor
+from services.cdn.tests.model_files import safetensors, tensor
 from tests.coherence.history import History
 from tests.coherence.writers import Origin
 

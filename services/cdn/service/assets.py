@@ -22,16 +22,16 @@ from services.cdn.model import (
     parse_names,
     parse_part,
 )
-from services.cdn.service.arriving import Arriving, Patience, check_chunk
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
+from services.cdn.service.registration import Storing
 from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
-from services.cdn.service.storing import Storing
+from services.cdn.service.upload_streams import Arriving, Patience, check_chunk
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.collection import Collection, Grace
-from services.cdn.store.indexes import Indexes
-from services.cdn.store.pins import Pins
+from services.cdn.store.metadata.tensor_indexes import Indexes
 from services.cdn.store.records import Records
+from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.retention.pins import Pins
 from services.chassis.checks import Checks
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
 from services.chassis.serving.context import Context

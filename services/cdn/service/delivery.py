@@ -22,9 +22,9 @@ from services.cdn.model.delivery import (
 from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
 from services.cdn.service.privacy import Privacy
-from services.cdn.store.invalidations import InvalidationStore
-from services.cdn.store.links import Links
-from services.cdn.store.static_files import StaticFileStore
+from services.cdn.store.delivery.invalidations import InvalidationStore
+from services.cdn.store.delivery.presigned_urls import Links
+from services.cdn.store.delivery.static_files import StaticFileStore
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.serving.context import Context

@@ -14,16 +14,16 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
-from services.cdn.service.arriving import Arriving, Patience, check_chunk
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
+from services.cdn.service.registration import Storing
 from services.cdn.service.rendering import from_asset, from_stored, from_upload
-from services.cdn.service.storing import Storing
+from services.cdn.service.upload_streams import Arriving, Patience, check_chunk
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.finishing import Finisher
 from services.cdn.store.records import Records
-from services.cdn.store.resuming import UploadWriter, begin
-from services.cdn.store.uploads import Uploads, check_way, stored_id
+from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.resumable import UploadWriter, begin
+from services.cdn.store.uploads.sessions import Uploads, check_way, stored_id
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import say_revision

@@ -1,3 +1,5 @@
 """
-Assets: their bytes on S3 (s3.py is where boto3 is), and what is known of them in PostgreSQL.
+Storage of assets: their bytes in S3 and their records in PostgreSQL.
+
+`assets.py` is the byte store as the service uses it, `records.py` the assets' rows, `maintenance.py` the periodic jobs.
 """

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.bucket import Bucket, kept
-from services.cdn.store.budget import Memory
-from services.cdn.store.copying import Copier
-from services.cdn.store.encodings import Variants
-from services.cdn.store.part_urls import PartUrls
-from services.cdn.store.reader import AssetReader
+from services.cdn.store.memory import Memory
+from services.cdn.store.objects.bucket import Bucket, kept
+from services.cdn.store.objects.compression import Variants
+from services.cdn.store.objects.copier import Copier
+from services.cdn.store.objects.downloads import AssetReader
+from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.store.records import Records
-from services.cdn.store.s3 import S3Settings
-from services.cdn.store.writer import AssetWriter
+from services.cdn.store.uploads.one_shot import AssetWriter
+from services.cdn.store.uploads.part_urls import PartUrls
 from services.chassis.serving.background import Chores
 
 #: Seconds that work in the background may take at the end, within the time to drain.

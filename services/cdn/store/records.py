@@ -1,9 +1,10 @@
 # ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
 """
-What is known of assets, in the database.
+Records of assets in the database.
 
-No bytes are trusted that have no row: a row is there before S3 gets anything under an asset's key (`reserve`), and goes
-after S3 has lost it (collection.py). So nothing in S3 has to be searched for what nobody knows (docs/adr/0015).
+Bytes without a row are never trusted: a row exists before anything is written to S3 under an asset's key (`reserve`),
+and is deleted only after S3 has deleted the bytes (retention/garbage_collection.py). So S3 never has to be searched
+for objects without a record (docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ class Records:
 
     async def tensors(self, sha256: str, *, private: bool) -> bytes:
         """
-        The index of tensors as it is stored (indexes.py reads it).
+        The index of tensors as it is stored (metadata/tensor_indexes.py decodes it).
 
         Args:
             private: whether that of a private asset is found.

@@ -25,7 +25,7 @@ from embedded.link import Link
 from embedded.parts import free_port
 from embedded.s3 import REGION, S3
 from services.cdn.model import asset_key
-from services.cdn.store.s3 import S3Settings
+from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.tests.calls import Stub
 
 if TYPE_CHECKING:

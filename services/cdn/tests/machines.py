@@ -16,23 +16,23 @@ import asyncpg
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import asset_key
-from services.cdn.service.arriving import Patience
 from services.cdn.service.assets import AssetService
-from services.cdn.service.storing import Storing
+from services.cdn.service.registration import Storing
+from services.cdn.service.upload_streams import Patience
 from services.cdn.service.uploads import UploadService
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.budget import Memory
-from services.cdn.store.collection import Collection, Grace
-from services.cdn.store.encodings import Variants
-from services.cdn.store.finishing import Finisher
-from services.cdn.store.pins import Pins
+from services.cdn.store.memory import Memory
+from services.cdn.store.objects.compression import Variants
+from services.cdn.store.objects.s3 import Missing
 from services.cdn.store.records import Records
-from services.cdn.store.s3 import Missing
-from services.cdn.store.uploads import Bounds, Uploads
+from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.retention.pins import Pins
+from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.sessions import Bounds, Uploads
+from services.cdn.tests.allow_all import Trusting
 from services.cdn.tests.calls import chunk, digest, header
-from services.cdn.tests.memory import CopyingBucket
+from services.cdn.tests.memory_bucket import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
-from services.cdn.tests.trusting import Trusting
 from services.chassis.serving.background import Chores
 from services.chassis.serving.context import Context, Metadata
 from services.ledger.service.calls import Mutations

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.cdn.model import Span
-from services.cdn.store.bucket import Hash, Part, Stored
-from services.cdn.tests.memory import CopyingBucket
+from services.cdn.store.objects.bucket import Hash, Part, Stored
+from services.cdn.tests.memory_bucket import CopyingBucket
 from services.ledger.store.database import Database
 from services.ledger.store.pool import Connection, Taken
 from services.ledger.store.servers import Server

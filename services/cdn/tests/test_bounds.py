@@ -15,10 +15,10 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
-from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.upload_streams import Arriving, Patience
+from services.cdn.tests.access_control import guarded
 from services.cdn.tests.calls import MIB, chunk, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import Cdn, World, serving
-from services.cdn.tests.guarded import guarded
 from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import Aborted
 from tests.abuse.attacks import dripping_uploads, opened_uploads

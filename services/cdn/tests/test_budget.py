@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cdn.store.budget import Budget, Memory
+from services.cdn.store.memory import Budget, Memory
 from services.chassis.errors import ResourceExhausted, Unavailable
 
 

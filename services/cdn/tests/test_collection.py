@@ -15,13 +15,13 @@ import pytest
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.collection import Collected, Collection, Grace
-from services.cdn.store.s3 import traffic
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.s3 import traffic
+from services.cdn.store.retention.garbage_collection import Collected, Collection, Grace
 from services.cdn.tests.calls import Stub, digest, failure
 from services.cdn.tests.conftest import Store, World
 from services.cdn.tests.machines import call, open_shop
-from services.cdn.tests.memory import MemoryBucket
+from services.cdn.tests.memory_bucket import MemoryBucket
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.grouping import Writer
 

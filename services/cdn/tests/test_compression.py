@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cdn.model.compression import worth_keeping, worth_trying
-from services.cdn.store import variants
-from services.cdn.store.variants import compressed
+from services.cdn.store.objects import variants
+from services.cdn.store.objects.variants import compressed
 
 TEXT = b"All happy models are alike; each unhappy model is unhappy in its own way.\n" * 100
 NOISE = hashlib.shake_256(b"noise").digest(2**20)

@@ -19,10 +19,10 @@ import pytest
 from embedded.postgres import SERVICE_ROLE
 from services.cdn.model.formats import Inspection
 from services.cdn.model.static_files import StaticDraft, StaticName
-from services.cdn.store.pins import Pins
+from services.cdn.store.delivery.static_files import StaticFileStore
+from services.cdn.store.delivery.static_objects import StaticObjects
 from services.cdn.store.records import Arrival, Records
-from services.cdn.store.static_files import StaticFileStore
-from services.cdn.store.static_objects import StaticObjects
+from services.cdn.store.retention.pins import Pins
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database, DatabaseSettings, open_database

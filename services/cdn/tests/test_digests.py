@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cdn.store import digests
-from services.cdn.store.digests import BadState, Digest, NotResumable, resumable
-from services.cdn.store.libcrypto import Context, Library, _borrowed, candidates
+from services.cdn.store.uploads import digests
+from services.cdn.store.uploads.digests import BadState, Digest, NotResumable, resumable
+from services.cdn.store.uploads.libcrypto import Context, Library, _borrowed, candidates
 
 needs_openssl = pytest.mark.skipif(not resumable(), reason="there is no libcrypto here")
 
@@ -125,7 +125,7 @@ def test_another_process() -> None:
     digest = Digest()
     digest.update(b"a" * 1001)
     code = (
-        "import sys; from services.cdn.store.digests import Digest\n"
+        "import sys; from services.cdn.store.uploads.digests import Digest\n"
         "digest = Digest.resume(bytes.fromhex(sys.argv[1])); digest.update(b'b' * 99); print(digest.hexdigest())"
     )
     done = subprocess.run(

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from services.cdn.settings import CdnSettings
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.encodings import Variants
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.compression import Variants
 from services.cdn.tests.calls import MIB
 from services.chassis.settings import SettingsError, load
 

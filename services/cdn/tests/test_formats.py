@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect
-from services.cdn.tests.made import GRAPH, ONNX, field, framed, safetensors
+from services.cdn.tests.model_files import GRAPH, ONNX, field, framed, safetensors
 from services.chassis.errors import InvalidArgument
 
 _DOWNLOADS = Path(__file__).resolve().parents[3] / ".modelyard" / "downloads"

@@ -21,7 +21,7 @@ import zstandard
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import MIB, Stub, chunks, digest, failure, header, some_bytes, upload
 from services.cdn.tests.conftest import Cdn
-from services.cdn.tests.made import framed, safetensors, tensor
+from services.cdn.tests.model_files import framed, safetensors, tensor
 from services.cdn.tests.uploading import PART, Client, put
 
 

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from services.cdn.model.formats import Tensor, TensorIndex
-from services.cdn.store.indexes import Indexes
+from services.cdn.store.metadata.tensor_indexes import Indexes
 from services.cdn.store.records import Records
 
 

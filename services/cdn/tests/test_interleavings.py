@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from embedded.postgres import Postgres
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys, asset_name
-from services.cdn.store.collection import Grace
+from services.cdn.store.retention.garbage_collection import Grace
 from services.cdn.tests.calls import digest
 from services.cdn.tests.conftest import World
 from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_at_once, upload_resumably
-from services.cdn.tests.memory import CopyingBucket, MemoryBucket
+from services.cdn.tests.memory_bucket import CopyingBucket, MemoryBucket
 from services.cdn.tests.stepping import Steps, acting
 from services.chassis.errors import ModelyardError
 

@@ -13,11 +13,11 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import Draft, asset_key, asset_name
-from services.cdn.store.collection import Grace
-from services.cdn.store.uploads import Uploads
+from services.cdn.store.retention.garbage_collection import Grace
+from services.cdn.store.uploads.sessions import Uploads
 from services.cdn.tests.calls import digest
 from services.cdn.tests.machines import Machine, Shop, call, open_shop, stream, upload_at_once
-from services.cdn.tests.memory import MemoryBucket
+from services.cdn.tests.memory_bucket import MemoryBucket
 from services.chassis.errors import Aborted
 
 DATA = b"bytes"

@@ -20,11 +20,11 @@ import pytest
 from embedded.postgres import SERVICE_ROLE
 from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.model.formats import Inspection
-from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.collection import Collection, Grace
-from services.cdn.store.pins import Pins
+from services.cdn.store.objects.bucket import Bucket, Part
 from services.cdn.store.records import Arrival, Records
-from services.cdn.store.uploads import Bounds, Progress, Uploads
+from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.retention.pins import Pins
+from services.cdn.store.uploads.sessions import Bounds, Progress, Uploads
 from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, ResourceExhausted
 from services.ledger.model.calls import Write

@@ -12,9 +12,9 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from modelyard.changes.v1 import changes_pb2
+from services.cdn.tests.access_control import Guarded, guarded
 from services.cdn.tests.calls import chunk, digest, download, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import World
-from services.cdn.tests.guarded import Guarded, guarded
 
 
 @pytest.fixture(scope="module")

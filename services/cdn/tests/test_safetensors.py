@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cdn.model.formats import HEAD_BYTES, Inspection, Tensor, TensorIndex, inspect
-from services.cdn.tests.made import BITS, framed, safetensors, tensor
+from services.cdn.tests.model_files import BITS, framed, safetensors, tensor
 from services.chassis.errors import InvalidArgument
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
-from services.cdn.service.arriving import Arriving, Patience
+from services.cdn.service.upload_streams import Arriving, Patience
 from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import World, serving
 from services.cdn.tests.uploading import PART, Client

@@ -16,13 +16,13 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2
 from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.store.assets import Limits, open_assets
-from services.cdn.store.bucket import Bucket, Multipart
-from services.cdn.store.collection import Collected, Collection, Grace
-from services.cdn.store.finishing import Finisher
+from services.cdn.store.maintenance import Rhythm, Sweeper
+from services.cdn.store.objects.bucket import Bucket, Multipart
 from services.cdn.store.records import Records
-from services.cdn.store.resuming import begin
-from services.cdn.store.sweeping import Rhythm, Sweeper
-from services.cdn.store.uploads import Bounds, Uploads
+from services.cdn.store.retention.garbage_collection import Collected, Collection, Grace
+from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.resumable import begin
+from services.cdn.store.uploads.sessions import Bounds, Uploads
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
 from services.cdn.tests.conftest import Cdn, Store, World, serving
 from services.cdn.tests.uploading import PART, Client

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from services.cdn.metrics import StoreMetrics
 from services.cdn.model import Span
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.s3 import Missing, PastEnd, S3Settings, Taken, traffic
-from services.cdn.store.traffic import outcome
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.s3 import Missing, PastEnd, S3Settings, Taken, traffic
+from services.cdn.store.objects.traffic import outcome
 from services.cdn.tests.conftest import World
 from services.chassis.errors import ResourceExhausted, Unavailable
 

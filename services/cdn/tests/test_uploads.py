@@ -20,7 +20,7 @@ from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
 from modelyard.problems import explain
 from services.cdn.tests.calls import MIB, digest, download, failure, some_bytes, upload
 from services.cdn.tests.conftest import Cdn, World, serving
-from services.cdn.tests.made import safetensors, tensor
+from services.cdn.tests.model_files import safetensors, tensor
 from services.cdn.tests.uploading import PART, Client, put
 
 OWNER = "namespaces/default/models/m/versions/1"

@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 
 from services.cdn.model import Draft
-from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.budget import Allowance, Budget
-from services.cdn.store.encodings import Variants
+from services.cdn.store.memory import Allowance, Budget
+from services.cdn.store.objects.bucket import Bucket, Part
+from services.cdn.store.objects.compression import Variants
 from services.cdn.store.records import Records
-from services.cdn.store.writer import AssetWriter
+from services.cdn.store.uploads.one_shot import AssetWriter
 from services.cdn.tests.calls import MIB, digest
 from services.chassis.errors import Unavailable
 from services.chassis.serving.background import Chores

@@ -16,7 +16,7 @@ import pytest
 
 from embedded.postgres import SERVICE_ROLE, Postgres
 from embedded.s3 import REGION, S3
-from services.cdn.store.s3 import S3Settings
+from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.tests.delivery.yard import Delivery, Place, running
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import grpc
 import pytest
 
 from modelyard.cdn.v1 import delivery_pb2 as pb
-from services.cdn.store.edge import Edge, EdgeSettings
-from services.cdn.store.invalidations import InvalidationStore
-from services.cdn.store.invalidator import Invalidator, Pace
+from services.cdn.store.delivery.cloudfront import Edge, EdgeSettings
+from services.cdn.store.delivery.invalidations import InvalidationStore
+from services.cdn.store.delivery.invalidator import Invalidator, Pace
 from services.cdn.tests.calls import failure
-from services.cdn.tests.delivery.edges import Cloud, clouds
+from services.cdn.tests.delivery.cloudfront import Cloud, clouds
 from services.cdn.tests.delivery.yard import Delivery, Place, running, some_bytes
 from services.ledger.store.database import Database, DatabaseSettings, open_database
 

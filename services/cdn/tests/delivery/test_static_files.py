@@ -18,9 +18,9 @@ import pytest
 from embedded.link import Link
 from modelyard.cdn.v1 import delivery_pb2 as pb
 from services.cdn.model.static_files import CacheAges, Headers
-from services.cdn.store.copying import Copier
-from services.cdn.store.mending import Mender
-from services.cdn.store.static_objects import StaticObjects
+from services.cdn.store.delivery.repair import Mender
+from services.cdn.store.delivery.static_objects import StaticObjects
+from services.cdn.store.objects.copier import Copier
 from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
 from services.cdn.tests.calls import MIB, failure
 from services.cdn.tests.delivery.yard import Delivery, Place, running, some_bytes

@@ -17,11 +17,11 @@ import grpc
 from embedded.parts import free_port
 from modelyard.cdn.v1 import delivery_pb2 as pb
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
-from services.cdn.delivering import delivering
+from services.cdn.delivery import delivering
 from services.cdn.delivery_settings import DeliverySettings
-from services.cdn.store.pins import Pins
-from services.cdn.store.s3 import S3Settings
-from services.cdn.tests.trusting import Trusting
+from services.cdn.store.objects.s3 import S3Settings
+from services.cdn.store.retention.pins import Pins
+from services.cdn.tests.allow_all import Trusting
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.observability.metrics import Metrics
 from services.chassis.serving.server import Server

@@ -10,7 +10,7 @@ from functools import partial
 
 from services.cdn.model import Draft, Span
 from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect, scan
-from services.cdn.store.bucket import Bucket
+from services.cdn.store.objects.bucket import Bucket
 from services.chassis.serving.background import begin
 
 # The largest header that is read takes half a second and some hundred MB meanwhile; so may a scan.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from services.cdn.model import DEFAULT_MEDIA_TYPE, Span, is_private
-from services.cdn.store.s3 import Lane, S3Settings, traffic
+from services.cdn.store.objects.s3 import Lane, S3Settings, traffic
 from services.chassis.errors import Unavailable
 
 if TYPE_CHECKING:

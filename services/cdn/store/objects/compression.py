@@ -9,9 +9,9 @@ from functools import partial
 
 from services.cdn.model import Span, is_private, variant_key
 from services.cdn.model.compression import worth_trying
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.budget import Budget
-from services.cdn.store.variants import compressed
+from services.cdn.store.memory import Budget
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.variants import compressed
 
 #: How many of the largest texts may be in memory at once, and how many seconds others wait for their turn.
 _LARGEST_AT_ONCE = 2

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.cdn.model import Upload
-from services.cdn.store.s3 import Lane, S3Settings
+from services.cdn.store.objects.s3 import Lane, S3Settings
 
 
 class PartUrls:

@@ -15,9 +15,9 @@ from uuid import UUID, uuid4
 
 from services.cdn.model.names import asset_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
-from services.cdn.store.pins import Pins
-from services.cdn.store.s3 import Missing as NoObject
-from services.cdn.store.static_objects import Original, StaticObjects
+from services.cdn.store.delivery.static_objects import Original, StaticObjects
+from services.cdn.store.objects.s3 import Missing as NoObject
+from services.cdn.store.retention.pins import Pins
 from services.cdn.store.transactions import STILL_HERE, kept_alive
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing, Read, check_etag

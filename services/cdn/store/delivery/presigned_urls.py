@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from services.cdn.model.delivery import Signed, Terms
 from services.cdn.model.names import asset_name
-from services.cdn.store.shares import Shares, share_prefix
-from services.cdn.store.signing import Signer, lacks
+from services.cdn.store.delivery.signers import Signer, lacks
+from services.cdn.store.delivery.version_copies import Shares, share_prefix
 from services.ledger.model.calls import Missing
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement

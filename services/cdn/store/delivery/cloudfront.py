@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from services.cdn.store.s3 import session
+from services.cdn.store.objects.s3 import session
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudfront import CloudFrontClient

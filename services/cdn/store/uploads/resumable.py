@@ -12,14 +12,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from services.cdn.model import Upload, UploadWay, staging_key
-from services.cdn.store.aborting import abort
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.budget import Allowance
-from services.cdn.store.digests import Digest, resumable
-from services.cdn.store.filling import Filling
-from services.cdn.store.inspecting import inspected
-from services.cdn.store.s3 import Missing
-from services.cdn.store.uploads import Progress, Uploads
+from services.cdn.store.memory import Allowance
+from services.cdn.store.metadata.inspection import inspected
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.s3 import Missing
+from services.cdn.store.uploads.digests import Digest, resumable
+from services.cdn.store.uploads.multipart import abort
+from services.cdn.store.uploads.part_buffer import Filling
+from services.cdn.store.uploads.sessions import Progress, Uploads
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.serving.background import Chores
 from services.chassis.serving.background import begin as begin_task

@@ -12,18 +12,18 @@ from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_se
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.service.delivery import DeliveryService
 from services.cdn.service.privacy import Privacy
-from services.cdn.store.copying import Copier
-from services.cdn.store.edge import Edge
-from services.cdn.store.invalidations import InvalidationStore
-from services.cdn.store.invalidator import invalidating
-from services.cdn.store.links import Links
-from services.cdn.store.mending import Mender, mending
-from services.cdn.store.pins import Pins
-from services.cdn.store.s3 import S3Settings
-from services.cdn.store.shares import Shares, remove_shares
-from services.cdn.store.signing import CloudFrontSigner, S3Signer
-from services.cdn.store.static_files import StaticFileStore
-from services.cdn.store.static_objects import StaticObjects
+from services.cdn.store.delivery.cloudfront import Edge
+from services.cdn.store.delivery.invalidations import InvalidationStore
+from services.cdn.store.delivery.invalidator import invalidating
+from services.cdn.store.delivery.presigned_urls import Links
+from services.cdn.store.delivery.repair import Mender, mending
+from services.cdn.store.delivery.signers import CloudFrontSigner, S3Signer
+from services.cdn.store.delivery.static_files import StaticFileStore
+from services.cdn.store.delivery.static_objects import StaticObjects
+from services.cdn.store.delivery.version_copies import Shares, remove_shares
+from services.cdn.store.objects.copier import Copier
+from services.cdn.store.objects.s3 import S3Settings
+from services.cdn.store.retention.pins import Pins
 from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database

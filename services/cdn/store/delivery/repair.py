@@ -12,9 +12,9 @@ from functools import partial
 from uuid import uuid4
 
 from services.cdn.model.static_files import StaticName
-from services.cdn.store.s3 import Missing as NoObject
-from services.cdn.store.static_files import NOW, ORIGINAL, to_original, to_static_file
-from services.cdn.store.static_objects import StaticObjects
+from services.cdn.store.delivery.static_files import NOW, ORIGINAL, to_original, to_static_file
+from services.cdn.store.delivery.static_objects import StaticObjects
+from services.cdn.store.objects.s3 import Missing as NoObject
 from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
 from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database

@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from services.cdn.model import ENCODINGS, STAGING, staged_upload, staging_key, variant_key
-from services.cdn.store.aborting import abort
-from services.cdn.store.bucket import Bucket, Multipart
-from services.cdn.store.collection import Collection, Grace
-from services.cdn.store.finishing import Finisher
-from services.cdn.store.uploads import Uploads
+from services.cdn.store.objects.bucket import Bucket, Multipart
+from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.multipart import abort
+from services.cdn.store.uploads.sessions import Uploads
 from services.chassis.serving.background import beside, every
 from services.ledger.store.changelog import Changelog
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from services.cdn.model.static_files import CacheAges, Headers, StaticDraft, StaticName
-from services.cdn.store.copying import Copier
-from services.cdn.store.s3 import Missing as NoObject
+from services.cdn.store.objects.copier import Copier
+from services.cdn.store.objects.s3 import Missing as NoObject
 
 ENCODINGS = ("gzip", "zstd")
 

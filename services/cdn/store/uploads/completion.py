@@ -13,14 +13,14 @@ from datetime import datetime
 
 from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
 from services.cdn.model.formats import HEAD_BYTES, Inspection
-from services.cdn.store.aborting import abort
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.bucket import Part
-from services.cdn.store.digests import Digest
-from services.cdn.store.inspecting import inspected, scanned_in
+from services.cdn.store.metadata.inspection import inspected, scanned_in
+from services.cdn.store.objects.bucket import Part
+from services.cdn.store.objects.s3 import Missing, Taken
 from services.cdn.store.records import Arrival, Records
-from services.cdn.store.s3 import Missing, Taken
-from services.cdn.store.uploads import Uploads
+from services.cdn.store.uploads.digests import Digest
+from services.cdn.store.uploads.multipart import abort
+from services.cdn.store.uploads.sessions import Uploads
 from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 from services.chassis.serving.background import begin
 

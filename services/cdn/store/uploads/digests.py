@@ -13,7 +13,7 @@ import struct
 import zlib
 from functools import cache
 
-from services.cdn.store.libcrypto import Context, Library, candidates
+from services.cdn.store.uploads.libcrypto import Context, Library, candidates
 
 _BLOCK = 64
 #: FIPS 180-4, section 1: a message has less than 2**64 bits.

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.s3 import Lane, Missing, S3Settings
+from services.cdn.store.objects.s3 import Lane, Missing, S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef

@@ -20,8 +20,8 @@ from functools import partial
 from uuid import UUID
 
 from services.cdn.model.delivery import InvalidationState
-from services.cdn.store.edge import Edge, EdgeBusy, EdgeRefuses
-from services.cdn.store.invalidations import InvalidationStore
+from services.cdn.store.delivery.cloudfront import Edge, EdgeBusy, EdgeRefuses
+from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from services.cdn.model import Caller, Draft, Upload, UploadWay
 from services.cdn.model.formats import Inspection
-from services.cdn.store.bucket import Part
+from services.cdn.store.objects.bucket import Part
 from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row

@@ -10,8 +10,8 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import Draft, asset_name
 from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset
-from services.cdn.store.pins import Pins
 from services.cdn.store.records import Arrival, Records
+from services.cdn.store.retention.pins import Pins
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations, say_revision
 

@@ -11,14 +11,14 @@ from types import TracebackType
 
 from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
 from services.cdn.model.formats import Inspection
-from services.cdn.store.aborting import abort
-from services.cdn.store.bucket import Bucket, Part
-from services.cdn.store.budget import Allowance
-from services.cdn.store.encodings import Variants
-from services.cdn.store.filling import Filling
-from services.cdn.store.inspecting import inspected, scanned, scanned_in
+from services.cdn.store.memory import Allowance
+from services.cdn.store.metadata.inspection import inspected, scanned, scanned_in
+from services.cdn.store.objects.bucket import Bucket, Part
+from services.cdn.store.objects.compression import Variants
+from services.cdn.store.objects.s3 import Missing, Taken
 from services.cdn.store.records import Arrival, Records, going
-from services.cdn.store.s3 import Missing, Taken
+from services.cdn.store.uploads.multipart import abort
+from services.cdn.store.uploads.part_buffer import Filling
 from services.chassis.serving.background import Chores
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from services.cdn.model import Asset, all_keys
-from services.cdn.store.bucket import Bucket
+from services.cdn.store.objects.bucket import Bucket
 from services.cdn.store.records import CONDEMN, condemned
 from services.cdn.store.rows import ASSET, to_asset
 from services.chassis.errors import ModelyardError

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from services.cdn.model import Asset, Span
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.s3 import Missing, PastEnd
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.s3 import Missing, PastEnd
 from services.chassis.errors import DataLoss, NotFound, OutOfRange, Unavailable
 from services.chassis.serving.background import Chores
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from services.cdn.model import is_private
 from services.cdn.model.delivery import Terms
-from services.cdn.store.bucket import kept
-from services.cdn.store.s3 import Lane, S3Settings
+from services.cdn.store.objects.bucket import kept
+from services.cdn.store.objects.s3 import Lane, S3Settings
 from services.chassis.errors import FailedPrecondition
 
 

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.bucket import kept
-from services.cdn.store.copying import Copier
-from services.cdn.store.s3 import Missing as NoObject
+from services.cdn.store.objects.bucket import kept
+from services.cdn.store.objects.copier import Copier
+from services.cdn.store.objects.s3 import Missing as NoObject
 from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
 from services.chassis.errors import NotFound
 from services.ledger.store.database import Database

@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NoConnection
 
-from services.cdn.store.traffic import Traffic, outcome
+from services.cdn.store.objects.traffic import Traffic, outcome
 from services.chassis.errors import Internal, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:

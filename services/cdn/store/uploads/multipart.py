@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from services.cdn.store.bucket import Bucket
-from services.cdn.store.s3 import Missing
+from services.cdn.store.objects.bucket import Bucket
+from services.cdn.store.objects.s3 import Missing
 from services.chassis.errors import ModelyardError
 
 _log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import Any
 
 from services.cdn.model import Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.bucket import FOREVER, Bucket, Hash, Multipart, Part, Stored
-from services.cdn.store.copying import Copier
-from services.cdn.store.s3 import Missing, S3Settings, Taken
+from services.cdn.store.objects.bucket import FOREVER, Bucket, Hash, Multipart, Part, Stored
+from services.cdn.store.objects.copier import Copier
+from services.cdn.store.objects.s3 import Missing, S3Settings, Taken
 
 
 class CopyingBucket(Bucket):

@@ -1,0 +1,3 @@
+"""
+Delivery: presigned URLs, static files and CDN invalidations.
+"""

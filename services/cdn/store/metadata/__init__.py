@@ -1,0 +1,3 @@
+"""
+Metadata extracted from model files: format inspection, security scans, tensor indexes.
+"""

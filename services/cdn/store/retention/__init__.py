@@ -1,0 +1,3 @@
+"""
+Retention: pins and quotas, and the garbage collection of unpinned assets.
+"""

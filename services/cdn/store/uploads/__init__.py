@@ -1,0 +1,3 @@
+"""
+Uploads: sessions in PostgreSQL, bytes on their way into multipart uploads, verification and completion.
+"""
