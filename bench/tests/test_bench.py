@@ -44,7 +44,7 @@ def measured() -> Iterator[Measured]:
         tools.ghz()
     except SystemExit as error:
         pytest.skip(f"there is no ghz, and it cannot be built here: {error}")
-    with embedded(60, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
+    with embedded(20, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
         yield suite
 
 
@@ -102,7 +102,7 @@ def test_a_slow_search_misses_its_objective(bench: Bench, measured: Measured) ->
     The whole mix runs to its report without an error; a suite whose searches are slow misses that objective, and the
     run says so.
     """
-    code, printed, found = bench.short(measured, 25, 30)
+    code, printed, found = bench.short(measured, 20, 30)
     assert "MISSED  search, p95" in printed
     assert found["verdict"] in (FAIL, NO_VERDICT)
     assert code == CODES[found["verdict"]]
