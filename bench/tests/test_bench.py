@@ -44,7 +44,7 @@ def measured() -> Iterator[Measured]:
         tools.ghz()
     except SystemExit as error:
         pytest.skip(f"there is no ghz, and it cannot be built here: {error}")
-    with embedded(20, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
+    with embedded(40, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
         yield suite
 
 
