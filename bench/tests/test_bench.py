@@ -16,7 +16,7 @@ import pytest
 
 from bench import tools
 from bench.run import __main__ as program
-from bench.run import plan
+from bench.run import plan, requests
 from bench.run.suite import Measured, embedded
 from bench.run.verdict import CODES, FAIL, NO_VERDICT
 
@@ -44,7 +44,7 @@ def measured() -> Iterator[Measured]:
         tools.ghz()
     except SystemExit as error:
         pytest.skip(f"there is no ghz, and it cannot be built here: {error}")
-    with embedded(40, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
+    with embedded(60, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
         yield suite
 
 
@@ -83,6 +83,8 @@ class Bench:
 
         (self.out / "short.toml").write_text(PROFILE.format(seconds=seconds, users=users))
         self._monkeypatch.setattr(plan, "PROFILES", self.out)
+        # The warm-up sends each request once.
+        self._monkeypatch.setattr(requests, "_DRAWN", 100)
         self._monkeypatch.setattr(program, "embedded", shared)
         code, printed, _ = self.run(PROFILE="short", **settings)
         return code, printed, json.loads((self.out / "report.json").read_text())
