@@ -1,87 +1,143 @@
 """
-`make bench` as people run it, short.
+`make bench` end to end, with a short profile against one small suite.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import tools
+from bench.run import __main__ as program
+from bench.run import plan, requests
+from bench.run.suite import Measured, embedded
 from bench.run.verdict import CODES, FAIL, NO_VERDICT
 
-pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[2]
+
+# A few calls per second: what is tested is whether the run sees what happens, not how much the machine can do.
+PROFILE = """
+pace = 2.0
+without = ["models", "users at once"]
+
+[[stages]]
+name = "steady"
+seconds = {seconds}
+users = {users}
+"""
 
 
 @pytest.fixture(scope="module")
-def ghz() -> None:
+def measured() -> Iterator[Measured]:
     """
-    ghz, built once where it is not on PATH.
+    A small suite for all runs, in which searches take 300 ms longer in the cache and in the registry, and creations
+    50 ms: long enough that a busy machine does not change what a run concludes.
     """
     try:
         tools.ghz()
     except SystemExit as error:
         pytest.skip(f"there is no ghz, and it cannot be built here: {error}")
+    with embedded(60, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
+        yield suite
 
 
-def bench(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    # Whether others use the machine is no matter of these tests: objectives are held or missed all the same.
-    environment = {**os.environ, "OUT": str(out), "MODELS": "500", "BUSY": "1", **settings}
-    command = [sys.executable, "-m", "bench.run"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
-
-
-@pytest.mark.timeout(900)  # building ghz is part of it
-@pytest.mark.usefixtures("ghz")
-def test_smoke_and_a_slowed_search(tmp_path: Path) -> None:
+class Bench:
     """
-    The mix runs to its report without an error; a build whose search sleeps for 300 ms in the cache and in the
-    registry misses that line, and says so.
+    Runs the program in this process.
+
+    Args:
+        out: the folder of the reports.
+        monkeypatch: sets the environment.
+        capsys: captures what it prints.
     """
-    done = bench(tmp_path, PROFILE="smoke", MODELYARD_FAULT_DELAY="SearchModels=0.3")
-    assert "MISSED  search, p95" in done.stdout, done.stdout + done.stderr
-    found = json.loads((tmp_path / "report.json").read_text())
+
+    def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.out, self._monkeypatch, self._capsys = out, monkeypatch, capsys
+
+    def run(self, **settings: str) -> tuple[int, str, str]:
+        """
+        Run with these settings; return exit code, stdout and stderr.
+        """
+        # Objectives are held or missed whether or not other processes use the machine.
+        for name, value in {"OUT": str(self.out), "BUSY": "1", **settings}.items():
+            self._monkeypatch.setenv(name, value)
+        self._capsys.readouterr()
+        code = program.main()
+        return code, *self._capsys.readouterr()
+
+    def short(self, measured: Measured, seconds: float, users: int, **settings: str) -> tuple[int, str, dict[str, Any]]:
+        """
+        Run a profile of that length against *measured*; return exit code, stdout and the report.
+        """
+
+        @contextmanager
+        def shared(models: int, say: object, settings: object) -> Iterator[Measured]:
+            yield measured
+
+        (self.out / "short.toml").write_text(PROFILE.format(seconds=seconds, users=users))
+        self._monkeypatch.setattr(plan, "PROFILES", self.out)
+        # The warm-up sends each request once.
+        self._monkeypatch.setattr(requests, "_DRAWN", 100)
+        self._monkeypatch.setattr(program, "embedded", shared)
+        code, printed, _ = self.run(PROFILE="short", **settings)
+        return code, printed, json.loads((self.out / "report.json").read_text())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """
+    The program, with its reports in a folder of the test.
+    """
+    return Bench(tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.timeout(600)  # building ghz is part of it
+def test_a_slow_search_misses_its_objective(bench: Bench, measured: Measured) -> None:
+    """
+    The whole mix runs to its report without an error; a suite whose searches are slow misses that objective, and the
+    run says so.
+    """
+    code, printed, found = bench.short(measured, 20, 30)
+    assert "MISSED  search, p95" in printed
     assert found["verdict"] in (FAIL, NO_VERDICT)
-    assert done.returncode == CODES[found["verdict"]]
+    assert code == CODES[found["verdict"]]
     held = {each["name"]: each["held"] for each in found["sla"]}
     assert held["search, p95"] is False
     assert held["errors"] is True
     assert len(found["scenarios"]) == 13
-    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert (bench.out / "report.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("ghz")
-def test_a_killed_service_shows(tmp_path: Path) -> None:
+def test_a_killed_service_shows(bench: Bench, measured: Measured) -> None:
     """
-    The registry is killed in the middle: its calls fail, the run ends in its time, and says how long it took until it
-    was as before.
+    The registry is killed half-way: its calls fail, the run ends on time, and reports the recovery time.
     """
-    done = bench(tmp_path, PROFILE="smoke", SCENARIO="create", SCALE="0.8", KILL="registry")
-    found = json.loads((tmp_path / "report.json").read_text())
+    code, _, found = bench.short(measured, 28, 10, SCENARIO="create", KILL="registry")
     assert found["scenarios"]["create"]["codes"].get("Unavailable", 0) > 0
     assert found["verdict"] in (FAIL, NO_VERDICT)
-    assert done.returncode == CODES[found["verdict"]]
+    assert code == CODES[found["verdict"]]
     killed, recovered = found["events"]
     assert "registry was killed after" in killed
     assert "the death of the service: it was as before" in recovered
 
 
-def test_what_cannot_be_asked_for_is_refused(tmp_path: Path) -> None:
+def test_invalid_settings_are_rejected(bench: Bench) -> None:
     """
     Before anything is started.
     """
-    done = bench(tmp_path, PROFILE="nonsense")
-    assert (done.returncode, "there are load, smoke, soak, spike, stress" in done.stderr) == (2, True)
-    done = bench(tmp_path, MODE="ajar")
-    assert (done.returncode, "MODE is closed or open" in done.stderr) == (2, True)
-    assert not (tmp_path / "report.json").exists()
+    code, _, said = bench.run(PROFILE="nonsense")
+    assert (code, "there are load, smoke, soak, spike, stress" in said) == (2, True)
+    code, _, said = bench.run(PROFILE="smoke", MODE="ajar")
+    assert (code, "MODE is closed or open" in said) == (2, True)
+    assert not (bench.out / "report.json").exists()
 
 
 def test_without_ghz_and_without_a_network(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_alert_has_its_tests_and_its_page(alert: str) -> None:
             assert rule["annotations"]["runbook"] == f"docs/runbooks/{alert}.md"
     page = (ROOT / "docs" / "runbooks" / f"{alert}.md").read_text()
     assert page.startswith(f"# {alert}\n")
-    for part in ("## What it means", "## Look", "## Do"):
+    for part in ("## What it means", "## Diagnosis", "## Mitigation"):
         assert part in page
 
 
