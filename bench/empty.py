@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
 from services.chassis.access.callers import Proxies
 from services.chassis.interceptors import standard
+from services.chassis.observability.call_recorder import Recorder, Recorders
 from services.chassis.observability.metrics import CallMetrics, MethodStats
-from services.chassis.observability.recording import Recorder, Recorders
 from services.chassis.serving.calls import Method, wrap_handler
 from services.chassis.serving.context import Context
 from services.chassis.serving.server import Server, collect, main

@@ -23,12 +23,12 @@ from bench.form import Report, Samples
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
 from services.chassis.access import Access, AccessMode, Keys, Verifier
 from services.chassis.hosts.asgi import GrpcApp
+from services.chassis.hosts.call_watcher import CallWatcher
 from services.chassis.hosts.framing import frame
-from services.chassis.hosts.pulse import Pulse
 from services.chassis.interceptors import AccessInterceptor, standard
 from services.chassis.interceptors.metrics import measured
+from services.chassis.observability.call_recorder import Recorders
 from services.chassis.observability.metrics import CallMetrics
-from services.chassis.observability.recording import Recorders
 from services.chassis.serving.calls import Interceptor, Method, wrap_handler
 from services.chassis.serving.server import collect
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
@@ -68,7 +68,7 @@ def app(loop: asyncio.AbstractEventLoop, interceptors: Sequence[Interceptor], *,
             recorders.of(method)
             wrapped = wrap_handler(handler, method, interceptors)
             handlers[method.path] = measured(wrapped, calls.of(method)) if sizes else wrapped
-    return GrpcApp(handlers, _MOST, Pulse(loop), recorders)
+    return GrpcApp(handlers, _MOST, CallWatcher(loop), recorders)
 
 
 def headers(token: str) -> list[tuple[bytes, bytes]]:

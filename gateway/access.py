@@ -22,7 +22,7 @@ from gateway.bucket import SYSTEM_CA, transport
 from gateway.openapi.bindings import bindings
 from gateway.refusals import Refusal
 from modelyard.contracts import public_scopes, services
-from services.chassis.access.fetching import may_fetch
+from services.chassis.access.http_fetch import may_fetch
 from services.chassis.access.policy import PUBLIC, AccessMode
 from services.chassis.access.tokens import ALGORITHMS, LEEWAY
 from services.chassis.loopback import is_loopback

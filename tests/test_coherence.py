@@ -31,10 +31,10 @@ from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2_grpc
 from tests.coherence import assets, writers
 from tests.coherence.caches import Cache, Ways
+from tests.coherence.faults import Troubles
 from tests.coherence.history import Answered, History, Seen
-from tests.coherence.questions import Question, cached, first_page, questions
+from tests.coherence.queries import Question, cached, first_page, questions
 from tests.coherence.servers import Servers
-from tests.coherence.troubles import Troubles
 
 SECONDS = float(os.environ.get("MODELYARD_CHECK_SECONDS", "12"))
 SEED = int(os.environ.get("MODELYARD_CHECK_SEED") or random.SystemRandom().randrange(2**32))
@@ -200,7 +200,14 @@ async def _check(servers: Servers) -> AsyncIterator[Check]:
         one, supervisor = servers.valkey.port, servers.supervisor
         caches = [
             Cache("cache-1", supervisor, Ways(both, servers.cdn, one), BOUND, "envoy"),
-            Cache("cache-2", supervisor, Ways(both, servers.cdn, one), BOUND, "grpcio", "tests.coherence.forgetful"),
+            Cache(
+                "cache-2",
+                supervisor,
+                Ways(both, servers.cdn, one),
+                BOUND,
+                "grpcio",
+                "tests.coherence.small_table_cache",
+            ),
             Cache("cache-3", supervisor, Ways(second, servers.cdn, one), BOUND, "grpcio"),
         ]
         valkey = (servers.valkey.part(), servers.valkey.url)

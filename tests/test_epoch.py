@@ -28,8 +28,8 @@ from embedded.testing import scratch
 from embedded.valkey import Valkey
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import models_pb2
-from services.cache.tests import yard as caches
-from services.cache.tests.yard import NAME, Backend, Cache
+from services.cache.tests import harness as caches
+from services.cache.tests.harness import NAME, Backend, Cache
 from services.ledger.migrate import go_on_after_restore, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import create, revisions, watch

@@ -14,7 +14,7 @@ import modelyard
 from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch, until_the_cache_answers
 from modelyard.registry.v1 import models_pb2, versions_pb2
-from services.chassis.tests.collecting import CLIENT, SERVER, Collector, Found, collecting
+from services.chassis.tests.otlp_collector import CLIENT, SERVER, Collector, Found, collecting
 
 SPAN = "00f067aa0ba902b7"
 MODEL = "namespaces/default/models/traced"

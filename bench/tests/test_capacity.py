@@ -16,7 +16,7 @@ from bench.capacity.simulation import ERROR, TRIALS, Trial, approximated, simula
 from bench.capacity.sizing import plan
 from bench.capacity.traffic import Case, CaseError
 from bench.run.plan import scenarios
-from services.cache.model import coherence, near
+from services.cache.model import coherence, l1
 from services.cache.settings import CacheSettings
 from services.ledger.store import grouping
 from services.ledger.store.database import DatabaseSettings
@@ -175,8 +175,8 @@ def test_settings_are_those_of_the_code() -> None:
     pool = {field.name: field.default for field in fields(DatabaseSettings)}
     assert FIGURES["write.group"] == grouping._MOST_TOGETHER
     assert FIGURES["stream.cells"] == coherence.CELLS
-    assert FIGURES["near.memory"] * 2**20 == defaults["near_bytes"]
-    assert near.OVERHEAD <= FIGURES["near.overhead"] <= near.OVERHEAD + 200
+    assert FIGURES["l1.memory"] * 2**20 == defaults["near_bytes"]
+    assert l1.OVERHEAD <= FIGURES["l1.overhead"] <= l1.OVERHEAD + 200
     assert FIGURES["postgres.pool"] == pool["most"]
     ttl = {call.kept for call in FIGURES.calls}
     assert ttl == {0, *(defaults[f"ttl_{name}"] for name in ("models", "searches", "cards", "deployments", "assets"))}

@@ -14,22 +14,22 @@ from modelyard.cache.v1.cache_pb2_grpc import (
     add_KeyValueServiceServicer_to_server,
 )
 from modelyard.contracts import scopes
+from services.cache.instrumentation import show
 from services.cache.metrics import CacheMetrics
 from services.cache.model.coherence import Coherence
-from services.cache.model.hot import HotKeys
-from services.cache.model.near import Near
-from services.cache.proxy.follower import Follower
-from services.cache.proxy.loading import Keeping
-from services.cache.proxy.origin import Origin
-from services.cache.proxy.policies import policies
-from services.cache.proxy.read_through import ReadThrough
+from services.cache.model.hot_keys import HotKeys
+from services.cache.model.l1 import L1Cache
+from services.cache.read_through.follower import Follower
+from services.cache.read_through.handler import ReadThrough
+from services.cache.read_through.loader import CacheLevels
+from services.cache.read_through.origin import Origin
+from services.cache.read_through.policies import policies
 from services.cache.service.admin import CacheAdminService
-from services.cache.service.values import KeyValueService, yards
+from services.cache.service.values import KeyValueService, namespace_states
 from services.cache.settings import CacheSettings
-from services.cache.showing import show
 from services.cache.store.compression import Compression
-from services.cache.store.hot import HotStore
-from services.cache.store.shared import Shared
+from services.cache.store.hot_keys import HotStore
+from services.cache.store.l2 import L2Cache
 from services.cache.store.valkey import Valkey
 from services.cache.store.values import ValueStore
 from services.cache.warming import Warmer
@@ -48,7 +48,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     settings = load(CacheSettings)
     server.ask_for(scopes())
     async with AsyncExitStack() as stack:
-        near, metrics = Near(settings.near_bytes), CacheMetrics()
+        near, metrics = L1Cache(settings.near_bytes), CacheMetrics()
         # Each with connections and breakers of its own: a burst of one kind of call takes nothing from the others.
         valkey = connect(settings, patience=2 * settings.valkey_timeout)
         calls = connect(settings)
@@ -56,9 +56,9 @@ async def compose(server: Server) -> AsyncIterator[None]:
         valkeys = (valkey, calls, waits)
         for each in valkeys:
             stack.push_async_callback(each.close)
-        shared = Shared(valkey, Compression(settings.compression, settings.most_entry_bytes()), settings.prefix)
+        shared = L2Cache(valkey, Compression(settings.compression, settings.most_entry_bytes()), settings.prefix)
         stack.push_async_callback(metrics.settle)
-        keeping = Keeping(
+        levels = CacheLevels(
             near,
             shared,
             settings.ttl(),
@@ -68,7 +68,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
             lease_wait=settings.lease_wait,
             metrics=metrics,
         )
-        token = settings.own_token()
+        token = settings.service_token()
         registry = Origin("registry", settings.registry_targets(), token, server.identity)
         cdn = Origin("cdn", settings.cdn_targets(), token, server.identity)
         sources: dict[str, tuple[Origin, Coherence]] = {}
@@ -83,7 +83,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
 
         hot = HotKeys(settings.warm_keys)
         reads: Mapping[str, ReadThrough] = {
-            policy.path: ReadThrough(policy, *sources[policy.origin], keeping, hot) for policy in policies()
+            policy.path: ReadThrough(policy, *sources[policy.origin], levels, hot) for policy in policies()
         }
         for read in reads.values():
             server.add_methods(read.policy.service, {read.policy.method: read.handler()})
@@ -100,11 +100,11 @@ async def compose(server: Server) -> AsyncIterator[None]:
         server.add(add_CacheAdminServiceServicer_to_server, admin)
 
         values = ValueStore(calls, waits, settings.prefix)
-        found = yards(settings.namespaces, values, settings.stream_bound)
-        for yard in found.values():
-            stack.push_async_callback(yard.feed.close)
-            if yard.namespace.near:
-                yard.feed.start()
+        found = namespace_states(settings.namespaces, values, settings.stream_bound)
+        for state in found.values():
+            stack.push_async_callback(state.feed.close)
+            if state.namespace.near:
+                state.feed.start()
         server.add(add_KeyValueServiceServicer_to_server, KeyValueService(found, values, near, server.draining))
 
         show(metrics, near, shared, streams, found, valkeys)

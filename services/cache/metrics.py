@@ -37,7 +37,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamNumbers:
+class StreamStats:
     """
     Where a change stream stands.
 
@@ -75,7 +75,7 @@ class CacheMetrics(Collector):
         self.dropped = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
-        self.streams: dict[str, Callable[[], StreamNumbers]] = {}
+        self.streams: dict[str, Callable[[], StreamStats]] = {}
         self.evictions: Mapping[str, int] = {}
         self.namespaces: Mapping[str, Mapping[str, int]] = {}
         self.feeds: dict[str, Callable[[], float]] = {}

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import grpc
 
 from services.cache.model.coherence import Coherence
-from services.cache.model.hot import HotKeys
-from services.cache.proxy.read_through import ReadThrough
-from services.cache.store.hot import HotStore
+from services.cache.model.hot_keys import HotKeys
+from services.cache.read_through.handler import ReadThrough
+from services.cache.store.hot_keys import HotStore
 from services.chassis.errors import FailedPrecondition
 from services.chassis.serving.background import Work, begin, end, every
 

@@ -62,7 +62,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]
         for peer in cdn:
             stack.push_async_callback(peer.close)
-        assets = Assets(cdn, settings.own_token())
+        assets = Assets(cdn, settings.service_token())
         pins = Pins(assets, UnpinStore(database))
         await stack.enter_async_context(unpinning(pins))
         add_servicers(server, database, writer, feed, assets, pins, keep=purge_after)

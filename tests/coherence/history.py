@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from tests.coherence.questions import Question, Said
+from tests.coherence.queries import Question, Said
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from modelyard.registry.v1 import (
     versions_pb2_grpc,
 )
 from tests.coherence.history import History
-from tests.coherence.questions import ALIASES, GHOST, MODELS, OTHER, PARENT, TEMPORARY, deployment
+from tests.coherence.queries import ALIASES, GHOST, MODELS, OTHER, PARENT, TEMPORARY, deployment
 
 _State = deployments_pb2.Deployment.State
 _WORDS = ("convnext", "vit", "resnet")

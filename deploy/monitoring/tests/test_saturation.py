@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from deploy.monitoring.objectives import objectives
 from deploy.monitoring.tests.prometheus import program, scraping
 from services.chassis.hosts import envoy
-from services.chassis.tests.behaviour.asking import Stub, ask, channel_to
-from services.chassis.tests.behaviour.running import running
+from services.chassis.tests.behaviour.client import Stub, ask, channel_to
+from services.chassis.tests.behaviour.probe_process import running
 
 # What calls somebody: see objectives.py.
 _PAGE = 14.4

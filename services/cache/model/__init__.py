@@ -1,0 +1,3 @@
+"""
+Values and rules of the cache, without I/O.
+"""

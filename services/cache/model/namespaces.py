@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from services.cache.model.rights import ANYBODY, Users, users
+from services.cache.model.permissions import ANYBODY, Principals, users
 from services.chassis.errors import InvalidArgument, Violations
 
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -47,8 +47,8 @@ class Namespace:
     most_bytes: int
     near: bool = False
     gateway: bool = False
-    readers: Users | None = None
-    writers: Users | None = None
+    readers: Principals | None = None
+    writers: Principals | None = None
 
     def ttl(self, wanted: float | None, field: str) -> int:
         """

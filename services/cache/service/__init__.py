@@ -1,0 +1,3 @@
+"""
+The gRPC services of the cache: protobuf in, protobuf out.
+"""

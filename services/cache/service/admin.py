@@ -10,10 +10,10 @@ from google.protobuf import duration_pb2
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from services.cache.model.coherence import Coherence
-from services.cache.model.near import Near
-from services.cache.proxy.follower import Follower
+from services.cache.model.l1 import L1Cache
+from services.cache.read_through.follower import Follower
 from services.cache.store.breakers import Breakers, worst
-from services.cache.store.shared import Shared
+from services.cache.store.l2 import L2Cache
 from services.cache.warming import Warmer
 from services.chassis.errors import Violations
 from services.chassis.serving.context import Context
@@ -35,8 +35,8 @@ class CacheAdminService(cache_pb2_grpc.CacheAdminServiceServicer):
 
     def __init__(
         self,
-        near: Near,
-        shared: Shared,
+        near: L1Cache,
+        shared: L2Cache,
         streams: dict[str, tuple[Follower, Coherence]],
         warmer: Warmer,
         breakers: Sequence[Breakers],

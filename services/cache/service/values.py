@@ -16,16 +16,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
-from services.cache.feeds import Feed, names
-from services.cache.model import scans
+from services.cache.invalidation_feed import InvalidationFeed, names
+from services.cache.model import page_tokens
 from services.cache.model.coherence import CELLS, Coherence
 from services.cache.model.entries import Entry
+from services.cache.model.l1 import L1Cache
 from services.cache.model.namespaces import MOST_TAGS, Namespace, check_key, check_keys
-from services.cache.model.near import Near
-from services.cache.model.rights import Right
+from services.cache.model.permissions import Permission
 from services.cache.model.values import Draft, Hit, Invalidation, Lease, Stored, Value
-from services.cache.proxy.wishes import Wish, wish
-from services.cache.service import rights
+from services.cache.read_through.options import ReadOptions, read_options
+from services.cache.service import permissions
 from services.cache.store.values import ValueStore
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.serving.context import Context
@@ -37,7 +37,7 @@ _INT64 = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Yard:
+class NamespaceState:
     """
     A namespace, as this process has it.
 
@@ -48,7 +48,7 @@ class Yard:
     """
 
     namespace: Namespace
-    feed: Feed
+    feed: InvalidationFeed
     results: Counter[str] = field(default_factory=Counter)
 
     def prefix(self) -> bytes:
@@ -58,7 +58,7 @@ class Yard:
         return b"\0%s\0%d\0" % (self.namespace.id.encode(), self.feed.generation)
 
 
-def yards(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> dict[str, Yard]:
+def namespace_states(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> dict[str, NamespaceState]:
     """
     The namespaces with what follows them.
 
@@ -66,7 +66,8 @@ def yards(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> d
         bound: seconds without a word from Valkey after which nothing is served from memory.
     """
     return {
-        namespace.id: Yard(namespace, Feed(namespace, store, _coherence(namespace, bound))) for namespace in namespaces
+        namespace.id: NamespaceState(namespace, InvalidationFeed(namespace, store, _coherence(namespace, bound)))
+        for namespace in namespaces
     }
 
 
@@ -86,9 +87,11 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         draining: set when the process is about to end: watches end then.
     """
 
-    def __init__(self, found: Mapping[str, Yard], store: ValueStore, near: Near, draining: asyncio.Event) -> None:
+    def __init__(
+        self, found: Mapping[str, NamespaceState], store: ValueStore, near: L1Cache, draining: asyncio.Event
+    ) -> None:
         self._draining = draining
-        self._yards = found
+        self._namespaces = found
         self._store = store
         self._near = near
 
@@ -96,9 +99,9 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         The value of a key.
         """
-        yard = self._yard(request.namespace, Right.READ, context)
+        state = self._namespace_state(request.namespace, Permission.READ, context)
         check_key(request.key, "key")
-        value = await self._get(yard, request.key, wish(context.invocation_metadata() or ()), context)
+        value = await self._get(state, request.key, read_options(context.invocation_metadata() or ()), context)
         if value is None:
             raise NotFound("KEY_NOT_FOUND", f"{request.namespace}/{request.key}", "there is no such key, or no longer")
         return cache_pb2.GetResponse(entry=_entry(value), expire_time=_time(value.expires))
@@ -107,12 +110,12 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         The values of keys.
         """
-        yard = self._yard(request.namespace, Right.READ, context)
+        state = self._namespace_state(request.namespace, Permission.READ, context)
         check_keys(request.keys, "keys")
-        found = await self._store.get(yard.namespace, request.keys)
+        found = await self._store.get(state.namespace, request.keys)
         values = [value for value in found.values if value is not None]
-        yard.results["hit"] += len(values)
-        yard.results["miss"] += len(found.values) - len(values)
+        state.results["hit"] += len(values)
+        state.results["miss"] += len(found.values) - len(values)
         _say(context, "shared", found.sequence)
         return cache_pb2.BatchGetResponse(entries=map(_entry, values))
 
@@ -120,41 +123,41 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Store a value.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
-        stored = await self._set(yard, [_draft(request.entry, yard.namespace, "entry")], context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
+        stored = await self._set(state, [_draft(request.entry, state.namespace, "entry")], context)
         return cache_pb2.SetResponse(expire_time=_time(stored.expires))
 
     async def BatchSet(self, request: cache_pb2.BatchSetRequest, context: Context) -> cache_pb2.BatchSetResponse:
         """
         Store values.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_keys([entry.key for entry in request.entries], "entries")
-        drafts = [_draft(entry, yard.namespace, f"entries[{at}]") for at, entry in enumerate(request.entries)]
-        await self._set(yard, drafts, context)
+        drafts = [_draft(entry, state.namespace, f"entries[{at}]") for at, entry in enumerate(request.entries)]
+        await self._set(state, drafts, context)
         return cache_pb2.BatchSetResponse()
 
     async def Delete(self, request: cache_pb2.DeleteRequest, context: Context) -> cache_pb2.DeleteResponse:
         """
         Remove keys.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_keys(request.keys, "keys")
-        sequence, count = await self._store.delete(yard.namespace, request.keys)
-        self._changed(yard, sequence, tuple(request.keys), (), context)
+        sequence, count = await self._store.delete(state.namespace, request.keys)
+        self._changed(state, sequence, tuple(request.keys), (), context)
         return cache_pb2.DeleteResponse(deleted_count=count)
 
     async def Touch(self, request: cache_pb2.TouchRequest, context: Context) -> cache_pb2.TouchResponse:
         """
         Give a key a new time-to-live.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_key(request.key, "key")
-        ttl = yard.namespace.ttl(_seconds(request, "ttl"), "ttl")
-        expires = await self._store.touch(yard.namespace, request.key, ttl)
+        ttl = state.namespace.ttl(_seconds(request, "ttl"), "ttl")
+        expires = await self._store.touch(state.namespace, request.key, ttl)
         if expires is None:
             raise NotFound("KEY_NOT_FOUND", f"{request.namespace}/{request.key}", "there is no such key, or no longer")
-        self._near.drop(yard.prefix() + request.key.encode(), "invalid")
+        self._near.drop(state.prefix() + request.key.encode(), "invalid")
         return cache_pb2.TouchResponse(expire_time=_time(expires))
 
     async def InvalidateTags(
@@ -163,37 +166,37 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Make what has one of the tags stale.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_keys(request.tags, "tags")
-        sequence = await self._store.invalidate(yard.namespace, request.tags)
-        self._changed(yard, sequence, (), tuple(request.tags), context)
+        sequence = await self._store.invalidate(state.namespace, request.tags)
+        self._changed(state, sequence, (), tuple(request.tags), context)
         return cache_pb2.InvalidateTagsResponse(sequence=sequence)
 
     async def GetOrLease(self, request: cache_pb2.GetOrLeaseRequest, context: Context) -> cache_pb2.GetOrLeaseResponse:
         """
         The value of a key, or the lease to fill it.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_key(request.key, "key")
         least, usual, most = _LEASE_SECONDS
         wanted = _seconds(request, "lease_duration")
         seconds = usual if wanted is None else wanted
         if not least <= seconds <= most:
             raise InvalidArgument.of("lease_duration", f"must be from {least * 1000:g} ms to {most:g} s")
-        near = self._kept(yard, request.key, wish(context.invocation_metadata() or ()))
+        near = self._kept(state, request.key, read_options(context.invocation_metadata() or ()))
         if near is not None:
             value, revision = near
             _say(context, "near", revision)
             return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
-        near_key = yard.prefix() + request.key.encode()
-        outcome = await self._store.get_or_lease(yard.namespace, request.key, int(seconds * 1000))
+        near_key = state.prefix() + request.key.encode()
+        outcome = await self._store.get_or_lease(state.namespace, request.key, int(seconds * 1000))
         if isinstance(outcome, Hit):
             value = outcome.value
-            yard.results["hit"] += 1
-            self._keep(yard, near_key, outcome.sequence, value)
+            state.results["hit"] += 1
+            self._keep(state, near_key, outcome.sequence, value)
             _say(context, "shared", outcome.sequence)
             return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
-        yard.results["miss"] += 1
+        state.results["miss"] += 1
         if isinstance(outcome, Lease):
             lease = cache_pb2.GetOrLeaseResponse.Lease(token=outcome.token, expire_time=_time(outcome.expires))
             return cache_pb2.GetOrLeaseResponse(lease=lease)
@@ -206,50 +209,50 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         Store the value that a lease was given for.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         if not (request.lease_token.isascii() and request.lease_token.isdecimal() and len(request.lease_token) < 20):
             raise InvalidArgument.of("lease_token", "must be the token of a lease that GetOrLease gave")
-        draft = _draft(request.entry, yard.namespace, "entry")
-        stored = await self._store.fill(yard.namespace, request.lease_token, draft)
-        self._changed(yard, stored.sequence, (draft.key,), (), context)
+        draft = _draft(request.entry, state.namespace, "entry")
+        stored = await self._store.fill(state.namespace, request.lease_token, draft)
+        self._changed(state, stored.sequence, (draft.key,), (), context)
         return cache_pb2.FillResponse(expire_time=_time(stored.expires))
 
     async def Increment(self, request: cache_pb2.IncrementRequest, context: Context) -> cache_pb2.IncrementResponse:
         """
         Add to a counter.
         """
-        yard = self._yard(request.namespace, Right.WRITE, context)
+        state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_key(request.key, "key")
-        ttl = yard.namespace.ttl(_seconds(request, "ttl"), "ttl")
-        sequence, value = await self._store.increment(yard.namespace, request.key, request.delta or 1, ttl)
-        self._changed(yard, sequence, (request.key,), (), context)
+        ttl = state.namespace.ttl(_seconds(request, "ttl"), "ttl")
+        sequence, value = await self._store.increment(state.namespace, request.key, request.delta or 1, ttl)
+        self._changed(state, sequence, (request.key,), (), context)
         return cache_pb2.IncrementResponse(value=value)
 
     async def Scan(self, request: cache_pb2.ScanRequest, context: Context) -> cache_pb2.ScanResponse:
         """
         Keys of a namespace.
         """
-        yard = self._yard(request.namespace, Right.READ, context)
+        state = self._namespace_state(request.namespace, Permission.READ, context)
         if request.key_prefix:
             check_key(request.key_prefix, "key_prefix")
         if request.page_size < 0:
             raise InvalidArgument.of("page_size", "must not be negative")
         usual, most = _PAGE
         size = min(request.page_size or usual, most)
-        after = scans.position(request.namespace, request.key_prefix, request.page_token)
-        keys, last = await self._store.scan(yard.namespace, request.key_prefix, after, size)
-        token = scans.token(request.namespace, request.key_prefix, last) if last else ""
+        after = page_tokens.position(request.namespace, request.key_prefix, request.page_token)
+        keys, last = await self._store.scan(state.namespace, request.key_prefix, after, size)
+        token = page_tokens.token(request.namespace, request.key_prefix, last) if last else ""
         return cache_pb2.ScanResponse(keys=keys, next_page_token=token)
 
     async def Stats(self, request: cache_pb2.StatsRequest, context: Context) -> cache_pb2.StatsResponse:
         """
         Counts and sizes of a namespace.
         """
-        yard = self._yard(request.namespace, Right.READ, context)
-        sizes = await self._store.sizes(yard.namespace)
+        state = self._namespace_state(request.namespace, Permission.READ, context)
+        sizes = await self._store.sizes(state.namespace)
         return cache_pb2.StatsResponse(
-            hits=yard.results["hit"],
-            misses=yard.results["miss"],
+            hits=state.results["hit"],
+            misses=state.results["miss"],
             entries=sizes.entries,
             bytes=sizes.bytes,
             evictions=sizes.evicted,
@@ -259,10 +262,10 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         """
         What changes in a namespace.
         """
-        yard = self._yard(request.namespace, Right.READ, context)
+        state = self._namespace_state(request.namespace, Permission.READ, context)
         if not 0 <= request.start_sequence < _INT64:
             raise InvalidArgument.of("start_sequence", "must not be negative")
-        async for event in yard.feed.watch(request.start_sequence, _HEARTBEAT_SECONDS, self._draining):
+        async for event in state.feed.watch(request.start_sequence, _HEARTBEAT_SECONDS, self._draining):
             match event:
                 case Invalidation(sequence, keys, tags):
                     change = cache_pb2.WatchResponse.Invalidation(sequence=sequence, keys=keys, tags=tags)
@@ -272,79 +275,81 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
                 case _, sequence:
                     yield cache_pb2.WatchResponse(discontinuity_sequence=sequence)
 
-    def _yard(self, name: str, right: Right, context: Context) -> Yard:
-        yard = self._yards.get(name)
-        if yard is None or not rights.there(yard.namespace, context):
-            known = ", ".join(sorted(each for each, yard in self._yards.items() if _shown(yard.namespace, context)))
+    def _namespace_state(self, name: str, permission: Permission, context: Context) -> NamespaceState:
+        state = self._namespaces.get(name)
+        if state is None or not permissions.visible(state.namespace, context):
+            known = ", ".join(
+                sorted(each for each, state in self._namespaces.items() if _shown(state.namespace, context))
+            )
             raise InvalidArgument.of(
                 "namespace",
                 f"must be one that is configured, and that may be used here: {known or 'there is none'}",
                 reason="UNKNOWN_NAMESPACE",
             )
-        rights.check(yard.namespace, right)
-        return yard
+        permissions.check(state.namespace, permission)
+        return state
 
-    async def _get(self, yard: Yard, key: str, wanted: Wish, context: Context) -> Value | None:
-        near = self._kept(yard, key, wanted)
+    async def _get(self, state: NamespaceState, key: str, wanted: ReadOptions, context: Context) -> Value | None:
+        near = self._kept(state, key, wanted)
         if near is not None:
             value, revision = near
             _say(context, "near", revision)
             return value
         # Before the answer is under way: one that was may not be kept among what is known to be younger.
-        near_key = yard.prefix() + key.encode()
-        found = await self._store.get(yard.namespace, [key])
+        near_key = state.prefix() + key.encode()
+        found = await self._store.get(state.namespace, [key])
         (there,) = found.values
-        yard.results["miss" if there is None else "hit"] += 1
+        state.results["miss" if there is None else "hit"] += 1
         _say(context, "miss" if there is None else "shared", found.sequence)
         if there is not None:
-            self._keep(yard, near_key, found.sequence, there)
+            self._keep(state, near_key, found.sequence, there)
         return there
 
-    def _kept(self, yard: Yard, key: str, wanted: Wish) -> tuple[Value, int] | None:
+    def _kept(self, state: NamespaceState, key: str, wanted: ReadOptions) -> tuple[Value, int] | None:
         """
         The value in memory and the sequence that it reflects, if it is known to be true.
         """
-        if not yard.namespace.near or wanted.fresh:
+        if not state.namespace.near or wanted.fresh:
             return None
-        near_key = yard.prefix() + key.encode()
+        near_key = state.prefix() + key.encode()
         entry = self._near.get(near_key)
         if entry is None:
             return None
-        coherence = yard.feed.coherence
+        coherence = state.feed.coherence
         if not coherence.holds(entry) or entry.expires <= time.time():
             self._near.drop(near_key, "invalid")
             return None
         if not (coherence.live and coherence.reaches(wanted.minimum, entry.revision)):
             return None
-        yard.results["hit"] += 1
+        state.results["hit"] += 1
         tags = tuple(tag[2:] for tag in entry.tags[1:])
         return Value(key, entry.value, tags, int(entry.expires * 1000)), entry.revision
 
-    def _keep(self, yard: Yard, near_key: bytes, sequence: int, value: Value) -> None:
+    def _keep(self, state: NamespaceState, near_key: bytes, sequence: int, value: Value) -> None:
         tags = names((value.key,), value.tags)
-        if yard.namespace.near and yard.feed.coherence.valid(sequence, tags):
+        if state.namespace.near and state.feed.coherence.valid(sequence, tags):
             entry = Entry(value.value, sequence, tags, time.time(), value.expires / 1000)
             self._near.put(near_key, entry)
 
-    async def _set(self, yard: Yard, drafts: Sequence[Draft], context: Context) -> Stored:
-        stored = await self._store.set(yard.namespace, drafts)
-        self._changed(yard, stored.sequence, tuple(draft.key for draft in drafts), (), context)
+    async def _set(self, state: NamespaceState, drafts: Sequence[Draft], context: Context) -> Stored:
+        stored = await self._store.set(state.namespace, drafts)
+        self._changed(state, stored.sequence, tuple(draft.key for draft in drafts), (), context)
         return stored
 
     def _changed(
-        self, yard: Yard, sequence: int, keys: tuple[str, ...], tags: tuple[str, ...], context: Context
+        self, state: NamespaceState, sequence: int, keys: tuple[str, ...], tags: tuple[str, ...], context: Context
     ) -> None:
         """
         What this process has written it knows at once; the others learn it from the log.
         """
-        if yard.namespace.near:
-            yard.feed.coherence.touch(sequence, [(name, False) for name in names(keys, tags)])
+        if state.namespace.near:
+            state.feed.coherence.touch(sequence, [(name, False) for name in names(keys, tags)])
         context.set_trailing_metadata((("x-revision", str(sequence)),))
 
 
 def _shown(namespace: Namespace, context: Context) -> bool:
     with suppress(FailedPrecondition):
-        return rights.there(namespace, context)
+        return permissions.visible(namespace, context)
     return False
 
 

@@ -1,0 +1,3 @@
+"""
+Valkey: the L2 cache, the key-value store, circuit breakers.
+"""

@@ -21,7 +21,7 @@ _MOST_KEYS = 64
 _Batch = list[tuple[bytes, asyncio.Future[bytes | None]]]
 
 
-class Gets:
+class BatchedGets:
     """
     Gets values: what is asked for while the lanes are busy goes together with the next round trip.
 
@@ -107,8 +107,7 @@ def _fail(batch: _Batch, error: Unreachable | Refused) -> None:
 
 class ShardedGets:
     """
-    As `Gets`, with lanes of its own for each server of a cluster: one that does not answer holds up nobody who asks
-    another.
+    `BatchedGets` per server of a cluster, so that a server that does not answer delays only the reads of its own keys.
 
     Args:
         valkey: where the values are.
@@ -116,7 +115,7 @@ class ShardedGets:
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
-        self._gets: dict[str, Gets] = {}
+        self._gets: dict[str, BatchedGets] = {}
 
     async def get(self, key: bytes) -> bytes | None:
         """
@@ -128,7 +127,7 @@ class ShardedGets:
         shard = self._valkey.shard(key)
         gets = self._gets.get(shard)
         if gets is None:
-            gets = self._gets[shard] = Gets(self._valkey)
+            gets = self._gets[shard] = BatchedGets(self._valkey)
         return await gets.get(key)
 
 

@@ -30,7 +30,7 @@ from redis.exceptions import (
 
 from services.cache.store.breaker import Breaker
 from services.cache.store.breakers import Breakers
-from services.cache.store.patience import Patience
+from services.cache.store.timeouts import PeerTimeout
 
 T = TypeVar("T")
 _CONNECTIONS = 32
@@ -171,7 +171,7 @@ class Valkey:
                 raise Unreachable
             try:
                 # Twice, because the first command of a burst has to connect.
-                async with Patience(2 * (timeout or self.timeout)):
+                async with PeerTimeout(2 * (timeout or self.timeout)):
                     found = await command(self.client)
             except Exception as error:
                 # Of bytes that are no answer the client makes errors of any kind.

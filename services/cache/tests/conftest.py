@@ -13,8 +13,8 @@ import redis
 from embedded.supervisor import Supervisor
 from embedded.valkey import Valkey
 from embedded.valkey_cluster import ValkeyCluster
-from services.cache.tests.keyvalue import SMALL, Values
-from services.cache.tests.yard import Backend, Cache, Origin, running, serving
+from services.cache.tests.harness import Backend, Cache, Origin, running, serving
+from services.cache.tests.values_client import SMALL, Values
 
 
 @pytest.fixture

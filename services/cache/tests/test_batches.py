@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.cache.store.batches import Gets
+from services.cache.store.batches import BatchedGets
 from services.cache.store.valkey import Unreachable, Valkey
 
 
@@ -19,7 +19,7 @@ async def test_no_caller_is_left_behind(valkey: Any) -> None:
     """
     server = Valkey(valkey.url, timeout=1.0)
     await server.run(lambda client: client.set(b"k", b"v"))
-    gets, gate = Gets(server), asyncio.Event()
+    gets, gate = BatchedGets(server), asyncio.Event()
     ask = gets._values
 
     async def together(keys: list[bytes]) -> Any:
@@ -49,7 +49,7 @@ async def test_an_answer_of_another_shape_reaches_nobody(valkey: Any, garbage: o
     that there is no answer.
     """
     server = Valkey(valkey.url, timeout=1.0)
-    gets = Gets(server)
+    gets = BatchedGets(server)
 
     async def answers(_keys: list[bytes]) -> Any:
         return garbage
@@ -68,7 +68,7 @@ async def test_an_unforeseen_error_leaves_nobody_waiting(valkey: Any) -> None:
     """
     server = Valkey(valkey.url, timeout=1.0)
     await server.run(lambda client: client.set(b"k", b"v"))
-    gets = Gets(server)
+    gets = BatchedGets(server)
     ask = gets._values
 
     async def mistaken(_keys: list[bytes]) -> Any:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from services.cache.model.coherence import Coherence
 from services.cache.model.entries import Entry
-from services.cache.model.near import Near
-from services.cache.proxy.policies import Policy, policies
+from services.cache.model.l1 import L1Cache
+from services.cache.read_through.policies import Policy, policies
 
 RESOURCES = ("a", "a/m", "a/m/x", "a/m/x/1", "a/m/y", "a/mm", "a/n", "b", "b/m")
 
@@ -193,7 +193,7 @@ def test_the_near_level_keeps_within_its_bytes() -> None:
     """
     Entries go when the bytes are full, the count of bytes is that of what is there, and what is read often stays.
     """
-    near = Near(20 * 1200)
+    near = L1Cache(20 * 1200)
     for number in range(500):
         near.get(b"0")
         near.put(str(number).encode(), entry(500))
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_not_kept() -> None:
     """
     An entry beyond the bound drives nothing else out.
     """
-    near = Near(5000)
+    near = L1Cache(5000)
     near.put(b"small", entry(10))
     near.put(b"large", entry(10_000))
     assert near.get(b"small") is not None

@@ -13,7 +13,7 @@ import pytest
 
 from modelyard.cache.v1 import cache_pb2 as pb
 from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
-from services.cache.tests.yard import Backend, Cache, Origin, running
+from services.cache.tests.harness import Backend, Cache, Origin, running
 
 
 @pytest.fixture

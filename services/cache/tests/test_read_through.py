@@ -11,8 +11,8 @@ import pytest
 
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
-from services.cache.proxy.follower import Follower
-from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
+from services.cache.read_through.follower import Follower
+from services.cache.tests.harness import NAME, Backend, Cache, Origin, running
 
 
 async def until_fresh(cache: Cache, owner: str) -> None:

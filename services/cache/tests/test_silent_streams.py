@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.cache.tests.yard import NAME, Backend, Origin, running
+from services.cache.tests.harness import NAME, Backend, Origin, running
 
 COLD = f"{NAME}-cold"
 

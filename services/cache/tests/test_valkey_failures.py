@@ -22,7 +22,7 @@ from embedded.valkey import Valkey
 from embedded.valkey_cluster import ValkeyCluster
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.registry.v1 import models_pb2
-from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
+from services.cache.tests.harness import NAME, Backend, Cache, Origin, running
 
 IMPATIENT = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.05"}
 

@@ -12,12 +12,12 @@ import grpc
 import pytest
 
 from modelyard.cache.v1 import cache_pb2 as pb
-from services.cache.feeds import _broken
+from services.cache.invalidation_feed import _broken
 from services.cache.model.namespaces import Namespace, parse
 from services.cache.model.values import Log
 from services.cache.store.values import ValueStore
-from services.cache.tests.keyvalue import SMALL, Values, code, seconds
-from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
+from services.cache.tests.harness import NAME, Backend, Cache, Origin, running
+from services.cache.tests.values_client import SMALL, Values, code, seconds
 
 
 async def test_a_value_comes_back(values: Values) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from modelyard.cache.v1 import cache_pb2 as pb
 from modelyard.cache.v1 import cache_pb2_grpc
-from services.cache.store.hot import HotStore
+from services.cache.store.hot_keys import HotStore
 from services.cache.store.valkey import Valkey
-from services.cache.tests.yard import NAME, Backend, Cache, Origin, running
+from services.cache.tests.harness import NAME, Backend, Cache, Origin, running
 
 
 def admin(cache: Cache) -> Any:

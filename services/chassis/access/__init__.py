@@ -4,8 +4,8 @@ Who calls, and what they may do: tokens, the keys that sign them, and our own.
 
 from services.chassis.access.identity import ANYBODY, Identity
 from services.chassis.access.keys import Keys, KeysError
-from services.chassis.access.own import OwnToken
 from services.chassis.access.policy import Access, AccessMode
+from services.chassis.access.service_token import ServiceToken
 from services.chassis.access.tokens import Verifier
 
-__all__ = ["ANYBODY", "Access", "AccessMode", "Identity", "Keys", "KeysError", "OwnToken", "Verifier"]
+__all__ = ["ANYBODY", "Access", "AccessMode", "Identity", "Keys", "KeysError", "ServiceToken", "Verifier"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jwt
 
-from services.chassis.access.fetching import fetch
+from services.chassis.access.http_fetch import fetch
 from services.chassis.serving.background import Work, beside
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import grpc
 
-from services.chassis.interceptors.current import REQUEST_ID, current_call
+from services.chassis.interceptors.call_context import REQUEST_ID, current_call
 from services.chassis.observability import tracing
 from services.chassis.observability.tracing import Span
 

@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 
 from services.chassis.hosts.call import Call
+from services.chassis.hosts.call_watcher import CallWatcher
 from services.chassis.hosts.context import CallContext, Receive, Scope, Send
 from services.chassis.hosts.framing import StatusError, Unframer, encoding_of
 from services.chassis.hosts.headers import ARRIVAL, check_codec, check_size, timeout_seconds, waited
-from services.chassis.hosts.pulse import Pulse
 from services.chassis.hosts.requests import Deserializer, Requests, deserialized, read_one
-from services.chassis.interceptors.current import current_call
-from services.chassis.observability.recording import Recorder, Recorders
+from services.chassis.interceptors.call_context import current_call
+from services.chassis.observability.call_recorder import Recorder, Recorders
 from services.chassis.serving.calls import Handler, Kind, behaviour_of, kind_of
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class GrpcApp:
         recorders: count and log every request.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], most: int, pulse: Pulse, recorders: Recorders) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], most: int, pulse: CallWatcher, recorders: Recorders) -> None:
         self._routes = {path.encode("ascii"): Route(handler, recorders.at(path)) for path, handler in handlers.items()}
         self._unknown = recorders.unknown
         self._most = most

@@ -16,7 +16,7 @@ from services.chassis.hosts.framing import ACCEPTED, IDENTITY, StatusError, agre
 from services.chassis.hosts.headers import Headers, from_metadata, status_headers
 
 if TYPE_CHECKING:
-    from services.chassis.hosts.pulse import Pulse
+    from services.chassis.hosts.call_watcher import CallWatcher
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Call(CallContext):
         self._unacknowledged = 0
         self._before: asyncio.Future[None] | None = None
 
-    def begin(self, timeout: float | None, accepts: bytes | None, pulse: Pulse) -> None:
+    def begin(self, timeout: float | None, accepts: bytes | None, pulse: CallWatcher) -> None:
         """
         Start the clock. In the task that runs the handler.
 

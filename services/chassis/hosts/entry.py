@@ -15,10 +15,10 @@ from pathlib import Path
 from services.chassis.hosts import envoy
 from services.chassis.hosts.admin import Admin
 from services.chassis.hosts.asgi import GrpcApp
+from services.chassis.hosts.call_watcher import CallWatcher
 from services.chassis.hosts.context import Receive, Scope, Send
-from services.chassis.hosts.pulse import Pulse
 from services.chassis.serving.background import Chores
-from services.chassis.serving.control import Assignment, Control
+from services.chassis.serving.control_channel import Assignment, Control
 from services.chassis.serving.server import Server
 from services.chassis.serving.worker import composed, explain, take_over
 from services.chassis.settings import Address
@@ -64,7 +64,7 @@ class Worker:
             try:
                 server = await stack.enter_async_context(composed(self._assignment))
                 loop = asyncio.get_running_loop()
-                pulse = Pulse(loop)
+                pulse = CallWatcher(loop)
                 self._serve = GrpcApp(server.handlers, server.settings.max_message_bytes, pulse, server.recorders)
                 self._control.on_drain(loop, lambda: self._chores.add(self._drain(server, pulse)))
                 self._chores.add(self._announce(server.settings.listen))
@@ -87,7 +87,7 @@ class Worker:
                 return
             await asyncio.sleep(_LOOK)
 
-    async def _drain(self, server: Server, pulse: Pulse) -> None:
+    async def _drain(self, server: Server, pulse: CallWatcher) -> None:
         loop = asyncio.get_running_loop()
         server.drain()
         await asyncio.sleep(self._assignment.drain_delay)

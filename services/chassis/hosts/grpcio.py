@@ -17,8 +17,8 @@ from services.chassis.access.callers import peer_of
 from services.chassis.hosts.headers import MOST_METADATA
 from services.chassis.hosts.requests import NO_MESSAGE, SECOND_MESSAGE, UNREADABLE
 from services.chassis.interceptors.base import outcome
-from services.chassis.interceptors.current import CurrentCall, current_call
-from services.chassis.observability.recording import Recorder, Recorders
+from services.chassis.interceptors.call_context import CurrentCall, current_call
+from services.chassis.observability.call_recorder import Recorder, Recorders
 from services.chassis.serving.calls import Handler, Kind, behaviour_of, kind_of
 from services.chassis.serving.context import Context, status_of
 from services.chassis.serving.tls import Identity, server_credentials

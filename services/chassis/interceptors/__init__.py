@@ -10,7 +10,7 @@ What is done round every call of every service, in this order, the first outermo
 6. deadline lets everything below know how much time is left;
 7. fault makes calls late, in drills.
 
-What is counted and logged is outside of all this: the host does it, see `services.chassis.observability.recording`.
+What is counted and logged is outside of all this: the host does it, see `services.chassis.observability.call_recorder`.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from services.chassis.access.callers import Bounds, Proxies
 from services.chassis.deadlines import outgoing_timeout, remaining
 from services.chassis.interceptors.access import AccessInterceptor
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
-from services.chassis.interceptors.calling import CallIdInterceptor
-from services.chassis.interceptors.current import REQUEST_ID, caller, client, current_call, identity, request_id
+from services.chassis.interceptors.call_context import REQUEST_ID, caller, client, current_call, identity, request_id
+from services.chassis.interceptors.call_id import CallIdInterceptor
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.fault import FaultInterceptor

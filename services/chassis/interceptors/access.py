@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from services.chassis.access import Access
 from services.chassis.access.policy import Check
 from services.chassis.interceptors.base import CallInterceptor, Observer
-from services.chassis.interceptors.current import current_call
+from services.chassis.interceptors.call_context import current_call
 from services.chassis.serving.calls import Method
 from services.chassis.serving.context import Context
 

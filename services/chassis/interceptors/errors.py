@@ -9,7 +9,7 @@ import logging
 import grpc
 
 from services.chassis.errors import DataLoss, DeadlineExceeded, Internal, ModelyardError, Unavailable
-from services.chassis.interceptors import current
+from services.chassis.interceptors import call_context
 from services.chassis.interceptors.base import CallInterceptor, Observer
 from services.chassis.interceptors.status import DETAILS, rich_status, status_code
 from services.chassis.serving.calls import Method
@@ -46,14 +46,14 @@ class _Errors:
         # Cancellation and a generator's end are no exceptions of Python's; AbortError is one, and has been answered.
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             return
-        request_id = current.request_id() or ""
+        request_id = call_context.request_id() or ""
         answer = _known(error)
         if answer is None or isinstance(answer, Internal | DataLoss):
             self._report(error)
         if answer is None:
             answer = Internal("INTERNAL", f"internal error, request id {request_id}")
         status = rich_status(answer)
-        extra = ((DETAILS, status.SerializeToString()), (current.REQUEST_ID, request_id))
+        extra = ((DETAILS, status.SerializeToString()), (call_context.REQUEST_ID, request_id))
         context.set_trailing_metadata((*context.trailing_metadata(), *extra))
         await context.abort(status_code(answer), status.message)
 

@@ -1,5 +1,5 @@
 """
-The sizes of messages. Calls themselves are counted by the hosts (`services.chassis.observability.recording`).
+The sizes of messages. Calls themselves are counted by the hosts (`services.chassis.observability.call_recorder`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.chassis.interceptors.base import CallInterceptor, Observer, outcome
-from services.chassis.interceptors.current import current_call
+from services.chassis.interceptors.call_context import current_call
 from services.chassis.observability import tracing
 from services.chassis.observability.tracing import Span, Spans
 from services.chassis.serving.calls import Method

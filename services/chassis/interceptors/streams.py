@@ -16,7 +16,7 @@ from services.chassis.access.callers import Bounds, Proxies
 from services.chassis.access.policy import bearer
 from services.chassis.access.tokens import LEEWAY, expired
 from services.chassis.errors import ModelyardError, ResourceExhausted, Unauthenticated
-from services.chassis.interceptors.current import current_call
+from services.chassis.interceptors.call_context import current_call
 from services.chassis.serving.background import Chores
 from services.chassis.serving.calls import Kind, Method
 from services.chassis.serving.context import Context

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from services.chassis.interceptors.current import current_call, named
+from services.chassis.interceptors.call_context import current_call, named
 from services.chassis.settings import LogFormat, LogLevel
 
 # Our own loggers follow the setting. Others stay at WARNING, because some (botocore) write requests with their

@@ -18,8 +18,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.registry import Collector
 
+from services.chassis.observability.gc_pauses import GcPauseCollector
 from services.chassis.observability.histograms import BYTES, CALL_SECONDS, Histogram
-from services.chassis.observability.pauses import PauseCollector
 from services.chassis.observability.probes import probed
 from services.chassis.serving.background import standings
 from services.chassis.serving.calls import Method
@@ -158,7 +158,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self.registry.register(PauseCollector())
+        self.registry.register(GcPauseCollector())
         self.calls = CallMetrics()
         self.registry.register(self.calls)
         self.registry.register(BackgroundMetrics())

@@ -1,5 +1,5 @@
 """
-The only module that imports OpenTelemetry: `services.chassis.observability.exporting` does, where spans are exported.
+The only module that imports OpenTelemetry: `services.chassis.observability.span_export` does, where spans are exported.
 """
 
 from __future__ import annotations

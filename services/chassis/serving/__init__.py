@@ -1,0 +1,3 @@
+"""
+Processes and servers: the launcher, its workers, health, reflection, TLS, background tasks.
+"""

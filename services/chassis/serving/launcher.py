@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from services.chassis.observability import logs
-from services.chassis.serving.plan import Plan, StartError, choose_host
+from services.chassis.serving.launch_plan import LaunchPlan, StartError, choose_host
 from services.chassis.serving.process import Process
 from services.chassis.settings import CommonSettings, SettingsError, describe, load
 
@@ -51,7 +51,7 @@ def main(
         values = load(settings)
         values.check_access()
         logs.setup(values.log_format, values.log_level, fields={"program": program})
-        plan = Plan(
+        plan = LaunchPlan(
             program=program,
             module=_importable(compose.__module__, program),
             compose=compose.__qualname__,
@@ -79,7 +79,7 @@ class Launcher:
         plan: what to run.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LaunchPlan) -> None:
         self._plan = plan
         self._workers: list[Process] = []
         self._stop = asyncio.Event()

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from services.chassis.hosts import envoy
 from services.chassis.serving.background import begin
-from services.chassis.serving.control import Assignment
-from services.chassis.serving.plan import Plan, StartError
+from services.chassis.serving.control_channel import Assignment
+from services.chassis.serving.launch_plan import LaunchPlan, StartError
 from services.chassis.settings import Address, LogLevel
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Process:
         self._listening = begin(self._listen())
 
     @classmethod
-    async def start(cls, plan: Plan, index: int) -> Process:
+    async def start(cls, plan: LaunchPlan, index: int) -> Process:
         """
         Start worker *index* of *plan*.
 
@@ -216,7 +216,7 @@ class Process:
             self._said.put_nowait({"event": "end"})
 
 
-def _command(plan: Plan, listen: Address, folder: Path | None) -> tuple[list[str], dict[str, str]]:
+def _command(plan: LaunchPlan, listen: Address, folder: Path | None) -> tuple[list[str], dict[str, str]]:
     if folder is not None:
         settings = plan.settings
         admin = folder / "admin.sock"

@@ -13,8 +13,8 @@ import grpc
 
 from services.chassis.interceptors import AccessInterceptor, StreamInterceptor, standard
 from services.chassis.interceptors.metrics import measured
+from services.chassis.observability.call_recorder import Recorders
 from services.chassis.observability.metrics import Metrics
-from services.chassis.observability.recording import Recorders
 from services.chassis.observability.tracing import Spans
 from services.chassis.serving.background import beside
 from services.chassis.serving.calls import Handler, Interceptor, Method, wrap_handler

@@ -20,9 +20,9 @@ from contextlib import asynccontextmanager, suppress
 import uvloop
 
 from services.chassis.observability import logs
-from services.chassis.observability.exporting import exporting
 from services.chassis.observability.metrics import Metrics
-from services.chassis.serving.control import VARIABLE, Assignment, Control
+from services.chassis.observability.span_export import export_spans
+from services.chassis.serving.control_channel import VARIABLE, Assignment, Control
 from services.chassis.serving.server import Server
 from services.chassis.settings import CommonSettings, SettingsError, load
 
@@ -42,7 +42,7 @@ async def composed(assignment: Assignment) -> AsyncIterator[Server]:
     )
     metrics = Metrics(assignment.program, assignment.host)
     compose = getattr(importlib.import_module(assignment.module), assignment.compose)
-    async with exporting(settings.otlp_endpoint, assignment.program, assignment.index) as spans:
+    async with export_spans(settings.otlp_endpoint, assignment.program, assignment.index) as spans:
         server = Server(settings, metrics, spans)
         with metrics.serve(settings.metrics, server.health):
             async with compose(server), server.ready():

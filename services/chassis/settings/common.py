@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from services.chassis.access import Access, AccessMode, Keys, KeysError, OwnToken, Verifier
+from services.chassis.access import Access, AccessMode, Keys, KeysError, ServiceToken, Verifier
 from services.chassis.access.callers import LOOPBACK, Bounds, Network, Proxies
-from services.chassis.access.fetching import may_fetch
+from services.chassis.access.http_fetch import may_fetch
 from services.chassis.access.keys import MOST_AGE
 from services.chassis.loopback import is_loopback
 from services.chassis.settings.kinds import (
@@ -303,8 +303,8 @@ class CommonSettings:
         """
         return Bounds(self.streams_per_client, self.streams_most)
 
-    def own_token(self) -> OwnToken:
+    def service_token(self) -> ServiceToken:
         """
         What goes along with calls on this service's own behalf.
         """
-        return OwnToken(self.service_token_file)
+        return ServiceToken(self.service_token_file)

@@ -17,12 +17,12 @@ from typing import Any
 import grpc
 import pytest
 
-from services.chassis.access import Access, AccessMode, Keys, OwnToken, Verifier
+from services.chassis.access import Access, AccessMode, Keys, ServiceToken, Verifier
 from services.chassis.interceptors import AccessInterceptor, identity, standard
 from services.chassis.observability.metrics import CallMetrics
 from services.chassis.serving.context import Context
 from services.chassis.settings import CommonSettings, SettingsError, load
-from services.chassis.tests.wired import details, eventually, failure, path, unary, wired
+from services.chassis.tests.in_process import details, eventually, failure, path, unary, wired
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings
 
 SCOPES = {path("Read"): "registry.read", path("Write"): "registry.write"}
@@ -98,7 +98,7 @@ async def test_who_is_refused_is_counted_and_logged(issuer: Issuer, lines: io.St
         await failure(do(b"", metadata=(client,)))
         await failure(do(b"", metadata=(client, ("authorization", f"Bearer {denied}"))))
     records = [json.loads(line) for line in lines.getvalue().splitlines()]
-    found = [each for each in records if each["logger"] == "services.chassis.observability.recording"]
+    found = [each for each in records if each["logger"] == "services.chassis.observability.call_recorder"]
     assert [(each["code"], each["level"], each["client"]) for each in found] == [
         ("UNAUTHENTICATED", "INFO", "203.0.113.9"),
         ("PERMISSION_DENIED", "INFO", "203.0.113.9"),
@@ -215,8 +215,8 @@ def test_a_services_own_token_is_read_again(tmp_path: Path) -> None:
     """
     file = tmp_path / "token"
     file.write_text("one\n")
-    own = OwnToken(str(file))
+    own = ServiceToken(str(file))
     assert own.metadata() == (("authorization", "Bearer one"),)
     file.write_text("another\n")
     assert own.metadata() == (("authorization", "Bearer another"),)
-    assert OwnToken().metadata() == ()
+    assert ServiceToken().metadata() == ()

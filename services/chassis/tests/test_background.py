@@ -17,7 +17,7 @@ from services.chassis.errors import Unavailable
 from services.chassis.observability.metrics import BackgroundMetrics
 from services.chassis.serving import background
 from services.chassis.serving.background import Chores, OverdueError, Work, begin, beside, end, every, standings
-from services.chassis.tests.wired import eventually
+from services.chassis.tests.in_process import eventually
 
 _ROOT = Path(__file__).resolve().parents[3]
 _STARTERS = {"create_task", "ensure_future"}
@@ -25,11 +25,11 @@ _STARTERS = {"create_task", "ensure_future"}
 _ALLOWED = {
     ("services/chassis/serving/background.py", "begin"): "the helper",
     ("services/chassis/serving/background.py", "add"): "the helper",
-    ("services/chassis/observability/exporting.py", "exporting"): "awaited in the next lines",
+    ("services/chassis/observability/span_export.py", "export_spans"): "awaited in the next lines",
     ("services/chassis/serving/launcher.py", "_run"): "awaited: the wait for a signal, and for the death of a worker",
     ("services/chassis/serving/worker.py", "serve"): "awaited: the drain, and the wait for a second signal",
     ("gateway/__main__.py", "_run"): "awaited: Envoy's end, the signals, the drain",
-    ("services/cache/proxy/loading.py", "start"): "awaited by every caller that joins the load, with its error",
+    ("services/cache/read_through/loader.py", "start"): "awaited by every caller that joins the load, with its error",
     ("services/cdn/store/objects/copier.py", "_send_parts"): "awaited",
     ("services/cdn/store/objects/downloads.py", "pieces"): "awaited, or handed to Chores",
     ("services/cdn/store/uploads/resumable.py", "_ship"): "awaited by the next part",

@@ -15,7 +15,7 @@ from services.chassis.access.callers import Bounds, Proxies
 from services.chassis.interceptors import StreamInterceptor, caller, standard
 from services.chassis.serving.context import Context
 from services.chassis.settings import CommonSettings, load
-from services.chassis.tests.wired import details, failure, path, server_stream, unary, wired
+from services.chassis.tests.in_process import details, failure, path, server_stream, unary, wired
 
 _NOBODY = Proxies(())
 _SAID = (("x-modelyard-subject", "ceo"),)

@@ -13,7 +13,7 @@ import grpc
 from services.chassis.interceptors import outgoing_timeout, remaining, standard
 from services.chassis.interceptors.deadline import Cutter
 from services.chassis.serving.context import Context
-from services.chassis.tests.wired import client_stream, eventually, failure, path, server_stream, unary, wired
+from services.chassis.tests.in_process import client_stream, eventually, failure, path, server_stream, unary, wired
 
 
 async def _echo(request: bytes, _context: Context) -> bytes:

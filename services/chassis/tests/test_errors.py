@@ -14,7 +14,7 @@ import pytest
 
 from services.chassis import errors
 from services.chassis.serving.context import Context
-from services.chassis.tests.wired import (
+from services.chassis.tests.in_process import (
     bidi,
     client_stream,
     details,

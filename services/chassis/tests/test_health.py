@@ -24,7 +24,7 @@ from embedded.parts import free_port
 from services.chassis.observability.metrics import Metrics
 from services.chassis.serving import health, reflection
 from services.chassis.settings import Address
-from services.chassis.tests.wired import details, eventually, failure, wired
+from services.chassis.tests.in_process import details, eventually, failure, wired
 
 NAME = "modelyard.test.v1.TestService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -22,7 +22,7 @@ from services.chassis.interceptors import (
 )
 from services.chassis.serving.calls import Kind, Method
 from services.chassis.serving.context import Context
-from services.chassis.tests.wired import (
+from services.chassis.tests.in_process import (
     bidi,
     client_stream,
     eventually,
@@ -33,7 +33,7 @@ from services.chassis.tests.wired import (
     wired,
 )
 
-_CALLS = "services.chassis.observability.recording"
+_CALLS = "services.chassis.observability.call_recorder"
 
 
 async def _echo(request: bytes, _context: Context) -> bytes:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from services.chassis.access import Keys, Verifier
-from services.chassis.access.fetching import fetch, may_fetch
+from services.chassis.access.http_fetch import fetch, may_fetch
 from services.chassis.errors import Unauthenticated, Unavailable
 from services.chassis.serving.background import standings
 from services.chassis.serving.health import Health
 from services.chassis.settings import CommonSettings, SettingsError, load
-from services.chassis.tests.wired import eventually
+from services.chassis.tests.in_process import eventually
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings
 
 _ODD = {

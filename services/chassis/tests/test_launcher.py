@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from services.chassis.hosts import envoy
-from services.chassis.tests import failing
-from services.chassis.tests.behaviour.running import ROOT, free_ports, running
+from services.chassis.tests import failing_service
+from services.chassis.tests.behaviour.probe_process import ROOT, free_ports, running
 
 _PROBE = "services.chassis.tests.probe"
 _HIDDEN = "raise ModuleNotFoundError(\"No module named 'pyvoy'\", name='pyvoy')\n"
@@ -117,9 +117,9 @@ async def test_composition_fails(host: str) -> None:
     """
     What the composition root raises is said in one line, without a traceback.
     """
-    code, said = await _start("services.chassis.tests.failing", MODELYARD_HOST=host)
+    code, said = await _start("services.chassis.tests.failing_service", MODELYARD_HOST=host)
     assert (code, said.count("\n")) == (1, 1)
-    assert failing.WHY in said
+    assert failing_service.WHY in said
 
 
 async def test_check(host: str) -> None:

@@ -22,7 +22,7 @@ from services.chassis.errors import NotFound
 from services.chassis.observability.metrics import CallMetrics, Metrics, go_name
 from services.chassis.serving.context import Context
 from services.chassis.settings import Address
-from services.chassis.tests.wired import (
+from services.chassis.tests.in_process import (
     SERVICE,
     bidi,
     client_stream,

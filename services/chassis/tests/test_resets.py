@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from services.chassis.hosts import envoy
-from services.chassis.tests.behaviour.asking import Stub, ask, channel_to, opened
-from services.chassis.tests.behaviour.running import running
+from services.chassis.tests.behaviour.client import Stub, ask, channel_to, opened
+from services.chassis.tests.behaviour.probe_process import running
 from services.chassis.tests.proto import probe_pb2 as pb
 
 _AT_ONCE = 100

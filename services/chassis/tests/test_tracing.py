@@ -19,7 +19,7 @@ from services.chassis.observability.logs import setup
 from services.chassis.observability.tracing import Trace, received
 from services.chassis.serving.context import Context
 from services.chassis.settings import LogFormat, LogLevel
-from services.chassis.tests.wired import path, unary, wired
+from services.chassis.tests.in_process import path, unary, wired
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -140,7 +140,9 @@ async def test_every_record_of_a_call_says_where_it_is(lines: io.StringIO) -> No
         answer, _ = await _asked(channel, ("traceparent", PARENT), ("x-modelyard-subject", "ada"))
     records = [json.loads(line) for line in lines.getvalue().splitlines()]
     (asking,) = [record for record in records if record["logger"] == "services.test"]
-    behind, before = [record for record in records if record["logger"] == "services.chassis.observability.recording"]
+    behind, before = [
+        record for record in records if record["logger"] == "services.chassis.observability.call_recorder"
+    ]
     assert {record["trace_id"] for record in (asking, behind, before)} == {TRACE}
     assert asking["span_id"] == before["span_id"] == answer["own"] != behind["span_id"]
     assert (before["caller"], behind["caller"]) == ("ada", "")

@@ -14,7 +14,7 @@ import grpc
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from modelyard.problems import Problem, explain
-from services.chassis.access import OwnToken
+from services.chassis.access import ServiceToken
 from services.chassis.clients.channels import Peer
 from services.chassis.clients.outgoing import Headers, outgoing
 from services.chassis.deadlines import outgoing_timeout
@@ -38,7 +38,7 @@ class Assets:
         token: of the registry, which asks on its own behalf: who finalizes a version need not be allowed to pin.
     """
 
-    def __init__(self, workers: Sequence[Peer], token: OwnToken) -> None:
+    def __init__(self, workers: Sequence[Peer], token: ServiceToken) -> None:
         self._token = token
         self._turns = itertools.cycle(workers)
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
-from services.chassis.access import OwnToken
+from services.chassis.access import ServiceToken
 from services.chassis.clients.channels import Peer
 from services.chassis.errors import Internal, ModelyardError, ResourceExhausted
 from services.ledger.store.database import DatabaseSettings, open_database
@@ -115,7 +115,7 @@ async def on(database: str) -> AsyncIterator[Yard]:
         other = await stack.enter_async_context(open_database(DatabaseSettings(url=database)))
         peer = Peer(address)
         stack.push_async_callback(peer.close)
-        pins = Pins(Assets([peer], OwnToken()), UnpinStore(other))
+        pins = Pins(Assets([peer], ServiceToken()), UnpinStore(other))
         yield Yard(registry, shelf, pins, VersionStore(other))
 
 

@@ -17,14 +17,14 @@ import grpc
 from services.cache.metrics import CacheMetrics, Counts
 from services.cache.model.coherence import Coherence
 from services.cache.model.entries import Entry
-from services.cache.model.hot import HotKeys
-from services.cache.model.near import Near
-from services.cache.proxy.follower import Follower
-from services.cache.proxy.loading import Keeping
-from services.cache.proxy.origin import Metadata, Origin
-from services.cache.proxy.policies import policies
-from services.cache.proxy.read_through import ReadThrough
-from services.cache.store.shared import Shared
+from services.cache.model.hot_keys import HotKeys
+from services.cache.model.l1 import L1Cache
+from services.cache.read_through.follower import Follower
+from services.cache.read_through.handler import ReadThrough
+from services.cache.read_through.loader import CacheLevels
+from services.cache.read_through.origin import Metadata, Origin
+from services.cache.read_through.policies import policies
+from services.cache.store.l2 import L2Cache
 from services.cache.tests.schedules.network import Way
 from services.cache.tests.schedules.registry import QUESTIONS, Question, Registry
 
@@ -189,12 +189,12 @@ class Cache:
             self._following.cancel()
 
     def _begin(self) -> None:
-        near, self._metrics = Near(1 << 20), CacheMetrics()
+        near, self._metrics = L1Cache(1 << 20), CacheMetrics()
         few: dict[str, Any] = small() if self._registry.dice.random() < 0.5 else {}
         coherence = Coherence(bound=BOUND, clock=time.monotonic, **few)
-        keeping = Keeping(
+        levels = CacheLevels(
             near,
-            cast(Shared, self._store),
+            cast(L2Cache, self._store),
             dict.fromkeys(_KINDS, 30.0),
             absent_ttl=5.0,
             grace=60.0,
@@ -203,7 +203,7 @@ class Cache:
             metrics=self._metrics,
         )
         way, hot = cast(Origin, Way(self._registry)), HotKeys(0)
-        self._reads = {policy.path: ReadThrough(policy, way, coherence, keeping, hot) for policy in _POLICIES}
+        self._reads = {policy.path: ReadThrough(policy, way, coherence, levels, hot) for policy in _POLICIES}
         self._following = asyncio.create_task(self._follow(Follower(way, coherence, near.clear)))
 
     async def _follow(self, follower: Follower) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from modelyard.changes.v1 import changes_pb2
-from services.cache.proxy.origin import Answer, Metadata
+from services.cache.read_through.origin import Answer, Metadata
 from services.cache.tests.schedules.registry import QUESTIONS, Question, Registry
 
 # How far a replica may be behind: less than the bound of the caches.

@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 from services.chassis.hosts import envoy
-from services.chassis.tests.behaviour.asking import KINDS, Stub, channel_to, path
+from services.chassis.tests.behaviour.client import KINDS, Stub, channel_to, path
 from services.chassis.tests.behaviour.differences import OK
-from services.chassis.tests.behaviour.running import Probe, running
+from services.chassis.tests.behaviour.probe_process import Probe, running
 from services.chassis.tests.behaviour.wire import Wire, message
 
 # What the log of a process in good order never holds: lost tasks, lost exceptions, callbacks that failed.

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from services.chassis.tests.behaviour.asking import (
+from services.chassis.tests.behaviour.client import (
     Stub,
     answers,
     ask,
@@ -21,7 +21,7 @@ from services.chassis.tests.behaviour.asking import (
     opened,
     path,
 )
-from services.chassis.tests.behaviour.running import MIB, Probe
+from services.chassis.tests.behaviour.probe_process import MIB, Probe
 from services.chassis.tests.behaviour.wire import Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 

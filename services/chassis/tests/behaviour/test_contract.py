@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from services.chassis.tests.behaviour.running import ROOT
+from services.chassis.tests.behaviour.probe_process import ROOT
 
 _PROTO = Path("services/chassis/tests/proto/probe.proto")
 

@@ -8,9 +8,9 @@ import asyncio
 
 import grpc
 
-from services.chassis.tests.behaviour.asking import Stub, answers, ask, ended, failure, name, path
+from services.chassis.tests.behaviour.client import Stub, answers, ask, ended, failure, name, path
 from services.chassis.tests.behaviour.differences import BAD_TIMEOUT
-from services.chassis.tests.behaviour.running import Probe
+from services.chassis.tests.behaviour.probe_process import Probe
 from services.chassis.tests.behaviour.wire import Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 

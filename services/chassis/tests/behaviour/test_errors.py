@@ -7,11 +7,11 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from services.chassis.tests.behaviour.asking import Stub, ask, ended, failure, name
-from services.chassis.tests.behaviour.running import Probe
+from services.chassis.tests.behaviour.client import Stub, ask, ended, failure, name
+from services.chassis.tests.behaviour.probe_process import Probe
+from services.chassis.tests.in_process import details
 from services.chassis.tests.probe import SECRET
 from services.chassis.tests.proto import probe_pb2 as pb
-from services.chassis.tests.wired import details
 
 
 async def test_rich_status(probe: Stub, kind: str) -> None:

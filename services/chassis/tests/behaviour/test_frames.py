@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from services.chassis.tests.behaviour.asking import Stub, answers, ask, ended, fate, name, path
+from services.chassis.tests.behaviour.client import Stub, answers, ask, ended, fate, name, path
 from services.chassis.tests.behaviour.differences import (
     CUT_SHORT,
     INTERNAL,
@@ -22,7 +22,7 @@ from services.chassis.tests.behaviour.differences import (
     STREAM_CUT_SHORT,
     UNIMPLEMENTED,
 )
-from services.chassis.tests.behaviour.running import Probe
+from services.chassis.tests.behaviour.probe_process import Probe
 from services.chassis.tests.behaviour.wire import Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.chassis.tests.behaviour.asking import Stub, ended, eventually, fate, name, opened
+from services.chassis.tests.behaviour.client import Stub, ended, eventually, fate, name, opened
 from services.chassis.tests.proto import probe_pb2 as pb
 
 _MANY = 1000

@@ -11,14 +11,14 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from services.chassis.tests.behaviour.asking import Stub, answers, ask, ended, failure, fate, name, opened, path
+from services.chassis.tests.behaviour.client import Stub, answers, ask, ended, failure, fate, name, opened, path
 from services.chassis.tests.behaviour.differences import (
     OK,
     RESOURCE_EXHAUSTED,
     UNARY_COMPRESSION,
     UNASKED_COMPRESSION,
 )
-from services.chassis.tests.behaviour.running import LIMIT, MIB, Probe
+from services.chassis.tests.behaviour.probe_process import LIMIT, MIB, Probe
 from services.chassis.tests.behaviour.wire import WINDOW, Reply, Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from services.chassis.tests.behaviour.asking import Stub, answers, ask, failure, path
+from services.chassis.tests.behaviour.client import Stub, answers, ask, failure, path
 from services.chassis.tests.behaviour.wire import Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import psutil
 
-from services.chassis.tests.behaviour.asking import KINDS, Stub, answers, ask, channel_to, fate, name
+from services.chassis.tests.behaviour.client import KINDS, Stub, answers, ask, channel_to, fate, name
 from services.chassis.tests.behaviour.differences import SUDDEN_END
-from services.chassis.tests.behaviour.running import Probe, running
+from services.chassis.tests.behaviour.probe_process import Probe, running
 from services.chassis.tests.proto import probe_pb2 as pb
 
 _CALLERS = 32

@@ -11,7 +11,7 @@ import random
 import pytest
 
 from services.chassis.tests.behaviour import hpack
-from services.chassis.tests.behaviour.asking import Stub, ask, fate, name, path
+from services.chassis.tests.behaviour.client import Stub, ask, fate, name, path
 from services.chassis.tests.behaviour.differences import (
     BAD_BASE64,
     INTERNAL,
@@ -22,7 +22,7 @@ from services.chassis.tests.behaviour.differences import (
     UNIMPLEMENTED,
     UNREADABLE_PATH,
 )
-from services.chassis.tests.behaviour.running import Probe
+from services.chassis.tests.behaviour.probe_process import Probe
 from services.chassis.tests.behaviour.wire import DATA, END_HEADERS, END_STREAM, HEADERS, Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 

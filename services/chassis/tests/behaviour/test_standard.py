@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from services.chassis.serving.reflection import V1, V1ALPHA
-from services.chassis.tests.behaviour.asking import SERVICE, failure
+from services.chassis.tests.behaviour.client import SERVICE, failure
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 

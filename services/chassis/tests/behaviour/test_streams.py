@@ -14,10 +14,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.access.tokens import LEEWAY
-from services.chassis.tests.behaviour.asking import EOF, Stub, channel_to, eventually
-from services.chassis.tests.behaviour.running import Probe, running
+from services.chassis.tests.behaviour.client import EOF, Stub, channel_to, eventually
+from services.chassis.tests.behaviour.probe_process import Probe, running
+from services.chassis.tests.in_process import details, failure
 from services.chassis.tests.proto import probe_pb2 as pb
-from services.chassis.tests.wired import details, failure
 from tests.access.tokens import Issuer, settings
 
 _MOST, _PER_CLIENT = 8, 5

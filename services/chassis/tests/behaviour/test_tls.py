@@ -21,8 +21,8 @@ from embedded import handshake
 from embedded.authority import Authority
 from services.chassis.serving.tls import channel_credentials
 from services.chassis.settings.tls import TlsFiles
-from services.chassis.tests.behaviour.asking import Stub, answers, ask, channel_to, failure
-from services.chassis.tests.behaviour.running import Probe, running
+from services.chassis.tests.behaviour.client import Stub, answers, ask, channel_to, failure
+from services.chassis.tests.behaviour.probe_process import Probe, running
 from services.chassis.tests.proto import probe_pb2 as pb
 
 SOON = 10.0

@@ -1,0 +1,83 @@
+"""
+Where everything in this process stands, for Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from services.cache.metrics import CacheMetrics, StreamStats
+from services.cache.model.coherence import Coherence
+from services.cache.model.l1 import L1Cache
+from services.cache.read_through.follower import Follower
+from services.cache.service.values import NamespaceState
+from services.cache.store.l2 import L2Cache
+from services.cache.store.valkey import Valkey
+
+
+def show(
+    metrics: CacheMetrics,
+    near: L1Cache,
+    shared: L2Cache,
+    streams: Mapping[str, tuple[Follower, Coherence]],
+    values: Mapping[str, NamespaceState],
+    valkeys: Sequence[Valkey],
+) -> None:
+    """
+    Show where everything stands.
+
+    Args:
+        metrics: what shows it.
+        near, shared: the levels.
+        streams: of changes, by the name of the service behind.
+        values: the namespaces of the key-value cache.
+        valkeys: the connections to Valkey.
+    """
+    compression = shared.compression
+    metrics.evictions = near.evictions
+    metrics.namespaces = {name: state.results for name, state in values.items()}
+    metrics.feeds = {name: partial(_age, state) for name, state in values.items() if state.namespace.near}
+    metrics.gauges.update(
+        {
+            "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.size),
+            "modelyard_cache_near_entries": ("Entries in the near level", lambda: len(near)),
+            "modelyard_cache_breaker_open": (
+                "Whether Valkey, or one of its servers, is left alone",
+                lambda: not all(each.breakers.closed for each in valkeys),
+            ),
+            "modelyard_cache_valkey_connections": (
+                "Connections to Valkey in use",
+                lambda: sum(each.connections for each in valkeys),
+            ),
+        }
+    )
+    metrics.counters.update(
+        {
+            "modelyard_cache_breaker_opened": (
+                "Times that Valkey stopped answering",
+                lambda: sum(each.breakers.opened for each in valkeys),
+            ),
+            "modelyard_cache_valkey_unreachable": (
+                "Commands without an answer",
+                lambda: sum(each.unreachable for each in valkeys),
+            ),
+            "modelyard_cache_valkey_refused": (
+                "Commands that Valkey refused",
+                lambda: sum(each.refused for each in valkeys),
+            ),
+            "modelyard_cache_compression_in_bytes": ("Before compression", lambda: compression.bytes_in),
+            "modelyard_cache_compression_out_bytes": ("After compression", lambda: compression.bytes_out),
+        }
+    )
+    metrics.streams.update(
+        {name: partial(_told, follower, coherence) for name, (follower, coherence) in streams.items()}
+    )
+
+
+def _age(state: NamespaceState) -> float:
+    return state.feed.coherence.age
+
+
+def _told(follower: Follower, coherence: Coherence) -> StreamStats:
+    return StreamStats(coherence.age, coherence.applied, follower.breaks, follower.changes, follower.lag)

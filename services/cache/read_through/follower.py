@@ -1,0 +1,226 @@
+"""
+Follows an origin's change stream and keeps its `Coherence` up to date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+
+import grpc
+
+from modelyard.changes.v1 import changes_pb2
+from services.cache.model.coherence import Coherence
+from services.cache.read_through.change_stream import ChangeStream
+from services.cache.read_through.origin import Origin
+from services.chassis.observability.histograms import Histogram
+from services.chassis.serving.background import Work, begin, beside, end
+
+HEARTBEAT = 0.5
+_RETRY = (0.05, 1.0)
+# Seconds until another stream is asked for beside one that is late or silent: at first, and at the most.
+_BESIDE = (1.0, 10.0)
+_MOST_STREAMS = 2
+
+
+class Follower:
+    """
+    Keeps *coherence* where *origin* is.
+
+    What a stream says is current is reckoned from when it was asked for. So one that began late, because the origin is
+    slow, keeps entries valid for less time than it could; its revisions are as good as any. It is read on, another one
+    is asked for beside it, and the one that was less late stays. The same is done beside a stream that falls silent.
+
+    Args:
+        origin: whose changes; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
+        coherence: what is known of them.
+        forgotten: called when everything that was kept has to go: the revisions are those of another database.
+
+    Attributes:
+        breaks: how many streams have ended, but for those that were not needed any more.
+        changes: how many changes of resources have been told.
+        lag: seconds from the commit of each revision to its arrival here, by the clocks of the two machines.
+    """
+
+    def __init__(self, origin: Origin, coherence: Coherence, forgotten: Callable[[], object]) -> None:
+        self._origin = origin
+        self._coherence = coherence
+        self._forgotten = forgotten
+        # 0 asks for everything from now on.
+        self._next = 0
+        # Several within the bound, which could not be kept otherwise.
+        self._heartbeat = min(HEARTBEAT, coherence.bound / 4)
+        self._work = Work(f"follow-{origin.name}", f"follow the changes of {origin.name}", retry=_RETRY)
+        self._streams: list[ChangeStream] = []
+        self._speaking: ChangeStream | None = None
+        # Set when a stream has begun or ended.
+        self._news = asyncio.Event()
+        self.breaks = 0
+        self.changes = 0
+        self.lag = Histogram()
+
+    @property
+    def connected(self) -> bool:
+        """
+        Whether a stream is open.
+        """
+        return any(stream.late < float("inf") and not stream.reading.done() for stream in self._streams)
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """
+        Follow for as long as the block lasts.
+        """
+        async with beside(self._follow()):
+            yield
+
+    async def _follow(self) -> None:
+        # Not a reason to turn calls away: without the stream reads go to the origin, slower and never wrong.
+        due, pause = 0.0, _BESIDE[0]
+        try:
+            while True:
+                self._news.clear()
+                wait = self._heartbeat / 2
+                if (retry := self._drop_ended()) is not None and not self._streams:
+                    due = time.monotonic() + retry
+                if self._settle():
+                    pause = _BESIDE[0]
+                elif len(self._streams) < _MOST_STREAMS:
+                    now = time.monotonic()
+                    if now >= due:
+                        self._open()
+                        due, pause = now + pause, min(2 * pause, _BESIDE[1])
+                    wait = min(wait, due - now)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._news.wait()
+        finally:
+            for stream in self._streams:
+                await end(stream.reading)
+
+    def _open(self) -> None:
+        stream = ChangeStream(self._origin, self._next, self._heartbeat)
+        self._streams.append(stream)
+        stream.reading = begin(self._read(stream))
+        stream.reading.add_done_callback(lambda _: self._news.set())
+
+    def _settle(self) -> bool:
+        """
+        Keep the newest of the streams that are in time, or else the better one of those that have begun.
+
+        Returns:
+            Whether one is in time.
+        """
+        good = [each for each in self._streams if each.late <= self._coherence.bound / 2 and not each.silent]
+        if good:
+            self._keep(good[-1])
+        elif len(self._streams) > 1 and all(each.late < float("inf") for each in self._streams):
+            self._keep(min(self._streams, key=lambda each: (each.silent, each.late)))
+        return bool(good)
+
+    def _keep(self, stream: ChangeStream) -> None:
+        for other in self._streams:
+            if other is not stream:
+                other.reading.cancel()
+        self._streams = [stream]
+
+    def _drop_ended(self) -> float | None:
+        """
+        Forget the streams that have ended.
+
+        Returns:
+            Seconds to wait before the next one is asked for; None when none has ended.
+        """
+        wait = None
+        for stream in [each for each in self._streams if each.reading.done()]:
+            self._streams.remove(stream)
+            self.breaks += 1
+            error = None if stream.reading.cancelled() else stream.reading.result()
+            # The first attempt after a stream that worked is made soon.
+            wait = _RETRY[0] if error is None else self._failed(error)
+        return wait
+
+    def _failed(self, error: Exception) -> float:
+        if isinstance(error, grpc.aio.AioRpcError):
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # The log ends before what was applied here: it is another database, or an older state of it. Nobody
+                # goes on from there.
+                self._next = 0
+                for stream in self._streams:
+                    stream.reading.cancel()
+                self._streams.clear()
+            error = ConnectionError(f"{error.code().name} {error.details()}")
+        return self._work.failed(error)
+
+    async def _read(self, stream: ChangeStream) -> Exception | None:
+        """
+        Take in what a stream says until it ends, and return what ended it, if that was an error.
+        """
+        try:
+            async with aclosing(stream.events()) as words:
+                async for event in words:
+                    if self._speaking is not stream:
+                        self._speaking = stream
+                        self._news.set()
+                    self._take(event, stream.asked)
+                    self._work.succeeded()
+        except Exception as error:  # noqa: BLE001 - it goes on with another one, whatever it is
+            return error
+        return None
+
+    def _take(self, event: changes_pb2.WatchChangesResponse, asked: float) -> None:
+        match event.WhichOneof("event"):
+            case "revision":
+                known = event.revision.revision <= self._coherence.applied
+                changes = ((change.resource, change.subtree) for change in event.revision.changes)
+                self._coherence.apply(event.revision.revision, changes)
+                # What another stream has told does not count again.
+                if not known:
+                    self._count(event.revision)
+            case "heartbeat":
+                renewed = self._renews(event.heartbeat.epoch)
+                if self._next == 0 or renewed:
+                    # What was kept before this point cannot be judged.
+                    self._reset(event.heartbeat.applied_revision, another=self._coherence.applied > 0)
+                if event.heartbeat.HasField("current_until"):
+                    # The stream began after it was asked for, so that this is not too late, on our own clock.
+                    current = event.heartbeat.current_until
+                    known_at = asked + current.seconds + current.nanos / 1e9
+                    self._coherence.heard(event.heartbeat.applied_revision, known_at)
+            case "discontinuity":
+                head = event.discontinuity.head_revision
+                renewed = self._renews(event.discontinuity.epoch)
+                self._reset(head, another=renewed or head < self._coherence.applied)
+        self._next = self._coherence.applied + 1
+
+    def _count(self, revision: changes_pb2.Revision) -> None:
+        self.changes += len(revision.changes)
+        committed = revision.commit_time
+        if committed.seconds:
+            self.lag.observe(max(time.time() - committed.seconds - committed.nanos / 1e9, 0.0))
+
+    def _renews(self, epoch: str) -> bool:
+        """
+        Note the epoch that a stream tells, and say whether it told another one before: then its revisions are none of
+        those that are known here, however their numbers go on. Streams of an earlier release tell none.
+        """
+        before, told = self._coherence.epoch, epoch.encode()
+        if not told or told == before:
+            return False
+        # It is a part of every key: what was kept, here and in the shared level, is found no more.
+        self._coherence.epoch = told
+        return bool(before)
+
+    def _reset(self, head: int, *, another: bool) -> None:
+        """
+        What was kept before *head* cannot be judged. Of another database, or of an older state of it, nothing that was
+        kept can; otherwise the floor judges, and memory may keep what belongs to others.
+        """
+        # Another stream may be further on: between *head* and where it is, what it has told is forgotten with the rest.
+        if self._speaking is not None:
+            self._keep(self._speaking)
+        self._coherence.reset(head)
+        if another:
+            self._forgotten()

@@ -1,0 +1,277 @@
+"""
+The read-through proxy: one handler for every RPC with a policy, bytes in and bytes out.
+
+near → shared → origin. What is found is served only while `Coherence` says that it is still true; when the origin is
+away, what is past its time is served with a mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from services.cache.model.coherence import Coherence
+from services.cache.model.entries import Entry
+from services.cache.model.hot_keys import HotKeys
+from services.cache.read_through.loader import LOAD_SECONDS, CacheLevels, Loader, LoadResult
+from services.cache.read_through.options import ReadOptions, read_options
+from services.cache.read_through.origin import Answer, Metadata, Origin
+from services.cache.read_through.policies import Policy
+from services.chassis.deadlines import outgoing_timeout
+from services.chassis.serving.context import Context
+
+# Who has an answer past its time does not wait longer than this for a better one.
+_PATIENCE = 1.0
+# How many loads that others have begun are waited for before the origin is asked for one caller alone.
+_JOINS = 2
+_AWAY = {grpc.StatusCode.UNAVAILABLE}
+_OWN = {"x-cache", "age", "x-request-id"}
+
+
+class ReadThrough:
+    """
+    The handler of one RPC.
+
+    Args:
+        policy: of the RPC.
+        origin: who answers it.
+        coherence: what is known of the origin's changes.
+        levels: where answers are kept.
+        hot: counts which keys are read.
+    """
+
+    def __init__(self, policy: Policy, origin: Origin, coherence: Coherence, levels: CacheLevels, hot: HotKeys) -> None:
+        self.policy = policy
+        self._token = origin.token
+        self._coherence = coherence
+        self._levels = levels
+        self._near = levels.near
+        self._hot = hot
+        self._prefix = policy.path.encode() + b"\0"
+        self._counts = levels.metrics.of(policy.kind)
+        self._loads = Loader(policy, origin, coherence, levels)
+
+    def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
+        """
+        For the server: without serializers, so that bytes come and go.
+        """
+        return grpc.unary_unary_rpc_method_handler(self.serve)
+
+    async def serve(self, request: bytes, context: Context) -> bytes:
+        """
+        Answer from the nearest level that is known to be true, else from the origin.
+        """
+        metadata = context.invocation_metadata() or ()
+        wanted = read_options(metadata)
+        asked = self._prefix + request
+        key = self._coherence.epoch + asked
+        self._hot.read(asked)
+        entry = None
+        if not wanted.fresh:
+            entry = self._near.get(key)
+            if entry is not None:
+                now = time.time()
+                if self._serves(entry, wanted.minimum, now):
+                    self._counts.near += 1
+                    if now > entry.renewable:
+                        self._renew(key, request, metadata, entry, now)
+                    return await self._found(entry, "near", now, context)
+                if not self._coherence.holds(entry):
+                    self._near.drop(key, "invalid")
+                    entry = None
+        return await self._further(key, request, wanted, metadata, entry, context)
+
+    async def warm(self, request: bytes) -> bool:
+        """
+        Bring the answer to *request* into memory, and say whether that took a call of the origin.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered.
+        """
+        key = self._coherence.epoch + self._prefix + request
+        entry = self._near.get(key) or await self._levels.shared.get(key)
+        if entry is not None and self._serves(entry, 0, time.time()):
+            self._near.put(key, entry)
+            return False
+        await self._loads.call(key, request, self._token.metadata(), 0, LOAD_SECONDS)
+        return True
+
+    def _serves(self, entry: Entry, minimum: int, now: float) -> bool:
+        # Again after every wait: the stream may have moved on or broken meanwhile.
+        coherence = self._coherence
+        return (
+            entry.expires > now
+            and coherence.live
+            and coherence.holds(entry)
+            and (not minimum or coherence.reaches(minimum, entry.revision))
+        )
+
+    async def _further(
+        self, key: bytes, request: bytes, wanted: ReadOptions, metadata: Metadata, near: Entry | None, context: Context
+    ) -> bytes:
+        # What is no request of this RPC is refused before anybody is asked, or takes a lease for it.
+        tags = self.policy.tags(request)
+        found = None if wanted.fresh else await self._levels.shared.get(key)
+        now = time.time()
+        if found is not None and self._serves(found, wanted.minimum, now):
+            self._near.put(key, found)
+            self._counts.shared += 1
+            return await self._found(found, "shared", now, context)
+        if wanted.fresh or not self._coherence.live:
+            self._counts.bypass += 1
+            how = "bypass"
+        else:
+            self._counts.miss += 1
+            how = "miss"
+        late = next((each for each in (near, found) if each is not None and self._may_be_late(each, wanted)), None)
+        try:
+            loaded = await self._loaded(key, request, wanted, metadata, tags, None if late is None else _PATIENCE)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            away = isinstance(error, TimeoutError) or error.code() in _AWAY
+            # Again after the wait: it may have been replaced meanwhile.
+            if away and late is not None and self._may_be_late(late, wanted):
+                self._counts.stale += 1
+                return await self._found(late, "stale", time.time(), context)
+            if isinstance(error, TimeoutError):
+                raise
+            await _pass_on(error, context)
+            raise
+        if loaded.answer is not None:
+            return await self._answered(loaded.answer, how, context)
+        if loaded.entry is not None:
+            return await self._found(loaded.entry, "shared", time.time(), context)
+        raise AssertionError("a load brings an answer or an entry")
+
+    async def _loaded(
+        self,
+        key: bytes,
+        request: bytes,
+        wanted: ReadOptions,
+        metadata: Metadata,
+        tags: Sequence[str],
+        patience: float | None,
+    ) -> LoadResult:
+        """
+        Ask the origin, or wait for somebody who does.
+
+        Args:
+            tags: of the request.
+            patience: seconds that it may take at the most; None for as long as the caller waits.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered.
+            TimeoutError: it did not, and there is no more time, or there is something to serve instead.
+        """
+        timeout = outgoing_timeout(otherwise=LOAD_SECONDS)
+        if wanted.fresh or self._loads.passes(key):
+            return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+        if patience is not None:
+            timeout = min(timeout, patience)
+        async with asyncio.timeout(timeout):
+            # Nobody is made to wait for a caller who may have made a revision up: nothing here knows of it.
+            known = wanted.minimum <= self._coherence.applied
+            loaded = await self._together(key, request, wanted.minimum, metadata, tags) if known else None
+            return loaded or await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+
+    async def _together(
+        self, key: bytes, request: bytes, minimum: int, metadata: Metadata, tags: Sequence[str]
+    ) -> LoadResult | None:
+        """
+        What a load brings that serves everybody who waits for it: one that others have begun, or else a new one. None
+        for a caller who has to ask for themselves.
+
+        Args:
+            minimum: a revision that is known here.
+        """
+        # A load that began earlier may be older than what this process has been told by now. What is not older reflects
+        # all of that, the minimum included. A second load began later than this caller came.
+        least = self._coherence.newest(tags)
+        # A stream that is silent has told nothing by now: then the load itself has to be within the bound.
+        since = float("-inf") if self._coherence.live else time.monotonic() - self._coherence.bound
+
+        def good(entry: Entry) -> bool:
+            return self._serves(entry, minimum, time.time())
+
+        for _ in range(_JOINS):
+            # Shielded, because others may wait for the same load.
+            load = self._loads.under_way(key)
+            if load is None:
+                return await asyncio.shield(self._loads.start(key, request, metadata, minimum, good))
+            self._counts.waits += 1
+            try:
+                loaded = await asyncio.shield(load)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _AWAY:
+                    raise
+                # What was said to the one who began it, of a token perhaps, was not said to this caller.
+                return None
+            if loaded.private:
+                return None
+            if loaded.revision >= least and loaded.asked >= since:
+                return loaded
+        return None
+
+    def _may_be_late(self, entry: Entry, wanted: ReadOptions) -> bool:
+        """
+        Whether an entry may be served although it is past its time or the stream is silent: nothing that is known to
+        have changed, and nothing older than what the caller has seen.
+        """
+        return (
+            not wanted.fresh
+            and entry.absence is None
+            and time.time() < entry.expires + self._levels.grace
+            and self._coherence.holds(entry)
+            and self._coherence.reaches(wanted.minimum, entry.revision)
+        )
+
+    def _renew(self, key: bytes, request: bytes, metadata: Metadata, entry: Entry, now: float) -> None:
+        """
+        Renew a hot entry before it expires, each read with a chance that grows towards the end: XFetch (Vattani,
+        Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", PVLDB 8(8), 2015), with beta = 1.
+        """
+        if now - entry.took * math.log(1.0 - random.random()) < entry.expires:  # noqa: S311 - no secret hangs on it
+            return
+        if self._loads.under_way(key) is None:
+            self._counts.renewals += 1
+
+            def good(other: Entry) -> bool:
+                return other.expires > entry.expires and self._serves(other, 0, time.time())
+
+            load = self._loads.start(key, request, metadata, 0, good)
+            # Nobody waits for it, so nobody is told when it fails: the entry is still good for its time.
+            load.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _found(self, entry: Entry, level: str, now: float, context: Context) -> bytes:
+        age = str(max(0, int(now - entry.stored)))
+        trailing = (("x-cache", level), ("x-revision", str(entry.revision)), ("age", age))
+        if entry.absence is None:
+            context.set_trailing_metadata(trailing)
+            return entry.value
+        self._counts.absent += 1
+        details = (("grpc-status-details-bin", entry.value),) if entry.value else ()
+        context.set_trailing_metadata((*trailing, *details))
+        await context.abort(grpc.StatusCode.NOT_FOUND, entry.absence)
+        raise AssertionError("abort raises")
+
+    async def _answered(self, answer: Answer, how: str, context: Context) -> bytes:
+        kept = tuple((key, value) for key, value in answer.trailing if key not in _OWN)
+        context.set_trailing_metadata((*kept, ("x-cache", how), ("age", "0")))
+        if answer.absence is not None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, answer.absence)
+        return answer.value
+
+
+async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> None:
+    """
+    Answer as the origin did, to the letter: code, message, details.
+    """
+    found: Any = error.trailing_metadata() or ()
+    trailing = tuple((key, value) for key, value in found if key != "x-request-id")
+    context.set_trailing_metadata(trailing)
+    await context.abort(error.code(), error.details() or "")

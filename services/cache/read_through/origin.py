@@ -1,0 +1,142 @@
+"""
+The services behind the cache, called with bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from services.chassis.access import ServiceToken
+from services.chassis.clients.channels import Peer
+from services.chassis.clients.outgoing import outgoing
+from services.chassis.serving.tls import Identity
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+# What goes on to the origin, beside the request id and the trace. The rest is between the caller and us.
+_PASSED_ON = {"authorization", "x-modelyard-subject", "x-modelyard-scopes"}
+_DETAILS = "grpc-status-details-bin"
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    ("grpc.keepalive_time_ms", 300_000),
+    # The default waits up to two minutes before it tries a server again that was away.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What the origin said.
+
+    Args:
+        value: the serialised answer; of an absence, its `google.rpc.Status`.
+        trailing: its trailing metadata.
+        revision: the one that it reflects; None when it does not say.
+        took: seconds that it took.
+        absence: the message of a NOT_FOUND; None for an answer.
+    """
+
+    value: bytes
+    trailing: Metadata
+    revision: int | None
+    took: float
+    absence: str | None = None
+
+    @property
+    def private(self) -> bool:
+        """
+        Whether it is for this caller alone: `cache-control: private` or `no-store` (RFC 9111, section 5.2.2).
+        """
+        said = [str(value) for key, value in self.trailing if key == "cache-control"]
+        return any("private" in value or "no-store" in value for value in said)
+
+
+class Origin:
+    """
+    One service, by the addresses of its workers, which take turns.
+
+    Args:
+        name: for people: registry, cdn.
+        targets: host:port of each worker.
+        token: of the cache, for calls on its own behalf.
+        identity: of the cache; None means plain text.
+    """
+
+    def __init__(
+        self, name: str, targets: Sequence[str], token: ServiceToken, identity: Identity | None = None
+    ) -> None:
+        self.name = name
+        self.token = token
+        self._peers = [Peer(target, identity, _OPTIONS) for target in targets]
+        self._turns = itertools.cycle(self._peers)
+
+    def channel(self) -> grpc.aio.Channel:
+        """
+        The connection whose turn it is.
+        """
+        return next(self._turns).channel()
+
+    async def call(self, path: str, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
+        """
+        Ask the origin.
+
+        Args:
+            path: of the RPC.
+            request: serialised.
+            metadata: the caller's; what does not concern the origin is left out.
+            minimum: the revision that the answer has to reflect.
+            timeout: in seconds.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did. A NOT_FOUND that says which
+                revision it reflects is an answer.
+        """
+        passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
+        if minimum:
+            passed_on = (*passed_on, ("x-min-revision", str(minimum)))
+        for left in reversed(range(len(self._peers))):
+            try:
+                return await self._ask(next(self._turns), path, request, passed_on, timeout)
+            except grpc.aio.AioRpcError as error:
+                # Only reads come here, so another worker may be asked.
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not left:
+                    raise
+        raise AssertionError("an origin has at least one worker")
+
+    async def _ask(self, peer: Peer, path: str, request: bytes, metadata: Metadata, timeout: float) -> Answer:
+        method = peer.made(_unary, path)
+        began = time.monotonic()
+        try:
+            with outgoing(path) as headers:
+                call = method(request, metadata=(*metadata, *headers), timeout=timeout)
+                value, absence = await call, None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            value, absence = b"", error.details() or ""
+        trailing = tuple((key, item) for key, item in await call.trailing_metadata())
+        revision = next((int(item) for key, item in trailing if key == "x-revision" and str(item).isdecimal()), None)
+        if absence is not None:
+            details = next((item for key, item in trailing if key == _DETAILS), b"")
+            value = details if isinstance(details, bytes) else b""
+        return Answer(value, trailing, revision, time.monotonic() - began, absence)
+
+    async def close(self) -> None:
+        """
+        Close the connections.
+        """
+        await asyncio.gather(*(peer.close() for peer in self._peers))
+
+
+def _unary(channel: grpc.aio.Channel, path: str) -> Any:
+    return channel.unary_unary(path, request_serializer=None, response_deserializer=None)

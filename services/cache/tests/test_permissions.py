@@ -1,0 +1,185 @@
+"""
+Who may use a namespace of the key-value cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+
+from modelyard.cache.v1 import cache_pb2 as pb
+from modelyard.contracts import scopes
+from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
+from services.cache.model.namespaces import parse
+from services.cache.tests.harness import Backend, Cache, running
+from services.cache.tests.values_client import SMALL
+
+NAMED = """
+readers = ["scope:cache.read:own", "subject:reporter"]
+writers = ["subject:login"]
+"""
+OWN = SMALL.replace("[large]", "[own]") + NAMED
+SERVICE = pb.DESCRIPTOR.services_by_name["KeyValueService"]
+SCOPES = ("cache.read", "cache.write")
+Caller = Callable[..., tuple[tuple[str, str], ...]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """
+    The file of the namespaces: those of the other tests, and one that names who may use it.
+    """
+    (tmp_path / "own.toml").write_text(OWN)
+    return tmp_path
+
+
+@pytest.fixture
+async def guarded(target: str, store: Backend, folder: Path) -> AsyncIterator[Cache]:
+    """
+    A cache that takes tokens.
+    """
+    make_key(folder / "key.pem")
+    (folder / "jwks.json").write_text(key_set(folder / "key.pem"))
+    settings = {
+        "MODELYARD_ACCESS": "on",
+        "MODELYARD_JWKS_FILE": str(folder / "jwks.json"),
+        "MODELYARD_JWT_ISSUER": ISSUER,
+        "MODELYARD_JWT_AUDIENCE": AUDIENCE,
+        "MODELYARD_CACHE_NAMESPACES_FILE": str(folder / "own.toml"),
+    }
+    async with running(target, store, **settings) as found:
+        yield found
+
+
+@pytest.fixture
+def caller(folder: Path) -> Caller:
+    """
+    Makes the metadata of a caller: their token, with scopes of theirs beside those of the calls.
+    """
+
+    def metadata(subject: str, *more: str) -> tuple[tuple[str, str], ...]:
+        token = mint(folder / "key.pem", subject, (*SCOPES, *more), 600.0)
+        return (("authorization", f"Bearer {token}"),)
+
+    return metadata
+
+
+async def refused(cache: Cache, method: MethodDescriptor, metadata: Any, namespace: str = "own") -> str:
+    """
+    Why a call is refused for want of a right: the reason. Empty when it is not.
+    """
+    kind = cache.channel.unary_stream if method.server_streaming else cache.channel.unary_unary
+    answers: Any = kind(
+        f"/{SERVICE.full_name}/{method.name}",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+    )
+    # Complete, so that a call that may be done would be.
+    request: Any = message_factory.GetMessageClass(method.input_type)()
+    request.namespace = namespace
+    for name, value in (("key", "k"), ("lease_token", "1")):
+        if name in method.input_type.fields_by_name:
+            setattr(request, name, value)
+    for name in ("keys", "tags"):
+        if name in method.input_type.fields_by_name:
+            getattr(request, name).append("k")
+    if "entry" in method.input_type.fields_by_name:
+        request.entry.key = "k"
+    if "entries" in method.input_type.fields_by_name:
+        request.entries.add(key="k")
+    call = answers(request, metadata=metadata, timeout=10)
+    try:
+        await (call.read() if method.server_streaming else call)
+    except grpc.aio.AioRpcError as error:
+        reasons = {"NAMESPACE_DENIED", "UNKNOWN_NAMESPACE", "NAMESPACE_NEEDS_ACCESS"}
+        said = str(error.trailing_metadata())
+        return next((reason for reason in reasons if reason in said), "")
+    finally:
+        call.cancel()
+    return ""
+
+
+async def test_every_call_asks_who_it_is(guarded: Cache, caller: Caller) -> None:
+    """
+    Readers may read and writers may write, by the scope that the call needs; whoever is neither is answered as if there
+    were no such namespace; and where nobody is named, whoever has the scope of the call may.
+    """
+    strangers = [caller("ann"), caller("ann", "own"), caller("scope:cache.read:own"), caller("login2")]
+    writer, readers = caller("login"), [caller("reporter"), caller("ann", "cache.read:own")]
+    for method in SERVICE.methods:
+        writes = scopes()[f"/{SERVICE.full_name}/{method.name}"] == "cache.write"
+        assert await refused(guarded, method, writer) == ("" if writes else "NAMESPACE_DENIED"), method.name
+        for reader in readers:
+            assert await refused(guarded, method, reader) == ("NAMESPACE_DENIED" if writes else ""), method.name
+        for stranger in strangers:
+            assert await refused(guarded, method, stranger) == "UNKNOWN_NAMESPACE", method.name
+        assert await refused(guarded, method, strangers[0], "small") == "", method.name
+
+
+async def test_the_gateways_callers_find_what_is_for_them(target: str, store: Backend, folder: Path) -> None:
+    """
+    A call that the gateway passed on finds the namespaces that are for the gateway, and no others.
+    """
+    (folder / "own.toml").write_text(SMALL.replace("near = true", "near = true\ngateway = true"))
+    async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=str(folder / "own.toml")) as cache:
+        passed_on = (("x-modelyard-client", "203.0.113.7"),)
+        for method in SERVICE.methods:
+            assert await refused(cache, method, passed_on, "close") == "", method.name
+            assert await refused(cache, method, passed_on, "small") == "UNKNOWN_NAMESPACE", method.name
+            assert await refused(cache, method, (), "small") == "", method.name
+
+
+async def test_without_tokens_nobody_is_one_of_those_who_are_named(target: str, store: Backend, folder: Path) -> None:
+    """
+    Where calls need no token, a namespace that names who may use it is for nobody, and says why.
+    """
+    async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=str(folder / "own.toml")) as cache:
+        said = (("x-modelyard-subject", "login"), ("x-modelyard-scopes", "cache.read:own"))
+        assert await refused(cache, SERVICE.methods_by_name["Get"], said) == "NAMESPACE_NEEDS_ACCESS"
+
+
+async def test_what_is_not_there_is_not_named(guarded: Cache, caller: Caller) -> None:
+    """
+    The answer to an unknown namespace names those that are there for the caller.
+    """
+    get: Any = guarded.channel.unary_unary(f"/{SERVICE.full_name}/Get", pb.GetRequest.SerializeToString, None)
+    for metadata, there in ((caller("ann"), "close, small"), (caller("login"), "close, own, small")):
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await get(pb.GetRequest(namespace="nonsense", key="k"), metadata=metadata)
+        assert str(unknown.value.details()).endswith(there)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (OWN.replace('writers = ["subject:login"]', ""), "name both"),
+        (OWN.replace('["subject:login"]', '"subject:login"'), "[own] writers: must be a list"),
+        (OWN.replace('["subject:login"]', "[]"), "[own] writers: must be a list"),
+        (OWN.replace('["subject:login"]', '["login"]'), "[own] writers: 'login' is neither"),
+        (OWN.replace('["subject:login"]', '["anybody", "subject:login"]'), "'anybody' is neither"),
+        (SMALL.replace("near = true", "gateway = 1"), "[close] gateway: must be true or false"),
+    ],
+)
+def test_bad_users_are_refused(text: str, says: str) -> None:
+    """
+    Users that are no list of scopes and subjects are refused with the place and the fix.
+    """
+    with pytest.raises(ValueError, match=r"\w") as bad:
+        parse(text)
+    assert says in str(bad.value)
+
+
+def test_anybody_is_whoever_has_the_scope() -> None:
+    """
+    One of the two lists may be everybody.
+    """
+    found = parse(OWN.replace('["subject:login"]', '["anybody"]'))["own"]
+    assert found.writers is None
+    assert found.readers is not None
+    assert found.readers.include("reporter", ())

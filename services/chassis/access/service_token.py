@@ -1,0 +1,40 @@
+"""
+The token that a service sends with calls on its own behalf.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+class ServiceToken:
+    """
+    A token in a file, read again when the file changes: whoever renews it replaces the file.
+
+    Args:
+        file: None where services need no token.
+    """
+
+    def __init__(self, file: str | None = None) -> None:
+        self._file = None if file is None else Path(file)
+        self._state: tuple[int, int, int] | None = None
+        self._token = ""
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """
+        What goes along with a call. A file that cannot be read leaves the token before it.
+        """
+        if self._file is None:
+            return ()
+        try:
+            found = self._file.stat()
+            state = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if state != self._state:
+                self._token = self._file.read_text(encoding="utf-8").strip()
+                self._state = state
+        except (OSError, UnicodeDecodeError) as error:
+            _log.warning("the token of this service was not read from %s: %s", self._file, error)
+        return (("authorization", f"Bearer {self._token}"),) if self._token else ()

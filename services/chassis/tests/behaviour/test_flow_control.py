@@ -1,0 +1,118 @@
+"""
+Back-pressure: whoever reads slowly slows the writer down, instead of filling the server's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.chassis.tests.behaviour.client import EOF, Stub, answers, ask, channel_to, ended, fate, name
+from services.chassis.tests.behaviour.probe_process import MIB, Probe
+from services.chassis.tests.proto import probe_pb2 as pb
+
+_GIB = 1024 * MIB
+_MOST = 64 * MIB
+# How far ahead a writer may be: mostly what lies in the buffers of the client, which is not what is tested here.
+_AHEAD = _GIB // 4
+
+
+class Watch:
+    """
+    How much more memory a probe and all its processes hold at any time than they did in the beginning.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._before = probe.memory()
+        self.growth = 0
+
+    async def look(self) -> None:
+        """
+        Look again and again.
+        """
+        while True:
+            self.growth = max(self.growth, self._probe.memory() - self._before)
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def calm(host: Probe) -> AsyncIterator[Stub]:
+    """
+    A worker that has served little else, so that no memory which earlier tests have let go of hides what these take.
+    """
+    async with channel_to(f"127.0.0.1:{host.ports[1]}") as channel:
+        await answers(ask(Stub(channel), "Down", pb.Ask(answers=2, answer_bytes=MIB), timeout=10))
+        yield Stub(channel)
+
+
+@asynccontextmanager
+async def watched(probe: Probe) -> AsyncIterator[Watch]:
+    """
+    Watch *probe* for as long as the block lasts.
+    """
+    watch = Watch(probe)
+    looking = asyncio.create_task(watch.look())
+    try:
+        yield watch
+    finally:
+        looking.cancel()
+
+
+async def test_slow_reader(host: Probe, calm: Stub) -> None:
+    """
+    A client that reads a stream of 1 GiB slowly keeps the handler from getting far ahead of it, and the server from
+    holding 64 MiB more than before, at whatever speed it goes on.
+    """
+    call, count = name(), _GIB // MIB
+    async with watched(host) as watch:
+        down = ask(calm, "Down", pb.Ask(answers=count, answer_bytes=MIB), call=call)
+        for _ in range(10):
+            await down.read()
+            await asyncio.sleep(0.1)
+        assert (await fate(calm, call)).sent * MIB < _AHEAD
+        for _ in range(10, count):
+            await down.read()
+        assert await down.read() is EOF
+        assert (await ended(calm, call)).finished == 1
+    assert watch.growth < _MOST
+
+
+async def test_reader_that_stops(host: Probe, calm: Stub) -> None:
+    """
+    The same with smaller messages, for a client that stops reading and gives up.
+    """
+    call, size = name(), 16_000
+    async with watched(host) as watch:
+        down = ask(calm, "Down", pb.Ask(answers=_GIB // size, answer_bytes=size), call=call)
+        await down.read()
+        await asyncio.sleep(1)
+        assert 0 < (await fate(calm, call)).sent * size < _AHEAD
+        down.cancel()
+        assert (await ended(calm, call)).cancelled == 1
+    assert watch.growth < _MOST
+
+
+async def test_slow_handler(host: Probe, calm: Stub) -> None:
+    """
+    A handler that reads slowly keeps a fast client waiting, and the server from holding 64 MiB more than before.
+    """
+    call = name()
+    written = 0
+
+    async def flood() -> AsyncIterator[pb.Ask]:
+        nonlocal written
+        while True:
+            yield pb.Ask(payload=bytes(MIB), pause_ms=100)
+            written += MIB
+
+    async with watched(host) as watch:
+        up = calm.Up(flood(), metadata=(("x-call", call),))
+        await asyncio.sleep(1)
+        assert 0 < written < _AHEAD
+        up.cancel()
+        assert (await ended(calm, call)).cancelled == 1
+    assert watch.growth < _MOST
