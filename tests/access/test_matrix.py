@@ -24,6 +24,7 @@ from modelyard.contracts import is_internal, scopes, services
 from modelyard.registry.v1 import audit_pb2, models_pb2, versions_pb2
 from tests.access.tokens import Issuer, settings
 
+pytestmark = pytest.mark.own_suite
 METHODS = [method for service in services() for method in service.methods]
 #: What asks for nothing in particular, so that an empty request is a good one. All others miss a name.
 GOOD_WHEN_EMPTY = {

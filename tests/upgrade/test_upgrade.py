@@ -18,7 +18,7 @@ from modelyard.registry.v1 import models_pb2
 from tests.rolling.load import Load
 from tests.upgrade.fleet import Fleet, NoHistoryError, Release, releases
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.own_suite]
 #: Calls a second.
 RATE = float(os.environ.get("MODELYARD_DRILL_UPGRADE_RATE", "20"))
 
