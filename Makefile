@@ -13,8 +13,10 @@ PORT    ?= 8080
 WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
+# Worker processes of the tests: one more than the cores that tests wait for servers on.
+TESTERS ?= 3
 
-.PHONY: help run test demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,13 +49,15 @@ buf: $(READY)
 	@$(BIN)/buf lint $(IMAGE) --path modelyard
 	@$(BIN)/buf breaking $(IMAGE) --against protos/released.binpb --path modelyard
 
-# What fails is run once more with nothing beside it: a machine that was too busy is told from a bug, and both are shown.
-AGAIN = [ $$? -eq 5 ] || { echo "Once more, by themselves:"; \
-	  $(BIN)/pytest -rA --no-header --tb=short --last-failed --last-failed-no-failures none $(ARGS); }
-
+# The second part has the machine to itself. Both run, and exit code 5 (no test was selected) is no failure.
 unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
-	@$(BIN)/pytest --quiet -n 4 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || $(AGAIN)
-	@$(BIN)/pytest --quiet -m alone $(ARGS) || $(AGAIN)
+	@status=0; \
+	  $(BIN)/pytest --quiet -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ] || status=1; \
+	  $(BIN)/pytest --quiet -m alone $(ARGS) || [ $$? -eq 5 ] || status=1; \
+	  exit $$status
+
+quick: $(READY) lint types imports ## While you work: lint, types, imports, and the tests that your changes since the main branch affect
+	@$(BIN)/python -m tests.affected
 
 protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi.json from protos/
 	@$(BIN)/python protos/generate.py

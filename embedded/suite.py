@@ -5,6 +5,7 @@ The parts that are ours: the migration, the three services and the gateway.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,8 +115,12 @@ def serving(target: str, service: str, files: TlsFiles | None = None) -> None:
 
     Raises:
         RuntimeError: the service does not say that it is ready.
-        grpc.RpcError: nobody answers.
+        OSError: nothing listens.
+        grpc.RpcError: the call fails.
     """
+    # Asked many times while the process starts: a refused connection costs far less than a channel.
+    host, _, port = target.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=1).close()
     with channel_to(target, files) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)

@@ -22,7 +22,8 @@ from modelyard.registry.v1 import models_pb2
 from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
 
 MARK = "zq9x"
-CALLS = 600  # of each kind
+CALLS = 240  # of each kind
+ROUNDS = 4
 _numbers = itertools.count(10**9)
 
 
@@ -92,11 +93,16 @@ def test_random_names_make_no_series(stack: Stack, yard: modelyard.Client) -> No
     _load(stack, 8)
     # Reading the pages makes series, too, from the second time on.
     series(stack)
-    before = series(stack)
-    _load(stack, CALLS)
-    after = series(stack)
-    assert not [each for each in after if MARK in each]
-    # A statement of a task in the background, whose name is in the code, may be run for the first time meanwhile.
-    more = {each for each in after - before if " modelyard_database_query_" not in each}
-    # A code that a method has not answered with before.
-    assert len(more) <= 30, sorted(more)
+    more: set[str] = set()
+    for _ in range(ROUNDS):
+        before = series(stack)
+        _load(stack, CALLS)
+        after = series(stack)
+        assert not [each for each in after if MARK in each]
+        # A statement of a task in the background, whose name is in the code, may be run for the first time meanwhile.
+        more = {each for each in after - before if " modelyard_database_query_" not in each}
+        # A code that a method has not answered with before. Other tests use the suite, too, and what they are the first
+        # to do makes series: in some rounds, and names that become series do so in each.
+        if len(more) <= 30:
+            return
+    raise AssertionError(sorted(more))

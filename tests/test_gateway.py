@@ -167,6 +167,7 @@ def fragile() -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.own_suite
 def test_not_one_read_fails_when_the_cache_dies(fragile: Stack) -> None:
     """
     Reads under way while the cache is killed, and after, are answered by the origin. (But for one whose answer had

@@ -31,6 +31,7 @@ from modelyard.cli.main import main
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.chassis.settings.tls import TlsFiles
 
+pytestmark = pytest.mark.own_suite
 PARENT = "namespaces/default"
 #: How often all certificates are renewed; `make drill-tls` asks for more.
 TURNS = int(os.environ.get("MODELYARD_DRILL_RENEWALS", "2"))

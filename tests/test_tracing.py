@@ -16,6 +16,7 @@ from embedded.testing import scratch, until_the_cache_answers
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.chassis.tests.otlp_collector import CLIENT, SERVER, Collector, Found, collecting
 
+pytestmark = pytest.mark.own_suite
 SPAN = "00f067aa0ba902b7"
 MODEL = "namespaces/default/models/traced"
 

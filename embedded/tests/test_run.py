@@ -120,6 +120,7 @@ def models(gateway: str) -> list[str]:
         return [model.name.rpartition("/")[2] for model in answer.models]
 
 
+@pytest.mark.own_suite
 def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path) -> None:
     """
     Ctrl-C stops everything with exit code 0; the next run has the data, and a kill -9 of it leaves no process.
@@ -155,6 +156,7 @@ def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path) -> None:
         assert stack.postgres.sql("SELECT count(*) FROM models", "modelyard") == "2"
 
 
+@pytest.mark.own_suite
 @pytest.mark.parametrize("tls", ["off", "on"])
 def test_what_it_says_to_try_works_with_access_control(state: Path, tls: str) -> None:
     """
@@ -181,6 +183,7 @@ def test_what_it_says_to_try_works_with_access_control(state: Path, tls: str) ->
     assert run.left() == []
 
 
+@pytest.mark.own_suite
 def test_ctrl_c_while_starting_stops_what_was_started(state: Path) -> None:
     """
     A start that is interrupted leaves nothing behind, and says no traceback.
@@ -247,6 +250,7 @@ def test_an_unknown_host_is_named(state: Path) -> None:
     assert "MODELYARD_HOST" in failed(state, "--port", "0", MODELYARD_HOST="nonsense")
 
 
+@pytest.mark.own_suite
 def test_a_service_that_dies_at_start_is_told_with_its_reason(state: Path) -> None:
     """
     A service that does not start ends the whole start, with what it said.

@@ -1,0 +1,3 @@
+"""
+Drill: attacks on the gateway, and bad requests, while other clients are served.
+"""

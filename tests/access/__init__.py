@@ -1,0 +1,3 @@
+"""
+End to end: access control, at the gateway and at the services.
+"""

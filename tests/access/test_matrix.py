@@ -9,6 +9,8 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -24,6 +26,7 @@ from modelyard.contracts import is_internal, scopes, services
 from modelyard.registry.v1 import audit_pb2, models_pb2, versions_pb2
 from tests.access.tokens import Issuer, settings
 
+pytestmark = pytest.mark.own_suite
 METHODS = [method for service in services() for method in service.methods]
 #: What asks for nothing in particular, so that an empty request is a good one. All others miss a name.
 GOOD_WHEN_EMPTY = {
@@ -58,23 +61,22 @@ def path_of(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
-def code(target: str, method: MethodDescriptor, token: str | None) -> grpc.StatusCode:
+def code(channel: grpc.Channel, method: MethodDescriptor, token: str | None) -> grpc.StatusCode:
     """
-    How an empty request ends. A stream that goes on has begun, and is left.
+    The status of an empty request. A stream that does not end counts as OK and is cancelled.
     """
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-    with grpc.insecure_channel(target) as channel:
-        kind = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
-        call = getattr(channel, "_".join(kind))(path_of(method))
-        sent = iter([b""]) if method.client_streaming else b""
-        try:
-            answer = call(sent, metadata=metadata, timeout=1 if method.server_streaming else 10)
-            if method.server_streaming:
-                next(answer, None)
-                answer.cancel()
-        except grpc.RpcError as error:
-            found: grpc.StatusCode = error.code()
-            return found
+    kind = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
+    call = getattr(channel, "_".join(kind))(path_of(method))
+    sent = iter([b""]) if method.client_streaming else b""
+    try:
+        answer = call(sent, metadata=metadata, timeout=10)
+        if method.server_streaming:
+            next(answer, None)
+            answer.cancel()
+    except grpc.RpcError as error:
+        found: grpc.StatusCode = error.code()
+        return found
     return grpc.StatusCode.OK
 
 
@@ -119,15 +121,21 @@ def test_the_matrix(guarded: tuple[Stack, Issuer], way: str, tmp_path: Path) -> 
     stack, issuer = guarded
     # The same name of a key, so that only the signature can tell.
     stranger = Issuer(tmp_path / "stranger.json")
-    wrong: list[str] = []
-    for method in METHODS:
-        package = method.containing_service.file.package.split(".")[1]
-        host, port = stack.services[package].addresses[0]
-        target = stack.gateway if way == "gateway" else f"{host}:{port}"
-        closed = way == "gateway" and is_internal(method)
-        for what, (token, wanted) in expected(issuer, stranger, path_of(method), closed=closed).items():
-            if (found := code(target, method, token)) is not wanted:
-                wrong.append(f"{path_of(method)}, {what}: {found}")
+    with ExitStack() as stacked, ThreadPoolExecutor(8) as threads:
+        first = {package: service.addresses[0] for package, service in stack.services.items()}
+        targets = {package: f"{host}:{port}" for package, (host, port) in first.items()}
+        if way == "gateway":
+            targets = dict.fromkeys(targets, stack.gateway)
+        channels = {each: stacked.enter_context(grpc.insecure_channel(each)) for each in set(targets.values())}
+        cells = []
+        for method in METHODS:
+            channel = channels[targets[method.containing_service.file.package.split(".")[1]]]
+            closed = way == "gateway" and is_internal(method)
+            for what, (token, wanted) in expected(issuer, stranger, path_of(method), closed=closed).items():
+                cells.append((f"{path_of(method)}, {what}", wanted, threads.submit(code, channel, method, token)))
+        ended = [(cell, wanted, call.result()) for cell, wanted, call in cells]
+    assert len(ended) == 7 * len(METHODS)
+    wrong = [f"{cell}: {found}" for cell, wanted, found in ended if found is not wanted]
     assert not wrong, "\n".join(wrong)
 
 
@@ -174,13 +182,14 @@ def test_the_gateway_refuses_by_itself(guarded: tuple[Stack, Issuer]) -> None:
     stack, issuer = guarded
     method = next(each for each in METHODS if each.name == "GetModel")
     before = calls(stack, "GetModel")
-    for token, wanted in (
-        (None, grpc.StatusCode.UNAUTHENTICATED),
-        (issuer.mint("assets.read"), grpc.StatusCode.PERMISSION_DENIED),
-    ):
-        assert code(stack.gateway, method, token) is wanted
-    assert calls(stack, "GetModel") == before
-    assert code(stack.gateway, method, issuer.mint("registry.read")) is grpc.StatusCode.INVALID_ARGUMENT
+    with grpc.insecure_channel(stack.gateway) as channel:
+        for token, wanted in (
+            (None, grpc.StatusCode.UNAUTHENTICATED),
+            (issuer.mint("assets.read"), grpc.StatusCode.PERMISSION_DENIED),
+        ):
+            assert code(channel, method, token) is wanted
+        assert calls(stack, "GetModel") == before
+        assert code(channel, method, issuer.mint("registry.read")) is grpc.StatusCode.INVALID_ARGUMENT
     assert calls(stack, "GetModel") > before
 
 

@@ -9,7 +9,7 @@ import hashlib
 import http.client
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ import pytest
 
 import modelyard
 from embedded.postgres import ASSETS_DATABASE
+from embedded.shared import Servers
 from embedded.stack import Stack, StackSettings
-from embedded.testing import scratch
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.contracts import public_scopes
@@ -78,26 +78,27 @@ class House:
 
 
 @pytest.fixture(scope="module", params=["on", "read-public", "off"])
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
+def house(request: pytest.FixtureRequest, run_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> House:
     """
     Where access control is off, the private asset is left from a time when it was on.
     """
     mode: str = request.param
     data = safetensors({"secret": tensor(0, 4, [1]), "__metadata__": {"for": "unreleased"}}, 4)
     sha256, absent = hashlib.sha256(data).hexdigest(), os.urandom(32).hex()
-    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0, access=mode)) as stack:
-        found = House(stack, mode, data, f"assets/{sha256}", f"assets/{absent}")
-        if mode == "off":
-            columns = "sha256, state, size_bytes, media_type, private, create_time, touch_time, revision"
-            values = f"'{sha256}', 'LIVE', {len(data)}, 'application/octet-stream', true, now(), now(), 1"
-            stack.postgres.sql(f"INSERT INTO assets ({columns}) VALUES ({values})", ASSETS_DATABASE)  # noqa: S608 - ours
-        else:
-            (state / "file").write_bytes(data)
-            with modelyard.connect(stack.gateway, found.token("assets.write", READ)) as ann:
-                assert ann.upload_file(state / "file", private=True).private
-        found.wait_for_the_cache()
-        yield found
-        stack.kill("s3")
+    kind = "plain" if mode == "off" else f"access {mode}"
+    stack = run_servers.stack(kind, StackSettings(state=Path(), gateway_port=0, access=mode))
+    found = House(stack, mode, data, f"assets/{sha256}", f"assets/{absent}")
+    if mode == "off":
+        columns = "sha256, state, size_bytes, media_type, private, create_time, touch_time, revision"
+        values = f"'{sha256}', 'LIVE', {len(data)}, 'application/octet-stream', true, now(), now(), 1"
+        stack.postgres.sql(f"INSERT INTO assets ({columns}) VALUES ({values})", ASSETS_DATABASE)  # noqa: S608 - ours
+    else:
+        file = tmp_path_factory.mktemp("private") / "file"
+        file.write_bytes(data)
+        with modelyard.connect(stack.gateway, found.token("assets.write", READ)) as ann:
+            assert ann.upload_file(file, private=True).private
+    found.wait_for_the_cache()
+    return found
 
 
 def told(house: House, way: str, token: str | None, name: str) -> dict[str, str]:

@@ -1,0 +1,3 @@
+"""
+The import boundaries between the layers.
+"""

@@ -33,7 +33,7 @@ OTHER_ROLE = "modelyard_service_b"
 NEW = "new-password"
 KEYS = {"accessKey": "new0access0key", "secretKey": "new-secret-key"}
 _CREDENTIALS = f"[default]\naws_access_key_id = {KEYS['accessKey']}\naws_secret_access_key = {KEYS['secretKey']}\n"
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.own_suite]
 
 
 def test_a_database_password_in_place(estate: Estate) -> None:

@@ -25,7 +25,7 @@ _SHARES = {0: "4096-5460", 1: "9557-10922", 2: "15019-16383"}
 # Its namespace is in slot 4478.
 _NAMESPACE = "shared"
 _KEYS = [f"kept-{number}" for number in range(300)]
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.own_suite]
 
 
 @pytest.fixture

@@ -1,0 +1,3 @@
+"""
+Drill: a zero-downtime rolling update of all services and gateways under load.
+"""

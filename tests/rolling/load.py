@@ -16,7 +16,7 @@ import random
 import ssl
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 import grpc
 
+import modelyard
 from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc
 from modelyard.changes.v1 import changes_pb2 as feed_pb2
@@ -48,6 +49,7 @@ class Outcome:
     created: set[str] = field(default_factory=set)
     told: Counter[str] = field(default_factory=Counter)
     streams: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
 
 
 class Load:
@@ -60,6 +62,7 @@ class Load:
         ca: of the gateways' certificates; None means plain text.
         token: to show; empty means none.
         without: kinds of calls that are not made.
+        retried: reasons of ABORTED on which a creation is repeated, as the error asks for; each is counted.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class Load:
         ca: Path | None = None,
         token: str = "",
         without: Collection[str] = (),
+        retried: Collection[str] = (),
     ) -> None:
-        self._without = without
+        self._without, self._retried = without, retried
         self._gateways, self._rate, self._ca = gateways, rate, ca
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._enough = threading.Event()
@@ -79,6 +83,7 @@ class Load:
         self._numbers = itertools.count()
         self._began = time.time_ns()
         self._head = self._newest = 0
+        self._newest_names: deque[str] = deque(maxlen=50)
         self.outcome = Outcome()
 
     def __enter__(self) -> Load:
@@ -143,7 +148,8 @@ class Load:
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
                 sent += 1
-            await asyncio.sleep(0.002)
+            # Until the next call is due; `_enough` may be set meanwhile, so not for long.
+            await asyncio.sleep(min(0.1, max(0.0, sent / self._rate - (time.monotonic() - began))))
         await asyncio.gather(*under_way)
         if "watch" not in self._without:
             await self._all_told()
@@ -162,7 +168,7 @@ class Load:
         self.outcome.slowest = max(self.outcome.slowest, time.monotonic() - began)
 
     def _some(self) -> str:
-        return self._dice.choice(sorted(self.outcome.created)[-50:])
+        return self._dice.choice(self._newest_names)
 
     async def _get(self, models: Any) -> None:
         name = self._some()
@@ -181,10 +187,25 @@ class Load:
         number = next(self._numbers)
         model = models_pb2.Model(description="rolling along")
         request = models_pb2.CreateModelRequest(parent=PARENT, model_id=f"r{self._began}-{number}", model=model)
-        made = await models.CreateModel(request, timeout=_TIMEOUT)
+        made = await self._repeated(lambda: models.CreateModel(request, timeout=_TIMEOUT))
         self.outcome.created.add(made.name)
+        self._newest_names.append(made.name)
         self._newest = max(self._newest, made.revision)
         self._head = min(self._head or made.revision - 1, made.revision - 1)
+
+    async def _repeated(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        ends = time.monotonic() + _TIMEOUT
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                problem = modelyard.explain(error)
+                if error.code() is not grpc.StatusCode.ABORTED or problem.reason not in self._retried:
+                    raise
+                if time.monotonic() > ends:
+                    raise
+                self.outcome.retries[problem.reason] += 1
+                await asyncio.sleep(0.2)
 
     async def _set(self, values: Any) -> None:
         entry = cache_pb2.Entry(key=f"k{self._dice.randrange(100)}", value=b"x" * 500)

@@ -18,7 +18,7 @@ from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch
 from tests.rolling.load import Load
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.own_suite]
 SECONDS = float(os.environ.get("MODELYARD_DRILL_ROLLING_SECONDS", "0"))
 RATE = float(os.environ.get("MODELYARD_DRILL_ROLLING_RATE", "100"))
 #: Between the time that an instance is ready and the end of the next one, as `minReadySeconds` of a deployment: so long

@@ -51,12 +51,14 @@ class Release:
         commit: where its source is.
         services: that it had, as they are now.
         without: kinds of calls that it did not have.
+        retried: reasons of ABORTED that a write may end with beside it, and is repeated on.
     """
 
     name: str
     commit: str
     services: tuple[str, ...]
     without: tuple[str, ...]
+    retried: tuple[str, ...]
 
     def unpack(self, folder: Path) -> None:
         """
@@ -77,7 +79,8 @@ def releases() -> list[Release]:
     """
     found = tomllib.loads(Path(__file__).with_name("releases.toml").read_text(encoding="utf-8"))["release"]
     return [
-        Release(each["name"], each["commit"], tuple(each["services"]), tuple(each.get("without", ()))) for each in found
+        Release(each["name"], each["commit"], *(tuple(each.get(key, ())) for key in ("services", "without", "retried")))
+        for each in found
     ]
 
 
@@ -106,8 +109,7 @@ class Fleet:
         for name in self._release.services:
             if name in _DATABASES:
                 self.migrate(name, "old")
-        for name in self._release.services:
-            self.begin(name, "old")
+        self.begin("old")
         host, _, port = self.gateway.rpartition(":")
         addresses = Addresses(
             listen=(host, int(port)),
@@ -149,26 +151,21 @@ class Fleet:
         """
         return int(self._postgres.sql("SELECT max(number) FROM schema_migrations", _DATABASES[name]))
 
-    def begin(self, name: str, age: str) -> None:
+    def begin(self, age: str) -> None:
         """
-        Start a service of a release, and wait until it is ready.
+        Start the services of a release, and wait until they are ready.
         """
+        self._supervisor.start([self._part(name, age) for name in self._release.services])
+
+    def _part(self, name: str, age: str) -> Part:
         port, _ = self._ports[age, name]
-
-        def ready() -> None:
-            suite.serving(f"127.0.0.1:{port}", HEALTH[name])
-
-        self._supervisor.start(
-            [
-                Part(
-                    name=f"{age}-{name}",
-                    argv=[sys.executable, "-m", f"services.{name}"],
-                    ready=ready,
-                    environment=self._environment(age) | self._settings(name, age),
-                    folder=self._trees[age],
-                    bare=True,
-                )
-            ]
+        return Part(
+            name=f"{age}-{name}",
+            argv=[sys.executable, "-m", f"services.{name}"],
+            ready=lambda: suite.serving(f"127.0.0.1:{port}", HEALTH[name]),
+            environment=self._environment(age) | self._settings(name, age),
+            folder=self._trees[age],
+            bare=True,
         )
 
     def end(self, name: str, age: str) -> None:

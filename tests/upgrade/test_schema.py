@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 
 from embedded.postgres import Postgres
+from embedded.shared import Servers
 from tests.upgrade.fleet import ROOT, NoHistoryError, Release, releases
 from tests.upgrade.schemas import Schema, taken_away
 
 _numbers = itertools.count(1)
 _KNOWN = [(release, service) for release in releases() for service in release.services if service != "cache"]
+
+
+@pytest.fixture
+def newest(postgres: Postgres, run_servers: Servers, worker: str) -> str:
+    """
+    The name of a database with the registry's newest schema.
+    """
+    name = f"newest_{worker}_{next(_numbers)}"
+    postgres.sql(f"CREATE DATABASE {name} TEMPLATE {run_servers.template('registry')}")
+    return name
 
 
 def _migrate(postgres: Postgres, service: str, database: str, tree: Path) -> None:
@@ -26,11 +37,11 @@ def _migrate(postgres: Postgres, service: str, database: str, tree: Path) -> Non
 
 
 @pytest.fixture
-def database(postgres: Postgres) -> str:
+def database(postgres: Postgres, worker: str) -> str:
     """
     The name of an empty database.
     """
-    name = f"upgrade_{next(_numbers)}"
+    name = f"upgrade_{worker}_{next(_numbers)}"
     postgres.sql(f"CREATE DATABASE {name}")
     return name
 
@@ -68,16 +79,15 @@ def test_nothing_is_taken_away(
         ("REVOKE SELECT ON models FROM modelyard_service", "SELECT on models.owner is no longer granted"),
     ],
 )
-def test_what_is_taken_away_is_found(postgres: Postgres, database: str, sql: str, says: str) -> None:
+def test_what_is_taken_away_is_found(postgres: Postgres, newest: str, sql: str, says: str) -> None:
     """
     Every way to break an older program is told; what only adds is not.
     """
-    _migrate(postgres, "registry", database, ROOT)
-    postgres.sql("ALTER TABLE models ALTER owner DROP NOT NULL", database)
-    before = Schema.read(postgres, database)
+    postgres.sql("ALTER TABLE models ALTER owner DROP NOT NULL", newest)
+    before = Schema.read(postgres, newest)
     postgres.sql(
-        "ALTER TABLE models ADD note text; CREATE TABLE more (x int NOT NULL); CREATE INDEX ON models (owner)", database
+        "ALTER TABLE models ADD note text; CREATE TABLE more (x int NOT NULL); CREATE INDEX ON models (owner)", newest
     )
-    assert list(taken_away(before, Schema.read(postgres, database))) == []
-    postgres.sql(sql, database)
-    assert says in "\n".join(taken_away(before, Schema.read(postgres, database)))
+    assert list(taken_away(before, Schema.read(postgres, newest))) == []
+    postgres.sql(sql, newest)
+    assert says in "\n".join(taken_away(before, Schema.read(postgres, newest)))

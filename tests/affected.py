@@ -1,0 +1,122 @@
+"""
+The test files that changes since the main branch affect: what `make quick` runs.
+
+A test file is affected when it has changed, or when it imports a module that has changed (itself, or through a helper
+or a fixture of its own folder). Where no test file imports a changed module, all tests of its package are affected. It
+is a guess for a quick answer, and `make test` runs everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("services", "embedded", "gateway", "deploy", "modelyard", "tests", "examples", "bench")
+_MAIN = ("origin/HEAD", "main", "master")
+# Where the tests of a package are that has none beside its source.
+_ELSEWHERE = {"modelyard": "tests/client"}
+_PAGES = "tests/operations/test_pages.py"
+#: Files that every test depends on: for those there is `make test`.
+_EVERYWHERE = {"conftest.py", "embedded/testing.py"}
+
+
+def changed(root: Path = ROOT) -> set[str]:
+    """
+    The files that were changed, added or deleted since the merge base with the main branch, committed or not.
+    """
+    base = next(filter(None, (_git(root, "merge-base", "HEAD", main) for main in _MAIN)), "HEAD")
+    found = _git(root, "diff", "--name-only", base.strip()) + _git(root, "ls-files", "--others", "--exclude-standard")
+    return set(found.splitlines())
+
+
+def affected(files: Iterable[str], root: Path = ROOT) -> set[str]:
+    """
+    Args:
+        files: that were changed, relative to *root*.
+        root: of the tree.
+
+    Returns:
+        Test files and folders of tests, relative to *root*.
+    """
+    found: set[str] = set()
+    imports = {path: _imports(root / path) for path in _sources(root)}
+    for name in set(files) - _EVERYWHERE:
+        path = PurePosixPath(name)
+        if path.suffix == ".md":
+            found.add(_PAGES)
+        elif path.parts[0] in _PACKAGES:
+            found |= _of(path, imports, root)
+    return {each for each in found if (root / each).exists()}
+
+
+def _of(path: PurePosixPath, imports: dict[str, set[str]], root: Path) -> set[str]:
+    if path.name.startswith("test_"):
+        return {str(path)}
+    importers = {name for name, modules in imports.items() if path.suffix == ".py" and _module(path) in modules}
+    # A helper or a fixture file stands for the tests of its folder.
+    tests = {name for name in importers if _is_test(name)}
+    folders = {str(PurePosixPath(name).parent) for name in importers if _is_helper(name)}
+    own = [str(folder / "tests") for folder in path.parents if (root / folder / "tests").is_dir()]
+    if "tests" in path.parts:
+        return tests | folders or {str(path.parent)}
+    return tests | folders or {own[0] if own and own[0] != "tests" else _ELSEWHERE.get(path.parts[0], "")} - {""}
+
+
+def _sources(root: Path) -> Iterator[str]:
+    for package in _PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            if "tests" in path.relative_to(root).parts:
+                yield str(path.relative_to(root))
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _module(path: PurePosixPath) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _is_test(name: str) -> bool:
+    return PurePosixPath(name).name.startswith("test_")
+
+
+def _is_helper(name: str) -> bool:
+    return not _is_test(name)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def main() -> int:
+    """
+    Run the affected tests but those that need the machine or a suite of their own.
+
+    Returns:
+        The exit code.
+    """
+    found = sorted(affected(changed()))
+    if not found:
+        print("No tests are affected.")  # noqa: T201
+        return 0
+    print(f"Affected: {' '.join(found)}", flush=True)  # noqa: T201
+    command = [sys.executable, "-m", "pytest", "--quiet", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    done = subprocess.run([*command, "-m", "not alone and not own_suite and not drill", *found], cwd=ROOT, check=False)
+    # 5: all of them are deselected.
+    return 0 if done.returncode == 5 else done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

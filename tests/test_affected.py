@@ -1,0 +1,51 @@
+"""
+What `make quick` runs for which change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.affected import affected
+
+_TREE = {
+    "services/a/store.py": "",
+    "services/a/other.py": "",
+    "services/a/tests/test_store.py": "from services.a import store",
+    "services/a/tests/test_rest.py": "",
+    "services/a/tests/helper.py": "",
+    "services/b/rules.py": "",
+    "services/b/tests/conftest.py": "import services.b.rules",
+    "services/b/tests/test_rules.py": "",
+    "modelyard/client.py": "",
+    "tests/client/test_pull.py": "",
+    "tests/operations/test_pages.py": "",
+    "docs/page.md": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("services/a/store.py", {"services/a/tests/test_store.py"}),
+        ("services/a/other.py", {"services/a/tests"}),
+        ("services/a/tests/test_rest.py", {"services/a/tests/test_rest.py"}),
+        ("services/a/tests/helper.py", {"services/a/tests"}),
+        ("services/a/tests/test_deleted.py", set()),
+        ("services/b/rules.py", {"services/b/tests"}),
+        ("modelyard/client.py", {"tests/client"}),
+        ("docs/page.md", {"tests/operations/test_pages.py"}),
+        ("LICENSE", set()),
+    ],
+)
+def test_affected(tmp_path: Path, name: str, wanted: set[str]) -> None:
+    """
+    A changed module affects the tests that import it, by a helper those of the helper's folder, and where none does
+    those of its package.
+    """
+    for path, text in _TREE.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert affected([name], tmp_path) == wanted
