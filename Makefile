@@ -21,15 +21,15 @@ TESTERS ?= 3
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(READY) ## Start the whole suite on loopback and keep serving (PORT=8080 WORKERS=1 ACCESS=off TLS=off)
+run: $(READY) ## Start the whole suite on loopback (PORT=8080 WORKERS=1 ACCESS=off TLS=off)
 	@exec $(BIN)/python -m embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS) --tls $(TLS)
 
-test: $(READY) lint types imports stubs buf unit ## Everything that CI runs, against real servers
+test: $(READY) lint types imports stubs buf unit ## Run everything that CI runs, against real servers
 
-demo: $(READY) ## The main job on real data, every step verified, in under a minute
+demo: $(READY) ## Run the main workflow on real data, every step verified, in under a minute
 	@exec $(BIN)/python -m examples.demo
 
-lint: $(READY)
+lint: $(READY) ## Style, format, and the terms of docs/glossary.md
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "files are not formatted: run \`make format\`"; exit 1; }
 	@$(BIN)/python tools/check_language.py
@@ -37,7 +37,7 @@ lint: $(READY)
 types: $(READY)
 	@$(BIN)/mypy
 
-imports: $(READY) ## The import boundaries between the layers (pyproject.toml)
+imports: $(READY) ## Check the import boundaries between the layers (pyproject.toml)
 	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 25; exit $${PIPESTATUS[0]}
 
 stubs: $(READY)
@@ -63,10 +63,10 @@ protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi
 	@$(BIN)/python protos/generate.py
 	@$(BIN)/python -m gateway.openapi
 
-format: $(READY) ## Format and mend what the linter can
+format: $(READY) ## Format, and fix what the linter can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
-lock: ## Renew the hash-locked dependency sets from requirements/*.in: what was tested is what is installed
+lock: ## Update the hash-locked dependencies from requirements/*.in
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	@compile="$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header"; \
 	  $$compile --upgrade requirements/dev.in -o requirements/dev.txt || exit 1; \
@@ -78,99 +78,99 @@ lock: ## Renew the hash-locked dependency sets from requirements/*.in: what was 
 tools: $(READY) ## Provide ghz, the load generator
 	@$(BIN)/python -m bench.tools
 
-bench: $(READY) tools ## Load with a verdict: PROFILE=smoke|load|stress|spike|soak SCENARIO=… SCALE=0.1 MODELS=… MODE=open TARGET=…
+bench: $(READY) tools ## Load test with a verdict: PROFILE=smoke|load|stress|spike|soak SCENARIO=… SCALE=0.1 MODELS=… MODE=open TARGET=…
 	@$(BIN)/python -m bench.run
 
-bench-compare: $(READY) ## Whether two runs differ, and how sure that is: A=bench/out/… B=bench/out/…
+bench-compare: $(READY) ## Compare two runs, with a confidence interval: A=bench/out/… B=bench/out/…
 	@$(BIN)/python -m bench.run.compare
 
-capacity: $(READY) ## From measured numbers to pods and machines: make capacity ARGS="--models 2e6 --calls 5000" (docs/capacity.md)
+capacity: $(READY) ## Estimate pods and machines from measured numbers: make capacity ARGS="--models 2e6 --calls 5000" (docs/capacity.md)
 	@$(BIN)/python -m bench.capacity $(ARGS)
 
-bench-hosts: $(READY) tools ## GetModel served by the Envoy host and by the grpcio host, side by side
+bench-hosts: $(READY) tools ## Compare the Envoy host and the grpcio host (GetModel)
 	@$(BIN)/python -m bench.hosts
 
-bench-registry: $(READY) tools ## The registry's calls at a size, uncached (SCALE=10000,1000000 ROUNDS=3 SECONDS=4 PEERS=1)
+bench-registry: $(READY) tools ## Measure the registry's calls at a given size, uncached (SCALE=10000,1000000 ROUNDS=3 SECONDS=4 PEERS=1)
 	@$(BIN)/python -m bench.registry
 
-bench-cache: $(READY) ## The cache beside its floors: hits, hit rate, stampede, memory (PARTS=compare,hit-rate,…)
+bench-cache: $(READY) ## Measure the cache against baselines: hits, hit rate, stampede, memory (PARTS=compare,hit-rate,…)
 	@$(BIN)/python -m bench.cache
 
-bench-assets: $(READY) tools ## Bytes through the gateway beside boto3 on the same S3 (PARTS=upload,… LARGEST=1073741824 ROUNDS=3)
+bench-assets: $(READY) tools ## Compare transfers through the gateway with boto3 on the same S3 (PARTS=upload,… LARGEST=1073741824 ROUNDS=3)
 	@$(BIN)/python -m bench.assets
 
-bench-instrumentation: $(READY) tools ## What measuring calls costs: an empty call with and without (ROUNDS=15 SECONDS=1.5)
+bench-instrumentation: $(READY) tools ## Measure the overhead of instrumentation on an empty call (ROUNDS=15 SECONDS=1.5)
 	@$(BIN)/python -m bench.instrumentation
 
-bench-seen: $(READY) tools ## What a client measures beside what the histogram says, 256 calls in flight, both hosts (ROUNDS=5 SECONDS=4)
+bench-seen: $(READY) tools ## Compare client-side latency with the server's histogram, 256 calls in flight, both hosts (ROUNDS=5 SECONDS=4)
 	@$(BIN)/python -m bench.seen
 
-bench-interceptors: $(READY) ## Processor time of a call in our own Python: host, interceptors, token (ROUNDS=7 CALLS=20000)
+bench-interceptors: $(READY) ## Measure the CPU time of a call in Python: host, interceptors, token (ROUNDS=7 CALLS=20000)
 	@$(BIN)/python -m bench.inproc
 
-bench-peers: $(READY) tools ## Beside MLflow, beside a floor, and host beside host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
+bench-peers: $(READY) tools ## Compare with MLflow, with a baseline, and host with host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
 	@$(BIN)/python -m bench.peers
 
-drill: $(READY) ## 10,000 writes by 64 writers while the service and PostgreSQL are killed (WRITES=10000)
+drill: $(READY) ## Kill the service and PostgreSQL during 10,000 writes by 64 writers (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
 
-drill-tls: $(READY) ## Renew every certificate while clients read and write: no call fails (RENEWALS=20)
+drill-tls: $(READY) ## Renew every certificate under load: no call fails (RENEWALS=20)
 	@MODELYARD_DRILL_RENEWALS=$(or $(RENEWALS),20) $(BIN)/pytest --quiet -s tests/test_tls.py -k renewed
 
-drill-assets: $(READY) ## A sparse file of 5 GiB in and out: memory, digest (MIB=5120)
+drill-assets: $(READY) ## Upload and download a sparse file of 5 GiB: memory, digest (MIB=5120)
 	@MODELYARD_DRILL_ASSET_MIB=$(or $(MIB),5120) $(BIN)/pytest --quiet services/cdn/tests/drills/test_large.py
 
-drill-rolling: $(READY) ## Two instances of everything roll under load, without a failed call (SECONDS=120 RATE=200)
+drill-rolling: $(READY) ## Zero-downtime rolling updates of two instances of everything under load (SECONDS=120 RATE=200)
 	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
 	  $(BIN)/pytest --quiet --capture=no tests/rolling
 
-drill-deploy: $(READY) ## The overlays' pods outside of containers: demo, rolls under load, backup and restore (SECONDS=120 RATE=100)
+drill-deploy: $(READY) ## Run the overlays' pods without containers: demo, rolling updates under load, backup and restore (SECONDS=120 RATE=100)
 	@MODELYARD_DRILL_DEPLOY_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_DEPLOY_RATE=$(or $(RATE),100) \
 	  $(BIN)/pytest --quiet --capture=no deploy/tests/outside
 
-drill-abuse: $(READY) ## How much slower others are served while the gateway is attacked (SECONDS=5 ROUNDS=3)
+drill-abuse: $(READY) ## Measure how attacks on the gateway slow down other clients (SECONDS=5 ROUNDS=3)
 	@$(BIN)/python -m bench.abuse
 
-check-coherence: $(READY) ## The cache under writes and troubles of every kind, every answer checked (MINUTES=10 SEED=… SCHEDULES=1000)
+check-coherence: $(READY) ## Check every cached response under writes and faults of every kind (MINUTES=10 SEED=… SCHEDULES=1000)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) MODELYARD_CHECK_SEED=$(SEED) MODELYARD_TEST_SEED=$(SEED) \
 	  MODELYARD_TEST_SCHEDULES=$(or $(SCHEDULES),1000) $(BIN)/pytest --quiet services/cache/tests/test_schedules.py tests/test_coherence.py
 
-mutants: $(READY) ## Break the code in more than fifty ways: a test has to notice each (ONLY=valid-ignores-tags,an-alias-*)
+mutants: $(READY) ## Mutation tests: break the code in more than fifty ways; a test has to fail for each (ONLY=valid-ignores-tags,an-alias-*)
 	@$(BIN)/python -m bench.mutants --only "$(ONLY)"
 
-check-access: $(READY) ## Every RPC with no, expired, foreign, wrong and right tokens, at the gateway and at the services
+check-access: $(READY) ## Call every RPC with missing, expired, foreign, invalid and valid tokens, at the gateway and at the services
 	@$(BIN)/pytest --quiet tests/access gateway/tests/test_access.py services/chassis/tests/test_access.py
 
-deploy-check: $(READY) ## Overlays, image, Terraform: builds, schemas of three Kubernetes versions, policies (also part of `make test`)
+deploy-check: $(READY) ## Check overlays, image and Terraform: builds, schemas of three Kubernetes versions, policies (part of `make test`)
 	@$(BIN)/python -m deploy.checks
 	@$(BIN)/pytest --quiet deploy/tests tests/test_deploy.py
 
-image: ## Build the image, on a base that is pinned to its digest (TAG=modelyard:0.1.0 BASE=… DOCKER="docker buildx")
+image: ## Build the image, on a base image pinned by digest (TAG=modelyard:0.1.0 BASE=… DOCKER="docker buildx")
 	@bash deploy/image.sh
 
-compose: $(READY) ## The whole suite in containers, with Prometheus and Grafana (deploy/compose.yaml); needs a container engine
+compose: $(READY) ## Run the whole suite in containers, with Prometheus and Grafana (deploy/compose.yaml); needs a container engine
 	@$(BIN)/python -m deploy.secrets deploy/secrets
 	@MODELYARD_USER=$$(id -u):$$(id -g) bash -c 'bash deploy/image.sh && exec $${DOCKER:-docker} compose --file deploy/compose.yaml up'
 
-check-monitoring: $(READY) ## The rules, their tests, and every panel's query (needs Debian's package prometheus)
+check-monitoring: $(READY) ## Check the rules, their tests, and every panel's query (needs Debian's package prometheus)
 	@$(BIN)/pytest --quiet deploy/monitoring
 
-monitoring: $(READY) ## Write the rules of the objectives and the dashboards under deploy/monitoring/
+monitoring: $(READY) ## Generate the rules of the objectives and the dashboards in deploy/monitoring/
 	@$(BIN)/python -m deploy.monitoring
 
-plans: $(READY) ## Ask the planner of a registry with a million models whether every statement uses an index (SCALE=1000000)
+plans: $(READY) ## Check with a million models that every statement uses an index (SCALE=1000000)
 	@MODELYARD_PLANS_SCALE=$(or $(SCALE),1000000) $(BIN)/pytest --quiet --timeout 3600 services/registry/tests/test_plans.py
 
-clean: ## Remove the virtual environment and caches; the data in .modelyard/ stays
+clean: ## Remove the virtual environment and caches; keep the data in .modelyard/
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
-# The virtual environment is made again when the lock changes.
+# The virtual environment is recreated when the lock changes.
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Modelyard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing the locked dependencies into $(VENV) (once; under a minute) …"
 	@$(PYTHON) -m venv $(VENV) || \
-	  { echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	  { echo "$(PYTHON) cannot create a virtual environment. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -5,7 +5,7 @@
 (download) `download_file` beside `download_fileobj`, both into a file. (http) GET /assets/{sha256} beside
 `download_fileobj`, both to nowhere. (memory) The asset service while eight clients upload the largest size,
 which is seen in (upload) when that is measured.
-(metadata) GetAsset beside GetModel, both answered by the cache's near level.
+(metadata) GetAsset beside GetModel, both answered by the cache's L1 cache.
 
 Settings: PARTS=upload,download,http,memory,metadata; SIZES in bytes, of which those above LARGEST are left out;
 CLIENTS=1,8 at a time, each a process; ROUNDS, a third of them (at least one) for 4 GiB and more; SECONDS of each round
@@ -32,7 +32,7 @@ import psutil
 import modelyard
 from bench import ghz
 from bench.form import Check, Report, Samples
-from bench.movers import Crew, Figures, Places, crew
+from bench.transfer_clients import Crew, Figures, Places, crew
 from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch
 from gateway.render import descriptor_set
@@ -403,7 +403,7 @@ def _models(yard: Yard) -> list[str]:
 def _check_near(yard: Yard, name: str, names: Sequence[str]) -> None:
     """
     Raises:
-        SystemExit: the near level did not answer, so something else was measured.
+        SystemExit: the L1 cache did not answer, so something else was measured.
     """
     with grpc.insecure_channel(yard.stack.gateway) as channel:
         assets: Any = assets_pb2_grpc.AssetServiceStub(channel)

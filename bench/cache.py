@@ -3,7 +3,7 @@
 
 (a) A hit in memory beside the same host answering a constant of equal size. (b) A hit in Valkey beside a bare redis-py
 GET behind the same host. (c) Both of (a) through the gateway. (d) The hit rate of a Zipf(1.0) mix of reads with 5 %
-writes over MODELS models. (e) 200 clients asking for one cold key. (f) How memory grows against the near level's bound.
+writes over MODELS models. (e) 200 clients asking for one cold key. (f) How memory grows against the L1 cache's bound.
 (g) How memory grows from the first 100,000 calls to the millionth, with cancelled calls among them.
 
 One process each on the Envoy host; ROUNDS of SECONDS for (a) to (c), CALLS for (g).
@@ -367,7 +367,7 @@ def stampede(yard: Yard) -> None:
 
 def memory(yard: Yard) -> None:
     """
-    (f): fill the near level several times over, and see how much the process has grown.
+    (f): fill the L1 cache several times over, and see how much the process has grown.
     """
     cache = yard.servers.cache("memory", MODELYARD_CACHE_NEAR_BYTES=str(BOUND))
     yard.load(address(cache), yard.names[:200], 3)
@@ -376,11 +376,11 @@ def memory(yard: Yard) -> None:
     after = figures(cache)
     counted, grew = after["modelyard_cache_near_bytes"], after["process_resident_memory_bytes"] - before
     yard.report.notes.append(
-        f"near level of {BOUND >> 20} MiB: {counted / 2**20:.1f} MiB by its own count in "
+        f"L1 cache of {BOUND >> 20} MiB: {counted / 2**20:.1f} MiB by its own count in "
         f"{after['modelyard_cache_near_entries']:,.0f} entries; resident memory grew by {grew / 2**20:.1f} MiB"
     )
     share = grew / (BOUND - held)
-    yard.report.checks.append(Check("growth of memory over the near level's bound", share, 1.1, "x", "lower"))
+    yard.report.checks.append(Check("growth of memory over the L1 cache's bound", share, 1.1, "x", "lower"))
     yard.report.checks.append(Check("the same, from below", share, 0.9, "x"))
     yard.servers.kill("memory")
 

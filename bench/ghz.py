@@ -80,7 +80,7 @@ def run(load: Load) -> Measured:
     Run *load* with ghz.
 
     Raises:
-        RuntimeError: ghz failed; its last words are in the message.
+        RuntimeError: ghz failed; the end of its output is in the message.
     """
     with tempfile.TemporaryDirectory() as scratch:
         config, answer = Path(scratch) / "ghz.json", Path(scratch) / "answer.json"

@@ -1,9 +1,9 @@
 """
-What a time-to-live is worth: `python -m bench.ttl CLASS SECONDS…`, such as `python -m bench.ttl searches 5 60`.
+The effect of a TTL on the hit rate: `python -m bench.ttl CLASS SECONDS…`, such as `python -m bench.ttl searches 5 60`.
 
-It starts a suite, and for each time-to-live a cache that is empty. Then it reads KEYS different answers, so many times
+It starts a suite, and for each TTL an empty cache. Then it reads KEYS different answers, so many times
 a second and as often as Zipf has it, and prints where answers came from, as the cache counts them. Nothing is written:
-what writes do to a hit rate no time-to-live can mend.
+no TTL can compensate for invalidation by writes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def populate(yard: modelyard.Client, keys: int) -> None:
 
 def measure(stack: Stack, load: Load, ttl: float) -> Rates:
     """
-    Restart the suite's cache, empty and with a time-to-live, and read.
+    Restart the suite's cache, empty and with a TTL, and read.
 
     Args:
         stack: a running suite, populated.
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m bench.ttl", description=__doc__)
     parser.add_argument("kind", metavar="CLASS", choices=("models", "searches"), help="models or searches")
-    parser.add_argument("ttl", metavar="SECONDS", type=float, nargs="+", help="times to live, one after the other")
+    parser.add_argument("ttl", metavar="SECONDS", type=float, nargs="+", help="TTLs, measured one after the other")
     parser.add_argument("--keys", type=int, default=500, help="different answers (500)")
     parser.add_argument("--rate", type=float, default=50, help="reads a second (50)")
     parser.add_argument("--for", dest="seconds", type=float, default=60, help="seconds for each (60)")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from bench.capacity import calibration, ceiling
 from bench.capacity.assumptions import Assumptions
 from bench.capacity.databases import GIB_A_CORE
-from bench.capacity.matters import changed
 from bench.capacity.pools import Pool
+from bench.capacity.sensitivity import changed
 from bench.capacity.simulation import TRIALS, approximated, simulated
 from bench.capacity.sizing import Plan, plan
 from bench.capacity.traffic import Case
@@ -30,7 +30,7 @@ def nine(figures: Assumptions) -> str:
         for calls in CALLS
     ]
     head = (
-        "models", "calls/s", "suites", "hits", "but searches", "gateway", "cache", "registry", "cdn",
+        "models", "calls/s", "suites", "hits", "excluding searches", "gateway", "cache", "registry", "cdn",
         "PostgreSQL, a suite", "Valkey", "machines for pods",
     )  # fmt: skip
     return _table(head, [_row(each) for each in found])

@@ -1,5 +1,5 @@
 """
-A small simulation of one cache, to see how wrong `caching` is: an LRU of a size, a time to live, writes, seeded.
+A small simulation of one cache, to measure the error of `caching`: LRU eviction, a TTL, writes; seeded.
 """
 
 from __future__ import annotations

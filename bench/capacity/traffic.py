@@ -85,7 +85,7 @@ class Hits:
     Args:
         near: the share of cached reads answered from a process's memory.
         whole: that, and from Valkey.
-        quiet: the same of all but searches and leaderboards, as the bench counts it.
+        quiet: the same excluding searches and leaderboards, as the benchmark counts it.
         missed: by call, how often it reaches the service behind, a second.
         reads: cached reads, a second.
         entries: in Valkey.

@@ -1,5 +1,5 @@
 """
-What is asked of each registry: the same five questions, each in its own words.
+The operations measured on each registry: the same five requests, in each API.
 """
 
 from __future__ import annotations

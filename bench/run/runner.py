@@ -1,5 +1,5 @@
 """
-A run from its first step to its verdict.
+A load test from its first step to its verdict.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from bench.form import machine, product, versions
 from bench.ghz import refuse_saturated
 from bench.run import report, verdict
+from bench.run.generators import Call, GeneratorRun, generate
 from bench.run.plan import BENCH, Profile, Scenario, Step
 from bench.run.requests import Requests
 from bench.run.samples import Sampler
-from bench.run.shots import Call, Shot, shoot
 from bench.run.suite import Measured
-from bench.run.warming import is_read_there, warm
-from bench.run.windows import Record, Taken, Window, as_json, recovery, slope, together
+from bench.run.warmup import is_read_there, warm
+from bench.run.windows import CallStats, Record, Window, as_json, merged, recovery, slope
 
 _KILLED_SECONDS = 2.0
 _MORE = 1.3  # requests than are meant to be sent: a closed loop may be a little faster
@@ -35,7 +35,7 @@ class Settings:
 
     Args:
         scale: of the time.
-        open_loop: whether calls come whatever became of those before.
+        open_loop: whether calls arrive at a constant rate, whether or not earlier ones have completed.
         kill: a service to kill in the middle; empty for none.
         out: the folder of the report.
         scenario: as it was asked for.
@@ -49,22 +49,22 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepResult:
     """
-    A step that was made.
+    The result of a step.
 
     Args:
-        at: its beginning, in seconds since that of the run.
-        step: what was wanted.
-        rate: calls a second.
-        taken: its calls, by scenario.
-        cores: that the generators took.
+        at: its start, in seconds since the start of the run.
+        step: the requested load.
+        rate: calls per second.
+        taken: statistics of its calls, by scenario.
+        cores: CPU cores used by the generators.
     """
 
     at: float
     step: Step
     rate: float
-    taken: dict[str, Taken]
+    taken: dict[str, CallStats]
     cores: float
 
 
@@ -83,7 +83,7 @@ class Run:
         self._plan, self._wanted, self._measured, self._settings = plan, wanted, measured, settings
         self._groups = {each.name: each.group for each in wanted}
         self._promised = verdict.lines(BENCH / "sla.toml")
-        self._done: list[Done] = []
+        self._done: list[StepResult] = []
         self._events: list[str] = []
         self._killed: float | None = None
 
@@ -107,12 +107,12 @@ class Run:
 
     def _warm(self, requests: Requests, scratch: Path) -> None:
         """
-        Everything that is asked for again into the cache.
+        Load everything that will be requested again into the cache.
         """
         print("warming up", flush=True)
         wanted = [each for each in self._wanted if is_read_there(each)]
         data = {each.name: requests.distinct(each.requests) for each in wanted}
-        warmed = warm(data, wanted, lambda shots: shoot(shots, self._measured.target, scratch)[0])
+        warmed = warm(data, wanted, lambda shots: generate(shots, self._measured.target, scratch)[0])
         missing = {name: each for name, each in warmed.items() if each.answered < each.wanted}
         for name, each in missing.items():
             self._events.append(f"the warm-up of {name} had {each.answered:,} of {each.wanted:,} answers")
@@ -127,13 +127,13 @@ class Run:
         for number, step in enumerate(steps, 1):
             at = time.time() - self._record.began
             found, cores = self._shoot(requests, step, scratch)
-            taken: dict[str, Taken] = {}
+            taken: dict[str, CallStats] = {}
             for name, calls in found:
-                each = taken.setdefault(name, Taken())
+                each = taken.setdefault(name, CallStats())
                 for call in calls:
                     each.add(call)
-            all_of_it = together(taken.values())
-            done = Done(at, step, all_of_it.calls / step.seconds, taken, cores)
+            all_of_it = merged(taken.values())
+            done = StepResult(at, step, all_of_it.calls / step.seconds, taken, cores)
             self._done.append(done)
             p95 = all_of_it.percentiles().get("p95", float("nan"))
             so_far, users = time.time() - self._record.began, step.users + step.extra
@@ -162,14 +162,14 @@ class Run:
             if users
             for shot in (self._shot(requests, each, users, step.seconds) for each in self._wanted)
         ]
-        found, cores = shoot(shots, self._measured.target, scratch)
+        found, cores = generate(shots, self._measured.target, scratch)
         return [(shot.scenario.name, calls) for shot, calls in zip(shots, found, strict=True)], cores
 
-    def _shot(self, requests: Requests, scenario: Scenario, users: int, seconds: float) -> Shot:
+    def _shot(self, requests: Requests, scenario: Scenario, users: int, seconds: float) -> GeneratorRun:
         rate = max(1, round(users * self._plan.pace * scenario.share / 100))
         own = max(1, round(users * scenario.share / 100))
         data = requests.of(scenario.requests, int(rate * seconds * _MORE) + 20)
-        return Shot(scenario, data, own, rate, seconds, self._settings.open_loop)
+        return GeneratorRun(scenario, data, own, rate, seconds, self._settings.open_loop)
 
     def _kill(self, after: float) -> None:
         name, stack = self._settings.kill, self._measured.stack
@@ -270,7 +270,7 @@ class Run:
 
     def _knee(self) -> str:
         lines = [each for each in self._promised if each.kind in verdict.OF_A_PART]
-        last: Done | None = None
+        last: StepResult | None = None
         for done in self._done:
             judged = verdict.judge(lines, done.taken, self._groups, {})
             missed = [each for each in judged if each.held is False]

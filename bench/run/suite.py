@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 
 import modelyard
 from bench.population import Say, populate
-from bench.run.shots import Target
+from bench.run.generators import Target
 from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch
 from gateway.render import descriptor_set

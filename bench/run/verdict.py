@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ghz import percentile
-from bench.run.windows import FAULTS, SHARES, Taken, enough, together
+from bench.run.windows import FAULTS, SHARES, CallStats, enough, merged
 
 #: Of each kind of bound: its unit, and whether more is better.
 KINDS = {
@@ -112,7 +112,7 @@ def lines(path: Path) -> list[Line]:
 
 def judge(
     promised: Sequence[Line],
-    taken: Mapping[str, Taken],
+    taken: Mapping[str, CallStats],
     groups: Mapping[str, str],
     figures: Mapping[str, float | None],
     without: Sequence[str] = (),
@@ -131,7 +131,7 @@ def judge(
     found = []
     for line in promised:
         of_it = {name: each for name, each in taken.items() if not line.group or groups[name] == line.group}
-        whole = together(of_it.values())
+        whole = merged(of_it.values())
         measured = _measured(line, whole, figures)
         found.append(Judged(line, measured, _note(line, whole, set(groups.values()), without, unseen)))
     return found
@@ -153,7 +153,7 @@ def overall(judged: Sequence[Judged], quiet: bool) -> str:
     return PASS if asked and all(each.held for each in asked) else NO_VERDICT
 
 
-def _note(line: Line, whole: Taken, groups: set[str], without: Sequence[str], unseen: Collection[str]) -> str:
+def _note(line: Line, whole: CallStats, groups: set[str], without: Sequence[str], unseen: Collection[str]) -> str:
     if line.name in without:
         return NOT_ASKED
     if line.kind in unseen:
@@ -164,7 +164,7 @@ def _note(line: Line, whole: Taken, groups: set[str], without: Sequence[str], un
     return f"too few calls: {well} of {least}" if line.kind == "p95_ms" and 0 < well < least else ""
 
 
-def _measured(line: Line, whole: Taken, figures: Mapping[str, float | None]) -> float | None:
+def _measured(line: Line, whole: CallStats, figures: Mapping[str, float | None]) -> float | None:
     if line.kind == "p95_ms":
         ordered = sorted(whole.ms)
         return percentile(ordered, SHARES["p95"]) if ordered else None

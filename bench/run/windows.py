@@ -1,5 +1,5 @@
 """
-Calls by the second and by the scenario, and what can be read off them.
+Statistics of calls by second and by scenario.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.ghz import percentile
-from bench.run.shots import Call
+from bench.run.generators import Call
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
-#: Our faults, and not the caller's.
+#: Server errors, as opposed to client errors.
 FAULTS = {"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"}
-#: So many calls have to lie beyond a percentile: that of fewer says little but what the slowest ones happened to be.
+#: The minimum number of calls beyond a percentile; with fewer, the percentile is noise.
 BEYOND = 5
 _CALM_SECONDS = 3
 _AS_BEFORE = 1.5
@@ -46,9 +46,9 @@ class Window:
 
 
 @dataclass(slots=True)
-class Taken:
+class CallStats:
     """
-    The calls of one scenario.
+    Statistics of the calls of one scenario.
     """
 
     ms: array[float] = field(default_factory=lambda: array("f"))
@@ -109,17 +109,17 @@ class Record:
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self.by_scenario: dict[str, Taken] = {}
-        self._seconds: dict[int, Taken] = {}
+        self.by_scenario: dict[str, CallStats] = {}
+        self._seconds: dict[int, CallStats] = {}
 
     def add(self, scenario: str, calls: Iterable[Call]) -> None:
         """
         Add calls, in any order.
         """
-        taken = self.by_scenario.setdefault(scenario, Taken())
+        taken = self.by_scenario.setdefault(scenario, CallStats())
         for call in calls:
             taken.add(call)
-            self._seconds.setdefault(math.floor(call.at - self.began), Taken()).add(call)
+            self._seconds.setdefault(math.floor(call.at - self.began), CallStats()).add(call)
 
     def windows(self) -> list[Window]:
         """
@@ -130,7 +130,7 @@ class Record:
         return [_window(second, self._seconds.get(second)) for second in range(max(self._seconds) + 1)]
 
 
-def _window(second: int, taken: Taken | None) -> Window:
+def _window(second: int, taken: CallStats | None) -> Window:
     if taken is None:
         return Window(second, 0, 0, 0.0, 0.0, 0.0)
     ordered = sorted(taken.ms)
@@ -138,11 +138,11 @@ def _window(second: int, taken: Taken | None) -> Window:
     return Window(second, taken.calls, taken.errors, p50, p95, p99)
 
 
-def together(taken: Iterable[Taken]) -> Taken:
+def merged(taken: Iterable[CallStats]) -> CallStats:
     """
-    Several scenarios as one.
+    The merged statistics of several scenarios.
     """
-    whole = Taken()
+    whole = CallStats()
     for each in taken:
         whole.ms.extend(each.ms)
         whole.codes.update(each.codes)
@@ -195,7 +195,7 @@ def slope(samples: Sequence[tuple[float, float]]) -> float | None:
     return sum((x - middle_x) * (y - middle_y) for x, y in samples) / spread if spread else None
 
 
-def as_json(taken: Mapping[str, Taken]) -> dict[str, object]:
+def as_json(taken: Mapping[str, CallStats]) -> dict[str, object]:
     """
     For the report.
     """

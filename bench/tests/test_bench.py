@@ -38,13 +38,13 @@ users = {users}
 def measured() -> Iterator[Measured]:
     """
     A small suite for all runs, in which searches take 300 ms longer in the cache and in the registry, and creations
-    50 ms: long enough that a busy machine does not change what a run concludes.
+    200 ms: long enough that a busy machine does not change what a run concludes.
     """
     try:
         tools.ghz()
     except SystemExit as error:
         pytest.skip(f"there is no ghz, and it cannot be built here: {error}")
-    with embedded(60, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.05"}) as suite:
+    with embedded(60, print, {"MODELYARD_FAULT_DELAY": "SearchModels=0.3,CreateModel=0.2"}) as suite:
         yield suite
 
 
@@ -118,9 +118,10 @@ def test_a_slow_search_misses_its_objective(bench: Bench, measured: Measured) ->
 @pytest.mark.timeout(300)
 def test_a_killed_service_shows(bench: Bench, measured: Measured) -> None:
     """
-    The registry is killed half-way: its calls fail, the run ends on time, and reports the recovery time.
+    The registry is killed half-way: its calls fail, the run ends on time, and reports the recovery time. Half of the
+    time is left for the restart: on a busy machine that takes longest.
     """
-    code, _, found = bench.short(measured, 28, 10, SCENARIO="create", KILL="registry")
+    code, _, found = bench.short(measured, 44, 5, SCENARIO="create", KILL="registry")
     assert found["scenarios"]["create"]["codes"].get("Unavailable", 0) > 0
     assert found["verdict"] in (FAIL, NO_VERDICT)
     assert code == CODES[found["verdict"]]

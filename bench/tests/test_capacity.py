@@ -54,7 +54,7 @@ def test_waits_of_known_queues() -> None:
 
 def test_a_full_queue_is_refused() -> None:
     """
-    A load that the servers cannot take has no wait, and is told so.
+    A load that the servers cannot take has no finite wait, and is an error.
     """
     with pytest.raises(ValueError, match="2 servers cannot take a load of 2 erlang"):
         erlang_c(2, 2.0)
@@ -63,14 +63,14 @@ def test_a_full_queue_is_refused() -> None:
 @pytest.mark.parametrize("trial", TRIALS)
 def test_che_is_what_a_simulation_finds(trial: Trial) -> None:
     """
-    With and without eviction, a time to live and writes, the approximation is off by less than it says.
+    With and without eviction, a TTL and writes, the approximation is off by less than it says.
     """
     assert approximated(trial) == pytest.approx(simulated(trial), abs=ERROR)
 
 
 def test_hits_by_hand() -> None:
     """
-    Where there is a formula the hit rate is it: writes alone, a time to live alone.
+    Where there is a formula the hit rate is it: writes alone, a TTL alone.
     """
     assert hit(Keys(1, 9.0, 1.0, 1e12), math.inf) == pytest.approx(0.9)
     assert hit(Keys(1, 2.0, 0.0, 5.0), math.inf) == pytest.approx(10 / 11)

@@ -15,19 +15,19 @@ import pytest
 
 from bench.run import plan, verdict
 from bench.run.compare import compare, difference
+from bench.run.generators import Call, GeneratorRun, Target, calls_of, config_of
 from bench.run.plan import PlanError, Profile, Scenario, Stage
 from bench.run.report import charts, junit, markdown, page, write
 from bench.run.samples import read
-from bench.run.shots import Call, Shot, Target, calls_of, config_of
 from bench.run.verdict import Line, judge, lines
-from bench.run.warming import Warmed, is_read_there, warm
-from bench.run.windows import SHARES, Record, Taken, Window, enough, recovery, slope, together
+from bench.run.warmup import Warmed, is_read_there, warm
+from bench.run.windows import SHARES, CallStats, Record, Window, enough, merged, recovery, slope
 
 SCENARIO = Scenario("get-cached", {"call": "a.B/Get", "metadata": {"x": "y"}}, "get", 40, "get")
 
 
-def taken(*ms: float, **codes: int) -> Taken:
-    found = Taken()
+def taken(*ms: float, **codes: int) -> CallStats:
+    found = CallStats()
     for each in ms:
         found.add(Call(0, each, "OK"))
     for code, count in codes.items():
@@ -97,7 +97,7 @@ def test_a_closed_loop_is_told_as_it_was() -> None:
     """
     Latency counts from the moment at which the call was sent.
     """
-    shot = Shot(SCENARIO, [], 1, 10, 1)
+    shot = GeneratorRun(SCENARIO, [], 1, 10, 1)
     answer = {"details": [{"timestamp": "2026-01-01T00:00:01.5Z", "latency": 2_000_000, "status": "OK"}]}
     (call,) = calls_of(answer, shot)
     assert (call.ms, call.status) == (2.0, "OK")
@@ -107,7 +107,7 @@ def test_an_open_loop_does_not_hide_a_stall() -> None:
     """
     A call that the generator sent late has waited since it was due; one that it sent early has not waited less.
     """
-    shot = Shot(SCENARIO, [], 1, 10, 1, open_loop=True)
+    shot = GeneratorRun(SCENARIO, [], 1, 10, 1, open_loop=True)
     sent = ["00.000", "00.090", "00.700"]
     answer = {
         "details": [{"timestamp": f"2026-01-01T00:00:{at}Z", "latency": 1_000_000, "status": "OK"} for at in sent]
@@ -122,7 +122,7 @@ def test_a_token_goes_into_the_file_alone(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("abc\n")
     target = Target("gate:443", tmp_path / "p", ca_file=tmp_path / "ca.pem", token_file=token)
-    config = config_of(Shot(SCENARIO, [{"name": "n"}], 20, 100, 2), target)
+    config = config_of(GeneratorRun(SCENARIO, [{"name": "n"}], 20, 100, 2), target)
     assert config["metadata"] == {"x": "y", "authorization": "Bearer abc"}
     assert (config["cacert"], config["concurrency"], config["connections"], config["rps"]) == (
         str(tmp_path / "ca.pem"), 20, 8, 100,
@@ -149,7 +149,7 @@ def test_percentiles_are_of_all_calls_that_ended_well() -> None:
     found = taken(*range(1, 1001), Unavailable=500)
     assert (found.calls, found.errors) == (1500, 500)
     assert found.percentiles() == {"p50": 501, "p90": 901, "p95": 951, "p99": 991, "max": 1000}
-    assert together([taken(1), taken(3)]).percentiles()["max"] == 3
+    assert merged([taken(1), taken(3)]).percentiles()["max"] == 3
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_nothing_has_no_percentiles() -> None:
     """
     Where no call ended OK there is none, not even a slowest one.
     """
-    assert Taken().percentiles() == {}
+    assert CallStats().percentiles() == {}
 
 
 def test_recovery_is_when_it_stays_as_before() -> None:
@@ -256,7 +256,7 @@ def test_a_line_without_a_bound_is_refused(tmp_path: Path) -> None:
 
 def test_hits_are_counted_without_searches() -> None:
     """
-    A page of metrics is read: hits of all classes but searches, and what was asked past the cache is no miss.
+    A page of metrics is read: the hit rate excludes searches, and a bypass is not a miss.
     """
     page_ = "\n".join(
         f'modelyard_cache_reads_total{{class="{kind}",result="{result}"}} {count}'
@@ -271,7 +271,7 @@ def test_hits_are_counted_without_searches() -> None:
 
 def test_a_comparison_says_how_sure_it_is() -> None:
     """
-    Series that differ are told apart, noise is not taken for a difference, and short ones are not compared.
+    Different series are distinguished, noise does not count as a difference, and short ones are not compared.
     """
     noise = [10.0, 11, 9, 10, 12, 8, 10, 11, 9, 10] * 4
     same = difference("p95", noise, noise[3:] + noise[:3])

@@ -1,5 +1,5 @@
 """
-ghz processes, side by side, and what they measured, call by call.
+Load generators: concurrent ghz processes, and their results call by call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Target:
     Args:
         address: host:port.
         protoset: the descriptors of all calls.
-        ca_file: means TLS: what the server's certificate has to descend from.
+        ca_file: a CA bundle; enables TLS.
         token_file: a bearer token.
     """
 
@@ -40,17 +40,17 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class GeneratorRun:
     """
-    One ghz process.
+    The load of one ghz process.
 
     Args:
-        scenario: what it calls.
-        data: its requests, in turn.
-        users: calls in flight at most (closed loop).
-        rate: calls a second.
-        seconds: how long.
-        open_loop: whether calls are sent when their time has come, whatever became of those before.
+        scenario: the call.
+        data: its requests, used round-robin.
+        users: the maximum number of calls in flight (closed loop).
+        rate: calls per second.
+        seconds: the duration.
+        open_loop: whether calls are sent at a constant rate, whether or not earlier ones have completed.
     """
 
     scenario: Scenario
@@ -67,8 +67,8 @@ class Call:
     One call.
 
     Args:
-        at: when it was sent, or had to be, in seconds since 1970.
-        ms: until its end, from then.
+        at: when it was sent, or scheduled to be sent (open loop), in seconds since 1970.
+        ms: its latency from then, in milliseconds.
         status: its code, as ghz spells it: OK, Unavailable, …
     """
 
@@ -77,7 +77,7 @@ class Call:
     status: str
 
 
-def shoot(shots: Sequence[Shot], target: Target, folder: Path) -> tuple[list[list[Call]], float]:
+def generate(shots: Sequence[GeneratorRun], target: Target, folder: Path) -> tuple[list[list[Call]], float]:
     """
     Run all of them at once.
 
@@ -85,7 +85,7 @@ def shoot(shots: Sequence[Shot], target: Target, folder: Path) -> tuple[list[lis
         The calls of each, and the cores that they took together.
 
     Raises:
-        RuntimeError: one of them failed; its last words are in the message.
+        RuntimeError: one of them failed; the end of its output is in the message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before, began = os.times(), time.monotonic()
@@ -109,7 +109,7 @@ def shoot(shots: Sequence[Shot], target: Target, folder: Path) -> tuple[list[lis
     return found, busy / (time.monotonic() - began)
 
 
-def _start(number: int, shot: Shot, target: Target, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
+def _start(number: int, shot: GeneratorRun, target: Target, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
     config, answer = folder / f"ghz-{number}.json", folder / f"answer-{number}.json"
     # It may hold a token.
     config.touch(mode=0o600)
@@ -118,7 +118,7 @@ def _start(number: int, shot: Shot, target: Target, folder: Path) -> tuple[subpr
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE), answer
 
 
-def config_of(shot: Shot, target: Target) -> dict[str, object]:
+def config_of(shot: GeneratorRun, target: Target) -> dict[str, object]:
     """
     The configuration of one process.
     """
@@ -145,11 +145,11 @@ def config_of(shot: Shot, target: Target) -> dict[str, object]:
     }
 
 
-def calls_of(answer: Mapping[str, Any], shot: Shot) -> list[Call]:
+def calls_of(answer: Mapping[str, Any], shot: GeneratorRun) -> list[Call]:
     """
-    The calls in ghz's answer. In an open loop the n-th call had to be sent n intervals after the first one: what ghz
-    was late counts as waiting, so that a stall is not hidden (G. Tene, "How NOT to Measure Latency", on coordinated
-    omission).
+    The calls in ghz's report. In an open loop the n-th call is scheduled n intervals after the first one, and latency
+    is measured from there: a delay of ghz counts as latency, which corrects for coordinated omission (G. Tene, "How NOT
+    to Measure Latency").
     """
     details = answer.get("details") or []
     found = sorted(

@@ -1,5 +1,5 @@
 """
-Everything that is asked for again into the cache, before anything is measured.
+The warm-up: load everything that will be requested again into the cache, before anything is measured.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.run.generators import Call, GeneratorRun
 from bench.run.plan import Scenario
-from bench.run.shots import Call, Shot
 
 _SECONDS = 4.0
 _RATE = 400  # calls a second of each scenario: what a small machine answers uncached
 _USERS = 8
-# A machine that does not get through in so many rounds says so, and is measured as it is.
+# After so many rounds the measurement starts in any case; the report says that the warm-up was incomplete.
 _ROUNDS = 30
-# Nor longer: a run whose calls are slow begins all the same, and its report says that the warm-up did not get through.
+# In seconds. A run whose calls are slow starts after that; its report says that the warm-up was incomplete.
 _LONGEST = 150.0
 
-Shoot = Callable[[Sequence[Shot]], Sequence[Sequence[Call]]]
+Generate = Callable[[Sequence[GeneratorRun]], Sequence[Sequence[Call]]]
 Data = Sequence[Mapping[str, object]]
 
 
@@ -37,7 +37,7 @@ class Warmed:
     wanted: int
 
 
-def warm(data: Mapping[str, Data], scenarios: Sequence[Scenario], shoot: Shoot) -> dict[str, Warmed]:
+def warm(data: Mapping[str, Data], scenarios: Sequence[Scenario], generate: Generate) -> dict[str, Warmed]:
     """
     Send each request once, in as many rounds as that takes: a round lasts for as long as it should take, and a machine
     that is slower than that sends the rest in the next one.
@@ -45,7 +45,7 @@ def warm(data: Mapping[str, Data], scenarios: Sequence[Scenario], shoot: Shoot) 
     Args:
         data: the requests by scenario.
         scenarios: those that leave something in the cache, and read it there.
-        shoot: sends the calls of a round, each scenario's in turn, and returns those that were made.
+        generate: sends the calls of a round, each scenario's in turn, and returns those that were made.
     """
     left = {each.name: list(data[each.name]) for each in scenarios}
     answered = dict.fromkeys(left, 0)
@@ -58,8 +58,8 @@ def warm(data: Mapping[str, Data], scenarios: Sequence[Scenario], shoot: Shoot) 
             break
         seconds = max([_SECONDS, *(len(left[each.name]) / _RATE for each in going)])
         rates = {each.name: max(1, round(1.1 * len(left[each.name]) / seconds)) for each in going}
-        shots = [Shot(each, left[each.name], _USERS, rates[each.name], seconds) for each in going]
-        for each, calls in zip(going, shoot(shots), strict=True):
+        shots = [GeneratorRun(each, left[each.name], _USERS, rates[each.name], seconds) for each in going]
+        for each, calls in zip(going, generate(shots), strict=True):
             # It begins anew when it is through.
             made = calls[: len(left[each.name])]
             answered[each.name] += sum(call.status == "OK" for call in made)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.movers import Figures, Moved
+from bench.transfer_clients import Figures, Moved
 
 
 def test_clients_count_from_the_first_start_to_the_last_end() -> None:
