@@ -26,9 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import modelyard
 from embedded.stack import Stack
-from modelyard.cli.figures import Calls, figures
 from modelyard.cli.main import main
-from modelyard.cli.scraped import Page, Sample, parse
+from modelyard.cli.scrape import Page, Sample, parse
+from modelyard.cli.statistics import Calls, snapshot
 from modelyard.registry.v1 import models_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,11 +121,11 @@ def test_only_what_happened_between_the_looks_counts() -> None:
     Calls are differences, also after a process has begun anew; of one that did not answer before, nothing is known.
     """
     first = _page(10.0, _handled(100) + _handled(5, "Internal"))
-    grown = figures([first], [_page(12.0, _handled(140) + _handled(15, "Internal"))])
-    assert (grown.seconds, grown.services[0].calls.ended, grown.services[0].calls.faults) == (2.0, 50.0, 10.0)
-    anew = figures([first], [_page(12.0, _handled(7))])
+    grown = snapshot([first], [_page(12.0, _handled(140) + _handled(15, "Internal"))])
+    assert (grown.seconds, grown.services[0].calls.ended, grown.services[0].calls.errors) == (2.0, 50.0, 10.0)
+    anew = snapshot([first], [_page(12.0, _handled(7))])
     assert anew.services[0].calls.ended == 7.0
-    late = figures([Page("a:1", 10.0, (), "refused")], [_page(12.0, _handled(140))])
+    late = snapshot([Page("a:1", 10.0, (), "refused")], [_page(12.0, _handled(140))])
     assert late.services[0].calls.ended == 0.0
 
 
@@ -143,7 +143,7 @@ def test_processes_of_a_service_are_one_line() -> None:
     )
     first = [_page(0.0, text, "a:1"), _page(0.0, text, "a:2")]
     second = [_page(1.0, text + _handled(3), "a:1"), _page(1.0, text + _handled(4), "a:2")]
-    (service,) = figures(first, second).services
+    (service,) = snapshot(first, second).services
     assert (service.name, service.processes, service.calls.ended, service.memory) == ("registry", 2, 7.0, 200.0)
     assert (service.used, service.most, service.waiting) == (6.0, 40.0, 2.0)
 
@@ -159,7 +159,7 @@ def test_watches_and_checks_are_left_out() -> None:
     def page(moment: float, count: int) -> Page:
         return _page(moment, "".join(f'{name}{{{each},grpc_code="OK"}} {count}\n' for each in (watch, check)))
 
-    found = figures([page(0.0, 0)], [page(1.0, 9)])
+    found = snapshot([page(0.0, 0)], [page(1.0, 9)])
     assert (found.services[0].calls.ended, found.endpoints) == (0, [])
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from modelyard.cli.codes import TABLE, code_of
-from modelyard.cli.errors import OfFileError, RefusedError
+from modelyard.cli.errors import FileError, RefusedError
+from modelyard.cli.exit_codes import TABLE, code_of
 from modelyard.cli.main import main
 from tests.client.probe import Probe, probing
 
@@ -79,8 +79,8 @@ def test_failures_of_files() -> None:
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.NOT_FOUND
 
-    assert code_of(OfFileError("weights", Lost())) == 3
-    assert code_of(OfFileError("weights", OSError())) == 1
+    assert code_of(FileError("weights", Lost())) == 3
+    assert code_of(FileError("weights", OSError())) == 1
     assert code_of(RefusedError("no")) == 1
 
 
