@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,12 +83,12 @@ def test_failures_of_files() -> None:
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
+def silent() -> Iterator[socket.socket]:
     """
-    The address of a server that accepts connections and never answers.
+    A server that never answers.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield listener
 
 
 @pytest.mark.parametrize(
@@ -105,17 +104,23 @@ def silent() -> Iterator[str]:
         ["cache", "status"],
     ],
 )
-def test_interrupted(silent: str, arguments: list[str]) -> None:
+def test_interrupted(silent: socket.socket, arguments: list[str]) -> None:
     """
     Ctrl-C ends every command with exit code 130 and no output.
     """
-    with interruptible(*arguments, "--target", silent) as running:
+    port = silent.getsockname()[1]
+    # The command is interrupted in its call; the one that reads standard input, before it.
+    silent.settimeout(1 if "-" in arguments else 60)
+    with interruptible(*arguments, "--target", f"127.0.0.1:{port}") as running:
         try:
-            running.wait(0.3)
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGINT)
+            accepted = silent.accept()[0]
+        except TimeoutError:
+            accepted = None
+        running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
-    assert (running.returncode, out, err) == (130, "", "")
+        if accepted is not None:
+            accepted.close()
+    assert (running.returncode, out, err, accepted is None) == (130, "", "", "-" in arguments)
 
 
 def test_zero_values(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
