@@ -28,8 +28,8 @@ from embedded.parts import Part
 from embedded.supervisor import Supervisor
 from embedded.testing import scratch
 from gateway.render import descriptor_set
-from modelyard.cli.figures import Calls
-from modelyard.cli.scraped import parse
+from modelyard.cli.scrape import parse
+from modelyard.cli.statistics import Calls
 from modelyard.registry.v1 import models_pb2
 from services.chassis.hosts.framing import frame
 

@@ -26,7 +26,7 @@ import modelyard
 from bench import ghz
 from embedded.s3 import BUCKET, REGION
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import Outgoing
+from modelyard.transfer import UploadSource
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -165,7 +165,7 @@ class Mover:
         self._buffer = memoryview(bytearray(2**20))
         self._files: list[Path] = []
         self._size = 0
-        self._hashed: list[Outgoing] = []
+        self._hashed: list[UploadSource] = []
         self._assets: list[str] = []
         self._keys: list[str] = []
 
@@ -186,7 +186,7 @@ class Mover:
         Read the files for their digests, as `upload_file` does first.
         """
         self._hashed = []
-        return self._each(lambda path: self._hashed.append(Outgoing.of(path)), self._files)
+        return self._each(lambda path: self._hashed.append(UploadSource.of(path)), self._files)
 
     def send(self) -> Moved:
         """

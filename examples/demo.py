@@ -24,7 +24,7 @@ import modelyard
 from embedded.stack import Stack, StackSettings
 from examples import timm, weights
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.cli.progress import Progress
+from modelyard.cli.progress import ProgressBar
 from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
 
 STATE = Path(__file__).resolve().parent.parent / ".modelyard" / "demo"
@@ -107,7 +107,7 @@ class Demo:
         All models with their versions and results; counted again afterwards.
         """
         models = results = 0
-        with Progress("    importing", unit="models") as progress:
+        with ProgressBar("    importing", unit="models") as progress:
             for answer in self._yard.imports.ImportModels(timm.batches(NAMESPACE)):
                 models += answer.created_models
                 results += answer.recorded_evaluations
@@ -131,7 +131,7 @@ class Demo:
         Each file under its own digest.
         """
         for file in self._weights.files:
-            with Progress(f"    uploading {file.name}") as progress:
+            with ProgressBar(f"    uploading {file.name}") as progress:
                 asset = self._yard.upload_file(file, progress=progress)
             verify(asset.sha256 == hashlib.sha256(file.read_bytes()).hexdigest(), f"the digest of {file.name}")
             self._assets.append(asset)

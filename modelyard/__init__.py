@@ -10,20 +10,32 @@ Example:
         model = yard.models.GetModel(models_pb2.GetModelRequest(name=name))
 """
 
+from typing import TYPE_CHECKING
+
 from modelyard import aio
+from modelyard._deprecated import aliases
 from modelyard.client import Client, connect
-from modelyard.problems import Problem, Violation, explain
-from modelyard.transfer import FileChangedError, IntegrityError, Outgoing, Progress
+from modelyard.error_details import Problem, Violation, explain
+from modelyard.transfer import FileChangedError, IntegrityError, ProgressCallback, UploadSource
 
 __all__ = [
     "Client",
     "FileChangedError",
     "IntegrityError",
-    "Outgoing",
     "Problem",
-    "Progress",
+    "ProgressCallback",
+    "UploadSource",
     "Violation",
     "aio",
     "connect",
     "explain",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = aliases(
+        __name__,
+        {
+            "Outgoing": ("modelyard.UploadSource", UploadSource),
+            "Progress": ("modelyard.ProgressCallback", ProgressCallback),
+        },
+    )

@@ -25,7 +25,7 @@ from modelyard._token import TokenFile
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
 from modelyard.cdn.v1 import changes_pb2 as asset_changes_pb2
-from modelyard.problems import DETAILS, error_info
+from modelyard.error_details import DETAILS, error_info
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,

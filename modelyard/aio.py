@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 
-from modelyard._aio_companions import companions
-from modelyard._aio_moving import carry_out, receive, receive_ranges
+from modelyard._aio_interceptors import interceptors
+from modelyard._aio_transfer import carry_out, receive, receive_ranges
 from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
 from modelyard._token import choose_token
 from modelyard.cache.v1 import cache_pb2_grpc
@@ -31,7 +31,15 @@ from modelyard.registry.v1 import (
     namespaces_pb2_grpc,
     versions_pb2_grpc,
 )
-from modelyard.transfer import RANGED_BYTES, Incoming, Outgoing, Progress, RangedIncoming, no_progress, upload
+from modelyard.transfer import (
+    RANGED_BYTES,
+    ProgressCallback,
+    RangeDownload,
+    StreamDownload,
+    UploadSource,
+    no_progress,
+    upload,
+)
 
 
 def connect(
@@ -79,9 +87,9 @@ def connect(
     session = Session(choose_token(token, token_file), deadline)
     merged = channel_options(address, options)
     channel = (
-        grpc.aio.insecure_channel(address, merged, interceptors=companions(session))
+        grpc.aio.insecure_channel(address, merged, interceptors=interceptors(session))
         if credentials is None
-        else grpc.aio.secure_channel(address, credentials, merged, interceptors=companions(session))
+        else grpc.aio.secure_channel(address, credentials, merged, interceptors=interceptors(session))
     )
     return Client(channel, session)
 
@@ -124,20 +132,20 @@ class Client:
 
     async def upload_file(
         self,
-        path: str | os.PathLike[str] | Outgoing,
+        path: str | os.PathLike[str] | UploadSource,
         *,
         media_type: str = "",
         owner: str = "",
         private: bool = False,
-        progress: Progress = no_progress,
-        hashing: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
+        hashing: ProgressCallback = no_progress,
     ) -> assets_pb2.Asset:
         """
         Store a file as an asset. Bytes that are stored already are not sent. Of a file above 8 MiB, the parts that came
         survive a break of any kind: whoever calls this again goes on with the first part that is missing.
 
         Args:
-            path: of the file; or the file as an `Outgoing`, which is hashed and has a media type already.
+            path: of the file; or the file as an `UploadSource`, which is hashed and has a media type already.
             media_type: such as text/plain; empty means by the file's name.
             owner: whose quota it counts on: the full name of a version, or static/{path}; empty means nobody's.
             private: keep it from /assets/{sha256}, so that only signed URLs reach it.
@@ -150,11 +158,15 @@ class Client:
             grpc.RpcError: the upload failed for good, such as with UPLOAD_TAKEN_OVER when somebody else sends the same
                 file, or too often without getting on.
         """
-        file = path if isinstance(path, Outgoing) else await asyncio.to_thread(Outgoing.of, path, media_type, hashing)
+        file = (
+            path
+            if isinstance(path, UploadSource)
+            else await asyncio.to_thread(UploadSource.of, path, media_type, hashing)
+        )
         return await carry_out(self, upload(file, owner=owner, private=private, progress=progress))
 
     async def download_file(
-        self, name: str | assets_pb2.Asset, path: str | os.PathLike[str], *, progress: Progress = no_progress
+        self, name: str | assets_pb2.Asset, path: str | os.PathLike[str], *, progress: ProgressCallback = no_progress
     ) -> assets_pb2.Asset:
         """
         Write an asset into a file, which appears complete and verified, or not at all. What an interrupted download
@@ -173,12 +185,12 @@ class Client:
         """
         asset = await self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name)) if isinstance(name, str) else name
         if asset.size_bytes > RANGED_BYTES:
-            with RangedIncoming(asset, path, progress) as ranged:
+            with RangeDownload(asset, path, progress) as ranged:
                 await receive_ranges(self, ranged)
                 while not await asyncio.to_thread(ranged.finish):
                     await receive_ranges(self, ranged)
             return asset
-        with Incoming(asset, path, progress) as incoming:
+        with StreamDownload(asset, path, progress) as incoming:
             await receive(self, incoming)
             while not await asyncio.to_thread(incoming.finish):
                 await receive(self, incoming)

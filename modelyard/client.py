@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 
 from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
-from modelyard._companion import Companion
-from modelyard._moving import Mover
+from modelyard._interceptor import Interceptor
 from modelyard._token import choose_token
+from modelyard._transfer import Transfer
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
 from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
@@ -30,7 +30,15 @@ from modelyard.registry.v1 import (
     namespaces_pb2_grpc,
     versions_pb2_grpc,
 )
-from modelyard.transfer import RANGED_BYTES, Incoming, Outgoing, Progress, RangedIncoming, no_progress, upload
+from modelyard.transfer import (
+    RANGED_BYTES,
+    ProgressCallback,
+    RangeDownload,
+    StreamDownload,
+    UploadSource,
+    no_progress,
+    upload,
+)
 
 
 def connect(
@@ -103,7 +111,7 @@ class Client:
     def __init__(self, channel: grpc.Channel, session: Session) -> None:
         self._channel = channel
         self._session = session
-        intercepted = grpc.intercept_channel(channel, Companion(session))
+        intercepted = grpc.intercept_channel(channel, Interceptor(session))
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(intercepted)
         self.models = models_pb2_grpc.ModelServiceStub(intercepted)
         self.versions = versions_pb2_grpc.VersionServiceStub(intercepted)
@@ -119,7 +127,7 @@ class Client:
         self.uploads = uploads_pb2_grpc.UploadServiceStub(intercepted)
         self.delivery = delivery_pb2_grpc.DeliveryServiceStub(intercepted)
         self.keyvalue = cache_pb2_grpc.KeyValueServiceStub(intercepted)
-        self._mover = Mover(self)
+        self._transfer = Transfer(self)
         self.cache_admin = cache_pb2_grpc.CacheAdminServiceStub(intercepted)
 
     @property
@@ -131,20 +139,20 @@ class Client:
 
     def upload_file(
         self,
-        path: str | os.PathLike[str] | Outgoing,
+        path: str | os.PathLike[str] | UploadSource,
         *,
         media_type: str = "",
         owner: str = "",
         private: bool = False,
-        progress: Progress = no_progress,
-        hashing: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
+        hashing: ProgressCallback = no_progress,
     ) -> assets_pb2.Asset:
         """
         Store a file as an asset. Bytes that are stored already are not sent. Of a file above 8 MiB, the parts that came
         survive a break of any kind: whoever calls this again goes on with the first part that is missing.
 
         Args:
-            path: of the file; or the file as an `Outgoing`, which is hashed and has a media type already.
+            path: of the file; or the file as an `UploadSource`, which is hashed and has a media type already.
             media_type: such as text/plain; empty means by the file's name.
             owner: whose quota it counts on: the full name of a version, or static/{path}; empty means nobody's.
             private: keep it from /assets/{sha256}, so that only signed URLs reach it.
@@ -157,11 +165,11 @@ class Client:
             grpc.RpcError: the upload failed for good, such as with UPLOAD_TAKEN_OVER when somebody else sends the same
                 file, or too often without getting on.
         """
-        file = path if isinstance(path, Outgoing) else Outgoing.of(path, media_type, hashing)
-        return self._mover.carry_out(upload(file, owner=owner, private=private, progress=progress))
+        file = path if isinstance(path, UploadSource) else UploadSource.of(path, media_type, hashing)
+        return self._transfer.carry_out(upload(file, owner=owner, private=private, progress=progress))
 
     def download_file(
-        self, name: str | assets_pb2.Asset, path: str | os.PathLike[str], *, progress: Progress = no_progress
+        self, name: str | assets_pb2.Asset, path: str | os.PathLike[str], *, progress: ProgressCallback = no_progress
     ) -> assets_pb2.Asset:
         """
         Write an asset into a file, which appears complete and verified, or not at all. What an interrupted download
@@ -180,22 +188,22 @@ class Client:
         """
         asset = self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name)) if isinstance(name, str) else name
         if asset.size_bytes > RANGED_BYTES:
-            with RangedIncoming(asset, path, progress) as ranged:
-                self._mover.receive_ranges(ranged)
+            with RangeDownload(asset, path, progress) as ranged:
+                self._transfer.receive_ranges(ranged)
                 while not ranged.finish():
-                    self._mover.receive_ranges(ranged)
+                    self._transfer.receive_ranges(ranged)
             return asset
-        with Incoming(asset, path, progress) as incoming:
-            self._mover.receive(incoming)
+        with StreamDownload(asset, path, progress) as incoming:
+            self._transfer.receive(incoming)
             while not incoming.finish():
-                self._mover.receive(incoming)
+                self._transfer.receive(incoming)
         return asset
 
     def close(self) -> None:
         """
         End the connection; calls under way are cancelled.
         """
-        self._mover.close()
+        self._transfer.close()
         self._channel.close()
 
     def __enter__(self) -> Client:

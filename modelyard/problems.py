@@ -1,99 +1,17 @@
 """
-What a failed call says, read from its status.
+Deprecated: the former name of `modelyard.error_details`. Its public names are in `modelyard`.
 """
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass
-from typing import Any
+from modelyard import error_details
+from modelyard._deprecated import aliases
 
-import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
-
-#: The metadata with a serialised google.rpc.Status.
-DETAILS = "grpc-status-details-bin"
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """
-    One field of the request that is wrong, and what would be right.
-    """
-
-    field: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """
-    Why a call failed.
-
-    Args:
-        code: the status.
-        message: for people.
-        reason: for programs, as documented with the RPC ("MODEL_NOT_FOUND"); empty when the server gave none.
-        metadata: facts beside the reason, such as {"resource": "namespaces/default/models/m"}.
-        violations: the fields that are wrong, when the status is INVALID_ARGUMENT.
-        retry_after: seconds after which the same call may succeed, when the server says so.
-        request_id: under which the server logged the call; empty when it gave none.
-    """
-
-    code: grpc.StatusCode
-    message: str
-    reason: str = ""
-    metadata: dict[str, str] | None = None
-    violations: tuple[Violation, ...] = ()
-    retry_after: float | None = None
-    request_id: str = ""
-
-    def __str__(self) -> str:
-        reason = f" ({self.reason})" if self.reason else ""
-        return f"{self.code.name}{reason}: {self.message}"
-
-
-def explain(error: grpc.RpcError) -> Problem:
-    """
-    What went wrong in a call, from the error that a client raised.
-
-    Example:
-        try:
-            yard.models.GetModel(request)
-        except grpc.RpcError as error:
-            if modelyard.explain(error).reason == "MODEL_NOT_FOUND": ...
-    """
-    # What a client raises is always a call, too; grpc's types do not say so.
-    call: Any = error
-    trailers = dict(call.trailing_metadata() or ())
-    status = status_pb2.Status()
-    details = trailers.get(DETAILS)
-    if isinstance(details, bytes):
-        status.ParseFromString(details)
-    info, wrong, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    for detail in status.details:
-        for known in (info, wrong, retry):
-            detail.Unpack(known)
-    return Problem(
-        code=call.code(),
-        message=call.details() or "",
-        reason=info.reason,
-        metadata=dict(info.metadata),
-        violations=tuple(Violation(each.field, each.description) for each in wrong.field_violations),
-        retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
-        request_id=str(trailers.get("x-request-id", "")),
-    )
-
-
-def error_info(details: bytes) -> error_details_pb2.ErrorInfo:
-    """
-    The reason in the `DETAILS` of a call, and the facts beside it; empty when there are none.
-    """
-    status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
-    # Whatever is between us and the service may have made something else of it.
-    with contextlib.suppress(DecodeError):
-        status.ParseFromString(details)
-    for detail in status.details:
-        detail.Unpack(info)
-    return info
+__getattr__ = aliases(
+    __name__,
+    {
+        "Problem": ("modelyard.Problem", error_details.Problem),
+        "Violation": ("modelyard.Violation", error_details.Violation),
+        "explain": ("modelyard.explain", error_details.explain),
+    },
+)

@@ -19,7 +19,7 @@ from embedded.link import Link
 from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.main import main
-from modelyard.cli.pulled import STATE_FILE
+from modelyard.cli.pull_state import STATE_FILE
 from modelyard.registry.v1 import models_pb2, versions_pb2
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,7 @@ from gateway.access_log import AccessLog
 from gateway.limits import Limits
 from gateway.tests import front
 from gateway.tests.echo import Echo, call
-from modelyard.cli.scraped import parse
+from modelyard.cli.scrape import parse
 from services.chassis.access import AccessMode
 from tests.access.tokens import AUDIENCE, ISSUER, Issuer
 

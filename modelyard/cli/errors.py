@@ -11,7 +11,7 @@ class RefusedError(Exception):
     """
 
 
-class OfFileError(Exception):
+class FileError(Exception):
     """
     One of several files failed.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.cli.errors import RefusedError
-from modelyard.cli.ignoring import IGNORE_FILE, Rules
+from modelyard.cli.ignore_rules import IGNORE_FILE, Rules
 from modelyard.paths import clashes, fault, shown
 
 #: As many as a version may have.
@@ -22,7 +22,7 @@ MOST_TARGET = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScannedFile:
     """
     A file of a folder.
 
@@ -50,7 +50,7 @@ class Scan:
         wrong: what no version can hold.
     """
 
-    files: list[Found] = field(default_factory=list)
+    files: list[ScannedFile] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     followed: list[tuple[str, Path]] = field(default_factory=list)
@@ -89,7 +89,7 @@ def scan(place: Path, rules: Rules, *, follow_links: bool = False) -> Scan:
     root = place.resolve(strict=True)
     if root.is_file():
         name = Path(os.path.abspath(place)).name  # noqa: PTH100 - resolve() would give the name of what a link leads to
-        _file(found, Found(name, place, root.stat().st_size))
+        _file(found, ScannedFile(name, place, root.stat().st_size))
     else:
         _Walk(found, rules, follow_links, root).folder((root,), root, "")
         found.files.sort(key=lambda each: each.path)
@@ -97,7 +97,7 @@ def scan(place: Path, rules: Rules, *, follow_links: bool = False) -> Scan:
     return found
 
 
-def _file(found: Scan, file: Found) -> None:
+def _file(found: Scan, file: ScannedFile) -> None:
     if reason := fault(file.path):
         found.wrong.append(f"{shown(file.path)} {reason}")
     else:
@@ -130,7 +130,7 @@ class _Walk:
             return
         there = place.stat()
         if stat.S_ISREG(there.st_mode):
-            _file(self.found, Found(path, place, there.st_size))
+            _file(self.found, ScannedFile(path, place, there.st_size))
         elif not stat.S_ISDIR(there.st_mode):
             self.found.wrong.append(f"{shown(path)} is neither a file nor a folder: leave it out (--exclude)")
         elif reason := fault(path):

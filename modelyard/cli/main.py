@@ -17,7 +17,6 @@ import grpc
 
 from modelyard._channel import DEFAULT_DEADLINE, DEFAULT_TARGET
 from modelyard._target import parse_target, proxy_of
-from modelyard.cli.codes import INTERRUPTED, TABLE, code_of
 from modelyard.cli.commands import (
     aliases,
     assets,
@@ -34,12 +33,13 @@ from modelyard.cli.commands import (
     versions,
     watch,
 )
-from modelyard.cli.errors import OfFileError, RefusedError
-from modelyard.cli.output import Output, any_console, plain
+from modelyard.cli.errors import FileError, RefusedError
+from modelyard.cli.exit_codes import INTERRUPTED, TABLE, code_of
+from modelyard.cli.output import Output, escape_unencodable, plain
 from modelyard.cli.parsing import common, usage_error
-from modelyard.cli.progress import Progress
+from modelyard.cli.progress import ProgressBar
 from modelyard.client import Client, connect
-from modelyard.problems import explain
+from modelyard.error_details import explain
 from modelyard.transfer import FileChangedError, IntegrityError
 
 _NAMES = """\
@@ -49,7 +49,7 @@ names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the
 
 """
 
-_ROOMS = (
+_COMMAND_MODULES = (
     namespaces,
     models,
     versions,
@@ -75,19 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process by default.
 
     Returns:
-        The exit code, as `modelyard.cli.codes` has it.
+        The exit code, as `modelyard.cli.exit_codes` has it.
 
     Raises:
         SystemExit: with 2, when the command line is wrong; with 0 after --help.
     """
-    any_console()
+    escape_unencodable()
     parser = _parser()
     try:
         args, rest = parser.parse_known_args(arguments)
         if rest:
             # argparse would show how the program is used, and not the command.
             usage_error(args, f"unrecognized arguments: {' '.join(rest)}")
-        Progress.wanted = not args.quiet
+        ProgressBar.wanted = not args.quiet
         with contextlib.closing(_connect(args)) as yard:
             args.run(yard, args, Output(args.json, quiet=args.quiet))
             sys.stdout.flush()
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
         return _fail(_said(error, args.target), code_of(error))
-    except OfFileError as error:
-        return _fail(_of_file(error, args.target), code_of(error))
+    except FileError as error:
+        return _fail(_file_line(error, args.target), code_of(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
@@ -139,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in _ROOMS:
-        room.add(group)
+    for module in _COMMAND_MODULES:
+        module.add(group)
     return parser
 
 
@@ -170,7 +170,7 @@ def _connect(args: argparse.Namespace) -> Client:
         usage_error(args, str(error))
 
 
-def _of_file(error: OfFileError, target: str) -> str:
+def _file_line(error: FileError, target: str) -> str:
     cause, said = error.cause, _said(error.cause, target)
     # These say themselves where the file is.
     names_it = isinstance(cause, FileChangedError) or (isinstance(cause, OSError) and cause.filename)

@@ -117,7 +117,7 @@ class Output:
         print(json_line(MessageToDict(message, always_print_fields_with_no_presence=True)), flush=True)
 
 
-def any_console() -> None:
+def escape_unencodable() -> None:
     """
     Let consoles that have not every character show an escape in its place, instead of ending the command.
     """

@@ -14,12 +14,11 @@ from typing import TypeVar
 
 import grpc
 
-from modelyard.cli.errors import OfFileError
-from modelyard.cli.progress import Progress as Bar
-from modelyard.cli.progress import amount
+from modelyard.cli.errors import FileError
+from modelyard.cli.progress import ProgressBar, amount
 from modelyard.client import Client
-from modelyard.problems import explain
-from modelyard.transfer import IntegrityError, Progress
+from modelyard.error_details import explain
+from modelyard.transfer import IntegrityError, ProgressCallback
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,7 +34,7 @@ _FOR_GOOD = {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.DATA_LOSS,
 }
-# Once there is room again, it goes on.
+# Once there is module again, it goes on.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 #: How many at a time.
@@ -57,7 +56,7 @@ class Total:
         bar: told the sum, by one thread at a time.
     """
 
-    def __init__(self, total: int, bar: Bar) -> None:
+    def __init__(self, total: int, bar: ProgressBar) -> None:
         self._lock = threading.Lock()
         self._total = total
         self._bar = bar
@@ -65,7 +64,7 @@ class Total:
         self.done = 0
         self._draw()
 
-    def part(self) -> Progress:
+    def part(self) -> ProgressCallback:
         """
         The progress to give to one of the transfers.
 
@@ -101,7 +100,7 @@ class Total:
 
 
 def in_parallel(
-    yard: Client, do: Callable[[T, Progress], R], items: Iterable[T], total: Total, name: Callable[[T], str]
+    yard: Client, do: Callable[[T, ProgressCallback], R], items: Iterable[T], total: Total, name: Callable[[T], str]
 ) -> list[R]:
     """
     Do something for each item, some of them at a time.
@@ -116,15 +115,15 @@ def in_parallel(
         What *do* returned, in the order of the items.
 
     Raises:
-        OfFileError: what went wrong with the first that failed, if it is the file, its bytes or a call.
+        FileError: what went wrong with the first that failed, if it is the file, its bytes or a call.
         Exception: anything else that it raised.
     """
 
-    def named(item: T, told: Progress) -> R:
+    def named(item: T, told: ProgressCallback) -> R:
         try:
             return do(item, told)
         except (grpc.RpcError, IntegrityError, OSError) as error:
-            raise OfFileError(name(item), error) from error
+            raise FileError(name(item), error) from error
 
     with ThreadPoolExecutor(WORKERS, "modelyard") as pool:
         futures = [pool.submit(named, item, total.part()) for item in items]
@@ -148,10 +147,10 @@ def resumable(title: str, size: int) -> Iterator[Total]:
     """
     total: Total | None = None
     try:
-        with Bar(title) as bar:
+        with ProgressBar(title) as bar:
             total = Total(size, bar)
             yield total
-    except (KeyboardInterrupt, OfFileError) as error:
+    except (KeyboardInterrupt, FileError) as error:
         if _may_pass(error):
             done = total.done if total else 0
             print(
@@ -161,9 +160,9 @@ def resumable(title: str, size: int) -> Iterator[Total]:
         raise
 
 
-def _may_pass(error: KeyboardInterrupt | OfFileError) -> bool:
+def _may_pass(error: KeyboardInterrupt | FileError) -> bool:
     """
-    Whether the same command may get further the next time, without anything but room, rights or time.
+    Whether the same command may get further the next time, without anything but module, rights or time.
     """
     if isinstance(error, KeyboardInterrupt):
         return True

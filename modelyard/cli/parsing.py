@@ -73,16 +73,16 @@ def subcommands(group: Group, name: str, help: str) -> Group:  # noqa: A002 - as
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
-def limited(parser: argparse.ArgumentParser, default: int = 50) -> None:
+def limit_argument(parser: argparse.ArgumentParser, default: int = 50) -> None:
     """
-    Let a list be limited.
+    Let a list be limit_argument.
     """
     parser.add_argument(
         "--limit", type=_at_least_0, default=default, metavar="N", help=f"at most N; 0 for all ({default})"
     )
 
 
-def in_namespace(parser: argparse.ArgumentParser) -> None:
+def namespace_argument(parser: argparse.ArgumentParser) -> None:
     """
     Let a list be of a namespace: by --namespace as in all commands, or by its name alone.
     """
@@ -92,7 +92,7 @@ def in_namespace(parser: argparse.ArgumentParser) -> None:
 
 def namespace_of(args: argparse.Namespace) -> str:
     """
-    The full name of what `in_namespace` was given.
+    The full name of what `namespace_argument` was given.
     """
     if args.place and args.namespace and namespace_name(args.place) != namespace_name(args.namespace):
         usage_error(args, "two namespaces are given: one is enough")
@@ -112,7 +112,7 @@ def pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def moment(text: str) -> datetime:
+def timestamp(text: str) -> datetime:
     """
     A time, for options; UTC unless it says another zone.
 
@@ -139,7 +139,7 @@ def duration(text: str) -> Duration:
     return Duration(seconds=int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
 
 
-def confirmed(parser: argparse.ArgumentParser, what: str) -> None:
+def confirmation_argument(parser: argparse.ArgumentParser, what: str) -> None:
     """
     Let a command that cannot be taken back ask for --yes.
     """

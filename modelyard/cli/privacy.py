@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.client import Client
-from modelyard.transfer import Outgoing
+from modelyard.transfer import UploadSource
 
 _NAMES_SHOWN = 5
 
 
-def public_already(yard: Client, files: Iterable[Outgoing]) -> list[Outgoing]:
+def public_already(yard: Client, files: Iterable[UploadSource]) -> list[UploadSource]:
     """
     Those of *files* whose bytes are stored publicly.
 
@@ -26,7 +26,7 @@ def public_already(yard: Client, files: Iterable[Outgoing]) -> list[Outgoing]:
     return [file for file in files if file.sha256 in public]
 
 
-def warning(files: list[Outgoing]) -> str:
+def warning(files: list[UploadSource]) -> str:
     """
     What people are told of them.
     """

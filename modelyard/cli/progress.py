@@ -10,11 +10,13 @@ import time
 from types import TracebackType
 from typing import ClassVar, TextIO
 
+from modelyard._deprecated import aliases
+
 _INTERVAL = 0.1
 _BAR = 24
 
 
-class Progress:
+class ProgressBar:
     """
     A bar with how much is done, how fast it goes and how long it will take. It can be given to `Client.upload_file` and
     `Client.download_file`.
@@ -25,7 +27,7 @@ class Progress:
         stream: where to draw; only terminals are drawn on.
 
     Example:
-        with Progress("uploading weights.onnx") as progress:
+        with ProgressBar("uploading weights.onnx") as progress:
             yard.upload_file("weights.onnx", progress=progress)
     """
 
@@ -72,7 +74,7 @@ class Progress:
         self._stream.flush()
         self._line = line
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(
@@ -105,3 +107,6 @@ def amount(number: int, unit: str) -> str:
             return f"{size:.0f} B" if not prefix else f"{size:.1f} {prefix}B"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+__getattr__ = aliases(__name__, {"Progress": ("modelyard.cli.progress.ProgressBar", ProgressBar)})

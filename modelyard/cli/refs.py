@@ -19,20 +19,20 @@ def version_ref(text: str) -> VersionRef:
     Raises:
         argparse.ArgumentTypeError: it is none, or the model alone.
     """
-    found = newest_or(text)
+    found = version_or_model(text)
     if found.bare:
         raise argparse.ArgumentTypeError(f"{text!r} says no version: {GRAMMAR}")
     return found
 
 
-def one_version(parser: argparse.ArgumentParser) -> None:
+def version_argument(parser: argparse.ArgumentParser) -> None:
     """
     The argument VERSION of a command that is about one.
     """
     parser.add_argument("version", type=version_ref, metavar="VERSION", help=FORMS)
 
 
-def newest_or(text: str) -> VersionRef:
+def version_or_model(text: str) -> VersionRef:
     """
     A version, for options; the model alone means its newest READY version.
 
@@ -52,10 +52,10 @@ def resolve(yard: Client, ref: VersionRef) -> str:
     Raises:
         grpc.RpcError: there is no such model or alias, or none that is READY when the newest is meant.
     """
-    return ref.name if ref.number else looked_up(yard, ref).name
+    return ref.name if ref.number else fetch_version(yard, ref).name
 
 
-def looked_up(yard: Client, ref: VersionRef) -> pb.Version:
+def fetch_version(yard: Client, ref: VersionRef) -> pb.Version:
     """
     A version, in one call.
 
@@ -67,7 +67,7 @@ def looked_up(yard: Client, ref: VersionRef) -> pb.Version:
     return yard.versions.ResolveVersion(pb.ResolveVersionRequest(parent=ref.model, reference=ref.alias or LATEST))
 
 
-def of_model(yard: Client, model: str, text: str) -> str:
+def resolve_in_model(yard: Client, model: str, text: str) -> str:
     """
     The full name of a version of *model*: by its number, an alias or ``latest`` alone, or as other commands take it;
     empty for no text.

@@ -2,31 +2,43 @@
 Files on their way to and from a Modelyard: hashed, resumed, verified. No network here: both clients use it.
 """
 
-from modelyard.transfer.attempts import Attempts, Turns
+from typing import TYPE_CHECKING
+
+from modelyard._deprecated import aliases
+from modelyard.transfer.download import Download
 from modelyard.transfer.errors import FileChangedError, IntegrityError
-from modelyard.transfer.gathering import Gathering
-from modelyard.transfer.incoming import Incoming
-from modelyard.transfer.outgoing import Outgoing
-from modelyard.transfer.progress import Progress, no_progress
-from modelyard.transfer.ranges import RANGED_BYTES, STREAMS, RangedIncoming
+from modelyard.transfer.progress import ProgressCallback, no_progress
+from modelyard.transfer.range_download import RANGED_BYTES, STREAMS, RangeDownload
+from modelyard.transfer.retries import Attempts, PollDelays
 from modelyard.transfer.steps import Call, Pause, Plan
-from modelyard.transfer.uploading import upload
+from modelyard.transfer.stream_download import StreamDownload
+from modelyard.transfer.upload_source import UploadSource
+from modelyard.transfer.uploads import upload
 
 __all__ = [
     "RANGED_BYTES",
     "STREAMS",
     "Attempts",
     "Call",
+    "Download",
     "FileChangedError",
-    "Gathering",
-    "Incoming",
     "IntegrityError",
-    "Outgoing",
     "Pause",
     "Plan",
-    "Progress",
-    "RangedIncoming",
-    "Turns",
+    "PollDelays",
+    "ProgressCallback",
+    "RangeDownload",
+    "StreamDownload",
+    "UploadSource",
     "no_progress",
     "upload",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = aliases(
+        __name__,
+        {
+            "Outgoing": ("modelyard.UploadSource", UploadSource),
+            "Progress": ("modelyard.ProgressCallback", ProgressCallback),
+        },
+    )

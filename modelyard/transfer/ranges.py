@@ -1,146 +1,87 @@
 """
-A large file that is received, in several streams at a time.
+Which bytes of a file that is received in ranges are there, kept in a small file beside it.
 """
 
 from __future__ import annotations
 
-import os
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import sidecar
-from modelyard.transfer.errors import IntegrityError
-from modelyard.transfer.follower import Follower
-from modelyard.transfer.gathering import Gathering
-from modelyard.transfer.parts import about
-from modelyard.transfer.progress import Progress, no_progress
-from modelyard.transfer.sidecar import Piece
-
-#: Larger files are received in ranges, where the system can write at a place.
-RANGED_BYTES = 32 * 1024 * 1024 if hasattr(os, "pwrite") else 1 << 63
-#: How many at a time.
-STREAMS = 4
-
-# After so many bytes it is written down what is there: as much is fetched again after a kill.
-_SAVE_BYTES = 16 * 1024 * 1024
+_MIB = 1024 * 1024
+# Not so large that one slow stream is waited for at the end, or the digest, which follows the bytes in their order; not
+# so small that asking costs; and not so many that writing them down does.
+_LEAST, _USUAL = 8 * _MIB, 32 * _MIB
+_PIECES_OF_A_STREAM = 4
+_MOST_PIECES = 1024
 
 
-class RangedIncoming(Gathering):
+@dataclass(slots=True)
+class Piece:
     """
-    A file to download in ranges: they are gathered in one file, with a small one that says which bytes are there. Safe
-    to use from several threads; the progress is told by one at a time.
+    A range of a file that one stream brings.
+
+    Args:
+        start: its first byte.
+        end: the byte after its last.
+        done: the first byte that is missing; *end* when none is.
     """
 
-    def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
-        super().__init__(asset, path, progress)
-        self._notes: Path = self._part.with_name(f"{self._part.name}.ranges")
-        self._pieces: list[Piece] = []
-        self._waiting: list[Piece] = []
-        # How many of the pieces, from the first on, are there.
-        self._front = 0
-        self._follower: Follower | None = None
-        self._unsaved = 0
-
-    def next(self) -> Piece | None:
-        """
-        A piece that nobody fetches yet; None when there is none left.
-        """
-        with self._lock:
-            return self._waiting.pop(0) if self._waiting else None
-
-    def request(self, piece: Piece) -> assets_pb2.DownloadRequest:
-        """
-        The request for the missing bytes of *piece*.
-        """
-        return assets_pb2.DownloadRequest(
-            name=self._asset.name, offset=piece.done, limit=piece.end - piece.done, without_digest=True
-        )
-
-    def take(self, piece: Piece, chunk: assets_pb2.Chunk) -> None:
-        """
-        Write what came for *piece*.
-
-        Raises:
-            IntegrityError: it does not go on where the last chunk ended, or goes past the end of the piece.
-            OSError: it cannot be written.
-        """
-        if chunk.offset != piece.done or piece.done + len(chunk.data) > piece.end:
-            raise IntegrityError(f"a chunk of {self._asset.name} came for {chunk.offset}, not for {piece.done}")
-        with self._lock, about(self._path):
-            _write(self._open_file.fileno(), chunk.data, chunk.offset)
-            piece.done += len(chunk.data)
-            self.received += len(chunk.data)
-            self._unsaved += len(chunk.data)
-            self._follow()
-            if self._unsaved >= _SAVE_BYTES:
-                sidecar.save(self._notes, self._pieces)
-                self._unsaved = 0
-            self._progress(self.received, self._asset.size_bytes)
-
-    def ended(self, piece: Piece) -> None:
-        """
-        The stream of *piece* has ended without an error.
-
-        Raises:
-            IntegrityError: before all its bytes came.
-        """
-        if piece.missing:
-            raise IntegrityError(f"a stream of {self._asset.name} ended at byte {piece.done}, not at {piece.end}")
-
-    def _look(self) -> None:
-        pieces = sidecar.load(self._notes, self._asset.size_bytes)
-        # What is in a hole of a shorter file was never written.
-        there = os.fstat(self._open_file.fileno()).st_size
-        if pieces is None or any(piece.done > max(there, piece.start) for piece in pieces):
-            self._restart()
-        else:
-            self._begin(pieces)
-
-    def _leave(self) -> None:
-        self._stop_following()
-        if self.received:
-            sidecar.save(self._notes, self._pieces)
-        else:
-            self._notes.unlink(missing_ok=True)
-            self._part.unlink(missing_ok=True)
-
-    def _digest(self) -> str:
-        return self._following.digest()
+    start: int
+    end: int
+    done: int
 
     @property
-    def _following(self) -> Follower:
-        if self._follower is None:
-            raise ValueError("not inside a with statement")
-        return self._follower
-
-    def _restart(self) -> None:
-        self._stop_following()
-        self._notes.unlink(missing_ok=True)
-        self._open_file.truncate(0)
-        self._begin(sidecar.cut(self._asset.size_bytes, STREAMS))
-
-    def _begin(self, pieces: list[Piece]) -> None:
-        self._pieces = pieces
-        self._waiting = [piece for piece in pieces if piece.missing]
-        self.received = sum(piece.done - piece.start for piece in pieces)
-        self._front = 0
-        self._follower = Follower(self._open_file, self._asset.size_bytes)
-        self._follow()
-
-    def _follow(self) -> None:
-        last = len(self._pieces) - 1
-        while self._front < last and not self._pieces[self._front].missing:
-            self._front += 1
-        self._following.reach(self._pieces[self._front].done)
-
-    def _stop_following(self) -> None:
-        if self._follower is not None:
-            self._follower.close()
-            self._follower = None
+    def missing(self) -> bool:
+        """
+        Whether bytes are missing.
+        """
+        return self.done < self.end
 
 
-def _write(number: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(number, view, offset)
-        view, offset = view[count:], offset + count
+def cut(size: int, streams: int) -> list[Piece]:
+    """
+    The pieces of a file of *size* bytes, for so many *streams* at a time.
+    """
+    length = min(size // (streams * _PIECES_OF_A_STREAM), _USUAL)
+    length = max(length, _LEAST, -(-size // _MOST_PIECES))
+    length = -(-length // _MIB) * _MIB
+    return [Piece(start, min(start + length, size), start) for start in range(0, size, length)]
+
+
+def load(path: Path, size: int) -> list[Piece] | None:
+    """
+    The pieces as an interrupted download left them; None when there are none to rely on.
+    """
+    try:
+        # A link would lead to a file of somebody else's.
+        text = "" if path.is_symlink() else path.read_text(encoding="utf-8")
+        pieces = [_piece(each) for each in json.loads(text)["pieces"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    edges = [0, *(piece.end for piece in pieces)]
+    fits = all(
+        before == piece.start <= piece.done <= piece.end for before, piece in zip(edges[:-1], pieces, strict=True)
+    )
+    return pieces if fits and edges[-1] == size else None
+
+
+def save(path: Path, pieces: list[Piece]) -> None:
+    """
+    Keep the pieces.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    text = json.dumps({"pieces": [[piece.start, piece.end, piece.done] for piece in pieces]})
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with new.open("x", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def _piece(found: Any) -> Piece:
+    start, end, done = (int(each) for each in found)
+    return Piece(start, end, done)

@@ -13,10 +13,10 @@ import pytest
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cli.names import VersionRef, model_name, split_model
-from modelyard.cli.output import Column, Output, any_console, table
+from modelyard.cli.output import Column, Output, escape_unencodable, table
 from modelyard.cli.parallel import StoppedError, Total
 from modelyard.cli.parsing import duration
-from modelyard.cli.progress import Progress, amount, span
+from modelyard.cli.progress import ProgressBar, amount, span
 
 
 class Terminal(io.StringIO):
@@ -108,7 +108,7 @@ def test_a_bar_on_a_terminal_only() -> None:
     The bar is drawn on a terminal, ends with a line break, and leaves other streams alone.
     """
     for stream, drawn in ((Terminal(), True), (io.StringIO(), False)):
-        with Progress("storing x", stream=stream) as progress:
+        with ProgressBar("storing x", stream=stream) as progress:
             progress(0, 2048)
             progress(2048, 2048)
         shown = stream.getvalue()
@@ -121,7 +121,7 @@ def test_one_bar_for_several() -> None:
     Several transfers share one line with the sum; what was there before says nothing about the speed.
     """
     stream = Terminal()
-    with Progress("sending", stream=stream) as bar:
+    with ProgressBar("sending", stream=stream) as bar:
         total = Total(4096, bar)
         first, second = total.part(), total.part()
         first(0, 1024)
@@ -141,7 +141,7 @@ def test_transfers_that_are_stopped() -> None:
     """
     Each of them learns it with its next chunk.
     """
-    total = Total(10, Progress("sending", stream=io.StringIO()))
+    total = Total(10, ProgressBar("sending", stream=io.StringIO()))
     tell = total.part()
     tell(1, 10)
     total.stop()
@@ -172,7 +172,7 @@ def test_a_bar_of_nothing() -> None:
     Nothing to do is done at once.
     """
     stream = Terminal()
-    with Progress("storing x", stream=stream) as progress:
+    with ProgressBar("storing x", stream=stream) as progress:
         progress(0, 0)
     assert "0 B of 0 B" in stream.getvalue()
 
@@ -232,7 +232,7 @@ def test_consoles_without_every_character(monkeypatch: pytest.MonkeyPatch, encod
     """
     console = Console(encoding, terminal=True)
     monkeypatch.setattr(sys, "stdout", console)
-    any_console()
+    escape_unencodable()
     Output(as_json).one(assets_pb2.Asset(media_type="数 🚀 é"), [("type", "数 🚀 é")])
     said = console.written().decode(encoding)
     if as_json:
@@ -252,7 +252,7 @@ def test_documents(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     for terminal in (False, True):
         console = Console(encoding, terminal)
         monkeypatch.setattr(sys, "stdout", console)
-        any_console()
+        escape_unencodable()
         Output(json=False).document(text)
         if terminal:
             assert not set(b"\x1b\x07\x7f") & set(console.written())

@@ -25,9 +25,10 @@ import pytest
 import modelyard
 from modelyard import aio, client
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import attempts, gathering, ranges, sidecar
+from modelyard.transfer import download as download_module
+from modelyard.transfer import range_download, ranges, retries
 from modelyard.transfer.locks import try_lock
-from modelyard.transfer.sidecar import Piece, cut, load, save
+from modelyard.transfer.ranges import Piece, cut, load, save
 from tests.client.memory import MIB, Memory, Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,9 +71,9 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for module in (client, aio):
         monkeypatch.setattr(module, "RANGED_BYTES", MIB)
-    monkeypatch.setattr(sidecar, "_LEAST", 2 * MIB)
-    monkeypatch.setattr(ranges, "_SAVE_BYTES", MIB)
-    monkeypatch.setattr(attempts, "_LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(ranges, "_LEAST", 2 * MIB)
+    monkeypatch.setattr(range_download, "_SAVE_BYTES", MIB)
+    monkeypatch.setattr(retries, "_LONGEST_DELAY", 0.01)
 
 
 @pytest.fixture(params=["threads", "asyncio"])
@@ -412,7 +413,7 @@ def test_another_download_that_ends_just_now(
                 part.rename(tmp_path / "copy")
         return try_lock(file)
 
-    monkeypatch.setattr(gathering, "try_lock", late)
+    monkeypatch.setattr(download_module, "try_lock", late)
     with modelyard.connect(server.target) as yard:
         yard.download_file(asset, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == DATA[:size]

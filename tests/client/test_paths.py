@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.paths import clashes, fault, shown
-from modelyard.transfer.parts import part_of
+from modelyard.transfer.partial_file import part_of
 from tests.client.bad_paths import CLASHING, RIGHT, WRONG
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.cli.main import main
-from modelyard.cli.pulled import STATE_FILE
+from modelyard.cli.pull_state import STATE_FILE
 from modelyard.paths import shown
 from modelyard.registry.v1 import versions_pb2
 from tests.client.bad_paths import CLASHING, RIGHT, WRONG

@@ -1,5 +1,5 @@
 """
-`modelyard top`: what the services do, read from their metrics pages.
+`modelyard top`: live statistics, from the metrics endpoints of the services.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import os
 import pty
 import select
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,10 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import modelyard
 from embedded.stack import Stack
-from modelyard.cli.figures import Calls, figures
 from modelyard.cli.main import main
-from modelyard.cli.scraped import Page, Sample, parse
+from modelyard.cli.scrape import Page, Sample, parse
+from modelyard.cli.statistics import Calls, snapshot
 from modelyard.registry.v1 import models_pb2
+from tests.client.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = 'modelyard_build_info{program="services.registry"} 1\n'
@@ -121,11 +120,11 @@ def test_only_what_happened_between_the_looks_counts() -> None:
     Calls are differences, also after a process has begun anew; of one that did not answer before, nothing is known.
     """
     first = _page(10.0, _handled(100) + _handled(5, "Internal"))
-    grown = figures([first], [_page(12.0, _handled(140) + _handled(15, "Internal"))])
-    assert (grown.seconds, grown.services[0].calls.ended, grown.services[0].calls.faults) == (2.0, 50.0, 10.0)
-    anew = figures([first], [_page(12.0, _handled(7))])
+    grown = snapshot([first], [_page(12.0, _handled(140) + _handled(15, "Internal"))])
+    assert (grown.seconds, grown.services[0].calls.ended, grown.services[0].calls.errors) == (2.0, 50.0, 10.0)
+    anew = snapshot([first], [_page(12.0, _handled(7))])
     assert anew.services[0].calls.ended == 7.0
-    late = figures([Page("a:1", 10.0, (), "refused")], [_page(12.0, _handled(140))])
+    late = snapshot([Page("a:1", 10.0, (), "refused")], [_page(12.0, _handled(140))])
     assert late.services[0].calls.ended == 0.0
 
 
@@ -143,7 +142,7 @@ def test_processes_of_a_service_are_one_line() -> None:
     )
     first = [_page(0.0, text, "a:1"), _page(0.0, text, "a:2")]
     second = [_page(1.0, text + _handled(3), "a:1"), _page(1.0, text + _handled(4), "a:2")]
-    (service,) = figures(first, second).services
+    (service,) = snapshot(first, second).services
     assert (service.name, service.processes, service.calls.ended, service.memory) == ("registry", 2, 7.0, 200.0)
     assert (service.used, service.most, service.waiting) == (6.0, 40.0, 2.0)
 
@@ -159,7 +158,7 @@ def test_watches_and_checks_are_left_out() -> None:
     def page(moment: float, count: int) -> Page:
         return _page(moment, "".join(f'{name}{{{each},grpc_code="OK"}} {count}\n' for each in (watch, check)))
 
-    found = figures([page(0.0, 0)], [page(1.0, 9)])
+    found = snapshot([page(0.0, 0)], [page(1.0, 9)])
     assert (found.services[0].calls.ended, found.endpoints) == (0, [])
 
 
@@ -181,7 +180,7 @@ def test_a_snapshot_of_the_suite(stack: Stack, yard: modelyard.Client, capsys: p
 
 def test_json_for_programs(stack: Stack, yard: modelyard.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    --json gives one object with numbers, sorted by how slow a method is.
+    --json prints one object; methods are sorted by their p95, the slowest first.
     """
     calling = Thread(target=_search, args=(yard, 1.5))
     calling.start()
@@ -202,7 +201,7 @@ def test_where_the_suite_runs_is_found(
     stack: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Without --metrics it is the suite of $MODELYARD_STATE; a pipe gets one snapshot.
+    Without --metrics it reads the suite of $MODELYARD_STATE; without a terminal it prints one snapshot.
     """
     monkeypatch.setenv("MODELYARD_STATE", str(stack.settings.state))
     assert main(["top", "--interval", "0.2"]) == 0
@@ -213,7 +212,7 @@ def test_it_says_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    No suite, nobody there, and a page of something else are a line each, and no traceback.
+    No running suite, no answer, and another program's metrics are errors of one line each, without a traceback.
     """
     monkeypatch.setenv("MODELYARD_STATE", str(tmp_path))
     assert main(["top", "--once"]) == 1
@@ -228,9 +227,9 @@ def test_it_says_what_is_missing(
     assert "'nowhere' is not HOST:PORT" in capsys.readouterr().err
 
 
-def test_one_of_two_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_of_two_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
     """
-    What answers is shown, what does not is named.
+    A process that answers is shown; one that does not is named.
     """
     with _pages(BUILD + _handled(0), BUILD + _handled(8)) as address:
         arguments = ["--interval", "0.1", "--metrics", address, "--metrics", "127.0.0.1:1"]
@@ -242,18 +241,18 @@ def test_one_of_two_is_away(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_terminal_is_drawn_on_until_ctrl_c(stack: Stack) -> None:
     """
-    On a terminal it draws again and again on the other screen; Ctrl-C brings back the first one and the cursor.
+    On a terminal it redraws the alternate screen; Ctrl-C restores the main screen and the cursor.
     """
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "modelyard.cli", "top", "--interval", "0.2", *_addresses(stack)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    arguments = ["top", "--interval", "0.2", *_addresses(stack)]
+    process = interruptible(*arguments, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     drawn = _read_until(ours, b"slowest methods", times=2)
     process.send_signal(signal.SIGINT)
     drawn += _read_until(ours, b"\x1b[?1049l", times=1)
     assert process.wait(30) == 130
     os.close(ours)
-    assert drawn.startswith(b"\x1b[?1049h\x1b[?25l")
+    assert drawn.startswith(b"started\r\n\x1b[?1049h\x1b[?25l")
     assert b"Traceback" not in drawn
 
 

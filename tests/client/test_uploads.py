@@ -20,7 +20,7 @@ import grpc
 import pytest
 
 import modelyard
-from modelyard.transfer import attempts, uploading
+from modelyard.transfer import retries, uploads
 from tests.client.memory import MIB, Memory, Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,8 +82,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Nobody waits long between attempts.
     """
-    monkeypatch.setattr(attempts, "_LONGEST_DELAY", 0.01)
-    monkeypatch.setattr(uploading, "_WAIT_PAUSE", 0.01)
+    monkeypatch.setattr(retries, "_LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(uploads, "_WAIT_PAUSE", 0.01)
 
 
 def test_small_and_large(upload: Upload, memory: Memory, file: Path, tmp_path: Path) -> None:

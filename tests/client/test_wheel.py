@@ -1,5 +1,5 @@
 """
-The wheel, as users install it: beside the oldest and the newest of what it says that it needs.
+The wheel as users install it: with the oldest and the newest dependencies that it declares.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ with modelyard.connect(sys.argv[1]) as yard:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    The wheel of this checkout.
+    The wheel, built from this checkout.
     """
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -60,7 +60,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def metadata(wheel: Path) -> Message:
     """
-    What the wheel says of itself.
+    The wheel's metadata.
     """
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
@@ -83,17 +83,30 @@ def _floors(metadata: Message) -> Iterator[str]:
         yield f"{found[1]}=={found[2]}"
 
 
-@pytest.mark.parametrize("beside", ["floors", "protobuf<7", "newest"])
-def test_installed(beside: str, wheel: Path, metadata: Message, gateway: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """
-    Installed beside the oldest of what it needs, beside the newest, and beside the protobuf that Kubeflow Pipelines
-    needs (< 7), everything in it is imported without a warning, calls are answered, and the command works.
+    The interpreter of an environment of the wheel's own, which the tests share: each sets the versions that it needs,
+    and what two of them have in common is installed once.
     """
-    venv.create(tmp_path / "venv")
-    python = str(tmp_path / "venv" / "bin" / "python")
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder)
+    return str(folder / "bin" / "python")
+
+
+@pytest.mark.parametrize("dependencies", ["newest", "protobuf<7", "floors"])
+def test_installed(
+    dependencies: str, python: str, wheel: Path, metadata: Message, gateway: str, tmp_path: Path
+) -> None:
+    """
+    Installed with the oldest dependencies that it declares, with the newest, and with the protobuf that Kubeflow
+    Pipelines needs (< 7), every module is imported without a warning, calls are answered, and the command works.
+    """
     pip = [sys.executable, *_PIP, "--python", python]
-    pins = {"floors": list(_floors(metadata)), "newest": []}.get(beside, [beside])
-    _run(*pip, "install", f"{wheel}[tokens]", *pins)
+    pins = {"floors": list(_floors(metadata)), "newest": []}.get(dependencies, [dependencies])
+    # Eager: what is not pinned is the newest, whatever the test before needed. Bytecode is only made of what is used.
+    newest = ["--upgrade", "--upgrade-strategy", "eager", "--no-compile"]
+    _run(*pip, "install", *newest, f"{wheel}[tokens]", *pins)
     _run(*pip, "check")
     _run(python, "-W", "error", "-c", _USE, gateway, f"wheel-{abs(hash(tmp_path))}")
     modelyard = str(Path(python).parent / "modelyard")
@@ -104,14 +117,14 @@ def test_installed(beside: str, wheel: Path, metadata: Message, gateway: str, tm
 
 def test_extras(metadata: Message) -> None:
     """
-    An extra is for something in the wheel: nothing of the services, which are not in it.
+    The extras belong to code in the wheel: none is for the services, which are not in it.
     """
     assert metadata.get_all("Provides-Extra") == ["tokens"]
 
 
 def test_description(metadata: Message) -> None:
     """
-    The long description has no link or image that only a checkout could follow.
+    The long description has no links or images that work only in a checkout.
     """
     text = str(metadata.get_payload())
     assert "modelyard.connect" in text
@@ -121,7 +134,7 @@ def test_description(metadata: Message) -> None:
 
 def test_same_floors(metadata: Message) -> None:
     """
-    The checkout's requirements ask for what the wheel asks for.
+    The checkout's requirements are those that the wheel declares.
     """
     lines = (ROOT / "requirements" / "client.in").read_text().splitlines()
     wanted = {line for line in lines if line and not line.startswith("#")}

@@ -16,7 +16,7 @@ import modelyard
 from deploy.monitoring.objectives import objectives
 from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch
-from modelyard.cli.scraped import parse
+from modelyard.cli.scrape import parse
 from modelyard.registry.v1 import models_pb2
 
 

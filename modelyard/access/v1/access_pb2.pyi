@@ -20,5 +20,5 @@ while access control is on.
 """
 internal: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """Services call it among themselves, at their own ports. The gateway has no route to it, whatever it comes as (gRPC,
-gRPC-Web, JSON) and whoever calls.
+gRPC-Web, JSON) and whoever the caller is.
 """

@@ -36,7 +36,7 @@ class Entry(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """Unset means the namespace's own."""
+        """Unset means the namespace's TTL."""
 
     def __init__(
         self,
@@ -393,7 +393,7 @@ class GetOrLeaseResponse(_message.Message):
         TOKEN_FIELD_NUMBER: _builtins.int
         EXPIRE_TIME_FIELD_NUMBER: _builtins.int
         token: _builtins.str
-        """The fencing token: a Fill with an older one is refused."""
+        """The fencing token: a Fill with an older one is rejected."""
         @_builtins.property
         def expire_time(self) -> _timestamp_pb2.Timestamp: ...
         def __init__(
@@ -417,7 +417,7 @@ class GetOrLeaseResponse(_message.Message):
     def lease(self) -> Global___GetOrLeaseResponse.Lease: ...
     @_builtins.property
     def retry_delay(self) -> _duration_pb2.Duration:
-        """Somebody else is filling: ask again after this time."""
+        """Another caller holds the lease: retry after this time."""
 
     def __init__(
         self,
@@ -615,7 +615,7 @@ class StatsResponse(_message.Message):
     entries: _builtins.int
     bytes: _builtins.int
     evictions: _builtins.int
-    """Entries that went because their time was over."""
+    """Entries that expired."""
     def __init__(
         self,
         *,
@@ -691,7 +691,7 @@ class WatchResponse(_message.Message):
     applied_sequence: _builtins.int
     """Nothing is missing up to this sequence."""
     discontinuity_sequence: _builtins.int
-    """The log no longer reaches back: drop everything, and go on from this sequence."""
+    """The log no longer reaches back: drop all cached state and continue from this sequence."""
     @_builtins.property
     def invalidation(self) -> Global___WatchResponse.Invalidation: ...
     def __init__(
@@ -763,7 +763,7 @@ class FlushRequest(_message.Message):
 
     SHARED_FIELD_NUMBER: _builtins.int
     shared: _builtins.bool
-    """Whether to drop the answers in the shared store, too."""
+    """Also drop the responses in the shared store."""
     def __init__(
         self,
         *,
@@ -828,7 +828,7 @@ class GetStatusResponse(_message.Message):
         applied_revision: _builtins.int
         @_builtins.property
         def age(self) -> _duration_pb2.Duration:
-            """How long ago the stream last said where it stands."""
+            """Time since the stream last reported its position."""
 
         def __init__(
             self,

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class KeyValueServiceStub(object):
-    """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
-    A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
+    """KeyValueService is a cache for internal services: sessions and data of their own, by namespace, key and tags.
+    A namespace is made by configuration and has a class: TTL, limits, and whether values are kept in memory, too.
 
-    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
-    it says so.
+    A namespace may restrict its readers and its writers, and is reachable through the gateway only if its configuration
+    says so.
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
     written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
@@ -114,11 +114,11 @@ class KeyValueServiceStub(object):
 
 
 class KeyValueServiceServicer(object):
-    """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
-    A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
+    """KeyValueService is a cache for internal services: sessions and data of their own, by namespace, key and tags.
+    A namespace is made by configuration and has a class: TTL, limits, and whether values are kept in memory, too.
 
-    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
-    it says so.
+    A namespace may restrict its readers and its writers, and is reachable through the gateway only if its configuration
+    says so.
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
     written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
@@ -170,8 +170,8 @@ class KeyValueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
-        watches is told of them.
+        """Delete removes up to 1,000 keys and says how many there were. Missing keys are ignored, and watchers are not
+        notified of them.
 
         Errors:
         INVALID_ARGUMENT  there are none or more than 1,000 keys.
@@ -181,7 +181,7 @@ class KeyValueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Touch(self, request, context):
-        """Touch gives a key a new time-to-live without sending its value.
+        """Touch gives a key a new TTL without sending its value.
 
         Errors:
         NOT_FOUND  no such key (KEY_NOT_FOUND).
@@ -222,11 +222,11 @@ class KeyValueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Increment(self, request, context):
-        """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
-        the counter: later calls do not lengthen its life, so that a counter can limit a rate.
+        """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` applies only when it creates
+        the counter: later calls do not extend it, so that a counter can limit a rate.
 
         Errors:
-        FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
+        FAILED_PRECONDITION  the key holds something other than a counter (NOT_A_COUNTER), or it would overflow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,7 +255,7 @@ class KeyValueServiceServicer(object):
 
     def Watch(self, request, context):
         """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
-        that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
+        that were invalidated. Past changes come first; `discontinuity_sequence` says when some of them are no longer available.
 
         Errors:
         INVALID_ARGUMENT  `start_sequence` is negative.
@@ -341,11 +341,11 @@ def add_KeyValueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyValueService(object):
-    """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
-    A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
+    """KeyValueService is a cache for internal services: sessions and data of their own, by namespace, key and tags.
+    A namespace is made by configuration and has a class: TTL, limits, and whether values are kept in memory, too.
 
-    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
-    it says so.
+    A namespace may restrict its readers and its writers, and is reachable through the gateway only if its configuration
+    says so.
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
     written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
@@ -708,7 +708,7 @@ class KeyValueService(object):
 
 
 class CacheAdminServiceStub(object):
-    """CacheAdminService looks into the read-through cache and moves it.
+    """CacheAdminService inspects and controls the read-through cache.
     """
 
     def __init__(self, channel):
@@ -735,11 +735,11 @@ class CacheAdminServiceStub(object):
 
 
 class CacheAdminServiceServicer(object):
-    """CacheAdminService looks into the read-through cache and moves it.
+    """CacheAdminService inspects and controls the read-through cache.
     """
 
     def Warm(self, request, context):
-        """Warm loads the answers that were read most, by all processes together, at a bounded rate.
+        """Warm loads the most-read responses of all processes at a bounded rate.
 
         Errors:
         FAILED_PRECONDITION  a warm-up is running (WARMING).
@@ -795,7 +795,7 @@ def add_CacheAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CacheAdminService(object):
-    """CacheAdminService looks into the read-through cache and moves it.
+    """CacheAdminService inspects and controls the read-through cache.
     """
 
     @staticmethod

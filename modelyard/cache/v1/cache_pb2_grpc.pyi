@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyValueServiceStub:
-    """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
-    A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
+    """KeyValueService is a cache for internal services: sessions and data of their own, by namespace, key and tags.
+    A namespace is made by configuration and has a class: TTL, limits, and whether values are kept in memory, too.
 
-    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
-    it says so.
+    A namespace may restrict its readers and its writers, and is reachable through the gateway only if its configuration
+    says so.
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
     written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
@@ -71,14 +71,14 @@ class KeyValueServiceStub:
     Errors: as in Set; none is stored when one is invalid.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_cache_pb2.DeleteRequest, _cache_pb2.DeleteResponse]
-    """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
-    watches is told of them.
+    """Delete removes up to 1,000 keys and says how many there were. Missing keys are ignored, and watchers are not
+    notified of them.
 
     Errors:
       INVALID_ARGUMENT  there are none or more than 1,000 keys.
     """
     Touch: _grpc.UnaryUnaryMultiCallable[_cache_pb2.TouchRequest, _cache_pb2.TouchResponse]
-    """Touch gives a key a new time-to-live without sending its value.
+    """Touch gives a key a new TTL without sending its value.
 
     Errors:
       NOT_FOUND  no such key (KEY_NOT_FOUND).
@@ -103,11 +103,11 @@ class KeyValueServiceStub:
       ABORTED  the lease has expired, or the key was set or invalidated since (LEASE_LOST): the value was not stored.
     """
     Increment: _grpc.UnaryUnaryMultiCallable[_cache_pb2.IncrementRequest, _cache_pb2.IncrementResponse]
-    """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
-    the counter: later calls do not lengthen its life, so that a counter can limit a rate.
+    """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` applies only when it creates
+    the counter: later calls do not extend it, so that a counter can limit a rate.
 
     Errors:
-      FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
+      FAILED_PRECONDITION  the key holds something other than a counter (NOT_A_COUNTER), or it would overflow.
     """
     Scan: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ScanRequest, _cache_pb2.ScanResponse]
     """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once. A page may hold fewer
@@ -124,7 +124,7 @@ class KeyValueServiceStub:
     """
     Watch: _grpc.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]
     """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
-    that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
+    that were invalidated. Past changes come first; `discontinuity_sequence` says when some of them are no longer available.
 
     Errors:
       INVALID_ARGUMENT  `start_sequence` is negative.
@@ -132,11 +132,11 @@ class KeyValueServiceStub:
 
 @_typing.type_check_only
 class KeyValueServiceAsyncStub(KeyValueServiceStub):
-    """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
-    A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
+    """KeyValueService is a cache for internal services: sessions and data of their own, by namespace, key and tags.
+    A namespace is made by configuration and has a class: TTL, limits, and whether values are kept in memory, too.
 
-    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
-    it says so.
+    A namespace may restrict its readers and its writers, and is reachable through the gateway only if its configuration
+    says so.
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
     written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
@@ -173,14 +173,14 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
     Errors: as in Set; none is stored when one is invalid.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_cache_pb2.DeleteRequest, _cache_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
-    watches is told of them.
+    """Delete removes up to 1,000 keys and says how many there were. Missing keys are ignored, and watchers are not
+    notified of them.
 
     Errors:
       INVALID_ARGUMENT  there are none or more than 1,000 keys.
     """
     Touch: _aio.UnaryUnaryMultiCallable[_cache_pb2.TouchRequest, _cache_pb2.TouchResponse]  # type: ignore[assignment]
-    """Touch gives a key a new time-to-live without sending its value.
+    """Touch gives a key a new TTL without sending its value.
 
     Errors:
       NOT_FOUND  no such key (KEY_NOT_FOUND).
@@ -205,11 +205,11 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
       ABORTED  the lease has expired, or the key was set or invalidated since (LEASE_LOST): the value was not stored.
     """
     Increment: _aio.UnaryUnaryMultiCallable[_cache_pb2.IncrementRequest, _cache_pb2.IncrementResponse]  # type: ignore[assignment]
-    """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
-    the counter: later calls do not lengthen its life, so that a counter can limit a rate.
+    """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` applies only when it creates
+    the counter: later calls do not extend it, so that a counter can limit a rate.
 
     Errors:
-      FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
+      FAILED_PRECONDITION  the key holds something other than a counter (NOT_A_COUNTER), or it would overflow.
     """
     Scan: _aio.UnaryUnaryMultiCallable[_cache_pb2.ScanRequest, _cache_pb2.ScanResponse]  # type: ignore[assignment]
     """Scan lists keys of a namespace in no order. A key that is there throughout comes at least once. A page may hold fewer
@@ -226,18 +226,18 @@ class KeyValueServiceAsyncStub(KeyValueServiceStub):
     """
     Watch: _aio.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]  # type: ignore[assignment]
     """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
-    that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
+    that were invalidated. Past changes come first; `discontinuity_sequence` says when some of them are no longer available.
 
     Errors:
       INVALID_ARGUMENT  `start_sequence` is negative.
     """
 
 class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """KeyValueService is a cache for internal services: sessions and data of their own, kept by namespace, key and tags.
-    A namespace is made by configuration and has a class: time-to-live, bounds, whether it is kept in memory too.
+    """KeyValueService is a cache for internal services: sessions and data of their own, by namespace, key and tags.
+    A namespace is made by configuration and has a class: TTL, limits, and whether values are kept in memory, too.
 
-    A namespace may name those who read and those who write it, and is there for those who call through the gateway only if
-    it says so.
+    A namespace may restrict its readers and its writers, and is reachable through the gateway only if its configuration
+    says so.
 
     In every call, INVALID_ARGUMENT means that `namespace` is not [a-z][a-z0-9_-]{0,62}, not configured, or neither read nor
     written by the caller (UNKNOWN_NAMESPACE), that a key is not 1 to 512 bytes of printable ASCII without spaces, or that a
@@ -302,8 +302,8 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.DeleteResponse, _abc.Awaitable[_cache_pb2.DeleteResponse]]:
-        """Delete removes up to 1,000 keys and says how many there were. Those that are not there change nothing, and nobody who
-        watches is told of them.
+        """Delete removes up to 1,000 keys and says how many there were. Missing keys are ignored, and watchers are not
+        notified of them.
 
         Errors:
           INVALID_ARGUMENT  there are none or more than 1,000 keys.
@@ -315,7 +315,7 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.TouchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.TouchResponse, _abc.Awaitable[_cache_pb2.TouchResponse]]:
-        """Touch gives a key a new time-to-live without sending its value.
+        """Touch gives a key a new TTL without sending its value.
 
         Errors:
           NOT_FOUND  no such key (KEY_NOT_FOUND).
@@ -364,11 +364,11 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.IncrementRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.IncrementResponse, _abc.Awaitable[_cache_pb2.IncrementResponse]]:
-        """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` counts only when it makes
-        the counter: later calls do not lengthen its life, so that a counter can limit a rate.
+        """Increment adds to a counter and returns its new value; a missing one starts at 0. `ttl` applies only when it creates
+        the counter: later calls do not extend it, so that a counter can limit a rate.
 
         Errors:
-          FAILED_PRECONDITION  the key holds something else than a counter (NOT_A_COUNTER), or it would overflow.
+          FAILED_PRECONDITION  the key holds something other than a counter (NOT_A_COUNTER), or it would overflow.
         """
 
     @_abc_1.abstractmethod
@@ -403,7 +403,7 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.WatchResponse], _abc.AsyncIterator[_cache_pb2.WatchResponse]]:
         """Watch streams every change of a namespace from `start_sequence` on: keys that were set, deleted or counted, and tags
-        that were invalidated. What is behind is told first; whoever comes too late is told so by `discontinuity_sequence`.
+        that were invalidated. Past changes come first; `discontinuity_sequence` says when some of them are no longer available.
 
         Errors:
           INVALID_ARGUMENT  `start_sequence` is negative.
@@ -412,14 +412,14 @@ class KeyValueServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_KeyValueServiceServicer_to_server(servicer: KeyValueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class CacheAdminServiceStub:
-    """CacheAdminService looks into the read-through cache and moves it."""
+    """CacheAdminService inspects and controls the read-through cache."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CacheAdminServiceAsyncStub: ...
     Warm: _grpc.UnaryUnaryMultiCallable[_cache_pb2.WarmRequest, _cache_pb2.WarmResponse]
-    """Warm loads the answers that were read most, by all processes together, at a bounded rate.
+    """Warm loads the most-read responses of all processes at a bounded rate.
 
     Errors:
       FAILED_PRECONDITION  a warm-up is running (WARMING).
@@ -439,11 +439,11 @@ class CacheAdminServiceStub:
 
 @_typing.type_check_only
 class CacheAdminServiceAsyncStub(CacheAdminServiceStub):
-    """CacheAdminService looks into the read-through cache and moves it."""
+    """CacheAdminService inspects and controls the read-through cache."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Warm: _aio.UnaryUnaryMultiCallable[_cache_pb2.WarmRequest, _cache_pb2.WarmResponse]  # type: ignore[assignment]
-    """Warm loads the answers that were read most, by all processes together, at a bounded rate.
+    """Warm loads the most-read responses of all processes at a bounded rate.
 
     Errors:
       FAILED_PRECONDITION  a warm-up is running (WARMING).
@@ -462,7 +462,7 @@ class CacheAdminServiceAsyncStub(CacheAdminServiceStub):
     """
 
 class CacheAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """CacheAdminService looks into the read-through cache and moves it."""
+    """CacheAdminService inspects and controls the read-through cache."""
 
     @_abc_1.abstractmethod
     def Warm(
@@ -470,7 +470,7 @@ class CacheAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.WarmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.WarmResponse, _abc.Awaitable[_cache_pb2.WarmResponse]]:
-        """Warm loads the answers that were read most, by all processes together, at a bounded rate.
+        """Warm loads the most-read responses of all processes at a bounded rate.
 
         Errors:
           FAILED_PRECONDITION  a warm-up is running (WARMING).

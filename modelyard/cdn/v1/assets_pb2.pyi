@@ -35,18 +35,18 @@ class Asset(_message.Message):
         VERDICT_SAFE: Asset._Verdict.ValueType  # 1
         """Pickles that call only names that are known to be harmless, as those of torch.save do."""
         VERDICT_SUSPICIOUS: Asset._Verdict.ValueType  # 2
-        """They call names that are not known, or not all of it could be looked at."""
+        """They call unknown names, or not all of the file could be analysed."""
         VERDICT_DANGEROUS: Asset._Verdict.ValueType  # 3
-        """They call names that run whatever they are told to, such as os.system."""
+        """They call names that execute arbitrary code, such as os.system."""
 
     class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
     VERDICT_UNSPECIFIED: Asset.Verdict.ValueType  # 0
     VERDICT_SAFE: Asset.Verdict.ValueType  # 1
     """Pickles that call only names that are known to be harmless, as those of torch.save do."""
     VERDICT_SUSPICIOUS: Asset.Verdict.ValueType  # 2
-    """They call names that are not known, or not all of it could be looked at."""
+    """They call unknown names, or not all of the file could be analysed."""
     VERDICT_DANGEROUS: Asset.Verdict.ValueType  # 3
-    """They call names that run whatever they are told to, such as os.system."""
+    """They call names that execute arbitrary code, such as os.system."""
 
     class _Format:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -88,27 +88,27 @@ class Asset(_message.Message):
     """64 lower-case hexadecimal digits."""
     size_bytes: _builtins.int
     media_type: _builtins.str
-    """What the first who stored these bytes has declared. What a name makes of them is a static file's or an artifact's affair."""
+    """As the first uploader of these bytes declared it. Static files and artifacts have media types of their own."""
     format: Global___Asset.Format.ValueType
     """Output only: what the bytes were recognised as."""
     private: _builtins.bool
-    """Whether only those know of it and read it whose token has assets.read, in every mode of access control, and over HTTP
-    those who have a signed URL. To all others it does not exist.
+    """Readable only with a token that has the scope assets.read, in every mode of access control, and over HTTP only with
+    a presigned URL. To all other callers it does not exist.
     """
     parameter_count: _builtins.int
     """Output only: of a safetensors file."""
     revision: _builtins.int
     """Output only: the revision of the last change."""
     verdict: Global___Asset.Verdict.ValueType
-    """Output only: what loading it runs, as far as it could be found out without loading it. Unspecified: nothing, as far as
-    known; or it was stored before this was looked at. It is no promise: names that are harmless by themselves may not be
+    """Output only: what loading it executes, as found by static analysis. Unspecified: nothing, as far as
+    known; or it was stored before assets were scanned. It is no guarantee: names that are harmless by themselves may not be
     together.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only: things to know before use, such as "loading it runs code of whoever made it: os.system"."""
+        """Output only: warnings for users, such as "loading it runs code of whoever made it: os.system"."""
 
     @_builtins.property
     def content_encodings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -170,7 +170,7 @@ class ListAssetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     owner: _builtins.str
-    """Only what this owner pins; empty means all."""
+    """Only assets that this owner references; empty means all."""
     page_size: _builtins.int
     """0 means 50; more than 1,000 is taken as 1,000."""
     page_token: _builtins.str
@@ -219,7 +219,7 @@ class FindMissingRequest(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     PRIVATE_FIELD_NUMBER: _builtins.int
     private: _builtins.bool
-    """They are to be private: say which of them are public."""
+    """The upload will be private: return those that are stored publicly in `public`."""
     @_builtins.property
     def sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -244,11 +244,11 @@ class FindMissingResponse(_message.Message):
     PUBLIC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """In the order of the request, without repetitions. To those who may not know of private assets, these are missing."""
+        """In the order of the request, without repetitions. Private assets count as missing for callers who cannot read them."""
 
     @_builtins.property
     def public(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where the request says `private`: those that are stored publicly, and stay so."""
+        """If the request sets `private`: those that are stored publicly, and remain public."""
 
     def __init__(
         self,
@@ -281,9 +281,9 @@ class UploadRequest(_message.Message):
         size_bytes: _builtins.int
         media_type: _builtins.str
         owner: _builtins.str
-        """Whose quota it counts on: the full name of a version, or static/{path}. Empty counts on nobody's."""
+        """The owner whose quota is charged: the full name of a version, or static/{path}. Empty charges none."""
         private: _builtins.bool
-        """Keep it for those whose token has assets.read. Bytes that somebody has uploaded publicly are public: the answer's
+        """Restrict it to tokens with assets.read. Bytes that were uploaded publicly before remain public: the response's
         `private` says so.
         """
         def __init__(
@@ -333,10 +333,10 @@ class Chunk(_message.Message):
     offset: _builtins.int
     """Where the data begins, in bytes from the start of the asset."""
     data: _builtins.bytes
-    """At most 4 MiB. A chunk of an upload without any is passed over."""
+    """At most 4 MiB. An empty chunk of an upload is ignored."""
     crc32: _builtins.int
-    """Of an upload: CRC-32 of the data, as zlib and gzip have it (IEEE 802.3). Bytes that a machine or a network on the way has
-    damaged are refused with it at once, and not when all have come. Not set means not checked.
+    """Of an upload: CRC-32 of the data, as zlib and gzip have it (IEEE 802.3). Bytes that were corrupted
+    in transit are rejected at once instead of at the end. Unset means not checked.
     """
     def __init__(
         self,
@@ -373,7 +373,7 @@ class DownloadRequest(_message.Message):
     tensor: _builtins.str
     """Only this tensor of a safetensors asset; `offset` and `limit` count within it."""
     without_digest: _builtins.bool
-    """Leave `x-sha256` out, and what it costs: for those who verify the whole asset themselves, in whatever parts it comes."""
+    """Omit `x-sha256` and its cost: for clients that verify the whole asset themselves."""
     def __init__(
         self,
         *,
@@ -472,7 +472,7 @@ class TensorIndex(_message.Message):
         SIZE_BYTES_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         dtype: _builtins.str
-        """As the format spells it, such as F16 or BF16."""
+        """The format's own name, such as F16 or BF16."""
         offset: _builtins.int
         """In bytes from the start of the file."""
         size_bytes: _builtins.int
@@ -554,7 +554,7 @@ class PinResponse(_message.Message):
 
     PINNED_COUNT_FIELD_NUMBER: _builtins.int
     pinned_count: _builtins.int
-    """Pins that were not there before."""
+    """New references."""
     def __init__(
         self,
         *,
@@ -623,12 +623,12 @@ class CollectGarbageRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
-    """Say what would be deleted, and delete nothing. The answer is about all of it."""
+    """Report what would be deleted without deleting it. The response covers everything."""
     page_token: _builtins.str
-    """What the answer before said, to go on from there."""
+    """The `next_page_token` of the previous response."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
-        """How old an unpinned asset must be; unset means the setting's."""
+        """Minimum age of an unreferenced asset; unset means the setting's."""
 
     def __init__(
         self,
@@ -657,18 +657,18 @@ class CollectGarbageResponse(_message.Message):
     FAILED_COUNT_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     condemned_count: _builtins.int
-    """What is no longer there, or would not be."""
+    """Assets that were condemned, or would be."""
     condemned_bytes: _builtins.int
     deleted_count: _builtins.int
-    """Whose bytes were deleted, or would be."""
+    """Assets whose bytes were deleted, or would be."""
     deleted_bytes: _builtins.int
     failed_count: _builtins.int
-    """Whose bytes the object store did not delete, or nobody knows whether it did. A later collection tries again."""
+    """Assets whose bytes the object store did not confirm as deleted. A later collection retries."""
     next_page_token: _builtins.str
     """Not empty while there is more to do."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 1,000 of those that are no longer there."""
+        """At most 1,000 of the condemned assets."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AssetServiceStub:
-    """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on the way in, stored
+    """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on upload, stored
     once and never changed: assets/{sha256}.
     """
 
@@ -36,7 +36,7 @@ class AssetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AssetServiceAsyncStub: ...
     GetAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]
-    """GetAsset returns what is known of an asset.
+    """GetAsset returns the metadata of an asset.
 
     Errors:
       INVALID_ARGUMENT  `name` is not assets/{sha256} with 64 lower-case hexadecimal digits.
@@ -56,19 +56,19 @@ class AssetServiceStub:
     """
     Upload: _grpc.StreamUnaryMultiCallable[_assets_pb2.UploadRequest, _assets_pb2.Asset]
     """Upload stores bytes sent as a stream: first a header, then chunks with consecutive offsets. The digest is verified
-    before anything becomes visible. Bytes that are stored already are not stored again, and the stream may be ended
-    by the answer before all of them were sent.
+    before anything becomes visible. Bytes that are already stored are not stored again, and the server may respond
+    before all of them were sent.
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
                           chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
                           declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
                           does not fit its bytes (SAFETENSORS_INVALID).
-      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store has no room (ASSET_STORE_FULL), or the
+      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store is full (ASSET_STORE_FULL), or the
                           caller sends too many uploads at once (UPLOADS_BUSY): retry.
-      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+      FAILED_PRECONDITION  `private` is set while access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                          (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
+                          (UPLOAD_TOO_SLOW); or a chunk does not match its CRC-32 (CHUNK_DAMAGED); or the stored bytes are being deleted (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
@@ -84,8 +84,8 @@ class AssetServiceStub:
       DATA_LOSS         all of the asset was read, and what is stored is damaged (ASSET_DAMAGED).
     """
     GetTensorIndex: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetTensorIndexRequest, _assets_pb2.TensorIndex]
-    """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
-    of their bytes. A large header takes several pages.
+    """GetTensorIndex returns the header of a safetensors asset: first the metadata, then the tensors in the order
+    of their bytes. A large header has several pages.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
@@ -94,7 +94,7 @@ class AssetServiceStub:
     """
     Pin: _grpc.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]
     """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
-    alone, whose versions hang on it: the gateway has no route to it.
+    only, whose versions depend on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -108,20 +108,20 @@ class AssetServiceStub:
       INVALID_ARGUMENT  a name or an owner is malformed.
     """
     DeleteAsset: _grpc.UnaryUnaryMultiCallable[_assets_pb2.DeleteAssetRequest, _assets_pb2.DeleteAssetResponse]
-    """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
-    that a download under way can end. An upload of the same bytes brings it back.
+    """DeleteAsset deletes an unreferenced asset without waiting for garbage collection. Its bytes are deleted later, so
+    that a running download can complete. Uploading the same bytes restores it.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-      FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+      FAILED_PRECONDITION  it is referenced (ASSET_PINNED names one owner).
     """
     CollectGarbage: _grpc.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]
-    """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
-    to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-    by an earlier one. Several may run at once: each does a part, and nothing counts twice.
+    """CollectGarbage deletes unreferenced assets older than the grace period in two phases: first an asset is no longer
+    returned, later its bytes are deleted. What a collection finds for the second phase was condemned
+    by an earlier one. Several may run concurrently: each does a part, and nothing counts twice.
 
-    A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+    A call works for some seconds, in batches. While the response has a `next_page_token` there is more to do: call again
     with it. The calls of one such chain delete nothing that one of them has condemned.
 
     Errors:
@@ -136,13 +136,13 @@ class AssetServiceStub:
 
 @_typing.type_check_only
 class AssetServiceAsyncStub(AssetServiceStub):
-    """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on the way in, stored
+    """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on upload, stored
     once and never changed: assets/{sha256}.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetAssetRequest, _assets_pb2.Asset]  # type: ignore[assignment]
-    """GetAsset returns what is known of an asset.
+    """GetAsset returns the metadata of an asset.
 
     Errors:
       INVALID_ARGUMENT  `name` is not assets/{sha256} with 64 lower-case hexadecimal digits.
@@ -162,19 +162,19 @@ class AssetServiceAsyncStub(AssetServiceStub):
     """
     Upload: _aio.StreamUnaryMultiCallable[_assets_pb2.UploadRequest, _assets_pb2.Asset]  # type: ignore[assignment]
     """Upload stores bytes sent as a stream: first a header, then chunks with consecutive offsets. The digest is verified
-    before anything becomes visible. Bytes that are stored already are not stored again, and the stream may be ended
-    by the answer before all of them were sent.
+    before anything becomes visible. Bytes that are already stored are not stored again, and the server may respond
+    before all of them were sent.
 
     Errors:
       INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
                           chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
                           declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
                           does not fit its bytes (SAFETENSORS_INVALID).
-      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store has no room (ASSET_STORE_FULL), or the
+      RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store is full (ASSET_STORE_FULL), or the
                           caller sends too many uploads at once (UPLOADS_BUSY): retry.
-      FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+      FAILED_PRECONDITION  `private` is set while access control is off (PRIVATE_NEEDS_ACCESS).
       ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                          (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
+                          (UPLOAD_TOO_SLOW); or a chunk does not match its CRC-32 (CHUNK_DAMAGED); or the stored bytes are being deleted (ASSET_GOING): retry.
       DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
       UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
     """
@@ -190,8 +190,8 @@ class AssetServiceAsyncStub(AssetServiceStub):
       DATA_LOSS         all of the asset was read, and what is stored is damaged (ASSET_DAMAGED).
     """
     GetTensorIndex: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetTensorIndexRequest, _assets_pb2.TensorIndex]  # type: ignore[assignment]
-    """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
-    of their bytes. A large header takes several pages.
+    """GetTensorIndex returns the header of a safetensors asset: first the metadata, then the tensors in the order
+    of their bytes. A large header has several pages.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
@@ -200,7 +200,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
     """
     Pin: _aio.UnaryUnaryMultiCallable[_assets_pb2.PinRequest, _assets_pb2.PinResponse]  # type: ignore[assignment]
     """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
-    alone, whose versions hang on it: the gateway has no route to it.
+    only, whose versions depend on it: the gateway has no route to it.
 
     Errors:
       INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -214,20 +214,20 @@ class AssetServiceAsyncStub(AssetServiceStub):
       INVALID_ARGUMENT  a name or an owner is malformed.
     """
     DeleteAsset: _aio.UnaryUnaryMultiCallable[_assets_pb2.DeleteAssetRequest, _assets_pb2.DeleteAssetResponse]  # type: ignore[assignment]
-    """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
-    that a download under way can end. An upload of the same bytes brings it back.
+    """DeleteAsset deletes an unreferenced asset without waiting for garbage collection. Its bytes are deleted later, so
+    that a running download can complete. Uploading the same bytes restores it.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-      FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+      FAILED_PRECONDITION  it is referenced (ASSET_PINNED names one owner).
     """
     CollectGarbage: _aio.UnaryUnaryMultiCallable[_assets_pb2.CollectGarbageRequest, _assets_pb2.CollectGarbageResponse]  # type: ignore[assignment]
-    """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
-    to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-    by an earlier one. Several may run at once: each does a part, and nothing counts twice.
+    """CollectGarbage deletes unreferenced assets older than the grace period in two phases: first an asset is no longer
+    returned, later its bytes are deleted. What a collection finds for the second phase was condemned
+    by an earlier one. Several may run concurrently: each does a part, and nothing counts twice.
 
-    A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+    A call works for some seconds, in batches. While the response has a `next_page_token` there is more to do: call again
     with it. The calls of one such chain delete nothing that one of them has condemned.
 
     Errors:
@@ -241,7 +241,7 @@ class AssetServiceAsyncStub(AssetServiceStub):
     """
 
 class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on the way in, stored
+    """AssetService keeps bytes. An asset is named by the SHA-256 of its bytes (FIPS 180-4), verified on upload, stored
     once and never changed: assets/{sha256}.
     """
 
@@ -251,7 +251,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.GetAssetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.Asset, _abc.Awaitable[_assets_pb2.Asset]]:
-        """GetAsset returns what is known of an asset.
+        """GetAsset returns the metadata of an asset.
 
         Errors:
           INVALID_ARGUMENT  `name` is not assets/{sha256} with 64 lower-case hexadecimal digits.
@@ -289,19 +289,19 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.Asset, _abc.Awaitable[_assets_pb2.Asset]]:
         """Upload stores bytes sent as a stream: first a header, then chunks with consecutive offsets. The digest is verified
-        before anything becomes visible. Bytes that are stored already are not stored again, and the stream may be ended
-        by the answer before all of them were sent.
+        before anything becomes visible. Bytes that are already stored are not stored again, and the server may respond
+        before all of them were sent.
 
         Errors:
           INVALID_ARGUMENT    the first message is not a header, a digest is malformed, a chunk is larger than 4 MiB, or a
                               chunk's offset is not where the last one ended (OFFSET_GAP); the bytes do not have the
                               declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH); or the header of a safetensors file
                               does not fit its bytes (SAFETENSORS_INVALID).
-          RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store has no room (ASSET_STORE_FULL), or the
+          RESOURCE_EXHAUSTED  the owner's quota is used up (ASSET_QUOTA), or the object store is full (ASSET_STORE_FULL), or the
                               caller sends too many uploads at once (UPLOADS_BUSY): retry.
-          FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+          FAILED_PRECONDITION  `private` is set while access control is off (PRIVATE_NEEDS_ACCESS).
           ABORTED             no chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-                              (UPLOAD_TOO_SLOW); or a chunk has another CRC-32 than it says (CHUNK_DAMAGED); or the bytes that were stored already are gone (ASSET_GOING): retry.
+                              (UPLOAD_TOO_SLOW); or a chunk does not match its CRC-32 (CHUNK_DAMAGED); or the stored bytes are being deleted (ASSET_GOING): retry.
           DEADLINE_EXCEEDED   the stream takes longer than a day (UPLOAD_TOO_LONG): use UploadService.
           UNAVAILABLE         the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
@@ -329,8 +329,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.GetTensorIndexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.TensorIndex, _abc.Awaitable[_assets_pb2.TensorIndex]]:
-        """GetTensorIndex returns what the header of a safetensors asset says: first the metadata, then the tensors in the order
-        of their bytes. A large header takes several pages.
+        """GetTensorIndex returns the header of a safetensors asset: first the metadata, then the tensors in the order
+        of their bytes. A large header has several pages.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed, `page_size` is negative, or `page_token` is not one of this asset's.
@@ -345,7 +345,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.PinResponse, _abc.Awaitable[_assets_pb2.PinResponse]]:
         """Pin keeps an asset from being collected, for an owner: a version, or a static file's name. Idempotent. For the registry
-        alone, whose versions hang on it: the gateway has no route to it.
+        only, whose versions depend on it: the gateway has no route to it.
 
         Errors:
           INVALID_ARGUMENT    a name or an owner is malformed, or there are none or more than 10,000.
@@ -371,13 +371,13 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.DeleteAssetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.DeleteAssetResponse, _abc.Awaitable[_assets_pb2.DeleteAssetResponse]]:
-        """DeleteAsset takes an asset away that nobody pins, without waiting for the collection. Its bytes go a while later, so
-        that a download under way can end. An upload of the same bytes brings it back.
+        """DeleteAsset deletes an unreferenced asset without waiting for garbage collection. Its bytes are deleted later, so
+        that a running download can complete. Uploading the same bytes restores it.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.
           NOT_FOUND            no such asset (ASSET_NOT_FOUND).
-          FAILED_PRECONDITION  somebody pins it (ASSET_PINNED names one owner).
+          FAILED_PRECONDITION  it is referenced (ASSET_PINNED names one owner).
         """
 
     @_abc_1.abstractmethod
@@ -386,11 +386,11 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.CollectGarbageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.CollectGarbageResponse, _abc.Awaitable[_assets_pb2.CollectGarbageResponse]]:
-        """CollectGarbage takes away what nobody pins and what is older than the grace time, in two phases: first an asset stops
-        to be there, then, a while later, its bytes are deleted. What a collection finds for the second phase was taken away
-        by an earlier one. Several may run at once: each does a part, and nothing counts twice.
+        """CollectGarbage deletes unreferenced assets older than the grace period in two phases: first an asset is no longer
+        returned, later its bytes are deleted. What a collection finds for the second phase was condemned
+        by an earlier one. Several may run concurrently: each does a part, and nothing counts twice.
 
-        A call does some seconds of work, in batches. While its answer has a `next_page_token` there is more to do: call again
+        A call works for some seconds, in batches. While the response has a `next_page_token` there is more to do: call again
         with it. The calls of one such chain delete nothing that one of them has condemned.
 
         Errors:

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ChangeServiceStub(object):
-    """ChangeService tells what changed among assets and static files, in order and without gaps.
+    """ChangeService streams the changes of assets and static files, in order and without gaps.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class ChangeServiceStub(object):
 
 
 class ChangeServiceServicer(object):
-    """ChangeService tells what changed among assets and static files, in order and without gaps.
+    """ChangeService streams the changes of assets and static files, in order and without gaps.
     """
 
     def WatchChanges(self, request, context):
@@ -74,7 +74,7 @@ def add_ChangeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChangeService(object):
-    """ChangeService tells what changed among assets and static files, in order and without gaps.
+    """ChangeService streams the changes of assets and static files, in order and without gaps.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChangeServiceStub:
-    """ChangeService tells what changed among assets and static files, in order and without gaps."""
+    """ChangeService streams the changes of assets and static files, in order and without gaps."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,7 +43,7 @@ class ChangeServiceStub:
 
 @_typing.type_check_only
 class ChangeServiceAsyncStub(ChangeServiceStub):
-    """ChangeService tells what changed among assets and static files, in order and without gaps."""
+    """ChangeService streams the changes of assets and static files, in order and without gaps."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchChanges: _aio.UnaryStreamMultiCallable[_changes_pb2.WatchChangesRequest, _changes_pb2.WatchChangesResponse]  # type: ignore[assignment]
@@ -55,7 +55,7 @@ class ChangeServiceAsyncStub(ChangeServiceStub):
     """
 
 class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ChangeService tells what changed among assets and static files, in order and without gaps."""
+    """ChangeService streams the changes of assets and static files, in order and without gaps."""
 
     @_abc_1.abstractmethod
     def WatchChanges(

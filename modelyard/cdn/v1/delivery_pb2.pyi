@@ -45,8 +45,8 @@ class StaticFile(_message.Message):
     etag: _builtins.str
     """In an answer, the current one. In a request, the one that is to be replaced; empty means any."""
     content_type: _builtins.str
-    """What it is served as, such as text/javascript. Empty means the media type of the asset, which is what the first who
-    stored these bytes has declared.
+    """The Content-Type, such as text/javascript. Empty means the media type of the asset, as the first uploader
+    of these bytes declared it.
     """
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -165,9 +165,9 @@ class SignUrlRequest(_message.Message):
     version: _builtins.str
     """All files of a version: namespaces/{namespace}/models/{model}/versions/{number}."""
     ip_range: _builtins.str
-    """Only from these addresses, such as 192.0.2.0/24; empty means from anywhere."""
+    """Allowed client addresses, such as 192.0.2.0/24; empty means any."""
     download_name: _builtins.str
-    """The file name that a browser saves it as; for an asset only."""
+    """The file name for the browser's download (Content-Disposition); for an asset only."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Unset means the setting's, an hour by default."""
@@ -198,8 +198,8 @@ class SignUrlResponse(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """For GET. Of an asset: its address. Of a version: an address whose path ends in a *, before the query. Put the sha256
-    of an artifact in place of that *, and it is the address of this artifact: one signature is good for all of them.
+    """For GET. Of an asset: its URL. Of a version: a URL whose path ends in a *, before the query. Put the sha256
+    of an artifact in place of that * to get the URL of this artifact: one signature is valid for all of them.
     """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -226,7 +226,7 @@ class InvalidatePathsRequest(_message.Message):
     request_id: _builtins.str
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Such as /static/index.html or /static/*; a * only at the end. Percent-encoded, as in an address."""
+        """Such as /static/index.html or /static/*; a * only at the end. Percent-encoded, as in a URL."""
 
     def __init__(
         self,

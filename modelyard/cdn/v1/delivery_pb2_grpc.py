@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DeliveryServiceStub(object):
-    """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations.
+    """DeliveryService controls delivery over HTTP: names of static files, presigned URLs, invalidations.
     """
 
     def __init__(self, channel):
@@ -68,16 +68,16 @@ class DeliveryServiceStub(object):
 
 
 class DeliveryServiceServicer(object):
-    """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations.
+    """DeliveryService controls delivery over HTTP: names of static files, presigned URLs, invalidations.
     """
 
     def PutStaticFile(self, request, context):
-        """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
+        """PutStaticFile points a path at an asset, served under /static/{path}. CloudFront, if any, invalidates the path.
 
         Errors:
         INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
         than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
-        type is none.
+        type is invalid.
         NOT_FOUND            no such asset (ASSET_NOT_FOUND).
         FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
         ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
@@ -99,7 +99,7 @@ class DeliveryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteStaticFile(self, request, context):
-        """DeleteStaticFile takes a path away; the asset stays.
+        """DeleteStaticFile deletes a path; the asset stays.
 
         Errors:
         INVALID_ARGUMENT  `name` is not static/{path}.
@@ -110,13 +110,13 @@ class DeliveryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignUrl(self, request, context):
-        """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
+        """SignUrl returns a presigned URL for a private asset, or for all files of a version, that is valid for a limited time.
 
         Errors:
         INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
         control characters or is given for a version.
-        NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
-        FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+        NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version references none (VERSION_NOT_FOUND).
+        FAILED_PRECONDITION  the signer does not support the request: a version or an IP range needs CloudFront, which knows
         IPv4 ranges only (SIGNER_LACKS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -124,19 +124,19 @@ class DeliveryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def InvalidatePaths(self, request, context):
-        """InvalidatePaths makes the edge forget paths, in batches.
+        """InvalidatePaths invalidates paths at the edge, in batches.
 
         Errors:
         INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
         than 4,000 characters; or there are none or more than 3,000.
-        FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
+        FAILED_PRECONDITION  no CloudFront distribution is configured (NO_DISTRIBUTION).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInvalidation(self, request, context):
-        """GetInvalidation returns how far an invalidation is.
+        """GetInvalidation returns the status of an invalidation.
 
         Errors:
         INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
@@ -188,7 +188,7 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeliveryService(object):
-    """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations.
+    """DeliveryService controls delivery over HTTP: names of static files, presigned URLs, invalidations.
     """
 
     @staticmethod

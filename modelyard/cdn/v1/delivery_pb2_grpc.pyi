@@ -27,19 +27,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeliveryServiceStub:
-    """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations."""
+    """DeliveryService controls delivery over HTTP: names of static files, presigned URLs, invalidations."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeliveryServiceAsyncStub: ...
     PutStaticFile: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.PutStaticFileRequest, _delivery_pb2.StaticFile]
-    """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
+    """PutStaticFile points a path at an asset, served under /static/{path}. CloudFront, if any, invalidates the path.
 
     Errors:
       INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
                            than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
-                           type is none.
+                           type is invalid.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
       ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
@@ -53,32 +53,32 @@ class DeliveryServiceStub:
       NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
     """
     DeleteStaticFile: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.DeleteStaticFileRequest, _delivery_pb2.DeleteStaticFileResponse]
-    """DeleteStaticFile takes a path away; the asset stays.
+    """DeleteStaticFile deletes a path; the asset stays.
 
     Errors:
       INVALID_ARGUMENT  `name` is not static/{path}.
       NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
     """
     SignUrl: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.SignUrlRequest, _delivery_pb2.SignUrlResponse]
-    """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
+    """SignUrl returns a presigned URL for a private asset, or for all files of a version, that is valid for a limited time.
 
     Errors:
       INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
                            control characters or is given for a version.
-      NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
-      FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version references none (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the signer does not support the request: a version or an IP range needs CloudFront, which knows
                            IPv4 ranges only (SIGNER_LACKS).
     """
     InvalidatePaths: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.InvalidatePathsRequest, _delivery_pb2.Invalidation]
-    """InvalidatePaths makes the edge forget paths, in batches.
+    """InvalidatePaths invalidates paths at the edge, in batches.
 
     Errors:
       INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
                            than 4,000 characters; or there are none or more than 3,000.
-      FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
+      FAILED_PRECONDITION  no CloudFront distribution is configured (NO_DISTRIBUTION).
     """
     GetInvalidation: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetInvalidationRequest, _delivery_pb2.Invalidation]
-    """GetInvalidation returns how far an invalidation is.
+    """GetInvalidation returns the status of an invalidation.
 
     Errors:
       INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
@@ -87,16 +87,16 @@ class DeliveryServiceStub:
 
 @_typing.type_check_only
 class DeliveryServiceAsyncStub(DeliveryServiceStub):
-    """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations."""
+    """DeliveryService controls delivery over HTTP: names of static files, presigned URLs, invalidations."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutStaticFile: _aio.UnaryUnaryMultiCallable[_delivery_pb2.PutStaticFileRequest, _delivery_pb2.StaticFile]  # type: ignore[assignment]
-    """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
+    """PutStaticFile points a path at an asset, served under /static/{path}. CloudFront, if any, invalidates the path.
 
     Errors:
       INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
                            than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
-                           type is none.
+                           type is invalid.
       NOT_FOUND            no such asset (ASSET_NOT_FOUND).
       FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
       ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
@@ -110,32 +110,32 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
       NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
     """
     DeleteStaticFile: _aio.UnaryUnaryMultiCallable[_delivery_pb2.DeleteStaticFileRequest, _delivery_pb2.DeleteStaticFileResponse]  # type: ignore[assignment]
-    """DeleteStaticFile takes a path away; the asset stays.
+    """DeleteStaticFile deletes a path; the asset stays.
 
     Errors:
       INVALID_ARGUMENT  `name` is not static/{path}.
       NOT_FOUND         no such path (STATIC_FILE_NOT_FOUND).
     """
     SignUrl: _aio.UnaryUnaryMultiCallable[_delivery_pb2.SignUrlRequest, _delivery_pb2.SignUrlResponse]  # type: ignore[assignment]
-    """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
+    """SignUrl returns a presigned URL for a private asset, or for all files of a version, that is valid for a limited time.
 
     Errors:
       INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
                            control characters or is given for a version.
-      NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
-      FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+      NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version references none (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the signer does not support the request: a version or an IP range needs CloudFront, which knows
                            IPv4 ranges only (SIGNER_LACKS).
     """
     InvalidatePaths: _aio.UnaryUnaryMultiCallable[_delivery_pb2.InvalidatePathsRequest, _delivery_pb2.Invalidation]  # type: ignore[assignment]
-    """InvalidatePaths makes the edge forget paths, in batches.
+    """InvalidatePaths invalidates paths at the edge, in batches.
 
     Errors:
       INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
                            than 4,000 characters; or there are none or more than 3,000.
-      FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
+      FAILED_PRECONDITION  no CloudFront distribution is configured (NO_DISTRIBUTION).
     """
     GetInvalidation: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetInvalidationRequest, _delivery_pb2.Invalidation]  # type: ignore[assignment]
-    """GetInvalidation returns how far an invalidation is.
+    """GetInvalidation returns the status of an invalidation.
 
     Errors:
       INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.
@@ -143,7 +143,7 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """DeliveryService is about how bytes reach readers over HTTP: static files' names, signed URLs, invalidations."""
+    """DeliveryService controls delivery over HTTP: names of static files, presigned URLs, invalidations."""
 
     @_abc_1.abstractmethod
     def PutStaticFile(
@@ -151,12 +151,12 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.PutStaticFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.StaticFile, _abc.Awaitable[_delivery_pb2.StaticFile]]:
-        """PutStaticFile points a path at an asset, served under /static/{path}. With CloudFront in front, it forgets the path.
+        """PutStaticFile points a path at an asset, served under /static/{path}. CloudFront, if any, invalidates the path.
 
         Errors:
           INVALID_ARGUMENT     the path is not relative, has empty, "." or ".." parts or control characters, or is longer
                                than 512 bytes; or a header is not printable ASCII of at most 512 characters; or the content
-                               type is none.
+                               type is invalid.
           NOT_FOUND            no such asset (ASSET_NOT_FOUND).
           FAILED_PRECONDITION  the asset is private (ASSET_PRIVATE).
           ABORTED              `static_file.etag` is not the current one (ETAG_MISMATCH).
@@ -182,7 +182,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.DeleteStaticFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.DeleteStaticFileResponse, _abc.Awaitable[_delivery_pb2.DeleteStaticFileResponse]]:
-        """DeleteStaticFile takes a path away; the asset stays.
+        """DeleteStaticFile deletes a path; the asset stays.
 
         Errors:
           INVALID_ARGUMENT  `name` is not static/{path}.
@@ -195,13 +195,13 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.SignUrlRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.SignUrlResponse, _abc.Awaitable[_delivery_pb2.SignUrlResponse]]:
-        """SignUrl returns an address that gives access to a private asset, or to all files of a version, for a time.
+        """SignUrl returns a presigned URL for a private asset, or for all files of a version, that is valid for a limited time.
 
         Errors:
           INVALID_ARGUMENT     `ttl` is out of the setting's bounds, `ip_range` is not a CIDR block, or `download_name` has
                                control characters or is given for a version.
-          NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version pins none (VERSION_NOT_FOUND).
-          FAILED_PRECONDITION  the signer cannot do what was asked: a version or an IP range needs CloudFront, which knows
+          NOT_FOUND            no such asset (ASSET_NOT_FOUND), or the version references none (VERSION_NOT_FOUND).
+          FAILED_PRECONDITION  the signer does not support the request: a version or an IP range needs CloudFront, which knows
                                IPv4 ranges only (SIGNER_LACKS).
         """
 
@@ -211,12 +211,12 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.InvalidatePathsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.Invalidation, _abc.Awaitable[_delivery_pb2.Invalidation]]:
-        """InvalidatePaths makes the edge forget paths, in batches.
+        """InvalidatePaths invalidates paths at the edge, in batches.
 
         Errors:
           INVALID_ARGUMENT     a path does not start with a slash, has a * before its end, is not percent-encoded or is longer
                                than 4,000 characters; or there are none or more than 3,000.
-          FAILED_PRECONDITION  there is no CloudFront in front (NO_DISTRIBUTION).
+          FAILED_PRECONDITION  no CloudFront distribution is configured (NO_DISTRIBUTION).
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +225,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.GetInvalidationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.Invalidation, _abc.Awaitable[_delivery_pb2.Invalidation]]:
-        """GetInvalidation returns how far an invalidation is.
+        """GetInvalidation returns the status of an invalidation.
 
         Errors:
           INVALID_ARGUMENT  `name` is not invalidations/{invalidation}.

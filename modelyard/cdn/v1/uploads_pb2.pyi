@@ -43,20 +43,20 @@ class Upload(_message.Message):
     media_type: _builtins.str
     owner: _builtins.str
     committed_bytes: _builtins.int
-    """Everything before this is stored for good."""
+    """All bytes before this offset are stored durably."""
     part_size_bytes: _builtins.int
     """The size of every part but the last."""
     complete: _builtins.bool
-    """True when the asset is there already: nothing needs to be sent."""
+    """True when the asset is already stored: nothing needs to be sent."""
     direct: _builtins.bool
     """True when parts go to the object store directly."""
     in_use: _builtins.bool
-    """Output only: another call is sending its bytes. Ask StartUpload again after some seconds: then it stands further on, is
-    complete, or that call has stopped and you go on with it.
+    """Output only: another call is sending its bytes. Call StartUpload again after some seconds: then it has progressed, is
+    complete, or that call has stopped and this one can resume it.
     """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it is given up if nobody writes."""
+        """When it expires without further writes."""
 
     def __init__(
         self,
@@ -95,11 +95,11 @@ class StartUploadRequest(_message.Message):
     size_bytes: _builtins.int
     media_type: _builtins.str
     owner: _builtins.str
-    """Whose quota it counts on: the full name of a version, or static/{path}."""
+    """The owner whose quota is charged: the full name of a version, or static/{path}."""
     request_id: _builtins.str
     """Has no effect: asking for the same upload twice finds the same one."""
     private: _builtins.bool
-    """Keep it for those whose token has assets.read. Bytes that somebody has uploaded publicly are public: the asset's
+    """Restrict it to tokens with assets.read. Bytes that were uploaded publicly before remain public: the asset's
     `private` says so.
     """
     def __init__(
@@ -229,7 +229,7 @@ class CreateUploadUrlsResponse(_message.Message):
         url: _builtins.str
         @_builtins.property
         def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-            """To be sent with the PUT, to the letter."""
+            """Headers that the PUT must send unchanged."""
 
         def __init__(
             self,

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class UploadServiceStub(object):
-    """UploadService takes large assets in a way that survives a break on any side: an upload is a resource with a state,
-    and a client asks it where to go on. For small assets AssetService.Upload is simpler.
+    """UploadService is the resumable upload of large assets: an upload is a resource with a state,
+    and a client asks where to resume. For small assets AssetService.Upload is simpler.
     """
 
     def __init__(self, channel):
@@ -70,8 +70,8 @@ class UploadServiceStub(object):
 
 
 class UploadServiceServicer(object):
-    """UploadService takes large assets in a way that survives a break on any side: an upload is a resource with a state,
-    and a client asks it where to go on. For small assets AssetService.Upload is simpler.
+    """UploadService is the resumable upload of large assets: an upload is a resource with a state,
+    and a client asks where to resume. For small assets AssetService.Upload is simpler.
     """
 
     def StartUpload(self, request, context):
@@ -81,19 +81,19 @@ class UploadServiceServicer(object):
         Errors:
         INVALID_ARGUMENT     the digest or the size is malformed.
         RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the caller has too many uploads open, or all have (UPLOADS_OPEN).
-        FAILED_PRECONDITION  it is to be private, and access control is off (PRIVATE_NEEDS_ACCESS).
+        FAILED_PRECONDITION  `private` is set while access control is off (PRIVATE_NEEDS_ACCESS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryUpload(self, request, context):
-        """QueryUpload returns an upload: `committed_bytes` is where to go on.
+        """QueryUpload returns an upload: resume at `committed_bytes`.
 
         Errors:
         INVALID_ARGUMENT   `name` is not uploads/{upload}.
         NOT_FOUND          no such upload, or it was abandoned (UPLOAD_NOT_FOUND).
-        PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
+        PERMISSION_DENIED  it belongs to another subject (UPLOAD_OF_ANOTHER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,18 +104,18 @@ class UploadServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT     a chunk is larger than 4 MiB, or goes past the declared size; or the header of a safetensors
-        file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
+        file does not fit its bytes (SAFETENSORS_INVALID): the upload is deleted.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-        PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+        PERMISSION_DENIED    it belongs to another subject (UPLOAD_OF_ANOTHER).
         ABORTED              another call is sending its bytes (UPLOAD_IN_USE), or has taken over after this one had stalled
         (UPLOAD_TAKEN_OVER), or is finishing it (UPLOAD_FINISHING): ask StartUpload after a pause. Or no
         chunk came for a minute, or what the service's settings say (UPLOAD_IDLE), or too few bytes
-        (UPLOAD_TOO_SLOW), or a chunk has another CRC-32 than it says (CHUNK_DAMAGED): go on where the upload
-        stands.
-        RESOURCE_EXHAUSTED   the object store has no room (ASSET_STORE_FULL), or the caller sends too many uploads at once
+        (UPLOAD_TOO_SLOW), or a chunk does not match its CRC-32 (CHUNK_DAMAGED): resume at
+        `committed_bytes`.
+        RESOURCE_EXHAUSTED   the object store is full (ASSET_STORE_FULL), or the caller sends too many uploads at once
         (UPLOADS_BUSY): retry.
         FAILED_PRECONDITION  its parts go to the object store directly (UPLOAD_DIRECT).
-        OUT_OF_RANGE         a chunk's offset is not where the upload stands (OFFSET_GAP; the metadata says where it does).
+        OUT_OF_RANGE         a chunk's offset is not `committed_bytes` (OFFSET_GAP; the metadata has the right one).
         UNAVAILABLE          the object store does not answer, or too many uploads run at once (UPLOADS_BUSY): retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -123,13 +123,13 @@ class UploadServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateUploadUrls(self, request, context):
-        """CreateUploadUrls gives presigned URLs for parts, to be sent to the object store directly, at the address where clients
+        """CreateUploadUrls returns presigned URLs for sending parts directly to the object store, at the endpoint where clients
         reach it.
 
         Errors:
         INVALID_ARGUMENT     a part number is out of range, or there are none or more than 1,000.
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-        PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+        PERMISSION_DENIED    it belongs to another subject (UPLOAD_OF_ANOTHER).
         FAILED_PRECONDITION  bytes came by WriteUpload already (UPLOAD_STREAMED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -138,30 +138,30 @@ class UploadServiceServicer(object):
 
     def FinishUpload(self, request, context):
         """FinishUpload verifies size and digest and makes the asset. Finishing twice returns the asset again. Parts that were
-        sent directly are read back from the object store for that, at some hundred MB/s; whoever does not wait that long asks
+        sent directly are read back from the object store for that, at some hundred MB/s; after DEADLINE_EXCEEDED, call
         again.
 
         Errors:
         INVALID_ARGUMENT     the bytes do not have the declared digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header
-        of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is gone.
-        PERMISSION_DENIED    somebody else has started it (UPLOAD_OF_ANOTHER).
+        of a safetensors file does not fit its bytes (SAFETENSORS_INVALID): the upload is deleted.
+        PERMISSION_DENIED    it belongs to another subject (UPLOAD_OF_ANOTHER).
         ABORTED              another call is finishing it, or was when its process died in the last 15 s (UPLOAD_FINISHING), or
         is sending its bytes (UPLOAD_IN_USE): ask again. Or a writer that was overtaken has replaced parts
-        (PARTS_REPLACED): the upload is gone, begin again.
-        RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the object store has no room (ASSET_STORE_FULL).
+        (PARTS_REPLACED): the upload is deleted, start again.
+        RESOURCE_EXHAUSTED   the owner's quota is used up (ASSET_QUOTA), or the object store is full (ASSET_STORE_FULL).
         NOT_FOUND            no such upload (UPLOAD_NOT_FOUND).
-        FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata says where it stands).
+        FAILED_PRECONDITION  bytes are missing (UPLOAD_INCOMPLETE; the metadata has `committed_bytes`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AbortUpload(self, request, context):
-        """AbortUpload gives an upload up and frees what it stored. Idempotent.
+        """AbortUpload aborts an upload and frees its storage. Idempotent.
 
         Errors:
         INVALID_ARGUMENT   `name` is malformed.
-        PERMISSION_DENIED  somebody else has started it (UPLOAD_OF_ANOTHER).
+        PERMISSION_DENIED  it belongs to another subject (UPLOAD_OF_ANOTHER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,8 +209,8 @@ def add_UploadServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UploadService(object):
-    """UploadService takes large assets in a way that survives a break on any side: an upload is a resource with a state,
-    and a client asks it where to go on. For small assets AssetService.Upload is simpler.
+    """UploadService is the resumable upload of large assets: an upload is a resource with a state,
+    and a client asks where to resume. For small assets AssetService.Upload is simpler.
     """
 
     @staticmethod

@@ -9,8 +9,8 @@ import uuid
 
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, moment, subcommands
-from modelyard.cli.refs import of_model
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument, subcommands, timestamp
+from modelyard.cli.refs import resolve_in_model
 from modelyard.client import Client
 from modelyard.registry.v1 import aliases_pb2 as pb
 
@@ -23,15 +23,15 @@ def add(group: Group) -> None:
     parser = command(commands, "list", list_, "list the aliases of a model")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--version", default="", metavar="VERSION", help="only those that point at this version")
-    limited(parser)
+    limit_argument(parser)
     parser = command(commands, "get", get, "show an alias")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("--at", type=moment, metavar="TIME", help="as it was then, such as 2026-01-31T12:00")
+    parser.add_argument("--at", type=timestamp, metavar="TIME", help="as it was then, such as 2026-01-31T12:00")
     parser = command(commands, "history", history, "show where an alias pointed when, the newest first")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    limited(parser)
+    limit_argument(parser)
     parser = command(
         commands, "rollback", rollback, "point an alias at what it pointed at before its last move; again, one further"
     )
@@ -55,7 +55,7 @@ def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     List the aliases of a model.
     """
     model = model_name(args.model)
-    request = pb.ListAliasesRequest(parent=model, version=of_model(yard, model, args.version))
+    request = pb.ListAliasesRequest(parent=model, version=resolve_in_model(yard, model, args.version))
     columns: list[Column[pb.Alias]] = [
         Column("ALIAS", lambda each: each.name.rpartition("/")[2]),
         Column("VERSION", lambda each: each.version.rpartition("/")[2], right=True),
@@ -94,7 +94,7 @@ def rollback(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Point an alias at what it pointed at before its last move.
     """
-    expected = of_model(yard, model_name(args.model), args.expect)
+    expected = resolve_in_model(yard, model_name(args.model), args.expect)
     request = pb.RollbackAliasRequest(name=_name(args), expected_version=expected, request_id=uuid.uuid4().hex)
     show(output, yard.aliases.RollbackAlias(request))
 
@@ -120,8 +120,8 @@ def set_(yard: Client, args: argparse.Namespace, output: Output) -> None:
     model = model_name(args.model)
     move = pb.MoveAliasesRequest.Move(
         alias_id=args.alias,
-        version=of_model(yard, model, args.version),
-        expected_version=of_model(yard, model, args.expect),
+        version=resolve_in_model(yard, model, args.version),
+        expected_version=resolve_in_model(yard, model, args.expect),
         expected_absent=args.if_absent,
     )
     request = pb.MoveAliasesRequest(parent=model, moves=[move], request_id=uuid.uuid4().hex)

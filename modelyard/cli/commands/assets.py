@@ -13,12 +13,12 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import delivery_pb2
 from modelyard.cli.names import VersionRef, asset_name
 from modelyard.cli.output import Column, Output, count, time_of
-from modelyard.cli.parsing import Group, all_pages, command, duration, limited, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, duration, limit_argument, subcommands
 from modelyard.cli.privacy import warning
-from modelyard.cli.progress import Progress, amount
-from modelyard.cli.refs import newest_or, resolve
+from modelyard.cli.progress import ProgressBar, amount
+from modelyard.cli.refs import resolve, version_or_model
 from modelyard.client import Client
-from modelyard.transfer import Outgoing
+from modelyard.transfer import UploadSource
 
 _NAMES_SHOWN = 20
 # As many as one answer has.
@@ -42,7 +42,7 @@ def add(group: Group) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="named by the digest by default")
     parser = command(commands, "ls", list_, "list assets")
     parser.add_argument("--owner", default="", help="only what is pinned for it: the full name of a version")
-    limited(parser)
+    limit_argument(parser)
     command(commands, "stat", stat, "show an asset").add_argument("asset", metavar="SHA256")
     parser = command(commands, "rm", remove, "take assets away that nobody pins")
     parser.add_argument("asset", metavar="SHA256", nargs="+")
@@ -61,9 +61,9 @@ def put(yard: Client, args: argparse.Namespace, output: Output) -> None:
     Store files.
     """
     for file in args.file:
-        with Progress(f"hashing {file.name}") as progress:
-            outgoing = Outgoing.of(file, args.media_type, progress)
-        with Progress(f"storing {file.name}") as progress:
+        with ProgressBar(f"hashing {file.name}") as progress:
+            outgoing = UploadSource.of(file, args.media_type, progress)
+        with ProgressBar(f"storing {file.name}") as progress:
             asset = yard.upload_file(outgoing, owner=args.owner, private=args.private, progress=progress)
         if args.private and not asset.private:
             output.warn(warning([outgoing]))
@@ -76,7 +76,7 @@ def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     name = asset_name(args.asset)
     file = args.file or Path(name.removeprefix("assets/"))
-    with Progress(f"getting {file.name}") as progress:
+    with ProgressBar(f"getting {file.name}") as progress:
         asset = yard.download_file(name, file, progress=progress)
     show(output, asset)
 
@@ -162,7 +162,7 @@ def _collected(yard: Client, request: pb.CollectGarbageRequest, output: Output) 
 
 
 def _resource(text: str) -> VersionRef | str:
-    return asset_name(text) if re.fullmatch(r"assets/.*|[0-9A-Fa-f]{64}", text) else newest_or(text)
+    return asset_name(text) if re.fullmatch(r"assets/.*|[0-9A-Fa-f]{64}", text) else version_or_model(text)
 
 
 def show(output: Output, asset: pb.Asset) -> None:

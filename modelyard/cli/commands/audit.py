@@ -10,7 +10,7 @@ import json
 from google.protobuf.json_format import MessageToDict
 
 from modelyard.cli.output import Column, Output, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, moment
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument, timestamp
 from modelyard.client import Client
 from modelyard.registry.v1 import audit_pb2 as pb
 
@@ -31,9 +31,9 @@ def add(group: Group) -> None:
     )
     parser.add_argument("--actor", default="", help="only what this one did")
     parser.add_argument("--action", default="", help="only this RPC, such as UpdateModel")
-    parser.add_argument("--since", type=moment, metavar="TIME", help="from then on, such as 2026-01-31T12:00")
-    parser.add_argument("--until", type=moment, metavar="TIME", help="before then")
-    limited(parser)
+    parser.add_argument("--since", type=timestamp, metavar="TIME", help="from then on, such as 2026-01-31T12:00")
+    parser.add_argument("--until", type=timestamp, metavar="TIME", help="before then")
+    limit_argument(parser)
 
 
 def audit(yard: Client, args: argparse.Namespace, output: Output) -> None:

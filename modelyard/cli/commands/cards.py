@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output, count, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument, subcommands
 from modelyard.cli.refs import resolve, version_ref
 from modelyard.client import Client
 from modelyard.registry.v1 import cards_pb2 as pb
@@ -49,7 +49,7 @@ def add(group: Group) -> None:
     )
     parser = command(commands, "numbers", numbers, "list who wrote which number of a card when")
     parser.add_argument("model", metavar="MODEL")
-    limited(parser)
+    limit_argument(parser)
 
 
 def _card(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,17 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import DEFAULT_NAMESPACE, FORMS, model_name, namespace_name
 from modelyard.cli.output import Column, Output, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, in_namespace, limited, namespace_of, pair, subcommands
-from modelyard.cli.refs import newest_or, resolve, version_ref
+from modelyard.cli.parsing import (
+    Group,
+    all_pages,
+    command,
+    limit_argument,
+    namespace_argument,
+    namespace_of,
+    pair,
+    subcommands,
+)
+from modelyard.cli.refs import resolve, version_or_model, version_ref
 from modelyard.client import Client
 from modelyard.registry.v1 import deployments_pb2 as pb
 
@@ -27,16 +36,16 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "deployments", "which version runs where")
     parser = command(commands, "list", list_, "list the deployments of a namespace")
-    in_namespace(parser)
+    namespace_argument(parser)
     parser.add_argument("--model", default="", help="only of this model")
     parser.add_argument("--environment", default="", help="only in this environment")
     parser.add_argument("--version", type=version_ref, metavar="VERSION", help=f"only of this: {FORMS}")
     parser.add_argument("--state", choices=_STATES, action="append", default=[], help="only in this state; repeatable")
-    limited(parser)
+    limit_argument(parser)
     _deployment(command(commands, "get", get, "show a deployment"))
     parser = command(commands, "create", create, "register that a version is about to run somewhere")
     _deployment(parser)
-    parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
+    parser.add_argument("version", type=version_or_model, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser.add_argument("--environment", required=True, help="such as production")
     parser.add_argument("--endpoint", default="", help="where it answers")
     parser.add_argument("--replicas", type=int, default=0, metavar="N")

@@ -10,8 +10,8 @@ import uuid
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import DEFAULT_NAMESPACE, FORMS, VersionRef, namespace_name
 from modelyard.cli.output import Column, Output, count, number, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, moment, pair, subcommands
-from modelyard.cli.refs import newest_or, resolve, version_ref
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument, pair, subcommands, timestamp
+from modelyard.cli.refs import resolve, version_or_model, version_ref
 from modelyard.client import Client
 from modelyard.registry.v1 import evaluations_pb2 as pb
 
@@ -31,12 +31,12 @@ def add(group: Group) -> None:
     commands = subcommands(group, "evaluations", "measured results")
     parser = command(commands, "list", list_, "list the results of a model or of one version")
     parser.add_argument(
-        "parent", type=newest_or, metavar="MODEL[@VERSION]", help="a model with all of its versions, or one"
+        "parent", type=version_or_model, metavar="MODEL[@VERSION]", help="a model with all of its versions, or one"
     )
     parser.add_argument("--dataset", default="", help="only on this data set")
     parser.add_argument("--metric", default="", help="only of this metric")
     parser.add_argument("--names", action="store_true", help="with the names that delete takes")
-    limited(parser)
+    limit_argument(parser)
     _record(command(commands, "record", record, "record results of a version on a data set"))
     _delete(command(commands, "delete", delete, "delete results of a version that were recorded by mistake"))
     parser = command(commands, "datasets", datasets, "list the data sets of which there are results")
@@ -55,7 +55,7 @@ def add(group: Group) -> None:
     parser.add_argument("--filter", default="", help="such as 'parameter_count < 100000000'")
     parser.add_argument("--ascending", action="store_true", help="the lowest first, whatever is said of the metric")
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
-    limited(parser, 20)
+    limit_argument(parser, 20)
 
 
 def _record(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def _record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="such as imagenet or GLUE/SST-2")
     parser.add_argument("results", type=_result, nargs="+", metavar="METRIC=VALUE", help="such as acc@1=0.91")
     parser.add_argument("--parameter", type=pair, action="append", default=[], metavar="KEY=VALUE", help="how measured")
-    parser.add_argument("--time", type=moment, metavar="TIME", help="when it was measured; now by default")
+    parser.add_argument("--time", type=timestamp, metavar="TIME", help="when it was measured; now by default")
     parser.add_argument("--replace", action="store_true", help="in place of results that were measured in the same way")
 
 
@@ -80,7 +80,7 @@ def _target(text: str) -> str | VersionRef:
 
 def _listed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
-    limited(parser)
+    limit_argument(parser)
 
 
 def _result(text: str) -> tuple[str, float]:
@@ -228,10 +228,10 @@ def leaderboard(yard: Client, args: argparse.Namespace, output: Output) -> None:
     ]
     output.many(entries, columns, "no results")
     if not entries:
-        output.note(_what_there_is(yard, request))
+        output.note(_suggestion(yard, request))
 
 
-def _what_there_is(yard: Client, board: pb.QueryLeaderboardRequest) -> str:
+def _suggestion(yard: Client, board: pb.QueryLeaderboardRequest) -> str:
     """
     Why a leaderboard may be empty: what there are results of.
     """

@@ -11,7 +11,7 @@ from modelyard.cli import timm
 from modelyard.cli.names import DEFAULT_NAMESPACE, namespace_name
 from modelyard.cli.output import Output
 from modelyard.cli.parsing import Group, command, subcommands
-from modelyard.cli.progress import Progress
+from modelyard.cli.progress import ProgressBar
 from modelyard.client import Client
 from modelyard.registry.v1 import imports_pb2 as pb
 
@@ -41,7 +41,7 @@ def import_timm(yard: Client, args: argparse.Namespace, output: Output) -> None:
     requests = list(timm.batches(folder, parent, size=args.batch, skip_existing=args.skip_existing))
     models, done = sum(len(request.items) for request in requests), 0
     total = pb.ImportModelsResponse()
-    with Progress("importing", unit="models") as progress:
+    with ProgressBar("importing", unit="models") as progress:
         progress(done, models)
         for request, response in zip(requests, yard.imports.ImportModels(iter(requests)), strict=True):
             for field in ("created_models", "skipped_models", "created_versions", "recorded_evaluations"):

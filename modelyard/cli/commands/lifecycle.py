@@ -10,8 +10,8 @@ import uuid
 from modelyard.cli.labels import change_labels, label_change
 from modelyard.cli.names import model_name, namespace_name
 from modelyard.cli.output import Column, Output, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited
-from modelyard.cli.refs import one_version, resolve
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument
+from modelyard.cli.refs import resolve, version_argument
 from modelyard.cli.versions import show
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
@@ -22,17 +22,17 @@ def add(commands: Group) -> None:
     Say what there is.
     """
     parser = command(commands, "label", label, "set and remove labels of a version; others stay")
-    one_version(parser)
+    version_argument(parser)
     parser.add_argument("labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="or KEY- to remove one")
     parser = command(commands, "copy", copy, "make a READY version the next one of another model, without moving bytes")
-    one_version(parser)
+    version_argument(parser)
     parser.add_argument("model", metavar="MODEL", help="that gets the copy, in whatever namespace")
     parser = command(commands, "find", find, "find the READY versions that contain a file, by its digest")
     parser.add_argument("--sha256", required=True, metavar="DIGEST")
     parser.add_argument("--namespace", default="-", help="only this one; all by default")
-    limited(parser)
+    limit_argument(parser)
     parser = command(commands, "delete", delete, "delete a version for good; its number is not given again")
-    one_version(parser)
+    version_argument(parser)
     parser.add_argument(
         "--force", action="store_true", help="even if aliases point at it (they are removed) or a deployment runs it"
     )

@@ -14,9 +14,9 @@ from modelyard.cli.parsing import (
     Group,
     all_pages,
     command,
-    confirmed,
-    in_namespace,
-    limited,
+    confirmation_argument,
+    limit_argument,
+    namespace_argument,
     namespace_of,
     pair,
     subcommands,
@@ -47,9 +47,9 @@ def add(group: Group) -> None:
     """
     commands = subcommands(group, "models", "models")
     parser = command(commands, "list", list_, "list the models of a namespace")
-    in_namespace(parser)
+    namespace_argument(parser)
     parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted and not yet purged")
-    limited(parser)
+    limit_argument(parser)
     parser = command(commands, "search", search, "find models by words and by a filter, best match first")
     parser.add_argument("query", metavar="WORD", nargs="*", help="all of them must match")
     parser.add_argument(
@@ -65,7 +65,7 @@ def add(group: Group) -> None:
         help="such as 'parameter_count desc, name' or 'evaluations.\"GLUE/SST-2\".accuracy desc'",
     )
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
-    limited(parser, 20)
+    limit_argument(parser, 20)
     command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")
     _settable(command(commands, "create", create, "add a model"))
     _settable(command(commands, "update", update, "change what is given of a model, and leave the rest"))
@@ -78,7 +78,7 @@ def add(group: Group) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser = command(commands, "purge", purge, "remove a deleted model for good, with its versions and results")
     parser.add_argument("model", metavar="MODEL")
-    confirmed(parser, "for good")
+    confirmation_argument(parser, "for good")
 
 
 def _settable(parser: argparse.ArgumentParser) -> None:

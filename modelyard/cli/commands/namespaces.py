@@ -9,7 +9,7 @@ import uuid
 
 from modelyard.cli.names import namespace_name
 from modelyard.cli.output import Column, Output, count, pairs, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument, pair, subcommands
 from modelyard.client import Client
 from modelyard.registry.v1 import namespaces_pb2 as pb
 
@@ -19,7 +19,7 @@ def add(group: Group) -> None:
     Say what there is.
     """
     commands = subcommands(group, "namespaces", "namespaces, in which models live")
-    limited(command(commands, "list", list_, "list namespaces"))
+    limit_argument(command(commands, "list", list_, "list namespaces"))
     get_parser = command(commands, "get", get, "show a namespace")
     get_parser.add_argument("namespace", metavar="NAMESPACE")
     parser = command(commands, "create", create, "add a namespace")

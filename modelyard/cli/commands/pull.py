@@ -12,10 +12,10 @@ from modelyard.cli.names import FORMS
 from modelyard.cli.output import Output
 from modelyard.cli.parallel import resumable
 from modelyard.cli.parsing import Group, command
-from modelyard.cli.progress import Progress, amount
-from modelyard.cli.pulled import Pulled
-from modelyard.cli.pulling import Target, changed, check_room, fetch, find, targets, twins
-from modelyard.cli.refs import newest_or
+from modelyard.cli.progress import ProgressBar, amount
+from modelyard.cli.pull_plan import Target, changed, check_room, fetch, find, local_copies, targets
+from modelyard.cli.pull_state import PullState
+from modelyard.cli.refs import version_or_model
 from modelyard.client import Client
 from modelyard.paths import shown
 
@@ -27,7 +27,7 @@ def add(commands: Group) -> None:
     Say what there is.
     """
     parser = command(commands, "pull", pull, "write the files of a version into a folder, verified")
-    parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
+    parser.add_argument("version", type=version_or_model, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="made when it is not there; run it again to go on")
     parser.add_argument(
         "--exact", action="store_true", help="remove the files that earlier pulls wrote and this version does not have"
@@ -42,15 +42,15 @@ def pull(yard: Client, args: argparse.Namespace, output: Output) -> None:
     version = find(yard, args.version)
     wanted = targets(version, args.folder)
     args.folder.mkdir(parents=True, exist_ok=True)
-    pulled = Pulled(args.folder.resolve())
+    pulled = PullState(args.folder.resolve())
     others = pulled.others(each.artifact.path for each in wanted)
     if args.exact and (mine := pulled.changed(others)):
         raise RefusedError(
             f"nothing was written: {_some(mine)} came with an earlier pull and was changed since: move it away first"
         )
-    with Progress("comparing") as progress:
+    with ProgressBar("comparing") as progress:
         missing = changed(yard, wanted, progress)
-    copies = twins(wanted, missing)
+    copies = local_copies(wanted, missing)
     size = _size([each for each in missing if each.place not in copies])
     there = amount(_size(wanted) - size, "B")
     output.note(f"{version.name}: {len(wanted):,} files, {there} there already or twice, {amount(size, 'B')} to get")
@@ -62,7 +62,7 @@ def pull(yard: Client, args: argparse.Namespace, output: Output) -> None:
     output.line(version, f"{version.name} is in {args.folder}")
 
 
-def _leave(pulled: Pulled, others: list[str], wanted: list[Target], output: Output, *, exact: bool) -> None:
+def _leave(pulled: PullState, others: list[str], wanted: list[Target], output: Output, *, exact: bool) -> None:
     # Only now: until all files of this version are there, the others may be in use.
     if exact:
         pulled.remove(others)

@@ -8,17 +8,17 @@ import argparse
 import re
 from pathlib import Path
 
-from modelyard.cli import incomplete
-from modelyard.cli.folders import MOST_TARGET, Found, Scan, scan
-from modelyard.cli.ignoring import IGNORE_FILE, Rules
+from modelyard.cli import incomplete_files
+from modelyard.cli.asset_warnings import warn
+from modelyard.cli.folders import MOST_TARGET, Scan, ScannedFile, scan
+from modelyard.cli.ignore_rules import IGNORE_FILE, Rules
 from modelyard.cli.names import model_name
 from modelyard.cli.output import Column, Output
 from modelyard.cli.parallel import resumable
 from modelyard.cli.parsing import Group, command, pair
 from modelyard.cli.privacy import public_already, warning
-from modelyard.cli.progress import Progress, amount
-from modelyard.cli.pushing import Plan, artifacts, prepare, send, version_of
-from modelyard.cli.warned import warn
+from modelyard.cli.progress import ProgressBar, amount
+from modelyard.cli.push_plan import Plan, artifacts, prepare, send, version_of
 from modelyard.client import Client
 from modelyard.paths import shown
 from modelyard.registry.v1 import aliases_pb2, models_pb2
@@ -65,13 +65,13 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     scanned = scan(args.folder, rules, follow_links=args.follow_links)
     _tell_scan(output, scanned)
     found = scanned.files
-    for line in incomplete.warnings(found):
+    for line in incomplete_files.warnings(found):
         output.warn(line)
     if args.dry_run:
         _list(output, found)
         return
     model = yard.models.GetModel(models_pb2.GetModelRequest(name=model_name(args.model))).name
-    with Progress("hashing") as progress:
+    with ProgressBar("hashing") as progress:
         plan = prepare(yard, found, progress)
     _tell(output, plan)
     if args.private and (public := public_already(yard, plan.stored)):
@@ -113,7 +113,7 @@ def _some(names: list[str]) -> str:
     return ", ".join([*map(shown, names[:_NAMES_SHOWN]), *more])
 
 
-def _list(output: Output, found: list[Found]) -> None:
+def _list(output: Output, found: list[ScannedFile]) -> None:
     columns: list[Column[pb.Artifact]] = [
         Column("FILE", lambda each: each.path),
         Column("SIZE", lambda each: amount(each.size_bytes, "B"), right=True),

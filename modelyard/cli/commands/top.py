@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.cli.errors import RefusedError
-from modelyard.cli.figures import Calls, Endpoint, Figures, Service, figures
 from modelyard.cli.output import Output, table
-from modelyard.cli.parsing import Group, command, limited
+from modelyard.cli.parsing import Group, command, limit_argument
 from modelyard.cli.progress import amount
-from modelyard.cli.scraped import Page, fetch
+from modelyard.cli.scrape import Page, fetch
+from modelyard.cli.statistics import Calls, Endpoint, Service, Snapshot, snapshot
 from modelyard.client import Client
 
 _WINDOW = 10.0
@@ -46,7 +46,7 @@ def add(group: Group) -> None:
     )
     parser.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="from look to look (2)")
     parser.add_argument("--once", action="store_true", help="print one snapshot, over an interval, and end")
-    limited(parser, default=10)
+    limit_argument(parser, default=10)
 
 
 def top(_yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -57,11 +57,11 @@ def top(_yard: Client, args: argparse.Namespace, output: Output) -> None:
         RefusedError: it is not known where the metrics are, or nothing answers there.
     """
     addresses = args.metrics or _running()
-    shown = _figures(addresses, args.interval)
+    shown = _snapshots(addresses, args.interval)
     if args.once or (not output.json and not sys.stdout.isatty()):
         now = next(shown)
         if not now.services:
-            raise RefusedError("; ".join(f"{address}: {why}" for address, why in now.troubles))
+            raise RefusedError("; ".join(f"{address}: {why}" for address, why in now.unreachable))
         print(_json(now, args.limit) if output.json else "\n".join(lines(now, args.limit)), flush=True)
     elif output.json:
         for now in shown:
@@ -72,7 +72,7 @@ def top(_yard: Client, args: argparse.Namespace, output: Output) -> None:
                 _draw(lines(now, args.limit))
 
 
-def lines(now: Figures, limit: int) -> list[str]:
+def lines(now: Snapshot, limit: int) -> list[str]:
     """
     A snapshot as text.
     """
@@ -93,7 +93,7 @@ def lines(now: Figures, limit: int) -> list[str]:
     ]
     rows = [_service(each, now.seconds) for each in now.services]
     found += table(heads, rows, [False] + [True] * (len(heads) - 1))
-    found += [f"{address}: {why}" for address, why in now.troubles]
+    found += [f"{address}: {why}" for address, why in now.unreachable]
     found += ["", "slowest methods, by p95"]
     slowest = now.endpoints[: limit or None]
     heads = ["SERVICE", "METHOD", "CALLS/S", "RUNNING", "P50", "P95", "P99", "ERRORS"]
@@ -102,13 +102,13 @@ def lines(now: Figures, limit: int) -> list[str]:
     return found
 
 
-def _figures(addresses: Sequence[str], interval: float) -> Iterator[Figures]:
+def _snapshots(addresses: Sequence[str], interval: float) -> Iterator[Snapshot]:
     # Over some ten seconds, so that the times of few calls do not jump.
     looks: deque[list[Page]] = deque([fetch(addresses)], maxlen=max(2, int(_WINDOW / interval) + 1))
     while True:
         time.sleep(interval)
         looks.append(fetch(addresses))
-        yield figures(looks[0], looks[-1])
+        yield snapshot(looks[0], looks[-1])
 
 
 def _running() -> list[str]:
@@ -146,7 +146,7 @@ def _calls(calls: Calls, seconds: float) -> list[str]:
         f"{calls.ended / seconds:,.1f}" if seconds else "",
         f"{max(calls.running, 0):.0f}",
         *(_time(calls.quantile(share)) for share in (0.5, 0.95, 0.99)),
-        f"{calls.faults / calls.ended:.2%}" if calls.ended else "",
+        f"{calls.errors / calls.ended:.2%}" if calls.ended else "",
     ]
 
 
@@ -156,13 +156,13 @@ def _time(seconds: float | None) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _json(now: Figures, limit: int) -> str:
+def _json(now: Snapshot, limit: int) -> str:
     found: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "seconds": round(now.seconds, 3),
         "services": [_service_json(each, now.seconds) for each in now.services],
         "slowest": [_endpoint_json(each, now.seconds) for each in now.endpoints[: limit or None]],
-        "unreachable": [{"address": address, "reason": why} for address, why in now.troubles],
+        "unreachable": [{"address": address, "reason": why} for address, why in now.unreachable],
     }
     return json.dumps(found, ensure_ascii=False)
 
@@ -192,7 +192,7 @@ def _calls_json(calls: Calls, seconds: float) -> dict[str, Any]:
         "p50Seconds": calls.quantile(0.5),
         "p95Seconds": calls.quantile(0.95),
         "p99Seconds": calls.quantile(0.99),
-        "errorRatio": calls.faults / calls.ended if calls.ended else None,
+        "errorRatio": calls.errors / calls.ended if calls.ended else None,
     }
 
 

@@ -8,15 +8,15 @@ import argparse
 import re
 import uuid
 
+from modelyard.cli.asset_warnings import warn
 from modelyard.cli.commands import lifecycle, pull, push
 from modelyard.cli.labels import change_labels
 from modelyard.cli.names import FORMS, model_name
 from modelyard.cli.output import Column, Output, time_of
-from modelyard.cli.parsing import Group, all_pages, command, limited, pair, subcommands
+from modelyard.cli.parsing import Group, all_pages, command, limit_argument, pair, subcommands
 from modelyard.cli.progress import amount
-from modelyard.cli.refs import looked_up, newest_or, one_version, resolve
+from modelyard.cli.refs import fetch_version, resolve, version_argument, version_or_model
 from modelyard.cli.versions import show, state
-from modelyard.cli.warned import warn
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
 
@@ -29,9 +29,9 @@ def add(group: Group) -> None:
     parser = command(commands, "list", list_, "list the versions of a model, the newest first")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted")
-    limited(parser)
+    limit_argument(parser)
     parser = command(commands, "get", get, "show a version and its files")
-    parser.add_argument("version", type=newest_or, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
+    parser.add_argument("version", type=version_or_model, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser = command(commands, "create", create, "add the next version of a model, in state PENDING")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
@@ -45,21 +45,23 @@ def add(group: Group) -> None:
     parser.add_argument("--description", default="")
     parser.add_argument("--stage", default="", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--parent-version", type=newest_or, metavar="VERSION", help="what it was trained from")
+    parser.add_argument("--parent-version", type=version_or_model, metavar="VERSION", help="what it was trained from")
     parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
     parser.add_argument("--run", dest="lineage_run", default="", help="the run that made it")
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
-    one_version(command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY"))
+    version_argument(
+        command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY")
+    )
 
     push.add(commands)
     pull.add(commands)
     parser = command(commands, "update", update, "change what is given of a version")
-    one_version(parser)
+    version_argument(parser)
     parser.add_argument("--description")
     parser.add_argument("--stage", help="a free word for what it was made for")
     parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
     parser = command(commands, "fail", fail, "give a PENDING version up")
-    one_version(parser)
+    version_argument(parser)
     parser.add_argument("reason", metavar="REASON", help="why; it is kept")
     lifecycle.add(commands)
 
@@ -97,7 +99,7 @@ def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Show a version.
     """
-    version = looked_up(yard, args.version)
+    version = fetch_version(yard, args.version)
     show(output, version)
     warn(yard, version, output)
 

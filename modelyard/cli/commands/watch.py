@@ -15,7 +15,7 @@ from modelyard.changes.v1 import changes_pb2 as pb
 from modelyard.cli.output import Output, json_line, plain, time_of
 from modelyard.cli.parsing import Group, command
 from modelyard.client import Client
-from modelyard.problems import explain
+from modelyard.error_details import explain
 
 _LONGEST_PAUSE = 10.0
 

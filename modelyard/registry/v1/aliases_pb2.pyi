@@ -33,12 +33,12 @@ class Alias(_message.Message):
     version: _builtins.str
     """namespaces/{namespace}/models/{model}/versions/{number}."""
     actor: _builtins.str
-    """Output only: who moved it there."""
+    """Output only: who moved it last."""
     revision: _builtins.int
     """Output only: the revision of the last move."""
     @_builtins.property
     def move_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only: since when it points there."""
+        """Output only: when it was last moved."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ Global___Alias: _TypeAlias = Alias  # noqa: Y015
 
 @_typing.final
 class AliasMove(_message.Message):
-    """AliasMove is one stretch of an alias's history."""
+    """AliasMove is one period of an alias's history."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -76,7 +76,7 @@ class AliasMove(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Unset for the stretch that still lasts."""
+        """Unset for the current period."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class MoveAliasesRequest(_message.Message):
     """namespaces/{namespace}/models/{model}."""
     request_id: _builtins.str
     validate_only: _builtins.bool
-    """Check everything and answer as if it had been done, but write nothing."""
+    """Validate only: return the response of the real call, but write nothing."""
     @_builtins.property
     def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoveAliasesRequest.Move]: ...
     def __init__(

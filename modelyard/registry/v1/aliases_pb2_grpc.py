@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AliasServiceStub(object):
-    """AliasService keeps the names that point at versions, such as `production`, with their full history.
+    """AliasService manages the names that point at versions, such as `production`, with their full history.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class AliasServiceStub(object):
 
 
 class AliasServiceServicer(object):
-    """AliasService keeps the names that point at versions, such as `production`, with their full history.
+    """AliasService manages the names that point at versions, such as `production`, with their full history.
     """
 
     def MoveAliases(self, request, context):
@@ -122,8 +122,8 @@ class AliasServiceServicer(object):
 
     def RollbackAlias(self, request, context):
         """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
-        rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
-        since are passed over. To go forward again use MoveAliases.
+        rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
+        are skipped. To move forward again use MoveAliases.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
@@ -172,7 +172,7 @@ def add_AliasServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AliasService(object):
-    """AliasService keeps the names that point at versions, such as `production`, with their full history.
+    """AliasService manages the names that point at versions, such as `production`, with their full history.
     """
 
     @staticmethod

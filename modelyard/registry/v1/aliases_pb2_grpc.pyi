@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AliasServiceStub:
-    """AliasService keeps the names that point at versions, such as `production`, with their full history."""
+    """AliasService manages the names that point at versions, such as `production`, with their full history."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -73,8 +73,8 @@ class AliasServiceStub:
     """
     RollbackAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]
     """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
-    rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
-    since are passed over. To go forward again use MoveAliases.
+    rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
+    are skipped. To move forward again use MoveAliases.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
@@ -85,7 +85,7 @@ class AliasServiceStub:
 
 @_typing.type_check_only
 class AliasServiceAsyncStub(AliasServiceStub):
-    """AliasService keeps the names that point at versions, such as `production`, with their full history."""
+    """AliasService manages the names that point at versions, such as `production`, with their full history."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     MoveAliases: _aio.UnaryUnaryMultiCallable[_aliases_pb2.MoveAliasesRequest, _aliases_pb2.MoveAliasesResponse]  # type: ignore[assignment]
@@ -128,8 +128,8 @@ class AliasServiceAsyncStub(AliasServiceStub):
     """
     RollbackAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
     """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
-    rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
-    since are passed over. To go forward again use MoveAliases.
+    rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
+    are skipped. To move forward again use MoveAliases.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
@@ -139,7 +139,7 @@ class AliasServiceAsyncStub(AliasServiceStub):
     """
 
 class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AliasService keeps the names that point at versions, such as `production`, with their full history."""
+    """AliasService manages the names that point at versions, such as `production`, with their full history."""
 
     @_abc_1.abstractmethod
     def MoveAliases(
@@ -210,8 +210,8 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_aliases_pb2.Alias, _abc.Awaitable[_aliases_pb2.Alias]]:
         """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
-        rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Versions that were deleted
-        since are passed over. To go forward again use MoveAliases.
+        rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
+        are skipped. To move forward again use MoveAliases.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.

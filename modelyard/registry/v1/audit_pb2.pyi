@@ -43,7 +43,7 @@ class AuditEntry(_message.Message):
     """The name of the resource."""
     request_id: _builtins.str
     shortened: _builtins.bool
-    """True when `before` and `after` are left out because the entry alone is larger than an answer may be."""
+    """True when `before` and `after` are left out because the entry alone exceeds the maximum response size."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property

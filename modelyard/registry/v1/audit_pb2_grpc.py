@@ -52,7 +52,7 @@ class AuditServiceServicer(object):
         Errors:
         INVALID_ARGUMENT  `resource_prefix` is malformed, `start_time` is not before `end_time`, `page_size` is negative,
         or `page_token` is not one of this list's.
-        DEADLINE_EXCEEDED the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+        DEADLINE_EXCEEDED the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

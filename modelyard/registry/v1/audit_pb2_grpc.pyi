@@ -39,7 +39,7 @@ class AuditServiceStub:
     Errors:
       INVALID_ARGUMENT  `resource_prefix` is malformed, `start_time` is not before `end_time`, `page_size` is negative,
                         or `page_token` is not one of this list's.
-      DEADLINE_EXCEEDED the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+      DEADLINE_EXCEEDED the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
     """
 
 @_typing.type_check_only
@@ -53,7 +53,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     Errors:
       INVALID_ARGUMENT  `resource_prefix` is malformed, `start_time` is not before `end_time`, `page_size` is negative,
                         or `page_token` is not one of this list's.
-      DEADLINE_EXCEEDED the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+      DEADLINE_EXCEEDED the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -70,7 +70,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT  `resource_prefix` is malformed, `start_time` is not before `end_time`, `page_size` is negative,
                             or `page_token` is not one of this list's.
-          DEADLINE_EXCEEDED the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+          DEADLINE_EXCEEDED the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

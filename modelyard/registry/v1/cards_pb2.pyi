@@ -27,7 +27,7 @@ class Card(_message.Message):
 
     @_typing.final
     class Imported(_message.Message):
-        """What was taken over from a card."""
+        """The result of importing a card into its model."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -39,16 +39,16 @@ class Card(_message.Message):
         version: _builtins.str
         """The version that the results are of; empty when there are none."""
         recorded_count: _builtins.int
-        """How many results were recorded; those that were there already are not among them."""
+        """Results recorded, without those that existed already."""
         replaced_count: _builtins.int
-        """How many results others took the place of."""
+        """Results replaced."""
         @_builtins.property
         def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """The model's fields that were filled, such as task or labels.vision."""
 
         @_builtins.property
         def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """What was not taken over, by its place in the front matter, and why; at most 100 and how many more."""
+            """What was not imported, by its place in the front matter, and why; at most 100, then the number of others."""
 
         def __init__(
             self,
@@ -113,7 +113,7 @@ class Card(_message.Message):
 
     @_builtins.property
     def imported(self) -> Global___Card.Imported:
-        """Output only, in the answer of ImportCard: what became of what the card says of its model."""
+        """Output only, in the response of ImportCard: what was imported into the model."""
 
     def __init__(
         self,
@@ -260,7 +260,7 @@ class ImportCardRequest(_message.Message):
     """The whole README.md: front matter between lines of three dashes, then Markdown."""
     request_id: _builtins.str
     card_only: _builtins.bool
-    """Leave the model's fields and its results alone."""
+    """Do not change the model's fields and results."""
     version: _builtins.str
     """Whose results `model-index` has: namespaces/{namespace}/models/{model}/versions/{number}. Empty means the newest
     one that has not failed.

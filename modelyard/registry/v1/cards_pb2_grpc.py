@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CardServiceStub(object):
-    """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
+    """CardService manages the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
 
@@ -64,7 +64,7 @@ class CardServiceStub(object):
 
 
 class CardServiceServicer(object):
-    """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
+    """CardService manages the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
 
@@ -94,7 +94,7 @@ class CardServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCardNumbers(self, request, context):
-        """ListCardNumbers lists who wrote which number of a card when, the newest first.
+        """ListCardNumbers lists the history of a card: number, author and time, the newest first.
 
         Errors:
         INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -107,7 +107,7 @@ class CardServiceServicer(object):
     def ImportCard(self, request, context):
         """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
-        What the card says of the model is taken over in the same write, unless `card_only` is set:
+        The card's facts about the model are imported in the same write, unless `card_only` is set:
         pipeline_tag, library_name, license  become task, framework and license of the model, where those are empty;
         tags                                 become labels with an empty value, as far as they can be keys;
         datasets                             become the label `datasets`, separated by ", ";
@@ -115,8 +115,8 @@ class CardServiceServicer(object):
         it has one that is not `default`; the metric is its `type`; task, split,
         revision, dataset_args, metric_config and metric_args are parameters. A result
         takes the place of those of the same data set, metric and parameters.
-        What is set in the model stays. What cannot be taken over is said in `imported.warnings` and fails nothing; so is
-        `verified`, which only the Hub can check. UpdateCard takes nothing over.
+        Fields that the model has already stay unchanged. What cannot be imported is reported in `imported.warnings`; so is
+        `verified`, which only the Hub can check. UpdateCard imports nothing.
 
         Errors:
         INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
@@ -130,7 +130,7 @@ class CardServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportCard(self, request, context):
-        """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+        """ExportCard renders a card in the Hugging Face format. Imported text is returned unchanged; what was updated
         since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
         Errors:
@@ -178,7 +178,7 @@ def add_CardServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CardService(object):
-    """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
+    """CardService manages the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
 

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CardServiceStub:
-    """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
+    """CardService manages the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
 
@@ -53,7 +53,7 @@ class CardServiceStub:
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListCardNumbers: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ListCardNumbersRequest, _cards_pb2.ListCardNumbersResponse]
-    """ListCardNumbers lists who wrote which number of a card when, the newest first.
+    """ListCardNumbers lists the history of a card: number, author and time, the newest first.
 
     Errors:
       INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -62,7 +62,7 @@ class CardServiceStub:
     ImportCard: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ImportCardRequest, _cards_pb2.Card]
     """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
-    What the card says of the model is taken over in the same write, unless `card_only` is set:
+    The card's facts about the model are imported in the same write, unless `card_only` is set:
       pipeline_tag, library_name, license  become task, framework and license of the model, where those are empty;
       tags                                 become labels with an empty value, as far as they can be keys;
       datasets                             become the label `datasets`, separated by ", ";
@@ -70,8 +70,8 @@ class CardServiceStub:
                                            it has one that is not `default`; the metric is its `type`; task, split,
                                            revision, dataset_args, metric_config and metric_args are parameters. A result
                                            takes the place of those of the same data set, metric and parameters.
-    What is set in the model stays. What cannot be taken over is said in `imported.warnings` and fails nothing; so is
-    `verified`, which only the Hub can check. UpdateCard takes nothing over.
+    Fields that the model has already stay unchanged. What cannot be imported is reported in `imported.warnings`; so is
+    `verified`, which only the Hub can check. UpdateCard imports nothing.
 
     Errors:
       INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
@@ -81,7 +81,7 @@ class CardServiceStub:
       RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
     """
     ExportCard: _grpc.UnaryUnaryMultiCallable[_cards_pb2.ExportCardRequest, _cards_pb2.ExportCardResponse]
-    """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+    """ExportCard renders a card in the Hugging Face format. Imported text is returned unchanged; what was updated
     since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
     Errors:
@@ -91,7 +91,7 @@ class CardServiceStub:
 
 @_typing.type_check_only
 class CardServiceAsyncStub(CardServiceStub):
-    """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
+    """CardService manages the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
 
@@ -114,7 +114,7 @@ class CardServiceAsyncStub(CardServiceStub):
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListCardNumbers: _aio.UnaryUnaryMultiCallable[_cards_pb2.ListCardNumbersRequest, _cards_pb2.ListCardNumbersResponse]  # type: ignore[assignment]
-    """ListCardNumbers lists who wrote which number of a card when, the newest first.
+    """ListCardNumbers lists the history of a card: number, author and time, the newest first.
 
     Errors:
       INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -123,7 +123,7 @@ class CardServiceAsyncStub(CardServiceStub):
     ImportCard: _aio.UnaryUnaryMultiCallable[_cards_pb2.ImportCardRequest, _cards_pb2.Card]  # type: ignore[assignment]
     """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
-    What the card says of the model is taken over in the same write, unless `card_only` is set:
+    The card's facts about the model are imported in the same write, unless `card_only` is set:
       pipeline_tag, library_name, license  become task, framework and license of the model, where those are empty;
       tags                                 become labels with an empty value, as far as they can be keys;
       datasets                             become the label `datasets`, separated by ", ";
@@ -131,8 +131,8 @@ class CardServiceAsyncStub(CardServiceStub):
                                            it has one that is not `default`; the metric is its `type`; task, split,
                                            revision, dataset_args, metric_config and metric_args are parameters. A result
                                            takes the place of those of the same data set, metric and parameters.
-    What is set in the model stays. What cannot be taken over is said in `imported.warnings` and fails nothing; so is
-    `verified`, which only the Hub can check. UpdateCard takes nothing over.
+    Fields that the model has already stay unchanged. What cannot be imported is reported in `imported.warnings`; so is
+    `verified`, which only the Hub can check. UpdateCard imports nothing.
 
     Errors:
       INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
@@ -142,7 +142,7 @@ class CardServiceAsyncStub(CardServiceStub):
       RESOURCE_EXHAUSTED  the card has 10,000 numbers (CARD_NUMBERS). Writing what it says already makes no number.
     """
     ExportCard: _aio.UnaryUnaryMultiCallable[_cards_pb2.ExportCardRequest, _cards_pb2.ExportCardResponse]  # type: ignore[assignment]
-    """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+    """ExportCard renders a card in the Hugging Face format. Imported text is returned unchanged; what was updated
     since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
     Errors:
@@ -151,7 +151,7 @@ class CardServiceAsyncStub(CardServiceStub):
     """
 
 class CardServiceServicer(metaclass=_abc_1.ABCMeta):
-    """CardService keeps the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
+    """CardService manages the model cards (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019): structured facts
     and Markdown. Every update makes a new number; old ones stay readable.
     """
 
@@ -190,7 +190,7 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cards_pb2.ListCardNumbersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cards_pb2.ListCardNumbersResponse, _abc.Awaitable[_cards_pb2.ListCardNumbersResponse]]:
-        """ListCardNumbers lists who wrote which number of a card when, the newest first.
+        """ListCardNumbers lists the history of a card: number, author and time, the newest first.
 
         Errors:
           INVALID_ARGUMENT  `parent` is malformed, `page_size` is negative, or `page_token` is not one of this list's.
@@ -205,7 +205,7 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cards_pb2.Card, _abc.Awaitable[_cards_pb2.Card]]:
         """ImportCard writes a card from the Hugging Face format: YAML front matter and Markdown. Unknown keys are kept.
 
-        What the card says of the model is taken over in the same write, unless `card_only` is set:
+        The card's facts about the model are imported in the same write, unless `card_only` is set:
           pipeline_tag, library_name, license  become task, framework and license of the model, where those are empty;
           tags                                 become labels with an empty value, as far as they can be keys;
           datasets                             become the label `datasets`, separated by ", ";
@@ -213,8 +213,8 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
                                                it has one that is not `default`; the metric is its `type`; task, split,
                                                revision, dataset_args, metric_config and metric_args are parameters. A result
                                                takes the place of those of the same data set, metric and parameters.
-        What is set in the model stays. What cannot be taken over is said in `imported.warnings` and fails nothing; so is
-        `verified`, which only the Hub can check. UpdateCard takes nothing over.
+        Fields that the model has already stay unchanged. What cannot be imported is reported in `imported.warnings`; so is
+        `verified`, which only the Hub can check. UpdateCard imports nothing.
 
         Errors:
           INVALID_ARGUMENT  `content` has no closing front matter or its YAML does not parse (the violation gives the line),
@@ -230,7 +230,7 @@ class CardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cards_pb2.ExportCardRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cards_pb2.ExportCardResponse, _abc.Awaitable[_cards_pb2.ExportCardResponse]]:
-        """ExportCard renders a card in the Hugging Face format. What ImportCard took comes back to the letter; what was updated
+        """ExportCard renders a card in the Hugging Face format. Imported text is returned unchanged; what was updated
         since is changed in its front matter, where all other keys stay as they are. Prose fields are under `modelyard`.
 
         Errors:

@@ -91,9 +91,9 @@ class Deployment(_message.Message):
     state: Global___Deployment.State.ValueType
     """Output only."""
     status_message: _builtins.str
-    """What the last status update said; at most 1,024 characters."""
+    """The message of the last status update; at most 1,024 characters."""
     endpoint: _builtins.str
-    """Where it answers."""
+    """The URL or address of the endpoint."""
     replicas: _builtins.int
     revision: _builtins.int
     """Output only: the revision of the last write to this resource."""
@@ -287,9 +287,9 @@ class DeleteDeploymentRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     force: _builtins.bool
-    """Whatever its state."""
+    """Delete it in any state."""
     etag: _builtins.str
-    """Of the deployment that the client read; empty when it does not care."""
+    """Of the deployment that the client read; empty means unconditional."""
     request_id: _builtins.str
     def __init__(
         self,

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class DeploymentServiceStub(object):
-    """DeploymentService keeps what runs where.
+    """DeploymentService records which version runs where.
     """
 
     def __init__(self, channel):
@@ -74,7 +74,7 @@ class DeploymentServiceStub(object):
 
 
 class DeploymentServiceServicer(object):
-    """DeploymentService keeps what runs where.
+    """DeploymentService records which version runs where.
     """
 
     def CreateDeployment(self, request, context):
@@ -133,8 +133,8 @@ class DeploymentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
-        any. Its id is free again; the audit keeps what it was.
+        """DeleteDeployment removes a deployment that is RETIRED or FAILED or, with `force`,
+        any other. Its id can be used again; the audit log keeps its last state.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.
@@ -158,7 +158,7 @@ class DeploymentServiceServicer(object):
         NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
         FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
         deleted and the move would run it (MODEL_DELETED).
-        ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+        ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was recreated while this call
         waited (DEPLOYMENT_CHANGED): try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -167,7 +167,7 @@ class DeploymentServiceServicer(object):
 
     def WatchDeployment(self, request, context):
         """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
-        are read may be sent as one. It ends when the deployment is gone.
+        are read may be sent as one. It ends when the deployment is deleted.
 
         Errors:
         INVALID_ARGUMENT  `name` is malformed.
@@ -224,7 +224,7 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeploymentService(object):
-    """DeploymentService keeps what runs where.
+    """DeploymentService records which version runs where.
     """
 
     @staticmethod

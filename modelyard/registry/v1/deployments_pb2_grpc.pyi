@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeploymentServiceStub:
-    """DeploymentService keeps what runs where."""
+    """DeploymentService records which version runs where."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -74,8 +74,8 @@ class DeploymentServiceStub:
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployments_pb2.DeleteDeploymentRequest, _empty_pb2.Empty]
-    """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
-    any. Its id is free again; the audit keeps what it was.
+    """DeleteDeployment removes a deployment that is RETIRED or FAILED or, with `force`,
+    any other. Its id can be used again; the audit log keeps its last state.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -95,12 +95,12 @@ class DeploymentServiceStub:
       NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
       FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
                            deleted and the move would run it (MODEL_DELETED).
-      ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was recreated while this call
                            waited (DEPLOYMENT_CHANGED): try again.
     """
     WatchDeployment: _grpc.UnaryStreamMultiCallable[_deployments_pb2.WatchDeploymentRequest, _deployments_pb2.WatchDeploymentResponse]
     """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
-    are read may be sent as one. It ends when the deployment is gone.
+    are read may be sent as one. It ends when the deployment is deleted.
 
     Errors:
       INVALID_ARGUMENT  `name` is malformed.
@@ -109,7 +109,7 @@ class DeploymentServiceStub:
 
 @_typing.type_check_only
 class DeploymentServiceAsyncStub(DeploymentServiceStub):
-    """DeploymentService keeps what runs where."""
+    """DeploymentService records which version runs where."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateDeployment: _aio.UnaryUnaryMultiCallable[_deployments_pb2.CreateDeploymentRequest, _deployments_pb2.Deployment]  # type: ignore[assignment]
@@ -152,8 +152,8 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployments_pb2.DeleteDeploymentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
-    any. Its id is free again; the audit keeps what it was.
+    """DeleteDeployment removes a deployment that is RETIRED or FAILED or, with `force`,
+    any other. Its id can be used again; the audit log keeps its last state.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -173,12 +173,12 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
       NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
       FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
                            deleted and the move would run it (MODEL_DELETED).
-      ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+      ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was recreated while this call
                            waited (DEPLOYMENT_CHANGED): try again.
     """
     WatchDeployment: _aio.UnaryStreamMultiCallable[_deployments_pb2.WatchDeploymentRequest, _deployments_pb2.WatchDeploymentResponse]  # type: ignore[assignment]
     """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
-    are read may be sent as one. It ends when the deployment is gone.
+    are read may be sent as one. It ends when the deployment is deleted.
 
     Errors:
       INVALID_ARGUMENT  `name` is malformed.
@@ -186,7 +186,7 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """
 
 class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """DeploymentService keeps what runs where."""
+    """DeploymentService records which version runs where."""
 
     @_abc_1.abstractmethod
     def CreateDeployment(
@@ -257,8 +257,8 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployments_pb2.DeleteDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """DeleteDeployment removes a deployment that runs nothing any more: one that is RETIRED or FAILED, or, with `force`,
-        any. Its id is free again; the audit keeps what it was.
+        """DeleteDeployment removes a deployment that is RETIRED or FAILED or, with `force`,
+        any other. Its id can be used again; the audit log keeps its last state.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.
@@ -284,7 +284,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            no such deployment (DEPLOYMENT_NOT_FOUND).
           FAILED_PRECONDITION  the move is not legal (ILLEGAL_TRANSITION; the metadata gives from and to), or the model is
                                deleted and the move would run it (MODEL_DELETED).
-          ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was made anew while this call
+          ABORTED              `etag` is not the current one (ETAG_MISMATCH), or the deployment was recreated while this call
                                waited (DEPLOYMENT_CHANGED): try again.
         """
 
@@ -295,7 +295,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_deployments_pb2.WatchDeploymentResponse], _abc.AsyncIterator[_deployments_pb2.WatchDeploymentResponse]]:
         """WatchDeployment sends the deployment as it is, and again after every change; changes that come faster than they
-        are read may be sent as one. It ends when the deployment is gone.
+        are read may be sent as one. It ends when the deployment is deleted.
 
         Errors:
           INVALID_ARGUMENT  `name` is malformed.

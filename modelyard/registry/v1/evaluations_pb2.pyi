@@ -110,8 +110,8 @@ class RecordEvaluationsRequest(_message.Message):
     request_id: _builtins.str
     """Makes a retry safe: the same id with the same request returns the first answer, for 24 hours."""
     replace: _builtins.bool
-    """Each result takes the place of those of the same version, data set, metric and parameters: a correction, or a
-    measurement that is done again.
+    """Each result replaces those of the same version, data set, metric and parameters: a correction, or a
+    repeated measurement.
     """
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]: ...
@@ -142,7 +142,7 @@ class RecordEvaluationsResponse(_message.Message):
     """How many were recorded: all of them."""
     revision: _builtins.int
     replaced_count: _builtins.int
-    """How many others they took the place of."""
+    """How many others they replaced."""
     def __init__(
         self,
         *,
@@ -204,7 +204,7 @@ class DeleteEvaluationsRequest(_message.Message):
 
     @_builtins.property
     def selection(self) -> Global___DeleteEvaluationsRequest.Selection:
-        """In place of names."""
+        """Alternative to names."""
 
     def __init__(
         self,
@@ -340,7 +340,7 @@ class QueryLeaderboardRequest(_message.Message):
     """0 means 20; more than 200 is taken as 200."""
     page_token: _builtins.str
     direction: Global___Metric.Direction.ValueType
-    """In place of what the metric says."""
+    """Overrides the metric's direction."""
     def __init__(
         self,
         *,
@@ -397,7 +397,7 @@ class QueryLeaderboardResponse(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     direction: Global___Metric.Direction.ValueType
-    """What the order went by."""
+    """The direction of the order."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryLeaderboardResponse.Entry]: ...
     def __init__(
@@ -417,7 +417,7 @@ Global___QueryLeaderboardResponse: _TypeAlias = QueryLeaderboardResponse  # noqa
 
 @_typing.final
 class Metric(_message.Message):
-    """Metric is what a namespace knows of a metric."""
+    """Metric summarises a metric in a namespace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -428,13 +428,13 @@ class Metric(_message.Message):
     class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Metric._Direction.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         DIRECTION_UNSPECIFIED: Metric._Direction.ValueType  # 0
-        """Nobody said; HIGHER is meant."""
+        """Not set; treated as HIGHER."""
         DIRECTION_HIGHER: Metric._Direction.ValueType  # 1
         DIRECTION_LOWER: Metric._Direction.ValueType  # 2
 
     class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper): ...
     DIRECTION_UNSPECIFIED: Metric.Direction.ValueType  # 0
-    """Nobody said; HIGHER is meant."""
+    """Not set; treated as HIGHER."""
     DIRECTION_HIGHER: Metric.Direction.ValueType  # 1
     DIRECTION_LOWER: Metric.Direction.ValueType  # 2
 
@@ -453,10 +453,10 @@ class Metric(_message.Message):
     result_count: _builtins.int
     """Output only: how many results there are."""
     revision: _builtins.int
-    """Output only: of the write that said the direction."""
+    """Output only: the revision of the write that set the direction."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only: when the direction was said; unset while nobody has."""
+        """Output only: when the direction was set; unset if it never was."""
 
     def __init__(
         self,
@@ -478,7 +478,7 @@ Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):
-    """Dataset is what a namespace has of a data set."""
+    """Dataset summarises a data set in a namespace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -626,7 +626,7 @@ class UpdateMetricRequest(_message.Message):
     request_id: _builtins.str
     @_builtins.property
     def metric(self) -> Global___Metric:
-        """Its id and direction; DIRECTION_UNSPECIFIED takes back what was said."""
+        """Its id and direction; DIRECTION_UNSPECIFIED resets it."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EvaluationServiceStub(object):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+    """EvaluationService stores measured results: one number of one metric on one data set for one version.
 
     Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
     Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
@@ -78,7 +78,7 @@ class EvaluationServiceStub(object):
 
 
 class EvaluationServiceServicer(object):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+    """EvaluationService stores measured results: one number of one metric on one data set for one version.
 
     Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
     Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
@@ -93,7 +93,7 @@ class EvaluationServiceServicer(object):
         INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
         value is not finite, or there are none or more than 10,000.
         NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
-        FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+        FAILED_PRECONDITION  `replace` would delete more than 10,000 results (TOO_MANY_EVALUATIONS).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
         """
@@ -102,15 +102,15 @@ class EvaluationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteEvaluations(self, request, context):
-        """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
-        means. The audit keeps what they were. That there is none that a selection means is no error.
+        """DeleteEvaluations deletes results, all or none: those with the names, or all of a version that the selection
+        matches. The audit log keeps their values. A selection that matches none is not an error.
 
         Errors:
         INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
         names and a selection, or neither.
         NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
         the selection does not (VERSION_NOT_FOUND).
-        FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+        FAILED_PRECONDITION  the selection matches more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -131,14 +131,14 @@ class EvaluationServiceServicer(object):
 
     def QueryLeaderboard(self, request, context):
         """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
-        Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+        The metric's direction (UpdateMetric) says which values are better; by default higher ones are. Results of
         deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
         entries: ListDatasets and ListMetrics say which there are.
 
         Errors:
         INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
         NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-        DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+        DEADLINE_EXCEEDED  the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,8 +158,8 @@ class EvaluationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListMetrics(self, request, context):
-        """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
-        said which way is better.
+        """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those whose direction
+        was set.
 
         Errors:
         INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
@@ -171,8 +171,8 @@ class EvaluationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMetric(self, request, context):
-        """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
-        results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+        """UpdateMetric sets the direction of a metric on all data sets of a namespace: leaderboards and conditions on
+        results follow at once. The change stream reports it as a change of namespaces/{namespace}/metrics.
 
         Errors:
         INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
@@ -230,7 +230,7 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvaluationService(object):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+    """EvaluationService stores measured results: one number of one metric on one data set for one version.
 
     Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
     Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvaluationServiceStub:
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+    """EvaluationService stores measured results: one number of one metric on one data set for one version.
 
     Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
     Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
@@ -46,20 +46,20 @@ class EvaluationServiceStub:
       INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
                            value is not finite, or there are none or more than 10,000.
       NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
-      FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+      FAILED_PRECONDITION  `replace` would delete more than 10,000 results (TOO_MANY_EVALUATIONS).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
       RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
     """
     DeleteEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.DeleteEvaluationsRequest, _evaluations_pb2.DeleteEvaluationsResponse]
-    """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
-    means. The audit keeps what they were. That there is none that a selection means is no error.
+    """DeleteEvaluations deletes results, all or none: those with the names, or all of a version that the selection
+    matches. The audit log keeps their values. A selection that matches none is not an error.
 
     Errors:
       INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
                            names and a selection, or neither.
       NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
                            the selection does not (VERSION_NOT_FOUND).
-      FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+      FAILED_PRECONDITION  the selection matches more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListEvaluationsRequest, _evaluations_pb2.ListEvaluationsResponse]
@@ -72,14 +72,14 @@ class EvaluationServiceStub:
     """
     QueryLeaderboard: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.QueryLeaderboardRequest, _evaluations_pb2.QueryLeaderboardResponse]
     """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
-    Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+    The metric's direction (UpdateMetric) says which values are better; by default higher ones are. Results of
     deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
     entries: ListDatasets and ListMetrics say which there are.
 
     Errors:
       INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-      DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+      DEADLINE_EXCEEDED  the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
     """
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListDatasetsRequest, _evaluations_pb2.ListDatasetsResponse]
     """ListDatasets lists the data sets of which a namespace has results, by id. Results of deleted models are among them
@@ -91,8 +91,8 @@ class EvaluationServiceStub:
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
     ListMetrics: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.ListMetricsRequest, _evaluations_pb2.ListMetricsResponse]
-    """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
-    said which way is better.
+    """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those whose direction
+    was set.
 
     Errors:
       INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
@@ -100,8 +100,8 @@ class EvaluationServiceStub:
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
     UpdateMetric: _grpc.UnaryUnaryMultiCallable[_evaluations_pb2.UpdateMetricRequest, _evaluations_pb2.Metric]
-    """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
-    results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+    """UpdateMetric sets the direction of a metric on all data sets of a namespace: leaderboards and conditions on
+    results follow at once. The change stream reports it as a change of namespaces/{namespace}/metrics.
 
     Errors:
       INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
@@ -111,7 +111,7 @@ class EvaluationServiceStub:
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+    """EvaluationService stores measured results: one number of one metric on one data set for one version.
 
     Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
     Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
@@ -127,20 +127,20 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
       INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
                            value is not finite, or there are none or more than 10,000.
       NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
-      FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+      FAILED_PRECONDITION  `replace` would delete more than 10,000 results (TOO_MANY_EVALUATIONS).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
       RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
     """
     DeleteEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.DeleteEvaluationsRequest, _evaluations_pb2.DeleteEvaluationsResponse]  # type: ignore[assignment]
-    """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
-    means. The audit keeps what they were. That there is none that a selection means is no error.
+    """DeleteEvaluations deletes results, all or none: those with the names, or all of a version that the selection
+    matches. The audit log keeps their values. A selection that matches none is not an error.
 
     Errors:
       INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
                            names and a selection, or neither.
       NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
                            the selection does not (VERSION_NOT_FOUND).
-      FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+      FAILED_PRECONDITION  the selection matches more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListEvaluationsRequest, _evaluations_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
@@ -153,14 +153,14 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """
     QueryLeaderboard: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.QueryLeaderboardRequest, _evaluations_pb2.QueryLeaderboardResponse]  # type: ignore[assignment]
     """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
-    Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+    The metric's direction (UpdateMetric) says which values are better; by default higher ones are. Results of
     deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
     entries: ListDatasets and ListMetrics say which there are.
 
     Errors:
       INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-      DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+      DEADLINE_EXCEEDED  the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
     """
     ListDatasets: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListDatasetsRequest, _evaluations_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """ListDatasets lists the data sets of which a namespace has results, by id. Results of deleted models are among them
@@ -172,8 +172,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
     ListMetrics: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.ListMetricsRequest, _evaluations_pb2.ListMetricsResponse]  # type: ignore[assignment]
-    """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
-    said which way is better.
+    """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those whose direction
+    was set.
 
     Errors:
       INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
@@ -181,8 +181,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
     """
     UpdateMetric: _aio.UnaryUnaryMultiCallable[_evaluations_pb2.UpdateMetricRequest, _evaluations_pb2.Metric]  # type: ignore[assignment]
-    """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
-    results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+    """UpdateMetric sets the direction of a metric on all data sets of a namespace: leaderboards and conditions on
+    results follow at once. The change stream reports it as a change of namespaces/{namespace}/metrics.
 
     Errors:
       INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.
@@ -191,7 +191,7 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """EvaluationService keeps measured results: one number of one metric on one data set for one version.
+    """EvaluationService stores measured results: one number of one metric on one data set for one version.
 
     Data sets and metrics are named by ids as people write them, such as GLUE/SST-2, acc@1, val/loss, mAP@0.5 or
     Common Voice 11.0: 1 to 250 characters, printable, without spaces at the ends. They are brought into Unicode's NFC and
@@ -211,7 +211,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT     a version is malformed or not below `parent`, a data set or metric is not an id as above, a
                                value is not finite, or there are none or more than 10,000.
           NOT_FOUND            one of the versions does not exist (VERSION_NOT_FOUND names the first).
-          FAILED_PRECONDITION  `replace` would take away more than 10,000 results (TOO_MANY_EVALUATIONS).
+          FAILED_PRECONDITION  `replace` would delete more than 10,000 results (TOO_MANY_EVALUATIONS).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
           RESOURCE_EXHAUSTED   one of the versions would have more than 100,000 results (EVALUATION_COUNT).
         """
@@ -222,15 +222,15 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluations_pb2.DeleteEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluations_pb2.DeleteEvaluationsResponse, _abc.Awaitable[_evaluations_pb2.DeleteEvaluationsResponse]]:
-        """DeleteEvaluations takes results back, all or none: those with the names, or all of a version that the selection
-        means. The audit keeps what they were. That there is none that a selection means is no error.
+        """DeleteEvaluations deletes results, all or none: those with the names, or all of a version that the selection
+        matches. The audit log keeps their values. A selection that matches none is not an error.
 
         Errors:
           INVALID_ARGUMENT     a name is malformed or not below `parent`, there are more than 10,000, or there are both
                                names and a selection, or neither.
           NOT_FOUND            one of the results does not exist (EVALUATION_NOT_FOUND names the first), or the version of
                                the selection does not (VERSION_NOT_FOUND).
-          FAILED_PRECONDITION  the selection means more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
+          FAILED_PRECONDITION  the selection matches more than 10,000 results (TOO_MANY_EVALUATIONS): select a metric.
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
@@ -255,14 +255,14 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluations_pb2.QueryLeaderboardResponse, _abc.Awaitable[_evaluations_pb2.QueryLeaderboardResponse]]:
         """QueryLeaderboard ranks the models of a namespace by their best result of a metric on a data set, the best first.
-        Which way is better is for the metric to say (UpdateMetric); of one of which nobody said it, higher is. Results of
+        The metric's direction (UpdateMetric) says which values are better; by default higher ones are. Results of
         deleted models and of FAILED versions do not count. A data set or a metric of which there are no results has no
         entries: ListDatasets and ListMetrics say which there are.
 
         Errors:
           INVALID_ARGUMENT   `filter` does not parse (the violation gives the position), or as in ListEvaluations.
           NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-          DEADLINE_EXCEEDED  the query took longer than a search may (SEARCH_TOO_SLOW): narrow it.
+          DEADLINE_EXCEEDED  the query exceeded the time limit of a search (SEARCH_TOO_SLOW): narrow it.
         """
 
     @_abc_1.abstractmethod
@@ -286,8 +286,8 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluations_pb2.ListMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluations_pb2.ListMetricsResponse, _abc.Awaitable[_evaluations_pb2.ListMetricsResponse]]:
-        """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those of which somebody
-        said which way is better.
+        """ListMetrics lists the metrics of which a namespace has results, as ListDatasets does, and those whose direction
+        was set.
 
         Errors:
           INVALID_ARGUMENT  `parent` or `dataset` is malformed, `page_size` is negative, or `page_token` is not one of this
@@ -301,8 +301,8 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluations_pb2.UpdateMetricRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluations_pb2.Metric, _abc.Awaitable[_evaluations_pb2.Metric]]:
-        """UpdateMetric says which way a metric is better, on all data sets of a namespace: leaderboards and conditions on
-        results follow at once. The change stream tells it as a change of namespaces/{namespace}/metrics.
+        """UpdateMetric sets the direction of a metric on all data sets of a namespace: leaderboards and conditions on
+        results follow at once. The change stream reports it as a change of namespaces/{namespace}/metrics.
 
         Errors:
           INVALID_ARGUMENT  `parent`, the metric or its direction is malformed.

@@ -67,7 +67,7 @@ class ImportModelsRequest(_message.Message):
     parent: _builtins.str
     """namespaces/{namespace}; the same in every batch of a stream."""
     skip_existing: _builtins.bool
-    """Leave models that exist as they are, with their versions and results, instead of failing."""
+    """Skip existing models, with their versions and results, instead of failing."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportModelsRequest.Item]:
         """1 to 1,000, and at most 20,000 evaluations in all."""

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ImportServiceStub(object):
-    """ImportService takes models in bulk, with their versions and results.
+    """ImportService imports models in bulk, with their versions and results.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class ImportServiceStub(object):
 
 
 class ImportServiceServicer(object):
-    """ImportService takes models in bulk, with their versions and results.
+    """ImportService imports models in bulk, with their versions and results.
     """
 
     def ImportModels(self, request_iterator, context):
-        """ImportModels takes batches and answers each one when it is committed, so that a client can show progress and,
+        """ImportModels accepts batches and responds to each when it is committed, so that a client can show progress and,
         after a break, go on with the first batch that was not answered. A batch is one transaction with one revision: all
         of it is written or none.
 
@@ -78,7 +78,7 @@ def add_ImportServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImportService(object):
-    """ImportService takes models in bulk, with their versions and results.
+    """ImportService imports models in bulk, with their versions and results.
     """
 
     @staticmethod

@@ -27,14 +27,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ImportServiceStub:
-    """ImportService takes models in bulk, with their versions and results."""
+    """ImportService imports models in bulk, with their versions and results."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ImportServiceAsyncStub: ...
     ImportModels: _grpc.StreamStreamMultiCallable[_imports_pb2.ImportModelsRequest, _imports_pb2.ImportModelsResponse]
-    """ImportModels takes batches and answers each one when it is committed, so that a client can show progress and,
+    """ImportModels accepts batches and responds to each when it is committed, so that a client can show progress and,
     after a break, go on with the first batch that was not answered. A batch is one transaction with one revision: all
     of it is written or none.
 
@@ -47,11 +47,11 @@ class ImportServiceStub:
 
 @_typing.type_check_only
 class ImportServiceAsyncStub(ImportServiceStub):
-    """ImportService takes models in bulk, with their versions and results."""
+    """ImportService imports models in bulk, with their versions and results."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportModels: _aio.StreamStreamMultiCallable[_imports_pb2.ImportModelsRequest, _imports_pb2.ImportModelsResponse]  # type: ignore[assignment]
-    """ImportModels takes batches and answers each one when it is committed, so that a client can show progress and,
+    """ImportModels accepts batches and responds to each when it is committed, so that a client can show progress and,
     after a break, go on with the first batch that was not answered. A batch is one transaction with one revision: all
     of it is written or none.
 
@@ -63,7 +63,7 @@ class ImportServiceAsyncStub(ImportServiceStub):
     """
 
 class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ImportService takes models in bulk, with their versions and results."""
+    """ImportService imports models in bulk, with their versions and results."""
 
     @_abc_1.abstractmethod
     def ImportModels(
@@ -71,7 +71,7 @@ class ImportServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_imports_pb2.ImportModelsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_imports_pb2.ImportModelsResponse], _abc.AsyncIterator[_imports_pb2.ImportModelsResponse]]:
-        """ImportModels takes batches and answers each one when it is committed, so that a client can show progress and,
+        """ImportModels accepts batches and responds to each when it is committed, so that a client can show progress and,
         after a break, go on with the first batch that was not answered. A batch is one transaction with one revision: all
         of it is written or none.
 

@@ -88,7 +88,7 @@ class Model(_message.Message):
     description: _builtins.str
     """At most 16,384 characters."""
     owner: _builtins.str
-    """Who answers for it: a user, a team or an address; at most 256 characters."""
+    """Responsible person or team, or a contact address; at most 256 characters."""
     task: _builtins.str
     """What it does, such as image-classification; at most 128 characters."""
     framework: _builtins.str
@@ -176,7 +176,7 @@ class CreateModelRequest(_message.Message):
     request_id: _builtins.str
     """Makes a retry safe: the same id with the same request returns the first answer, for 24 hours."""
     validate_only: _builtins.bool
-    """Check everything and answer as if it had been done, but write nothing."""
+    """Validate only: return the response of the real call, but write nothing."""
     @_builtins.property
     def model(self) -> Global___Model: ...
     def __init__(
@@ -417,7 +417,7 @@ class UpdateModelRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """display_name, description, owner, task, framework, license, labels, annotations, parameter_count; or * for all.
-        labels.team sets that one label, or removes it where `model` has none of that key: two who label one model keep each
+        labels.team sets that one label, or removes it where `model` has none of that key: concurrent updates of different labels keep each
         other's. So does annotations.team.
         """
 

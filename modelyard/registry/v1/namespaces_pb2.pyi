@@ -46,7 +46,7 @@ class Namespace(_message.Message):
 
     @_typing.final
     class Quota(_message.Message):
-        """Quota bounds what a namespace may hold; 0 means no bound. A write past it answers RESOURCE_EXHAUSTED."""
+        """Quota limits what a namespace may hold; 0 means unlimited. A write beyond it fails with RESOURCE_EXHAUSTED."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -85,7 +85,7 @@ class Namespace(_message.Message):
     description: _builtins.str
     """At most 4,096 characters."""
     owner: _builtins.str
-    """Who answers for it: a user, a team or an address; at most 256 characters."""
+    """Responsible person or team, or a contact address; at most 256 characters."""
     revision: _builtins.int
     """Output only: the revision of the last write to this resource."""
     etag: _builtins.str

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class NamespaceServiceStub(object):
-    """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
+    """NamespaceService manages the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
     """
 
     def __init__(self, channel):
@@ -64,7 +64,7 @@ class NamespaceServiceStub(object):
 
 
 class NamespaceServiceServicer(object):
-    """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
+    """NamespaceService manages the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
     """
 
     def CreateNamespace(self, request, context):
@@ -163,7 +163,7 @@ def add_NamespaceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NamespaceService(object):
-    """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
+    """NamespaceService manages the namespaces: every model lives in exactly one. `namespaces/default` exists from the start.
     """
 
     @staticmethod

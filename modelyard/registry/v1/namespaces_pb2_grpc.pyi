@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NamespaceServiceStub:
-    """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start."""
+    """NamespaceService manages the namespaces: every model lives in exactly one. `namespaces/default` exists from the start."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -76,7 +76,7 @@ class NamespaceServiceStub:
 
 @_typing.type_check_only
 class NamespaceServiceAsyncStub(NamespaceServiceStub):
-    """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start."""
+    """NamespaceService manages the namespaces: every model lives in exactly one. `namespaces/default` exists from the start."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.CreateNamespaceRequest, _namespaces_pb2.Namespace]  # type: ignore[assignment]
@@ -120,7 +120,7 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     """
 
 class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """NamespaceService keeps the namespaces: every model lives in exactly one. `namespaces/default` exists from the start."""
+    """NamespaceService manages the namespaces: every model lives in exactly one. `namespaces/default` exists from the start."""
 
     @_abc_1.abstractmethod
     def CreateNamespace(

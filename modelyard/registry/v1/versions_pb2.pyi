@@ -33,22 +33,22 @@ class Version(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Version._State.ValueType  # 0
         STATE_PENDING: Version._State.ValueType  # 1
-        """Made, its artifacts not verified."""
+        """Created, its artifacts not verified."""
         STATE_READY: Version._State.ValueType  # 2
         """Every artifact verified and pinned."""
         STATE_FAILED: Version._State.ValueType  # 3
-        """Given up; see `failure`."""
+        """Failed; see `failure`."""
         STATE_DELETED: Version._State.ValueType  # 4
         """Deleted; see `delete_time`. Its artifacts are listed, but perhaps no longer stored."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: Version.State.ValueType  # 0
     STATE_PENDING: Version.State.ValueType  # 1
-    """Made, its artifacts not verified."""
+    """Created, its artifacts not verified."""
     STATE_READY: Version.State.ValueType  # 2
     """Every artifact verified and pinned."""
     STATE_FAILED: Version.State.ValueType  # 3
-    """Given up; see `failure`."""
+    """Failed; see `failure`."""
     STATE_DELETED: Version.State.ValueType  # 4
     """Deleted; see `delete_time`. Its artifacts are listed, but perhaps no longer stored."""
 
@@ -99,7 +99,7 @@ class Version(_message.Message):
     description: _builtins.str
     """At most 4,096 characters."""
     stage: _builtins.str
-    """Free word for how far it has come, such as experiment or candidate; at most 64 characters. Aliases say what is used
+    """A free-form label for its maturity, such as experiment or candidate; at most 64 characters. Aliases say what is used
     where.
     """
     size_bytes: _builtins.int
@@ -108,7 +108,7 @@ class Version(_message.Message):
     """Output only: the revision of the last write to this resource."""
     etag: _builtins.str
     copied_from: _builtins.str
-    """Output only: the full name of the version that this is a copy of; empty for one that was not copied. That one may be
+    """Output only: the full name of the version that this is a copy of; empty for one that was not copied. The source may be
     gone.
     """
     @_builtins.property
@@ -188,7 +188,7 @@ class Artifact(_message.Message):
     """64 lower-case hexadecimal digits."""
     size_bytes: _builtins.int
     media_type: _builtins.str
-    """Such as application/octet-stream; empty means not said; at most 255 characters."""
+    """Such as application/octet-stream; empty means unknown; at most 255 characters."""
     def __init__(
         self,
         *,
@@ -207,7 +207,7 @@ Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 
 @_typing.final
 class Lineage(_message.Message):
-    """Lineage says where a version comes from."""
+    """Lineage is the origin of a version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -221,12 +221,12 @@ class Lineage(_message.Message):
     ancestor.
     """
     run: _builtins.str
-    """The run that made it, as an address or an id."""
+    """The training run that produced it, as a URL or an id."""
     git_commit: _builtins.str
     """40 or 64 hexadecimal digits."""
     @_builtins.property
     def training_data(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Data sets it was trained on, as names or addresses; at most 64."""
+        """Data sets it was trained on, as names or URLs; at most 64."""
 
     def __init__(
         self,
@@ -328,7 +328,7 @@ class ListVersionsRequest(_message.Message):
     """0 means 50; more than 1,000 is taken as 1,000."""
     page_token: _builtins.str
     show_deleted: _builtins.bool
-    """Deleted versions too."""
+    """Include soft-deleted versions."""
     def __init__(
         self,
         *,
@@ -464,7 +464,7 @@ class DeleteVersionRequest(_message.Message):
     """
     request_id: _builtins.str
     validate_only: _builtins.bool
-    """Check everything and answer as if it had been done, but write nothing."""
+    """Validate only: return the response of the real call, but write nothing."""
     def __init__(
         self,
         *,

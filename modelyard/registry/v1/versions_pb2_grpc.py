@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class VersionServiceStub(object):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
-    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never reuses a number. A
+    version is created PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
     lineage no longer change.
     """
 
@@ -90,8 +90,8 @@ class VersionServiceStub(object):
 
 
 class VersionServiceServicer(object):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
-    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never reuses a number. A
+    version is created PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
     lineage no longer change.
     """
 
@@ -169,9 +169,9 @@ class VersionServiceServicer(object):
         FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
         names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
         were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
-        ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+        ABORTED              the version changed meanwhile (VERSION_CHANGED), or a concurrent call finalizes it
         (PINS_TAKEN_BACK): retry.
-        RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
+        RESOURCE_EXHAUSTED   the asset service's quota for one version is exceeded (ASSET_QUOTA).
         UNAVAILABLE          the asset service does not answer: retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -179,7 +179,7 @@ class VersionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FailVersion(self, request, context):
-        """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
+        """FailVersion marks a PENDING version as FAILED; the reason is recorded, and its artifacts may be collected.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed.
@@ -192,7 +192,7 @@ class VersionServiceServicer(object):
 
     def DeleteVersion(self, request, context):
         """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
-        `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+        `show_deleted` returns; its number is not reused. Its size no longer counts against the quota of the namespace,
         and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
         as their parent.
 
@@ -210,11 +210,11 @@ class VersionServiceServicer(object):
 
     def CopyVersion(self, request, context):
         """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
-        the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+        the artifacts, description, stage, labels and lineage of the source, and names the source in `copied_from`.
         It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
 
         Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
-        with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+        with the same `request_id` resumes it, and without one it becomes FAILED, too.
 
         Errors:
         INVALID_ARGUMENT     `parent` or `source` is malformed.
@@ -231,13 +231,13 @@ class VersionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FindVersions(self, request, context):
-        """FindVersions finds the READY versions that contain an asset: which ones have this file.
+        """FindVersions finds the READY versions that contain an asset.
 
         Errors:
         INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
         search's.
         NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-        DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
+        DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,8 +305,8 @@ def add_VersionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VersionService(object):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
-    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never reuses a number. A
+    version is created PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
     lineage no longer change.
     """
 

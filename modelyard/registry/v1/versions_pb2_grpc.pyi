@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VersionServiceStub:
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
-    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never reuses a number. A
+    version is created PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
     lineage no longer change.
     """
 
@@ -90,13 +90,13 @@ class VersionServiceStub:
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                            names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
                            were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
-      ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+      ABORTED              the version changed meanwhile (VERSION_CHANGED), or a concurrent call finalizes it
                            (PINS_TAKEN_BACK): retry.
-      RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
+      RESOURCE_EXHAUSTED   the asset service's quota for one version is exceeded (ASSET_QUOTA).
       UNAVAILABLE          the asset service does not answer: retry.
     """
     FailVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.FailVersionRequest, _versions_pb2.Version]
-    """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
+    """FailVersion marks a PENDING version as FAILED; the reason is recorded, and its artifacts may be collected.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -105,7 +105,7 @@ class VersionServiceStub:
     """
     DeleteVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.DeleteVersionRequest, _versions_pb2.Version]
     """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
-    `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+    `show_deleted` returns; its number is not reused. Its size no longer counts against the quota of the namespace,
     and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
     as their parent.
 
@@ -119,11 +119,11 @@ class VersionServiceStub:
     """
     CopyVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.CopyVersionRequest, _versions_pb2.Version]
     """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
-    the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+    the artifacts, description, stage, labels and lineage of the source, and names the source in `copied_from`.
     It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
 
     Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
-    with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+    with the same `request_id` resumes it, and without one it becomes FAILED, too.
 
     Errors:
       INVALID_ARGUMENT     `parent` or `source` is malformed.
@@ -136,19 +136,19 @@ class VersionServiceStub:
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     FindVersions: _grpc.UnaryUnaryMultiCallable[_versions_pb2.FindVersionsRequest, _versions_pb2.FindVersionsResponse]
-    """FindVersions finds the READY versions that contain an asset: which ones have this file.
+    """FindVersions finds the READY versions that contain an asset.
 
     Errors:
       INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
                          search's.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-      DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
+      DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
     """
 
 @_typing.type_check_only
 class VersionServiceAsyncStub(VersionServiceStub):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
-    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never reuses a number. A
+    version is created PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
     lineage no longer change.
     """
 
@@ -207,13 +207,13 @@ class VersionServiceAsyncStub(VersionServiceStub):
       FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                            names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
                            were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
-      ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+      ABORTED              the version changed meanwhile (VERSION_CHANGED), or a concurrent call finalizes it
                            (PINS_TAKEN_BACK): retry.
-      RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
+      RESOURCE_EXHAUSTED   the asset service's quota for one version is exceeded (ASSET_QUOTA).
       UNAVAILABLE          the asset service does not answer: retry.
     """
     FailVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.FailVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
-    """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
+    """FailVersion marks a PENDING version as FAILED; the reason is recorded, and its artifacts may be collected.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed.
@@ -222,7 +222,7 @@ class VersionServiceAsyncStub(VersionServiceStub):
     """
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.DeleteVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
     """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
-    `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+    `show_deleted` returns; its number is not reused. Its size no longer counts against the quota of the namespace,
     and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
     as their parent.
 
@@ -236,11 +236,11 @@ class VersionServiceAsyncStub(VersionServiceStub):
     """
     CopyVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.CopyVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
     """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
-    the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+    the artifacts, description, stage, labels and lineage of the source, and names the source in `copied_from`.
     It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
 
     Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
-    with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+    with the same `request_id` resumes it, and without one it becomes FAILED, too.
 
     Errors:
       INVALID_ARGUMENT     `parent` or `source` is malformed.
@@ -253,18 +253,18 @@ class VersionServiceAsyncStub(VersionServiceStub):
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     FindVersions: _aio.UnaryUnaryMultiCallable[_versions_pb2.FindVersionsRequest, _versions_pb2.FindVersionsResponse]  # type: ignore[assignment]
-    """FindVersions finds the READY versions that contain an asset: which ones have this file.
+    """FindVersions finds the READY versions that contain an asset.
 
     Errors:
       INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
                          search's.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-      DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
+      DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
     """
 
 class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never gives a number again. A
-    version is made PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
+    """VersionService keeps the versions of models. The server numbers them 1, 2, 3 …, and never reuses a number. A
+    version is created PENDING, its bytes are uploaded, and finalizing it verifies every artifact; then its artifacts and its
     lineage no longer change.
     """
 
@@ -357,9 +357,9 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
           FAILED_PRECONDITION  an artifact is missing or of another size (ASSET_MISSING, ASSET_SIZE_MISMATCH; the metadata
                                names path and sha256), the version is FAILED (VERSION_FAILED), or it was made before paths
                                were checked and one of them is wrong (ARTIFACT_PATH_INVALID; the metadata names it).
-          ABORTED              the version changed meanwhile (VERSION_CHANGED), or somebody else finalizes it, too
+          ABORTED              the version changed meanwhile (VERSION_CHANGED), or a concurrent call finalizes it
                                (PINS_TAKEN_BACK): retry.
-          RESOURCE_EXHAUSTED   the asset service does not keep so much for one version (ASSET_QUOTA).
+          RESOURCE_EXHAUSTED   the asset service's quota for one version is exceeded (ASSET_QUOTA).
           UNAVAILABLE          the asset service does not answer: retry.
         """
 
@@ -369,7 +369,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.FailVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
-        """FailVersion gives a PENDING version up; the reason is kept, and its artifacts may be collected.
+        """FailVersion marks a PENDING version as FAILED; the reason is recorded, and its artifacts may be collected.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed.
@@ -384,7 +384,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
         """DeleteVersion deletes a version for good, with its evaluations. What remains is a record, which only ListVersions with
-        `show_deleted` returns; its number is not given again. Its size no longer counts against the quota of the namespace,
+        `show_deleted` returns; its number is not reused. Its size no longer counts against the quota of the namespace,
         and some minutes later its bytes may be collected, unless another version has them. Other versions may still name it
         as their parent.
 
@@ -404,11 +404,11 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
         """CopyVersion makes a READY version the next version of another model, or of its own, without moving bytes: the copy has
-        the artifacts, description, stage, labels and lineage of the source, and says in `copied_from` where they come from.
+        the artifacts, description, stage, labels and lineage of the source, and names the source in `copied_from`.
         It is independent of the source from then on, counts against the quota of its own namespace, and has no evaluations.
 
         Until its artifacts are pinned the copy is PENDING. If that fails for good it becomes FAILED; after UNAVAILABLE a retry
-        with the same `request_id` goes on with it, and without one it becomes FAILED, too.
+        with the same `request_id` resumes it, and without one it becomes FAILED, too.
 
         Errors:
           INVALID_ARGUMENT     `parent` or `source` is malformed.
@@ -427,13 +427,13 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.FindVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.FindVersionsResponse, _abc.Awaitable[_versions_pb2.FindVersionsResponse]]:
-        """FindVersions finds the READY versions that contain an asset: which ones have this file.
+        """FindVersions finds the READY versions that contain an asset.
 
         Errors:
           INVALID_ARGUMENT   `parent` or `sha256` is malformed, `page_size` is negative, or `page_token` is not one of this
                              search's.
           NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
-          DEADLINE_EXCEEDED  there are so many that it took longer than a search may (SEARCH_TOO_SLOW).
+          DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
         """
 
 def add_VersionServiceServicer_to_server(servicer: VersionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

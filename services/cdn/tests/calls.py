@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2 as pb
-from modelyard.problems import explain
+from modelyard.error_details import explain
 
 if TYPE_CHECKING:
     from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceAsyncStub as Stub

@@ -17,7 +17,7 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
-from modelyard.problems import explain
+from modelyard.error_details import explain
 from services.cdn.tests.calls import MIB, digest, download, failure, some_bytes, upload
 from services.cdn.tests.conftest import Cdn, World, serving
 from services.cdn.tests.model_files import safetensors, tensor

@@ -45,8 +45,8 @@ _ALLOWED = {
     ("services/ledger/store/together.py", "__init__"): "awaited by prepare and finish",
     ("services/ledger/store/together.py", "prepare"): "awaited in the next lines",
     ("services/registry/service/assets.py", "_sizes"): "awaited",
-    ("modelyard/_aio_companions.py", "_note"): "the client's: what it notes is lost with its call",
-    ("modelyard/_aio_moving.py", "receive_ranges"): "awaited",
+    ("modelyard/_aio_interceptors.py", "_note"): "the client's: what it notes is lost with its call",
+    ("modelyard/_aio_transfer.py", "receive_ranges"): "awaited",
 }
 
 

@@ -13,7 +13,7 @@ import grpc
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
-from modelyard.problems import Problem, explain
+from modelyard.error_details import Problem, explain
 from services.chassis.access import ServiceToken
 from services.chassis.clients.channels import Peer
 from services.chassis.clients.outgoing import Headers, outgoing

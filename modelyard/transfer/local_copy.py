@@ -9,13 +9,15 @@ import os
 from pathlib import Path
 
 from modelyard.transfer.locks import try_lock
-from modelyard.transfer.parts import about, is_at, open_part, part_of, settle
-from modelyard.transfer.progress import Progress, no_progress
+from modelyard.transfer.partial_file import about, is_at, open_part, part_of, settle
+from modelyard.transfer.progress import ProgressCallback, no_progress
 
 _PIECE = 1024 * 1024
 
 
-def copy_file(source: Path, target: Path, sha256: str, size_bytes: int, progress: Progress = no_progress) -> bool:
+def copy_file(
+    source: Path, target: Path, sha256: str, size_bytes: int, progress: ProgressCallback = no_progress
+) -> bool:
     """
     Copy a file, verified on the way, and move the copy in place when it is complete.
 
@@ -45,7 +47,7 @@ def copy_file(source: Path, target: Path, sha256: str, size_bytes: int, progress
     return True
 
 
-def _copied(source: Path, into: int, sha256: str, size_bytes: int, progress: Progress) -> bool:
+def _copied(source: Path, into: int, sha256: str, size_bytes: int, progress: ProgressCallback) -> bool:
     hashed, done = hashlib.sha256(), 0
     try:
         origin = source.open("rb")

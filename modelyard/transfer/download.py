@@ -14,12 +14,12 @@ from typing import BinaryIO, Self
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.transfer.errors import IntegrityError
 from modelyard.transfer.locks import try_lock
-from modelyard.transfer.outgoing import digest
-from modelyard.transfer.parts import about, check_asset, is_at, open_part, part_of, settle
-from modelyard.transfer.progress import Progress, no_progress
+from modelyard.transfer.partial_file import about, check_asset, is_at, open_part, part_of, settle
+from modelyard.transfer.progress import ProgressCallback, no_progress
+from modelyard.transfer.upload_source import digest
 
 
-class Gathering(ABC):
+class Download(ABC):
     """
     A file to download: its bytes are gathered beside it under a name with the digest, and moved in place when verified.
     Of those who download the same into the same place, one does, and the others wait for it.
@@ -36,7 +36,9 @@ class Gathering(ABC):
     #: Beside the gathered bytes, a file that says which are there; None when all before the end are.
     _notes: Path | None = None
 
-    def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
+    def __init__(
+        self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: ProgressCallback = no_progress
+    ) -> None:
         check_asset(asset)
         self._asset = asset
         self._path = Path(path)

@@ -1,25 +1,23 @@
 """
-How a command ends, and what it prints beside its answer.
+Exit codes, interruption, and what a command prints besides its result.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
-from modelyard.cli.codes import TABLE, code_of
-from modelyard.cli.errors import OfFileError, RefusedError
+from modelyard.cli.errors import FileError, RefusedError
+from modelyard.cli.exit_codes import TABLE, code_of
 from modelyard.cli.main import main
 from tests.client.probe import Probe, probing
+from tests.client.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = {
@@ -40,7 +38,7 @@ CODES = {
 @pytest.fixture
 def probe() -> Iterator[Probe]:
     """
-    A server that fails as it is told.
+    A server that fails on request.
     """
     with probing() as running:
         yield running
@@ -49,17 +47,17 @@ def probe() -> Iterator[Probe]:
 @pytest.mark.parametrize("status", [each for each in grpc.StatusCode if each is not grpc.StatusCode.OK])
 def test_exit_codes(probe: Probe, capsys: pytest.CaptureFixture[str], status: grpc.StatusCode) -> None:
     """
-    What kind of thing went wrong is the exit code: 1 unless the table has a better one.
+    The exit code is that of the status in the table, otherwise 1.
     """
-    # A read is tried again where nothing may have answered.
+    # Reads are retried on UNAVAILABLE.
     probe.failures.extend([status] * 4)
     assert main(["--target", probe.target, "models", "get", "m"]) == CODES.get(status.name, 1)
     assert capsys.readouterr().err.startswith(f"modelyard: {status.name}: ")
 
 
-def test_exit_codes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     """
-    The help and the page list every code.
+    The help text and docs/cli.md list every exit code.
     """
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -72,25 +70,25 @@ def test_exit_codes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_failures_of_files() -> None:
     """
-    A file that fails because of a call ends as the call does; what is refused here is 1.
+    The exit code of a file's failed call is that of the call; a local refusal is 1.
     """
 
     class Lost(grpc.RpcError):
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.NOT_FOUND
 
-    assert code_of(OfFileError("weights", Lost())) == 3
-    assert code_of(OfFileError("weights", OSError())) == 1
+    assert code_of(FileError("weights", Lost())) == 3
+    assert code_of(FileError("weights", OSError())) == 1
     assert code_of(RefusedError("no")) == 1
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
+def silent() -> Iterator[socket.socket]:
     """
-    An address that takes connections and says nothing.
+    A server that never answers.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield listener
 
 
 @pytest.mark.parametrize(
@@ -106,37 +104,28 @@ def silent() -> Iterator[str]:
         ["cache", "status"],
     ],
 )
-def test_interrupted(silent: str, arguments: list[str]) -> None:
+def test_interrupted(silent: socket.socket, arguments: list[str]) -> None:
     """
-    Ctrl-C ends every command with 130, and says nothing.
+    Ctrl-C ends every command with exit code 130 and no output.
     """
-    # It says when it has begun to wait: Python's own start takes its time, and is not what is interrupted here.
-    code = (
-        "import sys, modelyard.cli.main as program; print('begun', flush=True); "
-        "sys.argv[0] = 'modelyard'; program.program()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, "--target", silent],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "begun\n"
+    port = silent.getsockname()[1]
+    # The command is interrupted in its call; the one that reads standard input, before it.
+    silent.settimeout(1 if "-" in arguments else 60)
+    with interruptible(*arguments, "--target", f"127.0.0.1:{port}") as running:
         try:
-            running.wait(0.5)
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGINT)
+            accepted = silent.accept()[0]
+        except TimeoutError:
+            accepted = None
+        running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
-    assert (running.returncode, out, err) == (130, "", "")
+        if accepted is not None:
+            accepted.close()
+    assert (running.returncode, out, err, accepted is None) == (130, "", "", "-" in arguments)
 
 
 def test_zero_values(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    JSON has what is 0, false or empty, as it has over HTTP.
+    JSON output includes fields that are 0, false or empty, as the HTTP API does.
     """
     assert main(["--target", probe.target, "--json", "models", "get", "m"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -146,7 +135,7 @@ def test_zero_values(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_quiet(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    --quiet leaves notes out, and errors in.
+    --quiet suppresses notes, not errors.
     """
     for arguments in (["models", "list"], ["namespaces", "delete", "n"]):
         assert main(["--target", probe.target, *arguments]) == 0
@@ -161,7 +150,7 @@ def test_quiet(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_usage_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """
-    An option that a command does not have shows how the command is used, not how the program is.
+    An unknown option prints the usage of the command, not of the program.
     """
     with pytest.raises(SystemExit) as leaving:
         main(["models", "list", "--filter", "x"])
@@ -173,7 +162,7 @@ def test_usage_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", [["models", "list"], ["deployments", "list"]])
 def test_a_namespace_both_ways(probe: Probe, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     """
-    A list takes its namespace as all commands do, and by its name alone; two that differ are a mistake.
+    List commands accept the namespace as an option or as an argument; two different ones are a usage error.
     """
     for given in ([], ["n"], ["--namespace", "n"], ["namespaces/n", "--namespace", "n"]):
         assert main(["--target", probe.target, *command, *given]) == 0

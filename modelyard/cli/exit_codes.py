@@ -8,7 +8,7 @@ from typing import Final
 
 import grpc
 
-from modelyard.cli.errors import OfFileError
+from modelyard.cli.errors import FileError
 
 FAILED: Final = 1
 #: As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
@@ -45,7 +45,7 @@ def code_of(error: Exception) -> int:
     """
     The exit code of a command that ended with *error*.
     """
-    if isinstance(error, OfFileError):
+    if isinstance(error, FileError):
         return code_of(error.cause)
     if isinstance(error, grpc.RpcError):
         # What a client raises is always a call, too; grpc's types do not say so.

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.transfer import STREAMS, Attempts, Gathering, Incoming, Pause, Plan, RangedIncoming, Turns
+from modelyard.transfer import STREAMS, Attempts, Download, Pause, Plan, PollDelays, RangeDownload, StreamDownload
 
 T = TypeVar("T")
 
 
-class Mover:
+class Transfer:
     """
     Carries out what transfers want, with the stubs of a client.
 
@@ -58,13 +58,13 @@ class Mover:
             except grpc.RpcError as error:
                 step, given = plan.throw, error
 
-    def _begin(self, incoming: Gathering) -> None:
-        pauses = Turns()
+    def _begin(self, incoming: Download) -> None:
+        pauses = PollDelays()
         while not incoming.begin():
             if self._closed.wait(pauses.next()):
                 raise ValueError("the client was closed while another download of the same file was waited for")
 
-    def receive(self, incoming: Incoming) -> None:
+    def receive(self, incoming: StreamDownload) -> None:
         """
         Fetch the missing bytes of a small file.
         """
@@ -78,7 +78,7 @@ class Mover:
             except grpc.RpcError as error:
                 self._closed.wait(attempts.delay(error, incoming.received))
 
-    def receive_ranges(self, incoming: RangedIncoming) -> None:
+    def receive_ranges(self, incoming: RangeDownload) -> None:
         """
         Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
         """
@@ -92,7 +92,7 @@ class Mover:
             finally:
                 streams.stop()
 
-    def _receive_pieces(self, incoming: RangedIncoming, streams: _Streams) -> None:
+    def _receive_pieces(self, incoming: RangeDownload, streams: _Streams) -> None:
         while (piece := incoming.next()) is not None:
             attempts = Attempts()
             while piece.missing:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from modelyard.transfer import STREAMS, Attempts, Gathering, Incoming, Pause, Plan, RangedIncoming, Turns
+from modelyard.transfer import STREAMS, Attempts, Download, Pause, Plan, PollDelays, RangeDownload, StreamDownload
 
 T = TypeVar("T")
 
@@ -53,13 +53,13 @@ async def _threaded(messages: Iterator[Message]) -> AsyncIterator[Message]:
         yield message
 
 
-async def _begin(incoming: Gathering) -> None:
-    pauses = Turns()
+async def _begin(incoming: Download) -> None:
+    pauses = PollDelays()
     while not await asyncio.to_thread(incoming.begin):  # noqa: ASYNC110 - another process has no event for us
         await asyncio.sleep(pauses.next())
 
 
-async def receive(yard: Any, incoming: Incoming) -> None:
+async def receive(yard: Any, incoming: StreamDownload) -> None:
     """
     Fetch the missing bytes of a small file.
     """
@@ -74,7 +74,7 @@ async def receive(yard: Any, incoming: Incoming) -> None:
             await asyncio.sleep(attempts.delay(error, incoming.received))
 
 
-async def receive_ranges(yard: Any, incoming: RangedIncoming) -> None:
+async def receive_ranges(yard: Any, incoming: RangeDownload) -> None:
     """
     Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
     """
@@ -88,7 +88,7 @@ async def receive_ranges(yard: Any, incoming: RangedIncoming) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _receive_pieces(yard: Any, incoming: RangedIncoming) -> None:
+async def _receive_pieces(yard: Any, incoming: RangeDownload) -> None:
     while (piece := incoming.next()) is not None:
         attempts = Attempts()
         while piece.missing:

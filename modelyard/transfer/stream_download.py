@@ -8,20 +8,22 @@ import hashlib
 import os
 
 from modelyard.cdn.v1 import assets_pb2
+from modelyard.transfer.download import Download
 from modelyard.transfer.errors import IntegrityError
-from modelyard.transfer.gathering import Gathering
-from modelyard.transfer.parts import about
-from modelyard.transfer.progress import Progress, no_progress
+from modelyard.transfer.partial_file import about
+from modelyard.transfer.progress import ProgressCallback, no_progress
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-class Incoming(Gathering):
+class StreamDownload(Download):
     """
     A file to download in one stream.
     """
 
-    def __init__(self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
+    def __init__(
+        self, asset: assets_pb2.Asset, path: str | os.PathLike[str], progress: ProgressCallback = no_progress
+    ) -> None:
         super().__init__(asset, path, progress)
         self._hash = hashlib.sha256()
 

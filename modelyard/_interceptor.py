@@ -21,7 +21,7 @@ class _Details(NamedTuple):
     compression: Any
 
 
-class Companion(
+class Interceptor(
     grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
     grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]

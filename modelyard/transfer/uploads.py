@@ -9,12 +9,12 @@ from functools import partial
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
-from modelyard.problems import explain
-from modelyard.transfer.attempts import Attempts
+from modelyard.error_details import explain
 from modelyard.transfer.errors import IntegrityError
-from modelyard.transfer.outgoing import Outgoing, Sending
-from modelyard.transfer.progress import Progress
+from modelyard.transfer.progress import ProgressCallback
+from modelyard.transfer.retries import Attempts
 from modelyard.transfer.steps import Call, Pause, Plan
+from modelyard.transfer.upload_source import UploadSource, UploadStream
 
 #: Larger files are sent as an upload, of which the parts that came survive a break.
 RESUMABLE_BYTES = 8 * 1024 * 1024
@@ -32,7 +32,7 @@ _WAITS = ("UPLOAD_FINISHING", "UPLOAD_IN_USE", "UPLOAD_TAKEN_OVER")
 _WAIT_ASKED, _WAIT_PAUSE = 120, 5.0
 
 
-def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> Plan[assets_pb2.Asset]:
+def upload(file: UploadSource, *, owner: str, private: bool, progress: ProgressCallback) -> Plan[assets_pb2.Asset]:
     """
     The steps that store a file.
 
@@ -48,7 +48,7 @@ def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> 
         IntegrityError: the service takes no more bytes, and does not say why.
         grpc.RpcError: it failed for good, or too often without getting on.
     """
-    sending = Sending(file, progress)
+    sending = UploadStream(file, progress)
     if file.size_bytes > RESUMABLE_BYTES:
         asset = yield from _Resumable(sending, owner, private).steps()
     else:
@@ -59,7 +59,7 @@ def upload(file: Outgoing, *, owner: str, private: bool, progress: Progress) -> 
     return asset
 
 
-def _at_once(sending: Sending, owner: str, private: bool) -> Plan[assets_pb2.Asset]:
+def _at_once(sending: UploadStream, owner: str, private: bool) -> Plan[assets_pb2.Asset]:
     file, attempts = sending.file, Attempts(_AGAIN)
     header = assets_pb2.UploadRequest.Header(
         sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type, owner=owner, private=private
@@ -78,7 +78,7 @@ def _at_once(sending: Sending, owner: str, private: bool) -> Plan[assets_pb2.Ass
 class _Resumable:
     # No state is kept between attempts, or on disk: StartUpload finds the open upload of the same digest and owner, and
     # says how far it is, whoever began it.
-    def __init__(self, sending: Sending, owner: str, private: bool) -> None:
+    def __init__(self, sending: UploadStream, owner: str, private: bool) -> None:
         file = sending.file
         self._sending = sending
         self._size = file.size_bytes
@@ -156,7 +156,7 @@ class _Resumable:
         return self._attempts.pause()
 
 
-def _blame(error: grpc.RpcError, sending: Sending) -> None:
+def _blame(error: grpc.RpcError, sending: UploadStream) -> None:
     # A file that fails ends its stream early, and the service finds bytes missing: the file is what went wrong.
     sending.check()
     if explain(error).reason in {"DIGEST_MISMATCH", "SIZE_MISMATCH"}:

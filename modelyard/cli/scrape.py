@@ -39,15 +39,15 @@ class Page:
 
     Args:
         address: host:port.
-        moment: when, by `time.monotonic`.
+        timestamp: when, by `time.monotonic`.
         samples: its numbers; empty when it did not answer.
-        trouble: why it did not, or nothing.
+        error: why it did not, or nothing.
     """
 
     address: str
-    moment: float
+    timestamp: float
     samples: Sequence[Sample]
-    trouble: str = ""
+    error: str = ""
 
     @property
     def service(self) -> str:
@@ -97,4 +97,4 @@ def _page(address: str) -> Page:
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Page(address, time.monotonic(), (), str(getattr(error, "reason", error)) or type(error).__name__)
     page = Page(address, time.monotonic(), samples)
-    return page if page.service else Page(address, page.moment, (), "no service of Modelyard")
+    return page if page.service else Page(address, page.timestamp, (), "no service of Modelyard")

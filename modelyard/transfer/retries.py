@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import grpc
 
-from modelyard.problems import Problem, explain
+from modelyard.error_details import Problem, explain
 
 _ATTEMPTS = 8
 # In seconds; with the jitter they come to 8 to 16 s in all, in which a service has started again.
@@ -73,7 +73,7 @@ class Attempts:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
 
-class Turns:
+class PollDelays:
     """
     How long to wait before it is asked again whether somebody else is done: soon at first, since files may be small.
     """

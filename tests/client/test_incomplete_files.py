@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.cli.incomplete import external_data
+from modelyard.cli.incomplete_files import external_data
 from modelyard.cli.main import main
 from tests.client.memory import Server
 from tests.client.memory_registry import Registry

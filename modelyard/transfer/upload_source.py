@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from modelyard.transfer.errors import FileChangedError
-from modelyard.transfer.progress import Progress, no_progress
+from modelyard.transfer.progress import ProgressCallback, no_progress
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -27,7 +27,7 @@ _Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class UploadSource:
     """
     A file to upload.
 
@@ -46,7 +46,9 @@ class Outgoing:
     stamp: _Stamp
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], media_type: str = "", progress: Progress = no_progress) -> Outgoing:
+    def of(
+        cls, path: str | os.PathLike[str], media_type: str = "", progress: ProgressCallback = no_progress
+    ) -> UploadSource:
         """
         The file at *path*, read once for its digest.
 
@@ -71,17 +73,17 @@ class Outgoing:
         return cls(path, sha256, stamp[0], media_type or mimetypes.guess_type(path.name)[0] or "", stamp)
 
 
-def digest(file: BinaryIO, progress: Progress = no_progress) -> str:
+def digest(file: BinaryIO, progress: ProgressCallback = no_progress) -> str:
     """
     The sha256 of what is left of *file*, in hexadecimal.
     """
     progress(0, os.fstat(file.fileno()).st_size)
-    return hashlib.file_digest(_Told(file, progress), "sha256").hexdigest()
+    return hashlib.file_digest(_ReportingReader(file, progress), "sha256").hexdigest()
 
 
-class _Told:
+class _ReportingReader:
     # As much of a file as hashlib.file_digest asks for.
-    def __init__(self, file: BinaryIO, progress: Progress) -> None:
+    def __init__(self, file: BinaryIO, progress: ProgressCallback) -> None:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
         self._done = 0
@@ -97,7 +99,7 @@ class _Told:
         return count
 
 
-class Sending:
+class UploadStream:
     """
     The bytes of a file as streams of messages. A stream whose file fails just ends, since each kind of client makes
     something else of what a request iterator raises; `check` raises what it was.
@@ -107,7 +109,7 @@ class Sending:
         progress: told after each chunk.
     """
 
-    def __init__(self, file: Outgoing, progress: Progress) -> None:
+    def __init__(self, file: UploadSource, progress: ProgressCallback) -> None:
         self.file = file
         self._progress = progress
         self._failure: BaseException | None = None

@@ -15,15 +15,15 @@ from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import VersionRef
 from modelyard.cli.parallel import Total, in_parallel
 from modelyard.cli.paths import leads_out
-from modelyard.cli.progress import Progress, amount
-from modelyard.cli.refs import looked_up
+from modelyard.cli.progress import ProgressBar, amount
+from modelyard.cli.refs import fetch_version
 from modelyard.client import Client
 from modelyard.paths import clashes, fault, shown
 from modelyard.registry.v1 import versions_pb2 as pb
-from modelyard.transfer import Progress as Told
-from modelyard.transfer.outgoing import digest
-from modelyard.transfer.parts import part_of
-from modelyard.transfer.twins import copy_file
+from modelyard.transfer import ProgressCallback
+from modelyard.transfer.local_copy import copy_file
+from modelyard.transfer.partial_file import part_of
+from modelyard.transfer.upload_source import digest
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -46,7 +46,7 @@ def find(yard: Client, ref: VersionRef) -> pb.Version:
         grpc.RpcError: there is no such model, alias or version.
         RefusedError: the version is not READY.
     """
-    version = looked_up(yard, ref)
+    version = fetch_version(yard, ref)
     if version.state != pb.Version.STATE_READY:
         state = pb.Version.State.Name(version.state).removeprefix("STATE_")
         raise RefusedError(f"{version.name} is {state}: its files are not verified")
@@ -73,12 +73,12 @@ def targets(version: pb.Version, folder: Path) -> list[Target]:
     return [Target(artifact, root / artifact.path) for artifact in version.artifacts]
 
 
-def changed(yard: Client, wanted: list[Target], progress: Progress) -> list[Target]:
+def changed(yard: Client, wanted: list[Target], progress: ProgressBar) -> list[Target]:
     """
     Those that are not there, or not with these bytes.
 
     Raises:
-        OfFileError: a file cannot be read.
+        FileError: a file cannot be read.
     """
     there = [target for target in wanted if _may_be(target)]
 
@@ -88,7 +88,7 @@ def changed(yard: Client, wanted: list[Target], progress: Progress) -> list[Targ
     return [target for target in wanted if target.place not in right]
 
 
-def _is_right(target: Target, told: Told) -> bool:
+def _is_right(target: Target, told: ProgressCallback) -> bool:
     with target.place.open("rb") as file:
         return digest(file, told) == target.artifact.sha256
 
@@ -104,7 +104,7 @@ def _may_be(target: Target) -> bool:
 def check_room(missing: list[Target], folder: Path) -> None:
     """
     Raises:
-        RefusedError: there is less room than the files take that are missing.
+        RefusedError: there is less module than the files take that are missing.
     """
     needed = sum(target.artifact.size_bytes - _gathered(target) for target in missing)
     try:
@@ -114,7 +114,7 @@ def check_room(missing: list[Target], folder: Path) -> None:
     # Some file systems do not tell.
     if disk.total and needed > disk.free:
         raise RefusedError(
-            f"nothing was fetched: there is no room for it in {folder}: "
+            f"nothing was fetched: there is no module for it in {folder}: "
             f"{amount(needed, 'B')} to get, {amount(disk.free, 'B')} free"
         )
 
@@ -131,7 +131,7 @@ def _gathered(target: Target) -> int:
     return min(getattr(found, "st_blocks", 0) * 512, target.artifact.size_bytes)
 
 
-def twins(wanted: list[Target], missing: list[Target]) -> dict[Path, Path]:
+def local_copies(wanted: list[Target], missing: list[Target]) -> dict[Path, Path]:
     """
     Where the bytes of files are that are missing: in another file that is there, or in the first of those that are
     fetched.
@@ -156,10 +156,10 @@ def fetch(yard: Client, missing: list[Target], copies: dict[Path, Path], total: 
         copies: from which other file, by the place of one.
 
     Raises:
-        OfFileError: a file cannot be written, other bytes came, or its download failed.
+        FileError: a file cannot be written, other bytes came, or its download failed.
     """
 
-    def fetched(target: Target, told: Told) -> None:
+    def fetched(target: Target, told: ProgressCallback) -> None:
         # Another pull into the same folder may have fetched it since.
         if _may_be(target) and _is_right(target, told):
             return

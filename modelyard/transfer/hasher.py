@@ -16,7 +16,7 @@ _SYNC_BYTES = 16 * 1024 * 1024
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
-class Follower:
+class BackgroundHasher:
     """
     Reads a file in a thread behind those who write it, so that its digest is known soon after its last byte; and has
     what was read written to the disk meanwhile, so that little is left to wait for in the end.

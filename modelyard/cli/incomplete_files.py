@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from modelyard.cli.folders import Found
+from modelyard.cli.folders import ScannedFile
 from modelyard.paths import shown
 
 # github.com/git-lfs/git-lfs, docs/spec.md, "The Pointer": less than 1,024 bytes, the version first.
@@ -21,7 +21,7 @@ _MOST_FIELDS = 1_000_000
 _LONGEST = 4096
 
 
-def warnings(files: Sequence[Found]) -> list[str]:
+def warnings(files: Sequence[ScannedFile]) -> list[str]:
     """
     What is not right with the files of a version, for people.
 

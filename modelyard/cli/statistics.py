@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from modelyard.cli.scraped import Page, Sample
+from modelyard.cli.scrape import Page, Sample
 
 #: Codes that are the suite's fault, not the caller's.
-FAULTS = frozenset({"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"})
+SERVER_ERRORS = frozenset({"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"})
 _HITS = frozenset({"near", "shared"})
 
 
@@ -23,13 +23,13 @@ class Calls:
 
     Args:
         ended: how many.
-        faults: how many of them ended with a fault of the suite.
+        errors: how many of them ended with a fault of the suite.
         running: how many run now.
         seconds: how many took at most so many seconds.
     """
 
     ended: float = 0
-    faults: float = 0
+    errors: float = 0
     running: float = 0
     seconds: dict[float, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -38,7 +38,7 @@ class Calls:
         Count *other* in.
         """
         self.ended += other.ended
-        self.faults += other.faults
+        self.errors += other.errors
         self.running += other.running
         for bound, count in other.seconds.items():
             self.seconds[bound] += count
@@ -106,7 +106,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Snapshot:
     """
     All that is shown.
 
@@ -114,16 +114,16 @@ class Figures:
         seconds: from the first look to the second.
         services: by name.
         endpoints: those that were called, the slowest first.
-        troubles: addresses that did not answer, and why.
+        unreachable: addresses that did not answer, and why.
     """
 
     seconds: float
     services: list[Service]
     endpoints: list[Endpoint]
-    troubles: list[tuple[str, str]]
+    unreachable: list[tuple[str, str]]
 
 
-def figures(first: Sequence[Page], second: Sequence[Page]) -> Figures:
+def snapshot(first: Sequence[Page], second: Sequence[Page]) -> Snapshot:
     """
     What happened between two looks at the same addresses.
     """
@@ -132,9 +132,9 @@ def figures(first: Sequence[Page], second: Sequence[Page]) -> Figures:
     seconds = 0.0
     before = {page.address: page for page in first}
     for page in second:
-        if page.trouble:
+        if page.error:
             continue
-        seconds = max(seconds, page.moment - before[page.address].moment)
+        seconds = max(seconds, page.timestamp - before[page.address].timestamp)
         service = services.setdefault(page.service, Service(page.service))
         service.processes += 1
         for method, calls in _add(service, before[page.address], page).items():
@@ -142,11 +142,11 @@ def figures(first: Sequence[Page], second: Sequence[Page]) -> Figures:
     for (name, _), calls in methods.items():
         services[name].calls.add(calls)
     called = [Endpoint(name, method, calls) for (name, method), calls in methods.items() if calls.ended]
-    return Figures(
+    return Snapshot(
         seconds,
         [services[name] for name in sorted(services)],
         sorted(called, key=lambda each: each.calls.quantile(0.95) or 0.0, reverse=True),
-        [(page.address, page.trouble) for page in second if page.trouble],
+        [(page.address, page.error) for page in second if page.error],
     )
 
 
@@ -159,7 +159,7 @@ def _add(service: Service, first: Page, second: Page) -> dict[str, Calls]:
     """
     earlier = {_identity(each): each.value for each in first.samples}
     # Of a process that did not answer before nothing is known but where it stands.
-    known = not first.trouble
+    known = not first.error
 
     def grown(sample: Sample) -> float:
         was = earlier.get(_identity(sample), 0.0) if known else sample.value
@@ -167,7 +167,7 @@ def _add(service: Service, first: Page, second: Page) -> dict[str, Calls]:
         return sample.value - was if sample.value >= was else sample.value
 
     methods: dict[str, Calls] = defaultdict(Calls)
-    seconds = second.moment - first.moment
+    seconds = second.timestamp - first.timestamp
     for sample in second.samples:
         if sample.name.startswith("grpc_server_"):
             _count(methods, sample, grown)
@@ -208,7 +208,7 @@ def _count(methods: dict[str, Calls], sample: Sample, grown: Callable[[Sample], 
         case "handled_total":
             calls.running -= sample.value
             calls.ended += grown(sample)
-            calls.faults += grown(sample) if labels["grpc_code"] in FAULTS else 0.0
+            calls.errors += grown(sample) if labels["grpc_code"] in SERVER_ERRORS else 0.0
         case "handling_seconds_bucket":
             calls.seconds[float(labels["le"])] += grown(sample)
 

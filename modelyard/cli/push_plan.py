@@ -14,13 +14,12 @@ from typing import TypeVar
 import grpc
 
 from modelyard.cdn.v1 import assets_pb2
-from modelyard.cli.folders import Found
+from modelyard.cli.folders import ScannedFile
 from modelyard.cli.parallel import Total, in_parallel
-from modelyard.cli.progress import Progress
+from modelyard.cli.progress import ProgressBar
 from modelyard.client import Client
 from modelyard.registry.v1 import versions_pb2 as pb
-from modelyard.transfer import Attempts, Outgoing
-from modelyard.transfer import Progress as Told
+from modelyard.transfer import Attempts, ProgressCallback, UploadSource
 
 R = TypeVar("R")
 
@@ -39,12 +38,12 @@ class Plan:
         names: as the version has them, by where they are.
     """
 
-    files: list[Outgoing]
-    missing: list[Outgoing]
+    files: list[UploadSource]
+    missing: list[UploadSource]
     names: dict[Path, str]
 
     @property
-    def stored(self) -> list[Outgoing]:
+    def stored(self) -> list[UploadSource]:
         """
         The files whose bytes are there already.
         """
@@ -59,17 +58,17 @@ class Plan:
         return sum(file.size_bytes for file in self.missing)
 
 
-def prepare(yard: Client, found: list[Found], progress: Progress) -> Plan:
+def prepare(yard: Client, found: list[ScannedFile], progress: ProgressBar) -> Plan:
     """
     Hash the files, and ask which of them are not stored.
 
     Raises:
-        OfFileError: a file cannot be read, or changed meanwhile.
+        FileError: a file cannot be read, or changed meanwhile.
         grpc.RpcError: the service cannot be asked.
     """
 
-    def hashed(file: Found, told: Told) -> Outgoing:
-        return Outgoing.of(file.place, progress=told)
+    def hashed(file: ScannedFile, told: ProgressCallback) -> UploadSource:
+        return UploadSource.of(file.place, progress=told)
 
     files = in_parallel(
         yard, hashed, found, Total(sum(each.size_bytes for each in found), progress), lambda each: each.path
@@ -84,17 +83,17 @@ def send(yard: Client, plan: Plan, private: bool, total: Total) -> None:
     Send what is missing, the largest first, so that none of them is waited for at the end.
 
     Raises:
-        OfFileError: a file cannot be read or changed meanwhile, or its upload failed.
+        FileError: a file cannot be read or changed meanwhile, or its upload failed.
     """
 
-    def sent(file: Outgoing, told: Told) -> assets_pb2.Asset:
+    def sent(file: UploadSource, told: ProgressCallback) -> assets_pb2.Asset:
         return yard.upload_file(file, private=private, progress=told)
 
     missing = sorted(plan.missing, key=lambda file: -file.size_bytes)
     in_parallel(yard, sent, missing, total, lambda file: plan.names[file.path])
 
 
-def artifacts(found: list[Found], files: Iterable[Outgoing]) -> list[pb.Artifact]:
+def artifacts(found: list[ScannedFile], files: Iterable[UploadSource]) -> list[pb.Artifact]:
     """
     The files as a version names them.
     """

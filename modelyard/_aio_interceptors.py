@@ -13,14 +13,14 @@ import grpc
 from modelyard._channel import Session, check_request
 
 
-def companions(session: Session) -> list[Any]:
+def interceptors(session: Session) -> list[Any]:
     """
     The interceptors of a channel: grpc.aio wants one for each kind of call.
     """
     return [_UnaryUnary(session), _UnaryStream(session), _StreamUnary(session), _StreamStream(session)]
 
 
-class _Companion:
+class _SessionInterceptor:
     def __init__(self, session: Session) -> None:
         self._session = session
         # The event loop holds tasks weakly.
@@ -58,7 +58,7 @@ def _text(method: str | bytes) -> str:
     return method if isinstance(method, str) else method.decode()
 
 
-class _UnaryUnary(_Companion, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+class _UnaryUnary(_SessionInterceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         check_request(_text(client_call_details.method), request)
         call = await self._go(continuation, client_call_details, request)
@@ -72,17 +72,17 @@ class _UnaryUnary(_Companion, grpc.aio.UnaryUnaryClientInterceptor):  # type: ig
         return call
 
 
-class _UnaryStream(_Companion, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
+class _UnaryStream(_SessionInterceptor, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         check_request(_text(client_call_details.method), request)
         return await self._go(continuation, client_call_details, request)
 
 
-class _StreamUnary(_Companion, grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[type-arg]
+class _StreamUnary(_SessionInterceptor, grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[type-arg]
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         return await self._go(continuation, client_call_details, request_iterator)
 
 
-class _StreamStream(_Companion, grpc.aio.StreamStreamClientInterceptor):  # type: ignore[type-arg]
+class _StreamStream(_SessionInterceptor, grpc.aio.StreamStreamClientInterceptor):  # type: ignore[type-arg]
     async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         return await self._go(continuation, client_call_details, request_iterator)

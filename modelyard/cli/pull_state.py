@@ -14,14 +14,14 @@ from pathlib import Path
 
 from modelyard.cli.paths import leads_out
 from modelyard.paths import fault
-from modelyard.transfer.outgoing import digest
+from modelyard.transfer.upload_source import digest
 
 #: No version has a file of such a name, and push leaves it out.
 STATE_FILE = ".modelyard-pulled.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class Pulled:
+class PullState:
     """
     The digests of the files that pulls wrote, by path.
 
