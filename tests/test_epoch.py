@@ -33,7 +33,7 @@ from services.cache.tests.yard import NAME, Backend, Cache
 from services.ledger.migrate import go_on_after_restore, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import create, revisions, watch
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.server import Registry, running
 
 OTHER = "other"
 

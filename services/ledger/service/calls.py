@@ -16,8 +16,8 @@ from services.chassis.interceptors import caller, request_id
 from services.chassis.serving.context import Context
 from services.ledger.model.calls import ANONYMOUS, Missing, Write, check_reached
 from services.ledger.store.database import min_revision
-from services.ledger.store.grouping import Writer
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
+from services.ledger.store.writer import Writer
 
 REVISION = "x-revision"
 MIN_REVISION = "x-min-revision"

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.changes.v1 import changes_pb2 as pb
 from services.chassis.checks import Checks
 from services.ledger.model.changes import Discontinuity, Event, Heartbeat
-from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.change_feed import ChangeFeed
 
 _USUAL_HEARTBEAT = 5.0
 _LEAST_HEARTBEAT, _MOST_HEARTBEAT = 0.1, 60.0

@@ -23,9 +23,9 @@ from services.ledger.store.servers import Server
 from services.ledger.store.statements import HEAD, read
 
 _HEAD = read("revision.head", f"SELECT value AS head FROM {HEAD}")  # noqa: S608 - SQL of our own
-_LOOK_SECONDS = 0.25
+_REFRESH_SECONDS = 0.25
 # How long a replica is left alone after it failed; the next look may take it in again.
-_OUT_SECONDS = 1.0
+_EXCLUDED_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Replica:
         self.applied = 0
         self.lag = 0.0
         self.serving = False
-        self._out_until = 0.0
+        self._excluded_until = 0.0
 
     def saw(self, revision: int) -> None:
         """
@@ -62,16 +62,16 @@ class Replica:
         self.serving = False
         # It may come back as another server, restored from long ago.
         self.applied = 0
-        self._out_until = time.monotonic() + _OUT_SECONDS
+        self._excluded_until = time.monotonic() + _EXCLUDED_SECONDS
 
-    async def look(self, primary: Primary, most_lag: float) -> None:
+    async def refresh(self, primary: Primary, most_lag: float) -> None:
         """
         See how far it is, and whether it may serve.
         """
-        if time.monotonic() < self._out_until:
+        if time.monotonic() < self._excluded_until:
             return
         try:
-            async with asyncio.timeout(_OUT_SECONDS):
+            async with asyncio.timeout(_EXCLUDED_SECONDS):
                 row = await self.server.fetch_row(_HEAD, ())
         except (ModelyardError, TimeoutError) as error:
             self.failed(error or Unavailable("DATABASE_UNAVAILABLE", "it does not answer"))
@@ -147,15 +147,15 @@ class Replicas:
         """
         Keep an eye on all of them while the block lasts.
         """
-        await self._look(primary)
-        async with beside(every(_LOOK_SECONDS, partial(self._look, primary), "look at the replicas")):
+        await self._refresh(primary)
+        async with beside(every(_REFRESH_SECONDS, partial(self._refresh, primary), "look at the replicas")):
             yield
 
-    async def _look(self, primary: Server) -> None:
+    async def _refresh(self, primary: Server) -> None:
         # A primary that does not answer has no new revisions: its replicas go on serving what they have.
         with contextlib.suppress(ModelyardError, TimeoutError):
-            async with asyncio.timeout(_OUT_SECONDS):
+            async with asyncio.timeout(_EXCLUDED_SECONDS):
                 row = await primary.fetch_row(_HEAD, ())
                 if row is not None:
                     self._primary.saw(row["head"])
-        await asyncio.gather(*(replica.look(self._primary, self._most_lag) for replica in self.all))
+        await asyncio.gather(*(replica.refresh(self._primary, self._most_lag) for replica in self.all))

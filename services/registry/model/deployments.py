@@ -13,7 +13,7 @@ from enum import StrEnum
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
-from services.registry.model.masks import merged
+from services.registry.model.field_masks import merged
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,62}")

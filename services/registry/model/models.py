@@ -11,7 +11,7 @@ from datetime import datetime
 from services.chassis.checks import MOST_ANNOTATION_VALUE, Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
-from services.registry.model.masks import merged
+from services.registry.model.field_masks import merged
 from services.registry.model.names import DeploymentName, ModelName
 
 MUTABLE = (

@@ -13,7 +13,7 @@ REST_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class PinRelease:
     """
     Pins that have to be taken back.
 
@@ -35,8 +35,8 @@ class Claim:
 
     Args:
         id: of its row.
-        debts: of the same owner, from before: to be paid before anything is pinned.
+        releases: of the same owner, from before: to be paid before anything is pinned.
     """
 
     id: int
-    debts: tuple[Debt, ...]
+    releases: tuple[PinRelease, ...]

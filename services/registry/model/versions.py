@@ -15,7 +15,7 @@ from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
-from services.registry.model.masks import fields, merged
+from services.registry.model.field_masks import fields, merged
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
@@ -206,7 +206,7 @@ class VersionDeletion:
 
 
 @dataclass(frozen=True, slots=True)
-class Containing:
+class AssetQuery:
     """
     What FindVersions asks for.
 
@@ -220,7 +220,7 @@ class Containing:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class AssetMatch:
     """
     A version that contains an asset.
 

@@ -14,8 +14,8 @@ from modelyard.registry.v1 import cards_pb2, deployments_pb2, evaluations_pb2, m
 from services.chassis.checks import Checks
 from services.registry.model.cards import CardDraft
 from services.registry.model.deployments import DeploymentDraft
+from services.registry.model.evaluation_metrics import measure_id
 from services.registry.model.evaluations import EvaluationDraft
-from services.registry.model.measures import measure_id
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import VersionName
 from services.registry.model.namespaces import NamespaceDraft

@@ -16,7 +16,7 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.namespaces import Namespace, NamespaceDraft, NamespaceUpdate, check_deletable
 from services.registry.store import rows

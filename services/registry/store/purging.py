@@ -16,13 +16,13 @@ from functools import partial
 from services.ledger.model.calls import Write
 from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
 from services.ledger.store.database import Database
-from services.ledger.store.grouping import Writer
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
+from services.ledger.store.writer import Writer
 from services.registry.model.names import DeploymentName, ModelName
-from services.registry.store.unpins import owe
-from services.registry.store.usage import count
+from services.registry.store.pin_releases import release_pins
+from services.registry.store.quotas import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ _PART = last(
      WHERE id = $10
 )
 {count("$11", "0", "-$12::bigint")}
-{owe("SELECT $13::text || '/versions/' || number AS owner FROM unnest($14::bigint[]) AS number")}
+{release_pins("SELECT $13::text || '/versions/' || number AS owner FROM unnest($14::bigint[]) AS number")}
 SELECT next.value AS written FROM next, used
 """,
 )
@@ -173,7 +173,7 @@ class Purging:
         return True
 
 
-def deployments_gone(name: ModelName, ids: Sequence[str]) -> Journal:
+def deployments_deleted(name: ModelName, ids: Sequence[str]) -> Journal:
     """
     The journal of deployments that go with their model.
     """
@@ -185,7 +185,7 @@ def deployments_gone(name: ModelName, ids: Sequence[str]) -> Journal:
 
 
 def _journal(name: ModelName, gone: dict[str, list[Row]]) -> Journal:
-    more = deployments_gone(name, [row["deployment_id"] for row in gone.get("deployments", ())])
+    more = deployments_deleted(name, [row["deployment_id"] for row in gone.get("deployments", ())])
     counts = {table: sum(row["count"] for row in rows) for table, rows in gone.items() if rows}
     return Journal(
         [Change(str(name), ChangeKind.UPDATED, subtree=True), *more.changes],

@@ -10,7 +10,7 @@ import pytest
 
 from modelyard.registry.v1 import namespaces_pb2
 from services.registry.tests.calls import add_version, create, deploy, move, record, result, write_card
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.server import Registry, running
 
 
 @pytest.fixture

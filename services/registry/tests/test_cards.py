@@ -23,7 +23,7 @@ from services.chassis.checks import Checks
 from services.registry.model.cards import SECTIONS
 from services.registry.model.frontmatter import changed_front, parse_card
 from services.registry.tests.calls import DEFAULT, create, get, update, write_card
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 REAL = """---
 # What the hub shows

@@ -18,8 +18,8 @@ import pytest
 from modelyard.registry.v1 import models_pb2, namespaces_pb2, versions_pb2
 from services.ledger.model.calls import Write
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
+from services.ledger.store.writer import Writer
 from services.registry.model.models import Model, ModelDraft
 from services.registry.model.names import ModelName
 from services.registry.store.models import ModelStore
@@ -36,7 +36,7 @@ from services.registry.tests.calls import (
     sql,
     update,
 )
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.server import Registry, running
 
 
 async def all_of(*calls: Awaitable[Any]) -> list[Any]:

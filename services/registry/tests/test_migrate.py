@@ -19,8 +19,8 @@ from embedded.postgres import SERVICE_ROLE, Postgres
 from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, versions_pb2
 from services.ledger.migrate import AHEAD, Migration, MigrationError, _statements, grant, migrate, migrations
 from services.registry.migrate import FOLDER
-from services.registry.tests.test_measures import WRONG
-from services.registry.tests.yard import running
+from services.registry.tests.server import running
+from services.registry.tests.test_evaluation_metrics import WRONG
 
 ROOT = Path(__file__).resolve().parents[3]
 ONE = Migration(1, "0001_one.sql", "CREATE TABLE one (x int)")

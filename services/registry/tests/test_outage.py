@@ -24,7 +24,7 @@ from services.chassis.errors import FailedPrecondition, Unavailable
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create, get, owner, sql, watch
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 
 class Server:

@@ -17,7 +17,7 @@ from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 from services.registry.tests.calls import add_version as add
 from services.registry.tests.calls import create, deploy, owner, status, watch
-from services.registry.tests.yard import Registry
+from services.registry.tests.server import Registry
 
 ROW = "INSERT INTO changes VALUES ($1, now(), '{}', '{}', '{}')"
 

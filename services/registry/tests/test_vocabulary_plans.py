@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from bench.prose import vocabulary
-from services.registry.store import wording
+from services.registry.store.search import words
 from services.registry.tests.calls import owner
 
 WORDS = 100_000
@@ -65,7 +65,7 @@ async def test_a_word(connection: asyncpg.Connection[asyncpg.Record], place: int
     """
     word = vocabulary()[place]
     for typed in (word, word[:3], word[:1]):
-        assert 1 <= await looked_at(connection, wording._MEANINGS.sql, typed) <= MOST_LONGER
+        assert 1 <= await looked_at(connection, words._MEANINGS.sql, typed) <= MOST_LONGER
 
 
 @pytest.mark.parametrize("place", [3_000, 10_000, 30_000, 99_999])
@@ -75,7 +75,7 @@ async def test_a_typo(connection: asyncpg.Connection[asyncpg.Record], place: int
     """
     word = vocabulary()[place]
     for typed in (word[:2] + word[3:], word[:3] + "x" + word[4:], word + "q", "q" + word):
-        assert 1 <= await looked_at(connection, wording._NEAR.sql, typed) <= MOST_NEAR
+        assert 1 <= await looked_at(connection, words._NEAR.sql, typed) <= MOST_NEAR
 
 
 @pytest.mark.parametrize("place", [3_000, 30_000])
