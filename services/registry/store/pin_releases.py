@@ -3,8 +3,8 @@
 Pin claims and pending pin releases in the database (docs/adr/0017).
 
 A row is a claim (a version is being pinned) or a release (its pins must be removed). A claim may become a release,
-never the other way round, and that is committed before the asset service is asked to release: as long as a claim exists,
-nothing has been released for it.
+never the other way round, and that is committed before the asset service is asked to release: as long as a claim
+exists, nothing has been released for it.
 """
 
 from __future__ import annotations

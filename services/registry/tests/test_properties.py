@@ -59,14 +59,15 @@ from services.registry.tests.calls import (
     watch,
     write_card,
 )
+from services.registry.tests.examples import examples
 from services.registry.tests.server import Failing, Registry
 
 
-def real(examples: int) -> settings:
+def real(count: int) -> settings:
     """
     For tests that talk to a server: fewer examples, as long as they take.
     """
-    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=examples(count), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 NAMESPACES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
