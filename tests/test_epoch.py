@@ -213,7 +213,7 @@ async def test_the_epoch_is_that_of_a_timeline(world: World) -> None:
         connection = await asyncpg.connect(world.postgres.url())
         await go_on_after_restore(connection)
         await connection.close()
-        with pytest.raises(grpc.aio.AioRpcError, match="begin again"):
+        with pytest.raises(grpc.aio.AioRpcError, match="start a new stream"):
             await collect(stream, ended)
         assert {each.heartbeat.epoch for each in ended if each.HasField("heartbeat")} == {first}
         again = await told(second)

@@ -31,7 +31,7 @@ from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.purging import Purging
 from services.registry.store.search.vocabulary import Vocabulary
 
-#: What watchers of changes are told on.
+#: The NOTIFY channel of the change stream.
 CHANNEL = "registry_changes"
 
 

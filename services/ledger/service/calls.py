@@ -164,8 +164,8 @@ class Mutations:
 
     async def earlier(self, context: Context, request: Message, answer: type[M]) -> M | None:
         """
-        The answer that a mutation was given before, for what has to look at the world before its transaction: a retry
-        is not to fail because of what has changed since.
+        The stored response of an earlier attempt, for mutations that check other services before their transaction: a
+        retry must not fail because of what has changed since.
 
         Args:
             answer: the class of the answer.

@@ -1,5 +1,5 @@
 """
-The change stream as a contract's WatchChanges tells it.
+WatchChanges: the change stream as messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def watch_changes(
     feed: ChangeFeed, request: pb.WatchChangesRequest, is_prefix: Callable[[str], bool], example: str
 ) -> AsyncGenerator[pb.WatchChangesResponse, None]:
     """
-    What a watcher is told.
+    Stream the events for one watcher.
 
     Args:
         is_prefix: whether a text is the name of a resource or of a collection.
@@ -53,7 +53,7 @@ def _heartbeat(checks: Checks, request: pb.WatchChangesRequest) -> float:
 
 def from_event(event: Event) -> pb.WatchChangesResponse:
     """
-    What a watcher is told.
+    An event as a message.
     """
     if isinstance(event, Heartbeat):
         heartbeat = pb.Heartbeat(applied_revision=event.applied, epoch=event.epoch)

@@ -17,7 +17,7 @@ class Batcher(Generic[Key, Value]):
     Turn concurrent `get(key)` calls into few `load(keys)` calls.
 
     A lone call is sent at once. While *in_flight* loads run, later calls gather and go together as the next load, so
-    the batches grow with the load and nobody waits for a timer (the method of a DataLoader; Nagle's idea, RFC 896,
+    batches grow with the load and no call waits for a timer (the method of a DataLoader; Nagle's idea, RFC 896,
     without its delay). A call only ever joins a load that has not been sent yet: what it reads was read after it asked.
 
     Args:
@@ -47,7 +47,7 @@ class Batcher(Generic[Key, Value]):
         The value of *key*.
 
         Raises:
-            Exception: whatever the load raised; every call of that batch gets it.
+            Exception: the load's error; every call of the batch gets it.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Value] = loop.create_future()

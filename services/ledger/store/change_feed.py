@@ -1,8 +1,8 @@
 """
 The change stream: every revision in order, once, to every watcher.
 
-One task per process follows the log and keeps its end in memory, so that a hundred watchers cost the database no more
-than one. NOTIFY wakes the task; it also looks by itself, so that a lost notification only costs a moment.
+One task per process reads the log and buffers its end in memory, so that a hundred watchers cost the database no more
+than one. NOTIFY wakes the task; it also polls, so that a lost notification only causes a short delay.
 """
 
 from __future__ import annotations
@@ -88,8 +88,7 @@ class ChangeFeed:
 
         Raises:
             InvalidArgument: *start* is more than one past the head.
-            Unavailable: the database does not answer, so that nobody knows whether something is missing; or it was set
-                back, or replaced.
+            Unavailable: the database does not answer, so that changes may be missing; or it was restored or replaced.
         """
         began = time.monotonic()
         await self._confirm(0)
@@ -127,23 +126,23 @@ class ChangeFeed:
     async def _check_not_set_back(self, sent: int) -> None:
         """
         Raises:
-            Unavailable: *sent* was told and is not there: only a database that was set back does this.
+            Unavailable: *sent* was streamed and no longer exists: the database was restored to an earlier state.
         """
         if self._head < sent:
-            # Or the watcher has read further than the task that follows: look before crying.
+            # Or the watcher has read further than the polling task: poll before failing.
             await self._confirm(0)
         if self._head < sent:
-            raise Unavailable("CHANGES_LOST", f"revision {sent} was told and is gone: begin again", retry_after=1.0)
+            raise Unavailable("CHANGES_LOST", f"revision {sent} no longer exists: start a new stream", retry_after=1.0)
 
     @staticmethod
     def _check_same(epoch: str, now: str) -> None:
         """
         Raises:
-            Unavailable: what comes now is of another epoch than what a stream has told.
+            Unavailable: the epoch has changed since the stream began.
         """
         if now != epoch:
             raise Unavailable(
-                "CHANGES_LOST", "the database has been set back or replaced: begin again", retry_after=1.0
+                "CHANGES_LOST", "the database has been restored or replaced: start a new stream", retry_after=1.0
             )
 
     async def _wait(self, sent: int, until: float) -> None:
@@ -183,13 +182,13 @@ class ChangeFeed:
             found = await self._log.after(self._head) if self._head else await self._log.end()
             if found.epoch != self._epoch:
                 if self._epoch:
-                    _log.warning("the database has been set back or replaced: revisions are of another epoch")
+                    _log.warning("the database has been restored or replaced: revisions belong to a new epoch")
                 self._epoch, self._head, self._remembered = found.epoch, 0, 0
                 self._recent.clear()
                 self._notify()
                 continue
             if found.head < self._head or (found.revisions and found.revisions[0].number != self._head + 1):
-                # Set back, or trimmed under our feet: what is kept here no longer joins what comes.
+                # Restored, or trimmed concurrently: the buffer no longer connects to what follows.
                 self._recent.clear()
                 self._remembered = 0
             self._remember(found.revisions)
@@ -212,8 +211,7 @@ class ChangeFeed:
         self._news = asyncio.Event()
 
     async def _follow(self) -> None:
-        # Not a reason to turn calls away: watchers look for themselves and say what is wrong, and whether the database
-        # answers is asked anyway.
+        # No reason to report unready: watchers poll and report errors themselves, and the database has a health check.
         work = Work("follow-changes", "follow the changes", retry=_RETRY)
         while True:
             self._wake.clear()

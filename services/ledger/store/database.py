@@ -30,7 +30,7 @@ T = TypeVar("T")
 # The revision that the reads of the current call must reflect at least; 0 when the caller does not care.
 min_revision: ContextVar[int] = ContextVar("min_revision", default=0)
 
-_PING = Statement("revision.ping", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
+_PING = Statement("revision.ping", f"SELECT value FROM {HEAD}")  # noqa: S608 - only constants are interpolated
 
 _log = logging.getLogger(__name__)
 

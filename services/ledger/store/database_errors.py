@@ -1,5 +1,5 @@
 """
-What the database's errors mean to a caller.
+Classification of the database driver's errors as `ModelyardError`s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncpg
 from services.chassis.errors import Aborted, DeadlineExceeded, ModelyardError, ResourceExhausted, Unavailable
 
 # What a driver raises on a connection that is lost, or about to be. InternalClientError is not one of asyncpg's other
-# errors: it comes from a connection that was idle when the server told it that it is going down.
+# errors: it comes from a connection that was idle when the server announced its shutdown.
 CONNECTION_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # In the context of an error: 'while locking tuple (0,1) in relation "models"'.
@@ -36,16 +36,16 @@ _UNAVAILABLE_ERRORS = (
 
 class Conflict(Aborted):
     """
-    Two transactions got in each other's way: doing one of them again helps.
+    Two transactions conflicted: a retry helps.
     """
 
     def __init__(self) -> None:
-        super().__init__("TRANSACTION_CONFLICT", "another write came in between: retry", retry_after=0.1)
+        super().__init__("TRANSACTION_CONFLICT", "a concurrent write conflicted: retry", retry_after=0.1)
 
 
 class LockTimeout(Aborted):
     """
-    Somebody else held a lock for longer than this transaction was to wait for it.
+    Another transaction held a lock for longer than the lock timeout.
 
     Args:
         lock: what is locked: "the row of namespaces/default/models/m in models".
@@ -72,19 +72,19 @@ def locked_relation(error: BaseException) -> str:
 
 def translate_error(error: BaseException) -> ModelyardError | None:
     """
-    The error to raise in place of one of the driver's; None for anything else, which is a mistake of ours.
+    The error to raise in place of one of the driver's; None for anything else, which is a bug.
     """
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Conflict()
     if isinstance(error, asyncpg.QueryCanceledError):
-        return DeadlineExceeded("STATEMENT_TOO_SLOW", "the database took longer than it may")
+        return DeadlineExceeded("STATEMENT_TOO_SLOW", "the statement exceeded its timeout")
     if isinstance(error, asyncpg.LockNotAvailableError):
         return LockTimeout(locked_relation(error))
     if isinstance(error, asyncpg.InsufficientResourcesError):
         # Out of disk, memory or connections.
         return ResourceExhausted("DATABASE_FULL", "the database is out of resources: retry later", retry_after=5.0)
     if isinstance(error, asyncpg.InterfaceError) and "arguments for this query" in str(error):
-        return None  # ours: it has its class in common with "the connection is closed"
+        return None  # a bug: it has the same class as "the connection is closed"
     if isinstance(error, _UNAVAILABLE_ERRORS):
         return Unavailable("DATABASE_UNAVAILABLE", "the database does not answer: retry", retry_after=1.0)
     return None

@@ -23,11 +23,11 @@ from services.ledger.store.transactions import Transaction, Work
 
 T = TypeVar("T")
 
-# What is locked from here on is locked by everybody in this order, in a statement of its own: no plan can reorder it.
+# Every write takes its locks in the same order, this one in a separate statement, which no plan can reorder.
 LOCK_REVISION = "SELECT value FROM revision FOR NO KEY UPDATE"
-# Longer than the server leaves the revision to a process that was stopped with it in hand.
+# Longer than the server lets a stopped process hold the lock (idle_in_transaction_session_timeout).
 _REVISION_SECONDS = 15.0
-# Nobody waits for long with the revision in hand: everybody else waits, too.
+# While the revision is locked all other writers wait, so that no statement may wait for another lock for long.
 _HOLDING_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ SELECT action, digest, revision, answer, create_time >= now() - interval '24 hou
 """,
 )
 
-NEWEST_REVISION = Statement("revision.newest", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
+NEWEST_REVISION = Statement("revision.newest", f"SELECT value FROM {HEAD}")  # noqa: S608 - only constants are interpolated
 
 _ANSWER = Statement(
     "requests.answer",
@@ -75,7 +75,7 @@ UPDATE requests SET revision = answered.revision, answer = answered.answer
 @dataclass(frozen=True, slots=True)
 class WriteResult(Generic[T]):
     """
-    A write that was done, now or earlier.
+    The result of a write, from this attempt or an earlier one.
 
     Args:
         value: what was written; None for a retry.
@@ -91,11 +91,11 @@ class WriteResult(Generic[T]):
 @dataclass(eq=False, slots=True)
 class WriteJob(Generic[T]):
     """
-    A write that waits for its member.
+    A queued write.
 
     Args:
-        touches: the resources that it locks; None means that it goes alone.
-        aside: it waits for a lock, apart from its group.
+        touches: the resources that it locks; None: it cannot be grouped.
+        aside: it waits for a lock outside of its group.
     """
 
     write: Write
@@ -112,7 +112,7 @@ class WriteJob(Generic[T]):
     @property
     def keys(self) -> frozenset[str]:
         """
-        What no other write may have at the same time: what it touches, and its request id.
+        Keys that no other write in flight may have: the resources that it locks, and its request id.
         """
         own = {f"{self.write.actor}\0{self.write.request_id}"} if self.claims else set()
         return frozenset((self.touches or frozenset()) | own)
@@ -120,18 +120,18 @@ class WriteJob(Generic[T]):
     @property
     def place(self) -> str:
         """
-        Where it stands among the writes of its group: the model that it locks ("…/models/m" sorts behind
+        Its sort key in the group: the model that it locks ("…/models/m" sorts behind
         "…/deployments/d").
         """
         return max(self.touches or ("",))
 
 
-class LockHeld(Exception):  # noqa: N818 - says what happened, and is not told to anybody
+class LockHeld(Exception):  # noqa: N818 - internal control flow, never reported to a caller
     """
-    Somebody else held a lock for longer than the group waits; nothing was written.
+    Another transaction held a lock for longer than the group waits; nothing was written.
 
     Args:
-        job: the write that needs it; None when it was one of all of them.
+        job: the write that needs the lock; None when any write of the group may need it.
         lock: what is locked.
     """
 
@@ -174,7 +174,7 @@ class GroupCommit:
         Raises:
             ModelyardError: the database's, for all of them.
             WriteFailed: the error of one of them: nothing was written.
-            LockHeld: one of them needs what somebody else has locked: nothing was written.
+            LockHeld: one of them needs a lock that another transaction holds: nothing was written.
         """
         ended = False
         try:
@@ -186,10 +186,12 @@ class GroupCommit:
                 if self._wrote:
                     await self._notify_watchers()
         except Exception:
-            # What is committed is committed: watchers look by themselves, too.
+            # The group is committed; watchers also poll.
             if not ended:
                 raise
-            _log.info("the watchers of changes were not told: they look by themselves", exc_info=True)
+            _log.info(
+                "could not notify the watchers of changes: they will see the changes at their next poll", exc_info=True
+            )
 
     async def _transact(self) -> None:
         # One message: the settings cost no round trip, and end with the transaction.
@@ -215,8 +217,8 @@ class GroupCommit:
 
     async def _notify_watchers(self) -> None:
         """
-        Notify in a transaction of its own: its commit takes a lock of the whole server, and nobody is to hold that
-        while waiting for the disk.
+        Notify in a separate transaction: a commit with NOTIFY takes a server-wide lock, which must not be held while
+        waiting for the disk.
         """
         if self._channel:
             notify = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {self._channel}; COMMIT"
@@ -251,10 +253,10 @@ class GroupCommit:
 
     async def _lock_revision(self) -> None:
         """
-        Lock the revision: from here on until the commit nobody else writes.
+        Lock the revision: from here until the commit no other transaction writes.
 
         Raises:
-            LockTimeout: somebody else has held it for too long.
+            LockTimeout: another transaction has held it for too long.
         """
         until, then = _lock_timeout(_REVISION_SECONDS), _lock_timeout(_HOLDING_SECONDS)
         try:
@@ -265,8 +267,8 @@ class GroupCommit:
 
     async def _check_min_revisions(self, group: list[WriteJob[Any]]) -> list[WriteJob[Any]]:
         """
-        The writes whose callers have seen nothing that is not there. Revisions only grow, so that this need not be the
-        last word: one look for the whole group, before anything is locked.
+        The writes whose minimum revision has been reached. Revisions only grow, so that one check for the whole group,
+        before anything is locked, is enough.
         """
         if not any(job.write.least for job in group):
             return group
@@ -283,10 +285,10 @@ class GroupCommit:
 
     async def _claim(self, group: list[WriteJob[Any]]) -> list[WriteJob[Any]]:
         """
-        Claim the request ids, or find the answers that they were given. Waits for another call with the same id.
+        Claim the request ids, or find the stored responses. Waits for a concurrent call with the same id.
 
         Returns:
-            The writes that are to be done.
+            The writes to run.
         """
         claims = [job.write for job in group if job.claims]
         if not claims:
@@ -304,7 +306,7 @@ class GroupCommit:
 
     async def _must_run(self, job: WriteJob[Any]) -> bool:
         """
-        Whether a write whose request id is taken is to be done after all; if not, how it went is noted.
+        Whether a write with a known request id must run after all; if not, its earlier result is recorded.
         """
         write = job.write
         while not (rows := await self._fetch(CLAIMED, write.actor, write.request_id)):
@@ -318,9 +320,9 @@ class GroupCommit:
         return False
 
     async def _answer(self) -> None:
-        # The one thing that follows the revision: the answer contains it.
+        # The only statement after the revision: the response contains it.
         answered = self._answers
-        # A write that failed gives its id back: it may be sent again.
+        # A failed write releases its request id, so that it may be retried.
         failed = [job.write for job, _ in self._failed if job in self._claimed]
         if not answered and not failed:
             return
@@ -344,7 +346,7 @@ class GroupCommit:
 
 class GroupedWrite:
     """
-    One write of a group: runs its work up to `Transaction.last`, and on when its member has come.
+    One write of a group: runs its work up to `Transaction.last`, and the rest once the revision is locked.
 
     Attributes:
         writes: whether its second part takes a revision.
@@ -365,10 +367,10 @@ class GroupedWrite:
         Do the first part.
 
         Returns:
-            Why the write is not to be done, if so.
+            The error if the write was rejected.
 
         Raises:
-            Exception: the database's, or a mistake of ours: the transaction is lost.
+            Exception: the database's, or a bug: the transaction is lost.
         """
         parked = asyncio.ensure_future(self._parked.wait())
         try:
@@ -410,7 +412,7 @@ class GroupedWrite:
 
     def cancel(self) -> None:
         """
-        Give it up, unless it is done.
+        Cancel it, unless it is done.
         """
         self._task.cancel()
 
@@ -426,7 +428,7 @@ class GroupedWrite:
 @contextmanager
 def _raise_lock_held(job: WriteJob[Any] | None) -> Iterator[None]:
     """
-    Say whose lock it was that the block waited for in vain.
+    Convert a lock timeout in the block to `LockHeld`, with the write that waited.
     """
     try:
         yield
@@ -440,7 +442,7 @@ def _lock_timeout(seconds: float) -> str:
 
 def fail_jobs(jobs: Sequence[WriteJob[Any]], error: BaseException) -> None:
     """
-    Tell writes that they have failed; those that know how they went already are left alone.
+    Fail writes that are not done yet.
     """
     for job in jobs:
         if not job.done.done():
@@ -449,7 +451,7 @@ def fail_jobs(jobs: Sequence[WriteJob[Any]], error: BaseException) -> None:
 
 def earlier_result(write: Write, row: Row) -> WriteResult[Any]:
     """
-    How a write went whose request id is known.
+    The stored result of a write with a known request id.
 
     Args:
         row: of `CLAIMED`.

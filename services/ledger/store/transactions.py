@@ -38,7 +38,7 @@ WITH next AS (
 )
 """
 
-_HEAD = Statement("revision.now", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
+_HEAD = Statement("revision.now", f"SELECT value FROM {HEAD}")  # noqa: S608 - only constants are interpolated
 
 
 def last(name: str, sql: str) -> Statement:

@@ -1,14 +1,14 @@
 """
-Writes that come together are committed together.
+Group commit: concurrent writes share a transaction.
 
-A commit waits for the disk, and nobody else can take a revision meanwhile, so that one commit for thirty writes is what
-makes thirty writers fast (group commit; the idea is that of DeWitt et al., "Implementation Techniques for Main Memory
-Database Systems", SIGMOD 1984; docs/adr/0009). Each write keeps a revision, an audit entry and an answer of its own.
+A commit waits for the disk, and no other revision can be assigned meanwhile, so that one commit for thirty writes is
+what makes thirty writers fast (the idea is that of DeWitt et al., "Implementation Techniques for Main Memory Database
+Systems", SIGMOD 1984; docs/adr/0009). Each write has its own revision, audit entry and response.
 
 A write has two parts (`Transaction`): until `last` it only reads and locks. In a group all first parts come before all
-second parts, so that nobody waits for a row while a revision is held. A write that fails in its first part leaves the
-group; when one fails in its second part, the group is rolled back and each of its writes is done by itself. One that
-needs what somebody else has locked leaves the group, too, and waits aside.
+second parts, so that no write waits for a row lock while the revision is locked. A write that fails in its first part
+leaves the group; when one fails in its second part, the group is rolled back and each of its writes runs alone. One
+that needs a row that another transaction has locked leaves the group, too, and waits outside of it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _MAX_GROUP = 64
 # While one group waits for the disk, the next one reads and locks.
 _IN_FLIGHT = 2
 _LAST_SECONDS = 2.0
-# A group does not wait for long for what somebody else has locked: all the others of it would wait, too, and whoever
-# wants what they have locked. The one that needs it then waits for longer, aside; long enough to outlast the time after
-# which the database takes the locks from a process that was stopped.
+# A group waits only briefly for a lock of another transaction: its other writes would wait, too, and so would all that
+# need their locks. The write that needs the lock then waits longer, outside of the group: longer than the timeout after
+# which the database ends the transaction of a stopped process.
 _LOCK_WAIT, _LEAST_LOCK_WAIT = 0.1, 0.01
 _LONGEST_LOCK_WAIT = 10.0
 
@@ -58,9 +58,9 @@ class Writer:
         database: where.
         most_together: how many writes go together at most.
         in_flight: how many groups are under way at most, each with a connection.
-        lock_wait: seconds that a group waits for a lock that somebody else holds.
+        lock_wait: seconds that a group waits for a lock of another transaction.
         longest_lock_wait: seconds that one write waits for it, before it fails.
-        channel: what the watchers of changes listen to: they are told after each commit; empty to let a trigger do it.
+        channel: the NOTIFY channel of the change stream, notified after each commit; empty to let a trigger do it.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Writer:
         self._database, self._most_together = database, most_together
         self._lock_wait, self._longest_lock_wait = lock_wait, longest_lock_wait
         self._channel = channel
-        # They must not take every connection.
+        # Waiting writes must not occupy every connection.
         self._aside = asyncio.Semaphore(max(1, database.primary.pool.most // 4))
         self._waiting: list[WriteJob[Any]] = []
         self._touched: set[str] = set()
@@ -87,7 +87,7 @@ class Writer:
         self, write: Write, work: Work[T], encode: Callable[[T], bytes], touches: Sequence[object] | None
     ) -> WriteResult[T]:
         """
-        Do a write once, however often it is sent.
+        Run a write exactly once, however often it is sent.
 
         Args:
             work: reads, checks and writes in the transaction that it is given; it may be called again.
@@ -99,7 +99,7 @@ class Writer:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
             FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
             Aborted: other writes got in the way several times (TRANSACTION_CONFLICT).
-            LockTimeout: somebody else holds a lock that it needs.
+            LockTimeout: another transaction holds a lock that it needs.
         """
         names = None if touches is None or write.dry else frozenset(map(str, touches))
         job = WriteJob(write, work, encode, names, asyncio.get_running_loop().create_future())
@@ -113,7 +113,7 @@ class Writer:
 
     async def earlier(self, write: Write) -> WriteResult[Any] | None:
         """
-        How a write went that was done before, under its request id; None when it was not.
+        The result of an earlier attempt with the same request id; None when there was none.
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
@@ -138,7 +138,7 @@ class Writer:
 
     async def close(self) -> None:
         """
-        Wait for the writes in flight: their callers may have gone, and the connections are about to.
+        Wait for the writes in flight before the connections are closed.
         """
         if self._groups:
             await asyncio.wait(self._groups, timeout=_LAST_SECONDS)
@@ -189,10 +189,10 @@ class Writer:
 
     async def _run_group(self, group: list[WriteJob[Any]]) -> list[WriteJob[Any]]:
         """
-        Do the writes of a group, without those that need what somebody else has locked: these wait aside.
+        Run the writes of a group, without those that need a lock of another transaction: these wait outside of it.
 
         Returns:
-            Those that have to be done alone.
+            Those that must be run alone.
         """
         alone: list[WriteJob[Any]] = []
         parts, wait = [group], self._lock_wait
@@ -220,7 +220,7 @@ class Writer:
         Do a write in a transaction of its own.
 
         Returns:
-            The lock that it waited for in vain, if so.
+            The lock that it could not get, if so.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             if job.done.done():
@@ -233,8 +233,7 @@ class Writer:
 
     def _set_aside(self, job: WriteJob[Any], held: LockHeld) -> None:
         """
-        Let a write wait for a lock where it keeps nobody else from writing. It keeps its place: what comes later for
-        the same resource waits for it.
+        Let a write wait for a lock without blocking other writes. Later writes to the same resource wait for it.
         """
         job.aside = True
         task = asyncio.get_running_loop().create_task(self._wait_aside(job, held))

@@ -1,6 +1,6 @@
 """
 What a card in the Hugging Face format says of its model: fields, tags, and the results in its `model-index`
-(https://huggingface.co/docs/hub/model-cards). Whatever cannot be taken over is said, and stops nothing.
+(https://huggingface.co/docs/hub/model-cards). What cannot be imported is reported as a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import VersionName
 
-#: The keys of a card that are fields of a model, where nobody has set them.
+#: The keys of a card that fill unset fields of a model.
 _FIELDS = {"task": "pipeline_tag", "framework": "library_name", "license": "license"}
 _MOST_WARNINGS = 100
 
@@ -66,7 +66,7 @@ class CardMetadata:
         """
         *draft* with what it lacks, which fields those are, and what was left out: there would be too many labels.
 
-        What is there stays: somebody has set it here, and a card comes from elsewhere, again and again.
+        Set fields are kept: they were set here, and a card is imported from elsewhere, repeatedly.
         """
         fields = {name: getattr(self.model, name) for name in _FIELDS if getattr(self.model, name)}
         fields = {name: text for name, text in fields.items() if not getattr(draft, name)}
@@ -205,7 +205,7 @@ def _metric(
         warnings.append(f"{place}.value: {_shown(metric.get('value'))} is not a finite number")
         return None
     if metric.get("verified"):
-        # Whoever writes a card can say so; what proves it is a token that only the Hub can check.
+        # Any author of a card can claim this; the proof is a token that only the Hub can verify.
         warnings.append(f"{place}.verified: is not taken over, since only the Hub can check it")
     said = {**more, **dataset[1], "metric_config": metric.get("config"), "metric_args": metric.get("args")}
     return CardResult(dataset[0], found, value, dict(_parameters(said, place, warnings)))

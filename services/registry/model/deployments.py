@@ -80,7 +80,7 @@ class DeploymentDraft:
 
         Args:
             at: the path of the deployment in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         if "version" in only and self.version.namespace and self.version.namespace != parent.namespace:
             checks.add(f"{at}.version", "must be below the parent")

@@ -1,5 +1,5 @@
 """
-What results are measured with: data sets and metrics, their ids, and which way a metric is better.
+Data sets and metrics of evaluations: their ids, and whether higher or lower is better.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Metric:
     A metric of a namespace.
 
     Args:
-        direction: None when nobody said.
+        direction: None when it is not set.
         datasets, results: on how many data sets there are results of it, and how many.
         update_time, revision: of the write that said the direction.
     """
@@ -89,7 +89,7 @@ class MetricUpdate:
     What UpdateMetric asks for.
 
     Args:
-        direction: None takes back what was said.
+        direction: None clears it.
     """
 
     parent: NamespaceName

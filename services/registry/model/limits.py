@@ -1,5 +1,5 @@
 """
-How much of what is never deleted by itself one model or version may have (docs/adr/0038).
+Limits per model or version for resources that are not garbage collected (docs/adr/0038).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What is wrong with the name of a resource, for whoever wrote it.
+Error messages for invalid resource names.
 """
 
 from __future__ import annotations
@@ -7,22 +7,22 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# A part that nobody would want to read whole in an error.
+# The longest part of a name to quote in an error.
 _SHOWN: Final = 40
-# What the ids of all resources have in common; each has bounds of its own beside.
+# Characters that no id may have; each kind of id has its own length limit as well.
 _OTHER: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def name_error(text: str, form: str) -> str:
     """
-    What is wrong with *text*.
+    The error message for an invalid name.
 
     Args:
         text: a name that does not have the form.
         form: of a name, such as "namespaces/{namespace}/models/{model}".
 
     Returns:
-        The form; and the characters that no name may have, in the part that has them.
+        The expected form, and the invalid characters with the part that has them.
     """
     parts, wanted = text.split("/"), form.split("/")
     said = f"must be {form}"

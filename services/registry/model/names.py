@@ -1,5 +1,5 @@
 """
-The names of resources: parsed once at the door, formatted once on the way out.
+Resource names: parsed once from requests, formatted once in responses.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class NamespaceDraft:
 
         Args:
             at: the path of the namespace in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         for name in sorted(set(only) & set(_MOST)):
             checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])

@@ -1,5 +1,5 @@
 """
-Messages as values. What is wrong with a value is the model's business; here only its form is turned.
+Messages to domain values. Validation is the model's; here only the representation changes.
 """
 
 from __future__ import annotations

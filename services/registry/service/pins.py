@@ -1,5 +1,5 @@
 """
-Pins of versions: made before a version is READY, taken back when it is gone (docs/adr/0017).
+Pins of versions: made before a version is READY, released after it is deleted (docs/adr/0017).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 class Pins:
     """
-    Pins, and takes pins back.
+    Pins the artifacts of versions, and releases them.
 
     Args:
-        assets: the service that keeps them.
-        unpins: what has to be taken back.
+        assets: the asset service.
+        releases: claims and pending releases.
     """
 
     def __init__(self, assets: Assets, releases: PinReleaseStore) -> None:
@@ -36,11 +36,11 @@ class Pins:
 
     async def pin(self, version: Version) -> int | None:
         """
-        Pin the artifacts of a PENDING version. Unless it becomes READY they are taken back later, whatever crashes.
+        Pin the artifacts of a PENDING version. Unless it becomes READY, they are released later.
 
         Returns:
-            The claim that the version's last write checks and takes away; None where there is nothing to pin, or the
-            version is no longer as it was.
+            The claim, which the version's last write checks and deletes; None when there is nothing to pin, or the version
+            has changed.
 
         Raises:
             FailedPrecondition: an artifact is missing (ASSET_MISSING); none was pinned.
@@ -54,7 +54,7 @@ class Pins:
             return None
         try:
             async with asyncio.timeout(PIN_SECONDS):
-                # First what is owed from before: by another attempt, or by a purged version that had this name.
+                # First the pending releases of an earlier attempt, or of a purged version of this name.
                 await self._release_all(claim.releases)
                 await self._assets.pin(version)
         except TimeoutError:
@@ -65,10 +65,10 @@ class Pins:
 
     async def release_due(self) -> int:
         """
-        Take back what is due, until nothing is or the asset service does not answer. Several processes may do it.
+        Release pins that are due, until none are left or the asset service does not answer. Safe to run concurrently.
 
         Returns:
-            How many releases were paid.
+            How many releases were done.
         """
         count = 0
         while releases := await self._store.take_due():
@@ -89,7 +89,7 @@ class Pins:
         try:
             await self._assets.unpin(release.owner, release.request_id)
         except Unavailable as error:
-            _log.warning("could not take back the pins of %s, later again: %s", release.owner, error)
+            _log.warning("could not release the pins of %s, will retry: %s", release.owner, error)
             return False
         return True
 

@@ -1,5 +1,5 @@
 """
-All servicers of the registry, put together.
+Registers all servicers of the registry.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Values as messages.
+Domain values to messages.
 """
 
 from __future__ import annotations

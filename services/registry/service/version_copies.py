@@ -1,5 +1,5 @@
 """
-Copies versions: a PENDING copy first, then its pins, then READY. Each step can be done again.
+Copies versions: a PENDING copy first, then its pins, then READY. Each step can be retried.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class VersionCopies:
         try:
             return await self._pins.pin(copy)
         except ModelyardError as error:
-            # Nobody could go on with it: it must not count against the quota for ever.
+            # No request can continue it: it must not count against the quota for ever.
             if not request.request_id or isinstance(error, FailedPrecondition | ResourceExhausted):
                 failure = f"not copied: {error.message}"[:1024]
                 await self._mutations.do(

@@ -104,12 +104,12 @@ class VersionService(VersionServiceServicer):
         name = checks.name(VersionName, "name", request.name)
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        # A retry gets its first answer, whatever has become of the version since.
+        # A retry gets the first response, even if the version has changed since.
         if (earlier := await self._mutations.earlier(context, request, pb.Version)) is not None:
             return earlier
         version = (await self._versions.get_now(name)).value
         check_paths(version)
-        # Outside of the transaction: nobody must wait for a row while another service is being asked.
+        # Outside of the transaction: no row lock may be held during a call to another service.
         await self._assets.verify(version)
         claim = await self._pins.pin(version)
         return await self._mutations.do(

@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Aliases in the database: a temporal table. Where an alias points now is the stretch that has no end.
+Aliases in the database (MoveAliases): a temporal table. The current target of an alias is the row without an end time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-The audit in the database: written by every write (ledger/store/transactions.py), read here, changed by nobody.
+The audit log in the database: appended by every write (ledger/store/transactions.py), read here, immutable.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ SELECT {_COLUMNS}
 
 def _bound(end: str, where: str, order: str) -> str:
     """
-    The revision at one end of a stretch of time, so that nobody reads from the newest entry down to an old stretch.
+    The revision at one end of a time range, so that a query for an old range does not scan from the newest entry.
 
     Times go with revisions, but for a clock that was set back: the first thousand entries are looked at, not one.
     """

@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only names of columns of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Imports of cards: a card, and what it says of its model, in one write.
+ImportCard: a card and the metadata extracted from it, in one write.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Keeps what is only kept for a time from growing for ever: the log of changes, yesterday's requests, deleted models.
+Background cleanup: trims the change log, deletes expired request ids, purges deleted models, creates audit partitions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 class PurgeJob:
     """
-    Purges the models whose time has come.
+    Purges the models whose retention has expired.
 
     Args:
         models: reads and writes them.
-        purging: takes away what is below large ones.
-        writer: does the writes.
+        purging: deletes the contents of large models first.
+        writer: runs the writes.
 
     Attributes:
         failures: how often a model could not be purged.
@@ -44,8 +44,8 @@ class PurgeJob:
 
     async def purge_due(self) -> int:
         """
-        Purge the models whose time has come, each in a write of its own, or in several when it is large. One that
-        cannot be purged does not stop the others; it is tried again the next time.
+        Purge the expired models, each in its own write, or in several when it is large. A model that cannot be purged
+        does not stop the others; it is retried in the next run.
 
         Returns:
             How many there were.
@@ -54,7 +54,7 @@ class PurgeJob:
             Unavailable: the database does not answer.
         """
         purged, last = 0, None
-        # Once through all of them, and no model twice, whatever becomes of it: so it comes to an end.
+        # One pass, no model twice even if it fails: so the loop terminates.
         while found := await self._models.due(last):
             for each in found:
                 last = each
@@ -65,7 +65,7 @@ class PurgeJob:
                     pass
                 except Unavailable:
                     raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, others can be purged
+                except Exception as error:  # noqa: BLE001 - the other models can be purged
                     self.failures += 1
                     _log.warning("could not purge %s: %s", each.name, error, exc_info=error)
         return purged
@@ -81,8 +81,8 @@ class PurgeJob:
 @asynccontextmanager
 async def background_cleanup(log: Changelog, keep: timedelta, sweeper: PurgeJob) -> AsyncIterator[None]:
     """
-    Trim the log of changes to *keep*, forget yesterday's requests, purge the models whose time has come, and make the
-    audit's months to come, while the block lasts. Each goes on by itself, whatever becomes of the others.
+    Trim the change log to *keep*, delete expired request ids, purge expired models, and create future partitions of the
+    audit log, while the block runs. The jobs are independent of each other.
     """
     async with beside(
         every(_EVERY_SECONDS, partial(log.trim, keep), "trim the log of changes"),

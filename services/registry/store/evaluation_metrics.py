@@ -1,5 +1,5 @@
 """
-Data sets and metrics in the database: which there are, and which way they are better.
+Data sets and metrics in the database, with the direction of each metric.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class EvaluationMetricStore:
 
 async def lower_is_better(snapshot: Snapshot, parent: NamespaceName, metrics: frozenset[str]) -> frozenset[str]:
     """
-    Those of *metrics* of which somebody said that lower is better.
+    Those of *metrics* for which lower is better.
     """
     if not metrics:
         return metrics

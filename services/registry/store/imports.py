@@ -129,7 +129,7 @@ class ImportStore:
         try:
             row = (await transaction.last(_IMPORT, _journal(fresh), *columns))[0]
         except asyncpg.UniqueViolationError:
-            # Somebody made one of them between the look and the write: next time it is seen.
+            # Another write created one of them after the check: the retry sees it.
             raise Conflict from None
         check_within_quota(parent, row, models=len(fresh), size=size)
         return Imported(row["written"], row["models"], len(existing), row["versions"], row["results"])

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Leaderboards in the database: `best` has a row for each model (docs/adr/0036).
 """
@@ -49,7 +49,9 @@ class LeaderboardStore:
             if board.direction is None:
                 lower = bool(await lower_is_better(snapshot, board.parent, frozenset([board.metric])))
             if page.after is not None and page.after[2] != int(lower):
-                raise InvalidArgument.of("page_token", "which way the metric is better has changed: begin again")
+                raise InvalidArgument.of(
+                    "page_token", "the direction of the metric has changed: start again from the first page"
+                )
             condition = await resolve_directions(snapshot, board.parent, board.condition)
             return await snapshot.fetch(*_statement(replace(board, condition=condition), page, lower=lower))
 

@@ -1,5 +1,5 @@
 """
-What a write locks before it takes its revision: always the model first, so that nobody who holds a revision waits.
+Locks of a write, taken before the revision: always the model first, so that no holder of the revision waits.
 """
 
 from __future__ import annotations

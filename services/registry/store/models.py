@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Models in the database.
 """
@@ -313,13 +313,13 @@ class ModelStore:
     async def purge(self, transaction: Transaction, name: ModelName, *, due: bool = False) -> bool:
         """
         Remove a deleted model for good, with all that is below it and the deployments that ran it. The pins of its
-        versions are taken back afterwards.
+        versions are released afterwards.
 
         Args:
             due: only when its time has come.
 
         Returns:
-            Whether it is gone.
+            Whether it was purged.
 
         Raises:
             Missing: there is no such model.

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Namespaces in the database.
 """
@@ -72,7 +72,7 @@ SELECT made.revision AS written, made.* FROM made
 """,
 )
 
-# For a deletion: whoever adds a model waits, and then finds no namespace.
+# For a deletion: a concurrent CreateModel waits, and then finds no namespace.
 _LOCK_OUT = Statement(
     "namespaces.lock_out", f"SELECT {rows.NAMESPACE} FROM namespaces WHERE namespace_id = $1 FOR UPDATE"
 )

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Pin claims and pending pin releases in the database (docs/adr/0017).
 

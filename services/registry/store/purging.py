@@ -1,8 +1,8 @@
-# ruff: noqa: S608 - only names and numbers of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Purges in parts: what is below a large model goes before the model does, a bounded number of rows in each write.
+Purges large models in parts: their contents are deleted before the model, a bounded number of rows per write.
 
-The last statement of a write runs with the revision in hand, while nobody else writes. So a part deletes before it, in
+The last statement of a write blocks all other writers. So a part deletes before it, in
 the first half of a write of its own, under the lock of the model; with the revision it only counts and says what is
 gone. A part is a revision like any other: what a reader sees is what that revision left.
 """
@@ -55,7 +55,7 @@ class _Kind:
     @property
     def part(self) -> Statement:
         """
-        Deletes some of them. Nobody else touches them: the model is locked, and a deleted model is not written to.
+        Deletes some of them. No concurrent writes: the model is locked and read-only.
         """
         # Of histories the service's role may delete no row, but for a model that is purged (migration 0006).
         sql = f"SELECT purge_part('{self.table}', $1, {self.most}) AS count"
@@ -101,7 +101,7 @@ _MOST = Statement(
     "SELECT " + ", ".join(f"{kind.exceeds('$1')} AS {kind.table}" for kind in _KINDS),
 )
 
-# Whoever began may not come back: from now on it is due.
+# The process may die before it is done: from now on any process may continue.
 _PART = last(
     "models.purge_part",
     f"""

@@ -1,7 +1,7 @@
 # ruff: noqa: S608 - only numbers of parameters go into these texts; values are parameters
 """
-What a namespace holds and may hold. It is checked twice: before a write takes its revision, so that a full namespace
-costs nobody anything, and in the write's last statement, where nobody else can count at the same time.
+Quotas and usage of namespaces. They are checked twice: before a write locks the revision, so that a full namespace
+does not slow down other writers, and in the write's last statement, where no concurrent write can change the usage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction
 from services.registry.model.names import NamespaceName
 
-# Key share: the namespace cannot be deleted meanwhile, and nobody else has to wait.
+# FOR KEY SHARE: the namespace cannot be deleted meanwhile, and other writers do not wait.
 _USAGE = Statement(
     "namespaces.room",
     """
@@ -50,11 +50,11 @@ def count(namespace: str, models: str, size: str) -> str:
 
 async def check_quota(transaction: Transaction, parent: NamespaceName, *, models: int = 0, size: int = 0) -> None:
     """
-    Whether a namespace exists and has room for so many models and bytes more.
+    Check that a namespace exists and that its quota allows so many more models and bytes.
 
     Raises:
         Missing: there is no such namespace.
-        ResourceExhausted: it may not hold so much.
+        ResourceExhausted: the quota would be exceeded (MODEL_QUOTA, ASSET_QUOTA).
     """
     row = await transaction.row(_USAGE, parent.namespace)
     if row is None:
@@ -65,19 +65,19 @@ async def check_quota(transaction: Transaction, parent: NamespaceName, *, models
 
 def check_within_quota(parent: NamespaceName, row: Row | Mapping[str, Any], *, models: int = 0, size: int = 0) -> None:
     """
-    Whether a namespace may hold what it would hold.
+    Check the usage after a write against the quota.
 
     Args:
         row: the columns USED, with what is added.
-        models, size: what is added: whoever adds nothing of a kind does not fail for it.
+        models, size: what is added; a write that adds none of a kind does not fail for it.
 
     Raises:
-        ResourceExhausted: it may not.
+        ResourceExhausted: the quota is exceeded.
     """
     if models > 0 and row["max_models"] and row["used_models"] > row["max_models"]:
         raise ResourceExhausted(
             "MODEL_QUOTA",
-            f"{parent} may hold {row['max_models']:,} models: purge some or raise its quota",
+            f"{parent} has a quota of {row['max_models']:,} models: purge some or raise the quota",
             metadata={"resource": str(parent), "limit": str(row["max_models"])},
         )
     if size > 0 and row["max_asset_bytes"] and row["used_bytes"] > row["max_asset_bytes"]:

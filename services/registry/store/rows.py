@@ -1,5 +1,5 @@
 """
-Rows as values and values as rows.
+Conversion between rows and domain values.
 """
 
 from __future__ import annotations

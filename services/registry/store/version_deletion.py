@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Deletes versions. A record stays: its number must not be given again, and the histories of aliases name it.
+Deletes versions. A tombstone remains: the number must not be reused, and alias histories refer to it.
 
 In the database a deleted version is FAILED and has a `delete_time`. So every statement that knows nothing of deletions,
 those of the release before included, takes it for what it has become: no bytes, no part in the quota, no alias.
@@ -152,7 +152,7 @@ class VersionDeletions:
 
     async def delete(self, transaction: Transaction, deletion: VersionDeletion) -> Version:
         """
-        Delete a version, with its results. Its pins are taken back afterwards.
+        Delete a version, with its results. Its pins are released afterwards.
 
         Returns:
             What remains of it.

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Versions in the database.
 """
@@ -333,7 +333,7 @@ class VersionStore:
         Raises:
             Missing: there is no such version any more.
             FailedPrecondition: it is FAILED.
-            Aborted: it has changed since, or its pins may have been taken back.
+            Aborted: it has changed since, or its pins may have been released.
         """
         name = checked.name
         model, version = await _lock(transaction, name)
@@ -400,7 +400,7 @@ async def check_parent_version(transaction: Transaction, draft: VersionDraft, na
 
     Raises:
         Missing: the version that *draft* was trained from does not exist.
-        FailedPrecondition: that one comes from *name*.
+        FailedPrecondition: that one is derived from *name*.
     """
     if not draft.lineage.parent_version:
         return

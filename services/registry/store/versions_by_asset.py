@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Finds versions by what they contain.
+Finds versions by an asset that they contain (FindVersions).
 """
 
 from __future__ import annotations

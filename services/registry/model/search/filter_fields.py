@@ -1,5 +1,5 @@
 """
-What each field of the filter language is and which values it compares with.
+The fields of the filter language, and the values that they are compared with.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SEGMENT = re.compile(rf'({QUOTED})|([^."]+)', re.DOTALL)
 
 class FilterError(Exception):
     """
-    A mistake in a filter or an order, and where it is.
+    A syntax or type error in a filter or an order, with its position.
     """
 
     def __init__(self, position: int, message: str) -> None:
@@ -124,7 +124,7 @@ def value_of(field: Field, op: Op, text: str, position: int) -> Value:
             return _moment(text, position)
         case Description():
             if op is not Op.HAS:
-                raise FilterError(position, "description takes only : and words that are in it, or *")
+                raise FilterError(position, "description supports only the operator : with words, or *")
             return normalize("NFC", text)
         case _:
             return normalize("NFC", text)
@@ -132,7 +132,7 @@ def value_of(field: Field, op: Op, text: str, position: int) -> Value:
 
 def _refuse_has(op: Op, position: int) -> None:
     if op is Op.HAS:
-        raise FilterError(position, "after : this field takes only *; compare it with = != < <= > >=")
+        raise FilterError(position, "this field supports only * after :; compare it with = != < <= > >=")
 
 
 def _number(text: str, position: int) -> float:

@@ -1,5 +1,5 @@
 """
-Conditions and orders as SQL. Values become parameters, never text: what a client wrote cannot become SQL.
+Filters and orders as SQL. Values become parameters, never SQL text, which rules out SQL injection.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _COLUMNS = {
 
 class Parameters:
     """
-    The parameters of a statement that is being put together.
+    The parameters of a statement under construction.
     """
 
     def __init__(self, *first: Any) -> None:
@@ -103,7 +103,7 @@ def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str
     if op is Op.HAS:
         return f"strpos(lower(nfc({column}) COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
     compared = f'nfc({column}) {SQL_OPS[op]} {parameter} COLLATE "C"'
-    # Empty means that nobody has said, which is no text that is other than, before or after another one.
+    # Empty means unset, which does not compare as different from, before or after any value.
     return compared if op is Op.EQUAL else f"({column} <> '' AND {compared})"
 
 
@@ -115,7 +115,7 @@ def _description(value: str | None, parameters: Parameters) -> str:
 
 
 def _number(column: str, op: Op, value: int | None, parameters: Parameters) -> str:
-    # 0 means that nobody has said, which is no number.
+    # 0 means unset, which is no number.
     if value is None:
         return f"{column} > 0"
     return f"({column} > 0 AND {column} {SQL_OPS[op]} {parameters.add(value, 'bigint')})"

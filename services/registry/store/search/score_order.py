@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Searches in the order of a result.
+Searches ordered by an evaluation result.
 """
 
 from __future__ import annotations

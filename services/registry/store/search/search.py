@@ -1,8 +1,8 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Searches in the database.
+SearchModels: the SQL of searches.
 
-Without an order of its own, a search with words has tiers, best first: the model of exactly that name; models whose
+Without `order_by`, a search with words has tiers, best first: the model of exactly that name; models whose
 names begin with the query, by name; models that have all words in their name or display name; models that have them
 anywhere, as they are or stemmed; models in which something begins with them. Within a tier (but the second) the newest
 model comes first. So a page is read in index order, and what matches half a million models costs no more than what
@@ -34,7 +34,7 @@ from services.registry.store.search.selectivity import FEW, MANY, SOME, Selectiv
 from services.registry.store.search.words import SearchTerms, add_corrections, look_up_terms
 
 # Of a search that is not narrow, so many of the newest models are looked at first: the page of one that matches a
-# three-hundredth of them is full by then. How many were found says how far to go on; nobody walks farther than that.
+# three-hundredth of them is full by then. The number of matches tells how far to scan, up to a limit.
 _WINDOW = 8_000
 _FARTHEST = 100_000
 
@@ -138,7 +138,7 @@ class SearchStore:
 
 async def _are_there(snapshot: Snapshot, search: Search, terms: SearchTerms) -> bool:
     """
-    Whether models have the words and only the filter keeps them out: then no word is mistyped.
+    Whether models have the words and only the filter excludes them: then no word is a typo.
     """
     if search.condition is None:
         return False

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Selectivity estimates, which choose the plan of a search: find and sort all matches, or scan in result order.
 

@@ -1,5 +1,5 @@
 """
-The vocabulary that typos are mended with. Triggers add the words of whatever is written; here those go that no model
+The vocabulary for typo correction. Triggers add the words of every write; this module deletes the words that no model
 has any more.
 """
 
@@ -31,10 +31,10 @@ SELECT known.namespace_id, known.word, known.doubt_time IS NOT NULL AS doubted,
   FROM (SELECT * FROM vocabulary WHERE (namespace_id, word) > ($1, $2)
          ORDER BY namespace_id, word LIMIT {_MOST}) AS known
  ORDER BY known.namespace_id, known.word
-""",  # noqa: S608 - a number of our own
+""",  # noqa: S608 - only constants are interpolated
 )
 
-# Rows that somebody writes are left for the next time: a writer may wait for this, but this for nobody.
+# Rows that another transaction has locked are skipped until the next pass: this must never wait for a writer.
 _MINE = """
 SELECT namespace_id, word FROM vocabulary
   JOIN unnest($1::text[], $2::text[]) AS wanted (namespace_id, word) USING (namespace_id, word)
@@ -46,7 +46,7 @@ _DOUBT = Statement(
 WITH mine AS ({_MINE})
 UPDATE vocabulary SET doubt_time = CASE WHEN $3 THEN now() END FROM mine
  WHERE vocabulary.namespace_id = mine.namespace_id AND vocabulary.word = mine.word
-""",  # noqa: S608 - SQL of our own
+""",  # noqa: S608 - only constants are interpolated
 )
 _FORGET = Statement(
     "words.forget",
@@ -55,16 +55,16 @@ WITH mine AS ({_MINE})
 DELETE FROM vocabulary USING mine
  WHERE vocabulary.namespace_id = mine.namespace_id AND vocabulary.word = mine.word
    AND vocabulary.doubt_time < now() - interval '1 minute'
-""",  # noqa: S608 - SQL of our own
+""",  # noqa: S608 - only constants are interpolated
 )
 
 
 class Vocabulary:
     """
-    Goes through the words, again and again.
+    Prunes the vocabulary, in repeated passes.
 
-    A word that no model has is doubted first, and goes when a look that began a minute later finds no model either:
-    whoever writes a model with it takes the doubt back (`learn_words`), and no statement that saw the word undoubted
+    An unused word is marked first (`doubt_time`), and deleted when a check at least a minute later finds no model
+    either: a write of a model with the word clears the mark (`learn_words`), and no statement that saw the unmarked word
     runs for so long.
     """
 
@@ -74,10 +74,10 @@ class Vocabulary:
 
     async def forget(self) -> int:
         """
-        Look at the next thousand words.
+        Check the next thousand words.
 
         Returns:
-            How many are gone.
+            How many were deleted.
         """
         found = await self._database.fetch(_LOOK, *self._last)
         self._last = (found[-1]["namespace_id"], found[-1]["word"]) if len(found) == _MOST else ("", "")

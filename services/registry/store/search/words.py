@@ -1,5 +1,5 @@
 """
-What the words of a search mean: as text queries for the tiers of a search, and how much they narrow it.
+The words of a search as text search queries (tsquery) for its tiers, and the lexemes that estimate their selectivity.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SELECT word, characters, cardinality(longer) AS longer_count,
   FROM meant
  WHERE characters IS NOT NULL OR word <> ''
  ORDER BY place, part, number
-""",  # noqa: S608 - a number of our own
+""",  # noqa: S608 - only constants are interpolated
 )
 
 # The words of the namespace that are spelt nearly like a word: those that have a spelling in common with it are all
@@ -63,14 +63,14 @@ SELECT typed.place, lexemes_of(array_to_string(ARRAY(
             ORDER BY near.distance, similarity(near.word, typed.word) DESC, near.word LIMIT {_MOST_NEAR}), ' ')) AS near
   FROM unnest($2::text[]) WITH ORDINALITY AS typed (word, place)
  ORDER BY typed.place
-""",  # noqa: S608 - numbers of our own
+""",  # noqa: S608 - only constants are interpolated
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SearchTerm:
     """
-    What one word of a search means.
+    One word of a search, with its lexemes.
 
     Args:
         word: as it was typed, in lower case; empty when it is written without spaces.
@@ -78,7 +78,7 @@ class SearchTerm:
             side by side; a single one begins such a pair, or is the last one of a text.
         plain, stemmed: otherwise: as it is, and without its ending.
         longer: the words that begin with it; None when there are too many.
-        near: the words that it may be a mistyped form of.
+        near: the words that it may be a typo of.
     """
 
     word: str
@@ -114,7 +114,7 @@ class SearchTerm:
 
     def corrected(self) -> str:
         """
-        The query for what begins with it and for what it may be a mistyped form of. In a text without spaces, for its
+        The query for words that begin with it or that it may be a typo of. In a text without spaces, for its
         pairs wherever they stand: far from the text's beginning the index does not know any more what is side by side.
         """
         if self.characters:
@@ -167,7 +167,7 @@ class SearchTerm:
 @dataclass(frozen=True, slots=True)
 class SearchTerms:
     """
-    What words mean.
+    The words of a search.
     """
 
     words: tuple[SearchTerm, ...]
@@ -216,7 +216,7 @@ class SearchTerms:
 
 async def look_up_terms(snapshot: Snapshot, parent: NamespaceName, words: Sequence[str]) -> SearchTerms:
     """
-    Look the words up. Those that say nothing ("the") are dropped unless there is nothing else.
+    Look the words up in the vocabulary. Stop words ("the") are dropped unless there are no others.
     """
     found = [_word(row) for row in await snapshot.fetch(_MEANINGS, [parent.namespace, list(words)])]
     known = [word for word in found if word.characters or word.plain]
@@ -225,7 +225,7 @@ async def look_up_terms(snapshot: Snapshot, parent: NamespaceName, words: Sequen
 
 async def add_corrections(snapshot: Snapshot, parent: NamespaceName, terms: SearchTerms) -> SearchTerms:
     """
-    Look up what the words may be mistyped forms of.
+    Look up the words that the searched ones may be typos of.
     """
     typed = [word.word if len(word.word) >= _MIN_CORRECTED else "" for word in terms.words]
     if not any(typed):
