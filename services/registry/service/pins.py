@@ -39,8 +39,8 @@ class Pins:
         Pin the artifacts of a PENDING version. Unless it becomes READY, they are released later.
 
         Returns:
-            The claim, which the version's last write checks and deletes; None when there is nothing to pin, or the version
-            has changed.
+            The claim, which the last write of the version checks and deletes; None when there is nothing to pin, or the
+            version has changed.
 
         Raises:
             FailedPrecondition: an artifact is missing (ASSET_MISSING); none was pinned.

@@ -2,9 +2,9 @@
 """
 Purges large models in parts: their contents are deleted before the model, a bounded number of rows per write.
 
-The last statement of a write blocks all other writers. So a part deletes before it, in
-the first half of a write of its own, under the lock of the model; with the revision it only counts and says what is
-gone. A part is a revision like any other: what a reader sees is what that revision left.
+The last statement of a write blocks all other writers. Therefore a part deletes in the first half of its write, under
+the lock of the model, and the last statement only updates counters and records what was deleted. Each part has its own
+revision, which readers see.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ async def test_going_on_after_a_restore(empty: str, connection: asyncpg.Connecti
         return subprocess.run([*command, *options], env=given, cwd=ROOT, capture_output=True, text=True, check=False)
 
     early = run("--restored")
-    assert (early.returncode, "Restore it first" in early.stderr) == (1, True)
+    assert (early.returncode, "Restore the database first" in early.stderr) == (1, True)
     assert run().returncode == 0
     before = await connection.fetchval("SELECT value FROM revision")
     assert run("--restored").returncode == 0

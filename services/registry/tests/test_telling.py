@@ -47,7 +47,9 @@ async def test_watchers_are_told_after_the_commit(registry: Registry, statements
     await create(registry, "m")
     while "changes.notify" not in statements:
         await asyncio.sleep(0.01)
-    assert statements[statements.index("write.commit") :] == ["write.commit", "changes.notify"]
+    # The health check pings the database at any time.
+    found = [each for each in statements[statements.index("write.commit") :] if each != "revision.ping"]
+    assert found == ["write.commit", "changes.notify"]
 
 
 @pytest.mark.parametrize("of", ["registry", "assets"])

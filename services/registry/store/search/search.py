@@ -33,8 +33,8 @@ from services.registry.store.search.score_order import by_score, columns_of
 from services.registry.store.search.selectivity import FEW, MANY, SOME, SelectivityEstimator
 from services.registry.store.search.words import SearchTerms, add_corrections, look_up_terms
 
-# Of a search that is not narrow, so many of the newest models are looked at first: the page of one that matches a
-# three-hundredth of them is full by then. The number of matches tells how far to scan, up to a limit.
+# An unselective search scans so many of the newest models first: that fills the page of a search that matches one in
+# three hundred. The number of matches tells how far to scan, up to a limit.
 _WINDOW = 8_000
 _FARTHEST = 100_000
 

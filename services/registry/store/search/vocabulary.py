@@ -64,8 +64,8 @@ class Vocabulary:
     Prunes the vocabulary, in repeated passes.
 
     An unused word is marked first (`doubt_time`), and deleted when a check at least a minute later finds no model
-    either: a write of a model with the word clears the mark (`learn_words`), and no statement that saw the unmarked word
-    runs for so long.
+    either: a write of a model with the word clears the mark (`learn_words`), and no statement that saw the unmarked
+    word runs for so long.
     """
 
     def __init__(self, database: Database) -> None:
