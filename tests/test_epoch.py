@@ -33,7 +33,7 @@ from services.cache.tests.harness import NAME, Backend, Cache
 from services.ledger.migrate import go_on_after_restore, grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import create, revisions, watch
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.server import Registry, running
 
 OTHER = "other"
 
@@ -213,7 +213,7 @@ async def test_the_epoch_is_that_of_a_timeline(world: World) -> None:
         connection = await asyncpg.connect(world.postgres.url())
         await go_on_after_restore(connection)
         await connection.close()
-        with pytest.raises(grpc.aio.AioRpcError, match="begin again"):
+        with pytest.raises(grpc.aio.AioRpcError, match="start a new stream"):
             await collect(stream, ended)
         assert {each.heartbeat.epoch for each in ended if each.HasField("heartbeat")} == {first}
         again = await told(second)

@@ -18,7 +18,7 @@ from bench.capacity.traffic import Case, CaseError
 from bench.run.plan import scenarios
 from services.cache.model import coherence, l1
 from services.cache.settings import CacheSettings
-from services.ledger.store import grouping
+from services.ledger.store import writer
 from services.ledger.store.database import DatabaseSettings
 
 FIGURES = load()
@@ -173,7 +173,7 @@ def test_settings_are_those_of_the_code() -> None:
     """
     defaults = {field.name: field.default for field in fields(CacheSettings)}
     pool = {field.name: field.default for field in fields(DatabaseSettings)}
-    assert FIGURES["write.group"] == grouping._MOST_TOGETHER
+    assert FIGURES["write.group"] == writer._MAX_GROUP
     assert FIGURES["stream.cells"] == coherence.CELLS
     assert FIGURES["l1.memory"] * 2**20 == defaults["near_bytes"]
     assert l1.OVERHEAD <= FIGURES["l1.overhead"] <= l1.OVERHEAD + 200

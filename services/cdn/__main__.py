@@ -33,10 +33,10 @@ from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
 from services.ledger.migrate import migrations
 from services.ledger.service.calls import Mutations
+from services.ledger.store.change_feed import ChangeFeed
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import check_schema, connector, open_database
-from services.ledger.store.feed import ChangeFeed
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
 
 
 @asynccontextmanager

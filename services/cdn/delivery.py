@@ -27,7 +27,7 @@ from services.cdn.store.retention.pins import Pins
 from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
 
 #: What watchers of changes are told on.
 CHANNEL = "cdn_changes"

@@ -1,5 +1,5 @@
 """
-What a service with a database stands on: one revision for each write, told and audited with it (docs/adr/0014).
+The common base of services with a database: one revision per write, with its change event and audit entry (ADR 0014).
 
 It knows PostgreSQL and the change stream's messages, and no service.
 """

@@ -35,7 +35,7 @@ SELECT part.relname AS name, inhrelid IS NOT NULL AND NOT coalesce(inhdetachpend
  ORDER BY part.relname <> 'audit_before', part.relname
 """
 
-# Whatever order the rows are in, and however many they are: the sum of the hashes of all of them.
+# Independent of the order of the rows: the sum of the hashes of all of them.
 _CHECKSUM = """
 SELECT count(*) AS entries, coalesce(sum(hashtextextended(entry::text, 0)::numeric), 0)::text AS checksum
   FROM {} AS entry
@@ -54,7 +54,7 @@ class ArchiveSettings(MigrationSettings):
         "MODELYARD_AUDIT_KEEP_MONTHS",
         integer(0, 1200),
         default=0,
-        help="how many months of the audit stay in reach, beside the current one; 0 for all of them",
+        help="months of the audit log to keep in the database besides the current one; 0 keeps all",
     )
 
 
@@ -74,10 +74,10 @@ async def months(connection: Connection) -> list[asyncpg.Record]:
 
 async def detach(connection: Connection, keep: int) -> list[str]:
     """
-    Take out what is older than some months. Nobody waits: writes and reads go on.
+    Detach partitions older than some months. Reads and writes are not blocked.
 
     Args:
-        keep: how many whole months stay, beside the current one.
+        keep: the number of whole months to keep besides the current one.
 
     Returns:
         The names of the tables that were taken out: nothing of them is deleted.

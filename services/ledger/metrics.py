@@ -48,7 +48,7 @@ class DatabaseMetrics(Collector):
 
     def _pools(self) -> Iterator[Metric]:
         open_ = GaugeMetricFamily(f"{_POOL}_connections", "Open connections.", labels=["server"])
-        idle = GaugeMetricFamily(f"{_POOL}_idle", "Connections that nobody uses.", labels=["server"])
+        idle = GaugeMetricFamily(f"{_POOL}_idle", "Idle connections.", labels=["server"])
         most = GaugeMetricFamily(f"{_POOL}_most", "Connections that there may be.", labels=["server"])
         waiting = GaugeMetricFamily(f"{_POOL}_waiting", "Calls that wait for a connection.", labels=["server"])
         for server in (self._database.primary, *(replica.server for replica in self._database.replicas.all)):

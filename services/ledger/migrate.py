@@ -3,8 +3,8 @@ Migrations: bring a service's database to the newest schema.
 
 Numbered SQL files, forward only, each in a transaction of its own; one that begins with `-- outside a transaction`
 builds indexes while everybody goes on writing, statement by statement, and can be run again when it was interrupted.
-What ran is recorded with a checksum: a file that changes after it ran makes every later migration refuse, because
-nobody could say any more which schema a database has. At the end the service's role gets what it needs, no more.
+What ran is recorded with a checksum: a file that changes after it ran makes every later migration fail, because the
+database's schema would be unknown. At the end the service's role is granted the privileges that it needs, no more.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 )
 """
 
-#: How far revisions go on ahead after a restore: more than anybody could have given since the backup.
+#: How far revisions skip ahead after a restore: more than can have been assigned since the backup.
 AHEAD = 1_000_000_000
 
 _GO_ON = """
@@ -134,8 +134,8 @@ async def migrate(connection: Connection, files: Sequence[Migration]) -> list[st
         MigrationError: a file changed after it ran, or a file failed.
         NewerSchemaError: a newer program migrated the database.
     """
-    # Whoever starts at the same time waits here, and then finds everything done. It asks again and again instead of
-    # waiting in the database: an index that is being built would wait for that statement, and it for the index.
+    # Concurrent migrations wait here, and then find nothing to do. It polls instead of waiting in the database: CREATE
+    # INDEX CONCURRENTLY would wait for that statement, and that statement for the index.
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110 - not an Event's
         await asyncio.sleep(_LOCK_PAUSE)
     try:
@@ -174,7 +174,7 @@ async def _apply(connection: Connection, each: Migration) -> None:
     except asyncpg.LockNotAvailableError:
         raise MigrationError(f"{each.name} waited {_LOCK_TIMEOUT} for a table that is in use: run it again") from None
     except asyncpg.PostgresError as error:
-        raise MigrationError(f"{each.name} failed, and nothing of it was kept: {error}") from error
+        raise MigrationError(f"{each.name} failed and was rolled back: {error}") from error
 
 
 async def _apply_outside(connection: Connection, each: Migration) -> None:
@@ -187,7 +187,7 @@ async def _apply_outside(connection: Connection, each: Migration) -> None:
             await connection.execute(statement)
         await _record(connection, each)
     except asyncpg.PostgresError as error:
-        raise MigrationError(f"{each.name} stopped, run it again: {error}") from error
+        raise MigrationError(f"{each.name} was interrupted: run the migration again: {error}") from error
 
 
 def _statements(sql: str) -> list[str]:
@@ -261,14 +261,13 @@ async def _wait(folder: Path, seconds: float) -> list[str]:
 
 async def go_on_after_restore(connection: Connection) -> int:
     """
-    Let the revisions of a database that was restored from a backup go on far ahead of any that were given before.
+    Skip the revisions of a database that was restored from a backup far ahead of any that were assigned before.
 
-    Otherwise those that were lost would be given again, to other changes, and whoever has seen them would believe to
-    have seen these. With the gap, and with another epoch, every watcher is told to begin anew, and caches drop what
-    they have.
+    Otherwise the lost revisions would be assigned again to other changes, and clients that have seen the lost ones
+    would miss these. With the gap and a new epoch every watcher is told to start over, and caches drop their entries.
 
     Returns:
-        The revision with which it goes on.
+        The first revision after the gap.
     """
     return int(await connection.fetchval(_GO_ON, AHEAD))
 
@@ -279,7 +278,9 @@ async def _restored() -> int:
     try:
         return await go_on_after_restore(connection)
     except asyncpg.PostgresError as error:
-        raise MigrationError(f"it cannot go on: {error}. Restore it first, and run this as its owner") from error
+        raise MigrationError(
+            f"cannot skip revisions: {error}. Restore the database first, and run this as its owner"
+        ) from error
     finally:
         await connection.close()
 
@@ -299,7 +300,7 @@ async def _main(folder: Path) -> list[str]:
 
 def main(folder: Path, argv: Sequence[str] | None = None) -> int:
     """
-    Migrate the database that the environment names, or wait until somebody else has.
+    Migrate the database that the environment names, or wait until another process has.
 
     Args:
         folder: of the migrations.
@@ -308,24 +309,24 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when the database has the newest schema, or a newer one.
     """
-    parser = argparse.ArgumentParser(description="Bring the database to the newest schema that this program knows.")
+    parser = argparse.ArgumentParser(description="Migrate the database to the newest schema of this release.")
     parser.add_argument(
         "--wait",
         type=float,
         metavar="SECONDS",
-        help="change nothing: wait until the database has that schema, and fail after so long",
+        help="change nothing; wait until the database has that schema, and fail after SECONDS",
     )
     parser.add_argument(
         "--restored",
         action="store_true",
-        help="change nothing but this: after a restore from a backup, go on with revisions that were never given",
+        help="after a restore from a backup, skip ahead to revisions that were never assigned; run no migration",
     )
     found = parser.parse_args(argv)
     wait = found.wait
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if found.restored:
-            _log.info("revisions go on from %d", asyncio.run(_restored()))
+            _log.info("revisions continue from %d", asyncio.run(_restored()))
             return 0
         done = asyncio.run(_main(folder) if wait is None else _wait(folder, wait))
     except NewerSchemaError as newer:

@@ -15,24 +15,23 @@ from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
 from services.ledger.migrate import migrations
+from services.ledger.store.change_feed import ChangeFeed
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import check_schema, connector, open_database
-from services.ledger.store.feed import ChangeFeed
-from services.ledger.store.grouping import Writer
-from services.registry.metrics import SweeperMetrics
+from services.ledger.store.writer import Writer
+from services.registry.metrics import PurgeMetrics
 from services.registry.migrate import FOLDER
 from services.registry.service.assets import Assets
-from services.registry.service.pins import Pins
+from services.registry.service.pins import Pins, releasing_pins
 from services.registry.service.registry import add_servicers
-from services.registry.service.unpinning import unpinning
 from services.registry.settings import RegistrySettings
+from services.registry.store.cleanup import PurgeJob, background_cleanup
 from services.registry.store.models import ModelStore
+from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.purging import Purging
-from services.registry.store.sweeping import Sweeper, sweeping
-from services.registry.store.unpins import UnpinStore
-from services.registry.store.vocabulary import Vocabulary
+from services.registry.store.search.vocabulary import Vocabulary
 
-#: What watchers of changes are told on.
+#: The NOTIFY channel of the change stream.
 CHANNEL = "registry_changes"
 
 
@@ -55,19 +54,19 @@ async def compose(server: Server) -> AsyncIterator[None]:
         writer, purge_after = Writer(database, channel=CHANNEL), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)
         purging = Purging(database, writer)
-        sweeper = Sweeper(ModelStore(database), purging, writer)
-        await stack.enter_async_context(sweeping(log, settings.keep, sweeper))
+        sweeper = PurgeJob(ModelStore(database), purging, writer)
+        await stack.enter_async_context(background_cleanup(log, settings.keep, sweeper))
         forget = every(60.0, Vocabulary(database).forget, "forget words that no model has")
         await stack.enter_async_context(beside(forget))
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]
         for peer in cdn:
             stack.push_async_callback(peer.close)
         assets = Assets(cdn, settings.service_token())
-        pins = Pins(assets, UnpinStore(database))
-        await stack.enter_async_context(unpinning(pins))
+        pins = Pins(assets, PinReleaseStore(database))
+        await stack.enter_async_context(releasing_pins(pins))
         add_servicers(server, database, writer, feed, assets, pins, keep=purge_after)
         server.metrics.registry.register(DatabaseMetrics(database))
-        server.metrics.registry.register(SweeperMetrics(sweeper))
+        server.metrics.registry.register(PurgeMetrics(sweeper))
         server.health.depends_on("postgresql", database.ping)
         yield
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.registry.store.sweeping import Sweeper
+from services.registry.store.cleanup import PurgeJob
 
 
-class SweeperMetrics(Collector):
+class PurgeMetrics(Collector):
     """
     Collects how purging goes when Prometheus asks.
     """
 
-    def __init__(self, sweeper: Sweeper) -> None:
+    def __init__(self, sweeper: PurgeJob) -> None:
         self._sweeper = sweeper
 
     def collect(self) -> Iterator[Metric]:

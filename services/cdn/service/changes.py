@@ -13,7 +13,7 @@ from services.cdn.model import is_prefix
 from services.cdn.service.privacy import Privacy
 from services.chassis.serving.context import Context
 from services.ledger.service.changes import watch_changes
-from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.change_feed import ChangeFeed
 
 
 class ChangeService(ChangeServiceServicer):

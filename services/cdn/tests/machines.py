@@ -37,11 +37,11 @@ from services.chassis.serving.background import Chores
 from services.chassis.serving.context import Context, Metadata
 from services.ledger.service.calls import Mutations
 from services.ledger.store.database import DatabaseSettings, connector
-from services.ledger.store.grouping import Writer
 from services.ledger.store.pool import Connection, Pool
-from services.ledger.store.queries import Queries
+from services.ledger.store.query_stats import QueryRecorder
 from services.ledger.store.replicas import Replicas
 from services.ledger.store.servers import Searches
+from services.ledger.store.writer import Writer
 
 _CLEAN = """
 DELETE FROM pins; DELETE FROM owners; DELETE FROM uploads; DELETE FROM finished_uploads; DELETE FROM assets;
@@ -275,7 +275,7 @@ async def open_shop(url: str, bucket: CopyingBucket, keys: Callable[[], set[str]
     """
     settings = DatabaseSettings(url=url)
     pools = [Pool(connector(settings), 2, 20, 20.0) for _ in range(2)]
-    servers = [SteppedServer("primary", pool, Queries(60.0), Searches(2.0, 4)) for pool in pools]
+    servers = [SteppedServer("primary", pool, QueryRecorder(60.0), Searches(2.0, 4)) for pool in pools]
     eye = await asyncpg.connect(url)
     try:
         yield Shop([SteppedDatabase(server, Replicas([], 5.0)) for server in servers], eye, bucket, keys)

@@ -16,7 +16,7 @@ from services.cdn.model import Span
 from services.cdn.store.objects.bucket import Hash, Part, Stored
 from services.cdn.tests.memory_bucket import CopyingBucket
 from services.ledger.store.database import Database
-from services.ledger.store.pool import Connection, Taken
+from services.ledger.store.pool import Connection, ConnectionLease
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 
@@ -204,11 +204,11 @@ class SteppedDatabase(Database):
 
     steps: Steps | None = None
 
-    def connection(self) -> Taken:
+    def connection(self) -> ConnectionLease:
         return _SteppedTaken(self.primary.pool, self.steps) if self.steps else super().connection()
 
 
-class _SteppedTaken(Taken):
+class _SteppedTaken(ConnectionLease):
     __slots__ = ("_steps",)
 
     def __init__(self, pool: Any, steps: Steps) -> None:

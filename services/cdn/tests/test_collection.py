@@ -23,7 +23,7 @@ from services.cdn.tests.conftest import Store, World
 from services.cdn.tests.machines import call, open_shop
 from services.cdn.tests.memory_bucket import MemoryBucket
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
 
 _AT_ONCE = Grace(timedelta(0), timedelta(0), timedelta(0))
 _INSERT = """

@@ -26,9 +26,9 @@ from services.cdn.store.retention.pins import Pins
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database, DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
 from services.ledger.store.retries import Cause
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
+from services.ledger.store.writer import Writer
 
 CLIENTS = 32
 SECONDS = float(os.environ.get("MODELYARD_CONTENTION_SECONDS", "3"))

@@ -31,10 +31,10 @@ from services.ledger.model.calls import Write
 from services.ledger.model.pages import Page, Query
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import Database, DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
+from services.ledger.store.writer import Writer
 
 MANY = 100_000
 OWNER = "namespaces/default/models/m7/versions/1"

@@ -29,7 +29,7 @@ from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import PermissionDenied
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
 
 _NONE, _HOUR = timedelta(0), timedelta(hours=1)
 # S3 tells times in whole seconds.

@@ -1,5 +1,5 @@
 """
-What the store has to know of a call beside its content.
+Metadata of a call that the store needs: caller, request id, minimum revision.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check_reached(wanted: int, newest: int) -> None:
         raise FailedPrecondition(
             "REVISION_NOT_REACHED",
             f"there is no revision {wanted}: the newest is {newest}. If it was seen, the database has been set back: "
-            f"ask for {newest} at most, and look whether what was written later is missing",
+            f"ask for at most {newest}, and check whether later writes were lost",
             metadata={"revision": str(newest)},
         )
 

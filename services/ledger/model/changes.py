@@ -1,5 +1,5 @@
 """
-Changes: what a write tells the change stream and the audit.
+Changes: what a write reports to the change stream and records in the audit log.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Journal:
 @dataclass(frozen=True, slots=True)
 class Revision:
     """
-    One committed write, as the stream tells it.
+    One committed write, as the change stream reports it.
     """
 
     number: int

@@ -16,8 +16,8 @@ from services.chassis.interceptors import caller, request_id
 from services.chassis.serving.context import Context
 from services.ledger.model.calls import ANONYMOUS, Missing, Write, check_reached
 from services.ledger.store.database import min_revision
-from services.ledger.store.grouping import Writer
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
+from services.ledger.store.writer import Writer
 
 REVISION = "x-revision"
 MIN_REVISION = "x-min-revision"
@@ -164,8 +164,8 @@ class Mutations:
 
     async def earlier(self, context: Context, request: Message, answer: type[M]) -> M | None:
         """
-        The answer that a mutation was given before, for what has to look at the world before its transaction: a retry
-        is not to fail because of what has changed since.
+        The stored response of an earlier attempt, for mutations that check other services before their transaction: a
+        retry must not fail because of what has changed since.
 
         Args:
             answer: the class of the answer.

@@ -1,5 +1,5 @@
 """
-The change stream as a contract's WatchChanges tells it.
+WatchChanges: the change stream as messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.changes.v1 import changes_pb2 as pb
 from services.chassis.checks import Checks
 from services.ledger.model.changes import Discontinuity, Event, Heartbeat
-from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.change_feed import ChangeFeed
 
 _USUAL_HEARTBEAT = 5.0
 _LEAST_HEARTBEAT, _MOST_HEARTBEAT = 0.1, 60.0
@@ -22,7 +22,7 @@ async def watch_changes(
     feed: ChangeFeed, request: pb.WatchChangesRequest, is_prefix: Callable[[str], bool], example: str
 ) -> AsyncGenerator[pb.WatchChangesResponse, None]:
     """
-    What a watcher is told.
+    Stream the events for one watcher.
 
     Args:
         is_prefix: whether a text is the name of a resource or of a collection.
@@ -53,7 +53,7 @@ def _heartbeat(checks: Checks, request: pb.WatchChangesRequest) -> float:
 
 def from_event(event: Event) -> pb.WatchChangesResponse:
     """
-    What a watcher is told.
+    An event as a message.
     """
     if isinstance(event, Heartbeat):
         heartbeat = pb.Heartbeat(applied_revision=event.applied, epoch=event.epoch)

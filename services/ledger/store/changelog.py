@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only numbers of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 The log of changes in the database, one row for each revision.
 """
@@ -14,8 +14,8 @@ from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement
 
-# What tells this timeline of the database from others with the same revisions (docs/adr/0037). A standby that is
-# promoted goes on in another timeline; a copy of the files that is started, or whatever else takes a server's place,
+# The epoch distinguishes this timeline of the database from others with the same revisions (docs/adr/0037). A promoted
+# standby continues in another timeline; a started copy of the files, or any other server that replaces this one,
 # has another time of start; another database of the same server has another oid; and what was restored into the same
 # database has another id, by `--restored`.
 _EPOCH = """
@@ -111,8 +111,8 @@ class Changelog:
     """
     Reads and trims the log.
 
-    It is read with a connection of its own: caches serve for as long as they are told of changes, and without them all
-    reads would come here as well, just when calls wait for a connection.
+    It is read over a dedicated connection: caches serve only as long as they receive changes, and otherwise all reads
+    would come here as well, just when calls wait for a connection.
     """
 
     def __init__(self, database: Database) -> None:

@@ -17,20 +17,20 @@ from typing import Any, TypeVar
 import asyncpg
 
 from services.chassis.errors import DeadlineExceeded, FailedPrecondition, ModelyardError, Unavailable
-from services.ledger.store.pool import Connection, Pool, Taken
-from services.ledger.store.queries import Queries
+from services.ledger.store.database_errors import translate_error
+from services.ledger.store.pool import Connection, ConnectionLease, Pool
+from services.ledger.store.query_stats import QueryRecorder
 from services.ledger.store.replicas import Replicas
 from services.ledger.store.retries import Retries
 from services.ledger.store.servers import Explainer, Row, Searches, Server, Snapshot
 from services.ledger.store.statements import HEAD, Statement
-from services.ledger.store.trouble import translated
 
 T = TypeVar("T")
 
 # The revision that the reads of the current call must reflect at least; 0 when the caller does not care.
 min_revision: ContextVar[int] = ContextVar("min_revision", default=0)
 
-_PING = Statement("revision.ping", f"SELECT value FROM {HEAD}")  # noqa: S608 - SQL of our own
+_PING = Statement("revision.ping", f"SELECT value FROM {HEAD}")  # noqa: S608 - only constants are interpolated
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Database:
         """
         return await self._anywhere(lambda server: server.search(work, within))
 
-    def connection(self) -> Taken:
+    def connection(self) -> ConnectionLease:
         """
         A connection to the primary for several statements.
         """
@@ -208,7 +208,7 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     Raises:
         Unavailable: the primary did not answer in time.
     """
-    queries = Queries(settings.slow)
+    queries = QueryRecorder(settings.slow)
 
     def server(name: str, url: str, least: int, most: int = settings.most) -> Server:
         lock_timeout = str(int(settings.lock_timeout * 1000))
@@ -266,7 +266,7 @@ async def patiently(attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
         try:
             return await attempt()
         except Exception as error:
-            known = translated(error)
+            known = translate_error(error)
             if known is None:
                 raise
             if time.monotonic() + pause > ends:

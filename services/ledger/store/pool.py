@@ -1,9 +1,9 @@
 """
-A pool of connections that costs next to nothing where one is free: neither taking it nor giving it back waits.
+A connection pool with no overhead on the fast path: acquiring and releasing an idle connection never awaits.
 
-asyncpg's own pool resets every connection with a round trip and answers through a proxy; a point read took several
-times as long through it as on a bare connection. Nothing here leaves state on a connection (settings are SET LOCAL), so
-nothing has to be reset.
+asyncpg's own pool resets every connection with a round trip and wraps it in a proxy, which made a point read several
+times slower than on a bare connection. Nothing here leaves session state on a connection (settings are SET LOCAL), so
+no reset is needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import asyncpg
 
 from services.chassis.errors import ModelyardError, ResourceExhausted
 from services.chassis.serving.background import Chores
-from services.ledger.store.trouble import LOST, translated
+from services.ledger.store.database_errors import CONNECTION_ERRORS, translate_error
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]  # generic in its stubs only
 else:
     Connection = asyncpg.Connection
 
-_MEND_SECONDS = 5.0
+_RESET_SECONDS = 5.0
 _REFUSED_SECONDS = 0.2
 
 
@@ -39,7 +39,7 @@ class Pool:
         connect: opens one connection.
         least: how many are opened at start.
         most: how many there may be.
-        patience: seconds that a call waits for one before it fails.
+        patience: seconds that a call waits for a connection before it fails.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], least: int, most: int, patience: float) -> None:
@@ -48,7 +48,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._size = 0
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-        self._mending = Chores("mend-connections")
+        self._resets = Chores("mend-connections")
         self._refused: tuple[float, Exception] | None = None
 
     @property
@@ -61,7 +61,7 @@ class Pool:
     @property
     def idle(self) -> int:
         """
-        How many of them nobody uses.
+        How many of them are idle.
         """
         return len(self._idle)
 
@@ -75,7 +75,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """
-        How many calls wait for one.
+        How many calls wait for a connection.
         """
         return len(self._waiting)
 
@@ -87,21 +87,21 @@ class Pool:
             OSError, asyncpg.PostgresError, TimeoutError: the database does not answer.
         """
         for connection in [await self._grow() for _ in range(self._least)]:
-            self.give(connection)
+            self.release(connection)
 
     async def close(self) -> None:
         """
         Close the idle connections; calls have ended by now.
         """
-        await self._mending.finish()
+        await self._resets.finish()
         self._most = 0
         while self._idle:
-            with contextlib.suppress(*LOST):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 await self._idle.pop().close(timeout=2)
 
-    async def take(self) -> Connection:
+    async def acquire(self) -> Connection:
         """
-        A connection, which has to be given back.
+        Acquire a connection, which must be released.
 
         Raises:
             ResourceExhausted: none became free in time.
@@ -116,9 +116,9 @@ class Pool:
             return await self._grow()
         return await self._wait()
 
-    def give(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """
-        Give a connection back that is in no transaction and runs nothing.
+        Release a connection that is outside a transaction and runs no statement.
         """
         if connection.is_closed():
             self._lost()
@@ -130,32 +130,32 @@ class Pool:
                 return
         self._idle.append(connection)
 
-    def give_broken(self, connection: Connection) -> None:
+    def release_broken(self, connection: Connection) -> None:
         """
-        Give a connection back after an error: it may still be cancelling a statement or sit in a transaction.
+        Release a connection after an error: it may still be cancelling a statement or be in a transaction.
         """
         if connection.is_closed():
             self._lost()
             return
-        self._mending.add(self._mend(connection))
+        self._resets.add(self._reset(connection))
 
-    async def _mend(self, connection: Connection) -> None:
+    async def _reset(self, connection: Connection) -> None:
         try:
-            async with asyncio.timeout(_MEND_SECONDS):
+            async with asyncio.timeout(_RESET_SECONDS):
                 # Waits until a cancelled statement has ended.
                 await connection.execute("ROLLBACK" if connection.is_in_transaction() else "SELECT")
         except BaseException as error:
-            # Whatever it is, its place is not to be lost with it.
+            # Whatever the error, the slot in the pool must be freed.
             connection.terminate()
             self._lost()
-            if not isinstance(error, (*LOST, asyncio.CancelledError)):
+            if not isinstance(error, (*CONNECTION_ERRORS, asyncio.CancelledError)):
                 raise
         else:
-            self.give(connection)
+            self.release(connection)
 
     async def _grow(self) -> Connection:
         if self._refused and not self._size and time.monotonic() < self._refused[0]:
-            # The database has just refused: fail as fast for the thousand calls behind this one.
+            # The database has just refused a connection: fail fast for the calls that queue behind this one.
             raise self._refused[1]
         self._size += 1
         try:
@@ -175,23 +175,23 @@ class Pool:
             async with asyncio.timeout(self._patience):
                 connection = await waiter
         except TimeoutError:
-            self._passed_on(waiter)
+            self._pass_on(waiter)
             raise ResourceExhausted(
                 "DATABASE_BUSY",
                 f"all {self._most} connections to the database were busy for {self._patience:g} s: retry later",
                 retry_after=1.0,
             ) from None
         except asyncio.CancelledError:
-            self._passed_on(waiter)
+            self._pass_on(waiter)
             raise
-        return connection if connection is not None else await self.take()
+        return connection if connection is not None else await self.acquire()
 
-    def _passed_on(self, waiter: asyncio.Future[Connection | None]) -> None:
-        # A connection may have come in the moment in which the waiter gave up: the next one gets it.
+    def _pass_on(self, waiter: asyncio.Future[Connection | None]) -> None:
+        # A connection may have arrived just as the waiter timed out: hand it to the next waiter.
         if waiter.done() and not waiter.cancelled():
             connection = waiter.result()
             if connection is not None:
-                self.give(connection)
+                self.release(connection)
             else:
                 self._wake()
         waiter.cancel()
@@ -201,7 +201,7 @@ class Pool:
         self._wake()
 
     def _wake(self) -> None:
-        # There is room for a connection: let the first who waits open one.
+        # A slot is free: let the first waiter open a connection.
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -209,13 +209,13 @@ class Pool:
                 return
 
 
-class Taken:
+class ConnectionLease:
     """
-    `async with Taken(pool) as connection`: gives it back, mended when it may be in the middle of something. Driver
-    errors leave it as ours.
+    `async with ConnectionLease(pool) as connection`: releases the connection at the end of the block, after a reset if
+    a statement or transaction may be in progress. Driver errors are raised as `ModelyardError`s.
 
-    Not a generator: the end of an event loop closes those in the middle of their block, and the connection would go to
-    somebody else while the block still uses it.
+    A class and not a generator: an event loop that shuts down closes generators in the middle of their block, and the
+    connection would be handed to another caller while the block still uses it.
     """
 
     __slots__ = ("_connection", "_pool")
@@ -225,7 +225,7 @@ class Taken:
 
     async def __aenter__(self) -> Connection:
         try:
-            self._connection = await self._pool.take()
+            self._connection = await self._pool.acquire()
         except Exception as error:
             _raise_translated(error)
             raise
@@ -236,13 +236,13 @@ class Taken:
     ) -> None:
         known = error is None or isinstance(error, ModelyardError | asyncpg.PostgresError)
         if known and not self._connection.is_in_transaction():
-            self._pool.give(self._connection)
+            self._pool.release(self._connection)
         else:
-            self._pool.give_broken(self._connection)
+            self._pool.release_broken(self._connection)
         if error is not None:
             _raise_translated(error)
 
 
 def _raise_translated(error: BaseException) -> None:
-    if (ours := translated(error)) is not None:
+    if (ours := translate_error(error)) is not None:
         raise ours from error

@@ -2,7 +2,7 @@
 Read replicas: which of them may answer a read, and which are left out because they lag or do not answer.
 
 A replica answers a read when it is known to have applied the revision that the caller asks for. What it has applied is
-learnt from its own answers and by looking; a look that is old only sends a read to the primary that a replica could
+learnt from its own responses and by polling; stale knowledge only sends a read to the primary that a replica could
 have answered, never the other way round.
 """
 
@@ -22,10 +22,10 @@ from services.chassis.serving.background import beside, every
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import HEAD, read
 
-_HEAD = read("revision.head", f"SELECT value AS head FROM {HEAD}")  # noqa: S608 - SQL of our own
-_LOOK_SECONDS = 0.25
-# How long a replica is left alone after it failed; the next look may take it in again.
-_OUT_SECONDS = 1.0
+_HEAD = read("revision.head", f"SELECT value AS head FROM {HEAD}")  # noqa: S608 - only constants are interpolated
+_REFRESH_SECONDS = 0.25
+# How long a replica is excluded after a failure; the next refresh may include it again.
+_EXCLUDED_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Replica:
 
     Attributes:
         applied: the newest revision that it is known to have applied.
-        lag: seconds that it is behind the primary, as of the last look.
+        lag: seconds that it is behind the primary, as of the last refresh.
         serving: whether reads may go to it.
     """
 
@@ -45,7 +45,7 @@ class Replica:
         self.applied = 0
         self.lag = 0.0
         self.serving = False
-        self._out_until = 0.0
+        self._excluded_until = 0.0
 
     def saw(self, revision: int) -> None:
         """
@@ -55,23 +55,23 @@ class Replica:
 
     def failed(self, error: BaseException) -> None:
         """
-        It did not answer: leave it out for a while.
+        It did not answer: exclude it for a while.
         """
         if self.serving:
-            _log.warning("%s is left out: %s", self.server.name, error)
+            _log.warning("%s is excluded from reads: %s", self.server.name, error)
         self.serving = False
         # It may come back as another server, restored from long ago.
         self.applied = 0
-        self._out_until = time.monotonic() + _OUT_SECONDS
+        self._excluded_until = time.monotonic() + _EXCLUDED_SECONDS
 
-    async def look(self, primary: Primary, most_lag: float) -> None:
+    async def refresh(self, primary: Primary, most_lag: float) -> None:
         """
-        See how far it is, and whether it may serve.
+        Query its applied revision and lag, and decide whether it may serve.
         """
-        if time.monotonic() < self._out_until:
+        if time.monotonic() < self._excluded_until:
             return
         try:
-            async with asyncio.timeout(_OUT_SECONDS):
+            async with asyncio.timeout(_EXCLUDED_SECONDS):
                 row = await self.server.fetch_row(_HEAD, ())
         except (ModelyardError, TimeoutError) as error:
             self.failed(error or Unavailable("DATABASE_UNAVAILABLE", "it does not answer"))
@@ -80,7 +80,12 @@ class Replica:
         self.lag = primary.lag_of(self.applied)
         serves = self.lag <= most_lag
         if serves != self.serving:
-            _log.info("%s %s, %.1f s behind", self.server.name, "serves reads" if serves else "is left out", self.lag)
+            _log.info(
+                "%s %s, %.1f s behind",
+                self.server.name,
+                "serves reads" if serves else "is excluded from reads",
+                self.lag,
+            )
         self.serving = serves
 
 
@@ -88,7 +93,7 @@ class Primary:
     """
     What the primary's head was when: from that follows how far a replica is behind in time.
 
-    A clock of ours measures it, not the servers': theirs may differ.
+    Measured with this process's clock: the servers' clocks may differ.
     """
 
     def __init__(self) -> None:
@@ -102,7 +107,7 @@ class Primary:
         if not self._heads or revision > self._heads[-1][1]:
             self._heads.append((time.monotonic(), revision))
         elif revision < self._heads[-1][1]:
-            # Set back: what was known of it is void.
+            # Restored to an earlier state: forget the history.
             self._heads.clear()
             self._heads.append((time.monotonic(), revision))
 
@@ -145,17 +150,17 @@ class Replicas:
     @asynccontextmanager
     async def watching(self, primary: Server) -> AsyncIterator[None]:
         """
-        Keep an eye on all of them while the block lasts.
+        Poll all replicas while the block runs.
         """
-        await self._look(primary)
-        async with beside(every(_LOOK_SECONDS, partial(self._look, primary), "look at the replicas")):
+        await self._refresh(primary)
+        async with beside(every(_REFRESH_SECONDS, partial(self._refresh, primary), "look at the replicas")):
             yield
 
-    async def _look(self, primary: Server) -> None:
+    async def _refresh(self, primary: Server) -> None:
         # A primary that does not answer has no new revisions: its replicas go on serving what they have.
         with contextlib.suppress(ModelyardError, TimeoutError):
-            async with asyncio.timeout(_OUT_SECONDS):
+            async with asyncio.timeout(_EXCLUDED_SECONDS):
                 row = await primary.fetch_row(_HEAD, ())
                 if row is not None:
                     self._primary.saw(row["head"])
-        await asyncio.gather(*(replica.look(self._primary, self._most_lag) for replica in self.all))
+        await asyncio.gather(*(replica.refresh(self._primary, self._most_lag) for replica in self.all))

@@ -1,5 +1,5 @@
 """
-How often writes are done again, and why: a retry that succeeds costs time and says nothing to anybody.
+Counts the retries of writes by cause: a retry that succeeds costs time and is otherwise invisible.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _LOG_EVERY_SECONDS = 1.0
 
 class Cause(StrEnum):
     """
-    Why a write is done again.
+    Why a write is retried.
     """
 
     #: The database broke a deadlock, or another write came in between. In one order of locks there is none.
     CONFLICT = "conflict"
-    #: Somebody else holds a row.
+    #: Another transaction holds a row lock.
     LOCK = "lock"
     #: Another write of its group failed after the revision was taken.
     FAILURE = "failure"
@@ -42,7 +42,7 @@ class Retries:
 
     def count(self, cause: Cause, writes: int, why: object) -> None:
         """
-        Count writes that are about to be done again.
+        Count writes that are about to be retried.
 
         Args:
             why: for the log: what happened, without values.
@@ -54,4 +54,4 @@ class Retries:
             return
         writes, self._logged[cause] = self._unlogged.pop(cause), now
         extra = {"cause": cause.value, "writes": writes}
-        _log.warning("%d writes are done again (%s): %s", writes, cause.value, why, extra=extra)
+        _log.warning("retrying %d writes (%s): %s", writes, cause.value, why, extra=extra)

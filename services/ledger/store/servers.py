@@ -15,10 +15,10 @@ import asyncpg
 
 from services.chassis.errors import DeadlineExceeded, ModelyardError
 from services.chassis.serving.background import Chores
-from services.ledger.store.pool import Connection, Pool, Taken
-from services.ledger.store.queries import Queries
+from services.ledger.store.database_errors import translate_error
+from services.ledger.store.pool import Connection, ConnectionLease, Pool
+from services.ledger.store.query_stats import QueryRecorder
 from services.ledger.store.statements import Statement
-from services.ledger.store.trouble import translated
 
 Row = asyncpg.Record
 
@@ -56,7 +56,7 @@ class Server:
         searches: what they may take.
     """
 
-    def __init__(self, name: str, pool: Pool, queries: Queries, searches: Searches) -> None:
+    def __init__(self, name: str, pool: Pool, queries: QueryRecorder, searches: Searches) -> None:
         self.name = name
         self.pool = pool
         self.queries = queries
@@ -108,11 +108,11 @@ class Server:
                 "SEARCH_TOO_SLOW", f"the search took longer than {seconds:g} s: narrow it with words or conditions"
             ) from None
 
-    def connection(self) -> Taken:
+    def connection(self) -> ConnectionLease:
         """
         A connection for several statements.
         """
-        return Taken(self.pool)
+        return ConnectionLease(self.pool)
 
     async def on(
         self, connection: Connection, method: Callable[..., Any], statement: Statement, args: Sequence[Any]
@@ -136,15 +136,15 @@ class Server:
         # Written out instead of `async with`: this is the hot path of every point read.
         pool = self.pool
         try:
-            connection = await pool.take()
+            connection = await pool.acquire()
             try:
                 found = await self.on(connection, method, statement, args)
             except BaseException:
-                pool.give_broken(connection)
+                pool.release_broken(connection)
                 raise
-            pool.give(connection)
+            pool.release(connection)
         except Exception as error:
-            if (known := translated(error)) is not None:
+            if (known := translate_error(error)) is not None:
                 raise known from error
             raise
         return found

@@ -18,10 +18,10 @@ class Statement:
     A statement.
 
     Args:
-        name: "models.get": what it is called in metrics and logs.
+        name: of the statement in metrics and logs, such as "models.get".
         sql: its text, with $1, $2 … for values.
         anywhere: it only reads, and every row has a column `head`, the revision that it reflects: a replica may answer
-            it, because whoever asks can see whether the answer is new enough.
+            it, because the caller can check whether the result is recent enough.
     """
 
     name: str

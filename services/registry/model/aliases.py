@@ -74,7 +74,7 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class AliasPeriod:
     """
     One stretch of an alias's history.
 

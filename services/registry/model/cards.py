@@ -61,7 +61,7 @@ class CardDraft:
 
         Args:
             at: the path of the card in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         for name in sorted(set(only) & {*SECTIONS, "license"}):
             checks.text(f"{at}.{name}", getattr(self, name), MOST_LICENSE if name == "license" else MOST_SECTION)

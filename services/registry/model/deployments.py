@@ -13,7 +13,7 @@ from enum import StrEnum
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
-from services.registry.model.masks import merged
+from services.registry.model.field_masks import merged
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -80,7 +80,7 @@ class DeploymentDraft:
 
         Args:
             at: the path of the deployment in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         if "version" in only and self.version.namespace and self.version.namespace != parent.namespace:
             checks.add(f"{at}.version", "must be below the parent")

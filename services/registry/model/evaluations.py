@@ -11,9 +11,9 @@ from datetime import datetime
 from services.chassis.checks import MOST_INT64, Checks
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.ledger.model.pages import Listed
-from services.registry.model.filters import Condition
-from services.registry.model.measures import Direction, check_measure
+from services.registry.model.evaluation_metrics import Direction, check_measure
 from services.registry.model.names import ModelName, NamespaceName, VersionName
+from services.registry.model.search.filters import Condition
 
 MOST_RECORDED = 10_000
 #: So many results may a write take away.
@@ -104,7 +104,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedEvaluations:
     """
     How many results a write stored, its revision, and how many others they took the place of.
     """
@@ -155,7 +155,7 @@ class EvaluationFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LeaderboardEntry:
     """
     One place on a leaderboard: a model and its best result.
     """
@@ -183,12 +183,12 @@ class Leaderboard:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LeaderboardPage:
     """
     A page of a leaderboard, and what its order goes by.
     """
 
-    places: Listed[Place]
+    entries: Listed[LeaderboardEntry]
     direction: Direction
 
     @property
@@ -196,4 +196,4 @@ class Standing:
         """
         That it reflects.
         """
-        return self.places.revision
+        return self.entries.revision

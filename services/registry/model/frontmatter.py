@@ -42,7 +42,7 @@ class FrontMatterError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class ParsedCard:
     """
     A card in that format.
 
@@ -59,7 +59,7 @@ class Parsed:
     extra: dict[str, Any]
 
 
-def parse_card(checks: Checks, field: str, content: str, sections: tuple[str, ...]) -> Parsed:
+def parse_card(checks: Checks, field: str, content: str, sections: tuple[str, ...]) -> ParsedCard:
     """
     The card in *content*; what is wrong with it is noted on *field*, with the line.
 
@@ -70,11 +70,11 @@ def parse_card(checks: Checks, field: str, content: str, sections: tuple[str, ..
         parts = _split(content)
         if len(parts.front.encode()) > MOST_FRONT:
             raise FrontMatterError(1, f"the front matter must be at most {MOST_FRONT:,} bytes")
-        own, extra = _sorted_out(_Keys(parts).data, sections)
-        return Parsed(parts.front, parts.markdown, own, extra)
+        own, extra = _split_keys(_Keys(parts).data, sections)
+        return ParsedCard(parts.front, parts.markdown, own, extra)
     except FrontMatterError as error:
         checks.add(field, str(error))
-        return Parsed("", "", {}, {})
+        return ParsedCard("", "", {}, {})
 
 
 def changed_front(front: str, own: Mapping[str, str], extra: Mapping[str, Any], sections: tuple[str, ...]) -> str:
@@ -84,7 +84,7 @@ def changed_front(front: str, own: Mapping[str, str], extra: Mapping[str, Any], 
     """
     parts = _split(front) if front else _Parts("---\n", "", "---\n", "")
     keys = _Keys(parts)
-    if _same(_sorted_out(keys.data, sections), (dict(own), dict(extra))):
+    if _same(_split_keys(keys.data, sections), (dict(own), dict(extra))):
         return front
     wanted: dict[str, Any] = dict(extra)
     if own.get(_LICENSE):
@@ -296,7 +296,7 @@ class _Plain:
         return int(node.start_mark.line) + self._first
 
 
-def _sorted_out(data: Mapping[str, Any], sections: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
+def _split_keys(data: Mapping[str, Any], sections: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     """
     The card's own texts, and the rest. What is not as we write it stays in the rest.
     """

@@ -1,5 +1,5 @@
 """
-Models: what a registry knows of one beside its versions.
+Models: their fields, besides their versions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import datetime
 from services.chassis.checks import MOST_ANNOTATION_VALUE, Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
-from services.registry.model.masks import merged
+from services.registry.model.field_masks import merged
 from services.registry.model.names import DeploymentName, ModelName
 
 MUTABLE = (
@@ -53,7 +53,7 @@ class ModelDraft:
 
         Args:
             at: the path of the model in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         for name in sorted(set(only) & set(_MOST)):
             checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])

@@ -1,5 +1,5 @@
 """
-The names of resources: parsed once at the door, formatted once on the way out.
+Resource names: parsed once from requests, formatted once in responses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from services.chassis.checks import MOST_INT64
 from services.chassis.errors import InvalidArgument
-from services.registry.model.naming import fault
+from services.registry.model.name_errors import name_error
 
 NAMESPACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -37,7 +37,7 @@ class NamespaceName:
         """
         match = _NAMESPACE_NAME.fullmatch(text)
         if match is None:
-            raise InvalidArgument.of(field, fault(text, "namespaces/{namespace}"))
+            raise InvalidArgument.of(field, name_error(text, "namespaces/{namespace}"))
         return cls(match[1])
 
     @classmethod
@@ -68,7 +68,7 @@ class ModelName:
         """
         match = _MODEL_NAME.fullmatch(text)
         if match is None:
-            raise InvalidArgument.of(field, fault(text, "namespaces/{namespace}/models/{model}"))
+            raise InvalidArgument.of(field, name_error(text, "namespaces/{namespace}/models/{model}"))
         return cls(match[1], match[2])
 
     @classmethod
@@ -107,7 +107,7 @@ class VersionName:
         """
         match = _VERSION_NAME.fullmatch(text)
         if match is None or int(match[3]) > MOST_INT64:
-            raise InvalidArgument.of(field, fault(text, "namespaces/{namespace}/models/{model}/versions/{number}"))
+            raise InvalidArgument.of(field, name_error(text, "namespaces/{namespace}/models/{model}/versions/{number}"))
         return cls(match[1], match[2], int(match[3]))
 
     @classmethod
@@ -146,7 +146,7 @@ class AliasName:
         """
         match = _ALIAS_NAME.fullmatch(text)
         if match is None:
-            raise InvalidArgument.of(field, fault(text, "namespaces/{namespace}/models/{model}/aliases/{alias}"))
+            raise InvalidArgument.of(field, name_error(text, "namespaces/{namespace}/models/{model}/aliases/{alias}"))
         return cls(match[1], match[2], match[3])
 
     @classmethod
@@ -184,7 +184,7 @@ class CardName:
         """
         match = _CARD_NAME.fullmatch(text)
         if match is None:
-            raise InvalidArgument.of(field, fault(text, "namespaces/{namespace}/models/{model}/card"))
+            raise InvalidArgument.of(field, name_error(text, "namespaces/{namespace}/models/{model}/card"))
         return cls(match[1], match[2])
 
     @classmethod
@@ -222,7 +222,7 @@ class DeploymentName:
         """
         match = _DEPLOYMENT_NAME.fullmatch(text)
         if match is None:
-            raise InvalidArgument.of(field, fault(text, "namespaces/{namespace}/deployments/{deployment}"))
+            raise InvalidArgument.of(field, name_error(text, "namespaces/{namespace}/deployments/{deployment}"))
         return cls(match[1], match[2])
 
     @classmethod

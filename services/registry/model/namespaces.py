@@ -11,7 +11,7 @@ from datetime import datetime
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
-from services.registry.model.masks import merged
+from services.registry.model.field_masks import merged
 from services.registry.model.names import ModelName, NamespaceName
 
 MUTABLE = ("display_name", "description", "owner", "labels", "quota")
@@ -42,7 +42,7 @@ class NamespaceDraft:
 
         Args:
             at: the path of the namespace in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         for name in sorted(set(only) & set(_MOST)):
             checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])

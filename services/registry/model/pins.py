@@ -1,26 +1,26 @@
 """
-Pins: what keeps a version's bytes, from when they are claimed until they are taken back (docs/adr/0017).
+Pins keep a version's assets from garbage collection, from the claim until the release (docs/adr/0017).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Pins are asked for within so many seconds after they were claimed, or never.
+# A pin is requested within so many seconds after its claim, or never.
 PIN_SECONDS = 30
-# Nothing is taken back for good before so many seconds: by then no pin that was asked for earlier can still arrive.
+# No release is final before so many seconds: by then no earlier pin request can still arrive.
 REST_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class PinRelease:
     """
-    Pins that have to be taken back.
+    Pins that must be released.
 
     Args:
         id: of its row.
-        owner: all of whose pins; the full name of a version.
-        request_id: under which the asset service does it once.
+        owner: whose pins are released; the full name of a version.
+        request_id: makes the release idempotent in the asset service.
     """
 
     id: int
@@ -31,12 +31,12 @@ class Debt:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
-    The right to pin the artifacts of a version, until somebody else claims it or it is due.
+    The right to pin the artifacts of a version, until another request claims it or it expires.
 
     Args:
         id: of its row.
-        debts: of the same owner, from before: to be paid before anything is pinned.
+        releases: pending ones of the same owner: to be done before anything is pinned.
     """
 
     id: int
-    debts: tuple[Debt, ...]
+    releases: tuple[PinRelease, ...]

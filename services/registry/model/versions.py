@@ -15,7 +15,7 @@ from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
-from services.registry.model.masks import fields, merged
+from services.registry.model.field_masks import fields, merged
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
 MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
@@ -46,7 +46,7 @@ class Artifact:
         path: relative, with forward slashes.
         sha256: of its bytes.
         size_bytes: how many there are.
-        media_type: empty when nobody said.
+        media_type: empty when it is unknown.
     """
 
     path: str
@@ -69,7 +69,7 @@ class Artifact:
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """
-    Where a version comes from.
+    The lineage of a version.
 
     Args:
         parent_version: the full name of the version it was trained from; empty when there is none.
@@ -115,7 +115,7 @@ class VersionDraft:
 
         Args:
             at: the path of the version in the request.
-            only: the fields that count; an update looks at those of its mask.
+            only: the fields to check; an update checks those in its mask.
         """
         if "description" in only:
             checks.text(f"{at}.description", self.description, 4096)
@@ -206,12 +206,12 @@ class VersionDeletion:
 
 
 @dataclass(frozen=True, slots=True)
-class Containing:
+class AssetQuery:
     """
     What FindVersions asks for.
 
     Args:
-        parent: where to look; None for everywhere.
+        parent: the namespace to search; None for all.
         sha256: of the asset.
     """
 
@@ -220,7 +220,7 @@ class Containing:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class AssetMatch:
     """
     A version that contains an asset.
 
@@ -313,11 +313,11 @@ def check_ready(version: Version) -> None:
 
 def lineage_cycle(name: VersionName, parent: VersionName) -> FailedPrecondition:
     """
-    Why a version cannot come from another one: that one comes from it.
+    The error for a cycle in the lineage.
     """
     return FailedPrecondition(
         "LINEAGE_CYCLE",
-        f"{parent} comes from {name}: a version cannot be its own ancestor",
+        f"{parent} is derived from {name}: a version cannot be its own ancestor",
         metadata={"resource": str(name), "parent_version": str(parent)},
     )
 

@@ -15,7 +15,7 @@ from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.aliases import MOST_MOVES, Alias, Move, check_moves, version_of
 from services.registry.model.names import AliasName, ModelName
 from services.registry.service.parsing import to_time
-from services.registry.service.rendering import from_alias, from_stretch
+from services.registry.service.rendering import from_alias, from_alias_period
 from services.registry.store.aliases import AliasStore
 
 
@@ -98,7 +98,7 @@ class AliasService(AliasServiceServicer):
         page = Page.check(checks, query, request.page_size, request.page_token)
         checks.raise_if_any()
         found = await reflect(context, self._aliases.history(name, page))
-        moves = [from_stretch(stretch, name) for stretch in found.items]
+        moves = [from_alias_period(stretch, name) for stretch in found.items]
         return pb.ListAliasMovesResponse(moves=moves, next_page_token=found.token)
 
 

@@ -1,5 +1,5 @@
 """
-The cdn service as the registry sees it: whether the bytes are there that a version names, and that they stay.
+Client of the asset service: checks that the assets of a version exist, and pins them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Assets:
             Unavailable: the cdn service does not answer: perhaps they were pinned.
         """
         digests = dict.fromkeys(artifact.sha256 for artifact in version.draft.artifacts)
-        # No request id: what was pinned once may have been taken back since, and then this has to pin again.
+        # No request id: the pins may have been released since, and then this call must pin again.
         request = pb.PinRequest(names=map(_name, digests), owner=str(version.name))
         try:
             with outgoing(f"{_SERVICE}/Pin") as metadata:

@@ -12,14 +12,14 @@ from services.chassis.checks import MOST_INT64, Checks
 from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
-from services.registry.model.cardfacts import facts_of
+from services.registry.model.card_metadata import metadata_of
 from services.registry.model.cards import MUTABLE, SECTIONS, CardDraft, CardUpdate
+from services.registry.model.field_masks import check_mask
 from services.registry.model.frontmatter import parse_card
-from services.registry.model.masks import check_mask
 from services.registry.model.names import CardName, VersionName
 from services.registry.service.parsing import to_card_draft
 from services.registry.service.rendering import from_card
-from services.registry.store.cardimports import import_card
+from services.registry.store.card_imports import import_card
 from services.registry.store.cards import CardStore
 
 
@@ -71,7 +71,7 @@ class CardService(CardServiceServicer):
         update = CardUpdate(name, draft, None, "")
         if request.card_only:
             return await self._write(context, request, update)
-        facts = facts_of(draft.license, draft.extra)
+        facts = metadata_of(draft.license, draft.extra)
         return await self._mutations.do(
             context,
             request,

@@ -11,7 +11,7 @@ from modelyard.changes.v1 import changes_pb2 as pb
 from modelyard.registry.v1.changes_pb2_grpc import ChangeServiceServicer
 from services.chassis.serving.context import Context
 from services.ledger.service.changes import watch_changes
-from services.ledger.store.feed import ChangeFeed
+from services.ledger.store.change_feed import ChangeFeed
 from services.registry.model.names import is_resource_prefix
 
 

@@ -16,8 +16,8 @@ from services.chassis.serving.context import Context
 from services.ledger.model.changes import Heartbeat, Revision
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect
+from services.ledger.store.change_feed import ChangeFeed
 from services.ledger.store.database import min_revision
-from services.ledger.store.feed import ChangeFeed
 from services.registry.model.deployments import (
     ENVIRONMENT,
     MUTABLE,
@@ -26,7 +26,7 @@ from services.registry.model.deployments import (
     DeploymentUpdate,
     StatusUpdate,
 )
-from services.registry.model.masks import check_mask, fields
+from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.names import DEPLOYMENT_ID, DeploymentName, ModelName, NamespaceName, VersionName
 from services.registry.service.parsing import to_deployment_draft
 from services.registry.service.rendering import from_deployment

@@ -11,6 +11,7 @@ from services.chassis.deadlines import remaining
 from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
+from services.registry.model.evaluation_metrics import Direction, MetricUpdate, check_measure
 from services.registry.model.evaluations import (
     MOST_DELETED,
     MOST_RECORDED,
@@ -18,17 +19,22 @@ from services.registry.model.evaluations import (
     EvaluationFilter,
     EvaluationName,
     Leaderboard,
-    Recorded,
+    RecordedEvaluations,
     Selection,
 )
-from services.registry.model.measures import Direction, MetricUpdate, check_measure
 from services.registry.model.names import ModelName, NamespaceName, VersionName
-from services.registry.model.parsing import parse_filter
+from services.registry.model.search.filter_parser import parse_filter
 from services.registry.service.parsing import to_evaluation_draft
-from services.registry.service.rendering import from_dataset, from_direction, from_evaluation, from_metric, from_place
+from services.registry.service.rendering import (
+    from_dataset,
+    from_direction,
+    from_evaluation,
+    from_leaderboard_entry,
+    from_metric,
+)
+from services.registry.store.evaluation_metrics import EvaluationMetricStore
 from services.registry.store.evaluations import EvaluationStore
 from services.registry.store.leaderboards import LeaderboardStore
-from services.registry.store.measures import MeasureStore
 
 
 class EvaluationService(EvaluationServiceServicer):
@@ -40,7 +46,7 @@ class EvaluationService(EvaluationServiceServicer):
         self,
         evaluations: EvaluationStore,
         leaderboards: LeaderboardStore,
-        measures: MeasureStore,
+        measures: EvaluationMetricStore,
         mutations: Mutations,
     ) -> None:
         self._evaluations = evaluations
@@ -129,8 +135,8 @@ class EvaluationService(EvaluationServiceServicer):
         checks.raise_if_any()
         found = await reflect(context, self._leaderboards.query(board, page, remaining()))
         return pb.QueryLeaderboardResponse(
-            entries=map(from_place, found.places.items),
-            next_page_token=found.places.token,
+            entries=map(from_leaderboard_entry, found.entries.items),
+            next_page_token=found.entries.token,
             direction=from_direction(found.direction),
         )
 
@@ -224,13 +230,13 @@ def _direction(checks: Checks, field: str, direction: int) -> Direction | None:
     return _DIRECTIONS.get(direction)
 
 
-def _recorded(recorded: Recorded) -> pb.RecordEvaluationsResponse:
+def _recorded(recorded: RecordedEvaluations) -> pb.RecordEvaluationsResponse:
     return pb.RecordEvaluationsResponse(
         recorded_count=recorded.count, revision=recorded.revision, replaced_count=recorded.replaced
     )
 
 
-def _deleted(deleted: Recorded) -> pb.DeleteEvaluationsResponse:
+def _deleted(deleted: RecordedEvaluations) -> pb.DeleteEvaluationsResponse:
     return pb.DeleteEvaluationsResponse(deleted_count=deleted.count, revision=deleted.revision)
 
 

@@ -16,16 +16,16 @@ from services.chassis.deadlines import remaining
 from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect
-from services.registry.model.masks import check_mask, fields
+from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.models import MUTABLE, ModelUpdate
 from services.registry.model.names import MODEL_ID, ModelName, NamespaceName
-from services.registry.model.parsing import parse_filter
-from services.registry.model.searches import Search, parse_order, parse_words
+from services.registry.model.search.filter_parser import parse_filter
+from services.registry.model.search.searches import Search, parse_order, parse_words
 from services.registry.service.parsing import to_model_draft
 from services.registry.service.rendering import from_model
 from services.registry.store.models import ModelStore
 from services.registry.store.purging import Purging
-from services.registry.store.searches import SearchStore
+from services.registry.store.search.search import SearchStore
 
 
 class ModelService(ModelServiceServicer):

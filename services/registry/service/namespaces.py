@@ -12,7 +12,7 @@ from services.chassis.checks import Checks
 from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, nothing, reflect
-from services.registry.model.masks import check_mask, fields
+from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.names import NAMESPACE_ID, NamespaceName
 from services.registry.model.namespaces import MUTABLE, NamespaceUpdate
 from services.registry.service.parsing import to_namespace_draft

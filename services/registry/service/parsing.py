@@ -1,5 +1,5 @@
 """
-Messages as values. What is wrong with a value is the model's business; here only its form is turned.
+Messages to domain values. Validation is the model's; here only the representation changes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from modelyard.registry.v1 import cards_pb2, deployments_pb2, evaluations_pb2, m
 from services.chassis.checks import Checks
 from services.registry.model.cards import CardDraft
 from services.registry.model.deployments import DeploymentDraft
+from services.registry.model.evaluation_metrics import measure_id
 from services.registry.model.evaluations import EvaluationDraft
-from services.registry.model.measures import measure_id
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import VersionName
 from services.registry.model.namespaces import NamespaceDraft

@@ -1,5 +1,5 @@
 """
-All servicers of the registry, put together.
+Registers all servicers of the registry.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServic
 from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
 from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
+from services.ledger.store.change_feed import ChangeFeed
 from services.ledger.store.database import Database
-from services.ledger.store.feed import ChangeFeed
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
 from services.registry.service.aliases import AliasService
 from services.registry.service.assets import Assets
 from services.registry.service.audit import AuditService
@@ -36,18 +36,18 @@ from services.registry.service.versions import VersionService
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
 from services.registry.store.cards import CardStore
-from services.registry.store.containing import ContainingStore
-from services.registry.store.deleting import VersionDeletions
 from services.registry.store.deployments import DeploymentStore
+from services.registry.store.evaluation_metrics import EvaluationMetricStore
 from services.registry.store.evaluations import EvaluationStore
 from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
-from services.registry.store.measures import MeasureStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
 from services.registry.store.purging import Purging
-from services.registry.store.searches import SearchStore
+from services.registry.store.search.search import SearchStore
+from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
+from services.registry.store.versions_by_asset import VersionsByAssetStore
 
 
 def add_servicers(
@@ -77,9 +77,11 @@ def add_servicers(
     namespaces = NamespaceService(NamespaceStore(database), once)
     model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
     deletions = VersionDeletions(writer)
-    versions = VersionService(VersionStore(database), deletions, ContainingStore(database), assets, pins, once)
+    versions = VersionService(VersionStore(database), deletions, VersionsByAssetStore(database), assets, pins, once)
     aliases = AliasService(AliasStore(database), once)
-    evaluations = EvaluationService(EvaluationStore(database), LeaderboardStore(database), MeasureStore(database), once)
+    evaluations = EvaluationService(
+        EvaluationStore(database), LeaderboardStore(database), EvaluationMetricStore(database), once
+    )
     server.add(add_NamespaceServiceServicer_to_server, namespaces)
     server.add(add_ModelServiceServicer_to_server, model_service)
     server.add(add_VersionServiceServicer_to_server, versions)

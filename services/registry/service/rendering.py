@@ -1,5 +1,5 @@
 """
-Values as messages.
+Domain values to messages.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from modelyard.registry.v1 import (
 )
 from services.ledger.model.calls import etag
 from services.ledger.model.changes import Image
-from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.aliases import Alias, AliasPeriod
 from services.registry.model.audit import AuditEntry
 from services.registry.model.cards import Card, CardImported
 from services.registry.model.deployments import Deployment
-from services.registry.model.evaluations import Evaluation, Place
-from services.registry.model.measures import Dataset, Direction, Metric
+from services.registry.model.evaluation_metrics import Dataset, Direction, Metric
+from services.registry.model.evaluations import Evaluation, LeaderboardEntry
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
 from services.registry.model.namespaces import Namespace
-from services.registry.model.versions import Match, Version, VersionState
+from services.registry.model.versions import AssetMatch, Version, VersionState
 
 
 # protobuf takes an aware datetime for a Timestamp (to the microsecond, as PostgreSQL keeps it); its stubs do not know.
@@ -129,7 +129,7 @@ def from_version(version: Version) -> versions_pb2.Version:
     )
 
 
-def from_match(match: Match) -> versions_pb2.FindVersionsResponse.Match:
+def from_match(match: AssetMatch) -> versions_pb2.FindVersionsResponse.Match:
     """
     A version that contains an asset.
     """
@@ -151,7 +151,7 @@ def from_alias(alias: Alias) -> aliases_pb2.Alias:
     )
 
 
-def from_stretch(stretch: Stretch, name: AliasName) -> aliases_pb2.AliasMove:
+def from_alias_period(stretch: AliasPeriod, name: AliasName) -> aliases_pb2.AliasMove:
     """
     One stretch of the history of the alias *name*.
     """
@@ -183,12 +183,12 @@ def from_evaluation(evaluation: Evaluation) -> evaluations_pb2.Evaluation:
     )
 
 
-def from_place(place: Place) -> evaluations_pb2.QueryLeaderboardResponse.Entry:
+def from_leaderboard_entry(entry: LeaderboardEntry) -> evaluations_pb2.QueryLeaderboardResponse.Entry:
     """
     A place on a leaderboard.
     """
     return evaluations_pb2.QueryLeaderboardResponse.Entry(
-        model=str(place.model), evaluation=from_evaluation(place.best), parameter_count=place.parameter_count
+        model=str(entry.model), evaluation=from_evaluation(entry.best), parameter_count=entry.parameter_count
     )
 
 

@@ -15,26 +15,26 @@ from services.chassis.deadlines import remaining
 from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
-from services.registry.model.masks import check_mask, fields
+from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.names import ModelName, NamespaceName, VersionName
 from services.registry.model.references import Reference
 from services.registry.model.versions import (
     MUTABLE,
     SHA256,
-    Containing,
+    AssetQuery,
     VersionDeletion,
     VersionDraft,
     VersionUpdate,
     check_paths,
 )
 from services.registry.service.assets import Assets
-from services.registry.service.copying import Copying
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
 from services.registry.service.rendering import from_match, from_version
-from services.registry.store.containing import ContainingStore
-from services.registry.store.deleting import VersionDeletions
+from services.registry.service.version_copies import VersionCopies
+from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
+from services.registry.store.versions_by_asset import VersionsByAssetStore
 
 # Paths of 768 bytes are checked in 0.1 ms each. Other calls are not to wait for the 10,000 that a version may have.
 _MANY = 500
@@ -50,7 +50,7 @@ class VersionService(VersionServiceServicer):
         self,
         versions: VersionStore,
         deletions: VersionDeletions,
-        containing: ContainingStore,
+        containing: VersionsByAssetStore,
         assets: Assets,
         pins: Pins,
         mutations: Mutations,
@@ -61,7 +61,7 @@ class VersionService(VersionServiceServicer):
         self._mutations = mutations
         self._deletions = deletions
         self._containing = containing
-        self._copying = Copying(versions, pins, mutations)
+        self._copying = VersionCopies(versions, pins, mutations)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
         checks = Checks()
@@ -104,12 +104,12 @@ class VersionService(VersionServiceServicer):
         name = checks.name(VersionName, "name", request.name)
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        # A retry gets its first answer, whatever has become of the version since.
+        # A retry gets the first response, even if the version has changed since.
         if (earlier := await self._mutations.earlier(context, request, pb.Version)) is not None:
             return earlier
         version = (await self._versions.get_now(name)).value
         check_paths(version)
-        # Outside of the transaction: nobody must wait for a row while another service is being asked.
+        # Outside of the transaction: no row lock may be held during a call to another service.
         await self._assets.verify(version)
         claim = await self._pins.pin(version)
         return await self._mutations.do(
@@ -185,7 +185,7 @@ class VersionService(VersionServiceServicer):
         parent = None
         if request.parent != _EVERYWHERE:
             parent = checks.name(NamespaceName, "parent", request.parent)
-        wanted = Containing(parent, checks.matches("sha256", request.sha256, SHA256))
+        wanted = AssetQuery(parent, checks.matches("sha256", request.sha256, SHA256))
         query = Query("FindVersions", (request.parent, request.sha256), (int, int))
         page = Page.check(checks, query, request.page_size, request.page_token)
         checks.raise_if_any()

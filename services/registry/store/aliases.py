@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Aliases in the database: a temporal table. Where an alias points now is the stretch that has no end.
+Aliases in the database (MoveAliases): a temporal table. The current target of an alias is the row without an end time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
-from services.registry.model import bounds
-from services.registry.model.aliases import Alias, Move, Stretch, check_expected, check_move, check_moved
+from services.ledger.store.transactions import Transaction, last
+from services.registry.model import limits
+from services.registry.model.aliases import Alias, AliasPeriod, Move, check_expected, check_move, check_moved
 from services.registry.model.names import AliasName, ModelName
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
@@ -180,7 +180,7 @@ class AliasStore:
             page, found, ("MODEL_NOT_FOUND", parent), lambda row: _alias(row, parent), lambda row: [row["alias"]]
         )
 
-    async def history(self, name: AliasName, page: Page) -> Listed[Stretch]:
+    async def history(self, name: AliasName, page: Page) -> Listed[AliasPeriod]:
         """
         A page of the moves of an alias, the newest first.
 
@@ -188,7 +188,7 @@ class AliasStore:
             Missing: there never was such an alias.
         """
         found = await self._database.fetch(_HISTORY, name.namespace, name.model, name.alias, *after(page, 1))
-        return listed(page, found, ("ALIAS_NOT_FOUND", name), rows.to_stretch, lambda row: [row["start_time"]])
+        return listed(page, found, ("ALIAS_NOT_FOUND", name), rows.to_alias_period, lambda row: [row["start_time"]])
 
     async def move(self, transaction: Transaction, parent: ModelName, moves: Sequence[Move]) -> list[Alias]:
         """
@@ -247,9 +247,9 @@ async def _check_count(
     made = sum(move.version is not None and points_at.get(move.alias) is None for move in moves)
     gone = sum(move.version is None for move in moves)
     if made > gone:
-        row = await transaction.row(_COUNT, model, bounds.MOST_ALIASES + gone)
+        row = await transaction.row(_COUNT, model, limits.MOST_ALIASES + gone)
         assert row is not None  # noqa: S101 - for the type checker: a count has one row
-        bounds.check_aliases(parent, row["count"] + made - gone)
+        limits.check_aliases(parent, row["count"] + made - gone)
 
 
 async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:

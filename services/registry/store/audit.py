@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-The audit in the database: written by every write (store/writing.py), read here, changed by nobody.
+The audit log in the database: appended by every write (ledger/store/transactions.py), read here, immutable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.ledger.store.paging import MOST_OCTETS, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
 from services.registry.model.audit import AuditEntry, AuditFilter
-from services.registry.store.conditions import Parameters
+from services.registry.store.search.filters import Parameters
 
 # What the JSON of a page may take, and of an entry: one that is larger comes without its images, and says so.
 _MOST_JSON = 1 << 20
@@ -86,7 +86,7 @@ SELECT {_COLUMNS}
 
 def _bound(end: str, where: str, order: str) -> str:
     """
-    The revision at one end of a stretch of time, so that nobody reads from the newest entry down to an old stretch.
+    The revision at one end of a time range, so that a query for an old range does not scan from the newest entry.
 
     Times go with revisions, but for a clock that was set back: the first thousand entries are looked at, not one.
     """

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Model cards in the database: a row for each number.
 """
@@ -15,9 +15,9 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
-from services.registry.model.bounds import check_card_numbers
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.cards import SECTIONS, Card, CardDraft, CardUpdate
+from services.registry.model.limits import check_card_numbers
 from services.registry.model.names import CardName, ModelName
 from services.registry.store import rows
 from services.registry.store.locks import lock_model

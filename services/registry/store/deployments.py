@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Deployments in the database.
 """
@@ -15,7 +15,7 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.deployments import (
     Deployment,
     DeploymentDraft,
@@ -29,8 +29,8 @@ from services.registry.model.deployments import (
 from services.registry.model.names import DeploymentName, ModelName, VersionName
 from services.registry.model.versions import VersionState, no_version, version_deleted
 from services.registry.store import rows
-from services.registry.store.conditions import Parameters
 from services.registry.store.parents import NAMESPACE
+from services.registry.store.search.filters import Parameters
 
 _GET = read(
     "deployments.get",

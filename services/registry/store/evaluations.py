@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Evaluations in the database.
 """
@@ -17,22 +17,22 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction, last
-from services.registry.model import bounds
+from services.ledger.store.transactions import Transaction, last
+from services.registry.model import limits
 from services.registry.model.evaluations import (
     MOST_DELETED,
     Evaluation,
     EvaluationDraft,
     EvaluationFilter,
     EvaluationName,
-    Recorded,
+    RecordedEvaluations,
     Selection,
     too_many,
 )
 from services.registry.model.names import NamespaceName, VersionName
 from services.registry.store import rows
-from services.registry.store.conditions import Parameters, sql_after
 from services.registry.store.parents import MODEL
+from services.registry.store.search.filters import Parameters, sql_after
 
 _MODELS = "SELECT id, model_id FROM models WHERE namespace_id = $1 AND model_id = ANY($2::text[])"
 _LOCK = Statement("models.lock_many", f"{_MODELS} AND delete_time IS NULL ORDER BY model_id FOR SHARE")
@@ -112,7 +112,7 @@ SELECT models.id FROM models JOIN versions ON versions.model = models.id
 
 
 @dataclass(frozen=True, slots=True)
-class Going:
+class DeletedResult:
     """
     A result that a write takes away.
     """
@@ -132,7 +132,7 @@ class EvaluationStore:
 
     async def record(
         self, transaction: Transaction, parent: NamespaceName, drafts: Sequence[EvaluationDraft], *, replace: bool
-    ) -> Recorded:
+    ) -> RecordedEvaluations:
         """
         Store results, all or none.
 
@@ -149,7 +149,7 @@ class EvaluationStore:
         if not replace:
             await check_counts(transaction, models, drafts)
             row = (await transaction.last(_RECORD, journal_of(drafts), parent.namespace, *columns))[0]
-            return Recorded(row["made_count"], row["written"])
+            return RecordedEvaluations(row["made_count"], row["written"])
         found = await transaction.rows(_SAME, *columns[:4], columns[5])
         if len(found) > MOST_DELETED:
             raise too_many(parent)
@@ -157,11 +157,11 @@ class EvaluationStore:
         await check_counts(transaction, models, drafts, gone)
         ids = [each.id for each in gone]
         row = (await transaction.last(_REPLACE, journal_of(drafts, gone), parent.namespace, *columns, ids))[0]
-        return Recorded(row["made_count"], row["written"], len(gone))
+        return RecordedEvaluations(row["made_count"], row["written"], len(gone))
 
     async def delete_named(
         self, transaction: Transaction, parent: NamespaceName, names: Sequence[EvaluationName]
-    ) -> Recorded:
+    ) -> RecordedEvaluations:
         """
         Take results away, all or none.
 
@@ -177,7 +177,7 @@ class EvaluationStore:
                 raise Missing("EVALUATION_NOT_FOUND", name)
         return await _delete(transaction, found)
 
-    async def delete_selected(self, transaction: Transaction, selection: Selection) -> Recorded:
+    async def delete_selected(self, transaction: Transaction, selection: Selection) -> RecordedEvaluations:
         """
         Take the results of a version away that a selection means.
 
@@ -259,18 +259,18 @@ async def _lock(
     return models
 
 
-async def _delete(transaction: Transaction, gone: Sequence[Going]) -> Recorded:
+async def _delete(transaction: Transaction, gone: Sequence[DeletedResult]) -> RecordedEvaluations:
     if not gone:
         await transaction.nothing()
-        return Recorded(0, transaction.revision)
+        return RecordedEvaluations(0, transaction.revision)
     row = (await transaction.last(_DELETE, journal_of((), gone), [each.id for each in gone]))[0]
-    return Recorded(len(gone), row["written"])
+    return RecordedEvaluations(len(gone), row["written"])
 
 
-def _going(parent: NamespaceName, models: dict[str, int], found: Sequence[Row]) -> list[Going]:
+def _going(parent: NamespaceName, models: dict[str, int], found: Sequence[Row]) -> list[DeletedResult]:
     names = {key: model for model, key in models.items()}
     return [
-        Going(
+        DeletedResult(
             row["id"],
             VersionName(parent.namespace, names[row["model"]], row["version"]),
             [row["dataset"], row["metric"], row["value"]],
@@ -284,7 +284,7 @@ async def check_counts(
     transaction: Transaction,
     models: Mapping[str, int],
     drafts: Sequence[EvaluationDraft],
-    gone: Sequence[Going] = (),
+    gone: Sequence[DeletedResult] = (),
 ) -> None:
     """
     Args:
@@ -297,9 +297,9 @@ async def check_counts(
     more = Counter(draft.version for draft in drafts)
     fewer = Counter(each.name for each in gone)
     wanted = [[models[name.model] for name in more], [name.number for name in more]]
-    there = await transaction.rows(_COUNTS, *wanted, bounds.MOST_RESULTS)
+    there = await transaction.rows(_COUNTS, *wanted, limits.MOST_RESULTS)
     for (name, count), row in zip(more.items(), there, strict=True):
-        bounds.check_results(name, row["results"] - fewer[name] + count)
+        limits.check_results(name, row["results"] - fewer[name] + count)
 
 
 def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) -> list[list[Any]]:
@@ -326,7 +326,7 @@ def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) ->
     ]
 
 
-def journal_of(drafts: Sequence[EvaluationDraft], gone: Sequence[Going] = ()) -> Journal:
+def journal_of(drafts: Sequence[EvaluationDraft], gone: Sequence[DeletedResult] = ()) -> Journal:
     """
     What a write of results tells: one change for each version, not for each result, since ten thousand of them touch
     the same tags. A version's results are changed, not deleted, when some of them go.

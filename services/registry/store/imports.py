@@ -14,16 +14,16 @@ import asyncpg
 from services.chassis.errors import AlreadyExists
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
+from services.ledger.store.database_errors import Conflict
 from services.ledger.store.statements import Statement
-from services.ledger.store.trouble import Conflict
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.imports import Batch, Imported, Item, first_state, parent_versions
 from services.registry.model.names import VersionName
 from services.registry.model.versions import VersionDraft
 from services.registry.store import rows
 from services.registry.store.evaluations import result_columns
 from services.registry.store.models import model_columns
-from services.registry.store.usage import USED, check_room, check_used, count
+from services.registry.store.quotas import USED, check_quota, check_within_quota, count
 
 # Results come by the ten thousand: COPY takes them in a quarter of the time that parameters need.
 STAGE = Statement(
@@ -110,7 +110,7 @@ class ImportStore:
             ResourceExhausted: the namespace may not hold so many models.
         """
         parent = batch.parent
-        await check_room(transaction, parent)
+        await check_quota(transaction, parent)
         ids = [item.name.model for item in batch.items]
         existing = {row["model_id"] for row in await transaction.rows(_EXISTING, parent.namespace, ids)}
         fresh = [item for item in batch.items if item.name.model not in existing]
@@ -121,7 +121,7 @@ class ImportStore:
             await transaction.nothing()
             return Imported(transaction.revision, 0, len(existing), 0, 0)
         size = sum(version.size_bytes for item in fresh for version in item.versions)
-        await check_room(transaction, parent, models=len(fresh), size=size)
+        await check_quota(transaction, parent, models=len(fresh), size=size)
         await _check_parents(transaction, fresh)
         await transaction.rows(STAGE)
         await transaction.copy("models.copy_results", "staged_results", _results(fresh))
@@ -129,9 +129,9 @@ class ImportStore:
         try:
             row = (await transaction.last(_IMPORT, _journal(fresh), *columns))[0]
         except asyncpg.UniqueViolationError:
-            # Somebody made one of them between the look and the write: next time it is seen.
+            # Another write created one of them after the check: the retry sees it.
             raise Conflict from None
-        check_used(parent, row, models=len(fresh), size=size)
+        check_within_quota(parent, row, models=len(fresh), size=size)
         return Imported(row["written"], row["models"], len(existing), row["versions"], row["results"])
 
 
@@ -160,7 +160,7 @@ def _columns(items: Sequence[Item]) -> list[Any]:
         for item in items
         for number, draft in enumerate(item.versions, start=1)
     ]
-    return [*_turned(models, _MODEL_WIDTH), *_turned(versions, _VERSION_WIDTH)]
+    return [*_transposed(models, _MODEL_WIDTH), *_transposed(versions, _VERSION_WIDTH)]
 
 
 def _results(items: Sequence[Item]) -> list[tuple[Any, ...]]:
@@ -188,7 +188,7 @@ def _version(model: str, number: int, draft: VersionDraft) -> list[Any]:
     ]
 
 
-def _turned(lines: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+def _transposed(lines: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
     """
     Rows as columns, for unnest.
     """

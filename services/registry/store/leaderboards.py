@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Leaderboards in the database: `best` has a row for each model (docs/adr/0036).
 """
@@ -14,14 +14,14 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import listed, page_of
 from services.ledger.store.servers import Row, Snapshot
 from services.ledger.store.statements import Statement
-from services.registry.model.evaluations import Leaderboard, Place, Standing
-from services.registry.model.filters import Score
-from services.registry.model.measures import Direction
+from services.registry.model.evaluation_metrics import Direction
+from services.registry.model.evaluations import Leaderboard, LeaderboardEntry, LeaderboardPage
 from services.registry.model.names import ModelName, NamespaceName
+from services.registry.model.search.filters import Score
 from services.registry.store import rows
-from services.registry.store.conditions import Parameters, best_of, sql_after, sql_of, sql_order
-from services.registry.store.measures import direct, lower_ones
+from services.registry.store.evaluation_metrics import lower_is_better, resolve_directions
 from services.registry.store.parents import NAMESPACE
+from services.registry.store.search.filters import Parameters, best_of, sql_after, sql_of, sql_order
 
 
 class LeaderboardStore:
@@ -32,7 +32,7 @@ class LeaderboardStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def query(self, board: Leaderboard, page: Page, within: float | None) -> Standing:
+    async def query(self, board: Leaderboard, page: Page, within: float | None) -> LeaderboardPage:
         """
         A page of the models that have a result, the best first; each with its best result.
 
@@ -47,22 +47,24 @@ class LeaderboardStore:
             nonlocal lower
             lower = board.direction is Direction.LOWER
             if board.direction is None:
-                lower = bool(await lower_ones(snapshot, board.parent, frozenset([board.metric])))
+                lower = bool(await lower_is_better(snapshot, board.parent, frozenset([board.metric])))
             if page.after is not None and page.after[2] != int(lower):
-                raise InvalidArgument.of("page_token", "which way the metric is better has changed: begin again")
-            condition = await direct(snapshot, board.parent, board.condition)
+                raise InvalidArgument.of(
+                    "page_token", "the direction of the metric has changed: start again from the first page"
+                )
+            condition = await resolve_directions(snapshot, board.parent, board.condition)
             return await snapshot.fetch(*_statement(replace(board, condition=condition), page, lower=lower))
 
         found = await self._database.search_with(work, within=within)
         missing = ("NAMESPACE_NOT_FOUND", board.parent)
-        places: Listed[Place] = listed(
+        entries: Listed[LeaderboardEntry] = listed(
             page,
             found,
             missing,
-            lambda row: _place(row, board.parent),
+            lambda row: _entry(row, board.parent),
             lambda row: [row["value"], row["model"], int(lower)],
         )
-        return Standing(places, Direction.LOWER if lower else Direction.HIGHER)
+        return LeaderboardPage(entries, Direction.LOWER if lower else Direction.HIGHER)
 
 
 def _statement(board: Leaderboard, page: Page, *, lower: bool) -> tuple[Statement, list[Any]]:
@@ -85,6 +87,6 @@ SELECT {rows.EVALUATION}, evaluations.model, evaluations.octets, models.model_id
     return page_of("evaluations.leaderboard", found, NAMESPACE), parameters.values
 
 
-def _place(row: Row, parent: NamespaceName) -> Place:
+def _entry(row: Row, parent: NamespaceName) -> LeaderboardEntry:
     model = ModelName(parent.namespace, row["model_id"])
-    return Place(model, rows.to_evaluation(row, model), row["parameter_count"])
+    return LeaderboardEntry(model, rows.to_evaluation(row, model), row["parameter_count"])

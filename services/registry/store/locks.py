@@ -1,5 +1,5 @@
 """
-What a write locks before it takes its revision: always the model first, so that nobody who holds a revision waits.
+Locks of a write, taken before the revision: always the model first, so that no holder of the revision waits.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from services.ledger.model.calls import Missing
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
 from services.registry.model.names import ModelName
 
 _LOCK = Statement(

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Models in the database.
 """
@@ -16,19 +16,19 @@ from services.chassis.errors import AlreadyExists, InvalidArgument
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
-from services.ledger.store.batching import Batcher
+from services.ledger.store.batcher import Batcher
 from services.ledger.store.database import Database, min_revision
 from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_deleted, still_deployed
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName
 from services.registry.store import rows
 from services.registry.store.parents import NAMESPACE
-from services.registry.store.purging import deployments_gone
-from services.registry.store.unpins import owe
-from services.registry.store.usage import USED, check_room, check_used, count
+from services.registry.store.pin_releases import release_pins
+from services.registry.store.purging import deployments_deleted
+from services.registry.store.quotas import USED, check_quota, check_within_quota, count
 
 # One row for each name wanted, in their order; without a model where there is none.
 _GET = read(
@@ -149,7 +149,7 @@ _PURGE = last(
     DELETE FROM models USING next WHERE id = $10 RETURNING next.value
 )
 {count("$11", "-1", "-$12::bigint")}
-{owe("SELECT $13::text || '/versions/' || number AS owner FROM versions WHERE model = $10")}
+{release_pins("SELECT $13::text || '/versions/' || number AS owner FROM versions WHERE model = $10")}
 SELECT gone.value AS written FROM gone, used
 """,
 )
@@ -245,7 +245,7 @@ class ModelStore:
             AlreadyExists: there is such a model.
             ResourceExhausted: the namespace may not hold more models.
         """
-        await check_room(transaction, name.parent, models=1)
+        await check_quota(transaction, name.parent, models=1)
         if await transaction.row(_EXISTS, name.namespace, name.model) is not None:
             raise AlreadyExists("MODEL_EXISTS", str(name))
         journal = Journal.created(name, draft.image(), subtree=True)
@@ -253,7 +253,7 @@ class ModelStore:
             row = (await transaction.last(_CREATE, journal, *model_columns(name, draft)))[0]
         except asyncpg.UniqueViolationError:
             raise AlreadyExists("MODEL_EXISTS", str(name)) from None
-        check_used(name.parent, row, models=1)
+        check_within_quota(name.parent, row, models=1)
         return rows.to_model(row)
 
     async def update(self, transaction: Transaction, update: ModelUpdate) -> Model:
@@ -313,13 +313,13 @@ class ModelStore:
     async def purge(self, transaction: Transaction, name: ModelName, *, due: bool = False) -> bool:
         """
         Remove a deleted model for good, with all that is below it and the deployments that ran it. The pins of its
-        versions are taken back afterwards.
+        versions are released afterwards.
 
         Args:
             due: only when its time has come.
 
         Returns:
-            Whether it is gone.
+            Whether it was purged.
 
         Raises:
             Missing: there is no such model.
@@ -334,7 +334,7 @@ class ModelStore:
             return False
         remains = await transaction.row(_REMAINS, key)
         assert remains is not None  # noqa: S101 - for the type checker: a SELECT without FROM has one row
-        gone = deployments_gone(name, remains["deployments"])
+        gone = deployments_deleted(name, remains["deployments"])
         own = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
         journal = Journal([*own.changes, *gone.changes], [*own.entries, *gone.entries])
         await transaction.last(_PURGE, journal, key, name.namespace, remains["size"], str(name))

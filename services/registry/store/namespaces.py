@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Namespaces in the database.
 """
@@ -16,7 +16,7 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.namespaces import Namespace, NamespaceDraft, NamespaceUpdate, check_deletable
 from services.registry.store import rows
@@ -72,7 +72,7 @@ SELECT made.revision AS written, made.* FROM made
 """,
 )
 
-# For a deletion: whoever adds a model waits, and then finds no namespace.
+# For a deletion: a concurrent CreateModel waits, and then finds no namespace.
 _LOCK_OUT = Statement(
     "namespaces.lock_out", f"SELECT {rows.NAMESPACE} FROM namespaces WHERE namespace_id = $1 FOR UPDATE"
 )

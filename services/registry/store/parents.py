@@ -1,5 +1,5 @@
 """
-The parents of what is listed, as `page_of` takes them.
+SQL of the parents of lists, for `page_of`.
 """
 
 NAMESPACE = "SELECT namespace_id FROM namespaces WHERE namespace_id = $1"

@@ -1,10 +1,10 @@
-# ruff: noqa: S608 - only names and numbers of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Purges in parts: what is below a large model goes before the model does, a bounded number of rows in each write.
+Purges large models in parts: their contents are deleted before the model, a bounded number of rows per write.
 
-The last statement of a write runs with the revision in hand, while nobody else writes. So a part deletes before it, in
-the first half of a write of its own, under the lock of the model; with the revision it only counts and says what is
-gone. A part is a revision like any other: what a reader sees is what that revision left.
+The last statement of a write blocks all other writers. Therefore a part deletes in the first half of its write, under
+the lock of the model, and the last statement only updates counters and records what was deleted. Each part has its own
+revision, which readers see.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from functools import partial
 from services.ledger.model.calls import Write
 from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
 from services.ledger.store.database import Database
-from services.ledger.store.grouping import Writer
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
+from services.ledger.store.writer import Writer
 from services.registry.model.names import DeploymentName, ModelName
-from services.registry.store.unpins import owe
-from services.registry.store.usage import count
+from services.registry.store.pin_releases import release_pins
+from services.registry.store.quotas import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Kind:
     @property
     def part(self) -> Statement:
         """
-        Deletes some of them. Nobody else touches them: the model is locked, and a deleted model is not written to.
+        Deletes some of them. No concurrent writes: the model is locked and read-only.
         """
         # Of histories the service's role may delete no row, but for a model that is purged (migration 0006).
         sql = f"SELECT purge_part('{self.table}', $1, {self.most}) AS count"
@@ -101,7 +101,7 @@ _MOST = Statement(
     "SELECT " + ", ".join(f"{kind.exceeds('$1')} AS {kind.table}" for kind in _KINDS),
 )
 
-# Whoever began may not come back: from now on it is due.
+# The process may die before it is done: from now on any process may continue.
 _PART = last(
     "models.purge_part",
     f"""
@@ -113,7 +113,7 @@ _PART = last(
      WHERE id = $10
 )
 {count("$11", "0", "-$12::bigint")}
-{owe("SELECT $13::text || '/versions/' || number AS owner FROM unnest($14::bigint[]) AS number")}
+{release_pins("SELECT $13::text || '/versions/' || number AS owner FROM unnest($14::bigint[]) AS number")}
 SELECT next.value AS written FROM next, used
 """,
 )
@@ -173,7 +173,7 @@ class Purging:
         return True
 
 
-def deployments_gone(name: ModelName, ids: Sequence[str]) -> Journal:
+def deployments_deleted(name: ModelName, ids: Sequence[str]) -> Journal:
     """
     The journal of deployments that go with their model.
     """
@@ -185,7 +185,7 @@ def deployments_gone(name: ModelName, ids: Sequence[str]) -> Journal:
 
 
 def _journal(name: ModelName, gone: dict[str, list[Row]]) -> Journal:
-    more = deployments_gone(name, [row["deployment_id"] for row in gone.get("deployments", ())])
+    more = deployments_deleted(name, [row["deployment_id"] for row in gone.get("deployments", ())])
     counts = {table: sum(row["count"] for row in rows) for table, rows in gone.items() if rows}
     return Journal(
         [Change(str(name), ChangeKind.UPDATED, subtree=True), *more.changes],

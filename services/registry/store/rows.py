@@ -1,5 +1,5 @@
 """
-Rows as values and values as rows.
+Conversion between rows and domain values.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from services.ledger.store.servers import Row
-from services.registry.model.aliases import Alias, Stretch
+from services.registry.model.aliases import Alias, AliasPeriod
 from services.registry.model.cards import Card, CardDraft
 from services.registry.model.deployments import Deployment, DeploymentDraft, DeploymentState
 from services.registry.model.evaluations import Evaluation, EvaluationDraft
@@ -108,7 +108,7 @@ def to_model(row: Row) -> Model:
 
 def to_version(row: Row, model: ModelName) -> Version:
     """
-    A row with the columns VERSION. A deleted version is stored as FAILED (see store/deleting.py).
+    A row with the columns VERSION. A deleted version is stored as FAILED (seestore/version_deletion.py).
     """
     deleted = row["delete_time"] is not None
     draft = VersionDraft(
@@ -145,11 +145,11 @@ def to_alias(row: Row, name: AliasName) -> Alias:
     return Alias(name, row["version"], row["start_time"], row["actor"], row["revision"])
 
 
-def to_stretch(row: Row) -> Stretch:
+def to_alias_period(row: Row) -> AliasPeriod:
     """
     A row with version, start_time, end_time, actor, revision.
     """
-    return Stretch(row["version"], row["start_time"], row["end_time"], row["actor"], row["revision"])
+    return AliasPeriod(row["version"], row["start_time"], row["end_time"], row["actor"], row["revision"])
 
 
 def to_evaluation(row: Row, model: ModelName) -> Evaluation:

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
 Versions in the database.
 """
@@ -16,7 +16,7 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 from services.registry.model.names import AliasName, ModelName, VersionName
 from services.registry.model.references import Reference
 from services.registry.model.versions import (
@@ -34,11 +34,11 @@ from services.registry.model.versions import (
     version_deleted,
 )
 from services.registry.store import rows
-from services.registry.store.containing import LIST_DIGESTS
 from services.registry.store.locks import lock_model
 from services.registry.store.parents import MODEL
-from services.registry.store.unpins import check_claim, keep, owe
-from services.registry.store.usage import USED, check_room, check_used, count
+from services.registry.store.pin_releases import check_claim, release_pins, retain_pins
+from services.registry.store.quotas import USED, check_quota, check_within_quota, count
+from services.registry.store.versions_by_asset import LIST_DIGESTS
 
 _VERSION_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
@@ -179,8 +179,8 @@ _SETTLE = last(
     RETURNING {rows.VERSION}
 )
 {count("$14", "0", "-$15::bigint")}
-{keep("$16")}
-{owe("SELECT $17::text AS owner WHERE $17::text IS NOT NULL")}
+{retain_pins("$16")}
+{release_pins("SELECT $17::text AS owner WHERE $17::text IS NOT NULL")}
 SELECT made.revision AS written, made.* FROM made
 """,
 )
@@ -285,7 +285,7 @@ class VersionStore:
     async def _add(
         self, transaction: Transaction, parent: ModelName, model: Row, draft: VersionDraft, copied_from: str = ""
     ) -> Version:
-        await check_room(transaction, parent.parent, size=draft.size_bytes)
+        await check_quota(transaction, parent.parent, size=draft.size_bytes)
         name = VersionName(parent.namespace, parent.model, model["latest_version"] + 1)
         copied = {"copied_from": copied_from} if copied_from else {}
         created = Journal.created(name, {"state": VersionState.PENDING, **draft.image(), **copied})
@@ -293,7 +293,7 @@ class VersionStore:
         journal = Journal([*created.changes, *moved.changes], [*created.entries, *moved.entries])
         columns = [model["id"], name.number, *_columns(name, draft), parent.namespace, copied_from]
         row = (await transaction.last(_CREATE, journal, *columns))[0]
-        check_used(parent.parent, row, size=draft.size_bytes)
+        check_within_quota(parent.parent, row, size=draft.size_bytes)
         return rows.to_version(row, parent)
 
     async def update(self, transaction: Transaction, update: VersionUpdate) -> Version:
@@ -312,14 +312,14 @@ class VersionStore:
         if "lineage" in update.paths:
             await check_parent_version(transaction, draft, name)
         more = draft.size_bytes - before.draft.size_bytes
-        await check_room(transaction, name.parent.parent, size=more)
+        await check_quota(transaction, name.parent.parent, size=more)
         journal = Journal.updated(name, before.draft.image(), draft.image())
         columns = [model, name.number, *_columns(name, draft), name.namespace, more]
         if "artifacts" not in update.paths:
             # They may have a megabyte, which is not written again, nor is its index.
             columns[3] = None
         row = (await transaction.last(_UPDATE, journal, *columns))[0]
-        check_used(name.parent.parent, row, size=more)
+        check_within_quota(name.parent.parent, row, size=more)
         return rows.to_version(row, name.parent)
 
     async def finalize(self, transaction: Transaction, checked: Version, claim: int | None) -> Version:
@@ -333,7 +333,7 @@ class VersionStore:
         Raises:
             Missing: there is no such version any more.
             FailedPrecondition: it is FAILED.
-            Aborted: it has changed since, or its pins may have been taken back.
+            Aborted: it has changed since, or its pins may have been released.
         """
         name = checked.name
         model, version = await _lock(transaction, name)
@@ -400,7 +400,7 @@ async def check_parent_version(transaction: Transaction, draft: VersionDraft, na
 
     Raises:
         Missing: the version that *draft* was trained from does not exist.
-        FailedPrecondition: that one comes from *name*.
+        FailedPrecondition: that one is derived from *name*.
     """
     if not draft.lineage.parent_version:
         return

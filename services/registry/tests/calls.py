@@ -24,11 +24,11 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.ledger.store.database import Database
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
+from services.registry.store.cleanup import PurgeJob
 from services.registry.store.models import ModelStore
 from services.registry.store.purging import Purging
-from services.registry.store.sweeping import Sweeper
-from services.registry.tests.yard import Registry
+from services.registry.tests.server import Registry
 
 DEFAULT = "namespaces/default"
 
@@ -150,12 +150,12 @@ async def import_items(
     return [answer async for answer in registry.imports.ImportModels(requests())]
 
 
-def sweeper(database: Database) -> Sweeper:
+def sweeper(database: Database) -> PurgeJob:
     """
     What purges the models of a database, as every registry does in the background.
     """
     writer = Writer(database)
-    return Sweeper(ModelStore(database), Purging(database, writer), writer)
+    return PurgeJob(ModelStore(database), Purging(database, writer), writer)
 
 
 async def watch(registry: Registry, **request: Any) -> AsyncGenerator[changes_pb2.WatchChangesResponse, None]:

@@ -4,19 +4,37 @@ A migrated database and a registry on it for each test.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from modelyard.registry.v1 import namespaces_pb2
 from services.registry.tests.calls import add_version, create, deploy, move, record, result, write_card
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.databases import Databases
+from services.registry.tests.server import Registry, running
+
+
+@pytest.fixture(scope="session")
+def databases(new_database: Callable[[], str]) -> Databases:
+    """
+    The database that the tests of this process use one after the other.
+    """
+    return Databases(new_database)
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[str]:
+    """
+    The URL of a migrated database with its initial rows, for the service's role.
+    """
+    yield databases.acquire()
+    databases.release()
 
 
 @pytest.fixture
 async def registry(database: str) -> AsyncIterator[Registry]:
     """
-    A registry of one's own.
+    A registry on a database in its initial state.
     """
     async with running(database) as found:
         yield found
@@ -25,7 +43,7 @@ async def registry(database: str) -> AsyncIterator[Registry]:
 @pytest.fixture(scope="session")
 async def shared(new_database: Callable[[], str]) -> AsyncIterator[Registry]:
     """
-    A registry for tests that bring a namespace of their own, or write nothing.
+    A registry for tests that use a namespace of their own, or write nothing.
     """
     async with running(new_database()) as found:
         yield found

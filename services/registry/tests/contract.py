@@ -28,7 +28,7 @@ from modelyard.registry.v1 import (
 from modelyard.registry.v1 import (
     changes_pb2 as registry_changes_pb2,
 )
-from services.registry.tests.yard import Registry
+from services.registry.tests.server import Registry
 
 _FILES = (
     namespaces_pb2,

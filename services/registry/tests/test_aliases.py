@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from modelyard.registry.v1 import aliases_pb2 as pb
 from services.registry.tests.calls import DEFAULT, add_version, create, move, sql
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 MODEL = f"{DEFAULT}/models/m"
 

@@ -26,8 +26,8 @@ from services.registry.tests.calls import (
     sql,
     update,
 )
+from services.registry.tests.server import Failing, Registry
 from services.registry.tests.test_tags import WRITES
-from services.registry.tests.yard import Failing, Registry
 
 
 async def entries(registry: Registry, size: int = 0, **request: Any) -> list[pb.AuditEntry]:

@@ -24,7 +24,7 @@ from services.ledger.archive import ArchiveError, checksum, detach, months
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import create, owner
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.server import Registry, running
 
 INSERT = """
 INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id)

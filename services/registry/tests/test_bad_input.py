@@ -20,7 +20,7 @@ from modelyard.registry.v1 import (
 )
 from services.registry.tests.calls import DEFAULT, create, import_items, sql
 from services.registry.tests.contract import call, methods, request_class
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 METHODS = {method.name: method for method in methods()}
 MODEL = f"{DEFAULT}/models/m"

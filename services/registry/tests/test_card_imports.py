@@ -11,9 +11,9 @@ import pytest
 
 from modelyard.registry.v1 import audit_pb2, evaluations_pb2, models_pb2, versions_pb2
 from modelyard.registry.v1 import cards_pb2 as pb
-from services.registry.model.cardfacts import facts_of
+from services.registry.model.card_metadata import metadata_of
 from services.registry.tests.calls import DEFAULT, add_version, create, get, record, result, revisions, sql, write_card
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 M = f"{DEFAULT}/models/m"
 CARD = """---
@@ -229,7 +229,7 @@ def test_what_cannot_be_taken_over(extra: dict[str, Any]) -> None:
     """
     Whatever a card says that is not as it should be is said in a warning with its place, and nothing of it is taken.
     """
-    facts = facts_of("", extra)
+    facts = metadata_of("", extra)
     (warning,) = facts.warnings
     assert warning.startswith(next(iter(extra)))
     assert facts.results == ()
@@ -240,7 +240,7 @@ def test_many_warnings() -> None:
     """
     A card can be wrong in twenty thousand places: a hundred are named, and the rest is counted.
     """
-    facts = facts_of("", {"tags": [1] * 20_000})
+    facts = metadata_of("", {"tags": [1] * 20_000})
     assert len(facts.warnings) == 101
     assert facts.warnings[-1] == "and 19,900 more"
 
@@ -250,7 +250,7 @@ def test_twice() -> None:
     Of a result that a card has twice the last value counts, and it is said when they differ.
     """
     metrics = [{"type": "m", "value": value} for value in (1, 1, 2)]
-    facts = facts_of("", {"model-index": [{"results": [{"dataset": {"type": "d"}, "metrics": metrics}]}]})
+    facts = metadata_of("", {"model-index": [{"results": [{"dataset": {"type": "d"}, "metrics": metrics}]}]})
     assert [each.value for each in facts.results] == [2]
     assert list(facts.warnings) == ["model-index[0].results[0].metrics[2]: comes twice, and the last value counts"]
 

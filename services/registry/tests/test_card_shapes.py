@@ -8,7 +8,7 @@ import pytest
 
 from services.chassis.checks import Checks
 from services.registry.model.cards import SECTIONS, CardDraft
-from services.registry.model.frontmatter import Parsed, parse_card
+from services.registry.model.frontmatter import ParsedCard, parse_card
 
 SHAPES = {
     "a tab behind a value, and one before it": "---\nlicense: apache-2.0\t\ntags:\t\n- a\nlibrary_name:\tx\n---\n# T\n",
@@ -32,7 +32,7 @@ SHAPES = {
 }
 
 
-def imported(content: str) -> Parsed:
+def imported(content: str) -> ParsedCard:
     """
     What a card says; it has to be one.
     """

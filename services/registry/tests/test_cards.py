@@ -23,7 +23,8 @@ from services.chassis.checks import Checks
 from services.registry.model.cards import SECTIONS
 from services.registry.model.frontmatter import changed_front, parse_card
 from services.registry.tests.calls import DEFAULT, create, get, update, write_card
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.examples import examples
+from services.registry.tests.server import Failing, Registry
 
 REAL = """---
 # What the hub shows
@@ -330,7 +331,7 @@ VALUES = st.recursive(
 FRONTS = st.dictionaries(st.text("abcdeü_-", min_size=1, max_size=8), VALUES, max_size=6)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(front=FRONTS, text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40), flow=st.booleans())
 def test_any_front_matter_survives(front: dict[str, Any], text: str, flow: bool) -> None:
     """

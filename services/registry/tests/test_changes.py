@@ -19,7 +19,7 @@ from modelyard.registry.v1 import models_pb2
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.registry.tests.calls import DEFAULT, add_version, create, move, revisions, sql, update, watch
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 BEAT = Duration(nanos=100_000_000)
 Model = models_pb2.Model

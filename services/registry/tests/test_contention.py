@@ -24,14 +24,14 @@ import pytest
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from services.ledger.model.calls import Write
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
+from services.ledger.store.database_errors import LockTimeout
+from services.ledger.store.group_commit import WriteResult
 from services.ledger.store.statements import Statement
-from services.ledger.store.together import Done
-from services.ledger.store.trouble import LockTimeout
+from services.ledger.store.writer import Writer
 from services.registry.model.models import Model, ModelDraft
 from services.registry.model.names import ModelName, VersionName
 from services.registry.store.models import ModelStore
-from services.registry.store.unpins import UnpinStore
+from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -46,7 +46,7 @@ from services.registry.tests.calls import (
     status,
     update,
 )
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 CLIENTS = 32
 SECONDS = float(os.environ.get("MODELYARD_CONTENTION_SECONDS", "3"))
@@ -234,7 +234,7 @@ async def test_no_statement_waits_long_for_a_lock(database: str) -> None:
     settings = DatabaseSettings(url=database, lock_timeout=0.2)
     async with open_database(settings) as reached, holding(database, *rows_of("x")):
         with pytest.raises(LockTimeout, match="models"):
-            await UnpinStore(reached).claim(version, 3)
+            await PinReleaseStore(reached).claim(version, 3)
 
 
 async def test_what_a_stopped_process_holds_is_free_soon(database: str) -> None:
@@ -258,7 +258,7 @@ import asyncio, os, signal, sys
 from functools import partial
 from services.ledger.model.calls import Write
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
+from services.ledger.store.writer import Writer
 from services.registry.model.models import ModelDraft
 from services.registry.model.names import ModelName
 from services.registry.store.models import ModelStore
@@ -286,7 +286,7 @@ async def test_an_answer_that_cannot_be_made_hurts_nobody_else(database: str) ->
                 raise ValueError("it cannot be rendered")
             return b"answer"
 
-        async def one(model: str) -> Done[Model]:
+        async def one(model: str) -> WriteResult[Model]:
             name = ModelName("default", model)
             write = Write("ann", "CreateModel", model, "", b"digest")
             return await writer.run(write, partial(models.create, name=name, draft=ModelDraft()), encode, [name])

@@ -16,7 +16,7 @@ from embedded.parts import free_port
 from modelyard.registry.v1 import models_pb2
 from services.chassis.settings import Address
 from services.registry.tests.calls import DEFAULT, create, get, sql
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 
 def sample(registry: Registry, name: str, **labels: str) -> float:

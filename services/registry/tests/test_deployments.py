@@ -16,7 +16,7 @@ from modelyard.registry.v1 import audit_pb2, models_pb2
 from modelyard.registry.v1 import deployments_pb2 as pb
 from services.registry.model.deployments import TRANSITIONS, DeploymentState
 from services.registry.tests.calls import DEFAULT, add_version, create, deploy, revisions, sql, status
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 # How to come to each state by legal moves.
 _PATHS = {

@@ -23,7 +23,7 @@ from services.registry.tests.calls import (
     revisions,
     sql,
 )
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 Item = imports_pb2.ImportModelsRequest.Item
 

@@ -20,7 +20,7 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.registry.tests.calls import DEFAULT, add_version, create, result, sql
-from services.registry.tests.yard import Failing, Registry, revision_of
+from services.registry.tests.server import Failing, Registry, revision_of
 
 MODEL = f"{DEFAULT}/models/m"
 

@@ -13,7 +13,7 @@ import pytest
 from modelyard.registry.v1 import evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
 from modelyard.registry.v1 import imports_pb2 as pb
 from services.registry.tests.calls import DEFAULT, create, get, import_items, revisions, sql
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 Item = pb.ImportModelsRequest.Item
 Evaluation = evaluations_pb2.Evaluation

@@ -13,7 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.registry.v1 import audit_pb2, models_pb2, namespaces_pb2, versions_pb2
 from services.registry.tests.calls import DEFAULT, add_version, create, get, update
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 M = f"{DEFAULT}/models/m"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.registry.tests.calls import DEFAULT, create, get, revisions
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 
 async def test_a_version_moves_its_model(registry: Registry) -> None:

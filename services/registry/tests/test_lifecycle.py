@@ -31,7 +31,7 @@ from services.registry.tests.calls import (
     sql,
     sweeper,
 )
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 M = f"{DEFAULT}/models/m"
 SHA = "a" * 64

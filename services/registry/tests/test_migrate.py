@@ -19,8 +19,8 @@ from embedded.postgres import SERVICE_ROLE, Postgres
 from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, versions_pb2
 from services.ledger.migrate import AHEAD, Migration, MigrationError, _statements, grant, migrate, migrations
 from services.registry.migrate import FOLDER
-from services.registry.tests.test_measures import WRONG
-from services.registry.tests.yard import running
+from services.registry.tests.server import running
+from services.registry.tests.test_evaluation_metrics import WRONG
 
 ROOT = Path(__file__).resolve().parents[3]
 ONE = Migration(1, "0001_one.sql", "CREATE TABLE one (x int)")
@@ -82,7 +82,7 @@ async def test_a_failing_file_leaves_nothing(connection: asyncpg.Connection[asyn
     Of a file that fails nothing stays, and what ran before it does.
     """
     bad = Migration(2, "0002_bad.sql", "CREATE TABLE half (x int); SELECT 1/0")
-    with pytest.raises(MigrationError, match=r"0002_bad\.sql failed, and nothing of it was kept: division by zero"):
+    with pytest.raises(MigrationError, match=r"0002_bad\.sql failed and was rolled back: division by zero"):
         await migrate(connection, [ONE, bad])
     assert await connection.fetchval("SELECT to_regclass('half')") is None
     assert await migrate(connection, [ONE, TWO]) == ["0002_two.sql"]
@@ -196,7 +196,7 @@ async def test_going_on_after_a_restore(empty: str, connection: asyncpg.Connecti
         return subprocess.run([*command, *options], env=given, cwd=ROOT, capture_output=True, text=True, check=False)
 
     early = run("--restored")
-    assert (early.returncode, "Restore it first" in early.stderr) == (1, True)
+    assert (early.returncode, "Restore the database first" in early.stderr) == (1, True)
     assert run().returncode == 0
     before = await connection.fetchval("SELECT value FROM revision")
     assert run("--restored").returncode == 0
@@ -444,7 +444,9 @@ async def test_an_index_that_was_interrupted_is_built_again(connection: asyncpg.
     index = Migration(2, "0002_index.sql", "-- outside a transaction\nCREATE UNIQUE INDEX CONCURRENTLY i ON one (x);\n")
     await migrate(connection, [ONE])
     await connection.execute("INSERT INTO one VALUES (1), (1)")
-    with pytest.raises(MigrationError, match=r"0002_index\.sql stopped, run it again: could not create unique index"):
+    with pytest.raises(
+        MigrationError, match=r"0002_index\.sql was interrupted: run the migration again: could not create unique index"
+    ):
         await migrate(connection, [ONE, index])
     assert not await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass")
     await connection.execute("DELETE FROM one")

@@ -14,7 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from modelyard.registry.v1 import models_pb2 as pb
 from modelyard.registry.v1 import namespaces_pb2
 from services.registry.tests.calls import DEFAULT, create, get, sql, update
-from services.registry.tests.yard import Failing, Registry, revision_of
+from services.registry.tests.server import Failing, Registry, revision_of
 
 
 async def test_create_then_get(registry: Registry) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import grpc
 
 from modelyard.registry.v1 import namespaces_pb2 as pb
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.server import Failing, Registry
 
 
 async def make(registry: Registry, name: str, namespace: pb.Namespace | None = None) -> pb.Namespace:

@@ -24,7 +24,7 @@ from services.chassis.errors import FailedPrecondition, Unavailable
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create, get, owner, sql, watch
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 
 class Server:
@@ -264,7 +264,7 @@ async def test_conflicts_are_retried(registry: Registry, caplog: pytest.LogCaptu
     assert await sql(registry, "SELECT last_value FROM attempts") == 3
     name, labels = "modelyard_database_write_retries_total", {"cause": "conflict"}
     assert registry.server.metrics.registry.get_sample_value(name, labels) == 2
-    assert "1 writes are done again (conflict)" in caplog.text
+    assert "retrying 1 writes (conflict)" in caplog.text
     with Failing() as failed:
         await create(registry, "n", models_pb2.Model(owner="unlucky"))
     assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "TRANSACTION_CONFLICT")

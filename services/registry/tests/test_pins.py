@@ -27,12 +27,12 @@ from services.ledger.store.database import DatabaseSettings, open_database
 from services.registry.model.names import VersionName
 from services.registry.service.assets import Assets
 from services.registry.service.pins import Pins
-from services.registry.store.unpins import UnpinStore
+from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.versions import VersionStore
 from services.registry.tests.calls import DEFAULT, add_version, create, sql, sweeper
-from services.registry.tests.shelf import Shelf, new_shelf, serving
+from services.registry.tests.fake_assets import FakeAssets, new_fake_assets, serving
+from services.registry.tests.server import Failing, Registry, running
 from services.registry.tests.test_properties import real
-from services.registry.tests.yard import Failing, Registry, running
 
 _contents = itertools.count(1)
 
@@ -42,7 +42,7 @@ class Yard:
     A registry, its asset service, and another process of the registry that only takes pins back.
     """
 
-    def __init__(self, registry: Registry, shelf: Shelf, pins: Pins, versions: VersionStore) -> None:
+    def __init__(self, registry: Registry, shelf: FakeAssets, pins: Pins, versions: VersionStore) -> None:
         self.registry, self.shelf, self.pins, self.versions = registry, shelf, pins, versions
 
     async def add(self, model: str = "m", files: int = 1) -> pb.Version:
@@ -82,7 +82,7 @@ class Yard:
 
     async def owed(self) -> int:
         """
-        How many claims and debts there are.
+        How many claims and releases there are.
         """
         return int(await sql(self.registry, "SELECT count(*) FROM unpins"))
 
@@ -100,7 +100,7 @@ class Yard:
         async with asyncio.timeout(30):
             while await self.owed():
                 await self.pass_time()
-                await self.pins.pay_due()
+                await self.pins.release_due()
 
 
 @asynccontextmanager
@@ -108,14 +108,14 @@ async def on(database: str) -> AsyncIterator[Yard]:
     """
     All of it, for as long as the block lasts.
     """
-    shelf = new_shelf()
+    shelf = new_fake_assets()
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(serving(shelf))
         registry = await stack.enter_async_context(running(database, address))
         other = await stack.enter_async_context(open_database(DatabaseSettings(url=database)))
         peer = Peer(address)
         stack.push_async_callback(peer.close)
-        pins = Pins(Assets([peer], ServiceToken()), UnpinStore(other))
+        pins = Pins(Assets([peer], ServiceToken()), PinReleaseStore(other))
         yield Yard(registry, shelf, pins, VersionStore(other))
 
 
@@ -297,7 +297,7 @@ async def test_asset_service_away(yard: Yard) -> None:
     await yard.purge()
     for _ in range(2):
         await yard.pass_time()
-        assert await yard.pins.pay_due() == 0
+        assert await yard.pins.release_due() == 0
     assert await yard.owed() == 3
     assert yard.shelf.pins == {ready.name: names(ready)}
     assert await sql(yard.registry, "SELECT bool_and(due > now()) FROM unpins")
@@ -314,7 +314,7 @@ async def test_killed_while_paying(yard: Yard) -> None:
     await yard.purge()
     yard.shelf.lose_answers = True
     await yard.pass_time()
-    assert await yard.pins.pay_due() == 0
+    assert await yard.pins.release_due() == 0
     assert (yard.shelf.pins, await yard.owed()) == ({}, 1)
     yard.shelf.lose_answers = False
     await yard.settle()
@@ -357,13 +357,13 @@ async def test_a_name_that_is_made_again(yard: Yard) -> None:
 
 async def test_an_old_debt_arrives_late(yard: Yard) -> None:
     """
-    A process that pays an old debt so late that the name is READY again takes nothing from it.
+    A process that pays an old release so late that the name is READY again takes nothing from it.
     """
     await yard.finalize((await yard.add()).name)
     await yard.purge()
     held = yard.shelf.hold("Unpin")
     await yard.pass_time()
-    paying = asyncio.create_task(yard.pins.pay_due())
+    paying = asyncio.create_task(yard.pins.release_due())
     await held.reached.wait()
     await create(yard.registry, "m")
     new = await yard.add()
@@ -384,7 +384,7 @@ async def test_a_claim_is_taken_back_meanwhile(yard: Yard) -> None:
     await held.reached.wait()
     await yard.pass_time()
     while await yard.owed():
-        await yard.pins.pay_due()
+        await yard.pins.release_due()
     held.over.set()
     with Failing() as failed:
         await finalizing
@@ -402,7 +402,7 @@ async def test_a_debt_in_other_hands(yard: Yard) -> None:
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.pass_time()
-    paying = asyncio.create_task(yard.pins.pay_due())
+    paying = asyncio.create_task(yard.pins.release_due())
     await unheard.reached.wait()
     held.over.set()
     with Failing() as failed:
@@ -424,7 +424,7 @@ async def test_fail_while_pinning(yard: Yard) -> None:
     await held.reached.wait()
     await yard.fail(version.name)
     # Too early: what is taken back now would be pinned afterwards.
-    assert await yard.pins.pay_due() == 0
+    assert await yard.pins.release_due() == 0
     held.over.set()
     with Failing() as failed:
         await finalizing
@@ -443,7 +443,7 @@ async def test_purge_while_pinning(yard: Yard) -> None:
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.purge()
-    assert await yard.pins.pay_due() == 0
+    assert await yard.pins.release_due() == 0
     held.over.set()
     with Failing() as failed:
         await finalizing
@@ -522,7 +522,7 @@ async def test_whatever_comes_in_between(busy: Yard, people: list[list[str]], ha
     async def pay() -> None:
         if hasty:
             await busy.pass_time()
-        await busy.pins.pay_due()
+        await busy.pins.release_due()
 
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "finalize": lambda: busy.finalize(name),

@@ -41,15 +41,15 @@ from services.ledger.store.database import Database, DatabaseSettings, open_data
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 from services.registry.model.names import ModelName
-from services.registry.model.pins import Debt
+from services.registry.model.pins import PinRelease
 from services.registry.store.imports import STAGE
 from services.registry.store.models import ModelStore
+from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.purging import PARTS
-from services.registry.store.unpins import UnpinStore
-from services.registry.store.vocabulary import Vocabulary
+from services.registry.store.search.vocabulary import Vocabulary
 from services.registry.tests.calls import DEFAULT, deploy, import_items, move, owner, status, watch, write_card
-from services.registry.tests.shelf import new_shelf, serving
-from services.registry.tests.yard import Registry, running
+from services.registry.tests.fake_assets import new_fake_assets, serving
+from services.registry.tests.server import Registry, running
 
 SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
 SMALL = 3000
@@ -97,7 +97,7 @@ async def asked(database: str) -> Asked:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Server, "on", on)
-        shelf = new_shelf()
+        shelf = new_fake_assets()
         shelf.sizes[SHA256] = 1
         async with serving(shelf) as cdn, running(database, cdn) as registry:
             for call in (reads, searches, writes, others):
@@ -288,8 +288,8 @@ async def others(registry: Registry) -> None:
         await ModelStore(database).due()
         await large(registry, database)
         await Vocabulary(database).forget()
-        await UnpinStore(database).take()
-        await UnpinStore(database).paid([Debt(1, "", "")])
+        await PinReleaseStore(database).take_due()
+        await PinReleaseStore(database).delete([PinRelease(1, "", "")])
 
 
 async def large(registry: Registry, database: Database) -> None:

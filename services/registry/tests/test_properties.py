@@ -35,7 +35,7 @@ from modelyard.registry.v1 import (
 from services.chassis.checks import MOST_INT64, Checks, Name
 from services.chassis.errors import InvalidArgument
 from services.ledger.model.pages import Key, Query
-from services.registry.model.masks import check_mask
+from services.registry.model.field_masks import check_mask
 from services.registry.model.models import MUTABLE, ModelDraft
 from services.registry.model.names import (
     AliasName,
@@ -45,7 +45,7 @@ from services.registry.model.names import (
     NamespaceName,
     VersionName,
 )
-from services.registry.model.parsing import parse_filter
+from services.registry.model.search.filter_parser import parse_filter
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -59,14 +59,15 @@ from services.registry.tests.calls import (
     watch,
     write_card,
 )
-from services.registry.tests.yard import Failing, Registry
+from services.registry.tests.examples import examples
+from services.registry.tests.server import Failing, Registry
 
 
-def real(examples: int) -> settings:
+def real(count: int) -> settings:
     """
     For tests that talk to a server: fewer examples, as long as they take.
     """
-    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=examples(count), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 NAMESPACES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)

@@ -22,14 +22,14 @@ from services.chassis.errors import Unavailable
 from services.ledger.model.calls import Write
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.grouping import Writer
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
+from services.ledger.store.writer import Writer
 from services.registry.model.names import ModelName
+from services.registry.store.cleanup import background_cleanup
 from services.registry.store.purging import Purging
-from services.registry.store.sweeping import sweeping
 from services.registry.tests.calls import DEFAULT, add_version, create, owner, sql, sweeper
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 M = f"{DEFAULT}/models/m"
 VERSIONS, RESULTS, MOVES, CARDS, DEPLOYMENTS = 230, 12_000, 1500, 120, 150
@@ -244,7 +244,7 @@ async def test_chores_fail_separately(hasty: Registry, monkeypatch: pytest.Monke
     """
     While the log cannot be trimmed, yesterday's requests are forgotten and deleted models are purged all the same.
     """
-    monkeypatch.setattr("services.registry.store.sweeping._EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("services.registry.store.cleanup._EVERY_SECONDS", 0.05)
     await create(hasty, "m", request_id="r")
     await sql(hasty, "UPDATE requests SET create_time = now() - interval '2 days' RETURNING 1")
     await delete(hasty, "m")
@@ -255,6 +255,6 @@ async def test_chores_fail_separately(hasty: Registry, monkeypatch: pytest.Monke
             raise Unavailable("DATABASE_UNAVAILABLE", "it cannot be trimmed")
 
         monkeypatch.setattr(log, "trim", fails)
-        async with sweeping(log, timedelta(days=1), sweeper(database)), asyncio.timeout(30):
+        async with background_cleanup(log, timedelta(days=1), sweeper(database)), asyncio.timeout(30):
             while await sql(hasty, "SELECT (SELECT count(*) FROM models) + (SELECT count(*) FROM requests)"):
                 await asyncio.sleep(0.02)

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from modelyard.registry.v1 import models_pb2
 from services.registry.tests.calls import DEFAULT
 from services.registry.tests.contract import call, methods, request_class
-from services.registry.tests.yard import Registry
+from services.registry.tests.examples import examples
+from services.registry.tests.server import Registry
 
 METHODS = {method.name: method for method in methods()}
 MODEL = f"{DEFAULT}/models/m"
@@ -118,7 +119,7 @@ DOCUMENTED = {
 
 @pytest.mark.parametrize("name", METHODS)
 @settings(
-    max_examples=25,
+    max_examples=examples(25),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -10,7 +10,7 @@ import pytest
 from modelyard.registry.v1 import aliases_pb2, models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from services.registry.tests.calls import DEFAULT, add_version, create, move, sql
-from services.registry.tests.yard import Failing, Registry, revision_of
+from services.registry.tests.server import Failing, Registry, revision_of
 
 M = f"{DEFAULT}/models/m"
 Move = aliases_pb2.MoveAliasesRequest.Move

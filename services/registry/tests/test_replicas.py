@@ -20,7 +20,7 @@ from modelyard.registry.v1 import models_pb2
 from services.ledger.migrate import grant, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, create
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 
 class Pair:

@@ -13,9 +13,9 @@ import pytest
 
 from modelyard.registry.v1 import evaluations_pb2, imports_pb2, models_pb2, versions_pb2
 from modelyard.registry.v1 import models_pb2 as pb
-from services.registry.store import searches
+from services.registry.store.search import search as search_module
 from services.registry.tests.calls import DEFAULT, create, import_items, sql
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 Item = imports_pb2.ImportModelsRequest.Item
 Model = models_pb2.Model
@@ -81,7 +81,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         async def many(*_: object) -> tuple[float, float]:
             return math.inf, math.inf
 
-        monkeypatch.setattr(searches.SearchStore, "_estimates", many)
+        monkeypatch.setattr(search_module.SearchStore, "_estimates", many)
     return str(request.param)
 
 

@@ -12,11 +12,11 @@ import pytest
 from modelyard.registry.v1 import evaluations_pb2, models_pb2
 from modelyard.registry.v1 import models_pb2 as pb
 from services.chassis.checks import Checks
-from services.registry.model.filters import Comparison, Score
-from services.registry.model.parsing import parse_filter
-from services.registry.model.searches import parse_order
+from services.registry.model.search.filter_parser import parse_filter
+from services.registry.model.search.filters import Comparison, Score
+from services.registry.model.search.searches import parse_order
 from services.registry.tests.calls import DEFAULT, add_version, create, record, result, sql
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 Model = models_pb2.Model
 

@@ -14,9 +14,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from modelyard.registry.v1 import cards_pb2, evaluations_pb2, models_pb2, namespaces_pb2
 from modelyard.registry.v1 import models_pb2 as pb
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.registry.store.vocabulary import Vocabulary
+from services.registry.store.search.vocabulary import Vocabulary
 from services.registry.tests.calls import add_version, create, record, result, sql
-from services.registry.tests.yard import Registry
+from services.registry.tests.server import Registry
 
 Model = models_pb2.Model
 

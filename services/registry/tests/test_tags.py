@@ -38,7 +38,7 @@ from services.registry.tests.calls import (
     write_card,
 )
 from services.registry.tests.contract import call, methods, tags, touches
-from services.registry.tests.yard import Registry
+from services.registry.tests.server import Registry
 
 M, N, NEW = (f"{DEFAULT}/models/{model}" for model in ("m", "n", "new"))
 SPACE = "namespaces/space"

@@ -16,8 +16,8 @@ from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from services.chassis.errors import ResourceExhausted
 from services.registry.tests.calls import DEFAULT, add_version, create, get, sql
+from services.registry.tests.server import Failing, Registry
 from services.registry.tests.test_pins import Yard, names, on
-from services.registry.tests.yard import Failing, Registry
 
 M, N = f"{DEFAULT}/models/m", f"{DEFAULT}/models/n"
 SPACE = "namespaces/space"

@@ -14,7 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.registry.v1 import aliases_pb2, audit_pb2, evaluations_pb2, namespaces_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
-from services.registry.store.deleting import FEW_RESULTS
+from services.registry.store.version_deletion import FEW_RESULTS
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -28,8 +28,8 @@ from services.registry.tests.calls import (
     sql,
     status,
 )
+from services.registry.tests.server import Failing, Registry
 from services.registry.tests.test_pins import Yard, on
-from services.registry.tests.yard import Failing, Registry
 
 M = f"{DEFAULT}/models/m"
 

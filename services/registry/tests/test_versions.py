@@ -16,8 +16,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from modelyard.registry.v1 import imports_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from services.registry.tests.calls import DEFAULT, add_version, create, get, import_items, sql
-from services.registry.tests.shelf import Shelf, new_shelf, serving
-from services.registry.tests.yard import Failing, Registry, running
+from services.registry.tests.fake_assets import FakeAssets, new_fake_assets, serving
+from services.registry.tests.server import Failing, Registry, running
 from tests.client.bad_paths import CLASHING, RIGHT, WRONG
 
 BYTES = b"weights"
@@ -26,17 +26,17 @@ OTHER = hashlib.sha256(b"other").hexdigest()
 
 
 @pytest.fixture
-async def shelf() -> AsyncIterator[tuple[Shelf, str]]:
+async def shelf() -> AsyncIterator[tuple[FakeAssets, str]]:
     """
     An asset service and its address.
     """
-    shelf = new_shelf()
+    shelf = new_fake_assets()
     async with serving(shelf) as address:
         yield shelf, address
 
 
 @pytest.fixture
-async def yard(database: str, shelf: tuple[Shelf, str]) -> AsyncIterator[Registry]:
+async def yard(database: str, shelf: tuple[FakeAssets, str]) -> AsyncIterator[Registry]:
     """
     A registry that asks that asset service.
     """
@@ -123,7 +123,7 @@ async def test_list_newest_first(registry: Registry) -> None:
     assert numbers == [[5, 4], [3, 2], [1]]
 
 
-async def test_finalize_verifies(yard: Registry, shelf: tuple[Shelf, str]) -> None:
+async def test_finalize_verifies(yard: Registry, shelf: tuple[FakeAssets, str]) -> None:
     """
     A version becomes READY once all its artifacts are stored with their sizes; finalizing it again changes nothing.
     """
@@ -144,7 +144,7 @@ async def test_finalize_verifies(yard: Registry, shelf: tuple[Shelf, str]) -> No
     assert await sql(yard, "SELECT value FROM revision") == done.revision
 
 
-async def test_finalize_without_asset_service(yard: Registry, shelf: tuple[Shelf, str]) -> None:
+async def test_finalize_without_asset_service(yard: Registry, shelf: tuple[FakeAssets, str]) -> None:
     """
     While the asset service does not answer, the call is UNAVAILABLE and the version stays PENDING.
     """
@@ -157,7 +157,7 @@ async def test_finalize_without_asset_service(yard: Registry, shelf: tuple[Shelf
     assert found.state == pb.Version.STATE_PENDING
 
 
-async def test_finalize_many_artifacts(yard: Registry, shelf: tuple[Shelf, str]) -> None:
+async def test_finalize_many_artifacts(yard: Registry, shelf: tuple[FakeAssets, str]) -> None:
     """
     A thousand files are verified in one call.
     """
@@ -246,7 +246,7 @@ async def test_wrong_paths_elsewhere(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("paths", [[".git/config"], ["a", "a/b"]])
-async def test_wrong_paths_of_old(yard: Registry, shelf: tuple[Shelf, str], paths: list[str]) -> None:
+async def test_wrong_paths_of_old(yard: Registry, shelf: tuple[FakeAssets, str], paths: list[str]) -> None:
     """
     A PENDING version whose paths nobody checked when it was made does not become READY, until they are changed.
     """

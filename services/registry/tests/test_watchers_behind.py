@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from modelyard.registry.v1 import imports_pb2
 from services.registry.tests.calls import DEFAULT, import_items, revisions, sql, watch
-from services.registry.tests.yard import Registry
+from services.registry.tests.server import Registry
 
 _MANY = """
 WITH bumped AS (UPDATE revision SET value = 3001 RETURNING value)

@@ -11,8 +11,8 @@ import pytest
 
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.registry.tests.calls import DEFAULT, create, get, sql
+from services.registry.tests.server import Failing, Registry, revision_of
 from services.registry.tests.test_replicas import Pair, pair, registry_on  # noqa: F401 - the fixture
-from services.registry.tests.yard import Failing, Registry, revision_of
 
 
 async def test_a_version_is_finalized_while_the_replica_lags(pair: Pair) -> None:  # noqa: F811 - the fixture

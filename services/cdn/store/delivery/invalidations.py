@@ -14,7 +14,7 @@ from services.ledger.model.changes import Journal
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 
 _GET = Statement("invalidations.get", "SELECT id, state, paths, create_time, failure FROM invalidations WHERE id = $1")
 

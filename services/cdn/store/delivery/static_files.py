@@ -25,7 +25,7 @@ from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 
 _COLUMNS = "static_files.sha256, cache_control, content_disposition, content_type, update_time, static_files.revision"
 

@@ -24,9 +24,9 @@ from services.chassis.errors import ModelyardError
 from services.chassis.serving.background import begin
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database
-from services.ledger.store.grouping import Writer
 from services.ledger.store.statements import Statement
-from services.ledger.store.writing import Transaction
+from services.ledger.store.transactions import Transaction
+from services.ledger.store.writer import Writer
 
 _ACTOR = "modelyard-cdn"
 _BATCH = 200

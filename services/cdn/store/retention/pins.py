@@ -17,7 +17,7 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.writing import Transaction, last
+from services.ledger.store.transactions import Transaction, last
 
 # The order of locks, for whoever changes what an owner pins: first the owner, then the assets by digest, then (with the
 # revision) the owner's row. What locks more than one of them goes alone: a group would come to a second owner after the

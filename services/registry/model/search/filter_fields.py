@@ -1,0 +1,162 @@
+"""
+The fields of the filter language, and the values that they are compared with.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from unicodedata import normalize
+
+from services.chassis.checks import MOST_INT64, SLUG
+from services.registry.model.evaluation_metrics import MEASURES, measure_id
+from services.registry.model.search.filters import (
+    TEXTS,
+    CreateTime,
+    Description,
+    Field,
+    Label,
+    LabelKeys,
+    LatestVersion,
+    Op,
+    ParameterCount,
+    Score,
+    Text,
+    UpdateTime,
+    Value,
+)
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+_KNOWN = (
+    f"{', '.join(TEXTS)}, description, parameter_count, latest_version, create_time, update_time, labels.KEY or "
+    "evaluations.DATASET.METRIC"
+)
+_FIELDS: dict[str, Field] = {
+    **{name: Text(name) for name in TEXTS},
+    "parameter_count": ParameterCount(),
+    "parameters": ParameterCount(),
+    "latest_version": LatestVersion(),
+    "create_time": CreateTime(),
+    "update_time": UpdateTime(),
+    "description": Description(),
+    "labels": LabelKeys(),
+}
+#: A text in double quotes; what follows a backslash stands for itself.
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+_SEGMENT = re.compile(rf'({QUOTED})|([^."]+)', re.DOTALL)
+
+
+class FilterError(Exception):
+    """
+    A syntax or type error in a filter or an order, with its position.
+    """
+
+    def __init__(self, position: int, message: str) -> None:
+        super().__init__(f"at {position}: {message}")
+
+
+def field_of(name: str, position: int) -> Field:
+    """
+    The field that *name* means; ids of data sets and metrics may be quoted.
+
+    Raises:
+        FilterError: models have no such field.
+    """
+    if name in _FIELDS:
+        return _FIELDS[name]
+    parts = _segments(name)
+    if parts[0] == "labels" and _KEY.fullmatch(key := ".".join(parts[1:])):
+        return Label(key)
+    if parts[0] == "evaluations" and len(parts) == 3:
+        dataset, metric = (measure_id(part) for part in parts[1:])
+        if dataset is None or metric is None:
+            raise FilterError(position, f'"{name[:80]}" has no id of a data set or a metric: {MEASURES}')
+        return Score(dataset, metric)
+    raise FilterError(position, f'"{name[:80]}" is not a field: expected {_KNOWN}')
+
+
+def unquoted(text: str) -> str:
+    """
+    What stands between quotes.
+    """
+    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
+
+
+def _segments(name: str) -> list[str]:
+    """
+    What is between the dots of a field's name: as it is, or in quotes; a single empty text when it is no such name.
+    """
+    found, position = [], 0
+    while match := _SEGMENT.match(name, position):
+        # Ids are kept in NFC.
+        found.append(normalize("NFC", unquoted(match[1])) if match[1] else match[2])
+        if found[0] == "evaluations" and len(found) > 1 and not (SLUG.fullmatch(found[-1]) or match[1]):
+            return [""]
+        position = match.end() + 1
+        if position > len(name):
+            return found
+        if name[position - 1] != "." or not found[-1]:
+            return [""]
+    return [""]
+
+
+def value_of(field: Field, op: Op, text: str, position: int) -> Value:
+    """
+    What *text* means for *field*.
+
+    Raises:
+        FilterError: it means nothing there, or *op* does not.
+    """
+    match field:
+        case ParameterCount():
+            _refuse_has(op, position)
+            return _whole(text, position)
+        case Score():
+            _refuse_has(op, position)
+            return _number(text, position)
+        case LatestVersion():
+            _refuse_has(op, position)
+            return _whole(text, position)
+        case CreateTime() | UpdateTime():
+            _refuse_has(op, position)
+            return _moment(text, position)
+        case Description():
+            if op is not Op.HAS:
+                raise FilterError(position, "description supports only the operator : with words, or *")
+            return normalize("NFC", text)
+        case _:
+            return normalize("NFC", text)
+
+
+def _refuse_has(op: Op, position: int) -> None:
+    if op is Op.HAS:
+        raise FilterError(position, "this field supports only * after :; compare it with = != < <= > >=")
+
+
+def _number(text: str, position: int) -> float:
+    if not _NUMBER.fullmatch(text) or not math.isfinite(number := float(text)):
+        raise FilterError(position, f'expected a number, found "{text[:40]}"')
+    return number
+
+
+def _whole(text: str, position: int) -> int:
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        number = int(text)
+    else:
+        real = _number(text, position)  # 1e8 is a handy way to write a whole number
+        if not real.is_integer():
+            raise FilterError(position, f'expected a whole number, found "{text[:40]}"')
+        number = int(real)
+    if not -MOST_INT64 <= number <= MOST_INT64:
+        raise FilterError(position, "the number does not fit an int64")
+    return number
+
+
+def _moment(text: str, position: int) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise FilterError(position, 'expected a time such as "2026-01-31T12:00:00Z"') from None

@@ -1,0 +1,188 @@
+"""
+Filters and orders as SQL. Values become parameters, never SQL text, which rules out SQL injection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from services.ledger.model.pages import Key
+from services.registry.model.names import NamespaceName
+from services.registry.model.search.filters import (
+    Comparison,
+    Condition,
+    CreateTime,
+    Description,
+    Every,
+    Label,
+    LabelKeys,
+    LatestVersion,
+    Negation,
+    Op,
+    ParameterCount,
+    Score,
+    Some,
+    Text,
+    UpdateTime,
+)
+
+SQL_OPS = {
+    Op.EQUAL: "=",
+    Op.UNEQUAL: "<>",
+    Op.LESS: "<",
+    Op.AT_MOST: "<=",
+    Op.MORE: ">",
+    Op.AT_LEAST: ">=",
+}
+_COLUMNS = {
+    ParameterCount: "models.parameter_count",
+    LatestVersion: "coalesce(models.newest_version, models.latest_version)",
+    CreateTime: "models.create_time",
+    UpdateTime: "models.update_time",
+}
+
+
+class Parameters:
+    """
+    The parameters of a statement under construction.
+    """
+
+    def __init__(self, *first: Any) -> None:
+        self.values: list[Any] = list(first)
+
+    def add(self, value: Any, kind: str) -> str:
+        """
+        What stands for *value* in the statement; *kind* is its PostgreSQL type.
+        """
+        self.values.append(value)
+        return f"${len(self.values)}::{kind}"
+
+
+def sql_of(condition: Condition, parent: NamespaceName, parameters: Parameters) -> str:
+    """
+    The SQL of a condition on the row `models`. It is never NULL, so that NOT of it is what the language says.
+    """
+    match condition:
+        case Every(parts):
+            return f"({' AND '.join(sql_of(part, parent, parameters) for part in parts)})"
+        case Some(parts):
+            return f"({' OR '.join(sql_of(part, parent, parameters) for part in parts)})"
+        case Negation(part):
+            return f"(NOT {sql_of(part, parent, parameters)})"
+        case Comparison(field, op, value):
+            return _comparison(field, op, value, parent, parameters)
+
+
+def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameters: Parameters) -> str:
+    match field:
+        case Text("name"):
+            return _text("models.model_id", op, _bare(value, parent), parameters)
+        case Text(name):
+            return _text(f"models.{name}", op, value, parameters)
+        case ParameterCount() | LatestVersion():
+            return _number(_COLUMNS[type(field)], op, value, parameters)
+        case CreateTime() | UpdateTime():
+            return _time(_COLUMNS[type(field)], op, value, parameters)
+        case Description():
+            return _description(value, parameters)
+        case LabelKeys():
+            return "models.labels <> '{}'" if value is None else f"models.labels ? {parameters.add(value, 'text')}"
+        case Label(key):
+            return _label(key, op, value, parameters)
+        case Score():
+            return _score(field, op, value, parent, parameters)
+    raise AssertionError(f"{field} is a field that this cannot compile")
+
+
+def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return f"{column} <> ''"
+    parameter = parameters.add(value, "text")
+    if op is Op.HAS:
+        return f"strpos(lower(nfc({column}) COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
+    compared = f'nfc({column}) {SQL_OPS[op]} {parameter} COLLATE "C"'
+    # Empty means unset, which does not compare as different from, before or after any value.
+    return compared if op is Op.EQUAL else f"({column} <> '' AND {compared})"
+
+
+def _description(value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return "models.description <> ''"
+    # The words of descriptions have a weight of their own in the index.
+    return f"models.search @@ description_query({parameters.add(value, 'text')})"
+
+
+def _number(column: str, op: Op, value: int | None, parameters: Parameters) -> str:
+    # 0 means unset, which is no number.
+    if value is None:
+        return f"{column} > 0"
+    return f"({column} > 0 AND {column} {SQL_OPS[op]} {parameters.add(value, 'bigint')})"
+
+
+def _time(column: str, op: Op, value: datetime | None, parameters: Parameters) -> str:
+    return "true" if value is None else f"{column} {SQL_OPS[op]} {parameters.add(value, 'timestamptz')}"
+
+
+def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return f"models.labels ? {parameters.add(key, 'text')}"
+    if op in {Op.EQUAL, Op.HAS}:
+        # Containment, which the index on the pairs serves.
+        return f"models.label_pairs @> {parameters.add([f'{key}={value}'], 'text[]')}"
+    left = f'nfc(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
+    return f"coalesce({left} {SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
+
+
+def _score(field: Score, op: Op, value: float | None, parent: NamespaceName, parameters: Parameters) -> str:
+    # With the namespace, so that what lies beyond a bound is found from the bound's side, too.
+    keys = (("namespace_id", parent.namespace), ("dataset", field.dataset), ("metric", field.metric))
+    where = [f"scored.{column} = {parameters.add(key, 'text')}" for column, key in keys]
+    best = best_of(field, "scored")
+    where.append(f"{best} IS NOT NULL" if value is None else f"{best} {SQL_OPS[op]} {parameters.add(value, 'float8')}")
+    return f"EXISTS (SELECT FROM best AS scored WHERE scored.model = models.id AND {' AND '.join(where)})"
+
+
+def best_of(field: Score, table: str) -> str:
+    """
+    The SQL of a model's best result, in a row of `best`; NULL when none counts.
+    """
+    return f"{table}.{'low' if field.lower else 'high'}"
+
+
+def _bare(value: str | None, parent: NamespaceName) -> str | None:
+    # Names in a filter may be full or just the last part: within one namespace they say the same.
+    return value.removeprefix(f"{parent}/models/") if value is not None else None
+
+
+def sql_after(columns: Sequence[tuple[str, str, bool]], key: Sequence[Key], parameters: Parameters) -> str:
+    """
+    The SQL of "comes after *key*".
+
+    Args:
+        columns: of the order: each an expression, its PostgreSQL type, and whether it is descending.
+        key: the values of the last row, one for each column.
+    """
+    values = [parameters.add(part, kind) for part, (_, kind, _) in zip(key, columns, strict=True)]
+    ways = {descending for _, _, descending in columns}
+    if len(ways) == 1:
+        # One way for all: a comparison of rows, which an index answers by going there.
+        sign = "<" if ways.pop() else ">"
+        return f"({', '.join(column for column, _, _ in columns)}) {sign} ({', '.join(values)})"
+    alternatives = []
+    for index, (column, _, descending) in enumerate(columns):
+        same = [f"{columns[earlier][0]} = {values[earlier]}" for earlier in range(index)]
+        alternatives.append(" AND ".join([*same, f"{column} {'<' if descending else '>'} {values[index]}"]))
+    # It follows from the rest, and tells the index of the first column where to begin: without it page k reads all
+    # pages before it.
+    column, _, descending = columns[0]
+    bound = f"{column} {'<=' if descending else '>='} {values[0]}"
+    return f"({bound} AND ({' OR '.join(f'({alternative})' for alternative in alternatives)}))"
+
+
+def sql_order(columns: Sequence[tuple[str, str, bool]]) -> str:
+    """
+    The SQL of an order.
+    """
+    return ", ".join(f"{column} DESC" if descending else column for column, _, descending in columns)
