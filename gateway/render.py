@@ -311,9 +311,9 @@ def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Token
         parser.error(str(error))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
-    Print the configuration for the addresses on the command line.
+    Print the configuration for the options in *argv*, by default those of the command line.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
@@ -360,7 +360,7 @@ def main() -> None:
     limits.add_arguments(parser)
     tls_options.add_arguments(parser)
     access_log.add_arguments(parser)
-    found = parser.parse_args()
+    found = parser.parse_args(argv)
     tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
     secure, bucket = _tls(found, parser), _bucket(found, parser)

@@ -5,10 +5,11 @@ A gateway alone, without any service behind it, before a bucket; and HTTP/1.1 by
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from embedded import suite
 from embedded.parts import free_port, socket_file
 from embedded.s3 import BUCKET, REGION, S3
 from embedded.supervisor import Supervisor
+from gateway import render
 from gateway.__main__ import ask as administration
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
@@ -32,6 +34,32 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 NOBODY = ("127.0.0.1", 1)
+_REQUIRED = ("--registry", "a:1", "--cache", "a:1", "--cdn", "a:1", "--bucket", "bytes")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """
+    The exit code and output of `python -m gateway.render`.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_render(*arguments: str) -> Rendered:
+    """
+    Run `python -m gateway.render` in this process, with addresses of services and a bucket; a later option overrides
+    an earlier one.
+    """
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            render.main([*_REQUIRED, *arguments])
+        except SystemExit as ended:
+            code = int(str(ended.code))
+    return Rendered(code, out.getvalue(), err.getvalue())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from gateway import site
 from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
+from gateway.tests.front import run_render
 from modelyard.contracts import is_internal, services
 from services.chassis.access import AccessMode
 
-ROOT = Path(__file__).resolve().parents[2]
 # Those of the machine are not at the same place everywhere.
 AUTHORITIES = Path(botocore.__file__).with_name("cacert.pem")
 ADDRESSES = Addresses(
@@ -250,10 +249,7 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
     """
     What cannot be a bucket is named, and nothing is printed.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    done = subprocess.run(
-        [*command, *arguments, "--descriptors", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_render(*arguments, "--descriptors", "x")
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
@@ -281,9 +277,7 @@ def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said:
     """
     What is missing is named, and nothing is printed.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    rest = ["--bucket", "bytes", "--descriptors", "x", *arguments]
-    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run_render("--descriptors", "x", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
@@ -293,10 +287,9 @@ def test_no_access_control_has_to_be_asked_for(tmp_path: Path) -> None:
     """
     On loopback it may be off; elsewhere only in so many words.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    rest = ["--bucket", "bytes", "--descriptors", str(tmp_path / "contracts.binpb")]
+    descriptors = str(tmp_path / "contracts.binpb")
     for arguments in (["--listen", "127.0.0.1:80"], ["--listen", "[::1]:80"], ["--access", "open-to-everybody"]):
-        done = subprocess.run([*command, *rest, *arguments], cwd=ROOT, capture_output=True, timeout=60, check=False)
+        done = run_render("--descriptors", descriptors, *arguments)
         assert done.returncode == 0, done.stderr
 
 
@@ -304,10 +297,7 @@ def test_a_bad_address_is_a_usage_error() -> None:
     """
     An address that is not host:port is named, and nothing is printed.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "nowhere", "--cache", "a:1", "--cdn", "a:1"]
-    done = subprocess.run(
-        [*command, "--descriptors", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_render("--registry", "nowhere", "--descriptors", "x")
     assert done.returncode == 2
     assert "'nowhere' is not host:port" in done.stderr
     assert done.stdout == ""
