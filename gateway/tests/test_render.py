@@ -238,11 +238,11 @@ def test_a_server_of_ones_own_is_reached_by_its_address() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--bucket", "Bytes"], "'Bytes' is not a bucket's name"),
-        (["--bucket", "bytes", "--s3", "s3:9000"], "the address of S3 is not http://host[:port]"),
-        (["--bucket", "bytes", "--s3", "http://s3/bytes"], "the address of S3 is not http://host[:port]"),
-        (["--bucket", "bytes", "--s3", "http://me:secret@s3"], "the address of S3 is not http://host[:port]"),
-        (["--bucket", "bytes", "--s3", "http://s3:none"], "the address of S3 is not http://host[:port]"),
+        (["--bucket", "Bytes"], "'Bytes' is not a valid bucket name"),
+        (["--bucket", "bytes", "--s3", "s3:9000"], "the URL of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://s3/bytes"], "the URL of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://me:secret@s3"], "the URL of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://s3:none"], "the URL of S3 is not http://host[:port]"),
     ],
 )
 def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
@@ -263,7 +263,7 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
         (["--access", "on", "--jwks-file", "x", "--jwt-issuer", "a"], "--access on needs --jwt-audience"),
         (
             ["--access", "on", "--jwks-url", "http://me:secret@x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
-            "the address of the keys is not http(s)://host[:port][/path]",
+            "the URL of the keys is not http(s)://host[:port][/path]",
         ),
         (
             ["--access", "on", "--jwks-url", "http://x/", "--jwt-issuer", "a", "--jwt-audience", "a"],

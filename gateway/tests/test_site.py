@@ -15,7 +15,7 @@ from embedded.s3 import S3
 from embedded.testing import scratch
 from gateway import site
 from gateway.access import Tokens
-from gateway.tests.front import run_render, Front, gateway
+from gateway.tests.front import Front, gateway, run_render
 from services.chassis.access import AccessMode
 
 CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]

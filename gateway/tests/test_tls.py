@@ -319,14 +319,17 @@ def test_bad_options_are_named(own: TlsFiles, authority: Authority, tmp_path: Pa
     cert, key = str(own.certificate), str(own.key)
     other = str(authority.issue("other").key)
     cases = [
-        (["--tls-cert", cert], "--tls-cert takes --tls-key too"),
-        (["--services-cert", cert, "--services-key", key], "--services-cert, --services-key takes --services-ca too"),
-        (["--hsts", "1"], "--client-ca and --hsts take --tls-cert and --tls-key"),
-        (["--tls-cert", cert, "--tls-key", key, "--hsts", "-1"], "--hsts: seconds are not negative"),
+        (["--tls-cert", cert], "--tls-cert requires --tls-key"),
+        (["--services-cert", cert, "--services-key", key], "--services-cert, --services-key requires --services-ca"),
+        (["--hsts", "1"], "--client-ca and --hsts require --tls-cert and --tls-key"),
+        (["--tls-cert", cert, "--tls-key", key, "--hsts", "-1"], "--hsts must not be negative"),
         (["--tls-cert", "nowhere", "--tls-key", key], "--tls-cert nowhere cannot be read: No such file"),
-        (["--tls-cert", cert, "--tls-key", other], f"and --tls-key {other} are no certificate and its unencrypted key"),
+        (
+            ["--tls-cert", cert, "--tls-key", other],
+            f"and --tls-key {other} are not a certificate and its unencrypted private key",
+        ),
         (["--tls-cert", key, "--tls-key", key], f"--tls-cert {key} and --tls-key"),
-        (["--tls-cert", cert, "--tls-key", key, "--client-ca", key], f"--client-ca {key} holds no certificates"),
+        (["--tls-cert", cert, "--tls-key", key, "--client-ca", key], f"--client-ca {key} contains no PEM certificates"),
         (["--services-cert", cert, "--services-key", key, "--services-ca", "x"], "--services-ca x cannot be read"),
     ]
     for arguments, said in cases:
