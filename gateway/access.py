@@ -168,8 +168,8 @@ def _key_source(tokens: Tokens) -> dict[str, object]:
     uri = "http://jwks/" if file else tokens.keys
     return {
         "remote_jwks": {
-            # Listeners start together, also the one that serves a file of keys: the first fetch fails, and must not take
-            # long.
+            # Listeners start together, also the one that serves a file of keys: the first fetch fails, and must not
+            # take long.
             "http_uri": {"uri": uri, "cluster": "jwks", "timeout": "0.1s" if file else "5s"},
             "cache_duration": f"{tokens.refresh:g}s",
             # Fetch before the first token arrives, and refresh before they expire.

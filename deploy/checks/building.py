@@ -28,7 +28,7 @@ class BuildError(Exception):
 
 class NoKustomizeError(BuildError):
     """
-    There is none, and none can be built.
+    Kustomize is not installed and cannot be built.
     """
 
 
@@ -48,7 +48,7 @@ def build(folder: Path) -> Suite:
 
 def build_all() -> dict[str, Suite]:
     """
-    All overlays of ours by name, with secrets made for the occasion.
+    All overlays of this repository by name, with generated secrets.
 
     Raises:
         BuildError: as of `build`.

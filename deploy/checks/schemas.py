@@ -19,7 +19,7 @@ from deploy.checks.suite import Suite
 
 #: Minor versions of Kubernetes: the oldest that docs/operations/install.md promises, one between, and the newest known.
 VERSIONS = ("1.33", "1.35", "1.37")
-#: Groups of operators: see operators.py.
+#: API groups of operators: see operators.py.
 OPERATED = (
     "barmancloud.cnpg.io",
     "cert-manager.io",
@@ -31,7 +31,7 @@ OPERATED = (
 
 def invalid(suite: Suite, version: str) -> Iterator[str]:
     """
-    What a version of Kubernetes would not take.
+    The violations of the schemas of a Kubernetes version.
     """
     for each in suite.objects:
         if each["apiVersion"].split("/")[0] in OPERATED:
