@@ -92,8 +92,8 @@ def strangers(issuer: Issuer, folder: Path) -> dict[str, str | None]:
 
 def test_rejected_calls_have_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Calls without a token or with an invalid one count against their address, as gRPC and as JSON, before JSON is parsed;
-    they do not count against a valid token at the same address.
+    Calls without a token or with an invalid one count against their address, as gRPC and as JSON, before JSON is
+    parsed; they do not count against a valid token at the same address.
     """
     issuer = Issuer(tmp_path / "jwks.json")
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
@@ -111,8 +111,8 @@ def test_rejected_calls_have_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> N
 @pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
 def test_guessing_has_a_rate_without_any_other(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Calls that will be rejected for lack of a valid token are rate-limited even without any other limit. Authorized calls
-    and public reads are not counted.
+    Calls that will be rejected for lack of a valid token are rate-limited even without any other limit. Authorized
+    calls and public reads are not counted.
     """
     issuer = Issuer(tmp_path / "jwks.json")
     tokens = Tokens(mode, ISSUER, AUDIENCE, issuer.file)
