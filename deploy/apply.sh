@@ -1,6 +1,6 @@
 #!/bin/bash
-# Install or upgrade: deploy/apply.sh OVERLAY, a folder of deploy/overlays or any other path. Whatever it waits for, it
-# says; it can be run again at any time. KUBECTL names another kubectl, with its options: KUBECTL="kubectl --context …".
+# Install or upgrade: deploy/apply.sh OVERLAY, a folder of deploy/overlays or any other path. It prints what it
+# waits for, and is idempotent. KUBECTL names another kubectl, with its options: KUBECTL="kubectl --context …".
 set -euo pipefail
 cd "$(dirname "$0")/overlays"
 overlay=${1:?which overlay: $(echo */) or a path}
@@ -19,8 +19,8 @@ if grep -q "@sha256:0\{64\}" "$rendered"; then
 fi
 namespace=$(awk '/^kind: Namespace/ {inside = 1} inside && /^  name:/ {print $2; exit}' "$rendered")
 
-# A Job cannot be changed. Pods of the new program wait for its end before they begin; the old ones serve meanwhile.
-echo "== migrations that have ended are removed, so that they run again"
+# Jobs are immutable. New pods wait for the migration to complete; old ones continue to serve.
+echo "== remove completed migration Jobs, so that they run again"
 "${kubectl[@]}" --namespace "$namespace" delete job --ignore-not-found registry-migration cdn-migration valkey-cluster
 
 echo "== apply"

@@ -1,13 +1,13 @@
 #!/bin/bash
-# Back both databases up: deploy/backup.sh FOLDER. With restore.sh it is the way that works everywhere; CloudNativePG's and
-# RDS's own backups can also go back to any moment (docs/operations/backup.md).
+# Back up both databases: deploy/backup.sh FOLDER. With restore.sh this works everywhere; the backups of CloudNativePG and RDS
+# also support point-in-time recovery (docs/operations/backup.md).
 #
 #   REGISTRY_DATABASE, CDN_DATABASE   where they are, as psql takes it: "host=… port=… user=modelyard dbname=modelyard"
 #   PGPASSFILE                        a file with their owner's passwords: passwords are neither arguments nor variables
 #
-# The registry comes first. What it refers to in the asset service is there when the latter is saved a moment later, since
-# nothing that is pinned is ever collected, and what is no longer pinned stays for days. Save the bucket last, for the same
-# reason, with the tools of its server (`aws s3 sync`, replication, versioning): objects under assets/ never change.
+# The registry is dumped first: assets that it references still exist when the asset service is dumped later, because pinned
+# assets are never collected and unpinned ones are retained for days. Back up the bucket last, for the same reason, with the
+# tools of its server (`aws s3 sync`, replication, versioning): objects under assets/ never change.
 set -euo pipefail
 folder=${1:?a folder that does not exist yet}
 : "${REGISTRY_DATABASE:?}" "${CDN_DATABASE:?}"
@@ -20,10 +20,10 @@ mkdir -p "$new"
 for name in registry cdn; do
   variable="${name^^}_DATABASE"
   echo "== $name"
-  # Rights are given by the migration, to whatever role the service has where it is restored.
+  # Privileges are granted by the migration, to the role of the service in the target.
   pg_dump --dbname "${!variable}" --format custom --no-owner --no-privileges --file "$new/$name.dump"
   pg_restore --list "$new/$name.dump" | grep -c "TABLE DATA" | sed 's/$/ tables/'
 done
-# All of it or nothing: a folder of that name is a whole backup.
+# Atomic: a folder of that name is a complete backup.
 mv "$new" "$folder"
 du -sh "$folder"

@@ -1,5 +1,5 @@
 """
-What the image runs: `python -m deploy.entrypoint SERVICE [OPTIONS]`.
+The entrypoint of the image: `python -m deploy.entrypoint SERVICE [OPTIONS]`.
 
 SERVICE is one of
 
@@ -8,9 +8,9 @@ SERVICE is one of
     gateway                         with those of `python -m gateway.render`, without --descriptors and --site,
                                     and --drain-seconds of `python -m gateway`
 
-The program takes this one's place: it is the first process of the container and gets its signals. What the gateway
-writes before it starts goes to MODELYARD_RUN, a folder that only this has to be able to write to (default: modelyard in
-the folder for temporary files).
+It replaces itself with the program (exec), which is PID 1 of the container and receives its signals. The rendered
+configuration of the gateway is written to MODELYARD_RUN, the only folder that must be writable (default: modelyard in
+the temporary folder).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIGRATED = ("registry", "cdn")
 
 def main(argv: Sequence[str]) -> int:
     """
-    Become what *argv* asks for.
+    Replace this process with the program that *argv* names.
 
     Returns:
         2 for a wrong command line; of the gateway, what its rendering ended with. Otherwise it does not return.

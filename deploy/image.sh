@@ -1,7 +1,7 @@
 #!/bin/bash
-# Build the image: the base's tag is resolved to its digest first, so that what was built can be built again.
+# Build the image: the tag of the base is resolved to its digest first, so that the build is reproducible.
 #
-#   TAG       what it is called; default modelyard:VERSION
+#   TAG       tag of the image; default modelyard:VERSION
 #   BASE      the base; default is the newest digest of the tag below; with @sha256:… it is taken as it is
 #   PLATFORM  such as linux/amd64,linux/arm64; default is this machine's
 #   PUSH=1    push it, with a bill of materials (SBOM) and its provenance

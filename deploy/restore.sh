@@ -1,9 +1,9 @@
 #!/bin/bash
-# Bring both databases back into empty ones: deploy/restore.sh FOLDER, with a folder that backup.sh made.
+# Restore both databases into empty ones: deploy/restore.sh FOLDER, with a folder of backup.sh.
 #
-# Variables are as for backup.sh. It refuses a database in which there is anything, and leaves nothing half restored. Before
-# the services begin, run `migrate registry` and `migrate cdn` of the image as usual (the rights of the services' role, and a
-# newer schema), and then both with --restored, so that revisions go on with numbers that were never given.
+# Variables are as for backup.sh. It rejects databases that are not empty, and restores all or nothing. Before
+# the services start, run `migrate registry` and `migrate cdn` of the image as usual (the rights of the services' role, and a
+# newer schema), and then both with --restored, so that revisions continue with numbers that were never used.
 set -euo pipefail
 folder=${1:?the folder of a backup}
 : "${REGISTRY_DATABASE:?}" "${CDN_DATABASE:?}"

@@ -1,8 +1,8 @@
 """
-Make the passwords of the overlay `local` and of `deploy/compose.yaml`: `python -m deploy.secrets FOLDER`.
+Generate the passwords of the overlay `local` and of `deploy/compose.yaml`: `python -m deploy.secrets FOLDER`.
 
-Files that are there stay as they are, since databases remember their passwords: run it again whenever you like. What is
-made is random, and only its owner can read it. It is for machines of one's own; elsewhere secrets come from a store
+Existing files are not changed, because databases store their passwords: it is idempotent. Secrets are random and only
+readable for their owner. It is for local development; elsewhere secrets come from a secret store
 (deploy/components/external-secrets).
 """
 
@@ -22,7 +22,7 @@ _VALKEY = 'maxmemory 256mb\nmaxmemory-policy volatile-lru\nsave ""\n'
 
 def make(folder: Path) -> list[Path]:
     """
-    Make what is missing in *folder*.
+    Generate the missing files in *folder*.
 
     Returns:
         The files that were made.

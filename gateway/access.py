@@ -1,8 +1,9 @@
 """
-Who may call what, checked at the gateway: tokens by `jwt_authn`, scopes by `rbac`, both from the contracts' own table.
+Authentication and authorization at the gateway: tokens by `jwt_authn`, scopes by `rbac`, both generated from the
+contracts.
 
-The services check every call again (docs/adr/0018): what this adds is that calls without a right to anything are
-refused before they cost a service anything.
+The services check every call again (docs/adr/0018): the gateway rejects unauthorized calls before they use resources of
+a service.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ _BYTES_SCOPE: Final = "assets.read"
 _CALLS: Final = "/modelyard."
 _JSON: Final = "/v1/"
 _REFLECTION: Final = "/grpc.reflection."
-# What reaches a service, and may last: not for strangers, who are told how it is by the gateway (see envoy.yaml).
+# These are forwarded to a service and may last: they need a token. `Check` is answered by the gateway (see envoy.yaml).
 _HEALTH: Final = ("/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List")
 _PROVIDER: Final = "tokens"
 _JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
-#: A token is looked at and nobody is refused: so that it is known whose rate a call is, before it is.
+#: Verifies a token without rejecting anything, so that the rate limit knows the client.
 _ANYBODY: Final = [
     {
         "match": {"prefix": "/"},
@@ -48,16 +49,16 @@ _ANYBODY: Final = [
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """
-    Which tokens are taken, and what needs one.
+    Which tokens are accepted, and which calls need one.
 
     Args:
-        mode: on, or read-public: reading models and assets needs none.
-        issuer: what `iss` has to be.
-        audience: what `aud` has to be, or to hold.
-        keys: the issuer's public keys, a file that is read again when it is replaced, or a URL that is fetched again.
-        reflection: whether reflection is open to everybody; else it is to nobody.
-        open_bytes: whether /assets/ and /static/ are open even where reading needs a token, for a CDN before them.
-        refresh: seconds after which the keys are read or fetched again.
+        mode: on, or read-public: reading models and assets needs no token.
+        issuer: the required `iss`.
+        audience: the required `aud`, or one of its values.
+        keys: the issuer's public keys: a file, which is reloaded when it is replaced, or a URL.
+        reflection: whether reflection needs no token; otherwise it is disabled.
+        open_bytes: whether /assets/ and /static/ need no token even where reading does, for a CDN in front.
+        refresh: the refresh interval of the keys in seconds.
     """
 
     mode: AccessMode
@@ -71,10 +72,10 @@ class Tokens:
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: that cannot be; the message says what to give instead.
+            ValueError: the URL of the keys is invalid.
         """
         if isinstance(self.keys, str) and not re.fullmatch(r"https?://[^/@\s]+(/\S*)?", self.keys):
-            raise ValueError("the address of the keys is not http(s)://host[:port][/path]")
+            raise ValueError("the URL of the keys is not http(s)://host[:port][/path]")
 
     @property
     def bytes_need_one(self) -> bool:
@@ -86,12 +87,11 @@ class Tokens:
 
 def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dict[str, object]:
     """
-    What `envoy.yaml` is filled in with.
+    The values of placeholders in `envoy.yaml`.
 
     Args:
         tokens: None while access control is off.
-        table: the scope of each RPC by its path; the contracts' by default, without the internal ones. What is not
-            in it is denied.
+        table: the scope of each RPC by its path; by default all public RPCs of the contracts. Others are denied.
     """
     if tokens is None:
         return {
@@ -103,7 +103,7 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
             "OWN_HEALTH": [],
         }
     table = public_scopes() if table is None else table
-    # In Linux's abstract space: it is nobody's file, and goes with the process. Each gateway has its own.
+    # In Linux's abstract namespace: there is no file, and it is removed with the process. Each gateway has its own.
     socket = f"@modelyard-jwks-{uuid.uuid4().hex}"
     return {
         "TOKENS": [
@@ -117,7 +117,7 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
         ],
         "JWKS": [_cluster(tokens.keys, socket)],
         "JWKS_FILES": [_listener(tokens.keys, socket)] if isinstance(tokens.keys, Path) else [],
-        # The first one that fits counts.
+        # The first match wins.
         "REFUSALS": _mappers((*REFUSALS, *_refusals(table))),
         "PRIVATE_BYTES": tokens.bytes_need_one,
         "OWN_HEALTH": [_own_health()],
@@ -126,13 +126,13 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
 
 def _own_health() -> dict[str, object]:
     """
-    What answers strangers who ask how it is.
+    What answers unauthenticated health checks.
     """
     config = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
     return {
         "socket": f"@modelyard-health-{uuid.uuid4().hex}",
         "services": [{"name": name, "least": {name: {"value": 1}}} for name in ("registry", "cdn", "cache")],
-        # Whoever asks how it is has an answer, whatever the rate.
+        # Health checks are exempt from rate limits.
         "filters": {
             "health": {"@type": config, "config": {}},
             **{name: {"@type": config, "disabled": True, "is_optional": True} for name in ("client-rates", "rates")},
@@ -146,7 +146,7 @@ def _provider(tokens: Tokens) -> dict[str, object]:
         "audiences": [tokens.audience],
         # A scheme may be written in any case (RFC 9110, section 11.1).
         "from_headers": [{"name": "authorization", "value_prefix": f"{scheme} "} for scheme in ("Bearer", "bearer")],
-        # The services check it, too.
+        # The services verify it again.
         "forward": True,
         "require_expiration": True,
         "clock_skew_seconds": LEEWAY,
@@ -157,7 +157,7 @@ def _provider(tokens: Tokens) -> dict[str, object]:
             {"header_name": "x-modelyard-subject", "claim_name": "sub"},
             {"header_name": "x-modelyard-scopes", "claim_name": "scope"},
         ],
-        # A key that was taken away counts here for as long as a token that was seen does; at the services it does not.
+        # A token stays valid here until it expires after its key was removed; the services reject it.
         "jwt_cache_config": {"jwt_cache_size": 10_000, "jwt_max_token_size": 8192},
         **_key_source(tokens),
     }
@@ -168,11 +168,11 @@ def _key_source(tokens: Tokens) -> dict[str, object]:
     uri = "http://jwks/" if file else tokens.keys
     return {
         "remote_jwks": {
-            # No listener serves before all of them do, the one with the keys of a file among them: so the first attempt
-            # to read it fails, and must not take long.
+            # Listeners start together, also the one that serves a file of keys: the first fetch fails, and must not
+            # take long.
             "http_uri": {"uri": uri, "cluster": "jwks", "timeout": "0.1s" if file else "5s"},
             "cache_duration": f"{tokens.refresh:g}s",
-            # Before the first token comes, and again before they are old.
+            # Fetch before the first token arrives, and refresh before they expire.
             "async_fetch": {"failed_refetch_duration": "0.1s" if file else "1s"},
         }
     }
@@ -180,8 +180,8 @@ def _key_source(tokens: Tokens) -> dict[str, object]:
 
 def refused(tokens: Tokens | None) -> list[dict[str, object]]:
     """
-    Calls that `_rules` will refuse, as matchers of headers that all have to fit: there is no good token, and there is a
-    bad one or a path that needs one.
+    Calls that `_rules` will reject, as header matchers that must all match: no valid token, and either an invalid one
+    or a path that needs one.
     """
     if tokens is None:
         return []
@@ -198,13 +198,14 @@ def _begins(prefixes: Sequence[str]) -> dict[str, object]:
 
 def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
     """
-    The first one that fits says whether a token has to be there. What none fits is open: the page, health, preflights.
+    The first rule that matches decides whether a token is required. Without a match none is: the landing page, health,
+    preflight requests.
 
-    Paths are those that clients send, as JSON has not been read yet. What a path that is taken for a public one here
-    turns out to be afterwards is decided by `_policies`.
+    Paths are those that clients send, as JSON has not been transcoded yet. `_policies` decides on the RPC that a JSON
+    path turns out to be.
     """
     needed = {"provider_name": _PROVIDER}
-    # A token that is sent has to be good: its bearer would not expect to be nobody.
+    # A token that is sent must be valid: its bearer does not expect to be anonymous.
     welcome = {"requires_any": {"requirements": [needed, {"allow_missing": {}}]}}
     public = [path for path, scope in sorted(table.items()) if scope in PUBLIC]
     rules: list[dict[str, object]] = []
@@ -358,17 +359,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--access",
         choices=[str(mode) for mode in AccessMode],
         default=str(AccessMode.OFF),
-        help="what needs a token, as in MODELYARD_ACCESS of the services; default off, which is for loopback only",
+        help="which calls need a token, as MODELYARD_ACCESS of the services; default off, only on loopback",
     )
-    parser.add_argument("--jwks-file", type=Path, metavar="FILE", help="the issuer's keys, read again when replaced")
-    parser.add_argument("--jwks-url", metavar="URL", help="or where they are fetched")
+    parser.add_argument("--jwks-file", type=Path, metavar="FILE", help="the issuer's JWKS, reloaded when replaced")
+    parser.add_argument("--jwks-url", metavar="URL", help="URL of the issuer's JWKS, in place of --jwks-file")
     parser.add_argument(
-        "--jwks-plain-http", action="store_true", help="take the keys over http:// from beyond this machine, too"
+        "--jwks-plain-http", action="store_true", help="allow http:// for --jwks-url beyond this machine"
     )
-    parser.add_argument("--jwt-issuer", metavar="TEXT", help="who has to have issued a token (iss)")
-    parser.add_argument("--jwt-audience", metavar="TEXT", help="who a token has to be for (aud)")
-    parser.add_argument("--reflection-open", action="store_true", help="reflection needs no token; else it is closed")
-    parser.add_argument("--bytes-open", action="store_true", help="/assets/ and /static/ need no token, for a CDN")
+    parser.add_argument("--jwt-issuer", metavar="TEXT", help="required issuer (iss) of tokens")
+    parser.add_argument("--jwt-audience", metavar="TEXT", help="required audience (aud) of tokens")
+    parser.add_argument("--reflection-open", action="store_true", help="enable reflection, without a token")
+    parser.add_argument(
+        "--bytes-open", action="store_true", help="serve /assets/ and /static/ without a token, for a CDN"
+    )
 
 
 def check(found: argparse.Namespace) -> None:

@@ -30,12 +30,12 @@ def _first(*operators: tuple[str, str], most: int) -> str:
 _LINE: Final[Mapping[str, str]] = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-    # Not from the headers, which do not go to S3, and are gone when this is written.
+    # Not from the headers: they are removed from requests to S3 before the line is written.
     "subject": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:claims:sub):256%",
     "request_id": _first(("DYNAMIC_METADATA", "assets:request_id"), ("REQ", "X-REQUEST-ID"), most=128),
     "protocol": "%PROTOCOL%",
     "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD):32%",
-    # As it came, and the RPC that JSON was taken for.
+    # The original path, and the RPC that JSON was transcoded to.
     "path": _first(("DYNAMIC_METADATA", "assets:key"), ("PATH", "NQ:ORIG_OR_PATH"), most=512),
     "rpc": "%PATH(NQ:PATH):256%",
     "route": "%ROUTE_NAME%",
@@ -43,7 +43,7 @@ _LINE: Final[Mapping[str, str]] = {
     "grpc_status": "%GRPC_STATUS(SNAKE_STRING)%",
     "flags": "%RESPONSE_FLAGS%",
     "details": "%RESPONSE_CODE_DETAILS%",
-    # In milliseconds, until the last byte of the answer, until that of the request, until the first byte of an answer.
+    # In milliseconds: to the last byte of the response, to that of the request, to the first byte of the response.
     "duration_ms": "%DURATION%",
     "request_ms": "%REQUEST_DURATION%",
     "response_ms": "%RESPONSE_DURATION%",
@@ -58,11 +58,11 @@ _LINE: Final[Mapping[str, str]] = {
 @dataclass(frozen=True, slots=True)
 class AccessLog:
     """
-    Where the lines go, and how many.
+    Destination and sampling of the access log.
 
     Args:
-        file: for the lines; None is standard output.
-        percent: of the successes that are written; failures always are.
+        file: of the log; None is standard output.
+        percent: percentage of successful requests that are logged; failures always are.
 
     Raises:
         ValueError: that is no percentage.
@@ -76,11 +76,11 @@ class AccessLog:
         Check it.
         """
         if not 0 <= self.percent <= 100:
-            raise ValueError("--access-log-percent goes from 0 to 100")
+            raise ValueError("--access-log-percent must be between 0 and 100")
 
     def values(self) -> dict[str, object]:
         """
-        What `envoy.yaml` is filled in with.
+        The values of placeholders in `envoy.yaml`.
         """
         return {"ACCESS_LOG": [self._lines(), _refusals(), _unanswered()]}
 
@@ -93,7 +93,7 @@ class AccessLog:
         sampled = {
             "runtime_key": "access_log.sampled",
             "percent_sampled": {"numerator": round(self.percent * 10_000), "denominator": "MILLION"},
-            # By chance, not by the request's id: that comes from the client, who could choose not to be seen.
+            # Not by the request id: a client could choose one that is never sampled.
             "use_independent_randomness": True,
         }
         return {
@@ -110,7 +110,7 @@ STANDARD_OUTPUT: Final = AccessLog()
 
 def _refusals() -> dict[str, object]:
     """
-    A counter of what is refused, with the cause as Envoy names it: its filters know a few dozen.
+    A counter of rejected requests by cause, which is Envoy's response code detail: a few dozen values.
     """
     statuses = [_UNAUTHENTICATED, _PERMISSION_DENIED, _RESOURCE_EXHAUSTED]
     refused = {"name": "refused", "tags": [{"name": "cause", "value_format": "%RESPONSE_CODE_DETAILS%"}]}
@@ -119,14 +119,14 @@ def _refusals() -> dict[str, object]:
         "filter": _any_of(*(_status("EQ", status) for status in (401, 403, 429)), _grpc({"statuses": statuses})),
         "typed_config": {
             "@type": f"{_LOGGERS}.stats.v3.Config",
-            # Whatever becomes of Envoy's words, this many causes and no more.
+            # Bounds the cardinality.
             "stats_scope": {"prefix": "gateway", "max_counters": 64},
             "counters": [{"stat": refused, "value_fixed": 1}],
         },
     }
 
 
-# Envoy's gRPC statistics know JSON by its answers from behind only.
+# Envoy's gRPC statistics count a JSON call only if a service responds.
 _OWN_FAILURES: Final = (
     "'x-envoy-original-path' in request.headers && response.code >= 500 && response.code_details != 'via_upstream'"
 )
@@ -134,7 +134,7 @@ _OWN_FAILURES: Final = (
 
 def _unanswered() -> dict[str, object]:
     """
-    A counter of the JSON calls that no service has answered: the gateway did, with 5xx.
+    A counter of the JSON calls that the gateway answered itself with 5xx, because no service did.
     """
     return {
         "name": "unanswered",
@@ -164,7 +164,7 @@ def _status(op: str, status: int) -> dict[str, object]:
     return {"status_code_filter": {"comparison": {"op": op, "value": {"default_value": status, "runtime_key": "none"}}}}
 
 
-# gRPC-Web has its status in the body, at the end, unless it is a failure that came without anything else.
+# gRPC-Web has its status at the end of the body, unless it is a trailers-only response.
 _TOLD: Final = (
     "!('content-type' in response.headers && response.headers['content-type'].startsWith('application/grpc-web'))"
     " || 'grpc-status' in response.headers"
@@ -172,7 +172,7 @@ _TOLD: Final = (
 
 
 def _grpc(statuses: Mapping[str, object]) -> dict[str, object]:
-    # Only where the answer has one: else Envoy makes one of the HTTP status, and takes 200 for UNKNOWN.
+    # Only if the response has one: otherwise Envoy derives it from the HTTP status, and 200 becomes UNKNOWN.
     there = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
     return {"and_filter": {"filters": [there, _expression(_TOLD), {"grpc_status_filter": dict(statuses)}]}}
 
@@ -185,14 +185,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--access-log",
         type=Path,
         metavar="FILE",
-        help="append the access log to FILE, which nobody else should read; default standard output",
+        help="append the access log to FILE; it contains personal data; default standard output",
     )
     parser.add_argument(
         "--access-log-percent",
         type=float,
         default=STANDARD_OUTPUT.percent,
         metavar="N",
-        help=f"of successes that are written, 0 to 100; failures always are; default {STANDARD_OUTPUT.percent:g}",
+        help=f"percentage of successes logged, 0 to 100; failures always are; default {STANDARD_OUTPUT.percent:g}",
     )
 
 

@@ -1,7 +1,7 @@
--- Between clients and the gateway, on the routes /assets/ and /static/: what a client may ask of S3, which compressed
--- variants it takes, and what of S3's answer it may see. s3.lua is the other half.
+-- Between clients and the gateway, on the routes /assets/ and /static/: allowed request headers, the compressed variants
+-- that the client accepts, and allowed response headers. s3.lua is the other half.
 
--- S3 acts upon more headers than these (Authorization, x-amz-…), so these pass and no others.
+-- Allowlist: S3 also acts on other headers (Authorization, x-amz-…).
 local ASKED = {
   ["authorization"] = true,  -- for the gateway itself: it goes no further
   ["host"] = true,
@@ -12,7 +12,7 @@ local ASKED = {
   ["range"] = true,
 }
 
--- S3-compatible servers have headers of their own (x-amz-…, seaweed-…), so these pass and no others.
+-- Allowlist: S3-compatible servers add headers of their own (x-amz-…, seaweed-…).
 local ANSWERED = {
   ["accept-ranges"] = true,
   ["allow"] = true,
@@ -36,22 +36,22 @@ local ANSWERED = {
   ["x-request-id"] = true,
 }
 
--- What is said of bytes that never change (RFC 8246), also where S3 says nothing of it, as with 304.
+-- Cache-Control of immutable bytes (RFC 8246), also where S3 does not send it, as with 304.
 local FOREVER = "public, max-age=31536000, immutable"
 
--- What an error does not have.
+-- Headers that are removed from errors.
 local OF_BYTES = {
   "accept-ranges", "content-disposition", "content-encoding", "etag", "expires", "last-modified", "repr-digest",
 }
 
--- google.rpc.Status for what is the client's affair. Whatever else S3 says is a matter between it and the gateway.
+-- google.rpc.Status for client errors. Other errors of S3 are not shown to clients.
 local ERRORS = {
   ["404"] = '{"code":5,"message":"there is nothing at this path","details":[]}',
   ["405"] = '{"code":12,"message":"only GET and HEAD are possible here","details":[]}',
   ["412"] = '{"code":9,"message":"the condition of the request does not hold","details":[]}',
   ["416"] = '{"code":11,"message":"the range begins after the last byte","details":[]}',
 }
--- Of the gateway, when it wants a token. S3's own 401 and 403 are no client's affair; they have no details.
+-- The gateway's own errors for missing or insufficient tokens. 401 and 403 of S3 are not client errors; they have no details.
 local REFUSALS = {
   ["401"] = '{"code":16,"message":"this needs a token with the scope assets.read: authorization: Bearer …","details":[]}',
   ["403"] = '{"code":7,"message":"this needs the scope assets.read","details":[]}',
@@ -81,7 +81,7 @@ local function variants(accept_encoding)
     local name = coding:match("^%s*([^%s;]+)")
     if name then
       local q = coding:match(";%s*q%s*=%s*([^%s;]*)")
-      -- What cannot be read is not an invitation.
+      -- Ignore a malformed entry.
       quality[name] = q and (tonumber(q) or 0) or 1
     end
   end
@@ -224,7 +224,7 @@ function envoy_on_request(handle)
     -- For the access log.
     metadata:set("assets", "request_id", request_id)
   end
-  -- A part of the original is not a part of a variant.
+  -- A range of the original is not a range of a variant.
   local codings = headers:get("range") and "" or variants(headers:get("accept-encoding") or "")
   local whole_if_changed = false
   if digest and #digest == 64 then
@@ -292,7 +292,7 @@ function envoy_on_response(handle)
     end
     local kept = headers:get("cache-control")
     if kept and handle:metadata():get("private") then
-      -- Not for whoever asks the same proxy next (RFC 9111, section 5.2.2.7).
+      -- Shared caches must not store it (RFC 9111, section 5.2.2.7).
       headers:replace("cache-control", (kept:gsub("public", "private")))
     end
     return
@@ -305,7 +305,7 @@ function envoy_on_response(handle)
   for _, name in ipairs(OF_BYTES) do
     headers:remove(name)
   end
-  -- What is missing may come.
+  -- A missing object may be uploaded later.
   headers:replace("cache-control", "no-store")
   headers:replace("content-type", "application/json")
   headers:replace("content-length", tostring(#message))

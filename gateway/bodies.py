@@ -1,7 +1,7 @@
 """
-What the gateway's scripts know of the contracts: which methods a JSON path has, and which fields its body may have.
+Tables for the Lua scripts from the contracts: the methods of JSON paths and the fields of their bodies.
 
-The transcoder drops fields that it does not know; its options have no word about them. `bodies.lua` finds them.
+The transcoder drops unknown fields silently, without an option to reject them. `bodies.lua` rejects them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FREE: Final = re.compile(
 
 def values() -> dict[str, object]:
     """
-    What `envoy.yaml` is filled in with: the scripts before the transcoder.
+    The values of placeholders in `envoy.yaml`: the scripts before the transcoder.
     """
     paths, types = _tables()
     prelude = (_FOLDER / "paths.lua").read_text().replace("${PATHS}", paths)

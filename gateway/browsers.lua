@@ -1,4 +1,4 @@
--- What comes with an Origin, so from a script of a page: a write needs a page of our own or of a site that may call.
+-- Requests with an Origin header, so from scripts of web pages: a write needs the same origin or an allowed one.
 
 local ALLOWED = ${ORIGINS}
 local READS = {GET = true, HEAD = true, OPTIONS = true}

@@ -1,5 +1,5 @@
 """
-What a browser may do here for a page that is not ours.
+Protection against cross-site requests and DNS rebinding.
 
 A page of any site can make its visitor's browser send requests to this gateway, also where only that browser reaches
 it. The answers it may not read without CORS; but a write is done before anybody asks. So a write that comes from
@@ -46,22 +46,22 @@ REFUSALS: Final = (
 
 def hosts(listen: str, names: Sequence[str]) -> list[str]:
     """
-    What clients may call a gateway; empty for anything.
+    The allowed host names of a gateway; empty allows any.
 
     Args:
-        listen: the address that it listens on.
-        names: that it was given.
+        listen: the listen address.
+        names: of the options.
     """
     return [*_LOOPBACK, *(name for name in names if name not in _LOOPBACK)] if names or _is_loopback(listen) else []
 
 
 def values(origins: Sequence[str], known: Sequence[str]) -> dict[str, object]:
     """
-    What `envoy.yaml` is filled in with.
+    The values of placeholders in `envoy.yaml`.
 
     Args:
-        origins: of other sites whose scripts may call.
-        known: what clients may call the gateway; empty for anything.
+        origins: allowed CORS origins.
+        known: allowed host names; empty allows any.
     """
     allowed = ", ".join(f"[{json.dumps(origin.lower())}] = true" for origin in origins)
     return {
@@ -76,11 +76,11 @@ def values(origins: Sequence[str], known: Sequence[str]) -> dict[str, object]:
 
 def host(text: str) -> str:
     """
-    An argument that is a host's name or address, without a port.
+    Parse a host name or IP address without a port.
     """
     if re.fullmatch(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]", text):
         return text.lower()
-    raise argparse.ArgumentTypeError(f"{text!r} is not the name of a host: yard.example, *.example, 10.0.0.1 or [::1]")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a host name: yard.example, *.example, 10.0.0.1 or [::1]")
 
 
 def _is_loopback(listen: str) -> bool:

@@ -1,5 +1,5 @@
 """
-Where the bytes are: the bucket that the gateway serves, and how it reaches it.
+The S3 bucket that the gateway serves, and the connection to it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-#: The certificate authorities of Debian and its relatives, the container image among them.
+#: The CA bundle of Debian-based systems, such as the container image.
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 
-#: What `static/` files may be called: parts that no server takes for another path. A slash, a backslash, a dot or a
-#: percent sign is never written as an escape, nor are there control characters.
+#: Valid paths of `static/` files: no server normalizes them to another path. Slashes, backslashes, dots and percent
+#: signs are never percent-encoded, and there are no control characters.
 STATIC_PATH = (
     r"/static(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]"
     r"|%(?:2[0-46-9A-Da-d]|[346][0-9A-Fa-f]|5[0-9ABDEFabdef]|7[0-9A-Ea-e]|[89A-Fa-f][0-9A-Fa-f]))+)+"
@@ -30,7 +30,7 @@ class Bucket:
         region: as AWS calls it; it is part of the signature.
         endpoint: the server's URL; None means AWS.
         virtual_host: the bucket is a part of the host's name, as AWS wants it, and not the first part of the path.
-        authorities: a file with the certificates that the server's must descend from, for https.
+        authorities: the CA bundle that verifies the server's certificate, for https.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Bucket:
         """
         # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.name):
-            raise ValueError(f"{self.name!r} is not a bucket's name")
+            raise ValueError(f"{self.name!r} is not a valid bucket name")
         # https://datatracker.ietf.org/doc/html/rfc3986#section-3.2, without a user.
         if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?", self.url):
-            # Not quoted: people put passwords into addresses.
-            raise ValueError("the address of S3 is not http://host[:port] or https://host[:port]")
+            # Not quoted: the URL may contain a password.
+            raise ValueError("the URL of S3 is not http://host[:port] or https://host[:port]")
 
     @property
     def url(self) -> str:
@@ -79,7 +79,7 @@ class Bucket:
     @property
     def path(self) -> str:
         """
-        What the path of every key begins with.
+        The prefix of the path of every key.
         """
         return "" if self.virtual_host else f"/{self.name}"
 
@@ -96,8 +96,8 @@ def transport(scheme: str, host: str, authorities: Path) -> dict[str, object]:
 
     Args:
         scheme: http or https.
-        host: what the certificate has to name.
-        authorities: a file with the certificates that it must descend from.
+        host: the name that the certificate must have.
+        authorities: the CA bundle that verifies it.
     """
     kind = "type.googleapis.com/envoy.extensions.transport_sockets"
     if scheme == "http":

@@ -1,9 +1,9 @@
--- What goes to a service is a well-formed gRPC request. The services' connections are shared by all clients, and grpcio
--- keeps a header that it could not read in the connection's table (HPACK): from then on it also refuses those of other
--- clients that refer to the entry. So what cannot be read is refused here, before it gets there.
+-- Validates gRPC requests before they are forwarded. All clients share the connections to services, and grpcio keeps an
+-- invalid header in the connection's HPACK table: from then on it also rejects requests of other clients that refer to
+-- the entry. So invalid headers are rejected here.
 --
--- The last filter before the router: whatever a call came as, it has its gRPC form here, and an answer is given that of
--- the client on its way back.
+-- The last filter before the router: every call has its gRPC form here, and responses are converted to the protocol of
+-- the client on their way back.
 --
 -- Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md ("Requests").
 
@@ -11,7 +11,7 @@ local INVALID_ARGUMENT, UNIMPLEMENTED = "3", "12"
 local ENCODINGS = {identity = true, gzip = true, deflate = true}
 
 -- Of the names that gRPC keeps for itself, those that a client has a use for; a value that is none, and what a good one
--- would be. All others are taken away.
+-- would be. All others are removed.
 local OURS = {
   ["grpc-accept-encoding"] = function() return nil end,
   ["grpc-message-type"] = function() return nil end,
@@ -40,7 +40,7 @@ local function parts(value)
   end
 end
 
--- Between servers and load balancers, and no client's.
+-- Used between servers and load balancers, never by clients.
 local OTHERS = {["lb-cost-bin"] = true, ["lb-token"] = true}
 
 local function refuse(handle, status, message)
@@ -53,7 +53,7 @@ local function refuse(handle, status, message)
   }, nil)
 end
 
--- What is wrong with a header, with the status to answer; or that it has to go.
+-- The error of a header with the status of the response; or that it must be removed.
 local function look(name, value)
   if OTHERS[name] then return nil, nil, true end
   if name:sub(-4) == "-bin" then

@@ -7,6 +7,6 @@ function envoy_on_request(handle)
   if file then
     file:close()
   end
-  -- What was there before goes on to count when there is nothing.
+  -- Envoy keeps its current keys when the file is missing.
   handle:respond({[":status"] = keys and "200" or "503"}, keys or "")
 end

@@ -1,5 +1,5 @@
 """
-What one client, and all of them together, may take of the gateway. Each number is in docs/protection.md.
+Rate and resource limits, per client and global. docs/protection.md explains each number.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2
 
 _MIB: Final = 1 << 20
-#: As many clients as have a bucket of their own at a time; the one that was heard of longest ago is forgotten.
+#: Number of clients with a token bucket of their own; the least recently seen is evicted.
 _CLIENTS: Final = 20_000
 _OFF: Final = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 RETRY_AFTER: Final = 1  # seconds: buckets are filled every second
-#: Seconds by which the gateway ends a call later than its service has to.
+#: Seconds after the deadline of a service at which the gateway ends a call.
 GRACE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    Bounds of the gateway.
+    Limits of the gateway.
 
     Args:
-        calls_per_client: calls a second of one client, who is the subject of a verified token, and the address of a
-            caller without one (of IPv6 its /64); None for no bound. Twice as many may come at once.
-        refused_per_client: calls a second of one address without a token that is good, where one is needed; the same.
-        calls: calls a second of all clients together; the same.
-        heap: MiB of memory. From 95 % on calls are shed.
-        connections: of clients, at a time.
-        streams: calls in flight on one HTTP/2 connection.
-        proxies: trusted ones before the gateway, whose `x-forwarded-for` tells the client's address.
-        message: MiB of a request that is one message: no less than MODELYARD_MAX_MESSAGE_BYTES of the services, who say
-            what is wrong with a larger one.
-        read_seconds: the longest that a unary call may take that only reads, whatever its deadline.
-        write_seconds: the same for one that writes.
-        idle_seconds: that a stream of messages may be silent in both directions.
+        calls_per_client: calls per second of one client: the subject of a verified token, or without a token the IP
+            address (of IPv6 the /64 prefix); None for no limit. Bursts may have twice as many.
+        refused_per_client: calls per second of one address without a valid token where one is required; as above.
+        calls: calls per second of all clients together; as above.
+        heap: memory limit in MiB. From 95 % on the gateway sheds load.
+        connections: concurrent client connections.
+        streams: concurrent calls on one HTTP/2 connection.
+        proxies: number of trusted proxies in front of the gateway, whose `x-forwarded-for` gives the client's address.
+        message: maximum size of a unary request in MiB: at least MODELYARD_MAX_MESSAGE_BYTES of the services, which
+            report a more precise error.
+        read_seconds: maximum duration of a unary read in seconds, whatever its deadline.
+        write_seconds: the same for a unary write.
+        idle_seconds: idle timeout of a stream of messages, in both directions.
     """
 
     calls_per_client: int | None = None
@@ -66,13 +66,13 @@ class Limits:
 
     def values(self, refused: Sequence[Mapping[str, object]] = ()) -> dict[str, object]:
         """
-        What `envoy.yaml` is filled in with.
+        The values of placeholders in `envoy.yaml`.
 
         Args:
-            refused: the headers of calls that will be refused for want of a token, see `gateway.access.refused`.
+            refused: header matchers of calls that will be rejected for lack of a valid token: `gateway.access.refused`.
         """
         clients = self._client_rates(refused)
-        # Whoever asks how it is has an answer.
+        # Health checks are exempt from rate limits.
         any_rate = {name: _OFF for name, there in (("client-rates", clients), ("rates", self.calls)) if there}
         return {
             "HEAP": self.heap * _MIB,
@@ -103,7 +103,7 @@ class Limits:
             found.append(_by_address("anonymous", own, [subject], expected=False))
         if refused:
             found.append(_by_address("refused", _bucket(self.refused_per_client), refused))
-        # For all together: as good as none. The filter wants one.
+        # The filter requires a global bucket: this one is never empty.
         return [_rates(_bucket(1_000_000_000), found)] if found else []
 
 
@@ -114,7 +114,7 @@ def _by_address(
     A bucket for each address whose calls have these headers, or *expected* or not: the descriptor, and what makes it.
     """
     matched = {"descriptor_key": what, "descriptor_value": "yes", "expect_match": expected, "headers": list(headers)}
-    # Whoever has an IPv6 address has at least 2 ** 64 of them.
+    # A client usually has a whole /64 of IPv6 addresses.
     address = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
     entries = [{"key": what, "value": "yes"}, {"key": "masked_remote_address"}]
     return {"entries": entries, "token_bucket": bucket}, {"actions": [{"header_value_match": matched}, address]}
@@ -124,8 +124,8 @@ def _rates(
     bucket: Mapping[str, object], clients: Sequence[tuple[dict[str, object], dict[str, object]]] = ()
 ) -> dict[str, object]:
     """
-    A filter of rates, with a bucket for all, and others by what is said of a call. An entry of a descriptor without a
-    value stands for every value, each with a bucket of its own.
+    A rate limit filter with a global bucket and others by descriptor. A descriptor entry without a value matches every
+    value, each with a bucket of its own.
     """
     descriptors, actions = [one for one, _ in clients], [one for _, one in clients]
     return {
@@ -141,7 +141,7 @@ USUAL: Final = Limits()
 
 def retry_info() -> dict[str, object]:
     """
-    When to come back, as JSON has it in google.rpc.Status.
+    The google.rpc.RetryInfo of a rate-limited call, as JSON in google.rpc.Status.
     """
     info = any_pb2.Any()
     info.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_AFTER)))
@@ -156,22 +156,22 @@ _FLAGS: Final = {
     "calls_per_client": (
         "--calls-per-client",
         "N",
-        "a second, of one token's subject or one address; default no bound",
+        "calls per second of one client: a token's subject or an address; default no limit",
     ),
     "refused_per_client": (
         "--refused-per-client",
         "N",
-        "a second, of one address, that lack a good token where one is needed",
+        "calls per second of one address without a valid token where one is required",
     ),
-    "calls": ("--calls", "N", "a second, of all clients together; default no bound"),
-    "heap": ("--heap", "MIB", "of memory, near which calls are shed"),
-    "connections": ("--connections", "N", "of clients at a time"),
-    "streams": ("--streams", "N", "calls in flight on one connection"),
-    "proxies": ("--proxies", "N", "trusted ones in front, whose x-forwarded-for counts"),
-    "message": ("--message", "MIB", "of a request that is one message"),
-    "read_seconds": ("--read-seconds", "N", "the longest that a unary call may take that reads"),
-    "write_seconds": ("--write-seconds", "N", "the longest that a unary call may take that writes"),
-    "idle_seconds": ("--idle-seconds", "N", "that a stream may be silent"),
+    "calls": ("--calls", "N", "calls per second of all clients together; default no limit"),
+    "heap": ("--heap", "MIB", "memory limit, near which load is shed"),
+    "connections": ("--connections", "N", "concurrent client connections"),
+    "streams": ("--streams", "N", "concurrent calls on one connection"),
+    "proxies": ("--proxies", "N", "trusted proxies in front, whose x-forwarded-for is used"),
+    "message": ("--message", "MIB", "maximum size of a unary request"),
+    "read_seconds": ("--read-seconds", "N", "maximum duration of a unary read in seconds"),
+    "write_seconds": ("--write-seconds", "N", "maximum duration of a unary write in seconds"),
+    "idle_seconds": ("--idle-seconds", "N", "idle timeout of streams in seconds"),
 }
 
 

@@ -1,4 +1,4 @@
--- A body of JSON in one piece, whose fields are all known.
+-- Buffers a JSON body in full and rejects unknown fields.
 
 function envoy_on_request(handle)
   local body = handle:body()

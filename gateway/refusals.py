@@ -1,5 +1,5 @@
 """
-What the gateway refuses by itself, in the words of the services: google.rpc.Status with a reason.
+Errors of the gateway itself, in the form of the services' errors: google.rpc.Status with a reason.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _AS_JSON: Final = {
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """
-    How one kind of refusal is told.
+    The error response for one kind of rejected request.
 
     Args:
-        status: of HTTP, by which it is known: 401, 403, or another that becomes one of them.
+        status: the HTTP status that identifies it: 401, 403, or another that is mapped to one of them.
         reason: of the ErrorInfo.
-        message: for people.
-        also: what else it is known by.
-        scope: that is missing.
-        becomes: another status.
+        message: of the error.
+        also: further filters that identify it.
+        scope: the missing scope.
+        becomes: the HTTP status of the response if it differs.
     """
 
     status: int
@@ -49,7 +49,7 @@ class Refusal:
 
     def mappers(self) -> list[dict[str, object]]:
         """
-        What Envoy makes of it: first for calls that came as JSON, then for all others.
+        The mappers of local_reply_config: first for JSON, then for gRPC.
         """
         comparison = {"op": "EQ", "value": {"default_value": self.status, "runtime_key": "none"}}
         this = [{"status_code_filter": {"comparison": comparison}}, *self.also]

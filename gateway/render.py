@@ -1,14 +1,13 @@
 """
-Fill in `gateway/envoy.yaml`: addresses from the caller, routes and services from the contracts' descriptors.
+Render `gateway/envoy.yaml`: addresses from the caller, routes and services from the contracts' descriptors.
 
 `python -m gateway.render --registry HOST:PORT[,HOST:PORT…] --cache … --cdn … --bucket NAME --descriptors FILE` prints
-the whole configuration and writes the contracts' descriptors to FILE, and the page's files to a folder beside it (or
-`--site FOLDER`); Envoy reads both. With TLS, what it finds the certificates by is in a folder `tls` beside it.
+the configuration and writes the contracts' descriptors to FILE, and the landing page's files to a folder beside it (or
+`--site FOLDER`); Envoy reads both. With TLS, SDS files that name the certificates are in a folder `tls` beside it.
 
-Envoy finds the credentials for the bucket itself, as the AWS tools do: the file of AWS_SHARED_CREDENTIALS_FILE, or the
-role of the machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same below
-zstd/ and gzip/; and s3:ListBucket: without it S3 answers 403 where it would say that there is no such key, which looks
-as if it could not be read.
+Envoy finds the credentials for the bucket itself, as the AWS tools do: AWS_SHARED_CREDENTIALS_FILE, or the role of the
+machine, the container or the pod. They need s3:GetObject on assets/* and static/*, and on the same prefixes below zstd/
+and gzip/; and s3:ListBucket: without it S3 responds to a missing key with 403 instead of 404.
 """
 
 from __future__ import annotations
@@ -46,18 +45,18 @@ LONGEST_SOCKET: Final = 103
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """
-    Where the gateway listens, where the services do (every worker's host and port), and where the bytes are.
+    The addresses of the gateway, of the services (host and port of every worker) and of the bucket, and the options.
 
     Args:
-        admin: the socket of its administration, for its user alone.
-        origins: of other sites whose scripts may call, such as https://app.example; none by default.
-        hosts: names that clients call it by, besides those of loopback. Without any, one that listens on loopback has
-            only those, and any other one has every name.
-        tokens: which are taken; None while access control is off.
-        limits: of clients and of the gateway itself.
-        operations: where /livez, /readyz and /metrics are, for those who run it; nowhere by default.
-        tls: where there is TLS; nowhere by default.
-        access_log: what is written of requests; by default to standard output.
+        admin: the admin socket, which only its user may open.
+        origins: allowed CORS origins, such as https://app.example; none by default.
+        hosts: allowed host names besides those of loopback. Without any, a gateway that listens on loopback allows only
+            those, and any other allows every name.
+        tokens: the accepted tokens; None while access control is off.
+        limits: rate and resource limits.
+        operations: address of /livez, /readyz and /metrics; none by default.
+        tls: TLS of the listener and to the services; none by default.
+        access_log: destination and sampling of the access log; standard output by default.
     """
 
     listen: Address
@@ -80,9 +79,9 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
     The configuration as YAML.
 
     Args:
-        addresses: where everything is.
+        addresses: the addresses and options.
         descriptors: the descriptor set, as a path that Envoy can read.
-        served: the page's files, as `gateway.site.write` wrote them; none means no page.
+        served: the files of the landing page from `gateway.site.write`; without any there is none.
     """
     values: dict[str, object] = {
         "ADMIN": str(addresses.admin),
@@ -121,9 +120,9 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
 
 def descriptor_set() -> bytes:
     """
-    The contracts with everything they import, as the transcoder needs them: a serialised FileDescriptorSet.
+    The contracts with their imports for the transcoder: a serialised FileDescriptorSet.
 
-    The error details are in it too, because the transcoder renders them as JSON.
+    It includes google.rpc error details, which the transcoder renders as JSON.
     """
     files: dict[str, FileDescriptor] = {}
 
@@ -131,7 +130,7 @@ def descriptor_set() -> bytes:
         if file.name not in files:
             for needed in file.dependencies:
                 add(needed)
-            # A file comes after everything it imports.
+            # A file comes after its imports.
             files[file.name] = file
 
     for service in services():
@@ -221,7 +220,7 @@ def _fill(part: object, values: Mapping[str, object]) -> object:
 
 def _repeat(item: object, values: Mapping[str, object]) -> Iterator[object]:
     """
-    An item of a list, filled in: once, or for each value of the list that its `for each` names.
+    Render a list item once, or for each value of the list in its `for each`.
     """
     if not isinstance(item, dict) or "for each" not in item:
         yield _fill(item, values)
@@ -234,7 +233,7 @@ def _repeat(item: object, values: Mapping[str, object]) -> Iterator[object]:
 
 class _NoAliases(yaml.SafeDumper):
     """
-    Writes what an anchor stood for everywhere, because Envoy's reader is not to be relied on for aliases.
+    Writes YAML without aliases, which Envoy's parser does not support reliably.
     """
 
     def ignore_aliases(self, data: object) -> bool:
@@ -261,7 +260,7 @@ def _addresses(text: str) -> list[Address]:
 
 def origin(text: str) -> str:
     """
-    An argument that names a site: http(s)://host[:port].
+    Parse a CORS origin: http(s)://host[:port].
     """
     if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an origin: http://host[:port] or https://host[:port]")
@@ -311,39 +310,41 @@ def _tokens(found: argparse.Namespace, parser: argparse.ArgumentParser) -> Token
         parser.error(str(error))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
-    Print the configuration for the addresses on the command line.
+    Print the configuration for the options in *argv*, by default those of the command line.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=_addresses, default=[("0.0.0.0", 8080)], help="default 0.0.0.0:8080")  # noqa: S104 - a container's only listener
     parser.add_argument(
-        "--admin", type=Path, metavar="FILE", help="the socket of its administration; default admin.sock beside FILE"
+        "--admin", type=Path, metavar="FILE", help="admin socket; default admin.sock beside the descriptors"
     )
     parser.add_argument(
         "--operations",
         type=_addresses,
         metavar="HOST:PORT",
-        help="serve /livez, /readyz and /metrics there; default no",
+        help="address of /livez, /readyz and /metrics; default none",
     )
     for service in ("registry", "cache", "cdn"):
         parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
     parser.add_argument("--bucket", required=True, metavar="NAME", help="the bucket of the asset service")
-    parser.add_argument("--region", default="us-east-1", help="the bucket's; default us-east-1")
+    parser.add_argument("--region", default="us-east-1", help="region of the bucket; default us-east-1")
     parser.add_argument("--s3", metavar="URL", help="an S3-compatible server, http:// or https://; default AWS")
     parser.add_argument(
         "--s3-style",
         choices=["path", "virtual-host"],
-        help="where the bucket's name goes; default virtual-host on AWS (with dots it needs path), path elsewhere",
+        help="S3 addressing style; default virtual-host on AWS (names with dots need path), path elsewhere",
     )
-    parser.add_argument("--s3-ca", type=Path, default=SYSTEM_CA, metavar="FILE", help=f"for https; default {SYSTEM_CA}")
+    parser.add_argument(
+        "--s3-ca", type=Path, default=SYSTEM_CA, metavar="FILE", help=f"CA bundle for https; default {SYSTEM_CA}"
+    )
     parser.add_argument(
         "--cors-origin",
         type=origin,
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="scripts of this site may call, such as https://app.example; may be given again; default none",
+        help="allowed CORS origin, such as https://app.example; repeatable; default none",
     )
     parser.add_argument(
         "--host",
@@ -351,16 +352,18 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="what clients call it, without the port, besides localhost; *.example stands for all below; may be given "
-        "again; default any, and localhost alone where it listens on loopback",
+        help="allowed host name, without the port, besides localhost; *.example allows all subdomains; repeatable; "
+        "default any, or only localhost if it listens on loopback",
     )
-    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="written here")
-    parser.add_argument("--site", type=Path, metavar="FOLDER", help="the page's files; default site beside FILE")
+    parser.add_argument("--descriptors", type=Path, required=True, metavar="FILE", help="write the descriptor set here")
+    parser.add_argument(
+        "--site", type=Path, metavar="FOLDER", help="write the landing page here; default site beside the descriptors"
+    )
     access.add_arguments(parser)
     limits.add_arguments(parser)
     tls_options.add_arguments(parser)
     access_log.add_arguments(parser)
-    found = parser.parse_args()
+    found = parser.parse_args(argv)
     tokens, bounds = _tokens(found, parser), _limits(found, parser)
     services_at = (found.registry, found.cache, found.cdn)
     secure, bucket = _tls(found, parser), _bucket(found, parser)

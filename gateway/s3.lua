@@ -1,5 +1,5 @@
--- Between the gateway and S3, before the signature: what each attempt asks for. The first attempts are for the compressed
--- variants that the client takes (see assets.lua), and the last ones for the original.
+-- Between the gateway and S3, before the signature: the object of each attempt. The first attempts are for the compressed
+-- variants that the client accepts (see assets.lua), the last ones for the original.
 
 function envoy_on_request(handle)
   local headers = handle:headers()
@@ -17,7 +17,7 @@ function envoy_on_request(handle)
   end
 end
 
--- Whether there is something else to ask for.
+-- Whether there is another variant to try.
 local function next_attempt(metadata, status)
   local assets = metadata:get("assets")
   if status == "412" and assets["whole_if_changed"] == "yes" and not assets["changed"] then
@@ -36,7 +36,7 @@ end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
-  -- The route's retry policy reads it, and only we may say it.
+  -- The route's retry policy reads it: a header of S3 must not set it.
   headers:remove("x-next-attempt")
   -- The gateway says these of itself, and passes them on.
   headers:remove("repr-digest")

@@ -1,5 +1,5 @@
 """
-The page at `/`: what this is, and the API's reference with a console, all from files that the gateway itself serves.
+The landing page at `/` with an interactive API reference. The gateway serves all of its files itself.
 
 The reference is Swagger UI, whose files are those of the installed package flask-swagger-ui.
 """
@@ -21,9 +21,9 @@ from services.chassis.access.policy import AccessMode
 PAGE = Path(__file__).with_name("page")
 SWAGGER_UI = Path(str(metadata.distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
 
-# Its names change with their content.
+# URLs contain a hash of the content.
 _FOREVER = "public, max-age=31536000, immutable"
-# The same name for every release: asked for again each time, and not sent again.
+# The same URL for every release: revalidated on each request.
 _ASK = "no-cache"
 
 # Nothing from other hosts, no script inline, in no frame. Swagger UI styles single elements, and its icons are data.
@@ -31,7 +31,7 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# In the page's source, at the end of what is only there sometimes.
+# In the page's source, at the end of conditional lines.
 _IF = re.compile(r"<!-- if (\S[^>]*?) -->")
 _FILE_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
@@ -39,7 +39,7 @@ _FILE_POLICY = "default-src 'none'; frame-ancestors 'none'"
 @dataclass(frozen=True, slots=True)
 class File:
     """
-    What is served under one path.
+    A file of the landing page.
 
     Args:
         path: in the URL.
@@ -58,17 +58,17 @@ class File:
     @property
     def digest(self) -> str:
         """
-        Tells this content from any other.
+        The hash of the content.
         """
         return hashlib.sha256(self.data).hexdigest()[:32]
 
 
 def files(tokens: Tokens | None = None) -> list[File]:
     """
-    Everything that the page needs.
+    All files of the landing page.
 
     Args:
-        tokens: which are taken, so that the page says what is so; None while access control is off.
+        tokens: the accepted tokens, which the page describes; None while access control is off.
     """
     assets = dict(_assets())
     html = _page(tokens)
@@ -92,11 +92,11 @@ def write(folder: Path, tokens: Tokens | None = None) -> list[Mapping[str, str]]
     Write the files and their compressed variants into a folder.
 
     Args:
-        folder: for them.
-        tokens: which are taken.
+        folder: the target.
+        tokens: the accepted tokens.
 
     Returns:
-        What `gateway/envoy.yaml` says of each file.
+        The values of each file for `gateway/envoy.yaml`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     served: list[Mapping[str, str]] = []

@@ -1,5 +1,5 @@
 """
-TLS at the gateway's listener, and mutual TLS to the services. Envoy reads certificates again when they change.
+TLS at the gateway's listener, and mutual TLS to the services. Envoy reloads certificates when they change.
 
 Certificates reach Envoy as secrets of its discovery service (SDS), one file for each: that is what makes it look at the
 folder of a certificate, and take the new one when a file is moved into it. The files hold paths, no secrets.
@@ -23,12 +23,12 @@ _OWN, _SERVICES_CA = "services-certificate", "services-ca"
 @dataclass(frozen=True, slots=True)
 class Listener:
     """
-    What clients are shown, and asked for.
+    TLS of the listener.
 
     Args:
         certificate, key: files in PEM, the chain after the certificate.
-        client_ca: the authorities of which clients must present a certificate; None asks for none.
-        hsts: seconds for which browsers shall come back over https only (RFC 6797); None does not say so.
+        client_ca: CA bundle for client certificates (mTLS); None requires none.
+        hsts: max-age of Strict-Transport-Security in seconds (RFC 6797); None sends no header.
     """
 
     certificate: Path
@@ -40,11 +40,11 @@ class Listener:
 @dataclass(frozen=True, slots=True)
 class Services:
     """
-    How the gateway shows itself to the services, and whom it takes for them.
+    Mutual TLS to the services.
 
     Args:
         certificate, key: files in PEM.
-        ca: the authorities of the services' certificates, which have to name the host that is connected to.
+        ca: CA bundle of the services' certificates, which must have the host name of the service.
     """
 
     certificate: Path
@@ -55,7 +55,7 @@ class Services:
 @dataclass(frozen=True, slots=True)
 class Tls:
     """
-    Where there is TLS.
+    TLS of the gateway.
 
     Args:
         folder: of the files that Envoy finds the certificates by; `write` fills it.

@@ -15,16 +15,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Add the options for TLS.
     """
-    group = parser.add_argument_group("TLS", "files in PEM; Envoy takes new ones that are moved to their place")
-    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="of the listener, its chain after it")
-    group.add_argument("--tls-key", type=Path, metavar="FILE", help="the key of that certificate")
-    group.add_argument("--client-ca", type=Path, metavar="FILE", help="clients must have a certificate of one of these")
+    group = parser.add_argument_group("TLS", "PEM files; Envoy reloads files that are replaced by renaming")
     group.add_argument(
-        "--hsts", type=int, metavar="SECONDS", help="tell browsers to come back over https only, for so long"
+        "--tls-cert", type=Path, metavar="FILE", help="certificate of the listener, followed by its chain"
     )
-    group.add_argument("--services-cert", type=Path, metavar="FILE", help="the gateway's own, for the services")
-    group.add_argument("--services-key", type=Path, metavar="FILE", help="the key of that certificate")
-    group.add_argument("--services-ca", type=Path, metavar="FILE", help="whose certificates the services have")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of that certificate")
+    group.add_argument(
+        "--client-ca",
+        type=Path,
+        metavar="FILE",
+        help="require client certificates issued by a CA in this bundle (mTLS)",
+    )
+    group.add_argument("--hsts", type=int, metavar="SECONDS", help="send Strict-Transport-Security with this max-age")
+    group.add_argument(
+        "--services-cert", type=Path, metavar="FILE", help="client certificate for calls of the services (mTLS)"
+    )
+    group.add_argument("--services-key", type=Path, metavar="FILE", help="private key of that certificate")
+    group.add_argument(
+        "--services-ca", type=Path, metavar="FILE", help="CA bundle that verifies the services' certificates"
+    )
 
 
 def parse(found: argparse.Namespace, folder: Path) -> Tls:
@@ -41,9 +50,9 @@ def parse(found: argparse.Namespace, folder: Path) -> Tls:
     listener = _together(found, "--tls-cert", "--tls-key")
     services = _together(found, "--services-cert", "--services-key", "--services-ca")
     if not listener and (found.client_ca is not None or found.hsts is not None):
-        raise ValueError("--client-ca and --hsts take --tls-cert and --tls-key")
+        raise ValueError("--client-ca and --hsts require --tls-cert and --tls-key")
     if found.hsts is not None and found.hsts < 0:
-        raise ValueError("--hsts: seconds are not negative")
+        raise ValueError("--hsts must not be negative")
     for cert, key in (("--tls-cert", "--tls-key"), ("--services-cert", "--services-key")):
         if _of(found, cert) is not None:
             _check_pair(found, cert, key)
@@ -65,7 +74,7 @@ def _of(found: argparse.Namespace, option: str) -> Path | None:
 def _together(found: argparse.Namespace, *options: str) -> bool:
     given = [option for option in options if _of(found, option) is not None]
     if given and (missing := [option for option in options if option not in given]):
-        raise ValueError(f"{', '.join(given)} takes {' and '.join(missing)} too")
+        raise ValueError(f"{', '.join(given)} requires {' and '.join(missing)}")
     return bool(given)
 
 
@@ -74,11 +83,11 @@ def _check_pair(found: argparse.Namespace, cert: str, key: str) -> None:
         _read(found, option)
     files = (_of(found, cert), _of(found, key))
     try:
-        # Without a password it would ask the terminal for that of an encrypted key.
+        # Without a password OpenSSL would prompt for that of an encrypted key.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(str(files[0]), str(files[1]), password="")
     except ssl.SSLError as error:
         raise ValueError(
-            f"{cert} {files[0]} and {key} {files[1]} are no certificate and its unencrypted key in PEM "
+            f"{cert} {files[0]} and {key} {files[1]} are not a certificate and its unencrypted private key in PEM "
             f"({error.reason or 'unreadable'})"
         ) from None
 
@@ -88,7 +97,7 @@ def _check_authority(found: argparse.Namespace, option: str) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
-        raise ValueError(f"{option} {_of(found, option)} holds no certificates in PEM") from None
+        raise ValueError(f"{option} {_of(found, option)} contains no PEM certificates") from None
 
 
 def _read(found: argparse.Namespace, option: str) -> str:

@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 import modelyard
-from deploy.checks.building import NoKustomizeError, build_all
+from deploy.checks.building import build_all
 from deploy.checks.policies import network
 from deploy.checks.policies.probes import PATHS
 from deploy.checks.policies.watching import METRICS
 from deploy.checks.suite import Suite
+from deploy.tests.building import build_once
 from embedded.stack import Stack
 from embedded.suite import serving
 from modelyard.cli.main import main
@@ -27,14 +28,11 @@ _PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")
-def local() -> Suite:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     """
     The overlay that is like the embedded suite: one server of each kind, no TLS, no tokens.
     """
-    try:
-        return build_all()["local"]
-    except NoKustomizeError as error:
-        pytest.skip(str(error))
+    return build_once(tmp_path_factory, "overlays", build_all)["local"]
 
 
 @pytest.mark.parametrize("program", ["registry", "cache", "cdn"])

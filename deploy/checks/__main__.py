@@ -1,8 +1,8 @@
 """
-`python -m deploy.checks [FOLDER …]`: what Kubernetes would not take of an overlay, and which policies it breaks.
+`python -m deploy.checks [FOLDER …]`: validate overlays by the schemas of Kubernetes and by policies.
 
-Without a folder: all of deploy/overlays. A platform team runs it on overlays of its own, too. It ends with 1 when there
-is anything to say.
+Without a folder: all of deploy/overlays. Platform teams can run it on their own overlays. The exit code is 1 if there
+are problems.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deploy.checks.suite import Suite
 
 def problems(suite: Suite) -> Iterator[str]:
     """
-    Everything that is wrong with it.
+    All problems of an overlay.
     """
     for version in VERSIONS:
         yield from (f"Kubernetes {version}: {each}" for each in invalid(suite, version))

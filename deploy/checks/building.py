@@ -28,7 +28,7 @@ class BuildError(Exception):
 
 class NoKustomizeError(BuildError):
     """
-    There is none, and none can be built.
+    Kustomize is not installed and cannot be built.
     """
 
 
@@ -43,12 +43,12 @@ def build(folder: Path) -> Suite:
     done = subprocess.run([*_command(), str(folder)], capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         raise BuildError(f"{folder.name}: {done.stderr.strip()}")
-    return Suite(folder.name, tuple(each for each in yaml.safe_load_all(done.stdout) if each))
+    return Suite(folder.name, tuple(each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each))
 
 
 def build_all() -> dict[str, Suite]:
     """
-    All overlays of ours by name, with secrets made for the occasion.
+    All overlays of this repository by name, with generated secrets.
 
     Raises:
         BuildError: as of `build`.

@@ -32,7 +32,7 @@ _Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.c
 
 class NoSourcesError(Exception):
     """
-    The sources cannot be had here; the message says why.
+    The sources are not available; the message says why.
     """
 
 
@@ -89,7 +89,7 @@ OPERATORS = (
 
 def unknown(suite: Suite, operator: Operator) -> Iterator[str]:
     """
-    What an operator would not take.
+    The violations of an operator's definitions.
 
     Raises:
         NoSourcesError: as of `Operator.definitions`.

@@ -1,6 +1,6 @@
 """
-What an overlay builds to, and what a cluster would make of it: which pods there are, what is in their environment,
-which keys a Secret will have, where a name leads.
+The objects of an overlay, and what a cluster derives from them: pods, their environment, keys of Secrets, and the
+targets of Services.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Port:
 @dataclass(frozen=True, slots=True)
 class Pod:
     """
-    What a Deployment, a StatefulSet, a Job or an operator makes.
+    A pod of a Deployment, a StatefulSet, a Job or an operator.
 
     Args:
         kind: of its owner.
@@ -53,21 +53,21 @@ class Pod:
     @property
     def serves(self) -> bool:
         """
-        Whether it is ours to write, and goes on running.
+        Whether the manifests define it and it is no Job.
         """
         return bool(self.spec) and self.kind != "Job"
 
     @property
     def main(self) -> list[Object]:
         """
-        The containers that run side by side.
+        The containers without init containers.
         """
         return list(self.spec.get("containers", []))
 
     @property
     def containers(self) -> list[Object]:
         """
-        These and the ones before them.
+        All containers, with init containers.
         """
         return [*self.main, *self.spec.get("initContainers", [])]
 
@@ -107,7 +107,7 @@ class Suite:
 
     def selected(self, selector: Object) -> list[Pod]:
         """
-        The pods that a label selector means.
+        The pods that a label selector matches.
         """
         return [pod for pod in self.pods if matches(selector, pod.labels)]
 
@@ -128,21 +128,21 @@ class Suite:
 
     def arguments(self, container: Object) -> list[str]:
         """
-        What a container's program is given, its variables filled in.
+        The arguments of a container, with its variables expanded.
         """
         values = self.environment(container)
         return [_VARIABLE.sub(lambda found: values.get(found[1], found[0]), each) for each in container.get("args", [])]
 
     def config(self, name: str) -> dict[str, str]:
         """
-        What is in a ConfigMap; nothing if there is none.
+        The data of a ConfigMap; empty if there is none.
         """
         found = self.named("ConfigMap", name)
         return dict(found.get("data", {})) if found else {}
 
     def secrets(self) -> dict[str, set[str]]:
         """
-        The keys of each Secret: here, or made by an operator of what is here.
+        The keys of each Secret, defined here or created by an operator.
         """
         found: dict[str, set[str]] = {}
         for each in self.of("Secret"):
@@ -159,7 +159,7 @@ class Suite:
 
     def behind(self, host: str, port: int) -> list[tuple[Pod, int]] | None:
         """
-        The pods that a name in the cluster leads to, each with its own port.
+        The pods and target ports behind a host name in the cluster.
 
         Returns:
             None for a name that is not of this namespace.
@@ -176,7 +176,7 @@ class Suite:
 
 def matches(selector: Object, labels: Mapping[str, str]) -> bool:
     """
-    Whether a label selector (matchLabels, matchExpressions) takes these labels.
+    Whether a label selector (matchLabels, matchExpressions) matches these labels.
     """
     wanted = selector.get("matchLabels", {})
     return wanted.items() <= labels.items() and all(
@@ -186,7 +186,7 @@ def matches(selector: Object, labels: Mapping[str, str]) -> bool:
 
 def file_mounts(pod: Pod, container: Object) -> Iterator[tuple[str, Object]]:
     """
-    Where each volume of a container is, and the volume.
+    The mount path and volume of each volume of a container.
     """
     volumes = {each["name"]: each for each in pod.spec.get("volumes", [])}
     for mount in container.get("volumeMounts", []):

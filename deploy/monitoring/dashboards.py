@@ -36,13 +36,13 @@ _METHODS = "{{grpc_service}}/{{grpc_method}}"
 @dataclass(frozen=True, slots=True)
 class Graph:
     """
-    A graph over time.
+    A time series panel.
 
     Args:
-        title: its head.
-        queries: in PromQL, each with how its series are called.
-        unit: as Grafana names it: "reqps", "s", "percentunit", "bytes", "short".
-        text: what it shows, where the title cannot say it.
+        title: of the panel.
+        queries: PromQL, each with the legend of its series.
+        unit: of Grafana: "reqps", "s", "percentunit", "bytes", "short".
+        text: description of the panel.
     """
 
     title: str
@@ -65,7 +65,7 @@ class Graph:
 @dataclass(frozen=True, slots=True)
 class Number:
     """
-    Large numbers of now, red from a threshold on.
+    A stat panel of current values, red from a threshold on.
     """
 
     title: str
@@ -91,7 +91,7 @@ class Number:
 @dataclass(frozen=True, slots=True)
 class Top:
     """
-    The methods with the largest values now, as a table.
+    A table of the methods with the largest current values.
     """
 
     title: str
@@ -151,39 +151,39 @@ def _dashboard(uid: str, title: str, panels: Sequence[Shown]) -> Dashboard:
 
 def _overview() -> Iterator[Shown]:
     yield Number(
-        "Budget burn over the last hour",
+        "Error budget burn rate, 1 h",
         "max by (objective) (modelyard:burn:rate1h)",
         "{{objective}}",
         red=1,
-        text="1 uses an objective's budget up in exactly 30 days. Below 1 is as promised.",
+        text="At 1 the error budget of an objective is used up in exactly 30 days. Below 1 the objective is met.",
     )
     yield Graph(
-        "Budget burn over six hours",
+        "Error budget burn rate, 6 h",
         [("max by (objective) (modelyard:burn:rate6h)", "{{objective}}")],
-        text="An alert calls from 6 on, when the last half hour burns as fast.",
+        text="An alert pages the on-call above 6, if the last 30 minutes burn as fast.",
     )
-    yield Graph("Calls", [("sum by (job) (modelyard:calls:rate5m)", "{{job}}")], "reqps")
+    yield Graph("Request rate", [("sum by (job) (modelyard:calls:rate5m)", "{{job}}")], "reqps")
     yield Graph(
-        "Faults of ours",
+        "Error rate",
         [(_errors(), "{{job}}")],
         "percentunit",
-        "The share of the calls that ended Unknown, DeadlineExceeded, Internal, Unavailable or DataLoss.",
+        "Share of calls with a server error: Unknown, DeadlineExceeded, Internal, Unavailable or DataLoss.",
     )
-    yield Top("Slowest methods, by p95", "topk(15, modelyard:calls_seconds:p95 > 0)", "s")
+    yield Top("Slowest methods, p95 latency", "topk(15, modelyard:calls_seconds:p95 > 0)", "s")
     yield Graph(
-        "p95 by method",
+        "p95 latency by method",
         [("topk(10, modelyard:calls_seconds:p95 > 0)", "{{job}} {{grpc_method}}")],
         "s",
     )
-    yield Graph("Cache hits by class", [("modelyard:cache_hits:ratio_rate5m >= 0", "{{class}}")], "percentunit")
-    yield Graph("Calls running", [("sum by (job) (modelyard:calls_running:sum)", "{{job}}")])
+    yield Graph("Cache hit ratio by class", [("modelyard:cache_hits:ratio_rate5m >= 0", "{{class}}")], "percentunit")
+    yield Graph("Calls in flight", [("sum by (job) (modelyard:calls_running:sum)", "{{job}}")])
     yield Graph(
         "Database connections in use", [("modelyard:database_pool:used_ratio", "{{job}} {{server}}")], "percentunit"
     )
     yield Graph(
         "Memory", [('process_resident_memory_bytes{job=~"registry|cache|cdn"}', "{{job}} {{instance}}")], "bytes"
     )
-    yield Graph("Processors in use", [("modelyard:cpu:rate5m", "{{job}} {{instance}}")])
+    yield Graph("CPU usage", [("modelyard:cpu:rate5m", "{{job}} {{instance}}")])
 
 
 def _errors() -> str:
@@ -193,14 +193,14 @@ def _errors() -> str:
 
 def _stored(job: str) -> Iterator[Shown]:
     """
-    Of a service with a database.
+    Panels of a service with a database.
     """
     yield Number(
-        "Dependencies that do not answer",
+        "Dependencies down",
         f'max by (dependency) (1 - modelyard_dependency_up{{job="{job}"}})',
         "{{dependency}}",
         red=1,
-        text="0 answers, 1 does not.",
+        text="0 is up, 1 is down.",
     )
     yield from _service(job)
     yield from _database(job)
@@ -208,47 +208,49 @@ def _stored(job: str) -> Iterator[Shown]:
 
 def _valkey() -> Number:
     return Number(
-        "Valkey left alone",
+        "Valkey circuit breaker",
         "modelyard_cache_breaker_open",
         "{{instance}}",
         red=1,
-        text="1 while it does not answer, and nobody waits for it.",
+        text="1 while it is open: Valkey is unavailable and is not called.",
     )
 
 
 def _service(job: str) -> Iterator[Shown]:
     of = f'{{job="{job}"}}'
-    yield Graph("Calls by method", [(f"modelyard:calls:rate5m{of} > 0", _METHODS)], "reqps")
+    yield Graph("Request rate by method", [(f"modelyard:calls:rate5m{of} > 0", _METHODS)], "reqps")
     yield Graph(
-        "Ended, by code", [(f"sum by (grpc_code) (rate(grpc_server_handled_total{of}[5m]))", "{{grpc_code}}")], "reqps"
+        "Completed calls by status code",
+        [(f"sum by (grpc_code) (rate(grpc_server_handled_total{of}[5m]))", "{{grpc_code}}")],
+        "reqps",
     )
     yield Graph(
-        "Share of faults of ours, by method",
+        "Error rate by method",
         [(f"modelyard:calls_failed:ratio_rate5m{of} >= 0", _METHODS)],
         "percentunit",
     )
-    for name, what in (("p50", "Median"), ("p95", "p95"), ("p99", "p99")):
-        yield Graph(f"{what} by method", [(f"modelyard:calls_seconds:{name}{of} >= 0", _METHODS)], "s")
-    yield Graph("Calls running, by method", [(f"modelyard:calls_running:sum{of}", _METHODS)])
-    yield Graph("Concurrency, average of 5 minutes", [(f"modelyard:calls_running:avg5m{of} > 0", _METHODS)])
+    for name, what in (("p50", "p50"), ("p95", "p95"), ("p99", "p99")):
+        yield Graph(f"{what} latency by method", [(f"modelyard:calls_seconds:{name}{of} >= 0", _METHODS)], "s")
+    yield Graph("Calls in flight by method", [(f"modelyard:calls_running:sum{of}", _METHODS)])
+    yield Graph("Concurrency, 5-minute average", [(f"modelyard:calls_running:avg5m{of} > 0", _METHODS)])
     yield Graph("Memory", [(f"process_resident_memory_bytes{of}", "{{instance}}")], "bytes")
-    yield Graph("Processors in use", [(f"modelyard:cpu:rate5m{of}", "{{instance}}")])
+    yield Graph("CPU usage", [(f"modelyard:cpu:rate5m{of}", "{{instance}}")])
     yield Graph(
-        "Event loop, longest delay",
+        "Event loop lag, maximum",
         [(f"modelyard_event_loop_lag_seconds{of}", "{{instance}}")],
         "s",
-        "How late the loop was at most within 30 seconds: something blocked it.",
+        "Maximum delay of the event loop within 30 seconds: something blocked it.",
     )
     yield Graph(
-        "Garbage collector, share of the time",
+        "Garbage collection, share of time",
         [(f"sum by (instance) (rate(python_gc_pause_seconds_total{of}[5m]))", "{{instance}}")],
         "percentunit",
-        "Nothing else runs in the process meanwhile.",
+        "Stop-the-world pauses of the process.",
     )
-    for way, what in (("received", "Messages received"), ("sent", "Messages sent")):
+    for way, what in (("received", "Received message size"), ("sent", "Sent message size")):
         size = f"sum by (grpc_method, le) (rate(grpc_server_msg_{way}_bytes_bucket{of}[5m]))"
-        yield Graph(f"{what}, size, p95", [(f"histogram_quantile(0.95, {size}) >= 0", "{{grpc_method}}")], "bytes")
-    yield Graph("Open files", [(f"process_open_fds{of}", "{{instance}}")])
+        yield Graph(f"{what}, p95", [(f"histogram_quantile(0.95, {size}) >= 0", "{{grpc_method}}")], "bytes")
+    yield Graph("Open file descriptors", [(f"process_open_fds{of}", "{{instance}}")])
 
 
 def _database(job: str) -> Iterator[Shown]:
@@ -262,14 +264,14 @@ def _database(job: str) -> Iterator[Shown]:
             (f"{pool}_most{of}", "allowed, {{server}}"),
         ],
     )
-    yield Graph("Calls that wait for a connection", [(f"{pool}_waiting{of}", "{{instance}} {{server}}")])
+    yield Graph("Calls waiting for a connection", [(f"{pool}_waiting{of}", "{{instance}} {{server}}")])
     slow = f"histogram_quantile(0.95, sum by (statement, le) (rate({query}_seconds_bucket{of}[5m])))"
-    yield Graph("Slowest statements, p95", [(f"topk(10, {slow} >= 0)", "{{statement}}")], "s")
+    yield Graph("Slowest statements, p95 latency", [(f"topk(10, {slow} >= 0)", "{{statement}}")], "s")
     busy = f"sum by (statement) (rate({query}_seconds_count{of}[5m]))"
-    yield Graph("Busiest statements", [(f"topk(10, {busy})", "{{statement}}")], "ops")
+    yield Graph("Most frequent statements", [(f"topk(10, {busy})", "{{statement}}")], "ops")
     if job == "registry":
         yield Graph(
-            "Replicas behind the primary",
+            "Replication lag",
             [(f"modelyard_database_replica_lag_seconds{of}", "{{server}}")],
             "s",
             "Empty where there are no replicas.",
@@ -278,22 +280,22 @@ def _database(job: str) -> Iterator[Shown]:
 
 def _objects() -> Iterator[Shown]:
     """
-    Of the asset service: what it asks of S3.
+    Panels of the asset service for S3.
     """
     calls = "sum by (operation, outcome) (rate(modelyard_s3_calls_total[5m]))"
-    yield Graph("Calls of S3", [(calls, "{{operation}} {{outcome}}")], "reqps")
+    yield Graph("S3 request rate", [(calls, "{{operation}} {{outcome}}")], "reqps")
     slow = "histogram_quantile(0.95, sum by (operation, le) (rate(modelyard_s3_call_seconds_bucket[5m])))"
-    yield Graph("Calls of S3, p95", [(f"{slow} >= 0", "{{operation}}")], "s", "Of a download, until its first byte.")
+    yield Graph("S3 latency, p95", [(f"{slow} >= 0", "{{operation}}")], "s", "For downloads, time to first byte.")
     moved = "sum by (direction) (rate(modelyard_s3_bytes_total[5m]))"
-    yield Graph("Bytes from and to S3", [(moved, "{{direction}}")], "Bps")
+    yield Graph("S3 throughput", [(moved, "{{direction}}")], "Bps")
 
 
 def _cache() -> Iterator[Shown]:
     reads = "sum by (result) (rate(modelyard_cache_reads_total[5m]))"
-    yield Graph("Hits by class", [("modelyard:cache_hits:ratio_rate5m >= 0", "{{class}}")], "percentunit")
-    yield Graph("Reads by where they were answered", [(reads, "{{result}}")], "reqps")
+    yield Graph("Hit ratio by class", [("modelyard:cache_hits:ratio_rate5m >= 0", "{{class}}")], "percentunit")
+    yield Graph("Reads by result", [(reads, "{{result}}")], "reqps")
     yield Graph(
-        "Calls of the origin, and reads that waited for another's",
+        "Origin loads and coalesced reads",
         [
             ("sum(rate(modelyard_cache_loads_total[5m]))", "loads"),
             ("sum(rate(modelyard_cache_waits_total[5m]))", "waits"),
@@ -301,21 +303,19 @@ def _cache() -> Iterator[Shown]:
         ],
         "reqps",
     )
-    yield Graph("Since the change stream was heard of", [("modelyard_cache_stream_age_seconds", "{{service}}")], "s")
+    yield Graph("Age of the change stream", [("modelyard_cache_stream_age_seconds", "{{service}}")], "s")
     lag = "rate(modelyard_change_stream_lag_seconds_sum[5m]) / rate(modelyard_change_stream_lag_seconds_count[5m])"
-    yield Graph(
-        "Changes behind their commit, mean", [(f"{lag} >= 0", "{{service}}")], "s", "Empty while nothing changes."
-    )
-    yield Graph("Changes told", [("rate(modelyard_cache_invalidations_total[5m])", "{{service}}")], "ops")
-    yield Graph("Near level", [("modelyard_cache_near_bytes", "{{instance}}")], "bytes")
+    yield Graph("Invalidation lag, mean", [(f"{lag} >= 0", "{{service}}")], "s", "Empty while nothing changes.")
+    yield Graph("Invalidations", [("rate(modelyard_cache_invalidations_total[5m])", "{{service}}")], "ops")
+    yield Graph("L1 cache size", [("modelyard_cache_near_bytes", "{{instance}}")], "bytes")
     evictions = "sum by (cause) (rate(modelyard_cache_near_evictions_total[5m]))"
-    yield Graph("Left the near level", [(evictions, "{{cause}}")], "ops")
+    yield Graph("L1 cache evictions", [(evictions, "{{cause}}")], "ops")
     yield Graph(
         "Valkey",
         [
             ("modelyard_cache_valkey_connections", "connections in use"),
-            ("modelyard_cache_breaker_open", "left alone"),
-            ("rate(modelyard_cache_valkey_unreachable_total[5m])", "commands without an answer, per second"),
+            ("modelyard_cache_breaker_open", "circuit breaker open"),
+            ("rate(modelyard_cache_valkey_unreachable_total[5m])", "failed commands per second"),
         ],
     )
     values = "sum by (namespace, result) (rate(modelyard_cache_values_total[5m]))"
@@ -325,42 +325,44 @@ def _cache() -> Iterator[Shown]:
 def _gateway() -> Iterator[Shown]:
     downstream = '{job="gateway",envoy_http_conn_manager_prefix="gateway"}'
     yield Number(
-        "Budget burn of availability",
+        "Error budget burn rate of availability",
         'modelyard:burn:rate1h{objective="availability"}',
         "{{objective}}",
         red=1,
-        text="1 uses the budget up in exactly 30 days.",
+        text="At 1 the error budget is used up in exactly 30 days.",
     )
     by_class = f"sum by (envoy_response_code_class) (rate(envoy_http_downstream_rq_xx{downstream}[5m]))"
-    yield Graph("Answers by class of HTTP status", [(by_class, "{{envoy_response_code_class}}xx")], "reqps")
+    yield Graph("Responses by HTTP status class", [(by_class, "{{envoy_response_code_class}}xx")], "reqps")
     calls = "sum by (envoy_grpc_bridge_method) (rate(envoy_cluster_grpc_total[5m]))"
-    yield Graph("Calls by method", [(f"topk(10, {calls})", "{{envoy_grpc_bridge_method}}")], "reqps")
+    yield Graph("Request rate by method", [(f"topk(10, {calls})", "{{envoy_grpc_bridge_method}}")], "reqps")
     yield Graph(
-        "Refused, by cause",
+        "Rejected requests by cause",
         [("sum by (cause) (rate(envoy_gateway_refused[5m]))", "{{cause}}")],
         "reqps",
-        "What was answered 401, 403 or 429, or with the codes that stand for them. Who it was is in the access log.",
+        "Responses with 401, 403 or 429, or the gRPC codes for them. The access log has the clients.",
     )
     time = f"sum by (le) (rate(envoy_http_downstream_rq_time_bucket{downstream}[5m]))"
     yield Graph(
-        "Time to the last byte",
+        "Request duration",
         [(f"histogram_quantile({share}, {time}) / 1000", f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)],
         "s",
-        "Watches, uploads and downloads are among them.",
+        "Includes watches, uploads and downloads.",
     )
-    yield Graph("Requests running", [(f"envoy_http_downstream_rq_active{downstream}", "{{instance}}")])
-    yield Graph("Connections", [(f"envoy_http_downstream_cx_active{downstream}", "{{instance}}")])
+    yield Graph("Requests in flight", [(f"envoy_http_downstream_rq_active{downstream}", "{{instance}}")])
+    yield Graph("Client connections", [(f"envoy_http_downstream_cx_active{downstream}", "{{instance}}")])
     shed = f"rate(envoy_http_downstream_rq_overload_close{downstream}[5m])"
-    yield Graph("Shed, because memory runs out", [(shed, "{{instance}}")], "reqps")
+    yield Graph("Load shed for lack of memory", [(shed, "{{instance}}")], "reqps")
     memory = "envoy_overload_envoy_resource_monitors_fixed_heap_pressure / 100"
-    yield Graph("Memory of its bound", [(memory, "{{instance}}")], "percentunit", "Calls are shed from 95 % on.")
     yield Graph(
-        "Hosts in good health",
+        "Memory, share of the limit", [(memory, "{{instance}}")], "percentunit", "The gateway sheds load from 95 % on."
+    )
+    yield Graph(
+        "Healthy hosts",
         [("envoy_cluster_membership_healthy", "{{envoy_cluster_name}}")],
-        text="Of a cluster; those that are empty have other clusters within.",
+        text="By cluster; aggregate clusters have no hosts of their own.",
     )
     yield Graph("Retries", [("rate(envoy_cluster_upstream_rq_retry[5m])", "{{envoy_cluster_name}}")], "ops")
     s3 = 'envoy_cluster_upstream_rq_xx{envoy_cluster_name="s3"}'
     answers = f"sum by (envoy_response_code_class) (rate({s3}[5m]))"
-    yield Graph("Answers of S3", [(answers, "{{envoy_response_code_class}}xx")], "reqps")
+    yield Graph("S3 responses by status class", [(answers, "{{envoy_response_code_class}}xx")], "reqps")
     yield Graph("Memory", [('envoy_server_memory_physical_size{job="gateway"}', "{{instance}}")], "bytes")

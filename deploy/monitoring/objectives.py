@@ -1,9 +1,9 @@
 """
-The service level objectives, and the rules that follow from them: how fast each burns its budget, and when to call.
+The service level objectives (SLOs), and the rules derived from them: burn rates and alerts.
 
 A burn rate of 1 uses up an objective's budget in exactly 30 days. The windows and factors are those of the Site
 Reliability Workbook, chapter 5, "Multiwindow, Multi-Burn-Rate Alerts" (https://sre.google/workbook/alerting-on-slos/):
-the long window says that it matters, the short one that it still goes on.
+the long window shows that it is significant, the short one that it is still happening.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from google.protobuf.descriptor import MethodDescriptor
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
 
-#: Codes that are our fault. What a caller asked for wrongly is no failure of ours.
+#: Status codes that are server errors. Client errors do not count.
 FAULTS = "Unknown|DeadlineExceeded|Internal|Unavailable|DataLoss"
 
-#: What nobody serves counts under this name, and is no fault of ours.
+#: Calls of unknown methods have this name, and are client errors.
 UNSERVED = "unknown"
 
-#: A watch lasts as long as its caller wants: neither its end nor its length says anything.
+#: A watch lasts as long as its caller wants: neither its status nor its duration is significant.
 WATCHES = "Watch.*"
 
 WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 
-#: Where the pages are, from the root of the repository.
+#: The folder of the runbooks, from the root of the repository.
 RUNBOOKS = "docs/runbooks"
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """
-    Two windows that must both burn faster than *factor*.
+    Two windows whose burn rates must both exceed *factor*.
     """
 
     long: str
@@ -43,7 +43,7 @@ class Pair:
     factor: float
 
 
-# 2 % of the budget in an hour, 5 % in six hours; 10 % in three days.
+# Consumed budget: 2 % in one hour, 5 % in six hours; 10 % in three days.
 _PAGES = (Pair("1h", "5m", 14.4), Pair("6h", "30m", 6))
 _TICKETS = (Pair("3d", "6h", 1),)
 
@@ -51,14 +51,14 @@ _TICKETS = (Pair("3d", "6h", 1),)
 @dataclass(frozen=True, slots=True)
 class Objective:
     """
-    What is promised.
+    A service level objective.
 
     Args:
         name: the label `objective` of its series.
         alert: the name of its alert.
-        text: the promise.
-        percent: of the events that must be good.
-        bad: the ratio of those that were not, over the window that `WINDOW` stands for.
+        text: its statement.
+        percent: target percentage of good events.
+        bad: PromQL for the ratio of bad events, over the window `WINDOW`.
         severities: page, ticket or both.
     """
 
@@ -72,20 +72,20 @@ class Objective:
     @property
     def budget(self) -> float:
         """
-        The ratio that may be bad.
+        The error budget: the ratio of events that may be bad.
         """
         return round(1 - self.percent / 100, 6)
 
     def pairs(self, severity: str) -> list[Pair]:
         """
-        The windows of a severity, without those that not even a total failure would reach.
+        The windows of a severity, without those that even a total failure cannot reach.
         """
         return [pair for pair in (_PAGES if severity == "page" else _TICKETS) if pair.factor * self.budget < 1]
 
 
 def cached_reads() -> list[str]:
     """
-    The names of the registry's reads of one thing or a list that the cache may answer, searches apart.
+    The names of the registry's cacheable reads, except searches.
     """
     return sorted(
         method.name
@@ -98,7 +98,7 @@ def cached_reads() -> list[str]:
 
 def objectives() -> list[Objective]:
     """
-    All of them.
+    All objectives.
     """
     reads = "|".join(cached_reads())
     registry_reads = f'job="cache",grpc_service=~"modelyard.registry.v1.+",grpc_method=~"{reads}"'
@@ -108,14 +108,14 @@ def objectives() -> list[Objective]:
         Objective(
             "availability",
             "ModelyardUnavailable",
-            "99.9 % of what reaches the gateway is answered without a fault of ours",
+            "99.9 % of the requests to the gateway succeed without a server error",
             99.9,
             _gateway(),
         ),
         Objective(
             "errors",
             "ModelyardErrors",
-            "fewer than 0.1 % of a service's calls end with a fault of ours",
+            "fewer than 0.1 % of a service's calls end with a server error",
             99.9,
             _faults(),
         ),
@@ -129,14 +129,14 @@ def objectives() -> list[Objective]:
         Objective(
             "cached-get",
             "ModelyardCachedGetSlow",
-            "95 % of the reads that the cache answers take less than 200 ms",
+            "95 % of the reads served by the cache take less than 200 ms",
             95,
             _slower(registry_reads, "0.2"),
         ),
         Objective(
             "gateway-get",
             "ModelyardGatewayGetSlow",
-            "95 % of the reads that the cache may answer take less than 250 ms, as the gateway sees them",
+            "95 % of the cacheable reads take less than 250 ms, measured at the gateway",
             95,
             _slower_at_the_gateway(reads, "250"),
         ),
@@ -164,7 +164,7 @@ def objectives() -> list[Objective]:
         Objective(
             "hit-rate",
             "ModelyardHitRateLow",
-            "90 % of the reads that may be cached are answered by the cache",
+            "90 % of the cacheable reads are cache hits",
             90,
             '1 - sum(rate(modelyard_cache_reads_total{result=~"near|shared"}[WINDOW]))'
             ' / sum(rate(modelyard_cache_reads_total{result=~"near|shared|miss"}[WINDOW]))',
@@ -210,8 +210,8 @@ def _alert(objective: Objective, severity: str) -> dict[str, Any]:
         ),
         "labels": {"severity": severity},
         "annotations": {
-            "summary": f"The budget of an objective burns: {objective.text}",
-            "description": 'At {{ $value | printf "%.1f" }} times the rate that would use it up in 30 days'
+            "summary": f"An error budget is being consumed: {objective.text}",
+            "description": 'At {{ $value | printf "%.1f" }} times the rate that uses it up in 30 days'
             "{{ with $labels.job }} ({{ . }}){{ end }}.",
             "runbook": f"{RUNBOOKS}/{objective.alert}.md",
         },
@@ -226,7 +226,7 @@ def _slower(calls: str, seconds: str) -> str:
 
 
 def _slower_at_the_gateway(methods: str, milliseconds: str) -> str:
-    # Envoy's own buckets. By the gateway's clock a wait within the service counts on either host: see docs/hosts.md.
+    # Envoy's own buckets. Measured at the gateway, queueing in the service counts on either host: see docs/hosts.md.
     name = "envoy_cluster_grpc_upstream_rq_time"
     calls = f'envoy_grpc_bridge_service=~"modelyard_registry_v1_.+",envoy_grpc_bridge_method=~"{methods}"'
     return (
@@ -251,12 +251,12 @@ def _cache_class(method: MethodDescriptor) -> str:
 
 
 def _gateway() -> str:
-    # Envoy counts by the number of the code, and makes a counter when it is first needed.
+    # Envoy's counters are named by the number of the status code, and appear with the first such call.
     method = f'envoy_grpc_bridge_method!~"{WATCHES}"'
     s3 = 'envoy_cluster_name="s3"'
     faults = [f"envoy_cluster_grpc_{code}{{{method}}}" for code in (2, 4, 13, 14, 15)]
     faults.append(f'envoy_cluster_upstream_rq_xx{{{s3},envoy_response_code_class="5"}}')
-    # JSON that no service has answered, of which the gRPC statistics know nothing.
+    # JSON that the gateway answered itself: the gRPC statistics do not include it.
     faults.append("envoy_gateway_unanswered_json")
     everything = [f"envoy_cluster_grpc_total{{{method}}}", f"envoy_cluster_upstream_rq_completed{{{s3}}}", faults[-1]]
     return f"({_sum(faults)}) / ({_sum(everything)})"

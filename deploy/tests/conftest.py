@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.checks.building import NoKustomizeError, build_all
+from deploy.checks.building import build_all
 from deploy.checks.suite import Suite
+from deploy.tests.building import build_once
 
 
 @pytest.fixture(scope="session")
-def built() -> dict[str, Suite]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Suite]:
     """
     Every overlay, by name.
     """
-    try:
-        return build_all()
-    except NoKustomizeError as error:
-        pytest.skip(str(error))
+    return build_once(tmp_path_factory, "overlays", build_all)

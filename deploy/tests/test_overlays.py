@@ -1,5 +1,5 @@
 """
-Every overlay builds to what Kubernetes takes and keeps to our policies; and every policy can be broken.
+Every overlay is valid for Kubernetes and complies with the policies; and each policy detects a violation.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Change = Callable[[Suite], object]
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_it(built: dict[str, Suite], overlay: str, version: str) -> None:
+def test_kubernetes_accepts_it(built: dict[str, Suite], overlay: str, version: str) -> None:
     """
-    Every object of Kubernetes' own fits the strict schema of its oldest, a middle and its newest version.
+    Every built-in object is valid by the strict schema of the oldest, a middle and the newest version of Kubernetes.
     """
     assert list(invalid(built[overlay], version)) == []
 
@@ -34,7 +34,7 @@ def test_kubernetes_takes_it(built: dict[str, Suite], overlay: str, version: str
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
 def test_policy(built: dict[str, Suite], overlay: str, policy: Policy) -> None:
     """
-    The overlay keeps to the policy.
+    The overlay complies with the policy.
     """
     assert list(policy(built[overlay])) == []
 
@@ -91,7 +91,7 @@ def _env(name: str, value: str) -> Object:
     return {"name": name, "value": value}
 
 
-# policy, overlay, what is done, what is said
+# policy, overlay, change, message
 MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
     ("access", "staging", lambda s: _config(s, "settings").pop("MODELYARD_ACCESS"), "no access control"),
     ("access", "production", _set(lambda s: _config(s, "settings"), "MODELYARD_ACCESS", "off"), "no access control"),
@@ -99,7 +99,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "access",
         "production",
         lambda s: _server(s, "cdn").setdefault("env", []).append(_env("MODELYARD_ACCESS", "read-public")),
-        "not everybody asks for the same",
+        "programs differ in access control",
     ),
     ("access", "local", lambda s: _server(s, "gateway")["args"].pop(), "no access control"),
     (
@@ -108,10 +108,10 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         lambda s: next(each for each in s.of("Service") if each["metadata"]["name"] == "gateway")["spec"].update(
             type="LoadBalancer"
         ),
-        "open to everybody",
+        "without access control",
     ),
-    ("images", "local", _set(lambda s: _server(s, "cdn"), "image", "modelyard:latest"), "another image tomorrow"),
-    ("images", "local", _set(lambda s: _server(s, "cdn"), "image", "modelyard"), "another image tomorrow"),
+    ("images", "local", _set(lambda s: _server(s, "cdn"), "image", "modelyard:latest"), "is not pinned"),
+    ("images", "local", _set(lambda s: _server(s, "cdn"), "image", "modelyard"), "is not pinned"),
     ("images", "production", _set(lambda s: _server(s, "cdn"), "image", "modelyard:1.0"), "has no digest"),
     ("resources", "staging", lambda s: _server(s, "cache")["resources"]["limits"].pop("memory"), "limits of memory"),
     ("restricted", "staging", _set(lambda s: _pod(s, "cache"), "hostNetwork", True), "hostNetwork"),
@@ -133,7 +133,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "restricted",
         "staging",
         lambda s: _pod(s, "cdn")["volumes"].append({"name": "host", "hostPath": {"path": "/"}}),
-        "of no allowed kind",
+        "has a type that is not allowed",
     ),
     (
         "rollout",
@@ -143,7 +143,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
     ),
     ("rollout", "staging", _remove("PodDisruptionBudget", "cdn"), "no PodDisruptionBudget"),
     ("rollout", "staging", lambda s: _deployment(s, "cdn")["spec"].pop("minReadySeconds"), "minReadySeconds"),
-    ("rollout", "staging", lambda s: _pod(s, "cdn")["topologySpreadConstraints"].pop(), "not spread over"),
+    ("rollout", "staging", lambda s: _pod(s, "cdn")["topologySpreadConstraints"].pop(), "no topology spread over"),
     ("rollout", "staging", lambda s: _pod(s, "cdn").pop("priorityClassName"), "no priorityClassName"),
     ("probes", "local", lambda s: _server(s, "registry").pop("startupProbe"), "startupProbe is missing"),
     (
@@ -156,13 +156,13 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "probes",
         "local",
         _set(lambda s: _server(s, "registry")["readinessProbe"]["grpc"], "service", "modelyard.registry.v1.Models"),
-        "no health of 'modelyard.registry.v1.Models'",
+        "no health service 'modelyard.registry.v1.Models'",
     ),
     (
         "probes",
         "local",
         lambda s: _server(s, "registry")["readinessProbe"]["grpc"].pop("service"),
-        "and not that it can answer",
+        "not that it is ready",
     ),
     (
         "probes",
@@ -170,7 +170,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         _set(
             lambda s: _server(s, "registry")["livenessProbe"]["grpc"], "service", "modelyard.registry.v1.ModelService"
         ),
-        "which a restart does not mend",
+        "which a restart does not fix",
     ),
     (
         "probes",
@@ -197,7 +197,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "selectors",
         "local",
         _set(lambda s: _deployment(s, "cdn")["spec"]["selector"]["matchLabels"], "app.kubernetes.io/name", "cache"),
-        "its selector is not of its pods",
+        "its selector does not match its pods",
     ),
     (
         "selectors",
@@ -206,7 +206,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "selects no pod",
     ),
     ("selectors", "staging", _remove("Deployment", "cdn"), "there is no Deployment cdn"),
-    ("selectors", "staging", _set(lambda s: _deployment(s, "cdn")["spec"], "replicas", 2), "has replicas"),
+    ("selectors", "staging", _set(lambda s: _deployment(s, "cdn")["spec"], "replicas", 2), "sets replicas"),
     ("references", "staging", _remove("ConfigMap", "cdn-settings"), "there is no ConfigMap cdn-settings"),
     ("references", "staging", _remove("ExternalSecret", "cdn-database"), "there is no Secret cdn-database"),
     ("references", "production", _remove("Certificate", "cache"), "there is no Secret cache-certificate"),
@@ -246,7 +246,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
             ].update(name="settings"),
             _server(s, "cdn")["envFrom"][0]["configMapRef"].update(name="settings"),
         ),
-        "settings has no checksum",
+        "settings has no hash in its name",
     ),
     (
         "checksums",
@@ -264,7 +264,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "settings",
         "staging",
         _set(lambda s: _config(s, "settings"), "MODELYARD_DRAIN_SECOND", "5"),
-        "MODELYARD_DRAIN_SECOND is no setting",
+        "MODELYARD_DRAIN_SECOND is not a setting",
     ),
     (
         "settings",
@@ -276,7 +276,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
         "memory",
         "staging",
         _set(lambda s: _config(s, "cache-settings"), "MODELYARD_CACHE_NEAR_BYTES", str(1 << 30)),
-        "it may keep 1024 MiB",
+        "it may cache 1024 MiB",
     ),
     ("arrows", "local", _remove("NetworkPolicy", "postgresql"), "registry → postgresql:5432 is denied"),
     (
@@ -288,7 +288,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
             )
             or _policy(s, "registry")["egress"].append({})
         ),
-        "registry → valkey:6379 is allowed, and nobody needs it",
+        "registry → valkey:6379 is allowed, but is not needed",
     ),
     (
         "arrows",
@@ -299,7 +299,7 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
     ("arrows", "production", _remove("NetworkPolicy", "to-valkey"), "cache → clustercfg"),
     ("arrows", "production", _remove("NetworkPolicy", "cdn"), "registry → cdn:50051 is denied"),
     ("denied", "staging", _remove("NetworkPolicy", "deny-all"), "no NetworkPolicy denies"),
-    ("scraped", "staging", _remove("PodMonitor", "gateway"), "nobody scrapes its port operations"),
+    ("scraped", "staging", _remove("PodMonitor", "gateway"), "no PodMonitor scrapes its port operations"),
     ("scraped", "staging", _remove("NetworkPolicy", "metrics"), "Prometheus may not connect to its port metrics"),
     (
         "scraped",
@@ -321,11 +321,11 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
             "name",
             "grpc_in_flight",
         ),
-        "no program has grpc_in_flight",
+        "no program exports grpc_in_flight",
     ),
     ("autoscalers", "local", _set(lambda s: _deployment(s, "cdn")["spec"], "replicas", 1), "fewer than two pods"),
     ("gated", "staging", _remove("Job", "registry-migration"), "no Job migrates its database"),
-    ("gated", "staging", lambda s: _pod(s, "registry").pop("initContainers"), "does not wait for its schema"),
+    ("gated", "staging", lambda s: _pod(s, "registry").pop("initContainers"), "no init container waits for its schema"),
     (
         "gated",
         "staging",
@@ -340,9 +340,9 @@ MUTATIONS: tuple[tuple[str, str, Change, str], ...] = (
 @pytest.mark.parametrize(
     ("name", "overlay", "change", "says"), MUTATIONS, ids=[f"{one[0]}-{number}" for number, one in enumerate(MUTATIONS)]
 )
-def test_policy_can_be_broken(built: dict[str, Suite], name: str, overlay: str, change: Change, says: str) -> None:
+def test_policy_detects_violation(built: dict[str, Suite], name: str, overlay: str, change: Change, says: str) -> None:
     """
-    What is changed so that it breaks a policy is found by that policy, and by what is said one finds it.
+    A change that violates a policy is reported by that policy, with a message that names the violation.
     """
     broken = Suite(overlay, copy.deepcopy(built[overlay].objects))
     change(broken)
@@ -350,16 +350,16 @@ def test_policy_can_be_broken(built: dict[str, Suite], name: str, overlay: str, 
     assert says in "\n".join(policy(broken))
 
 
-def test_every_policy_is_broken_once() -> None:
+def test_every_policy_has_a_violation() -> None:
     """
-    No policy is left that nothing shows to be able to fail.
+    Each policy has a change that violates it.
     """
     assert {one[0] for one in MUTATIONS} == {policy.__name__ for policy in POLICIES}
 
 
-def test_schema_can_be_broken(built: dict[str, Suite]) -> None:
+def test_schema_detects_violation(built: dict[str, Suite]) -> None:
     """
-    A field that is misspelt, of a wrong type, or of a kind that the version does not have, is found.
+    A misspelt field, a wrong type and a kind that the version does not have are reported.
     """
     broken = Suite("local", copy.deepcopy(built["local"].objects))
     _server(broken, "cdn")["livenessprobe"] = {}
@@ -371,9 +371,9 @@ def test_schema_can_be_broken(built: dict[str, Suite]) -> None:
     assert "has no apps/v2 Deployment" in said
 
 
-def test_the_adapter_serves_what_autoscalers_ask_for() -> None:
+def test_the_adapter_serves_the_metrics_of_autoscalers() -> None:
     """
-    prometheus-adapter's rules are about the metrics that autoscalers may ask for, and no others.
+    prometheus-adapter has rules for exactly the metrics that autoscalers may use.
     """
     rules = yaml.safe_load((MONITORING / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
     assert {rule["seriesQuery"].partition("{")[0] for rule in rules} == METRICS

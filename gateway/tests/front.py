@@ -1,14 +1,15 @@
 """
-A gateway alone, without any service behind it, before a bucket; and HTTP/1.1 by hand.
+A gateway without services, before a bucket; and an HTTP/1.1 client without path normalization.
 """
 
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from embedded import suite
 from embedded.parts import free_port, socket_file
 from embedded.s3 import BUCKET, REGION, S3
 from embedded.supervisor import Supervisor
+from gateway import render
 from gateway.__main__ import ask as administration
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
@@ -32,6 +34,32 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 NOBODY = ("127.0.0.1", 1)
+_REQUIRED = ("--registry", "a:1", "--cache", "a:1", "--cdn", "a:1", "--bucket", "bytes")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """
+    The exit code and output of `python -m gateway.render`.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_render(*arguments: str) -> Rendered:
+    """
+    Run `python -m gateway.render` in this process, with addresses of services and a bucket; a later option overrides
+    an earlier one.
+    """
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            render.main([*_REQUIRED, *arguments])
+        except SystemExit as ended:
+            code = int(str(ended.code))
+    return Rendered(code, out.getvalue(), err.getvalue())
 
 
 @dataclass(frozen=True)
@@ -61,9 +89,9 @@ class Front:
 
     Args:
         port: for clients.
-        admin: the socket of its administration.
-        operations: for those who run it.
-        context: of a client; None means plain text.
+        admin: the admin socket.
+        operations: the operations port.
+        context: TLS context of clients; None is plaintext.
     """
 
     port: int
@@ -89,13 +117,13 @@ class Front:
 
     def watch(self, path: str) -> Answer:
         """
-        GET a path for those who run it.
+        GET a path from the operations port.
         """
         return replace(self, port=self.operations, context=None).ask(path)
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         """
-        Send a request as it is, without making the path a proper one.
+        Send a request without normalizing its path.
         """
         connection = self.connect()
         try:
@@ -129,20 +157,20 @@ def gateway(
     access_log: AccessLog = STANDARD_OUTPUT,
 ) -> Iterator[Front]:
     """
-    Run a gateway before *s3*, whose services do not answer, with its files in *state*.
+    Run a gateway before *s3* whose services are unavailable, with its files in *state*.
 
     Args:
         s3: the server, running or not.
         state: a folder.
         environment: in place of the one that leads to the bucket's keys.
-        origins: of other sites that may call.
-        tokens: which are taken.
-        limits: of clients and of the gateway itself.
-        tls: where there is TLS.
-        context: of the clients then.
-        services: the ports of services that do answer.
-        hosts: what clients may call it besides localhost.
-        access_log: how much is written of requests.
+        origins: allowed CORS origins.
+        tokens: the accepted tokens.
+        limits: rate and resource limits.
+        tls: of the listener and to the services.
+        context: TLS context of clients.
+        services: the ports of available services.
+        hosts: allowed host names besides localhost.
+        access_log: destination and sampling.
     """
     front = Front(free_port(), socket_file(state, "admin.sock"), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}

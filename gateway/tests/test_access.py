@@ -431,6 +431,6 @@ def test_keys_of_another_kind_are_no_keys() -> None:
     An address that holds a password, or none at all, is refused before anything runs; it is not repeated.
     """
     for wrong in ("issuer:8080", "http://me:secret@issuer/keys"):
-        with pytest.raises(ValueError, match="the address of the keys") as refused:
+        with pytest.raises(ValueError, match="the URL of the keys") as refused:
             Tokens(AccessMode.ON, ISSUER, AUDIENCE, wrong)
         assert "secret" not in str(refused.value)

@@ -1,5 +1,5 @@
 """
-Large downloads, and S3 that goes away: whole bytes or an error, never a short file that looks whole.
+Large downloads and S3 outages: complete bytes or an error, never a truncated file that looks complete.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def fragile() -> Iterator[Fragile]:
     with scratch() as state:
         supervisor = Supervisor(state / "log")
         server = S3(state, free_port())
-        # Its data goes, so it need not be put away properly, which takes a while.
+        # Its data are deleted with it: a clean shutdown would only take time.
         part = replace(server.part(), stop_signal=signal.SIGKILL)
         try:
             supervisor.start([part])
@@ -121,7 +121,7 @@ def test_a_download_that_breaks_is_not_a_short_file(fragile: Fragile) -> None:
 @pytest.mark.parametrize("path", [f"/assets/{'0' * 64}", "/static/index.html"])
 def test_without_s3_it_says_so(tmp_path: Path, s3: S3, path: str, accept: str) -> None:
     """
-    Where nobody listens the answer is 503 as JSON, which nobody keeps, and names no address.
+    If S3 refuses connections the response is 503 as JSON, not cacheable, and reveals no address.
     """
     nobody = S3(s3.state, free_port())
     with front.gateway(nobody, tmp_path) as door:
@@ -133,7 +133,7 @@ def test_without_s3_it_says_so(tmp_path: Path, s3: S3, path: str, accept: str) -
         assert door.ask(path, accept_encoding=accept, content_type="application/grpc").status == 503
 
 
-def test_keys_that_s3_refuses_are_the_gateways_trouble(tmp_path: Path, s3: S3, put: Put) -> None:
+def test_rejected_s3_keys_are_a_server_error(tmp_path: Path, s3: S3, put: Put) -> None:
     """
     With wrong keys the client gets 503 and nothing of what S3 says; the log has its reason.
     """

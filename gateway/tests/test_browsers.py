@@ -202,5 +202,5 @@ def test_what_is_no_name_is_a_usage_error(name: str) -> None:
     """
     A name that no Host could match is refused.
     """
-    with pytest.raises(argparse.ArgumentTypeError, match="is not the name of a host"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a host name"):
         browsers.host(name)

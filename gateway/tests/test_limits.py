@@ -1,5 +1,5 @@
 """
-What clients may take of the gateway, and what it does when it has no more to give.
+Rate limits, resource limits and load shedding of the gateway.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def gateway(limits: Limits, state: Path, port: int, tokens: Tokens | None = None
 
 def test_all_clients_together_have_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    What is above it is RESOURCE_EXHAUSTED and says when to come back; JSON callers get 429 with Retry-After (RFC 6585,
-    section 4). Whoever asks for health gets an answer. A second later there is room again.
+    Calls above it get RESOURCE_EXHAUSTED with RetryInfo; JSON callers get 429 with Retry-After (RFC 6585, section 4).
+    Health checks are exempt. A second later calls are accepted again.
     """
     with gateway(Limits(calls=3), tmp_path, echo[1]) as running:
         codes = [call(running, GET, None)[0] for _ in range(20)]
@@ -63,8 +63,8 @@ def test_all_clients_together_have_a_rate(echo: tuple[Echo, int], tmp_path: Path
 
 def test_each_client_has_a_rate_of_its_own(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    A client is the subject of its token, and without a token its address: one that has had its share does not take
-    another's.
+    A client is the subject of its token, and without a token its address. One that exhausts its rate does not affect
+    others.
     """
     issuer = Issuer(tmp_path / "jwks.json")
     tokens = Tokens(AccessMode.READ_PUBLIC, ISSUER, AUDIENCE, issuer.file)
@@ -79,7 +79,7 @@ def test_each_client_has_a_rate_of_its_own(echo: tuple[Echo, int], tmp_path: Pat
 
 def strangers(issuer: Issuer, folder: Path) -> dict[str, str | None]:
     """
-    No token, and tokens that are not good.
+    No token, and invalid tokens.
     """
     return {
         "none": None,
@@ -90,10 +90,10 @@ def strangers(issuer: Issuer, folder: Path) -> dict[str, str | None]:
     }
 
 
-def test_whoever_is_refused_has_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
+def test_rejected_calls_have_a_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Calls without a token, and with one that is not good, count for their address, as gRPC and as JSON, before JSON is
-    read; and for nobody whose token is good, at the same address.
+    Calls without a token or with an invalid one count against their address, as gRPC and as JSON, before JSON is
+    parsed; they do not count against a valid token at the same address.
     """
     issuer = Issuer(tmp_path / "jwks.json")
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
@@ -111,8 +111,8 @@ def test_whoever_is_refused_has_a_rate(echo: tuple[Echo, int], tmp_path: Path) -
 @pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
 def test_guessing_has_a_rate_without_any_other(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Calls that will be refused for want of a good token have a rate where no others have one: who may call is not
-    counted, nor is what anybody may read.
+    Calls that will be rejected for lack of a valid token are rate-limited even without any other limit. Authorized
+    calls and public reads are not counted.
     """
     issuer = Issuer(tmp_path / "jwks.json")
     tokens = Tokens(mode, ISSUER, AUDIENCE, issuer.file)
@@ -126,9 +126,9 @@ def test_guessing_has_a_rate_without_any_other(mode: AccessMode, echo: tuple[Ech
             assert {call(running, GET, None)[0] for _ in range(20)} == {OK}
 
 
-def test_what_is_refused_takes_nothing_of_what_all_have(echo: tuple[Echo, int], tmp_path: Path) -> None:
+def test_rejected_calls_do_not_count_against_the_global_rate(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Strangers do not use up the calls of all clients together.
+    Unauthenticated calls do not count against the global rate.
     """
     issuer = Issuer(tmp_path / "jwks.json")
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
@@ -139,8 +139,8 @@ def test_what_is_refused_takes_nothing_of_what_all_have(echo: tuple[Echo, int], 
 
 def test_without_memory_calls_are_shed(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Near its bound of memory the gateway refuses calls at once with UNAVAILABLE, as JSON with 503, and still says that
-    it lives and what it counts.
+    Near its memory limit the gateway rejects calls at once with UNAVAILABLE, as JSON with 503, and still serves its
+    liveness probe and metrics.
     """
     full = b"envoy_overload_envoy_overload_actions_stop_accepting_requests_active{} 1"
     with gateway(Limits(heap=1), tmp_path, echo[1]) as running:
@@ -155,7 +155,7 @@ def test_without_memory_calls_are_shed(echo: tuple[Echo, int], tmp_path: Path) -
 
 def test_connections_have_a_bound(tmp_path: Path) -> None:
     """
-    More connections than there may be are closed at once, and those that were there go on.
+    Connections above the limit are closed at once; existing ones continue.
     """
     with front.gateway(S3(tmp_path, 1), tmp_path, limits=Limits(connections=4)) as running:
         held = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(12)]
@@ -179,9 +179,9 @@ def test_connections_have_a_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "seconds"), [(GET, 1), (CREATE, 2)], ids=["read", "write"])
-def test_no_call_is_for_ever(slow: front.Front, path: str, seconds: int) -> None:
+def test_unary_calls_have_a_maximum_duration(slow: front.Front, path: str, seconds: int) -> None:
     """
-    A unary call ends when its kind has had its time, however long its caller would wait.
+    A unary call ends after the maximum duration of its kind, whatever its deadline.
     """
     began = time.monotonic()
     assert call(slow, path, None)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -190,8 +190,8 @@ def test_no_call_is_for_ever(slow: front.Front, path: str, seconds: int) -> None
 
 def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: front.Front) -> None:
     """
-    Where the service does not say so in time the gateway does: DEADLINE_EXCEEDED over gRPC-Web and as JSON, too, also
-    while the request is still on its way.
+    If the service does not respond in time, the gateway does: DEADLINE_EXCEEDED, also over gRPC-Web and as JSON, and
+    while the request is still being sent.
     """
     frame = bytes(5)
     web = {"content_type": "application/grpc-web+proto", "x_grpc_web": "1"}
@@ -206,7 +206,7 @@ def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: front.Front)
 
 def test_a_message_that_is_far_too_large(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    What the gateway does not even hold until its end is RESOURCE_EXHAUSTED.
+    A message that the gateway does not buffer in full gets RESOURCE_EXHAUSTED.
     """
     with gateway(Limits(message=1), tmp_path, echo[1]) as running:
         for content_type in ("application/grpc", "application/grpc-web+proto"):
@@ -216,7 +216,7 @@ def test_a_message_that_is_far_too_large(echo: tuple[Echo, int], tmp_path: Path)
 
 def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
     """
-    A stream outlives the time of unary calls, and ends when it has been silent for long.
+    A stream may last longer than unary calls, and ends after its idle timeout.
     """
     began = time.monotonic()
     code, _ = call(slow, "/modelyard.registry.v1.ChangeService/WatchChanges", None)
@@ -227,7 +227,7 @@ def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
     """
-    A gateway with short times, before a service that takes longer than any of them.
+    A gateway with short timeouts, before a service that is slower than any of them.
     """
     state, dawdler = tmp_path_factory.mktemp("slow"), Echo(seconds=12)
     with pytest.MonkeyPatch.context() as patch, dawdler.served() as port:
@@ -247,9 +247,9 @@ def _half(running: front.Front, path: str, headers: str) -> bytes:
         return answer
 
 
-def test_orders_from_outside_are_not_taken(echo: tuple[Echo, int], tmp_path: Path) -> None:
+def test_envoy_headers_are_stripped_from_client_requests(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Headers that steer Envoy are taken from every client, and what the gateway does behind is not told to it.
+    The gateway strips headers that control Envoy from client requests, and its own x-envoy headers from responses.
     """
     with gateway(Limits(), tmp_path, echo[1]) as running:
         orders = {"x_envoy_max_retries": "50", "x_envoy_upstream_rq_timeout_ms": "1", "x_envoy_force_trace": "1"}
@@ -260,9 +260,9 @@ def test_orders_from_outside_are_not_taken(echo: tuple[Echo, int], tmp_path: Pat
         assert not [name for name in running.ask(MODELS).headers if name.startswith("x-envoy")]
 
 
-def test_the_address_of_a_client_is_not_what_it_says(echo: tuple[Echo, int], tmp_path: Path) -> None:
+def test_a_client_cannot_forge_its_address(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    x-forwarded-for counts only as far as trusted proxies wrote it: a client that makes up addresses has one rate.
+    Only the part of x-forwarded-for that trusted proxies wrote is used: a client that forges addresses has one rate.
     """
     with gateway(Limits(calls_per_client=1), tmp_path / "direct", echo[1]) as running:
         made_up = [call(running, GET, None, x_forwarded_for=f"203.0.113.{i}")[0] for i in range(30)]
@@ -280,10 +280,10 @@ def test_a_limit_that_cannot_be_is_refused() -> None:
         Limits(calls_per_client=0)
 
 
-def test_its_health_and_its_metrics_are_elsewhere(echo: tuple[Echo, int], tmp_path: Path) -> None:
+def test_health_and_metrics_are_on_the_operations_port(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    Those who run it read them at a port of their own, where there is nothing else of its administration; clients do not
-    find them.
+    Operators read them at a port of their own, which exposes nothing else of the admin interface; the port for clients
+    does not serve them.
     """
     with gateway(Limits(), tmp_path, echo[1]) as running:
         assert [running.watch(path).status for path in ("/livez", "/readyz", "/metrics")] == [200, 200, 200]
@@ -296,8 +296,8 @@ def test_its_health_and_its_metrics_are_elsewhere(echo: tuple[Echo, int], tmp_pa
 
 def test_its_administration_is_for_its_user_alone(echo: tuple[Echo, int], tmp_path: Path) -> None:
     """
-    It is a socket that only the gateway's user may open, and no port: no page in a browser and no other user of the
-    machine can make it write down tokens, or end.
+    The admin interface is a socket that only the gateway's user may open, and no port: no web page and no other user of
+    the machine can dump tokens or stop it.
     """
     with gateway(Limits(), tmp_path, echo[1]) as running:
         assert stat.S_IMODE(running.admin.stat().st_mode) == 0o600

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from gateway import site
 from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
+from gateway.tests.front import run_render
 from modelyard.contracts import is_internal, services
 from services.chassis.access import AccessMode
 
-ROOT = Path(__file__).resolve().parents[2]
 # Those of the machine are not at the same place everywhere.
 AUTHORITIES = Path(botocore.__file__).with_name("cacert.pem")
 ADDRESSES = Addresses(
@@ -78,14 +77,14 @@ def cluster_of(config: dict[str, Any], path: str) -> str | None:
 )
 def test_envoy_accepts_it_without_a_word(bucket: Bucket, descriptors: Path, tmp_path: Path) -> None:
     """
-    Envoy validates the rendered configuration and warns of nothing, wherever the bytes are.
+    Envoy validates the rendered configuration without a warning, for every kind of bucket.
     """
     accepted(render(replace(ADDRESSES, bucket=bucket), descriptors, site.write(tmp_path / "site")), tmp_path)
 
 
 def accepted(rendered: str, folder: Path) -> None:
     """
-    Envoy takes the configuration and warns of nothing.
+    Assert that Envoy validates a configuration without a warning.
     """
     file = folder / "envoy.yaml"
     file.write_text(rendered)
@@ -112,9 +111,9 @@ def test_envoy_accepts_access_control(mode: AccessMode, keys: str, descriptors: 
     accepted(render(replace(ADDRESSES, tokens=tokens), descriptors), tmp_path)
 
 
-def test_nothing_is_left_to_fill_in(descriptors: Path) -> None:
+def test_all_placeholders_are_filled(descriptors: Path) -> None:
     """
-    Every placeholder and every anchor of the template is gone.
+    All placeholders and anchors of the template are expanded.
     """
     rendered = render(ADDRESSES, descriptors, site.write(descriptors.with_name("site")))
     assert "${" not in rendered
@@ -168,7 +167,7 @@ def test_only_reads_are_sent_again_after_they_may_have_happened(config: dict[str
     assert {route["route"]["cluster"] for route in own} == {"registry-reads", "cdn-reads", "s3"}
 
 
-def test_streams_do_not_take_the_room_of_calls(config: dict[str, Any]) -> None:
+def test_streams_have_circuit_breakers_of_their_own(config: dict[str, Any]) -> None:
     """
     Every stream goes over connections and through circuit breakers of its own, which every service has; no call does.
     """
@@ -190,7 +189,7 @@ def test_streams_do_not_take_the_room_of_calls(config: dict[str, Any]) -> None:
             assert all(each["max_requests"] for each in thresholds)
 
 
-def test_only_failed_connections_take_a_host_out(config: dict[str, Any]) -> None:
+def test_only_failed_connections_eject_a_host(config: dict[str, Any]) -> None:
     """
     No cluster takes a host out for what it answers (by default Envoy does, after five failures in a row), nor all hosts
     for resets of streams, which Envoy counts as failed connections: a sole one stays.
@@ -209,9 +208,9 @@ def test_only_failed_connections_take_a_host_out(config: dict[str, Any]) -> None
         assert each["max_ejection_percent"] <= 50
 
 
-def test_identity_headers_cannot_be_brought_along(config: dict[str, Any]) -> None:
+def test_identity_headers_are_stripped_from_client_requests(config: dict[str, Any]) -> None:
     """
-    What a client says about its own identity is gone before anything looks at it.
+    Identity headers are stripped from client requests before any other filter sees them.
     """
     (early,) = manager(config)["early_header_mutation_extensions"]
     first, *_ = early["typed_config"]["mutations"]
@@ -239,21 +238,18 @@ def test_a_server_of_ones_own_is_reached_by_its_address() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--bucket", "Bytes"], "'Bytes' is not a bucket's name"),
-        (["--bucket", "bytes", "--s3", "s3:9000"], "the address of S3 is not http://host[:port]"),
-        (["--bucket", "bytes", "--s3", "http://s3/bytes"], "the address of S3 is not http://host[:port]"),
-        (["--bucket", "bytes", "--s3", "http://me:secret@s3"], "the address of S3 is not http://host[:port]"),
-        (["--bucket", "bytes", "--s3", "http://s3:none"], "the address of S3 is not http://host[:port]"),
+        (["--bucket", "Bytes"], "'Bytes' is not a valid bucket name"),
+        (["--bucket", "bytes", "--s3", "s3:9000"], "the URL of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://s3/bytes"], "the URL of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://me:secret@s3"], "the URL of S3 is not http://host[:port]"),
+        (["--bucket", "bytes", "--s3", "http://s3:none"], "the URL of S3 is not http://host[:port]"),
     ],
 )
 def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
     """
-    What cannot be a bucket is named, and nothing is printed.
+    An invalid bucket is a usage error that names it; nothing is printed.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    done = subprocess.run(
-        [*command, *arguments, "--descriptors", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_render(*arguments, "--descriptors", "x")
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
@@ -267,7 +263,7 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
         (["--access", "on", "--jwks-file", "x", "--jwt-issuer", "a"], "--access on needs --jwt-audience"),
         (
             ["--access", "on", "--jwks-url", "http://me:secret@x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
-            "the address of the keys is not http(s)://host[:port][/path]",
+            "the URL of the keys is not http(s)://host[:port][/path]",
         ),
         (
             ["--access", "on", "--jwks-url", "http://x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
@@ -279,11 +275,9 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
 )
 def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said: str) -> None:
     """
-    What is missing is named, and nothing is printed.
+    A missing option is a usage error that names it; nothing is printed.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    rest = ["--bucket", "bytes", "--descriptors", "x", *arguments]
-    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run_render("--descriptors", "x", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "secret" not in done.stderr
@@ -291,12 +285,11 @@ def test_access_that_would_not_hold_is_a_usage_error(arguments: list[str], said:
 
 def test_no_access_control_has_to_be_asked_for(tmp_path: Path) -> None:
     """
-    On loopback it may be off; elsewhere only in so many words.
+    On loopback it may be off; elsewhere only explicitly.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    rest = ["--bucket", "bytes", "--descriptors", str(tmp_path / "contracts.binpb")]
+    descriptors = str(tmp_path / "contracts.binpb")
     for arguments in (["--listen", "127.0.0.1:80"], ["--listen", "[::1]:80"], ["--access", "open-to-everybody"]):
-        done = subprocess.run([*command, *rest, *arguments], cwd=ROOT, capture_output=True, timeout=60, check=False)
+        done = run_render("--descriptors", descriptors, *arguments)
         assert done.returncode == 0, done.stderr
 
 
@@ -304,10 +297,7 @@ def test_a_bad_address_is_a_usage_error() -> None:
     """
     An address that is not host:port is named, and nothing is printed.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "nowhere", "--cache", "a:1", "--cdn", "a:1"]
-    done = subprocess.run(
-        [*command, "--descriptors", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_render("--registry", "nowhere", "--descriptors", "x")
     assert done.returncode == 2
     assert "'nowhere' is not host:port" in done.stderr
     assert done.stdout == ""

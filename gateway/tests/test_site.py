@@ -7,10 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +15,9 @@ from embedded.s3 import S3
 from embedded.testing import scratch
 from gateway import site
 from gateway.access import Tokens
-from gateway.tests.front import Front, gateway
+from gateway.tests.front import Front, gateway, run_render
 from services.chassis.access import AccessMode
 
-ROOT = Path(__file__).resolve().parents[2]
 CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]
 PATHS = [file.path for file in site.files()]
 
@@ -185,8 +181,6 @@ def test_what_is_no_origin_is_a_usage_error(origin: str) -> None:
     """
     A setting that no browser's Origin could match is refused.
     """
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    rest = ["--bucket", "bytes", "--descriptors", "x", "--cors-origin", origin]
-    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run_render("--descriptors", "x", "--cors-origin", origin)
     assert (done.returncode, done.stdout) == (2, "")
     assert "is not an origin" in done.stderr

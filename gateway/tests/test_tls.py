@@ -7,7 +7,6 @@ from __future__ import annotations
 import http.client
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,7 @@ from gateway import tls
 from gateway.access import Tokens
 from gateway.render import descriptor_set, render
 from gateway.tests import front
-from gateway.tests.test_render import ADDRESSES, ROOT
+from gateway.tests.test_render import ADDRESSES
 from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.access import AccessMode
 from services.chassis.serving.tls import Identity, server_credentials
@@ -317,30 +316,24 @@ def test_bad_options_are_named(own: TlsFiles, authority: Authority, tmp_path: Pa
     """
     A file that is missing, no PEM, or of another pair is a usage error that names the option; nothing is printed.
     """
-    cert, key, ca = str(own.certificate), str(own.key), str(own.authority)
+    cert, key = str(own.certificate), str(own.key)
     other = str(authority.issue("other").key)
     cases = [
-        (["--tls-cert", cert], "--tls-cert takes --tls-key too"),
-        (["--services-cert", cert, "--services-key", key], "--services-cert, --services-key takes --services-ca too"),
-        (["--hsts", "1"], "--client-ca and --hsts take --tls-cert and --tls-key"),
-        (["--tls-cert", cert, "--tls-key", key, "--hsts", "-1"], "--hsts: seconds are not negative"),
+        (["--tls-cert", cert], "--tls-cert requires --tls-key"),
+        (["--services-cert", cert, "--services-key", key], "--services-cert, --services-key requires --services-ca"),
+        (["--hsts", "1"], "--client-ca and --hsts require --tls-cert and --tls-key"),
+        (["--tls-cert", cert, "--tls-key", key, "--hsts", "-1"], "--hsts must not be negative"),
         (["--tls-cert", "nowhere", "--tls-key", key], "--tls-cert nowhere cannot be read: No such file"),
-        (["--tls-cert", cert, "--tls-key", other], f"and --tls-key {other} are no certificate and its unencrypted key"),
+        (
+            ["--tls-cert", cert, "--tls-key", other],
+            f"and --tls-key {other} are not a certificate and its unencrypted private key",
+        ),
         (["--tls-cert", key, "--tls-key", key], f"--tls-cert {key} and --tls-key"),
-        (["--tls-cert", cert, "--tls-key", key, "--client-ca", key], f"--client-ca {key} holds no certificates"),
+        (["--tls-cert", cert, "--tls-key", key, "--client-ca", key], f"--client-ca {key} contains no PEM certificates"),
         (["--services-cert", cert, "--services-key", key, "--services-ca", "x"], "--services-ca x cannot be read"),
     ]
-    command = [sys.executable, "-m", "gateway.render", "--registry", "a:1", "--cache", "a:1", "--cdn", "a:1"]
-    command += ["--bucket", "bytes", "--descriptors", str(tmp_path / "contracts.binpb")]
-    with ThreadPoolExecutor(2) as threads:
-        runs = threads.map(
-            lambda arguments: subprocess.run(
-                [*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-            ),
-            [arguments for arguments, _ in cases],
-        )
-        for done, (_, said) in zip(runs, cases, strict=True):
-            assert (done.returncode, done.stdout) == (2, ""), said
-            assert said in done.stderr
+    for arguments, said in cases:
+        done = front.run_render("--descriptors", str(tmp_path / "contracts.binpb"), *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), said
+        assert said in done.stderr
     assert not (tmp_path / "contracts.binpb").exists()
-    assert ca not in command

@@ -25,13 +25,13 @@ def access(suite: Suite) -> Iterator[str]:
             found[str(pod)] = _mode(suite, pod)
     for pod_name, mode in found.items():
         if mode not in {str(each) for each in AccessMode} or mode == AccessMode.OFF:
-            yield f"{pod_name}: it has no access control: add the component access, or the component open"
+            yield f"{pod_name}: no access control: add the component access, or the component open"
     if len(set(found.values())) > 1:
-        yield f"not everybody asks for the same: {', '.join(f'{name}: {mode}' for name, mode in found.items())}"
+        yield f"programs differ in access control: {', '.join(f'{name}: {mode}' for name, mode in found.items())}"
     if AccessMode.OPEN in found.values():
         for each in suite.of("Service", *_DOORS):
             if _leads_in(each):
-                yield f"{each['kind']} {each['metadata']['name']}: others reach what is open to everybody"
+                yield f"{each['kind']} {each['metadata']['name']}: exposes a gateway without access control"
 
 
 def _mode(suite: Suite, pod: Pod) -> str:

@@ -1,5 +1,5 @@
 """
-A new program begins when its schema is there, and only migrations may change a schema.
+A new release starts after its migrations, and only migrations may change a schema.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MIGRATED = ("registry", "cdn")
 
 def gated(suite: Suite) -> Iterator[str]:
     """
-    A Job migrates as the owner; the service waits for it as itself, before it begins.
+    A Job migrates with the owner's role; an init container of the service waits for it with the service's role.
     """
     pods = {str(pod): pod for pod in suite.pods}
     for name in _MIGRATED:
@@ -28,7 +28,7 @@ def gated(suite: Suite) -> Iterator[str]:
             each for each in service.spec.get("initContainers", []) if each["args"][:3] == ["migrate", name, "--wait"]
         ]
         if not waits:
-            yield f"{service}: it does not wait for its schema"
+            yield f"{service}: no init container waits for its schema"
         for pod in suite.pods:
             if f"{name}-database-owner" in _secrets(pod) and pod != job:
                 yield f"{pod}: it can log in as the owner of {name}'s database"

@@ -1,5 +1,5 @@
 """
-NetworkPolicies let through what the settings say that the programs connect to, and nothing else.
+NetworkPolicies allow exactly the connections that the settings of the programs require.
 
 A connection is allowed as https://kubernetes.io/docs/concepts/services-networking/network-policies/ says: if no policy
 selects the pod for that direction, or if a rule of one that does takes the peer and the port; and this at both ends.
@@ -38,7 +38,7 @@ class Arrow:
         return f"{self.source} → {self.target}:{self.port}"
 
 
-# The nodes of a cluster speak to each other, which no setting of ours tells.
+# Connections between the nodes of a database cluster, which are in no setting.
 _BUS = "bus"
 _AMONG_THEMSELVES = {
     "valkey-cluster": {("valkey", 6379)},
@@ -49,25 +49,25 @@ _AMONG_THEMSELVES = {
 
 def arrows(suite: Suite) -> Iterator[str]:
     """
-    Between pods, exactly the connections of the settings are allowed; the addresses outside can be reached.
+    Exactly the connections in the settings are allowed between pods; external addresses are reachable.
     """
     if not suite.of("NetworkPolicy"):
         return
     inside, outside = wanted(suite)
     allowed = set(_allowed(suite))
     for arrow in sorted(inside - allowed):
-        yield f"{arrow} is denied, and is needed"
+        yield f"{arrow} is denied, but is needed"
     for arrow in sorted(allowed - inside):
-        yield f"{arrow} is allowed, and nobody needs it"
+        yield f"{arrow} is allowed, but is not needed"
     for source, host, port in sorted(outside):
         pod = next(each for each in suite.pods if each.name == source)
         if not _out_of_cluster(suite, pod, port):
-            yield f"{source} → {host}:{port} is denied, and is needed"
+            yield f"{source} → {host}:{port} is denied, but is needed"
 
 
 def denied(suite: Suite) -> Iterator[str]:
     """
-    What no policy allows is denied, for every pod and in both directions.
+    Default deny for every pod, in both directions.
     """
     everything = [
         each

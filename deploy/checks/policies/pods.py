@@ -29,7 +29,7 @@ def images(suite: Suite) -> Iterator[str]:
         name, _, digest = image.partition("@")
         tag = name.rpartition("/")[2].partition(":")[2]
         if tag in ("", "latest") and not digest:
-            yield f"{pod}, {container['name']}: {image} is another image tomorrow: give it a version or a digest"
+            yield f"{pod}, {container['name']}: {image} is not pinned: give it a version or a digest"
         if suite.name == "production" and pod.labels.get("app.kubernetes.io/part-of") and not digest:
             yield f"{pod}, {container['name']}: {image} has no digest"
 
@@ -60,7 +60,8 @@ def restricted(suite: Suite) -> Iterator[str]:
 
 def rollout(suite: Suite) -> Iterator[str]:
     """
-    Nothing is taken away before something new serves, spread over nodes and zones, and a drained node waits for it.
+    A zero-downtime rolling update: no pod stops before a new one is ready; pods are spread over nodes and zones and
+    have a PodDisruptionBudget.
     """
     budgets = suite.of("PodDisruptionBudget")
     for each in suite.of("Deployment"):
@@ -75,7 +76,7 @@ def rollout(suite: Suite) -> Iterator[str]:
             yield f"Deployment {name}: no PodDisruptionBudget"
         keys = {one["topologyKey"] for one in spec["template"]["spec"].get("topologySpreadConstraints", [])}
         if keys != {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}:
-            yield f"Deployment {name}: it is not spread over zones and nodes"
+            yield f"Deployment {name}: no topology spread over zones and nodes"
         if "priorityClassName" not in spec["template"]["spec"]:
             yield f"Deployment {name}: no priorityClassName"
 
@@ -91,7 +92,7 @@ def _rights(spec: Object) -> Iterator[str]:
         yield "seccompProfile is not RuntimeDefault"
     for volume in spec.get("volumes", []):
         if set(volume) - _VOLUMES:
-            yield f"volume {volume['name']} is of no allowed kind"
+            yield f"volume {volume['name']} has a type that is not allowed"
 
 
 def _privileges(container: Object) -> Iterator[str]:

@@ -1,5 +1,5 @@
 """
-Probes ask on real ports, for names that the program in the pod has; and pods get the time that they need to end.
+Probes use existing ports and health services; the termination grace period covers the drain.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CLOSING = 10.0
 
 def probes(suite: Suite) -> Iterator[str]:
     """
-    Every container that goes on running has all three probes, each on a port that it has.
+    Every long-running container has all three probes, each on a port of the container.
     """
     for pod in suite.pods:
         for container in pod.main if pod.serves else []:
@@ -33,13 +33,13 @@ def probes(suite: Suite) -> Iterator[str]:
                 for asked in ("grpc", "httpGet", "tcpSocket"):
                     port = container[kind].get(asked, {}).get("port")
                     if port is not None and port not in ports and port not in ports.values():
-                        yield f"{where}: there is no port {port}"
+                        yield f"{where}: the container has no port {port}"
                 yield from (f"{where}: {problem}" for problem in _asked(pod, kind, container[kind]))
 
 
 def grace(suite: Suite) -> Iterator[str]:
     """
-    Kubernetes' patience is longer than the drain: the delay, the calls under way, and what it takes to close.
+    The termination grace period is longer than the drain delay, the drain and the shutdown.
     """
     for each in suite.of("Deployment"):
         pod = next(one for one in suite.pods if str(one) == f"Deployment {each['metadata']['name']}")
@@ -49,7 +49,7 @@ def grace(suite: Suite) -> Iterator[str]:
         drain = float(given[0] if given else values["MODELYARD_DRAIN_SECONDS"])
         needed = float(values["MODELYARD_DRAIN_DELAY_SECONDS"]) + drain + _CLOSING
         if pod.spec["terminationGracePeriodSeconds"] < needed:
-            yield f"{pod}: terminationGracePeriodSeconds is below {needed:g}: delay, drain and closing"
+            yield f"{pod}: terminationGracePeriodSeconds is below {needed:g}: drain delay, drain and shutdown"
 
 
 def _asked(pod: Pod, kind: str, probe: Object) -> Iterator[str]:
@@ -57,15 +57,15 @@ def _asked(pod: Pod, kind: str, probe: Object) -> Iterator[str]:
         service = probe["grpc"].get("service", "")
         known = {"", *_services(pod.name)}
         if service not in known:
-            yield f"{pod.name} has no health of {service!r}"
+            yield f"{pod.name} has no health service {service!r}"
         if kind == "readinessProbe" and service == "":
-            yield "the health of '' says that the process lives, and not that it can answer"
+            yield "the health service '' reports that the process is alive, not that it is ready"
         if kind != "readinessProbe" and service != "":
-            yield f"the health of {service!r} is bad when a database is away, which a restart does not mend"
+            yield f"the health service {service!r} fails while a database is unavailable, which a restart does not fix"
     if "httpGet" in probe and probe["httpGet"]["path"] not in PATHS[kind]:
         yield f"{probe['httpGet']['path']} is not one of {sorted(PATHS[kind])}"
     if "grpc" not in probe and "httpGet" not in probe and pod.kind == "Deployment":
-        yield "it does not ask the program"
+        yield "the probe is neither grpc nor httpGet"
 
 
 @cache

@@ -32,7 +32,7 @@ def selectors(suite: Suite) -> Iterator[str]:
         if found is None or found["apiVersion"] != target["apiVersion"]:
             yield f"{_name(each)}: there is no {target['kind']} {target['name']}"
         elif "replicas" in found["spec"]:
-            yield f"{_name(each)}: {target['name']} has replicas, to which every apply would set it back"
+            yield f"{_name(each)}: {target['name']} sets replicas, which every apply would reset"
 
 
 def references(suite: Suite) -> Iterator[str]:
@@ -65,7 +65,7 @@ def checksums(suite: Suite) -> Iterator[str]:
             used += [volume[kind][key] for kind, key in _SOURCES if kind in volume]
         for name in sorted(set(used) & made):
             if not _HASHED.fullmatch(name[-11:]):
-                yield f"{pod}: {name} has no checksum: a change of it would not roll the pod"
+                yield f"{pod}: {name} has no hash in its name: changing it would not restart the pods"
         if pod.labels.get("app.kubernetes.io/part-of") != "modelyard":
             yield f"{pod}: no label app.kubernetes.io/part-of: modelyard"
 
@@ -77,12 +77,12 @@ def _own(suite: Suite, owner: Object) -> Iterator[str]:
     selector, template = owner["spec"]["selector"], owner["spec"]["template"]
     labels = template["metadata"]["labels"]
     if not matches(selector, labels):
-        yield f"{_name(owner)}: its selector is not of its pods"
+        yield f"{_name(owner)}: its selector does not match its pods"
     if [str(pod) for pod in suite.selected(selector)] != [_name(owner)]:
-        yield f"{_name(owner)}: its selector takes pods of others, too"
+        yield f"{_name(owner)}: its selector also matches pods of others"
     for spread in template["spec"].get("topologySpreadConstraints", []):
         if not matches(spread["labelSelector"], labels):
-            yield f"{_name(owner)}: it is spread by labels that it has not"
+            yield f"{_name(owner)}: its topology spread selects labels that it does not have"
 
 
 def _service(suite: Suite, service: Object) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _volume(suite: Suite, secrets: dict[str, set[str]], volume: Object) -> Itera
     elif "secret" in volume:
         name = volume["secret"]["secretName"]
         if name not in secrets:
-            yield f"there is no Secret {name}, and nothing that makes it"
+            yield f"there is no Secret {name}, and nothing that creates it"
             return
         keys = secrets[name]
     else:

@@ -1,5 +1,5 @@
 """
-What the pods are told is what the programs understand.
+The settings of pods are valid for their programs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROGRAMS: dict[str, type[Any]] = {
 
 def settings(suite: Suite) -> Iterator[str]:
     """
-    Each program reads its settings without an error, and none is misspelt.
+    Each program accepts its settings, and none is unknown.
     """
     for pod in suite.pods:
         for container in pod.containers:
@@ -39,7 +39,7 @@ def settings(suite: Suite) -> Iterator[str]:
 
 def memory(suite: Suite) -> Iterator[str]:
     """
-    What a program may keep in memory by its settings is less than its pod may have.
+    The memory that settings allow a program fits its memory limit.
     """
     for pod in suite.pods:
         for container in pod.main if pod.kind == "Deployment" else []:
@@ -48,19 +48,19 @@ def memory(suite: Suite) -> Iterator[str]:
             kept += [int(one[7:]) << 20 for one in container["args"] if one.startswith("--heap=")]
             limit = _octets(container["resources"]["limits"]["memory"])
             if any(each > 0.8 * limit for each in kept):
-                yield f"{pod}: it may keep {max(kept) >> 20} MiB, of {limit >> 20} MiB in all"
+                yield f"{pod}: it may cache {max(kept) >> 20} MiB, with a memory limit of {limit >> 20} MiB"
 
 
 def wrong(program: str, values: Mapping[str, str]) -> Iterator[str]:
     """
-    What a program would say of its environment.
+    A program's errors for its environment.
 
     Args:
         program: one of PROGRAMS.
         values: by name; files need not be there.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # The files are in the cluster's Secrets: any content will do here.
+        # The files come from Secrets: any content is valid here.
         secret = Path(folder) / "secret"
         secret.write_text("{}")
         secret.chmod(0o600)
@@ -72,7 +72,7 @@ def wrong(program: str, values: Mapping[str, str]) -> Iterator[str]:
     known = {each.metadata["variable"].name for one in PROGRAMS.values() for each in fields(one)}
     for name in sorted(values):
         if name.startswith("MODELYARD_") and name not in known:
-            yield f"{name} is no setting"
+            yield f"{name} is not a setting"
 
 
 def _octets(quantity: str) -> int:

@@ -1,5 +1,5 @@
 """
-Prometheus reaches every page of metrics, and autoscalers use metrics that there are.
+Prometheus scrapes every metrics endpoint, and autoscalers use metrics that exist.
 """
 
 from __future__ import annotations
@@ -8,21 +8,22 @@ from collections.abc import Iterator
 
 from deploy.checks.suite import Object, Pod, Suite, matches
 
-#: The ports on which a program has metrics.
+#: The ports with metrics endpoints.
 PAGES = ("metrics", "operations")
-#: What autoscalers may ask for, each of a page of metrics: see deploy/tests/test_live.py.
+#: Metrics that autoscalers may use; tests/test_deploy.py finds them on a running suite.
 METRICS = {"grpc_server_in_flight", "envoy_http_downstream_rq_active"}
 
 
 def scraped(suite: Suite) -> Iterator[str]:
     """
-    Every port with metrics is that of a PodMonitor, under the name of its service, and lets Prometheus in.
+    Every port with metrics has a PodMonitor whose job is the name of the service, and a NetworkPolicy that admits
+    Prometheus.
     """
     monitors = suite.of("PodMonitor")
     for pod in suite.pods:
         for port in (each for each in pod.ports if each.name in PAGES and pod.kind == "Deployment"):
             if monitors and not any(_scrapes(each, pod, port.name) for each in monitors):
-                yield f"{pod}: nobody scrapes its port {port.name}"
+                yield f"{pod}: no PodMonitor scrapes its port {port.name}"
             if suite.of("NetworkPolicy") and not any(
                 _admits(each, pod, port.number) for each in suite.of("NetworkPolicy")
             ):
@@ -36,7 +37,7 @@ def scraped(suite: Suite) -> Iterator[str]:
 
 def autoscalers(suite: Suite) -> Iterator[str]:
     """
-    Autoscalers keep two pods at least and ask for metrics that exist.
+    Autoscalers keep at least two pods and use metrics that exist.
     """
     for each in suite.of("HorizontalPodAutoscaler"):
         name, spec = each["metadata"]["name"], each["spec"]
@@ -44,7 +45,7 @@ def autoscalers(suite: Suite) -> Iterator[str]:
             yield f"HorizontalPodAutoscaler {name}: not 2 <= minReplicas < maxReplicas"
         asked = {one["pods"]["metric"]["name"] for one in spec["metrics"] if one["type"] == "Pods"}
         for metric in sorted(asked - METRICS):
-            yield f"HorizontalPodAutoscaler {name}: no program has {metric}"
+            yield f"HorizontalPodAutoscaler {name}: no program exports {metric}"
     for each in suite.of("Deployment"):
         if each["spec"].get("replicas", 2) < 2:
             yield f"Deployment {each['metadata']['name']}: fewer than two pods"

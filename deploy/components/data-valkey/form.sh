@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes running nodes a cluster: form.sh REPLICAS HOST:PORT…
+# Form a Valkey Cluster of running nodes: form.sh REPLICAS HOST:PORT…
 #
-# The password is in the file VALKEY_PASSWORD_FILE. Nodes that are a cluster already are left as they are, so that this can
-# run with every rollout. Nodes that do not answer yet are waited for, two minutes at most.
+# The password is in the file VALKEY_PASSWORD_FILE. It does nothing if the nodes are in a cluster, so that it can
+# run with every rollout. It waits up to two minutes for nodes to respond.
 set -euo pipefail
 replicas=$1
 shift

@@ -20,10 +20,10 @@ from modelyard.cli.scrape import parse
 from modelyard.registry.v1 import models_pb2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """
-    A suite of which parts may be killed.
+    A suite whose parts may be killed, and whose counters count only the calls of this module.
     """
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
@@ -41,15 +41,16 @@ def test_how_long_reads_take_is_counted(stack: Stack) -> None:
     """
     (slow,) = [each for each in objectives() if each.name == "gateway-get"]
     (bound,) = re.findall(r'le="([^"]+)"', slow.bad)
-    with modelyard.connect(stack.gateway) as yard:
-        yard.models.ListModels(models_pb2.ListModelsRequest(parent="namespaces/default"), timeout=30)
     name = "envoy_cluster_grpc_upstream_rq_time"
     labels = {
         "envoy_grpc_bridge_method": "ListModels",
         "envoy_grpc_bridge_service": "modelyard_registry_v1_ModelService",
     }
-    assert _eventually(lambda: _counted(stack, f"{name}_count", **labels) == 1)
-    assert _counted(stack, f"{name}_bucket", **labels, le="+Inf") == 1
+    before = _counted(stack, f"{name}_count", **labels)
+    with modelyard.connect(stack.gateway) as yard:
+        yard.models.ListModels(models_pb2.ListModelsRequest(parent="namespaces/default"), timeout=30)
+    assert _eventually(lambda: _counted(stack, f"{name}_count", **labels) == before + 1)
+    assert _counted(stack, f"{name}_bucket", **labels, le="+Inf") == before + 1
     with urllib.request.urlopen(stack.gateway_metrics, timeout=10) as page:  # noqa: S310 - our own page
         assert f'le="{bound}"' in page.read().decode()
     assert f"{name}_bucket{{" in slow.bad
@@ -70,20 +71,25 @@ def test_an_outage_is_counted(stack: Stack) -> None:
     """
     Without a registry, calls of any kind count as Unavailable, once each; without S3, downloads count as 5xx.
     """
+    list_models = {"envoy_grpc_bridge_method": "ListModels"}
+    total = _counted(stack, "envoy_cluster_grpc_total", **list_models)
+    unavailable = _counted(stack, "envoy_cluster_grpc_14", **list_models)
+    unanswered = _counted(stack, "envoy_gateway_unanswered_json")
     stack.kill("registry")
     stack.kill("s3")
     with modelyard.connect(stack.gateway) as yard:
         request = models_pb2.CreateModelRequest(parent="namespaces/default", model_id="m", model=models_pb2.Model())
         with pytest.raises(grpc.RpcError):
             yard.models.CreateModel(request, timeout=2)
-    for path in ("v1/namespaces/default/models", f"assets/{'0' * 64}"):
+    # A list that no cache has.
+    for path in ("v1/namespaces/default/models?pageSize=7", f"assets/{'0' * 64}"):
         with pytest.raises(OSError, match=r"50[0-9]"):
             urllib.request.urlopen(f"http://{stack.gateway}/{path}", timeout=30)
     assert _counted(stack, "envoy_cluster_grpc_14", envoy_grpc_bridge_method="CreateModel") >= 1
     # Whether the cache has answered, or the gateway by itself.
-    listed = _counted(stack, "envoy_cluster_grpc_14", envoy_grpc_bridge_method="ListModels")
-    assert listed == _counted(stack, "envoy_cluster_grpc_total", envoy_grpc_bridge_method="ListModels")
-    assert listed + _counted(stack, "envoy_gateway_unanswered_json") == 1
+    listed = _counted(stack, "envoy_cluster_grpc_14", **list_models) - unavailable
+    assert listed == _counted(stack, "envoy_cluster_grpc_total", **list_models) - total
+    assert listed + _counted(stack, "envoy_gateway_unanswered_json") - unanswered == 1
     s3 = {"envoy_cluster_name": "s3"}
     assert _counted(stack, "envoy_cluster_upstream_rq_xx", **s3, envoy_response_code_class="5") >= 1
     assert _counted(stack, "envoy_cluster_upstream_rq_completed", **s3) >= 1

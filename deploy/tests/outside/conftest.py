@@ -4,16 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.checks.building import NoKustomizeError, build
+from deploy.checks.building import build
 from deploy.checks.suite import Suite
+from deploy.tests.building import build_once
 
 
 @pytest.fixture(scope="session")
-def overlay() -> Suite:
+def overlay(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     """
-    The overlay of this folder.
+    The overlay in this folder.
     """
-    try:
-        return build(Path(__file__).with_name("overlay"))
-    except NoKustomizeError as error:
-        pytest.skip(str(error))
+    return build_once(tmp_path_factory, "outside", lambda: build(Path(__file__).with_name("overlay")))

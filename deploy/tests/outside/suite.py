@@ -36,7 +36,6 @@ OWNER = "modelyard"
 _MOUNTS = "/etc/modelyard"
 _ALL_SCOPES = tuple(sorted(set(public_scopes().values())))
 _NO_TLS_HERE = re.compile(r"\?sslmode=verify-full&sslrootcert=[^,\s]*")
-_INSTANCES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +58,24 @@ class Outside:
         suite: the overlay.
         state: a folder that every user may enter.
         settings: in place of the overlay's, by name; also the gateway's options.
-        valkey: another's, to share its cluster; None means one of its own.
+        valkey: the Valkey Cluster of another suite, to share it; None starts one.
+        replicas: the number of instances of each Deployment.
     """
 
     def __init__(
-        self, suite: Suite, state: Path, settings: Mapping[str, str] | None = None, valkey: ValkeyCluster | None = None
+        self,
+        suite: Suite,
+        state: Path,
+        settings: Mapping[str, str] | None = None,
+        valkey: ValkeyCluster | None = None,
+        replicas: int = 2,
     ) -> None:
         self._suite, self._state, self._settings = suite, state, settings or {}
         self._supervisor = Supervisor(state / "log")
         self._parts: dict[str, Part] = {}
         self._passwords = {name: secrets.token_hex(16) for name in ("owner", "service", "valkey")}
         self._own_valkey = valkey is None
+        self._replicas = replicas
         self._issuer = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Keys, directory=str(state)))
         self.image = image.make(state / "image")
         self.authority = Authority(state / "tls")
@@ -79,7 +85,7 @@ class Outside:
         self.s3 = S3(state, free_port())
         self.key, self.token = state / "key.pem", state / "token"
         self.instances = {
-            pod.name: [_instance(pod, number) for number in range(1, _INSTANCES + 1)]
+            pod.name: [_instance(pod, number) for number in range(1, replicas + 1)]
             for pod in suite.pods
             if pod.kind == "Deployment"
         }
@@ -249,7 +255,7 @@ class Outside:
                 # It is ready as soon as it could serve; a client of a suite that has just begun waits for the others.
                 page = self.page(instance.name, "/metrics")
                 for name in ("registry", "cache", "cdn"):
-                    healthy = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{name}"}} {_INSTANCES}'
+                    healthy = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{name}"}} {self._replicas}'
                     if healthy not in page:
                         raise RuntimeError(f"{instance.name} does not see all of {name}")
 

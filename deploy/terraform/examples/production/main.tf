@@ -1,11 +1,11 @@
-# Everything that deploy/overlays/production expects of AWS, in a VPC and beside an EKS cluster that are there.
+# Everything that deploy/overlays/production expects of AWS, in an existing VPC, for an existing EKS cluster.
 
 terraform {
   required_version = ">= 1.11"
   required_providers {
     aws = { source = "hashicorp/aws", version = "~> 6.0" }
   }
-  # Where the state is kept is yours to say: it should be encrypted, and locked while it is used.
+  # Configure a backend for the state, with encryption and locking.
 }
 
 provider "aws" {

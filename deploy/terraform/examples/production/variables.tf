@@ -1,5 +1,5 @@
 variable "region" {
-  description = "Of everything but CloudFront, which is everywhere."
+  description = "AWS region of everything but CloudFront, which is global."
   type        = string
   default     = "us-east-1"
 }
@@ -25,17 +25,17 @@ variable "eks_cluster_name" {
 }
 
 variable "bucket" {
-  description = "Its name, the same in all of AWS."
+  description = "Name of the bucket, globally unique."
   type        = string
 }
 
 variable "public_key_files" {
-  description = "The public halves of the keys that sign addresses, PEM, by name: two while one takes over from the other."
+  description = "Public keys for signed URLs, PEM, by name: two during a key rotation."
   type        = map(string)
 }
 
 variable "signing_key" {
-  description = "Which of them the asset service signs with."
+  description = "Name of the key that the asset service signs with."
   type        = string
 }
 

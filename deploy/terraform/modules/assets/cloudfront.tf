@@ -1,10 +1,10 @@
-# The edge: assets/* and static/* for everybody, and whatever else only with signed addresses (docs/delivery.md). Compressed
+# The edge: assets/* and static/* for everybody, and whatever else only with signed URLs (docs/delivery.md). Compressed
 # variants of private assets and half-written uploads are in the bucket, too: nothing but these two prefixes is open.
 
 locals {
   origin = "bucket"
   open   = ["assets/*", "static/*"]
-  # All that the edge may ask the bucket for at all.
+  # The only requests of CloudFront that the bucket allows.
   served = ["assets", "static", "private", "versions"]
 }
 

@@ -4,7 +4,7 @@ output "MODELYARD_S3_BUCKET" {
 }
 
 output "MODELYARD_S3_REGION" {
-  description = "The same."
+  description = "Setting of the asset service and of the gateway."
   value       = aws_s3_bucket.this.region
 }
 
@@ -14,7 +14,7 @@ output "MODELYARD_CLOUDFRONT_DOMAIN" {
 }
 
 output "MODELYARD_CLOUDFRONT_KEY_PAIR_ID" {
-  description = "Setting of the asset service; the private half is its secret."
+  description = "Setting of the asset service; the private key is its secret."
   value       = aws_cloudfront_public_key.this[var.signing_key].id
 }
 
@@ -29,6 +29,6 @@ output "role_arns" {
 }
 
 output "policies" {
-  description = "What pods may do, as JSON, where roles are made elsewhere."
+  description = "IAM policies of the pods, as JSON, for roles that are created elsewhere."
   value       = local.policies
 }

@@ -1,4 +1,4 @@
-# What the pods may do: the asset service all that it does, the gateway read what is public.
+# IAM policies of the pods: the asset service reads and writes, the gateway reads public objects.
 
 data "aws_iam_policy_document" "cdn" {
   statement {
@@ -26,7 +26,7 @@ data "aws_iam_policy_document" "cdn" {
   }
 }
 
-# Without ListBucket S3 answers 403 where there is no such key.
+# Without ListBucket S3 responds to a missing key with 403.
 data "aws_iam_policy_document" "gateway" {
   statement {
     sid     = "PublicObjects"

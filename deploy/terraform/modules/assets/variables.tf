@@ -1,5 +1,5 @@
 variable "bucket" {
-  description = "Its name, the same in all of AWS."
+  description = "Name of the bucket, globally unique."
   type        = string
   validation {
     condition     = can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket))
@@ -8,7 +8,7 @@ variable "bucket" {
 }
 
 variable "public_keys" {
-  description = "Public halves of the keys that sign addresses, by name: RSA 2048, PEM. The private halves never come here. Two of them while one takes over from the other."
+  description = "Public keys for signed URLs, by name: RSA 2048, PEM. Private keys are not needed here. Two of them while one takes over from the other."
   type        = map(string)
   validation {
     condition     = length(var.public_keys) > 0 && alltrue([for each in var.public_keys : startswith(each, "-----BEGIN PUBLIC KEY-----")])
@@ -17,7 +17,7 @@ variable "public_keys" {
 }
 
 variable "signing_key" {
-  description = "The name of the one that the asset service signs with."
+  description = "Name of the key that the asset service signs with."
   type        = string
   validation {
     condition     = contains(keys(var.public_keys), var.signing_key)
@@ -26,13 +26,13 @@ variable "signing_key" {
 }
 
 variable "aliases" {
-  description = "Names of one's own for the distribution."
+  description = "Alternate domain names of the distribution."
   type        = list(string)
   default     = []
 }
 
 variable "certificate_arn" {
-  description = "Of ACM in us-east-1, for the aliases; null without any."
+  description = "ACM certificate in us-east-1 for the aliases; null without aliases."
   type        = string
   default     = null
   validation {
@@ -42,7 +42,7 @@ variable "certificate_arn" {
 }
 
 variable "upload_origins" {
-  description = "Sites whose scripts may send parts to signed addresses of the bucket, such as https://app.example."
+  description = "CORS origins that may upload parts to presigned URLs of the bucket, such as https://app.example."
   type        = list(string)
   default     = []
   validation {
@@ -52,7 +52,7 @@ variable "upload_origins" {
 }
 
 variable "kept_versions_days" {
-  description = "How long what was deleted or overwritten can be brought back."
+  description = "Retention of deleted and overwritten objects in days."
   type        = number
   default     = 30
   validation {
@@ -62,7 +62,7 @@ variable "kept_versions_days" {
 }
 
 variable "price_class" {
-  description = "Of CloudFront: how much of the world is near."
+  description = "CloudFront price class: the regions of its edge locations."
   type        = string
   default     = "PriceClass_100"
   validation {
@@ -72,19 +72,19 @@ variable "price_class" {
 }
 
 variable "eks_cluster_name" {
-  description = "Whose pods get their rights by EKS Pod Identity; null makes the policies alone."
+  description = "EKS cluster whose pods get their roles by EKS Pod Identity; null creates only the policies."
   type        = string
   default     = null
 }
 
 variable "namespace" {
-  description = "Of the pods."
+  description = "Namespace of the pods."
   type        = string
   default     = "modelyard"
 }
 
 variable "tags" {
-  description = "Of everything."
+  description = "Tags of all resources."
   type        = map(string)
   default     = {}
 }

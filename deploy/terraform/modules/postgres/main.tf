@@ -3,7 +3,7 @@
 locals {
   family = "postgres${split(".", var.engine_version)[0]}"
   parameters = {
-    # Nobody comes in without TLS.
+    # TLS only.
     "rds.force_ssl" = { value = "1", method = "immediate" }
 
     max_connections            = { value = tostring(var.max_connections), method = "pending-reboot" }
@@ -16,7 +16,7 @@ locals {
     max_wal_size         = { value = "4096", method = "immediate" }
     wal_compression      = { value = "lz4", method = "immediate" }
 
-    # The services set their own bounds below this.
+    # The services set shorter timeouts.
     idle_in_transaction_session_timeout = { value = "60000", method = "immediate" }
     log_min_duration_statement          = { value = "500", method = "immediate" }
     # A replica's readers are not ended by what the primary cleans up.

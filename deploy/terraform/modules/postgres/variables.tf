@@ -17,7 +17,7 @@ variable "database" {
 }
 
 variable "vpc_id" {
-  description = "Where it is."
+  description = "ID of the VPC."
   type        = string
 }
 
@@ -31,7 +31,7 @@ variable "subnet_ids" {
 }
 
 variable "client_security_group_ids" {
-  description = "Whoever may connect: the security group of the cluster's nodes, or of the pods."
+  description = "Client security group: that of the cluster's nodes, or of the pods."
   type        = list(string)
 }
 
@@ -43,13 +43,13 @@ variable "owner_password" {
 }
 
 variable "owner_password_version" {
-  description = "Another number writes the password again."
+  description = "Increment it to write the password again."
   type        = number
   default     = 1
 }
 
 variable "instance_class" {
-  description = "Of the primary."
+  description = "Instance class of the primary."
   type        = string
   default     = "db.r7g.large"
 }
@@ -65,7 +65,7 @@ variable "replicas" {
 }
 
 variable "replica_instance_class" {
-  description = "Of the replicas; null means as the primary."
+  description = "Instance class of the replicas; null uses that of the primary."
   type        = string
   default     = null
 }
@@ -77,7 +77,7 @@ variable "engine_version" {
 }
 
 variable "storage_gib" {
-  description = "To begin with; it grows up to eight times as much."
+  description = "Initial storage in GiB; autoscaling grows it up to eight times."
   type        = number
   default     = 100
   validation {
@@ -93,7 +93,7 @@ variable "max_connections" {
 }
 
 variable "backup_days" {
-  description = "How far back it can be restored to any moment."
+  description = "Backup retention in days, for point-in-time recovery."
   type        = number
   default     = 14
   validation {
@@ -115,13 +115,13 @@ variable "monitoring_role_arn" {
 }
 
 variable "deletion_protection" {
-  description = "Whether it cannot be destroyed."
+  description = "Enable deletion protection."
   type        = bool
   default     = true
 }
 
 variable "tags" {
-  description = "Of everything."
+  description = "Tags of all resources."
   type        = map(string)
   default     = {}
 }

@@ -1,4 +1,4 @@
-# ElastiCache for Valkey in cluster mode. What is in it can be fetched again: no snapshots.
+# ElastiCache for Valkey in cluster mode. Its data are a cache: no snapshots.
 
 resource "aws_elasticache_subnet_group" "this" {
   name       = var.name
@@ -69,7 +69,7 @@ resource "aws_elasticache_replication_group" "this" {
   transit_encryption_mode    = "required"
   at_rest_encryption_enabled = true
   auth_token                 = var.password
-  # The old one is taken, too, until the next change: pods are rolled in between.
+  # Dual-credential rotation: the old password is accepted, too, until the next change; roll the pods in between.
   auth_token_update_strategy = "ROTATE"
 
   snapshot_retention_limit   = 0

@@ -8,7 +8,7 @@ variable "name" {
 }
 
 variable "vpc_id" {
-  description = "Where it is."
+  description = "ID of the VPC."
   type        = string
 }
 
@@ -22,12 +22,12 @@ variable "subnet_ids" {
 }
 
 variable "client_security_group_ids" {
-  description = "Whoever may connect: the security group of the cluster's nodes, or of the pods."
+  description = "Client security group: that of the cluster's nodes, or of the pods."
   type        = list(string)
 }
 
 variable "password" {
-  description = "What the cache logs in with (AUTH): 16 to 128 printable characters. From a secret store, not from a file of variables."
+  description = "Password of the cache (AUTH): 16 to 128 printable characters. From a secret store, not from a file of variables."
   type        = string
   sensitive   = true
   validation {
@@ -37,13 +37,13 @@ variable "password" {
 }
 
 variable "node_type" {
-  description = "Of every node."
+  description = "Node type."
   type        = string
   default     = "cache.r7g.large"
 }
 
 variable "engine_version" {
-  description = "Of Valkey."
+  description = "Version of Valkey."
   type        = string
   default     = "8.1"
 }
@@ -59,7 +59,7 @@ variable "shards" {
 }
 
 variable "replicas" {
-  description = "Of each shard."
+  description = "Replicas per shard."
   type        = number
   default     = 1
   validation {
@@ -69,13 +69,13 @@ variable "replicas" {
 }
 
 variable "maintenance_window" {
-  description = "UTC."
+  description = "Maintenance window in UTC."
   type        = string
   default     = "sun:04:00-sun:05:00"
 }
 
 variable "tags" {
-  description = "Of everything."
+  description = "Tags of all resources."
   type        = map(string)
   default     = {}
 }
