@@ -47,7 +47,7 @@ buf: $(READY)
 	@$(BIN)/buf lint $(IMAGE) --path modelyard
 	@$(BIN)/buf breaking $(IMAGE) --against protos/released.binpb --path modelyard
 
-# What fails is run once more with nothing beside it: a machine that was too busy is told from a bug, and both are shown.
+# What fails is run once more with nothing beside it: this distinguishes an overloaded machine from a bug, and both are shown.
 AGAIN = [ $$? -eq 5 ] || { echo "Once more, by themselves:"; \
 	  $(BIN)/pytest -rA --no-header --tb=short --last-failed --last-failed-no-failures none $(ARGS); }
 
