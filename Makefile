@@ -50,13 +50,13 @@ buf: $(READY)
 	@$(BIN)/buf breaking $(IMAGE) --against protos/released.binpb --path modelyard
 
 # The second part has the machine to itself. Both run, and exit code 5 (no test was selected) is no failure.
-unit: $(READY) ## The tests alone: make unit ARGS="services/cache -k near"
+unit: $(READY) ## Run the tests only: make unit ARGS="services/cache -k near"
 	@status=0; \
 	  $(BIN)/pytest --quiet -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ] || status=1; \
 	  $(BIN)/pytest --quiet -m alone $(ARGS) || [ $$? -eq 5 ] || status=1; \
 	  exit $$status
 
-quick: $(READY) lint types imports ## While you work: lint, types, imports, and the tests that your changes since the main branch affect
+quick: $(READY) lint types imports ## Lint, types, import boundaries, and the tests affected by your changes since the main branch
 	@$(BIN)/python -m tests.affected
 
 protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi.json from protos/

@@ -232,7 +232,7 @@ def send(yard: Yard, shape: Shape) -> Figures:
 
 def clean(yard: Yard, shape: Shape) -> None:
     """
-    Take away what was uploaded or downloaded, and have S3 give its room back when it is much.
+    Delete what was uploaded or downloaded, and have S3 reclaim the space when it is large.
     """
     yard.crew.ask(shape.clients, "remove")
     if shape.total < _GIB:

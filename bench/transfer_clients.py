@@ -244,7 +244,7 @@ class Mover:
 
     def remove(self) -> None:
         """
-        Take away what was uploaded, and the bytes at once: the service would leave them for a while.
+        Delete the uploads, and their bytes at once: the service would retain them for a grace period.
         """
         for name in self._assets:
             self._yard.assets.DeleteAsset(assets_pb2.DeleteAssetRequest(name=name))
