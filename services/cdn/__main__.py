@@ -42,9 +42,17 @@ from services.ledger.store.grouping import Writer
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
     """
-    Serve the assets for as long as the block lasts.
+    Serve the asset service while the block lasts, with the settings of the environment.
     """
-    settings = load(CdnSettings)
+    async with composed(server, load(CdnSettings)):
+        yield
+
+
+@asynccontextmanager
+async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]:
+    """
+    Serve the asset service while the block lasts.
+    """
     server.ask_for(scopes())
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelyard import aio
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
-from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.conftest import Cdn, World, serving_here
 
 __all__ = ["Guarded", "guarded"]
 
@@ -53,5 +53,5 @@ async def guarded(world: World, folder: Path, mode: str = "read-public", **more:
         "MODELYARD_JWT_ISSUER": ISSUER,
         "MODELYARD_JWT_AUDIENCE": AUDIENCE,
     }
-    async with serving(world, folder, **settings, **more) as cdn:
+    async with serving_here(world, **settings, **more) as cdn:
         yield Guarded(cdn, key)

@@ -3,7 +3,7 @@ No interleaving of uploads, pins and collections in two processes loses a byte t
 
 All that happens between two requests, to PostgreSQL or to the object store, happens at once here, and who goes next is
 drawn. PostgreSQL is real. The bucket is in memory, where every step can be looked at, and a real one for a few runs.
-MODELYARD_TEST_INTERLEAVINGS is how many runs there are, 80 unless it is set; ten take about a second, so that more than
+MODELYARD_TEST_INTERLEAVINGS is how many runs there are, 30 unless it is set; ten take about a second, so that more than
 a thousand need `--timeout 0`.
 """
 
@@ -35,7 +35,7 @@ from services.cdn.tests.memory_bucket import CopyingBucket, MemoryBucket
 from services.cdn.tests.stepping import Steps, acting
 from services.chassis.errors import ModelyardError
 
-RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "80"))
+RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "30"))
 CONTENTS = (b"a", b"bb")
 DIGESTS = tuple(map(digest, CONTENTS))
 OWNERS = ("namespaces/default/models/m/versions/1", "namespaces/default/models/m/versions/2")

@@ -24,7 +24,7 @@ from services.cdn.store.uploads.completion import Finisher
 from services.cdn.store.uploads.resumable import begin
 from services.cdn.store.uploads.sessions import Bounds, Uploads
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
-from services.cdn.tests.conftest import Cdn, Store, World, serving
+from services.cdn.tests.conftest import Cdn, Store, World, serving_here
 from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import PermissionDenied
 from services.ledger.store.changelog import Changelog
@@ -174,7 +174,7 @@ async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path)
     """
     An upload in one stream may take longer than abandoned uploads are kept.
     """
-    async with serving(world, tmp_path, MODELYARD_UPLOAD_TTL_SECONDS="1", MODELYARD_SWEEP_EVERY_SECONDS="0.1") as cdn:
+    async with serving_here(world, MODELYARD_UPLOAD_TTL_SECONDS="1", MODELYARD_SWEEP_EVERY_SECONDS="0.1") as cdn:
         data = some_bytes(PART + 1)
 
         async def messages() -> AsyncIterator[assets_pb2.UploadRequest]:
