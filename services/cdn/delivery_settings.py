@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.cdn.model.delivery import LifeBounds
+from services.cdn.model.delivery import TtlBounds
 from services.cdn.model.static_files import USUAL_AGE, CacheAges
-from services.cdn.store.delivery.cloudfront import EdgeSettings
-from services.cdn.store.delivery.invalidator import Pace
+from services.cdn.store.delivery.cloudfront import CloudFrontSettings
+from services.cdn.store.delivery.invalidator import InvalidatorLimits
 from services.cdn.store.delivery.signers import CloudFrontKey
 from services.chassis.settings import Kind, Secret, SettingsError, integer, seconds, secret, setting, text, url
 from services.ledger.settings import LedgerSettings
@@ -134,7 +134,7 @@ class DeliverySettings(LedgerSettings):
         help="before CloudFront is asked again after trouble; doubled each time, up to a minute",
     )
 
-    def lives(self) -> LifeBounds:
+    def lives(self) -> TtlBounds:
         """
         How long signed addresses may give access.
 
@@ -145,7 +145,7 @@ class DeliverySettings(LedgerSettings):
             raise SettingsError(
                 ["MODELYARD_SIGNED_URL_SECONDS must be from …_LEAST_SECONDS to …_MOST_SECONDS of the same name"]
             )
-        return LifeBounds(self.signed_url_seconds, self.signed_url_least, self.signed_url_most)
+        return TtlBounds(self.signed_url_seconds, self.signed_url_least, self.signed_url_most)
 
     def cloudfront_key(self) -> CloudFrontKey | None:
         """
@@ -167,7 +167,7 @@ class DeliverySettings(LedgerSettings):
             raise SettingsError([f"MODELYARD_CLOUDFRONT_PRIVATE_KEY_FILE: {error}"]) from None
         return key
 
-    def edge(self) -> EdgeSettings | None:
+    def edge(self) -> CloudFrontSettings | None:
         """
         The distribution in front; None when there is none.
 
@@ -180,18 +180,18 @@ class DeliverySettings(LedgerSettings):
             raise SettingsError([f"set both {names}, or neither"])
         if self.cloudfront_distribution is None:
             return None
-        return EdgeSettings(
+        return CloudFrontSettings(
             self.cloudfront_distribution,
             self.cloudfront_endpoint,
             access_key.reveal() if access_key else None,
             secret_key.reveal() if secret_key else None,
         )
 
-    def pace(self) -> Pace:
+    def pace(self) -> InvalidatorLimits:
         """
         How hard CloudFront is asked.
         """
-        return Pace(
+        return InvalidatorLimits(
             interval=self.invalidation_interval,
             poll=self.invalidation_poll,
             attempts=self.invalidation_attempts,

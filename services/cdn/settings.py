@@ -9,12 +9,12 @@ from datetime import timedelta
 
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.model import MOST_STREAM
-from services.cdn.service.upload_streams import Patience
+from services.cdn.service.upload_streams import StreamLimits
 from services.cdn.store.assets import Limits
-from services.cdn.store.maintenance import Rhythm
+from services.cdn.store.maintenance import Schedule
 from services.cdn.store.objects.s3 import S3Settings
-from services.cdn.store.retention.garbage_collection import Grace
-from services.cdn.store.uploads.sessions import Bounds
+from services.cdn.store.retention.garbage_collection import GracePeriods
+from services.cdn.store.uploads.sessions import UploadLimits
 from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
 
 _MIB = 1024 * 1024
@@ -134,18 +134,18 @@ class CdnSettings(DeliverySettings):
         help="how often abandoned uploads are looked for",
     )
 
-    def bounds(self) -> Bounds:
+    def bounds(self) -> UploadLimits:
         """
         How many uploads there may be, and for how long.
         """
         ttl, lease = timedelta(seconds=self.upload_ttl), timedelta(seconds=self.upload_lease)
-        return Bounds(ttl, self.most_uploads, self.most_uploads_each, lease)
+        return UploadLimits(ttl, self.most_uploads, self.most_uploads_each, lease)
 
-    def patience(self) -> Patience:
+    def patience(self) -> StreamLimits:
         """
         How slow the stream of an upload may be.
         """
-        return Patience(self.upload_idle, self.upload_least_rate)
+        return StreamLimits(self.upload_idle, self.upload_least_rate)
 
     def limits(self) -> Limits:
         """
@@ -160,19 +160,19 @@ class CdnSettings(DeliverySettings):
             )
         return Limits(self.upload_memory, self.least_compressed, self.most_compressed, self.upload_memory_each)
 
-    def grace(self) -> Grace:
+    def grace(self) -> GracePeriods:
         """
         How long what nobody pins is left alone.
         """
         times = (self.collect_grace, self.collect_delay, self.collect_grace_least)
-        return Grace(*(timedelta(seconds=each) for each in times))
+        return GracePeriods(*(timedelta(seconds=each) for each in times))
 
-    def rhythm(self) -> Rhythm:
+    def schedule(self) -> Schedule:
         """
         How often things are looked after. Nobody fills a multipart upload that no row knows for twice the time that a
         stream may take; copies take less.
         """
-        return Rhythm(self.sweep_every, self.collect_every, 2 * MOST_STREAM, self.keep)
+        return Schedule(self.sweep_every, self.collect_every, 2 * MOST_STREAM, self.keep)
 
     def s3(self) -> S3Settings:
         """

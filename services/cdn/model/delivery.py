@@ -34,7 +34,7 @@ def parse_version(checks: Checks, field: str, text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class LifeBounds:
+class TtlBounds:
     """
     How long a signed address may give access, in seconds.
     """
@@ -110,7 +110,7 @@ def parse_download_name(checks: Checks, field: str, text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class PresignedUrl:
     """
     A signed address, and when it ends.
     """

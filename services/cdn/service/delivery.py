@@ -11,9 +11,9 @@ from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceServicer
 from services.cdn.model.delivery import (
     Invalidation,
     InvalidationName,
-    LifeBounds,
-    Signed,
+    PresignedUrl,
     Terms,
+    TtlBounds,
     parse_download_name,
     parse_ip_range,
     parse_paths,
@@ -23,7 +23,7 @@ from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
 from services.cdn.service.privacy import Privacy
 from services.cdn.store.delivery.invalidations import InvalidationStore
-from services.cdn.store.delivery.presigned_urls import Links
+from services.cdn.store.delivery.presigned_urls import PresignedUrls
 from services.cdn.store.delivery.static_files import StaticFileStore
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition, InvalidArgument
@@ -50,8 +50,8 @@ class DeliveryService(DeliveryServiceServicer):
     def __init__(
         self,
         static_files: StaticFileStore,
-        links: Links,
-        lives: LifeBounds,
+        links: PresignedUrls,
+        lives: TtlBounds,
         invalidations: InvalidationStore,
         mutations: Mutations,
         quick: Mutations,
@@ -174,7 +174,7 @@ def from_static_file(found: StaticFile) -> pb.StaticFile:
     )
 
 
-def from_signed(signed: Signed) -> pb.SignUrlResponse:
+def from_signed(signed: PresignedUrl) -> pb.SignUrlResponse:
     """
     The message of a signed address.
     """

@@ -10,13 +10,13 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import Draft, asset_name
 from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset
-from services.cdn.store.records import Arrival, Records
+from services.cdn.store.records import Records, VerifiedBytes
 from services.cdn.store.retention.pins import Pins
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations, say_revision
 
 
-class Storing:
+class Registration:
     """
     Makes assets visible, and finds those that are there.
 
@@ -50,7 +50,7 @@ class Storing:
         say_revision(context, found.revision)
         return from_asset(found.value)
 
-    async def arrived(self, context: Context, request: Message, arrival: Arrival) -> pb.Asset:
+    async def arrived(self, context: Context, request: Message, arrival: VerifiedBytes) -> pb.Asset:
         """
         Make an asset visible whose bytes are verified and in S3.
         """

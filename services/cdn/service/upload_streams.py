@@ -31,7 +31,7 @@ def check_chunk(chunk: assets_pb2.Chunk, data: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StreamLimits:
     """
     How slow the stream of an upload may be.
 
@@ -44,7 +44,7 @@ class Patience:
     rate: float = 0
 
 
-class Arriving(Generic[Message]):
+class UploadStream(Generic[Message]):
     """
     Ends a stream that stalls or drips: what it holds in memory, others wait for. Only the time counts in which we wait
     for the client, not that in which it waits for us; and only whole chunks do, since of others nobody here hears.
@@ -62,14 +62,14 @@ class Arriving(Generic[Message]):
         DeadlineExceeded: it took longer (UPLOAD_TOO_LONG).
     """
 
-    def __init__(self, messages: AsyncIterator[Message], patience: Patience, *, longest: float = math.inf) -> None:
+    def __init__(self, messages: AsyncIterator[Message], patience: StreamLimits, *, longest: float = math.inf) -> None:
         self._messages = messages
         self._idle, self._rate = patience.idle, patience.rate
         self._left = patience.idle
         self._waits_since: float | None = None
         self._longest, self._ends = longest, time.monotonic() + longest
 
-    def __aiter__(self) -> Arriving[Message]:
+    def __aiter__(self) -> UploadStream[Message]:
         return self
 
     @property

@@ -16,14 +16,14 @@ from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
-from services.cdn.service.registration import Storing
+from services.cdn.service.registration import Registration
 from services.cdn.service.rendering import from_asset, from_stored, from_upload
-from services.cdn.service.upload_streams import Arriving, Patience, check_chunk
+from services.cdn.service.upload_streams import StreamLimits, UploadStream, check_chunk
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.records import Records
-from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.resumable import UploadWriter, begin
-from services.cdn.store.uploads.sessions import Uploads, check_way, stored_id
+from services.cdn.store.uploads.sessions import UploadSessions, check_way, stored_id
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import say_revision
@@ -40,7 +40,7 @@ class UploadService(UploadServiceServicer):
         assets: the bytes.
         records: what is known of assets.
         uploads: how far uploads are.
-        finisher: verifies them.
+        completer: verifies them.
         storing: makes assets visible.
         privacy: who may know of private assets.
         patience: how slow a stream may be.
@@ -50,17 +50,17 @@ class UploadService(UploadServiceServicer):
         self,
         assets: AssetStore,
         records: Records,
-        uploads: Uploads,
-        finisher: Finisher,
-        storing: Storing,
+        uploads: UploadSessions,
+        completer: UploadCompleter,
+        registration: Registration,
         privacy: Privacy,
-        patience: Patience,
+        patience: StreamLimits,
     ) -> None:
         self._assets = assets
         self._records = records
         self._uploads = uploads
-        self._finisher = finisher
-        self._storing = storing
+        self._completer = completer
+        self._registration = registration
         self._privacy = privacy
         self._patience = patience
 
@@ -70,21 +70,21 @@ class UploadService(UploadServiceServicer):
         )
         self._privacy.check_upload(private=draft.private)
         who = caller()
-        if await self._storing.there(context, draft) is not None:
+        if await self._registration.there(context, draft) is not None:
             # What is stored takes no place, so that it can always be pushed again.
             name, left = await self._uploads.stored(draft, who)
             if left is not None:
-                self._assets.chores.add(self._finisher.clean(left))
+                self._assets.chores.add(self._completer.clean(left))
             return from_stored(name, draft)
         upload = await self._uploads.open(draft, who)
-        return from_upload(upload, await self._finisher.committed_bytes(upload))
+        return from_upload(upload, await self._completer.committed_bytes(upload))
 
     async def QueryUpload(self, request: pb.QueryUploadRequest, context: Context) -> pb.Upload:
         upload = await self._own(request.name, context)
-        return from_upload(upload, await self._finisher.committed_bytes(upload))
+        return from_upload(upload, await self._completer.committed_bytes(upload))
 
     async def WriteUpload(self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context) -> pb.Upload:
-        messages = Arriving(request_iterator, self._patience)
+        messages = UploadStream(request_iterator, self._patience)
         first = await anext(messages, None)
         if first is None:
             raise InvalidArgument.of("name", "must be in the first message of the stream")
@@ -107,7 +107,7 @@ class UploadService(UploadServiceServicer):
                 upload = await writer.finish()
             except InvalidArgument as error:
                 if error.reason == "SAFETENSORS_INVALID":
-                    await self._finisher.give_up(writer.upload.id, writer.upload.writer)
+                    await self._completer.give_up(writer.upload.id, writer.upload.writer)
                 raise
         return from_upload(replace(upload, in_use=False), upload.committed_bytes)
 
@@ -141,7 +141,7 @@ class UploadService(UploadServiceServicer):
 
     async def AbortUpload(self, request: pb.AbortUploadRequest, context: Context) -> pb.AbortUploadResponse:
         with suppress(NotFound):
-            await self._finisher.give_up((await self._own(request.name, context)).id)
+            await self._completer.give_up((await self._own(request.name, context)).id)
         return pb.AbortUploadResponse()
 
     async def _own(self, name: str, context: Context) -> Upload:
@@ -167,12 +167,12 @@ class UploadService(UploadServiceServicer):
 
     async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         (await self._uploads.get(name)).check_subject(caller())
-        async with self._finisher.claimed(name) as upload:
-            asset = await self._storing.there(context, upload.draft)
+        async with self._completer.claimed(name) as upload:
+            asset = await self._registration.there(context, upload.draft)
             if asset is None:
-                arrival = await self._finisher.verify(upload)
-                asset = await self._storing.arrived(context, request, arrival)
-            await self._finisher.finished(upload)
+                arrival = await self._completer.verify(upload)
+                asset = await self._registration.arrived(context, request, arrival)
+            await self._completer.finished(upload)
         return asset
 
     async def _taken(self, upload: Upload, *, begins: bool) -> Upload:

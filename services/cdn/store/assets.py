@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.memory import Memory
-from services.cdn.store.objects.bucket import Bucket, kept
+from services.cdn.store.memory import UploadMemory
+from services.cdn.store.objects.bucket import Bucket, cache_control
 from services.cdn.store.objects.compression import Variants
 from services.cdn.store.objects.copier import Copier
 from services.cdn.store.objects.downloads import AssetReader
@@ -67,7 +67,7 @@ class AssetStore:
         self.bucket = Bucket(settings)
         self.part_urls = PartUrls(settings, public_endpoint)
         self._copier = Copier(settings)
-        self.memory = Memory(limits.upload_memory, limits.upload_memory_each)
+        self.memory = UploadMemory(limits.upload_memory, limits.upload_memory_each)
         self.chores = Chores("uploads")
         self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
         self._records = records
@@ -101,7 +101,7 @@ class AssetStore:
         Raises:
             Missing: there is no *source*.
         """
-        await self._copier.copy(source, key, Headers(media_type, kept(key)), size_bytes)
+        await self._copier.copy(source, key, Headers(media_type, cache_control(key)), size_bytes)
 
     async def close(self) -> None:
         """

@@ -13,10 +13,10 @@ from functools import partial
 
 from services.cdn.model import ENCODINGS, STAGING, staged_upload, staging_key, variant_key
 from services.cdn.store.objects.bucket import Bucket, Multipart
-from services.cdn.store.retention.garbage_collection import Collection, Grace
-from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.retention.garbage_collection import GarbageCollector, GracePeriods
+from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.sessions import Uploads
+from services.cdn.store.uploads.sessions import UploadSessions
 from services.chassis.serving.background import beside, every
 from services.ledger.store.changelog import Changelog
 
@@ -27,7 +27,7 @@ _PREFIXES = ("assets/", "private/", STAGING, "static/", "versions/")
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class Schedule:
     """
     How often things are looked after.
 
@@ -45,7 +45,7 @@ class Rhythm:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chore:
+class _Job:
     """
     What is done now and then.
 
@@ -62,74 +62,74 @@ class _Chore:
     first: float | None = None
 
 
-class Sweeper:
+class Maintenance:
     """
     Looks after all of it.
 
     Args:
         bucket: where uploads leave parts.
         uploads: how far uploads are.
-        finisher: takes away what they left.
+        completer: takes away what they left.
         collection: forgets what nobody pins.
-        remove_shares: forgets the copies for shared versions that nobody needs.
+        remove_version_copies: forgets the copies for shared versions that nobody needs.
         log: of changes.
         grace: how long what nobody pins is left alone.
-        rhythm: how often.
+        schedule: how often.
     """
 
     def __init__(
         self,
         bucket: Bucket,
-        uploads: Uploads,
-        finisher: Finisher,
-        collection: Collection,
-        remove_shares: Callable[[], Awaitable[int]],
+        uploads: UploadSessions,
+        completer: UploadCompleter,
+        collection: GarbageCollector,
+        remove_version_copies: Callable[[], Awaitable[int]],
         log: Changelog,
-        grace: Grace,
-        rhythm: Rhythm,
+        grace: GracePeriods,
+        schedule: Schedule,
     ) -> None:
-        self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
-        self._collection, self._remove_shares = collection, remove_shares
-        self._changelog, self._grace, self._rhythm = log, grace, rhythm
+        self._bucket, self._uploads, self._completer = bucket, uploads, completer
+        self._collection, self._remove_version_copies = collection, remove_version_copies
+        self._changelog, self._grace, self._schedule = log, grace, schedule
         self._private_variants = True
 
     @asynccontextmanager
-    async def sweeping(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """
         Do all of it now and then while the block lasts. Each chore fails by itself: one that may not list uploads must
         not keep the bucket from being collected.
         """
-        works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._chores()]
+        works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._jobs()]
         async with beside(*works):
             yield
 
-    async def sweep(self) -> None:
+    async def run_once(self) -> None:
         """
         Do all of it once.
 
         Raises:
             ModelyardError: the database or S3 does not answer.
         """
-        for chore in self._chores():
+        for chore in self._jobs():
             await chore.work()
 
-    def _chores(self) -> list[_Chore]:
-        sweep, collect = self._rhythm.sweep, self._rhythm.collect
+    def _jobs(self) -> list[_Job]:
+        sweep, collect = self._schedule.sweep, self._schedule.collect
         chores = [
-            _Chore(sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
-            _Chore(sweep, self._changelog.forget, "forget old requests"),
-            _Chore(_MONTHS_SECONDS, self._changelog.make_months, "make months of the audit", first=1.0),
-            _Chore(sweep, self._uploads.forget, "forget finished uploads"),
-            _Chore(sweep, self._drop_expired, "drop abandoned uploads"),
-            _Chore(sweep, self._abort_orphans, "abort orphaned uploads"),
-            _Chore(sweep, self._remove_private_variants, "remove variants of private assets"),
+            _Job(sweep, partial(self._changelog.trim, self._schedule.keep), "trim the log of changes"),
+            _Job(sweep, self._changelog.forget, "forget old requests"),
+            _Job(_MONTHS_SECONDS, self._changelog.make_months, "make months of the audit", first=1.0),
+            _Job(sweep, self._uploads.forget, "forget finished uploads"),
+            _Job(sweep, self._drop_expired, "drop abandoned uploads"),
+            _Job(sweep, self._abort_orphans, "abort orphaned uploads"),
+            _Job(sweep, self._remove_private_variants, "remove variants of private assets"),
         ]
         if collect:
             # The first time soon: a process that is restarted every hour would never collect.
             first = min(sweep, collect)
             chores += [
-                _Chore(collect, self._remove_shares, "remove copies of shared versions", first),
-                _Chore(collect, self._collect, "collect assets", first),
+                _Job(collect, self._remove_version_copies, "remove copies of shared versions", first),
+                _Job(collect, self._collect, "collect assets", first),
             ]
         return chores
 
@@ -137,7 +137,7 @@ class Sweeper:
         while expired := await self._uploads.drop_expired():
             for upload in expired:
                 _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
-                await self._finisher.clean(upload)
+                await self._completer.clean(upload)
 
     async def _collect(self) -> None:
         found = await self._collection.collect(self._grace)
@@ -146,7 +146,7 @@ class Sweeper:
 
     async def _abort_orphans(self) -> None:
         # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
-        before = datetime.now(UTC) - self._rhythm.orphan
+        before = datetime.now(UTC) - self._schedule.orphan
         old = {each.id: each.key for each in await self._bucket.open_uploads() if _is_ours(each, before)}
         for multipart in await self._uploads.unknown(list(old)):
             await abort(self._bucket, old[multipart], multipart)

@@ -110,7 +110,7 @@ class Budget:
         )
 
 
-class Memory:
+class UploadMemory:
     """
     What all uploads of a process may hold in memory: a part of it is for small demands alone, so that large ones cannot
     keep them out.
@@ -125,15 +125,15 @@ class Memory:
         self._small = Budget(reserve, share=None if share is None else max(share // _RESERVED, SMALL_BYTES))
         self._large = Budget(total - reserve, share=share)
 
-    def of(self, client: str) -> Allowance:
+    def of(self, client: str) -> ClientMemory:
         """
         What one client takes of it.
         """
-        return Allowance(self._small, self._large, client)
+        return ClientMemory(self._small, self._large, client)
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class ClientMemory:
     """
     A client's way to the memory. See `Budget`.
     """

@@ -153,7 +153,7 @@ SELECT value AS written FROM next
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class VerifiedBytes:
     """
     An asset whose bytes are verified and in S3 under its key.
 
@@ -274,7 +274,7 @@ class Records:
         reserved: datetime = rows[0]["create_time"]
         return reserved
 
-    async def register(self, transaction: Transaction, arrival: Arrival) -> Asset:
+    async def register(self, transaction: Transaction, arrival: VerifiedBytes) -> Asset:
         """
         Make an asset visible whose bytes are in S3. One that is there stays as it is, but that it becomes public when
         its bytes came publicly; the private ones stay for the addresses that were signed for them.
@@ -284,14 +284,14 @@ class Records:
         """
         row = await transaction.row(_LOCK, arrival.sha256)
         if row is None or row["state"] in {"CONDEMNED", "DELETING"}:
-            raise going(arrival.sha256)
+            raise asset_going(arrival.sha256)
         before = to_asset(row)
         # Another reservation than ours protects another upload's bytes: ours may be gone since.
         ours = before.create_time == arrival.reserved
         if row["state"] == "LIVE":
             if before.private and not arrival.private:
                 if not ours:
-                    raise going(arrival.sha256)
+                    raise asset_going(arrival.sha256)
                 image = {"private": True, "media_type": before.media_type}
                 journal = Journal.updated(before.name, image, {"private": False, "media_type": arrival.media_type})
                 args = arrival.sha256, arrival.media_type, list(arrival.encodings)
@@ -299,7 +299,7 @@ class Records:
             await transaction.nothing()
             return before
         if not ours:
-            raise going(arrival.sha256)
+            raise asset_going(arrival.sha256)
         seen = arrival.inspection
         image = {"size_bytes": arrival.size_bytes, "media_type": arrival.media_type, "private": arrival.private}
         rows = await transaction.last(
@@ -339,7 +339,7 @@ class Records:
         await transaction.last(CONDEMN, condemned([to_asset(row)]), [sha256])
 
 
-def going(sha256: str) -> Aborted:
+def asset_going(sha256: str) -> Aborted:
     """
     What an upload ends with whose bytes may have been collected before it was done.
     """

@@ -17,7 +17,7 @@ from services.ledger.store.statements import Statement
 
 Run = Callable[..., Awaitable[list[Row]]]
 
-STILL_HERE = Statement("transaction.still_here", "SELECT 1")
+KEEPALIVE = Statement("transaction.still_here", "SELECT 1")
 
 #: Less than the time after which the database ends a transaction in which nothing happens
 #: (`DatabaseSettings.idle_timeout`), by more than a pause of the event loop or of the database.
@@ -25,7 +25,7 @@ _ASK_EVERY_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def chore(database: Database) -> AsyncIterator[Run]:
+async def background_transaction(database: Database) -> AsyncIterator[Run]:
     """
     A transaction on the primary, of what the service does by itself: no client asked for it, so it takes no revision.
     Gives what runs a statement in it, with its arguments, and returns the rows.
@@ -40,12 +40,12 @@ async def chore(database: Database) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def kept_alive(ask: Callable[[], Awaitable[Any]], every: float = _ASK_EVERY_SECONDS) -> AsyncIterator[None]:
+async def keep_alive(ask: Callable[[], Awaitable[Any]], every: float = _ASK_EVERY_SECONDS) -> AsyncIterator[None]:
     """
     Keep the database from ending a transaction while the block waits for something else, such as the object store.
 
     Args:
-        ask: runs `STILL_HERE` in it.
+        ask: runs `KEEPALIVE` in it.
         every: seconds between two times.
     """
     done = asyncio.Event()

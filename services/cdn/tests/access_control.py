@@ -14,11 +14,11 @@ from modelyard import aio
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
 from services.cdn.tests.conftest import Cdn, World, serving_here
 
-__all__ = ["Guarded", "guarded"]
+__all__ = ["AccessControlled", "access_controlled"]
 
 
 @dataclass(frozen=True)
-class Guarded:
+class AccessControlled:
     """
     A service that takes tokens.
 
@@ -37,7 +37,9 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(world: World, folder: Path, mode: str = "read-public", **more: Any) -> AsyncIterator[Guarded]:
+async def access_controlled(
+    world: World, folder: Path, mode: str = "read-public", **more: Any
+) -> AsyncIterator[AccessControlled]:
     """
     Serve for as long as the block lasts.
 
@@ -54,4 +56,4 @@ async def guarded(world: World, folder: Path, mode: str = "read-public", **more:
         "MODELYARD_JWT_AUDIENCE": AUDIENCE,
     }
     async with serving_here(world, **settings, **more) as cdn:
-        yield Guarded(cdn, key)
+        yield AccessControlled(cdn, key)

@@ -15,8 +15,8 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
-from services.cdn.service.upload_streams import Arriving, Patience
-from services.cdn.tests.access_control import guarded
+from services.cdn.service.upload_streams import StreamLimits, UploadStream
+from services.cdn.tests.access_control import access_controlled
 from services.cdn.tests.calls import MIB, chunk, digest, download, failure, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import Cdn, World, serving_here
 from services.cdn.tests.uploading import PART, Client
@@ -139,10 +139,10 @@ async def test_fast_enough_goes_on() -> None:
             await asyncio.sleep(0.02)
             yield chunk(0, bytes(size))
 
-    patience = Patience(idle=0.25, rate=1000)
-    assert len([message async for message in Arriving(arriving(1000), patience)]) == 40
+    patience = StreamLimits(idle=0.25, rate=1000)
+    assert len([message async for message in UploadStream(arriving(1000), patience)]) == 40
     with pytest.raises(Aborted) as caught:
-        _ = [message async for message in Arriving(arriving(1), patience)]
+        _ = [message async for message in UploadStream(arriving(1), patience)]
     assert caught.value.reason == "UPLOAD_TOO_SLOW"
 
 
@@ -154,7 +154,11 @@ async def test_nobody_touches_anothers_upload(world: World, tmp_path: Path) -> N
     """
     data = some_bytes(PART + 1)
     request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data))
-    async with guarded(world, tmp_path, "on") as house, house.as_("ann") as ann, house.as_("mallory") as mallory:
+    async with (
+        access_controlled(world, tmp_path, "on") as house,
+        house.as_("ann") as ann,
+        house.as_("mallory") as mallory,
+    ):
         upload = await ann.uploads.StartUpload(request)
         name = upload.name
         write = pb.WriteUploadRequest(name=name, chunk=assets_pb2.Chunk(offset=0, data=b"x"))

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from embedded.postgres import Postgres
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys, asset_name
-from services.cdn.store.retention.garbage_collection import Grace
+from services.cdn.store.retention.garbage_collection import GracePeriods
 from services.cdn.tests.calls import digest
 from services.cdn.tests.conftest import World
 from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_at_once, upload_resumably
@@ -138,7 +138,11 @@ class Run:
         """
         Do it all, and look after every step.
         """
-        grace = Grace(timedelta(0), timedelta(0), timedelta(0)) if self.plan.hasty else Grace(_HOUR, _HOUR, _HOUR)
+        grace = (
+            GracePeriods(timedelta(0), timedelta(0), timedelta(0))
+            if self.plan.hasty
+            else GracePeriods(_HOUR, _HOUR, _HOUR)
+        )
         self.machines = await self.shop.begin(self.steps, grace)
         self._start()
         try:

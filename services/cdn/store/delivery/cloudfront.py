@@ -39,7 +39,7 @@ _FOR_NOW = {
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSettings:
+class CloudFrontSettings:
     """
     Which distribution is in front.
 
@@ -55,24 +55,24 @@ class EdgeSettings:
     secret_key: str | None = field(default=None, repr=False)
 
 
-class EdgeBusy(Exception):  # noqa: N818 - an outcome, which callers expect
+class CloudFrontUnavailable(Exception):  # noqa: N818 - an outcome, which callers expect
     """
     CloudFront does not answer, or does not want to for now: the same call may work later.
     """
 
 
-class EdgeRefuses(Exception):  # noqa: N818 - an outcome, which callers expect
+class CloudFrontRejected(Exception):  # noqa: N818 - an outcome, which callers expect
     """
     CloudFront refuses the call, and will again.
     """
 
 
-class Edge:
+class CloudFront:
     """
     The distribution in front.
     """
 
-    def __init__(self, settings: EdgeSettings) -> None:
+    def __init__(self, settings: CloudFrontSettings) -> None:
         self._distribution = settings.distribution
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="cloudfront")
         self._client = _client(settings)
@@ -85,7 +85,7 @@ class Edge:
             CloudFront's id of it.
 
         Raises:
-            EdgeBusy, EdgeRefuses: as their docstrings say.
+            CloudFrontUnavailable, CloudFrontRejected: as their docstrings say.
         """
         create = partial(
             self._client.create_invalidation,
@@ -102,7 +102,7 @@ class Edge:
         Whether an invalidation is complete.
 
         Raises:
-            EdgeBusy, EdgeRefuses: as their docstrings say.
+            CloudFrontUnavailable, CloudFrontRejected: as their docstrings say.
         """
         get = partial(self._client.get_invalidation, DistributionId=self._distribution, Id=remote)
         return (await self._run(get))["Invalidation"]["Status"].lower() == "completed"
@@ -120,10 +120,10 @@ class Edge:
         except ClientError as error:
             raise _translate(error) from error
         except (BotoCoreError, OSError) as error:
-            raise EdgeBusy(f"CloudFront cannot be reached ({type(error).__name__})") from error
+            raise CloudFrontUnavailable(f"CloudFront cannot be reached ({type(error).__name__})") from error
 
 
-def _client(settings: EdgeSettings) -> CloudFrontClient:
+def _client(settings: CloudFrontSettings) -> CloudFrontClient:
     client: CloudFrontClient = session().client(
         "cloudfront",
         endpoint_url=settings.endpoint,
@@ -140,7 +140,7 @@ def _translate(error: ClientError) -> Exception:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     code = error.response["Error"].get("Code", "") or str(status)
     if status >= 500 or status == 429 or code in _FOR_NOW:
-        return EdgeBusy(f"CloudFront says {code}")
+        return CloudFrontUnavailable(f"CloudFront says {code}")
     # Its message may name roles and accounts: for the log, not for clients.
     _log.error("CloudFront refuses an invalidation: %s", error)
-    return EdgeRefuses(f"CloudFront refuses it: {code}")
+    return CloudFrontRejected(f"CloudFront refuses it: {code}")

@@ -20,7 +20,7 @@ from functools import partial
 from uuid import UUID
 
 from services.cdn.model.delivery import InvalidationState
-from services.cdn.store.delivery.cloudfront import Edge, EdgeBusy, EdgeRefuses
+from services.cdn.store.delivery.cloudfront import CloudFront, CloudFrontRejected, CloudFrontUnavailable
 from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
@@ -96,7 +96,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class InvalidatorLimits:
     """
     How hard CloudFront is asked.
 
@@ -125,7 +125,7 @@ class Invalidator:
         pace: how hard it is asked.
     """
 
-    def __init__(self, database: Database, edge: Edge, pace: Pace) -> None:
+    def __init__(self, database: Database, edge: CloudFront, pace: InvalidatorLimits) -> None:
         self._database, self._edge, self._pace = database, edge, pace
         self._next_send = 0.0
 
@@ -154,9 +154,9 @@ class Invalidator:
                 await self._ask(batch, head)
             else:
                 await self._send(batch, rows)
-        except EdgeRefuses as error:
+        except CloudFrontRejected as error:
             await self._fail(batch, str(error))
-        except EdgeBusy as error:
+        except CloudFrontUnavailable as error:
             await self._try_later(batch, head, str(error))
 
     async def _send(self, batch: UUID, rows: Sequence[Row]) -> None:
@@ -195,7 +195,7 @@ class Invalidator:
 
 
 @asynccontextmanager
-async def invalidating(database: Database, edge: Edge, pace: Pace) -> AsyncIterator[None]:
+async def invalidating(database: Database, edge: CloudFront, pace: InvalidatorLimits) -> AsyncIterator[None]:
     """
     Carry invalidations out while the block lasts, and forget those that ended long ago.
     """

@@ -14,8 +14,8 @@ from uuid import uuid4
 from services.cdn.model.static_files import StaticName
 from services.cdn.store.delivery.static_files import NOW, ORIGINAL, to_original, to_static_file
 from services.cdn.store.delivery.static_objects import StaticObjects
-from services.cdn.store.objects.s3 import Missing as NoObject
-from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
+from services.cdn.store.objects.s3 import NoSuchKey
+from services.cdn.store.transactions import KEEPALIVE, Run, background_transaction, keep_alive
 from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement
@@ -44,7 +44,7 @@ _EVERY_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Mender:
+class StaticFileRepairer:
     """
     Makes the objects of static files what their rows say.
 
@@ -57,7 +57,7 @@ class Mender:
     def __init__(self, database: Database, objects: StaticObjects, *, has_edge: bool) -> None:
         self._database, self._objects, self._has_edge = database, objects, has_edge
 
-    async def mend(self, age: timedelta = _AGE) -> int:
+    async def repair(self, age: timedelta = _AGE) -> int:
         """
         Mend what was begun longer than *age* ago and did not end.
 
@@ -68,8 +68,8 @@ class Mender:
         mended = 0
         for row in rows:
             try:
-                mended += await self._mend(StaticName.parse(row["name"]))
-            except NoObject:
+                mended += await self._repair(StaticName.parse(row["name"]))
+            except NoSuchKey:
                 # Of no use to those behind it to wait for this one.
                 _log.error("%s cannot be mended: the bytes that it points at are not in the bucket", row["name"])
                 await self._database.fetch(_LATER, row["name"])
@@ -77,11 +77,11 @@ class Mender:
             _log.info("mended %d static files whose writes did not end", mended)
         return mended
 
-    async def _mend(self, name: StaticName) -> bool:
-        async with chore(self._database) as run:
+    async def _repair(self, name: StaticName) -> bool:
+        async with background_transaction(self._database) as run:
             if not (await run(_TRY_LOCK, str(name)))[0]["is_locked"] or not await run(_IS_MARKED, str(name)):
                 return False
-            async with kept_alive(partial(run, STILL_HERE)):
+            async with keep_alive(partial(run, KEEPALIVE)):
                 await self._write(name, run)
             await run(_UNMARK, str(name))
             if self._has_edge:
@@ -96,14 +96,14 @@ class Mender:
         found = to_static_file(name, rows[0])
         originals = await run(ORIGINAL, found.draft.sha256)
         if not originals:
-            raise NoObject(found.draft.sha256)
+            raise NoSuchKey(found.draft.sha256)
         await self._objects.write(name, found.draft, to_original(originals[0]))
 
 
 @asynccontextmanager
-async def mending(mender: Mender) -> AsyncIterator[None]:
+async def repairing(repairer: StaticFileRepairer) -> AsyncIterator[None]:
     """
     Mend static files while the block lasts.
     """
-    async with beside(every(_EVERY_SECONDS, mender.mend, "mend static files")):
+    async with beside(every(_EVERY_SECONDS, repairer.repair, "mend static files")):
         yield

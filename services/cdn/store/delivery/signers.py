@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from services.cdn.model import is_private
 from services.cdn.model.delivery import Terms
-from services.cdn.store.objects.bucket import kept
-from services.cdn.store.objects.s3 import Lane, S3Settings
+from services.cdn.store.objects.bucket import cache_control
+from services.cdn.store.objects.s3 import S3Executor, S3Settings
 from services.chassis.errors import FailedPrecondition
 
 
@@ -97,14 +97,14 @@ class S3Signer:
         self._bucket = settings.bucket
         reached = replace(settings, endpoint=public_endpoint or settings.endpoint)
         # Signing asks nobody, but fetching the keys of a machine's role does.
-        self._lane = Lane(reached, "s3-sign", threads=2, connect=1, read=5, attempts=2)
+        self._lane = S3Executor(reached, "s3-sign", threads=2, connect=1, read=5, attempts=2)
 
     def check(self, terms: Terms) -> None:
         """
         See `Signer`.
         """
         if terms.ip_range is not None:
-            raise lacks("an IP range")
+            raise unsupported("an IP range")
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
@@ -115,7 +115,7 @@ class S3Signer:
             params["ResponseContentDisposition"] = terms.disposition
         if is_private(key):
             # Said here, too: what was stored by an earlier release says that everybody may keep it.
-            params["ResponseCacheControl"] = kept(key)
+            params["ResponseCacheControl"] = cache_control(key)
         sign = partial(
             self._lane.client.generate_presigned_url, "get_object", Params=params, ExpiresIn=expires - int(time.time())
         )
@@ -152,7 +152,7 @@ class CloudFrontSigner:
         See `Signer`.
         """
         if isinstance(terms.ip_range, ipaddress.IPv6Network):
-            raise lacks("an IPv6 range", "CloudFront's policies hold IPv4 only")
+            raise unsupported("an IPv6 range", "CloudFront's policies hold IPv4 only")
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
@@ -177,7 +177,7 @@ class CloudFrontSigner:
         return self._private_key.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - CloudFront's choice
 
 
-def lacks(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
+def unsupported(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
     """
     The error for what a signer cannot do.
     """

@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 from services.cdn.model.names import asset_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
 from services.cdn.store.delivery.static_objects import Original, StaticObjects
-from services.cdn.store.objects.s3 import Missing as NoObject
+from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.retention.pins import Pins
-from services.cdn.store.transactions import STILL_HERE, kept_alive
+from services.cdn.store.transactions import KEEPALIVE, keep_alive
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
@@ -165,10 +165,10 @@ class StaticFileStore:
         exchange = (str(name), draft.sha256, original.size_bytes, replaced)
         await self._pins.check_exchange(transaction, *exchange)
         await self._database.fetch(_MARK, str(name))
-        async with kept_alive(partial(transaction.row, STILL_HERE)):
+        async with keep_alive(partial(transaction.row, KEEPALIVE)):
             try:
                 await self._objects.write(name, draft, original)
-            except NoObject:
+            except NoSuchKey:
                 raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256)) from None
         # Not before the bytes are copied: whoever pins or condemns these assets must not wait for that.
         locked = await self._pins.lock(transaction, str(name), [draft.sha256, replaced] if replaced else [draft.sha256])
@@ -201,7 +201,7 @@ class StaticFileStore:
         if before is None:
             raise Missing("STATIC_FILE_NOT_FOUND", name)
         await self._database.fetch(_MARK, str(name))
-        async with kept_alive(partial(transaction.row, STILL_HERE)):
+        async with keep_alive(partial(transaction.row, KEEPALIVE)):
             await self._objects.remove(name)
         await self._pins.lock(transaction, str(name), [before.draft.sha256])
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from services.cdn.model.static_files import CacheAges, Headers, StaticDraft, StaticName
 from services.cdn.store.objects.copier import Copier
-from services.cdn.store.objects.s3 import Missing as NoObject
+from services.cdn.store.objects.s3 import NoSuchKey
 
 ENCODINGS = ("gzip", "zstd")
 
@@ -52,7 +52,7 @@ class StaticObjects:
         Make the objects of *name* copies of those of *original*.
 
         Raises:
-            NoObject: the bytes of the asset are not there.
+            NoSuchKey: the bytes of the asset are not there.
             Unavailable: the object store does not answer.
         """
         # The asset's is what the first who stored these bytes has called them, whoever that was.
@@ -76,6 +76,6 @@ class StaticObjects:
         source, target = f"{headers.content_encoding}/{key}", f"{headers.content_encoding}/{name}"
         try:
             await self._copier.copy(source, target, headers, await self._copier.size(source))
-        except NoObject:
+        except NoSuchKey:
             # It is a help, not a part of the asset: without it the original is served.
             await self._copier.remove([target])

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.objects.bucket import kept
+from services.cdn.store.objects.bucket import cache_control
 from services.cdn.store.objects.copier import Copier
-from services.cdn.store.objects.s3 import Missing as NoObject
-from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
+from services.cdn.store.objects.s3 import NoSuchKey
+from services.cdn.store.transactions import KEEPALIVE, background_transaction, keep_alive
 from services.chassis.errors import NotFound
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
@@ -29,7 +29,7 @@ SELECT assets.sha256, assets.size_bytes, media_type, private FROM pins JOIN asse
 """,
 )
 
-# Updates where it could do nothing: it has to wait for `remove_shares`, which holds the rows that it will delete.
+# Updates rather than DO NOTHING: it must wait for `remove_version_copies`, which locks the rows that it will delete.
 _NOTE = Statement(
     "shares.note",
     """
@@ -63,14 +63,14 @@ _REMOVED_AT_ONCE = 100
 KEEP = timedelta(days=7)
 
 
-def share_prefix(owner: str) -> str:
+def copies_prefix(owner: str) -> str:
     """
     What the keys of an owner's copies begin with.
     """
     return f"versions/{owner}/"
 
 
-class Shares:
+class VersionCopies:
     """
     Makes the copies.
 
@@ -98,7 +98,7 @@ class Shares:
             raise NotFound("VERSION_NOT_FOUND", owner, f"{owner} has no files: no such version, or it is not pinned")
         digests = [row["sha256"] for row in wanted]
         await self._database.fetch(_NOTE, owner, digests, expire_time)
-        there = await self._copier.below(share_prefix(owner))
+        there = await self._copier.below(copies_prefix(owner))
         missing = [row for row in wanted if row["sha256"] not in there]
         if missing:
             await self._copy_all(owner, missing)
@@ -121,15 +121,17 @@ class Shares:
 
     async def _copy(self, owner: str, row: Row) -> None:
         source = f"{'private' if row['private'] else 'assets'}/{row['sha256']}"
-        target = f"{share_prefix(owner)}{row['sha256']}"
+        target = f"{copies_prefix(owner)}{row['sha256']}"
         # Those of private assets are for who has the signature: an edge then passes them on and keeps none.
         try:
-            await self._copier.copy(source, target, Headers(row["media_type"], kept(source)), row["size_bytes"])
-        except NoObject:
+            await self._copier.copy(
+                source, target, Headers(row["media_type"], cache_control(source)), row["size_bytes"]
+            )
+        except NoSuchKey:
             raise NotFound("ASSET_NOT_FOUND", f"assets/{row['sha256']}") from None
 
 
-async def remove_shares(database: Database, copier: Copier, keep: timedelta = KEEP) -> int:
+async def remove_version_copies(database: Database, copier: Copier, keep: timedelta = KEEP) -> int:
     """
     Remove the copies whose owner no longer pins them, and those to which no address has given access for *keep*.
 
@@ -141,10 +143,10 @@ async def remove_shares(database: Database, copier: Copier, keep: timedelta = KE
     """
     removed = 0
     while True:
-        async with chore(database) as run:
+        async with background_transaction(database) as run:
             rows = await run(_UNUSED, keep, _REMOVED_AT_ONCE)
-            async with kept_alive(partial(run, STILL_HERE)):
-                await copier.remove(f"{share_prefix(row['owner'])}{row['sha256']}" for row in rows)
+            async with keep_alive(partial(run, KEEPALIVE)):
+                await copier.remove(f"{copies_prefix(row['owner'])}{row['sha256']}" for row in rows)
             await run(_FORGET, [row["owner"] for row in rows], [row["sha256"] for row in rows])
         removed += len(rows)
         if len(rows) < _REMOVED_AT_ONCE:

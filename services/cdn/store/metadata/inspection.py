@@ -17,7 +17,7 @@ from services.chassis.serving.background import begin
 _turns, _scans = asyncio.Semaphore(2), asyncio.Semaphore(2)
 
 
-async def inspected(head: bytes | bytearray, draft: Draft) -> Inspection:
+async def inspect_bytes(head: bytes | bytearray, draft: Draft) -> Inspection:
     """
     What the bytes that *draft* declares are, by the first of them.
 
@@ -37,7 +37,7 @@ async def scanned(inspection: Inspection, whole: bytes | bytearray) -> Inspectio
     return await _scanned(inspection, lambda offset, size: bytes(view[offset : offset + size]), len(whole))
 
 
-async def scanned_in(inspection: Inspection, bucket: Bucket, key: str, size_bytes: int) -> Inspection:
+async def scan_object(inspection: Inspection, bucket: Bucket, key: str, size_bytes: int) -> Inspection:
     """
     The same of an object, of which a few ranges are read.
 

@@ -40,7 +40,7 @@ class Index:
         return 1 + len(self.whole.tensors) + len(self.whole.metadata)
 
 
-class Indexes:
+class TensorIndexCache:
     """
     Gives them, those that were asked for last from memory.
 

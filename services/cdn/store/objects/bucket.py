@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from services.cdn.model import DEFAULT_MEDIA_TYPE, Span, is_private
-from services.cdn.store.objects.s3 import Lane, S3Settings, traffic
+from services.cdn.store.objects.s3 import S3Executor, S3Settings, traffic
 from services.chassis.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, DeleteTypeDef
 
 #: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
-FOREVER = "public, max-age=31536000, immutable"
+PUBLIC_IMMUTABLE = "public, max-age=31536000, immutable"
 #: The same of private bytes: no cache that others use keeps them beyond the signature that they were asked for with.
-OWN_FOREVER = "private, max-age=31536000, immutable"
+PRIVATE_IMMUTABLE = "private, max-age=31536000, immutable"
 # Amazon S3 API Reference, DeleteObjects.
 _MOST_DELETED = 1000
 
 
-def kept(key: str) -> str:
+def cache_control(key: str) -> str:
     """
     The Cache-Control of the bytes under a key.
     """
-    return OWN_FOREVER if is_private(key) else FOREVER
+    return PRIVATE_IMMUTABLE if is_private(key) else PUBLIC_IMMUTABLE
 
 
 class Hash(Protocol):
@@ -47,7 +47,7 @@ class Hash(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ObjectInfo:
     """
     What S3 knows of an object.
     """
@@ -90,24 +90,24 @@ class Bucket:
 
     def __init__(self, settings: S3Settings) -> None:
         self._bucket = settings.bucket
-        self._quick = Lane(settings, "s3-quick", threads=16, connect=1, read=5, attempts=2)
-        self._bulk = Lane(settings, "s3-bulk", threads=32, connect=2, read=30, attempts=3)
+        self._quick = S3Executor(settings, "s3-quick", threads=16, connect=1, read=5, attempts=2)
+        self._bulk = S3Executor(settings, "s3-bulk", threads=32, connect=2, read=30, attempts=3)
 
     async def ping(self) -> None:
         """
         Raises:
-            Unavailable, Internal, Missing: the bucket cannot be used.
+            Unavailable, Internal, NoSuchKey: the bucket cannot be used.
         """
         await self._quick.run(partial(self._quick.client.head_bucket, Bucket=self._bucket))
 
-    async def head(self, key: str) -> Stored:
+    async def head(self, key: str) -> ObjectInfo:
         """
         Raises:
-            Missing: no such object.
+            NoSuchKey: no such object.
         """
         found = await self._quick.run(partial(self._quick.client.head_object, Bucket=self._bucket, Key=key))
         media_type = found.get("ContentType") or DEFAULT_MEDIA_TYPE
-        return Stored(found["ContentLength"], media_type, found["LastModified"], found["ETag"].strip('"'))
+        return ObjectInfo(found["ContentLength"], media_type, found["LastModified"], found["ETag"].strip('"'))
 
     async def put(
         self, key: str, body: bytes | bytearray, media_type: str, *, encoding: str = "", first: bool = True
@@ -120,7 +120,7 @@ class Bucket:
             first: refuse when there is something already.
 
         Raises:
-            Taken: it is stored already.
+            AlreadyExists: it is stored already.
         """
         more = {"ContentEncoding": encoding} if encoding else {}
         if first:
@@ -130,7 +130,7 @@ class Bucket:
             Bucket=self._bucket,
             Key=key,
             ContentType=media_type,
-            CacheControl=kept(key),
+            CacheControl=cache_control(key),
             Body=body,  # type: ignore[arg-type] # boto3 takes a bytearray, too, and copies nothing
             **more,  # type: ignore[arg-type]
         )
@@ -145,7 +145,7 @@ class Bucket:
             Bucket=self._bucket,
             Key=key,
             ContentType=media_type,
-            CacheControl=kept(key),
+            CacheControl=cache_control(key),
         )
         return (await self._bulk.run(create))["UploadId"]
 
@@ -154,7 +154,7 @@ class Bucket:
         Store part *number*, from 1 on.
 
         Raises:
-            Missing: no such upload.
+            NoSuchKey: no such upload.
         """
         send = partial(
             self._bulk.client.upload_part,
@@ -171,7 +171,7 @@ class Bucket:
         The parts that have come, in order.
 
         Raises:
-            Missing: no such upload.
+            NoSuchKey: no such upload.
         """
 
         def work() -> list[Part]:
@@ -191,8 +191,8 @@ class Bucket:
             first: refuse when there is something already.
 
         Raises:
-            Taken: it is stored already; the upload is still open.
-            Missing: no such upload, perhaps because it is complete.
+            AlreadyExists: it is stored already; the upload is still open.
+            NoSuchKey: no such upload, perhaps because it is complete.
         """
         listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
         complete: Callable[[], object] = partial(
@@ -208,7 +208,7 @@ class Bucket:
     async def abort(self, key: str, upload: str) -> None:
         """
         Raises:
-            Missing: no such upload (any more).
+            NoSuchKey: no such upload (any more).
         """
         abort = partial(self._bulk.client.abort_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload)
         await self._bulk.run(abort)
@@ -277,8 +277,8 @@ class Bucket:
         The bytes of a part of an object, to be read in ``read`` and then closed.
 
         Raises:
-            Missing: no such object.
-            PastEnd: the span begins at the end or after it.
+            NoSuchKey: no such object.
+            RangeNotSatisfiable: the span begins at the end or after it.
         """
         if span.whole:
             get = partial(self._bulk.client.get_object, Bucket=self._bucket, Key=key)
@@ -319,12 +319,12 @@ def _check_time(until: float | None) -> None:
         raise TimeoutError
 
 
-def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:
+def _delete(lane: S3Executor, bucket: str, key: str, until: float | None) -> None:
     _check_time(until)
     lane.client.delete_object(Bucket=bucket, Key=key)
 
 
-def _delete_many(lane: Lane, bucket: str, keys: Sequence[str], until: float | None) -> set[str]:
+def _delete_many(lane: S3Executor, bucket: str, keys: Sequence[str], until: float | None) -> set[str]:
     _check_time(until)
     listed: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
     answer = lane.client.delete_objects(Bucket=bucket, Delete=listed)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.objects.s3 import Lane, Missing, S3Settings
+from services.cdn.store.objects.s3 import NoSuchKey, S3Executor, S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -38,7 +38,7 @@ class Copier:
         self._bucket = settings.bucket
         self._most_at_once, self._part = most_at_once, part
         # S3 keeps the connection busy while it copies; others are silent until they are done.
-        self._lane = Lane(settings, "s3-copy", threads=16, connect=2, read=60, attempts=3)
+        self._lane = S3Executor(settings, "s3-copy", threads=16, connect=2, read=60, attempts=3)
 
     async def copy(self, source: str, target: str, headers: Headers, size: int) -> None:
         """
@@ -49,7 +49,7 @@ class Copier:
             size: of the source, in bytes.
 
         Raises:
-            Missing: there is no *source*.
+            NoSuchKey: there is no *source*.
             Unavailable: the object store does not answer.
         """
         described = _described(headers) | {"Bucket": self._bucket, "Key": target}
@@ -64,7 +64,7 @@ class Copier:
     async def size(self, key: str) -> int:
         """
         Raises:
-            Missing: there is no such object.
+            NoSuchKey: there is no such object.
         """
         head = partial(self._lane.client.head_object, Bucket=self._bucket, Key=key)
         return (await self._lane.run(head))["ContentLength"]
@@ -99,7 +99,7 @@ class Copier:
         await self._lane.close()
 
     async def _remove(self, key: str) -> None:
-        with contextlib.suppress(Missing):
+        with contextlib.suppress(NoSuchKey):
             await self._lane.run(partial(self._lane.client.delete_object, Bucket=self._bucket, Key=key))
 
     async def _copy_parts(self, source: str, target: str, described: dict[str, Any], size: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from services.cdn.model import Asset, Span
 from services.cdn.store.objects.bucket import Bucket
-from services.cdn.store.objects.s3 import Missing, PastEnd
+from services.cdn.store.objects.s3 import NoSuchKey, RangeNotSatisfiable
 from services.chassis.errors import DataLoss, NotFound, OutOfRange, Unavailable
 from services.chassis.serving.background import Chores
 
@@ -107,13 +107,13 @@ class AssetReader:
         limit = self._span.limit - done if self._span.limit else 0
         try:
             return await self._open_from(Span(self._position, limit))
-        except Missing:
+        except NoSuchKey:
             raise NotFound("ASSET_NOT_FOUND", self._asset.name) from None
 
     async def _open_from(self, span: Span) -> StreamingBody | None:
         try:
             return await self._bucket.open(self._asset.key, span)
-        except PastEnd:
+        except RangeNotSatisfiable:
             # S3 refuses to begin at the end, where a client that resumes may well stand, and knows no empty ranges.
             return None
 

@@ -51,25 +51,25 @@ class S3Settings:
     secret_key: str | None = field(default=None, repr=False)
 
 
-class Missing(Exception):  # noqa: N818 - an outcome, which callers expect
+class NoSuchKey(Exception):  # noqa: N818 - an outcome, which callers expect
     """
     S3 has no such key or upload (404).
     """
 
 
-class Taken(Exception):  # noqa: N818 - an outcome, which callers expect
+class AlreadyExists(Exception):  # noqa: N818 - an outcome, which callers expect
     """
     The key is there already, and the write was to be the first (412).
     """
 
 
-class PastEnd(Exception):  # noqa: N818 - an outcome, which callers expect
+class RangeNotSatisfiable(Exception):  # noqa: N818 - an outcome, which callers expect
     """
     The range begins at or after the end (416).
     """
 
 
-class Lane:
+class S3Executor:
     """
     A client of its own with threads of its own, so that one kind of work cannot hold up another.
 
@@ -92,7 +92,7 @@ class Lane:
         Do *work* in one of the threads. It goes on there even when the caller is cancelled.
 
         Raises:
-            Missing, Taken, PastEnd: as their docstrings say.
+            NoSuchKey, AlreadyExists, RangeNotSatisfiable: as their docstrings say.
             Unavailable: S3 does not answer, or says that it cannot for now (ASSET_STORE_UNAVAILABLE).
             ResourceExhausted: S3 has no room (ASSET_STORE_FULL).
             Internal: S3 refuses, which is a matter of its or our settings.
@@ -161,7 +161,7 @@ def _add_md5(params: dict[str, Any], **_: object) -> None:
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
-_ANSWERS: dict[str, type[Exception]] = {"absent": Missing, "taken": Taken, "past_end": PastEnd}
+_ANSWERS: dict[str, type[Exception]] = {"absent": NoSuchKey, "taken": AlreadyExists, "past_end": RangeNotSatisfiable}
 # RFC 4918, section 11.5, which MinIO, Ceph and others answer, and what they call it where they answer something else.
 _INSUFFICIENT_STORAGE, _FULL = 507, {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded"}
 _SILENT = (HTTPClientError, NoConnection, IncompleteReadError, OSError)

@@ -113,7 +113,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Grace:
+class GracePeriods:
     """
     How long things are left alone.
 
@@ -129,7 +129,7 @@ class Grace:
 
 
 @dataclass(slots=True)
-class Collected:
+class CollectionResult:
     """
     What a collection did, or would do.
 
@@ -147,7 +147,7 @@ class Collected:
     after: str = ""
 
 
-class Collection:
+class GarbageCollector:
     """
     Both phases.
 
@@ -164,13 +164,13 @@ class Collection:
 
     async def collect(
         self,
-        grace: Grace,
+        grace: GracePeriods,
         *,
         dry: bool = False,
         actor: str = _ACTOR,
         after: str = "",
         seconds: float = math.inf,
-    ) -> Collected:
+    ) -> CollectionResult:
         """
         Do both phases once, or say what they would do.
 
@@ -180,19 +180,19 @@ class Collection:
         """
         if dry:
             return await self._count(grace)
-        found, until = Collected(after=after), time.monotonic() + seconds
+        found, until = CollectionResult(after=after), time.monotonic() + seconds
         if await self._delete(grace, found, until) and await self._condemn(grace, found, until, actor):
             found.after = ""
         return found
 
-    async def _count(self, grace: Grace) -> Collected:
+    async def _count(self, grace: GracePeriods) -> CollectionResult:
         due = await self._database.fetch_row(_DUE_TOTAL, grace.condemned, grace.idle)
         idle = await self._database.fetch_row(_IDLE_TOTAL, grace.idle)
         rows = await self._database.fetch(_IDLE, grace.idle, _MOST_NAMES, _EVER, "")
         names = [to_asset(row).name for row in rows]
-        return Collected(idle["count"], idle["bytes"], due["count"], due["bytes"], names=names)
+        return CollectionResult(idle["count"], idle["bytes"], due["count"], due["bytes"], names=names)
 
-    async def _condemn(self, grace: Grace, found: Collected, until: float, actor: str) -> bool:
+    async def _condemn(self, grace: GracePeriods, found: CollectionResult, until: float, actor: str) -> bool:
         """
         Returns:
             Whether there is no more to do.
@@ -209,7 +209,7 @@ class Collection:
                 return False
         return True
 
-    async def _condemn_batch(self, assets: list[Asset], grace: Grace, actor: str) -> list[Asset]:
+    async def _condemn_batch(self, assets: list[Asset], grace: GracePeriods, actor: str) -> list[Asset]:
         gone: list[Asset] = []
 
         async def work(transaction: Transaction) -> None:
@@ -226,7 +226,7 @@ class Collection:
         await self._writer.run(write, work, lambda _: b"", None)
         return gone
 
-    async def _delete(self, grace: Grace, found: Collected, until: float) -> bool:
+    async def _delete(self, grace: GracePeriods, found: CollectionResult, until: float) -> bool:
         """
         Returns:
             Whether there is time for the other phase.
@@ -241,7 +241,7 @@ class Collection:
         found.after = _CONDEMNING
         return True
 
-    async def _delete_batch(self, digests: list[str], grace: Grace, found: Collected) -> bool:
+    async def _delete_batch(self, digests: list[str], grace: GracePeriods, found: CollectionResult) -> bool:
         """
         Delete the bytes of some assets, but of those that somebody else is at, or that were brought back.
 
@@ -262,7 +262,7 @@ class Collection:
             await asyncio.wait({deleting})
             raise
 
-    async def _delete_held(self, digests: list[str], found: Collected, stop: asyncio.Event) -> bool:
+    async def _delete_held(self, digests: list[str], found: CollectionResult, stop: asyncio.Event) -> bool:
         async with self._database.connection() as connection, connection.transaction():
             await connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
             until = time.monotonic() + _LOCKED_SECONDS

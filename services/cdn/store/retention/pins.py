@@ -112,7 +112,7 @@ SELECT owner, assets, bytes, 200 AS octets FROM owners
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class OwnerUsage:
     """
     What an owner holds.
     """
@@ -130,7 +130,7 @@ class Totals:
 
     assets: int
     bytes: int
-    owners: Listed[Holding]
+    owners: Listed[OwnerUsage]
 
 
 class Pins:
@@ -244,5 +244,5 @@ class Pins:
             )
 
 
-def _holding(row: Row) -> Holding:
-    return Holding(row["owner"], row["assets"], row["bytes"])
+def _holding(row: Row) -> OwnerUsage:
+    return OwnerUsage(row["owner"], row["assets"], row["bytes"])

@@ -14,13 +14,13 @@ from datetime import datetime
 from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
 from services.cdn.model.formats import HEAD_BYTES, Inspection
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.metadata.inspection import inspected, scanned_in
+from services.cdn.store.metadata.inspection import inspect_bytes, scan_object
 from services.cdn.store.objects.bucket import Part
-from services.cdn.store.objects.s3 import Missing, Taken
-from services.cdn.store.records import Arrival, Records
+from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey
+from services.cdn.store.records import Records, VerifiedBytes
 from services.cdn.store.uploads.digests import Digest
 from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.sessions import Uploads
+from services.cdn.store.uploads.sessions import UploadSessions
 from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 from services.chassis.serving.background import begin
 
@@ -39,7 +39,7 @@ class _PartsReplaced(Aborted):
         super().__init__("PARTS_REPLACED", f"parts of {upload.name} were replaced by another writer: begin again")
 
 
-class Finisher:
+class UploadCompleter:
     """
     Finishes uploads.
 
@@ -49,7 +49,7 @@ class Finisher:
         uploads: knows how far uploads are.
     """
 
-    def __init__(self, assets: AssetStore, records: Records, uploads: Uploads) -> None:
+    def __init__(self, assets: AssetStore, records: Records, uploads: UploadSessions) -> None:
         self._assets, self._records, self._uploads = assets, records, uploads
         self._bucket = assets.bucket
 
@@ -69,7 +69,7 @@ class Finisher:
         except (InvalidArgument, _PartsReplaced):
             await self.give_up(upload.id)
             raise
-        except Missing:
+        except NoSuchKey:
             # Given up meanwhile, or the object store has forgotten the parts: there is nothing to go on with.
             await self.give_up(upload.id)
             raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
@@ -83,7 +83,7 @@ class Finisher:
         finally:
             keeping.cancel()
 
-    async def verify(self, upload: Upload) -> Arrival:
+    async def verify(self, upload: Upload) -> VerifiedBytes:
         """
         Check size and digest, and complete the bytes under the asset's key.
 
@@ -92,7 +92,7 @@ class Finisher:
             InvalidArgument: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header of a
                 safetensors file does not fit its bytes.
             Aborted: a writer that was overtaken has replaced some (PARTS_REPLACED).
-            Missing: it took so long that the bytes were collected meanwhile.
+            NoSuchKey: it took so long that the bytes were collected meanwhile.
         """
         draft = upload.draft
         if not draft.size_bytes:
@@ -109,11 +109,13 @@ class Finisher:
             inspection = upload.inspection
             reserved = await self._reserve(draft)
             await self._complete(upload, parts)
-        inspection = await scanned_in(inspection, self._bucket, draft.key, draft.size_bytes)
+        inspection = await scan_object(inspection, self._bucket, draft.key, draft.size_bytes)
         encodings = await self._assets.variants.make(
             draft.key, draft.size_bytes, draft.media_type, inspection.format, None
         )
-        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)
+        return VerifiedBytes(
+            draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings
+        )
 
     async def finished(self, upload: Upload) -> None:
         """
@@ -148,7 +150,7 @@ class Finisher:
         """
         if upload.way is not UploadWay.DIRECT or not upload.multipart:
             return upload.committed_bytes
-        with suppress(Missing):
+        with suppress(NoSuchKey):
             committed = 0
             for number, part in enumerate(await self._bucket.parts(upload.key, upload.multipart), start=1):
                 if part.number != number or part.size_bytes != upload.part_size(number):
@@ -165,12 +167,14 @@ class Finisher:
             with suppress(ModelyardError):
                 ours = await self._uploads.keep_claim(upload, _CLAIM_SECONDS)
 
-    async def _empty(self, draft: Draft) -> Arrival:
+    async def _empty(self, draft: Draft) -> VerifiedBytes:
         draft.check_digest(hashlib.sha256().hexdigest())
         reserved = await self._reserve(draft)
-        with suppress(Taken):
+        with suppress(AlreadyExists):
             await self._bucket.put(draft.key, b"", draft.media_type)
-        return Arrival(draft.sha256, 0, draft.media_type, draft.private, reserved, await inspected(b"", draft))
+        return VerifiedBytes(
+            draft.sha256, 0, draft.media_type, draft.private, reserved, await inspect_bytes(b"", draft)
+        )
 
     async def _reserve(self, draft: Draft) -> datetime:
         return await self._records.reserve(draft.sha256, draft.size_bytes, draft.media_type, private=draft.private)
@@ -185,7 +189,7 @@ class Finisher:
         Make the recorded parts an object. S3 refuses parts with other etags than those of the list, and not every
         server that is like it does: a writer that was overtaken may have sent other bytes in the place of a part.
         """
-        with suppress(Missing):
+        with suppress(NoSuchKey):
             there = {(part.number, part.etag) for part in await self._bucket.parts(upload.key, upload.multipart)}
             if not there.issuperset((part.number, part.etag) for part in parts):
                 raise _PartsReplaced(upload)
@@ -203,10 +207,10 @@ class Finisher:
         """
         try:
             await self._bucket.complete(upload.key, upload.multipart, parts)
-        except Taken:
+        except AlreadyExists:
             # Stored by another upload of the same bytes; what is open of this one is cleaned away.
             return False
-        except Missing:
+        except NoSuchKey:
             # The first try went through and its answer was lost: a retry finds no such upload, but the object.
             await self._bucket.head(upload.key)
         return True
@@ -219,18 +223,18 @@ class Finisher:
         upload.draft.check_size(stored.size_bytes)
         digest, head = await self._read_back(upload)
         upload.draft.check_digest(digest)
-        return await inspected(head, upload.draft)
+        return await inspect_bytes(head, upload.draft)
 
     async def _complete_staged(self, upload: Upload) -> None:
         try:
             parts = await self._bucket.parts(upload.key, upload.multipart)
-        except Missing:
+        except NoSuchKey:
             # Complete already.
             return
         sizes = [(part.number, part.size_bytes) for part in parts]
         if sizes != [(number, upload.part_size(number)) for number in range(1, upload.part_count + 1)]:
             raise _incomplete(upload, await self.committed_bytes(upload))
-        with suppress(Missing):
+        with suppress(NoSuchKey):
             await self._bucket.complete(upload.key, upload.multipart, parts, first=False)
 
     async def _read_back(self, upload: Upload) -> tuple[str, bytes]:

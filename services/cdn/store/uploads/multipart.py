@@ -8,7 +8,7 @@ import asyncio
 import logging
 
 from services.cdn.store.objects.bucket import Bucket
-from services.cdn.store.objects.s3 import Missing
+from services.cdn.store.objects.s3 import NoSuchKey
 from services.chassis.errors import ModelyardError
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ async def abort(bucket: Bucket, key: str, upload: str) -> None:
         await asyncio.sleep(delay)
         try:
             await bucket.abort(key, upload)
-        except Missing:
+        except NoSuchKey:
             return
         except ModelyardError as error:
             _log.warning("upload %s of %s is not aborted yet: %s", upload, key, error)

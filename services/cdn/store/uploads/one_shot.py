@@ -11,14 +11,14 @@ from types import TracebackType
 
 from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
 from services.cdn.model.formats import Inspection
-from services.cdn.store.memory import Allowance
-from services.cdn.store.metadata.inspection import inspected, scanned, scanned_in
+from services.cdn.store.memory import ClientMemory
+from services.cdn.store.metadata.inspection import inspect_bytes, scan_object, scanned
 from services.cdn.store.objects.bucket import Bucket, Part
 from services.cdn.store.objects.compression import Variants
-from services.cdn.store.objects.s3 import Missing, Taken
-from services.cdn.store.records import Arrival, Records, going
+from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey
+from services.cdn.store.records import Records, VerifiedBytes, asset_going
 from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.part_buffer import Filling
+from services.cdn.store.uploads.part_buffer import PartBuffer
 from services.chassis.serving.background import Chores
 
 _log = logging.getLogger(__name__)
@@ -47,14 +47,14 @@ class AssetWriter:
     """
 
     def __init__(
-        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Allowance, chores: Chores
+        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: ClientMemory, chores: Chores
     ) -> None:
         self._bucket, self._records, self._variants = bucket, records, variants
         self._draft, self._budget, self._chores = draft, budget, chores
         self._inspection: Inspection | None = None
         self._hash = hashlib.sha256()
         # Its size is taken from the budget.
-        self._filling: Filling | None = None
+        self._buffer: PartBuffer | None = None
         self._at_once = max(1, UPLOAD_MEMORY_BYTES // draft.part_bytes - 1)
         self._upload: asyncio.Task[str] | None = None
         self._parts: list[asyncio.Task[Part]] = []
@@ -68,8 +68,8 @@ class AssetWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._filling is not None:
-            self._budget.give(len(self._filling.bytes))
+        if self._buffer is not None:
+            self._budget.give(len(self._buffer.bytes))
         if not self._finished and self._upload is not None:
             self._chores.add(self._discard(self._upload))
 
@@ -82,13 +82,13 @@ class AssetWriter:
         """
         view = memoryview(data)
         while view:
-            filling = self._filling = self._filling or await self._begin_part()
-            view = filling.take(view)
-            if filling.full and self._draft.size_bytes > self._draft.part_bytes:
+            buffer = self._buffer = self._buffer or await self._begin_part()
+            view = buffer.take(view)
+            if buffer.full and self._draft.size_bytes > self._draft.part_bytes:
                 await self._hash_part()
-                await self._ship(filling)
+                await self._ship(buffer)
 
-    async def finish(self) -> Arrival:
+    async def finish(self) -> VerifiedBytes:
         """
         Verify the digest, then store the bytes under it. What is there already stays as it is.
 
@@ -113,33 +113,35 @@ class AssetWriter:
             parts = [await asyncio.shield(part) for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
-            inspection = await scanned_in(inspection, self._bucket, draft.key, draft.size_bytes)
+            inspection = await scan_object(inspection, self._bucket, draft.key, draft.size_bytes)
         self._finished = True
         encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, inspection.format, whole)
-        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)
+        return VerifiedBytes(
+            draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings
+        )
 
     async def _inspect(self) -> Inspection:
         # The first part, before it goes: what lies about itself is refused early.
         if self._inspection is None:
-            self._inspection = await inspected(self._bytes, self._draft)
+            self._inspection = await inspect_bytes(self._bytes, self._draft)
         return self._inspection
 
     @property
     def _bytes(self) -> bytearray:
-        return bytearray() if self._filling is None else self._filling.bytes
+        return bytearray() if self._buffer is None else self._buffer.bytes
 
-    async def _begin_part(self) -> Filling:
+    async def _begin_part(self) -> PartBuffer:
         left = self._draft.size_bytes - len(self._parts) * self._draft.part_bytes
         size = min(self._draft.part_bytes, left)
         await self._budget.take(size)
-        return Filling(size)
+        return PartBuffer(size)
 
     async def _hash_part(self) -> None:
         # Off the event loop: 8 MiB take about 6 ms.
-        if self._filling is not None:
-            await asyncio.to_thread(self._hash.update, self._filling.bytes)
+        if self._buffer is not None:
+            await asyncio.to_thread(self._hash.update, self._buffer.bytes)
 
-    async def _ship(self, filling: Filling) -> None:
+    async def _ship(self, buffer: PartBuffer) -> None:
         # Tasks of their own, that no cancel reaches: a caller that goes away must neither free the memory while a
         # thread reads it, nor leave an upload that nobody knows the id of.
         await self._inspect()
@@ -150,38 +152,38 @@ class AssetWriter:
             done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
                 part.result()
-        part = asyncio.create_task(self._send(upload, len(self._parts) + 1, filling.bytes))
-        self._filling = None
+        part = asyncio.create_task(self._send(upload, len(self._parts) + 1, buffer.bytes))
+        self._buffer = None
         self._parts.append(part)
         self._under_way.add(part)
 
     async def _send(self, upload: str, number: int, body: bytearray) -> Part:
         try:
             return await self._bucket.send(self._draft.key, upload, number, body)
-        except Missing:
+        except NoSuchKey:
             # By somebody else, such as a rule of the bucket for what is never completed.
-            raise going(self._draft.sha256) from None
+            raise asset_going(self._draft.sha256) from None
         finally:
             self._budget.give(len(body))
 
     async def _put(self) -> None:
         try:
             await self._bucket.put(self._draft.key, self._bytes, self._draft.media_type)
-        except Taken:
+        except AlreadyExists:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
 
     async def _complete(self, upload: str, parts: list[Part]) -> None:
         try:
             await self._bucket.complete(self._draft.key, upload, parts)
-        except Taken:
+        except AlreadyExists:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
             self._chores.add(abort(self._bucket, self._draft.key, upload))
-        except Missing:
+        except NoSuchKey:
             # The first try went through and its answer was lost: a retry finds no such upload, but the asset.
             try:
                 await self._bucket.head(self._draft.key)
-            except Missing:
-                raise going(self._draft.sha256) from None
+            except NoSuchKey:
+                raise asset_going(self._draft.sha256) from None
 
     async def _discard(self, starting: asyncio.Task[str]) -> None:
         await asyncio.gather(starting, *self._parts, return_exceptions=True)

@@ -5,7 +5,7 @@ A part while its bytes come.
 from __future__ import annotations
 
 
-class Filling:
+class PartBuffer:
     """
     The bytes of a part that is being filled. Their memory is taken at once: a buffer that grows leaves one of each size
     behind, which other parts do not fit in.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.cdn.model import Upload
-from services.cdn.store.objects.s3 import Lane, S3Settings
+from services.cdn.store.objects.s3 import S3Executor, S3Settings
 
 
 class PartUrls:
@@ -24,7 +24,7 @@ class PartUrls:
         self._bucket = settings.bucket
         reached = replace(settings, endpoint=public_endpoint or settings.endpoint)
         # Signing asks nobody, but fetching the keys of a machine's role does.
-        self._lane = Lane(reached, "s3-parts", threads=2, connect=1, read=5, attempts=2)
+        self._lane = S3Executor(reached, "s3-parts", threads=2, connect=1, read=5, attempts=2)
 
     async def sign(self, upload: Upload, numbers: Sequence[int], seconds: int) -> list[str]:
         """

@@ -12,14 +12,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from services.cdn.model import Upload, UploadWay, staging_key
-from services.cdn.store.memory import Allowance
-from services.cdn.store.metadata.inspection import inspected
+from services.cdn.store.memory import ClientMemory
+from services.cdn.store.metadata.inspection import inspect_bytes
 from services.cdn.store.objects.bucket import Bucket
-from services.cdn.store.objects.s3 import Missing
+from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.uploads.digests import Digest, resumable
 from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.part_buffer import Filling
-from services.cdn.store.uploads.sessions import Progress, Uploads
+from services.cdn.store.uploads.part_buffer import PartBuffer
+from services.cdn.store.uploads.sessions import Progress, UploadSessions
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.serving.background import Chores
 from services.chassis.serving.background import begin as begin_task
@@ -27,7 +27,7 @@ from services.chassis.serving.background import begin as begin_task
 _log = logging.getLogger(__name__)
 
 
-async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay) -> Upload:
+async def begin(bucket: Bucket, uploads: UploadSessions, upload: Upload, way: UploadWay) -> Upload:
     """
     Open the multipart upload that the bytes go to, unless it is open.
 
@@ -78,9 +78,9 @@ class UploadWriter:
     def __init__(
         self,
         bucket: Bucket,
-        uploads: Uploads,
+        uploads: UploadSessions,
         upload: Upload,
-        budget: Allowance,
+        budget: ClientMemory,
         chores: Chores,
         alive: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -91,7 +91,7 @@ class UploadWriter:
             self._digest = Digest() if upload.hash_state is None else Digest.resume(upload.hash_state)
         self._number = upload.parts + 1
         # Its size is taken from the budget.
-        self._filling: Filling | None = None
+        self._buffer: PartBuffer | None = None
         self._under_way: asyncio.Task[None] | None = None
         self._alive, self._keeping = alive, begin_task(self._keep())
 
@@ -116,7 +116,7 @@ class UploadWriter:
         """
         # The last part may be shorter than the others.
         before = min((self._number - 1) * self.upload.part_bytes, self.upload.draft.size_bytes)
-        return before + (0 if self._filling is None else self._filling.count)
+        return before + (0 if self._buffer is None else self._buffer.count)
 
     async def write(self, data: bytes) -> None:
         """
@@ -129,10 +129,10 @@ class UploadWriter:
         """
         view = memoryview(data)
         while view:
-            filling = self._filling = self._filling or await self._begin_part()
-            view = filling.take(view)
-            if filling.full:
-                await self._ship(filling)
+            buffer = self._buffer = self._buffer or await self._begin_part()
+            view = buffer.take(view)
+            if buffer.full:
+                await self._ship(buffer)
 
     async def finish(self) -> Upload:
         """
@@ -144,16 +144,16 @@ class UploadWriter:
         await self._settle()
         return self.upload
 
-    async def _begin_part(self) -> Filling:
+    async def _begin_part(self) -> PartBuffer:
         size = self.upload.part_size(self._number)
         await self._budget.take(size)
-        return Filling(size)
+        return PartBuffer(size)
 
-    async def _ship(self, filling: Filling) -> None:
+    async def _ship(self, buffer: PartBuffer) -> None:
         await self._settle()
         # A task of its own, that no cancel reaches: what S3 has taken shall count.
-        self._under_way = asyncio.create_task(self._send(self._number, filling.bytes))
-        self._filling, self._number = None, self._number + 1
+        self._under_way = asyncio.create_task(self._send(self._number, buffer.bytes))
+        self._buffer, self._number = None, self._number + 1
 
     async def _settle(self) -> None:
         if self._under_way is not None:
@@ -162,12 +162,12 @@ class UploadWriter:
     async def _send(self, number: int, body: bytearray) -> None:
         upload = self.upload
         try:
-            seen = await inspected(body, upload.draft) if number == 1 else None
+            seen = await inspect_bytes(body, upload.draft) if number == 1 else None
             digest = self._digest
             hashing = None if digest is None else asyncio.create_task(asyncio.to_thread(digest.update, body))
             try:
                 part = await self._bucket.send(upload.key, upload.multipart, number, body)
-            except Missing:
+            except NoSuchKey:
                 raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
             finally:
                 if hashing is not None:
@@ -190,9 +190,9 @@ class UploadWriter:
         await self._uploads.stop_writing(self.upload)
 
     def _free(self) -> None:
-        if self._filling is not None:
-            self._budget.give(len(self._filling.bytes))
-            self._filling = None
+        if self._buffer is not None:
+            self._budget.give(len(self._buffer.bytes))
+            self._buffer = None
 
 
 async def _settled(task: asyncio.Task[None]) -> None:

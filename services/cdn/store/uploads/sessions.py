@@ -164,7 +164,7 @@ DELETE FROM finished_uploads WHERE id IN (
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class UploadLimits:
     """
     How many uploads there may be, and for how long.
 
@@ -197,7 +197,7 @@ class Progress:
     inspection: Inspection | None
 
 
-class Uploads:
+class UploadSessions:
     """
     Reads and writes uploads.
 
@@ -206,7 +206,7 @@ class Uploads:
         bounds: how many there may be, and for how long.
     """
 
-    def __init__(self, database: Database, bounds: Bounds) -> None:
+    def __init__(self, database: Database, bounds: UploadLimits) -> None:
         self._database = database
         self._bounds = bounds
         self._ttl, self._empty_ttl = bounds.ttl, min(bounds.ttl, _KEPT_EMPTY)
