@@ -1,5 +1,5 @@
 """
-CloudFront's API: invalidations, and its errors told in our words.
+Client of CloudFront's API: invalidations, with translated errors.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-# Common errors of AWS's services ("Common Error Types" in the API reference), and CloudFront's own for more than 3,000
-# paths or 15 wildcards at once.
+# Transient errors common to AWS's services ("Common Error Types" in the API reference), and CloudFront's own for more
+# than 3,000 paths or 15 wildcards in progress.
 _FOR_NOW = {
     "PriorRequestNotComplete",
     "RequestLimitExceeded",
@@ -41,12 +41,12 @@ _FOR_NOW = {
 @dataclass(frozen=True, slots=True)
 class CloudFrontSettings:
     """
-    Which distribution is in front.
+    The CloudFront distribution.
 
     Args:
         distribution: its id.
         endpoint: of CloudFront's API; None means AWS.
-        access_key, secret_key: None means the usual chain.
+        access_key, secret_key: None means AWS's default credential chain.
     """
 
     distribution: str
@@ -57,19 +57,19 @@ class CloudFrontSettings:
 
 class CloudFrontUnavailable(Exception):  # noqa: N818 - an outcome, which callers expect
     """
-    CloudFront does not answer, or does not want to for now: the same call may work later.
+    CloudFront is unavailable or throttles: the same call may succeed later.
     """
 
 
 class CloudFrontRejected(Exception):  # noqa: N818 - an outcome, which callers expect
     """
-    CloudFront refuses the call, and will again.
+    CloudFront rejected the call: a retry would fail, too.
     """
 
 
 class CloudFront:
     """
-    The distribution in front.
+    Invalidates paths of a distribution.
     """
 
     def __init__(self, settings: CloudFrontSettings) -> None:
@@ -79,10 +79,10 @@ class CloudFront:
 
     async def invalidate(self, reference: str, paths: Sequence[str]) -> str:
         """
-        Begin an invalidation, or find the one that began under the same *reference* with the same *paths*.
+        Create an invalidation, or find the one with the same *reference* and *paths*.
 
         Returns:
-            CloudFront's id of it.
+            Its id at CloudFront.
 
         Raises:
             CloudFrontUnavailable, CloudFrontRejected: as their docstrings say.
@@ -109,7 +109,7 @@ class CloudFront:
 
     async def close(self) -> None:
         """
-        Wait for the calls under way, then end the threads.
+        Wait for calls in progress, then stop the threads.
         """
         await asyncio.to_thread(self._threads.shutdown)
         self._client.close()
@@ -127,10 +127,10 @@ def _client(settings: CloudFrontSettings) -> CloudFrontClient:
     client: CloudFrontClient = session().client(
         "cloudfront",
         endpoint_url=settings.endpoint,
-        region_name="us-east-1",  # it is global, and signed for there
+        region_name="us-east-1",  # the region of this global service
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=settings.secret_key,
-        # Once: whoever tries again later writes down that it did.
+        # No retries here: the invalidator retries, and records its attempts.
         config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}),
     )
     return client
@@ -142,5 +142,5 @@ def _translate(error: ClientError) -> Exception:
     if status >= 500 or status == 429 or code in _FOR_NOW:
         return CloudFrontUnavailable(f"CloudFront says {code}")
     # Its message may name roles and accounts: for the log, not for clients.
-    _log.error("CloudFront refuses an invalidation: %s", error)
+    _log.error("CloudFront rejected an invalidation: %s", error)
     return CloudFrontRejected(f"CloudFront refuses it: {code}")

@@ -17,8 +17,7 @@ from services.cdn.store.objects.bucket import Bucket, Part
 from services.cdn.store.objects.compression import Variants
 from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey
 from services.cdn.store.records import Records, VerifiedBytes, asset_going
-from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.part_buffer import PartBuffer
+from services.cdn.store.uploads.multipart import PartBuffer, abort
 from services.chassis.serving.background import Chores
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from services.cdn.store.metadata.inspection import inspect_bytes
 from services.cdn.store.objects.bucket import Bucket
 from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.uploads.digests import Digest, resumable
-from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.part_buffer import PartBuffer
+from services.cdn.store.uploads.multipart import PartBuffer, abort
 from services.cdn.store.uploads.sessions import Progress, UploadSessions
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.serving.background import Chores
