@@ -1,5 +1,5 @@
 """
-Addresses of assets and of versions.
+Presigned URLs of assets and of versions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PRIVATE = Statement("signing.asset", "SELECT private FROM assets WHERE sha256 =
 
 class PresignedUrls:
     """
-    Gives addresses of assets and versions.
+    Presigns URLs of assets and versions.
 
     Args:
-        database: what is known of the assets.
-        signer: of the addresses.
-        shares: makes what a version's address leads to.
+        database: with the records of assets.
+        signer: of the URLs.
+        shares: creates the copies that a version's URL gives access to.
     """
 
     def __init__(self, database: Database, signer: Signer, shares: VersionCopies) -> None:
@@ -34,11 +34,11 @@ class PresignedUrls:
     async def asset(self, sha256: str, terms: Terms, *, private: bool) -> PresignedUrl:
         """
         Args:
-            private: whether private ones are found.
+            private: whether private assets are found.
 
         Raises:
             Missing: there is no such asset.
-            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
+            FailedPrecondition: the signer does not support this (SIGNER_LACKS).
         """
         self._signer.check(terms)
         rows = await self._database.fetch(_PRIVATE, sha256)
@@ -49,11 +49,11 @@ class PresignedUrls:
 
     async def version(self, owner: str, terms: Terms) -> PresignedUrl:
         """
-        An address that ends in a *, which stands for any digest of a file of the version.
+        A URL that ends in a wildcard, to be replaced by the digest of any file of the version.
 
         Raises:
             NotFound: the version pins nothing.
-            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
+            FailedPrecondition: the signer does not support this (SIGNER_LACKS).
         """
         self._signer.check(terms)
         if not self._signer.signs_prefixes:
@@ -62,7 +62,7 @@ class PresignedUrls:
         return await self._sign(f"{copies_prefix(owner)}*", terms)
 
     async def _sign(self, key: str, terms: Terms) -> PresignedUrl:
-        # Whole seconds, as in the address: what we say is never later than what it does.
+        # Whole seconds, as in the URL: the reported expiry is never later than the real one.
         expires = int(time.time()) + terms.seconds
         url = await self._signer.sign(key, terms, expires)
         return PresignedUrl(url, datetime.fromtimestamp(expires, UTC))

@@ -1,5 +1,5 @@
 """
-Mends static files whose write began and did not end: the bucket then holds something else than the database says.
+Repairs static files after an interrupted write, when the bucket may differ from the database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARKED = Statement(
     "static_repairs.old",
     "SELECT name FROM static_repairs WHERE mark_time <= now() - $1::interval ORDER BY mark_time LIMIT 100",
 )
-# Not the lock that waits: who holds it is about to end its write.
+# Does not wait for the lock: its holder is about to complete the write.
 _TRY_LOCK = Statement("static_files.try_lock", "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 1)) AS is_locked")
 _IS_MARKED = Statement("static_repairs.get", "SELECT 1 FROM static_repairs WHERE name = $1")
 _UNMARK = Statement("static_repairs.unmark", "DELETE FROM static_repairs WHERE name = $1")
@@ -37,7 +37,7 @@ VALUES ($1, 'QUEUED', ARRAY[$2::text], 0, clock_timestamp())
 """,
 )
 
-#: A copy that a dead process asked the object store for may still be under way there.
+#: Minimum age: a copy requested by a crashed process may still be in progress in the object store.
 _AGE = timedelta(seconds=60)
 _EVERY_SECONDS = 30.0
 
@@ -46,12 +46,12 @@ _log = logging.getLogger(__name__)
 
 class StaticFileRepairer:
     """
-    Makes the objects of static files what their rows say.
+    Restores the objects of static files from their rows.
 
     Args:
-        database: where the rows are.
-        objects: makes their objects.
-        has_edge: there is a distribution in front, which has to forget what changes.
+        database: with the rows.
+        objects: writes the objects.
+        has_edge: whether to invalidate the path at a CDN distribution.
     """
 
     def __init__(self, database: Database, objects: StaticObjects, *, has_edge: bool) -> None:
@@ -59,23 +59,23 @@ class StaticFileRepairer:
 
     async def repair(self, age: timedelta = _AGE) -> int:
         """
-        Mend what was begun longer than *age* ago and did not end.
+        Repair writes that began longer than *age* ago and did not complete.
 
         Returns:
-            How many static files were mended.
+            Number of repaired static files.
         """
         rows = await self._database.fetch(_MARKED, age)
-        mended = 0
+        repaired = 0
         for row in rows:
             try:
-                mended += await self._repair(StaticName.parse(row["name"]))
+                repaired += await self._repair(StaticName.parse(row["name"]))
             except NoSuchKey:
-                # Of no use to those behind it to wait for this one.
-                _log.error("%s cannot be mended: the bytes that it points at are not in the bucket", row["name"])
+                # Moved to the end of the queue, so that it does not block the others.
+                _log.error("cannot repair %s: the bytes of its asset are not in the bucket", row["name"])
                 await self._database.fetch(_LATER, row["name"])
-        if mended:
-            _log.info("mended %d static files whose writes did not end", mended)
-        return mended
+        if repaired:
+            _log.info("repaired %d static files after interrupted writes", repaired)
+        return repaired
 
     async def _repair(self, name: StaticName) -> bool:
         async with background_transaction(self._database) as run:
@@ -103,7 +103,7 @@ class StaticFileRepairer:
 @asynccontextmanager
 async def repairing(repairer: StaticFileRepairer) -> AsyncIterator[None]:
     """
-    Mend static files while the block lasts.
+    Repair static files periodically while the block lasts.
     """
-    async with beside(every(_EVERY_SECONDS, repairer.repair, "mend static files")):
+    async with beside(every(_EVERY_SECONDS, repairer.repair, "repair static files")):
         yield

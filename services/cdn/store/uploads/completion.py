@@ -1,5 +1,5 @@
 """
-Verifies an upload whose bytes are all there, and puts them under the asset's key.
+Completion of uploads: verifies the bytes of an upload and completes them under the asset's key.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument
 from services.chassis.serving.background import begin
 
 _PIECE = 4 << 20
-# When a process dies while it finishes an upload, nobody else can for so long. That is said again so often that it
-# outlasts a pause of the event loop or of the database; should a longer one let another in, the work is done twice.
+# The lease of the process that finishes an upload, and the interval of its renewal, short enough to survive a pause of
+# the event loop or of the database. If the lease expires during a longer pause, the work is done twice, harmlessly.
 _CLAIM_SECONDS, _SAID_AGAIN_SECONDS = 15.0, 3.0
 
 
 class _PartsReplaced(Aborted):
     """
-    What was stored of an upload is not all of one writer.
+    The stored parts of an upload do not all come from one writer.
     """
 
     def __init__(self, upload: Upload) -> None:
-        super().__init__("PARTS_REPLACED", f"parts of {upload.name} were replaced by another writer: begin again")
+        super().__init__(
+            "PARTS_REPLACED", f"parts of {upload.name} were replaced by another writer: restart the upload"
+        )
 
 
 class UploadCompleter:
     """
-    Finishes uploads.
+    Completes uploads.
 
     Args:
-        assets: the bytes.
+        assets: the byte store.
         records: reserves the keys.
-        uploads: knows how far uploads are.
+        uploads: the upload sessions.
     """
 
     def __init__(self, assets: AssetStore, records: Records, uploads: UploadSessions) -> None:
@@ -56,11 +58,11 @@ class UploadCompleter:
     @asynccontextmanager
     async def claimed(self, name: str) -> AsyncIterator[Upload]:
         """
-        Be the only one who finishes an upload while the block lasts. An upload whose bytes are wrong goes with it.
+        Hold the exclusive right to finish an upload while the block lasts. An upload with invalid bytes is dropped.
 
         Raises:
-            NotFound: there is no such upload, or the object store does not have its bytes any more.
-            Aborted: somebody else is finishing it.
+            NotFound: there is no such upload, or the object store no longer has its bytes.
+            Aborted: another call is finishing it.
         """
         upload = await self._uploads.claim(name, _CLAIM_SECONDS)
         keeping = begin(self._keep(upload))
@@ -70,14 +72,14 @@ class UploadCompleter:
             await self.give_up(upload.id)
             raise
         except NoSuchKey:
-            # Given up meanwhile, or the object store has forgotten the parts: there is nothing to go on with.
+            # Aborted meanwhile, or the object store has dropped the parts: there is nothing to resume.
             await self.give_up(upload.id)
             raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
         except Exception:
             await self._uploads.let_go(upload)
             raise
         except BaseException:
-            # Nobody waits any more.
+            # The call was cancelled.
             self._assets.chores.add(self._uploads.let_go(upload))
             raise
         finally:
@@ -85,13 +87,13 @@ class UploadCompleter:
 
     async def verify(self, upload: Upload) -> VerifiedBytes:
         """
-        Check size and digest, and complete the bytes under the asset's key.
+        Verify size and digest, and complete the bytes under the asset's key.
 
         Raises:
             FailedPrecondition: bytes are missing (UPLOAD_INCOMPLETE).
-            InvalidArgument: they have another digest or size (DIGEST_MISMATCH, SIZE_MISMATCH), or the header of a
-                safetensors file does not fit its bytes.
-            Aborted: a writer that was overtaken has replaced some (PARTS_REPLACED).
+            InvalidArgument: digest or size do not match (DIGEST_MISMATCH, SIZE_MISMATCH), or the header of a
+                safetensors file does not match its bytes.
+            Aborted: a fenced-off writer has replaced parts (PARTS_REPLACED).
             NoSuchKey: it took so long that the bytes were collected meanwhile.
         """
         draft = upload.draft
@@ -119,17 +121,17 @@ class UploadCompleter:
 
     async def finished(self, upload: Upload) -> None:
         """
-        The asset is visible: remember it, and take the rest away.
+        Record the upload as finished, and clean up what it left in S3.
         """
         await self._uploads.finished(upload.id, upload.draft.sha256)
         self._assets.chores.add(self.clean(upload))
 
     async def give_up(self, upload: str, writer: int | None = None) -> None:
         """
-        Forget an upload and what it left in S3.
+        Drop an upload and what it left in S3.
 
         Args:
-            writer: give it up only if that is still who writes.
+            writer: drop it only if this is still its writer.
         """
         dropped = await self._uploads.drop(upload, writer)
         if dropped is not None:
@@ -137,7 +139,7 @@ class UploadCompleter:
 
     async def clean(self, upload: Upload) -> None:
         """
-        Take away what an upload left in S3 that is no asset.
+        Delete what an upload left in S3 apart from the asset.
         """
         if upload.multipart:
             await abort(self._bucket, upload.key, upload.multipart)
@@ -146,7 +148,7 @@ class UploadCompleter:
 
     async def committed_bytes(self, upload: Upload) -> int:
         """
-        How many bytes of an upload are stored for good, without a gap.
+        The number of contiguous bytes of an upload that are stored durably.
         """
         if upload.way is not UploadWay.DIRECT or not upload.multipart:
             return upload.committed_bytes
@@ -157,7 +159,7 @@ class UploadCompleter:
                     break
                 committed += part.size_bytes
             return committed
-        # It was completed, and not verified yet.
+        # It is complete, but not verified yet.
         return upload.draft.size_bytes
 
     async def _keep(self, upload: Upload) -> None:
@@ -186,8 +188,8 @@ class UploadCompleter:
 
     async def _complete(self, upload: Upload, parts: list[Part]) -> None:
         """
-        Make the recorded parts an object. S3 refuses parts with other etags than those of the list, and not every
-        server that is like it does: a writer that was overtaken may have sent other bytes in the place of a part.
+        Complete the recorded parts. S3 rejects parts whose ETags differ from the list, but not every compatible server
+        does: a fenced-off writer may have replaced a part.
         """
         with suppress(NoSuchKey):
             there = {(part.number, part.etag) for part in await self._bucket.parts(upload.key, upload.multipart)}
@@ -203,15 +205,15 @@ class UploadCompleter:
     async def _complete_once(self, upload: Upload, parts: list[Part]) -> bool:
         """
         Returns:
-            Whether what is under the key now may be of these parts.
+            Whether the object may have been made of these parts.
         """
         try:
             await self._bucket.complete(upload.key, upload.multipart, parts)
         except AlreadyExists:
-            # Stored by another upload of the same bytes; what is open of this one is cleaned away.
+            # Stored by another upload of the same bytes; the open multipart upload is cleaned up.
             return False
         except NoSuchKey:
-            # The first try went through and its answer was lost: a retry finds no such upload, but the object.
+            # The first attempt succeeded and its response was lost: the retry finds the object, but no upload.
             await self._bucket.head(upload.key)
         return True
 
@@ -229,7 +231,7 @@ class UploadCompleter:
         try:
             parts = await self._bucket.parts(upload.key, upload.multipart)
         except NoSuchKey:
-            # Complete already.
+            # Already complete.
             return
         sizes = [(part.number, part.size_bytes) for part in parts]
         if sizes != [(number, upload.part_size(number)) for number in range(1, upload.part_count + 1)]:
@@ -251,8 +253,8 @@ class UploadCompleter:
 
 def multipart_etag(parts: list[Part]) -> str | None:
     """
-    The etag of an object that was made of parts: the MD5 of their MD5s and their number, as S3 and most servers that
-    are like it have it; None where a part's etag is no MD5 (encrypted buckets).
+    The ETag of a multipart object: the MD5 of the parts' MD5s and their number, as in S3 and most compatible servers;
+    None where a part's ETag is not an MD5 (encrypted buckets).
     """
     if not all(re.fullmatch(r"[0-9a-f]{32}", part.etag) for part in parts):
         return None
@@ -263,6 +265,6 @@ def multipart_etag(parts: list[Part]) -> str | None:
 def _incomplete(upload: Upload, committed: int) -> FailedPrecondition:
     return FailedPrecondition(
         "UPLOAD_INCOMPLETE",
-        f"{upload.name} has {committed:,} of {upload.draft.size_bytes:,} bytes: go on from there",
+        f"{upload.name} has {committed:,} of {upload.draft.size_bytes:,} bytes: resume from there",
         metadata={"committed_bytes": str(committed)},
     )
