@@ -1,5 +1,5 @@
 """
-Keeps what is only kept for a time from growing for ever: abandoned uploads, the log of changes, what nobody pins.
+Periodic maintenance: expired uploads, orphaned multipart uploads, the change log, garbage collection.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
 _MONTHS_SECONDS = 3600.0
-# The last two: copies that are larger than one call makes.
+# The last two: multipart copies of large objects.
 _PREFIXES = ("assets/", "private/", STAGING, "static/", "versions/")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """
-    How often things are looked after.
+    Intervals of the jobs.
 
     Args:
-        sweep: seconds between two looks for abandoned uploads.
-        collect: seconds between two collections; 0 for none.
-        orphan: how old a multipart upload must be that belongs to nothing.
-        keep: how far back the log of changes reaches.
+        sweep: seconds between two checks for expired uploads.
+        collect: seconds between two garbage collections; 0 for none.
+        orphan: age after which a multipart upload without a session is aborted.
+        keep: retention of the change log.
     """
 
     sweep: float
@@ -47,13 +47,13 @@ class Schedule:
 @dataclass(frozen=True, slots=True)
 class _Job:
     """
-    What is done now and then.
+    A periodic job.
 
     Args:
-        seconds: from one time to the next.
-        work: how.
-        doing: what it is called.
-        first: seconds until the first time, when that is sooner.
+        seconds: interval.
+        work: to run.
+        doing: description for the log.
+        first: seconds until the first run, if sooner.
     """
 
     seconds: float
@@ -64,16 +64,16 @@ class _Job:
 
 class Maintenance:
     """
-    Looks after all of it.
+    Runs the periodic jobs.
 
     Args:
-        bucket: where uploads leave parts.
-        uploads: how far uploads are.
-        completer: takes away what they left.
-        collection: forgets what nobody pins.
-        remove_version_copies: forgets the copies for shared versions that nobody needs.
+        bucket: with the multipart uploads.
+        uploads: the upload sessions.
+        completer: cleans up after expired uploads.
+        collection: deletes unpinned assets.
+        remove_version_copies: deletes obsolete copies of shared versions.
         log: of changes.
-        grace: how long what nobody pins is left alone.
+        grace: periods of the garbage collection.
         schedule: how often.
     """
 
@@ -96,8 +96,8 @@ class Maintenance:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """
-        Do all of it now and then while the block lasts. Each chore fails by itself: one that may not list uploads must
-        not keep the bucket from being collected.
+        Run the jobs periodically while the block lasts. They fail independently of each other: a missing permission to
+        list uploads must not stop the garbage collection.
         """
         works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._jobs()]
         async with beside(*works):
@@ -105,7 +105,7 @@ class Maintenance:
 
     async def run_once(self) -> None:
         """
-        Do all of it once.
+        Run every job once.
 
         Raises:
             ModelyardError: the database or S3 does not answer.
@@ -125,7 +125,7 @@ class Maintenance:
             _Job(sweep, self._remove_private_variants, "remove variants of private assets"),
         ]
         if collect:
-            # The first time soon: a process that is restarted every hour would never collect.
+            # The first run soon: a process that is restarted every hour would never collect.
             first = min(sweep, collect)
             chores += [
                 _Job(collect, self._remove_version_copies, "remove copies of shared versions", first),
@@ -136,7 +136,7 @@ class Maintenance:
     async def _drop_expired(self) -> None:
         while expired := await self._uploads.drop_expired():
             for upload in expired:
-                _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
+                _log.info("%s expired at %d bytes", upload.name, upload.committed_bytes)
                 await self._completer.clean(upload)
 
     async def _collect(self) -> None:
@@ -145,17 +145,17 @@ class Maintenance:
             _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
 
     async def _abort_orphans(self) -> None:
-        # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
+        # Of one-shot uploads whose process crashed, and of sessions whose row was deleted first.
         before = datetime.now(UTC) - self._schedule.orphan
         old = {each.id: each.key for each in await self._bucket.open_uploads() if _is_ours(each, before)}
         for multipart in await self._uploads.unknown(list(old)):
             await abort(self._bucket, old[multipart], multipart)
-        # Those that were completed for their verification, and could not be taken away then.
+        # Staged objects that could not be deleted after their verification.
         staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
         await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
 
     async def _remove_private_variants(self) -> None:
-        # Releases before the third migration made them.
+        # Created by releases before the third migration.
         while self._private_variants:
             prefixes = [variant_key(encoding, "private/") for encoding in ENCODINGS]
             found = [await self._bucket.below(prefix, datetime.now(UTC)) for prefix in prefixes]

@@ -1,5 +1,5 @@
 """
-The bytes of an upload that can be taken up again, on their way into S3.
+Resumable uploads: streams bytes into the parts of a multipart upload and records their progress.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _log = logging.getLogger(__name__)
 
 async def begin(bucket: Bucket, uploads: UploadSessions, upload: Upload, way: UploadWay) -> Upload:
     """
-    Open the multipart upload that the bytes go to, unless it is open.
+    Open the multipart upload for the bytes, unless it is open.
 
-    Bytes that come through us go under the asset's own key, where nobody sees them before they are verified and
-    complete. What comes directly can only be verified once it is complete, so that it goes under a key that nobody is
-    told; so does what comes through us where SHA-256's state cannot be kept.
+    Streamed bytes go under the asset's own key, where they are invisible until they are verified and completed. Direct
+    parts can only be verified after completion, so they go under a secret staging key; so do streamed bytes where the
+    state of SHA-256 cannot be saved.
 
     Raises:
-        FailedPrecondition: the bytes come the other way.
+        FailedPrecondition: the upload uses the other way.
     """
     if upload.multipart:
         await uploads.begin(upload, way, upload.key, upload.multipart)
@@ -50,22 +50,23 @@ async def begin(bucket: Bucket, uploads: UploadSessions, upload: Upload, way: Up
         raise
     if begun.multipart != multipart:
         await abort(bucket, key, multipart)
-    # Not the writer that there is by now, if another one has taken over meanwhile: its token is not ours.
+    # Keeps our own writer token, even if another writer has taken over meanwhile.
     return replace(upload, way=begun.way, key=begun.key, multipart=begun.multipart)
 
 
 class UploadWriter:
     """
-    Takes the bytes of an upload from where it stands. A part counts when S3 has it and the database knows: one part is
-    on its way and one is being filled, so that whoever goes on after a break sends less than two of them again.
+    Writes the bytes of an upload from its committed position. A part is committed once S3 has stored it and it is recorded in
+    the database. One part is being sent while the next is received, so that less than two parts are sent again after a
+    break.
 
     Args:
-        bucket: where to.
-        uploads: knows how far it is.
-        upload: taken, and begun when it has bytes.
-        budget: the caller's, of the memory that all uploads share.
-        chores: takes what remains to be done when the caller has gone away.
-        alive: whether the caller's bytes still come: so long nobody takes over.
+        bucket: to write to.
+        uploads: the upload sessions.
+        upload: taken by this writer, and begun if it has bytes.
+        budget: the client's share of the upload memory.
+        chores: runs what remains to be done after a call was cancelled.
+        alive: whether bytes are still arriving: then the writer's lease is renewed.
 
     Example:
         async with UploadWriter(bucket, uploads, upload, budget, chores) as writer:
@@ -89,7 +90,7 @@ class UploadWriter:
         if not upload.staged:
             self._digest = Digest() if upload.hash_state is None else Digest.resume(upload.hash_state)
         self._number = upload.parts + 1
-        # Its size is taken from the budget.
+        # Its size is acquired from the budget.
         self._buffer: PartBuffer | None = None
         self._under_way: asyncio.Task[None] | None = None
         self._alive, self._keeping = alive, begin_task(self._keep())
@@ -105,13 +106,13 @@ class UploadWriter:
         if error is None:
             await self._uploads.stop_writing(self.upload)
         else:
-            # Nobody may wait for it any more.
+            # The call may be cancelled already.
             self._chores.add(self._stop())
 
     @property
     def received(self) -> int:
         """
-        Where the next byte goes.
+        Offset of the next byte.
         """
         # The last part may be shorter than the others.
         before = min((self._number - 1) * self.upload.part_bytes, self.upload.draft.size_bytes)
@@ -119,12 +120,12 @@ class UploadWriter:
 
     async def write(self, data: bytes) -> None:
         """
-        Take the next bytes; waits while a part is on its way and another one is full.
+        Write the next bytes; waits while one part is being sent and another one is full.
 
         Raises:
-            InvalidArgument: the header of a safetensors file does not fit its bytes.
+            InvalidArgument: the header of a safetensors file does not match its bytes.
             Aborted: another writer has taken over.
-            Unavailable: S3 does not answer, or too many uploads run at once.
+            Unavailable: S3 does not answer, or too many concurrent uploads.
         """
         view = memoryview(data)
         while view:
@@ -135,10 +136,10 @@ class UploadWriter:
 
     async def finish(self) -> Upload:
         """
-        Wait for the part that is on its way. What is not a whole part is dropped.
+        Wait for the part that is being sent. An incomplete part is dropped.
 
         Returns:
-            The upload as it stands.
+            The upload with its progress.
         """
         await self._settle()
         return self.upload
@@ -150,7 +151,7 @@ class UploadWriter:
 
     async def _ship(self, buffer: PartBuffer) -> None:
         await self._settle()
-        # A task of its own, that no cancel reaches: what S3 has taken shall count.
+        # A separate task, shielded from cancellation: a part that S3 has stored must be recorded.
         self._under_way = asyncio.create_task(self._send(self._number, buffer.bytes))
         self._buffer, self._number = None, self._number + 1
 
@@ -197,4 +198,4 @@ class UploadWriter:
 async def _settled(task: asyncio.Task[None]) -> None:
     found = await asyncio.gather(task, return_exceptions=True)
     if isinstance(found[0], Exception):
-        _log.info("the last part of an upload that broke is lost: %s", found[0])
+        _log.info("the last part of an interrupted upload is lost: %s", found[0])
