@@ -147,7 +147,7 @@ class AssetService(AssetServiceServicer):
             pb.PinResponse,
             lambda tx: self._pins.add(tx, owner, digests),
             lambda count: pb.PinResponse(pinned_count=count),
-            # It locks many rows: see pins.py.
+            # Locks many rows, so no group commit: see pins.py.
             touches=None,
         )
 
@@ -160,7 +160,7 @@ class AssetService(AssetServiceServicer):
             pb.UnpinResponse,
             lambda tx: self._pins.remove(tx, owner, digests),
             lambda count: pb.UnpinResponse(unpinned_count=count),
-            # What it unpins may be anything: nothing else may be in its transaction.
+            # Its rows are not known in advance, so no group commit.
             touches=None,
         )
 
@@ -182,12 +182,12 @@ class AssetService(AssetServiceServicer):
         query = Query("CollectGarbage", (), (str,))
         after = query.position(request.page_token) if request.page_token else ("",)
         if after is None:
-            raise InvalidArgument.of("page_token", "is not a token that this method gave")
+            raise InvalidArgument.of("page_token", "is not a page token of this method")
         grace = self._grace
         if request.HasField("grace"):
             idle = timedelta(seconds=request.grace.seconds, microseconds=request.grace.nanos // 1000)
             if idle < self._grace.least:
-                rule = f"must be at least {self._grace.least.total_seconds():g} s, which the service's settings say"
+                rule = f"must be at least {self._grace.least.total_seconds():g} s, the configured minimum"
                 raise InvalidArgument.of("grace", rule)
             grace = GracePeriods(idle, self._grace.condemned, self._grace.least)
         found = await self._collection.collect(
@@ -223,7 +223,7 @@ class AssetService(AssetServiceServicer):
 
     async def _wanted(self, asset: Asset, name: str, span: Span) -> tuple[int, Span]:
         """
-        Where a tensor begins, or the file when none is named, and the wanted part within the file.
+        Resolve a range of a tensor, or of the file if no tensor is named: its start, and the range within the file.
         """
         if not name:
             return 0, span
@@ -269,7 +269,7 @@ async def _chunks(messages: AsyncIterator[pb.UploadRequest], draft: Draft) -> As
             raise InvalidArgument.of("header", "must be in the first message only")
         if part is None:
             raise InvalidArgument.of("chunk", "must be set in every message but the first")
-        # Each time it is asked for, protobuf makes new bytes of it.
+        # Each access to the field copies the bytes.
         chunk, data = message.chunk, message.chunk.data
         if not data:
             continue

@@ -1,5 +1,5 @@
 """
-UploadService: uploads that survive a break on any side.
+UploadService: resumable uploads.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class UploadService(UploadServiceServicer):
     The servicer of modelyard.cdn.v1.UploadService.
 
     Args:
-        assets: the bytes.
-        records: what is known of assets.
-        uploads: how far uploads are.
-        completer: verifies them.
+        assets: the byte store.
+        records: of assets.
+        uploads: the upload sessions.
+        completer: verifies and completes them.
         storing: makes assets visible.
-        privacy: who may know of private assets.
-        patience: how slow a stream may be.
+        privacy: who may see private assets.
+        patience: limits for slow streams.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class UploadService(UploadServiceServicer):
         self._privacy.check_upload(private=draft.private)
         who = caller()
         if await self._registration.there(context, draft) is not None:
-            # What is stored takes no place, so that it can always be pushed again.
+            # Not counted against the limits, so that a stored asset can always be pushed again.
             name, left = await self._uploads.stored(draft, who)
             if left is not None:
                 self._assets.chores.add(self._completer.clean(left))
@@ -89,7 +89,7 @@ class UploadService(UploadServiceServicer):
         if first is None:
             raise InvalidArgument.of("name", "must be in the first message of the stream")
         upload = await self._own(first.name, context)
-        # Nothing is begun before the first byte.
+        # No multipart upload before the first byte.
         name, lease = upload.name, self._uploads.lease.total_seconds()
         while first is not None and not first.chunk.data:
             _check_name(first, name)
@@ -134,7 +134,7 @@ class UploadService(UploadServiceServicer):
         try:
             return await self._finish(name, request, context)
         except NotFound:
-            # Another call may have finished it since.
+            # Another call may have finished it meanwhile.
             if (asset := await self._finished(name, context)) is None:
                 raise
             return asset
@@ -148,7 +148,7 @@ class UploadService(UploadServiceServicer):
         """
         Raises:
             NotFound: there is no such upload.
-            PermissionDenied: it is somebody else's.
+            PermissionDenied: it was started by another subject.
         """
         upload = await self._uploads.get(parse_upload(name))
         upload.check_subject(caller())
@@ -159,7 +159,7 @@ class UploadService(UploadServiceServicer):
         if sha256 is None:
             return None
         found = await self._records.get_now(sha256)
-        # Whoever knows the digest knows this name, too.
+        # The name follows from the digest, so it proves nothing.
         if found.value.private and name == stored_id(sha256) and not self._privacy.sees():
             return None
         say_revision(context, found.revision)
@@ -189,10 +189,10 @@ class UploadService(UploadServiceServicer):
 
 async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     """
-    Write the bytes of a message, which must go on where the last one ended.
+    Write the bytes of a message, which must start where the previous one ended.
     """
     _check_name(message, writer.upload.name)
-    # Each time it is asked for, protobuf makes new bytes of it.
+    # Each access to the field copies the bytes.
     chunk, data = message.chunk, message.chunk.data
     if not data:
         return
@@ -202,7 +202,7 @@ async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     if chunk.offset != received:
         raise OutOfRange(
             "OFFSET_GAP",
-            f"the chunk begins at {chunk.offset}, and {writer.upload.name} stands at {received}",
+            f"the chunk begins at {chunk.offset}, but {writer.upload.name} has received {received} bytes",
             metadata={"committed_bytes": str(writer.upload.committed_bytes), "received_bytes": str(received)},
         )
     if received + len(data) > size:

@@ -10,10 +10,10 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from services.cdn.model import Draft, Span, Upload, UploadWay, staging_key
 from services.cdn.model.formats import HEAD_BYTES, Inspection
-from services.cdn.store.assets import AssetStore
 from services.cdn.store.metadata.inspection import inspect_bytes, scan_object
 from services.cdn.store.objects.bucket import Part
 from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey
@@ -23,6 +23,9 @@ from services.cdn.store.uploads.multipart import abort
 from services.cdn.store.uploads.sessions import UploadSessions
 from services.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, ModelyardError, NotFound
 from services.chassis.serving.background import begin
+
+if TYPE_CHECKING:
+    from services.cdn.store.assets import AssetStore
 
 _PIECE = 4 << 20
 # The lease of the process that finishes an upload, and the interval of its renewal, short enough to survive a pause of

@@ -1,5 +1,5 @@
 """
-One upload on its way into S3.
+Uploads in one stream (AssetService.Upload), which cannot be resumed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _log = logging.getLogger(__name__)
 
 class AssetWriter:
     """
-    Takes the bytes of an asset in order and stores them under their digest, or not at all.
+    Writes the bytes of an asset under their digest, atomically.
 
-    What fits in one part is kept back and written with one PUT; the rest becomes a multipart upload, which S3 shows to
-    nobody until it is completed. Neither happens before the digest is verified and the key is reserved.
+    What fits in one part is buffered and written with one PUT; the rest becomes a multipart upload, which is invisible
+    until it is completed. Neither happens before the digest is verified and the key is reserved.
 
     Args:
-        bucket: where to.
+        bucket: to write to.
         records: reserves the key.
-        variants: made of what is text.
-        draft: what is to come.
-        budget: the caller's, of the memory that all uploads share.
-        chores: takes what remains to be done when the caller has gone away.
+        variants: creates the compressed variants.
+        draft: the declared bytes.
+        budget: the client's share of the upload memory.
+        chores: runs what remains to be done after a call was cancelled.
 
     Example:
         async with store.write(draft) as writer:
@@ -52,7 +52,7 @@ class AssetWriter:
         self._draft, self._budget, self._chores = draft, budget, chores
         self._inspection: Inspection | None = None
         self._hash = hashlib.sha256()
-        # Its size is taken from the budget.
+        # Its size is acquired from the budget.
         self._buffer: PartBuffer | None = None
         self._at_once = max(1, UPLOAD_MEMORY_BYTES // draft.part_bytes - 1)
         self._upload: asyncio.Task[str] | None = None
@@ -74,10 +74,10 @@ class AssetWriter:
 
     async def write(self, data: bytes) -> None:
         """
-        Take the next bytes; waits while enough parts are under way.
+        Write the next bytes; waits while the maximum number of parts is being sent.
 
         Raises:
-            Unavailable: S3 does not answer, or too many uploads run at once.
+            Unavailable: S3 does not answer, or too many concurrent uploads.
         """
         view = memoryview(data)
         while view:
@@ -89,11 +89,11 @@ class AssetWriter:
 
     async def finish(self) -> VerifiedBytes:
         """
-        Verify the digest, then store the bytes under it. What is there already stays as it is.
+        Verify the digest, then store the bytes under it. An existing object is not replaced.
 
         Raises:
             InvalidArgument: the bytes do not have the declared digest (DIGEST_MISMATCH).
-            InvalidArgument: the header of a safetensors file does not fit its bytes.
+            InvalidArgument: the header of a safetensors file does not match its bytes.
             Unavailable: S3 does not answer.
         """
         draft = self._draft
@@ -108,7 +108,7 @@ class AssetWriter:
             await self._put()
         else:
             whole = None
-            # Shielded, as `_ship` says: awaiting a task passes a cancel on to it.
+            # Shielded for the reason given in `_ship`: cancellation propagates to an awaited task.
             parts = [await asyncio.shield(part) for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
@@ -120,7 +120,7 @@ class AssetWriter:
         )
 
     async def _inspect(self) -> Inspection:
-        # The first part, before it goes: what lies about itself is refused early.
+        # Before the first part is sent, so that an invalid header is rejected early.
         if self._inspection is None:
             self._inspection = await inspect_bytes(self._bytes, self._draft)
         return self._inspection
@@ -141,8 +141,8 @@ class AssetWriter:
             await asyncio.to_thread(self._hash.update, self._buffer.bytes)
 
     async def _ship(self, buffer: PartBuffer) -> None:
-        # Tasks of their own, that no cancel reaches: a caller that goes away must neither free the memory while a
-        # thread reads it, nor leave an upload that nobody knows the id of.
+        # Separate tasks, shielded from cancellation: a cancelled call must neither release the buffer while a thread
+        # reads it, nor leak a multipart upload of unknown id.
         await self._inspect()
         if self._upload is None:
             self._upload = asyncio.create_task(self._bucket.start(self._draft.key, self._draft.media_type))
@@ -160,7 +160,7 @@ class AssetWriter:
         try:
             return await self._bucket.send(self._draft.key, upload, number, body)
         except NoSuchKey:
-            # By somebody else, such as a rule of the bucket for what is never completed.
+            # Aborted externally, for instance by a lifecycle rule for incomplete uploads.
             raise asset_going(self._draft.sha256) from None
         finally:
             self._budget.give(len(body))
@@ -178,7 +178,7 @@ class AssetWriter:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
             self._chores.add(abort(self._bucket, self._draft.key, upload))
         except NoSuchKey:
-            # The first try went through and its answer was lost: a retry finds no such upload, but the asset.
+            # The first attempt succeeded and its response was lost: the retry finds the object, but no upload.
             try:
                 await self._bucket.head(self._draft.key)
             except NoSuchKey:

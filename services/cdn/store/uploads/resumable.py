@@ -56,7 +56,7 @@ async def begin(bucket: Bucket, uploads: UploadSessions, upload: Upload, way: Up
 
 class UploadWriter:
     """
-    Writes the bytes of an upload from its committed position. A part is committed once S3 has stored it and it is recorded in
+    Writes the bytes of an upload from its committed position. A part is committed once it is in S3 and recorded in
     the database. One part is being sent while the next is received, so that less than two parts are sent again after a
     break.
 
