@@ -1,5 +1,5 @@
 """
-Puts the DeliveryService together. `__main__` calls it.
+Composes DeliveryService and its background jobs, for `__main__`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.grouping import Writer
 
-#: What watchers of changes are told on.
+#: Channel of the change notifications.
 CHANNEL = "cdn_changes"
-# Each write of a static file holds a connection, and takes another one for its mark.
+# Each write of a static file holds a connection, and needs a second one for its repair mark.
 _OF_POOL = 4
 
 
@@ -40,15 +40,15 @@ async def serve_delivery(
     server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, privacy: Privacy
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
-    Serve DeliveryService for as long as the block lasts, and do what it does in the background.
+    Serve DeliveryService and run its background jobs while the block lasts.
 
     Returns:
-        What removes the copies of shared versions that nobody needs any more (see `remove_version_copies`).
+        A function that deletes obsolete copies of shared versions (see `remove_version_copies`).
     """
     edge_settings, key = settings.edge(), settings.cloudfront_key()
     has_edge = edge_settings is not None
     async with AsyncExitStack() as stack:
-        # Threads for each: a version that is copied must not hold static files up.
+        # Separate thread pools: copying a version must not block static files.
         copier, sharer = Copier(s3), Copier(s3)
         stack.push_async_callback(copier.close)
         stack.push_async_callback(sharer.close)
@@ -60,8 +60,8 @@ async def serve_delivery(
             await stack.enter_async_context(invalidating(database, edge, settings.pace()))
         objects = StaticObjects(copier, settings.static_ages)
         await stack.enter_async_context(repairing(StaticFileRepairer(database, objects, has_edge=has_edge)))
-        # A writer of its own: a write of a static file waits for the object store, and nothing else must wait for that.
-        # Each goes alone (see pins.py); a few slow ones leave room for others, and connections for everything else.
+        # A separate writer, since writes of static files wait for the object store and must not block others. No group
+        # commit (see pins.py), and few at a time, so that connections are left for everything else.
         most = max(2, settings.pool_max // _OF_POOL)
         writer = Writer(database, most_together=1, in_flight=most, channel=CHANNEL)
         stack.push_async_callback(writer.close)
