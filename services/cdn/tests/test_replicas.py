@@ -22,7 +22,7 @@ from services.cdn.tests.calls import Stub, chunks, digest, header, some_bytes, s
 from services.cdn.tests.conftest import ROOT, Place, World, serving_here
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Postgres, Postgres]]:
     """
     A migrated primary, and a replica that gets what is written and does not apply it.
