@@ -11,23 +11,23 @@ from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
 from modelyard.contracts import scopes
-from services.cdn.delivery import CHANNEL, delivering
+from services.cdn.delivery import CHANNEL, serve_delivery
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
 from services.cdn.service.privacy import Privacy
-from services.cdn.service.registration import Storing
+from services.cdn.service.registration import Registration
 from services.cdn.service.uploads import UploadService
 from services.cdn.settings import CdnSettings
 from services.cdn.store.assets import open_assets
-from services.cdn.store.maintenance import Sweeper
+from services.cdn.store.maintenance import Maintenance
 from services.cdn.store.objects.s3 import traffic
 from services.cdn.store.records import Records
-from services.cdn.store.retention.garbage_collection import Collection
+from services.cdn.store.retention.garbage_collection import GarbageCollector
 from services.cdn.store.retention.pins import Pins
-from services.cdn.store.uploads.completion import Finisher
-from services.cdn.store.uploads.sessions import Uploads
+from services.cdn.store.uploads.completion import UploadCompleter
+from services.cdn.store.uploads.sessions import UploadSessions
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
@@ -42,9 +42,17 @@ from services.ledger.store.writer import Writer
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
     """
-    Serve the assets for as long as the block lasts.
+    Serve the asset service while the block lasts, with the settings of the environment.
     """
-    settings = load(CdnSettings)
+    async with composed(server, load(CdnSettings)):
+        yield
+
+
+@asynccontextmanager
+async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]:
+    """
+    Serve the asset service while the block lasts.
+    """
     server.ask_for(scopes())
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
@@ -59,18 +67,25 @@ async def compose(server: Server) -> AsyncIterator[None]:
         assets = await stack.enter_async_context(
             open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)
         )
-        uploads = Uploads(database, settings.bounds())
-        finisher, collection = Finisher(assets, records, uploads), Collection(database, writer, assets.bucket)
-        grace, rhythm = settings.grace(), settings.rhythm()
-        remove_shares = await stack.enter_async_context(delivering(server, settings, bucket, database, pins, privacy))
-        sweeper = Sweeper(assets.bucket, uploads, finisher, collection, remove_shares, log, grace, rhythm)
-        await stack.enter_async_context(sweeper.sweeping())
+        uploads = UploadSessions(database, settings.bounds())
+        completer, collection = (
+            UploadCompleter(assets, records, uploads),
+            GarbageCollector(database, writer, assets.bucket),
+        )
+        grace, schedule = settings.grace(), settings.schedule()
+        remove_version_copies = await stack.enter_async_context(
+            serve_delivery(server, settings, bucket, database, pins, privacy)
+        )
+        maintenance = Maintenance(
+            assets.bucket, uploads, completer, collection, remove_version_copies, log, grace, schedule
+        )
+        await stack.enter_async_context(maintenance.running())
 
         mutations = Mutations(writer)
-        storing = Storing(records, pins, mutations, privacy)
+        registration = Registration(records, pins, mutations, privacy)
         patience = settings.patience()
-        service = AssetService(assets, records, pins, collection, storing, mutations, privacy, grace, patience)
-        resumable = UploadService(assets, records, uploads, finisher, storing, privacy, patience)
+        service = AssetService(assets, records, pins, collection, registration, mutations, privacy, grace, patience)
+        resumable = UploadService(assets, records, uploads, completer, registration, privacy, patience)
         server.add(add_AssetServiceServicer_to_server, service)
         server.add(add_UploadServiceServicer_to_server, resumable)
         server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, privacy))

@@ -1,5 +1,5 @@
 """
-`python -m services.cdn.audit`: the months of the audit of the asset service's database, and taking old ones out.
+`python -m services.cdn.audit`: list, archive and drop the monthly audit partitions of the asset service's database.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Puts the DeliveryService together. `__main__` calls it.
+Composes DeliveryService and its background jobs, for `__main__`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_se
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.service.delivery import DeliveryService
 from services.cdn.service.privacy import Privacy
-from services.cdn.store.delivery.cloudfront import Edge
+from services.cdn.store.delivery.cloudfront import CloudFront
 from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.cdn.store.delivery.invalidator import invalidating
-from services.cdn.store.delivery.presigned_urls import Links
-from services.cdn.store.delivery.repair import Mender, mending
+from services.cdn.store.delivery.presigned_urls import PresignedUrls
+from services.cdn.store.delivery.repair import StaticFileRepairer, repairing
 from services.cdn.store.delivery.signers import CloudFrontSigner, S3Signer
 from services.cdn.store.delivery.static_files import StaticFileStore
 from services.cdn.store.delivery.static_objects import StaticObjects
-from services.cdn.store.delivery.version_copies import Shares, remove_shares
+from services.cdn.store.delivery.version_copies import VersionCopies, remove_version_copies
 from services.cdn.store.objects.copier import Copier
 from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.store.retention.pins import Pins
@@ -29,39 +29,39 @@ from services.ledger.service.calls import Mutations
 from services.ledger.store.database import Database
 from services.ledger.store.writer import Writer
 
-#: What watchers of changes are told on.
+#: Channel of the change notifications.
 CHANNEL = "cdn_changes"
-# Each write of a static file holds a connection, and takes another one for its mark.
+# Each write of a static file holds a connection, and needs a second one for its repair mark.
 _OF_POOL = 4
 
 
 @asynccontextmanager
-async def delivering(
+async def serve_delivery(
     server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, privacy: Privacy
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
-    Serve DeliveryService for as long as the block lasts, and do what it does in the background.
+    Serve DeliveryService and run its background jobs while the block lasts.
 
     Returns:
-        What removes the copies of shared versions that nobody needs any more (see `remove_shares`).
+        A function that deletes obsolete copies of shared versions (see `remove_version_copies`).
     """
     edge_settings, key = settings.edge(), settings.cloudfront_key()
     has_edge = edge_settings is not None
     async with AsyncExitStack() as stack:
-        # Threads for each: a version that is copied must not hold static files up.
+        # Separate thread pools: copying a version must not block static files.
         copier, sharer = Copier(s3), Copier(s3)
         stack.push_async_callback(copier.close)
         stack.push_async_callback(sharer.close)
         signer = CloudFrontSigner(key) if key else S3Signer(s3, settings.s3_public_endpoint)
         stack.push_async_callback(signer.close)
         if edge_settings is not None:
-            edge = Edge(edge_settings)
+            edge = CloudFront(edge_settings)
             stack.push_async_callback(edge.close)
             await stack.enter_async_context(invalidating(database, edge, settings.pace()))
         objects = StaticObjects(copier, settings.static_ages)
-        await stack.enter_async_context(mending(Mender(database, objects, has_edge=has_edge)))
-        # A writer of its own: a write of a static file waits for the object store, and nothing else must wait for that.
-        # Each goes alone (see pins.py); a few slow ones leave room for others, and connections for everything else.
+        await stack.enter_async_context(repairing(StaticFileRepairer(database, objects, has_edge=has_edge)))
+        # A separate writer, since writes of static files wait for the object store and must not block others. No group
+        # commit (see pins.py), and few at a time, so that connections are left for everything else.
         most = max(2, settings.pool_max // _OF_POOL)
         writer = Writer(database, most_together=1, in_flight=most, channel=CHANNEL)
         stack.push_async_callback(writer.close)
@@ -69,7 +69,7 @@ async def delivering(
         stack.push_async_callback(quick.close)
         service = DeliveryService(
             StaticFileStore(database, objects, pins, has_edge=has_edge),
-            Links(database, signer, Shares(database, sharer)),
+            PresignedUrls(database, signer, VersionCopies(database, sharer)),
             settings.lives(),
             InvalidationStore(database),
             Mutations(writer),
@@ -78,4 +78,4 @@ async def delivering(
             has_edge=has_edge,
         )
         server.add(add_DeliveryServiceServicer_to_server, service)
-        yield partial(remove_shares, database, sharer)
+        yield partial(remove_version_copies, database, sharer)

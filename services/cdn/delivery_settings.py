@@ -1,5 +1,5 @@
 """
-The settings of how bytes reach readers over HTTP. The service's own settings derive from them.
+Settings of delivery over HTTP: presigned URLs, CloudFront, static files. The service's settings derive from them.
 """
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.cdn.model.delivery import LifeBounds
+from services.cdn.model.delivery import TtlBounds
 from services.cdn.model.static_files import USUAL_AGE, CacheAges
-from services.cdn.store.delivery.cloudfront import EdgeSettings
-from services.cdn.store.delivery.invalidator import Pace
+from services.cdn.store.delivery.cloudfront import CloudFrontSettings
+from services.cdn.store.delivery.invalidator import InvalidatorLimits
 from services.cdn.store.delivery.signers import CloudFrontKey
 from services.chassis.settings import Kind, Secret, SettingsError, integer, seconds, secret, setting, text, url
 from services.ledger.settings import LedgerSettings
@@ -24,7 +24,7 @@ _AGES = CacheAges((("text/html", 300), ("application/json", 300), ("text/*", USU
 
 def ages() -> Kind[CacheAges]:
     """
-    A table of content types.
+    A table of max-age by content type.
     """
 
     def parse(value: str) -> CacheAges:
@@ -55,23 +55,23 @@ def domain() -> Kind[str]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings(LedgerSettings):
     """
-    Addresses, who signs them, and the edge in front.
+    Presigned URLs, their signer, and the CDN.
     """
 
     s3_public_endpoint: str | None = setting(
         "MODELYARD_S3_PUBLIC_ENDPOINT",
         url("http", "https"),
         default=None,
-        help="where clients reach the object store: in presigned URLs, those of parts, too; unset means as we do",
+        help="URL of the object store for clients, used in presigned URLs; unset means the service's own endpoint",
     )
     cloudfront_domain: str | None = setting(
-        "MODELYARD_CLOUDFRONT_DOMAIN", domain(), default=None, help="of the distribution that signed URLs go to"
+        "MODELYARD_CLOUDFRONT_DOMAIN", domain(), default=None, help="domain of the distribution for signed URLs"
     )
     cloudfront_key_pair: str | None = setting(
         "MODELYARD_CLOUDFRONT_KEY_PAIR_ID",
         text(),
         default=None,
-        help="the id of the public key, in a key group that the distribution trusts",
+        help="id of the public key, in a key group trusted by the distribution",
     )
     cloudfront_private_key: Secret | None = secret(
         "MODELYARD_CLOUDFRONT_PRIVATE_KEY_FILE", default=None, help="the private key of that key pair: RSA, in PEM"
@@ -83,76 +83,76 @@ class DeliverySettings(LedgerSettings):
         "MODELYARD_CLOUDFRONT_ENDPOINT",
         url("http", "https"),
         default=None,
-        help="another server of CloudFront's API; unset means AWS",
+        help="endpoint of CloudFront's API; unset means AWS",
     )
     cloudfront_access_key: Secret | None = secret(
         "MODELYARD_CLOUDFRONT_ACCESS_KEY_FILE",
         default=None,
-        help="the id of the access key for CloudFront's API; unset means AWS's usual chain",
+        help="access key id for CloudFront's API; unset means AWS's default credential chain",
     )
     cloudfront_secret_key: Secret | None = secret(
         "MODELYARD_CLOUDFRONT_SECRET_KEY_FILE", default=None, help="the secret access key for CloudFront's API"
     )
     signed_url_seconds: int = setting(
-        "MODELYARD_SIGNED_URL_SECONDS", integer(1, _WEEK), default=3600, help="how long a signed URL gives access"
+        "MODELYARD_SIGNED_URL_SECONDS", integer(1, _WEEK), default=3600, help="default TTL of a presigned URL"
     )
     signed_url_least: int = setting(
-        "MODELYARD_SIGNED_URL_LEAST_SECONDS", integer(1, _WEEK), default=60, help="the shortest time to ask for"
+        "MODELYARD_SIGNED_URL_LEAST_SECONDS", integer(1, _WEEK), default=60, help="minimum TTL of a presigned URL"
     )
     signed_url_most: int = setting(
         "MODELYARD_SIGNED_URL_MOST_SECONDS",
         integer(1, _WEEK),
         default=_WEEK,
-        help="the longest time to ask for; S3 signs for seven days at most",
+        help="maximum TTL of a presigned URL; S3 allows seven days",
     )
     static_ages: CacheAges = setting(
-        "MODELYARD_STATIC_AGES", ages(), default=_AGES, help="how long static files may be cached, by content type"
+        "MODELYARD_STATIC_AGES", ages(), default=_AGES, help="max-age of static files by content type"
     )
     invalidation_interval: float = setting(
         "MODELYARD_INVALIDATION_INTERVAL_SECONDS",
         seconds(0, 30),
         default=1.0,
-        help="between two invalidations that a worker sends; what comes meanwhile goes together",
+        help="interval between two invalidations of a worker; those queued meanwhile are batched",
     )
     invalidation_poll: float = setting(
         "MODELYARD_INVALIDATION_POLL_SECONDS",
         seconds(0.01, 60),
         default=5.0,
-        help="until CloudFront is asked whether an invalidation is complete",
+        help="polling interval of an invalidation's state",
     )
     invalidation_attempts: int = setting(
         "MODELYARD_INVALIDATION_ATTEMPTS",
         integer(1, 1000),
         default=12,
-        help="how often in a row CloudFront may not answer before an invalidation fails",
+        help="consecutive failed calls to CloudFront before an invalidation fails",
     )
 
     invalidation_pause: float = setting(
         "MODELYARD_INVALIDATION_PAUSE_SECONDS",
         seconds(0.01, 60),
         default=1.0,
-        help="before CloudFront is asked again after trouble; doubled each time, up to a minute",
+        help="delay before a call to CloudFront is retried; doubled each time, up to a minute",
     )
 
-    def lives(self) -> LifeBounds:
+    def lives(self) -> TtlBounds:
         """
-        How long signed addresses may give access.
+        Limits of the TTL of presigned URLs.
 
         Raises:
-            SettingsError: the bounds are the wrong way round, or the usual time is outside of them.
+            SettingsError: the default TTL is not between minimum and maximum.
         """
         if not self.signed_url_least <= self.signed_url_seconds <= self.signed_url_most:
             raise SettingsError(
                 ["MODELYARD_SIGNED_URL_SECONDS must be from …_LEAST_SECONDS to …_MOST_SECONDS of the same name"]
             )
-        return LifeBounds(self.signed_url_seconds, self.signed_url_least, self.signed_url_most)
+        return TtlBounds(self.signed_url_seconds, self.signed_url_least, self.signed_url_most)
 
     def cloudfront_key(self) -> CloudFrontKey | None:
         """
-        What CloudFront knows us by; None when S3 is to sign.
+        The key pair for CloudFront's signed URLs; None when S3 presigns.
 
         Raises:
-            SettingsError: only some of it is given, or the key is not one.
+            SettingsError: some settings are missing, or the key is invalid.
         """
         given = (self.cloudfront_domain, self.cloudfront_key_pair, self.cloudfront_private_key)
         if given == (None, None, None):
@@ -167,9 +167,9 @@ class DeliverySettings(LedgerSettings):
             raise SettingsError([f"MODELYARD_CLOUDFRONT_PRIVATE_KEY_FILE: {error}"]) from None
         return key
 
-    def edge(self) -> EdgeSettings | None:
+    def edge(self) -> CloudFrontSettings | None:
         """
-        The distribution in front; None when there is none.
+        The CloudFront distribution; None if there is none.
 
         Raises:
             SettingsError: one of the two keys is given without the other.
@@ -180,18 +180,18 @@ class DeliverySettings(LedgerSettings):
             raise SettingsError([f"set both {names}, or neither"])
         if self.cloudfront_distribution is None:
             return None
-        return EdgeSettings(
+        return CloudFrontSettings(
             self.cloudfront_distribution,
             self.cloudfront_endpoint,
             access_key.reveal() if access_key else None,
             secret_key.reveal() if secret_key else None,
         )
 
-    def pace(self) -> Pace:
+    def pace(self) -> InvalidatorLimits:
         """
-        How hard CloudFront is asked.
+        Rate limits and retries of calls to CloudFront.
         """
-        return Pace(
+        return InvalidatorLimits(
             interval=self.invalidation_interval,
             poll=self.invalidation_poll,
             attempts=self.invalidation_attempts,

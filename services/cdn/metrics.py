@@ -1,5 +1,5 @@
 """
-What the asset service measures of S3.
+Prometheus metrics of S3 requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.cdn.store.objects.traffic import Traffic
 
 class StoreMetrics(Collector):
     """
-    Collects what is said to S3 when Prometheus asks.
+    Exports the request metrics.
     """
 
     def __init__(self, traffic: Traffic) -> None:
@@ -24,17 +24,21 @@ class StoreMetrics(Collector):
         """
         For Prometheus.
         """
-        calls = CounterMetricFamily("modelyard_s3_calls", "Calls of S3.", labels=["operation", "outcome"])
+        calls = CounterMetricFamily(
+            "modelyard_s3_calls", "Calls of S3 by operation and outcome.", labels=["operation", "outcome"]
+        )
         for (operation, outcome), count in self._traffic.calls().items():
             calls.add_metric([operation, outcome], count)
         seconds = HistogramMetricFamily(
             "modelyard_s3_call_seconds",
-            "How long they took, a download until its first byte.",
+            "Duration of S3 calls in seconds; downloads are measured to the first byte.",
             labels=["operation"],
         )
         for operation, (buckets, total) in self._traffic.durations().items():
             seconds.add_metric([operation], buckets=buckets, sum_value=total)
-        moved = CounterMetricFamily("modelyard_s3_bytes", "Bytes of objects.", labels=["operation", "direction"])
+        moved = CounterMetricFamily(
+            "modelyard_s3_bytes", "Bytes of objects sent to and received from S3.", labels=["operation", "direction"]
+        )
         for (operation, direction), count in self._traffic.bytes().items():
             moved.add_metric([operation, direction], count)
         yield from (calls, seconds, moved)

@@ -9,12 +9,12 @@ from datetime import timedelta
 
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.model import MOST_STREAM
-from services.cdn.service.upload_streams import Patience
+from services.cdn.service.upload_streams import StreamLimits
 from services.cdn.store.assets import Limits
-from services.cdn.store.maintenance import Rhythm
+from services.cdn.store.maintenance import Schedule
 from services.cdn.store.objects.s3 import S3Settings
-from services.cdn.store.retention.garbage_collection import Grace
-from services.cdn.store.uploads.sessions import Bounds
+from services.cdn.store.retention.garbage_collection import GracePeriods
+from services.cdn.store.uploads.sessions import UploadLimits
 from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
 
 _MIB = 1024 * 1024
@@ -24,7 +24,7 @@ _DAY = 86400.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CdnSettings(DeliverySettings):
     """
-    Where the bytes are kept, and what moving them may cost.
+    Storage and resource limits of the asset service.
     """
 
     bucket: str = setting("MODELYARD_S3_BUCKET", text(), help="the bucket that holds the assets; it must exist")
@@ -40,119 +40,119 @@ class CdnSettings(DeliverySettings):
         "MODELYARD_UPLOAD_MEMORY_BYTES",
         integer(32 * _MIB, 1 << 40),
         default=256 * _MIB,
-        help="what all uploads of a worker together may hold in memory; more of them wait",
+        help="memory for all uploads of a worker; further uploads wait",
     )
     upload_idle: float = setting(
         "MODELYARD_UPLOAD_IDLE_SECONDS",
         seconds(1, _DAY),
         default=60.0,
-        help="when the stream of an upload is ended that brings no chunk",
+        help="idle timeout of an upload's stream",
     )
     upload_memory_each: int = setting(
         "MODELYARD_UPLOAD_MEMORY_PER_CLIENT_BYTES",
         integer(24 * _MIB, 1 << 40),
         default=128 * _MIB,
-        help="the same of one client's uploads: a token's subject, or an address while access control is off",
+        help="memory for the uploads of one client (subject of the token, or address while access control is off)",
     )
     upload_least_rate: int = setting(
         "MODELYARD_UPLOAD_LEAST_BYTES_PER_SECOND",
         integer(0, 1 << 30),
         default=16 * 1024,
-        help="when an upload's stream is ended that is slower, on average over that time; 0 for no matter how slow",
+        help="minimum rate of an upload's stream, averaged over the idle timeout; 0 for none",
     )
     upload_lease: float = setting(
         "MODELYARD_UPLOAD_LEASE_SECONDS",
         seconds(0.1, 3600),
         default=15.0,
-        help="when another stream may go on with an upload whose stream brings no bytes",
+        help="lease of an upload's writer; after it, another stream may resume the upload",
     )
 
     least_compressed: int = setting(
         "MODELYARD_COMPRESS_LEAST_BYTES",
         integer(0, 1 << 30),
         default=1024,
-        help="text from this size on is also stored compressed",
+        help="minimum size of text that is also stored compressed",
     )
     most_compressed: int = setting(
         "MODELYARD_COMPRESS_MOST_BYTES",
         integer(0, 1 << 30),
         default=32 * _MIB,
-        help="text up to this size: it is in memory meanwhile",
+        help="maximum size of text that is also stored compressed (in memory)",
     )
     upload_ttl: float = setting(
         "MODELYARD_UPLOAD_TTL_SECONDS",
         seconds(1, 30 * _DAY),
         default=_DAY,
-        help="when an upload is given up that nobody goes on with",
+        help="TTL of an inactive upload",
     )
     most_uploads: int = setting(
         "MODELYARD_UPLOADS_MOST",
         integer(1, 1_000_000),
         default=10_000,
-        help="how many uploads may be open of which bytes came",
+        help="maximum number of open uploads with bytes",
     )
     most_uploads_each: int = setting(
         "MODELYARD_UPLOADS_MOST_PER_CLIENT",
         integer(1, 1_000_000),
         default=1_000,
-        help="how many uploads one client may have open: a token's subject, or an address while access control is off",
+        help="maximum number of open uploads per client (subject of the token, or address while access control is off)",
     )
     owner_quota: int = setting(
         "MODELYARD_OWNER_QUOTA_BYTES",
         integer(0, 1 << 60),
         default=0,
-        help="how much one version or static file may pin; 0 for any amount",
+        help="quota of one version or static file; 0 for no limit",
     )
     collect_grace: float = setting(
         "MODELYARD_COLLECT_GRACE_SECONDS",
         seconds(0, 3650 * _DAY),
         default=7 * _DAY,
-        help="how long an asset that nobody pins is left alone",
+        help="grace period of an unpinned asset",
     )
     collect_grace_least: float = setting(
         "MODELYARD_COLLECT_GRACE_LEAST_SECONDS",
         seconds(0, 3650 * _DAY),
         default=3600.0,
-        help="the shortest such time that a call of CollectGarbage may ask for",
+        help="shortest grace period that a CollectGarbage call may request",
     )
     collect_delay: float = setting(
         "MODELYARD_COLLECT_DELAY_SECONDS",
         seconds(0, 365 * _DAY),
         default=3600.0,
-        help="how long the bytes of an asset stay after it was taken away, for downloads under way",
+        help="delay before the bytes of a condemned asset are deleted, for downloads in progress",
     )
     collect_every: float = setting(
         "MODELYARD_COLLECT_EVERY_SECONDS",
         seconds(0, 365 * _DAY),
         default=3600.0,
-        help="how often what nobody pins is collected; 0 for never",
+        help="interval of garbage collection; 0 to disable",
     )
     sweep_every: float = setting(
         "MODELYARD_SWEEP_EVERY_SECONDS",
         seconds(0.1, _DAY),
         default=60.0,
-        help="how often abandoned uploads are looked for",
+        help="interval of the checks for expired uploads",
     )
 
-    def bounds(self) -> Bounds:
+    def bounds(self) -> UploadLimits:
         """
-        How many uploads there may be, and for how long.
+        Limits of upload sessions.
         """
         ttl, lease = timedelta(seconds=self.upload_ttl), timedelta(seconds=self.upload_lease)
-        return Bounds(ttl, self.most_uploads, self.most_uploads_each, lease)
+        return UploadLimits(ttl, self.most_uploads, self.most_uploads_each, lease)
 
-    def patience(self) -> Patience:
+    def patience(self) -> StreamLimits:
         """
-        How slow the stream of an upload may be.
+        Limits for slow streams.
         """
-        return Patience(self.upload_idle, self.upload_least_rate)
+        return StreamLimits(self.upload_idle, self.upload_least_rate)
 
     def limits(self) -> Limits:
         """
-        What moving bytes may cost.
+        Resource limits of transfers.
 
         Raises:
-            SettingsError: no size is both large enough and small enough to be compressed.
+            SettingsError: the minimum exceeds the maximum size of compressed text.
         """
         if 0 < self.most_compressed < self.least_compressed:
             raise SettingsError(
@@ -160,23 +160,23 @@ class CdnSettings(DeliverySettings):
             )
         return Limits(self.upload_memory, self.least_compressed, self.most_compressed, self.upload_memory_each)
 
-    def grace(self) -> Grace:
+    def grace(self) -> GracePeriods:
         """
-        How long what nobody pins is left alone.
+        Grace periods of the garbage collection.
         """
         times = (self.collect_grace, self.collect_delay, self.collect_grace_least)
-        return Grace(*(timedelta(seconds=each) for each in times))
+        return GracePeriods(*(timedelta(seconds=each) for each in times))
 
-    def rhythm(self) -> Rhythm:
+    def schedule(self) -> Schedule:
         """
-        How often things are looked after. Nobody fills a multipart upload that no row knows for twice the time that a
-        stream may take; copies take less.
+        Intervals of the periodic jobs. A multipart upload without a session counts as orphaned after twice the maximum
+        duration of a stream; copies take less.
         """
-        return Rhythm(self.sweep_every, self.collect_every, 2 * MOST_STREAM, self.keep)
+        return Schedule(self.sweep_every, self.collect_every, 2 * MOST_STREAM, self.keep)
 
     def s3(self) -> S3Settings:
         """
-        The bucket of these settings.
+        Bucket and credentials.
 
         Raises:
             SettingsError: one of the two keys is given without the other.

@@ -1,5 +1,5 @@
 """
-What an asset is, and which part of one is wanted.
+Assets, the keys of their objects, and ranges.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ DEFAULT_MEDIA_TYPE = "application/octet-stream"
 @dataclass(frozen=True, slots=True)
 class Asset:
     """
-    Bytes that are stored, verified and never change.
+    Verified, immutable bytes.
 
     Args:
         sha256: their digest, 64 lower-case hexadecimal digits.
-        size_bytes: how many they are.
-        media_type: what the first upload of them declared.
-        private: whether only those know of them who may read private assets.
-        create_time: when they were stored.
+        size_bytes: their number.
+        media_type: as declared by the first upload.
+        private: whether only callers with access to private assets may see it.
+        create_time: when it was stored.
         revision: of the last change.
-        format: what they were recognised as, as the contract spells it without FORMAT_; empty for nothing known.
-        warnings: things to know before use.
-        encodings: content encodings that are stored beside the original.
+        format: detected format, as in the proto without FORMAT_; empty if unknown.
+        warnings: for users.
+        encodings: of the stored compressed variants.
         parameter_count: of a safetensors file.
-        verdict: what loading it may run, as the contract spells it without VERDICT_; empty for nothing known.
-        loads: the names that loading it calls.
+        verdict: of the security scan, as in the proto without VERDICT_; empty if unknown.
+        loads: names that loading it calls.
     """
 
     sha256: str
@@ -58,74 +58,74 @@ class Asset:
     @property
     def key(self) -> str:
         """
-        Where its bytes are in the bucket.
+        Key of its bytes in the bucket.
         """
         return asset_key(self.sha256, private=self.private)
 
     def image(self) -> Image:
         """
-        For the audit.
+        Its fields in audit entries.
         """
         return {"size_bytes": self.size_bytes, "media_type": self.media_type, "private": self.private}
 
 
 def asset_key(sha256: str, *, private: bool) -> str:
     """
-    Where the bytes of an asset are in the bucket: what is public has its own prefix, which the gateway serves.
+    Key of an asset's bytes. Public assets have a prefix of their own, which the gateway serves.
     """
     return f"private/{sha256}" if private else f"assets/{sha256}"
 
 
 def is_private(key: str) -> bool:
     """
-    Whether what is under a key of the bucket is for those alone who may read private assets.
+    Whether *key* is that of a private asset.
     """
     return key.startswith("private/")
 
 
 def variant_key(encoding: str, key: str) -> str:
     """
-    Where the bytes of *key* are, in a content encoding.
+    Key of a compressed variant of *key*.
     """
     return f"{encoding}/{key}"
 
 
 def staging_key(upload: str) -> str:
     """
-    Where bytes are that nobody has verified yet.
+    Key of an upload's unverified bytes.
     """
     return f"{STAGING}{upload}"
 
 
 def staged_upload(key: str) -> str | None:
     """
-    The id of the upload whose bytes are at *key*; None for what is no key of ours.
+    The id of the upload with the staging key *key*; None for other keys.
     """
     match = _STAGED.fullmatch(key)
     return match[1] if match else None
 
 
-#: What the keys of bytes begin with that nobody has verified yet.
+#: Key prefix of unverified bytes.
 STAGING = "staging/"
 _STAGED = re.compile(STAGING + "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 def all_keys(sha256: str) -> list[str]:
     """
-    Everywhere where bytes of an asset may be.
+    All keys under which an asset may have objects.
     """
     own = [asset_key(sha256, private=private) for private in (False, True)]
     return [*own, *(variant_key(encoding, key) for encoding in ENCODINGS for key in own)]
 
 
-#: The content encodings that are stored beside an original, the best one first.
+#: Content encodings of the stored variants, in order of preference.
 ENCODINGS = ("zstd", "gzip")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """
-    The wanted part of an asset: from *offset* on, *limit* bytes or, when that is 0, to the end; or *nothing* of it.
+    A range of an asset: *limit* bytes from *offset*, or to the end if *limit* is 0; or the empty range (*nothing*).
     """
 
     offset: int = 0
@@ -135,13 +135,13 @@ class Span:
     @property
     def whole(self) -> bool:
         """
-        Whether that is all of the asset.
+        Whether it is the whole asset.
         """
         return not self.offset and not self.limit and not self.nothing
 
     def within(self, start: int, size: int) -> Span:
         """
-        The same part of the *size* bytes that begin at *start*.
+        The same range within the *size* bytes that begin at *start*.
         """
         left = max(size - self.offset, 0)
         return Span(start + self.offset, min(self.limit or left, left), nothing=not left)
@@ -149,7 +149,7 @@ class Span:
 
 def parse_part(name: str, offset: int, limit: int) -> tuple[str, Span]:
     """
-    The digest of an asset, and the part of it that is wanted.
+    Parse the digest of an asset, and a range.
 
     Raises:
         InvalidArgument: *name* is not assets/{sha256}, or *offset* or *limit* is negative.

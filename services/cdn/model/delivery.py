@@ -1,5 +1,5 @@
 """
-Signed addresses and invalidations: what may be asked for.
+Presigned URLs and invalidations: values and rules.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def parse_version(checks: Checks, field: str, text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class LifeBounds:
+class TtlBounds:
     """
-    How long a signed address may give access, in seconds.
+    Limits of the TTL of a presigned URL, in seconds.
     """
 
     usual: int
@@ -45,7 +45,7 @@ class LifeBounds:
 
     def check(self, checks: Checks, field: str, seconds: int | None) -> int:
         """
-        The seconds that are asked for; the usual ones when none are.
+        The requested TTL, or the default.
         """
         if seconds is None:
             return self.usual
@@ -57,12 +57,12 @@ class LifeBounds:
 @dataclass(frozen=True, slots=True)
 class Terms:
     """
-    What a signed address gives.
+    Terms of a presigned URL.
 
     Args:
-        seconds: how long.
-        ip_range: to whom; None means to anybody who has it.
-        download_name: the name under which a browser saves the bytes; empty means that it decides.
+        seconds: TTL.
+        ip_range: of permitted clients; None for any.
+        download_name: file name for browsers; empty for none.
     """
 
     seconds: int
@@ -72,7 +72,7 @@ class Terms:
     @property
     def disposition(self) -> str:
         """
-        The Content-Disposition that the address asks for, or an empty text.
+        The Content-Disposition of the response, or an empty string.
 
         RFC 6266: `filename*` in the encoding of RFC 8187 is the name; `filename` is for those that do not know it, with
         everything replaced that they read in different ways (appendix D).
@@ -110,9 +110,9 @@ def parse_download_name(checks: Checks, field: str, text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class PresignedUrl:
     """
-    A signed address, and when it ends.
+    A presigned URL and its expiry.
     """
 
     url: str
@@ -121,7 +121,7 @@ class Signed:
 
 class InvalidationState(StrEnum):
     """
-    How far an invalidation is.
+    State of an invalidation.
     """
 
     QUEUED = "QUEUED"
@@ -156,7 +156,7 @@ class InvalidationName:
 @dataclass(frozen=True, slots=True)
 class Invalidation:
     """
-    Paths that the edge forgets.
+    Invalidation of paths at the CDN.
 
     Args:
         failure: why it FAILED.

@@ -132,7 +132,7 @@ class Caller:
     client: str
 
 
-class Intake:
+class ChunkSequence:
     """
     Holds the chunks of an upload to the rules: consecutive, of a size, and no more than declared.
     """

@@ -13,8 +13,8 @@ from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer
 from services.cdn.model import (
     MOST_STREAM,
     Asset,
+    ChunkSequence,
     Draft,
-    Intake,
     Span,
     check_owner,
     parse_digests,
@@ -24,13 +24,13 @@ from services.cdn.model import (
 )
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
-from services.cdn.service.registration import Storing
+from services.cdn.service.registration import Registration
 from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
-from services.cdn.service.upload_streams import Arriving, Patience, check_chunk
+from services.cdn.service.upload_streams import StreamLimits, UploadStream, check_chunk
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.metadata.tensor_indexes import Indexes
+from services.cdn.store.metadata.tensor_indexes import TensorIndexCache
 from services.cdn.store.records import Records
-from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.retention.garbage_collection import GarbageCollector, GracePeriods
 from services.cdn.store.retention.pins import Pins
 from services.chassis.checks import Checks
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange
@@ -65,19 +65,19 @@ class AssetService(AssetServiceServicer):
         assets: AssetStore,
         records: Records,
         pins: Pins,
-        collection: Collection,
-        storing: Storing,
+        collection: GarbageCollector,
+        registration: Registration,
         mutations: Mutations,
         privacy: Privacy,
-        grace: Grace,
-        patience: Patience,
+        grace: GracePeriods,
+        patience: StreamLimits,
     ) -> None:
         self._assets = assets
         self._records = records
-        self._indexes = Indexes(records)
+        self._indexes = TensorIndexCache(records)
         self._pins = pins
         self._collection = collection
-        self._storing = storing
+        self._registration = registration
         self._mutations = mutations
         self._privacy = privacy
         self._grace = grace
@@ -104,17 +104,17 @@ class AssetService(AssetServiceServicer):
         return pb.FindMissingResponse(sha256=[digest for digest in digests if digest not in found], public=public)
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
-        messages = Arriving(request_iterator, self._patience, longest=MOST_STREAM.total_seconds())
+        messages = UploadStream(request_iterator, self._patience, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
         self._privacy.check_upload(private=draft.private)
-        stored = await self._storing.there(context, draft)
+        stored = await self._registration.there(context, draft)
         if stored is not None:
             return stored
         async with self._assets.write(draft, caller().client) as writer:
             async for data in _chunks(messages, draft):
                 await writer.write(data)
             arrival = await writer.finish()
-        return await self._storing.arrived(context, header, arrival)
+        return await self._registration.arrived(context, header, arrival)
 
     async def Download(  # type: ignore[override] # serialised already
         self, request: pb.DownloadRequest, context: Context
@@ -147,7 +147,7 @@ class AssetService(AssetServiceServicer):
             pb.PinResponse,
             lambda tx: self._pins.add(tx, owner, digests),
             lambda count: pb.PinResponse(pinned_count=count),
-            # It locks many rows: see pins.py.
+            # Locks many rows, so no group commit: see pins.py.
             touches=None,
         )
 
@@ -160,7 +160,7 @@ class AssetService(AssetServiceServicer):
             pb.UnpinResponse,
             lambda tx: self._pins.remove(tx, owner, digests),
             lambda count: pb.UnpinResponse(unpinned_count=count),
-            # What it unpins may be anything: nothing else may be in its transaction.
+            # Its rows are not known in advance, so no group commit.
             touches=None,
         )
 
@@ -182,14 +182,14 @@ class AssetService(AssetServiceServicer):
         query = Query("CollectGarbage", (), (str,))
         after = query.position(request.page_token) if request.page_token else ("",)
         if after is None:
-            raise InvalidArgument.of("page_token", "is not a token that this method gave")
+            raise InvalidArgument.of("page_token", "is not a page token of this method")
         grace = self._grace
         if request.HasField("grace"):
             idle = timedelta(seconds=request.grace.seconds, microseconds=request.grace.nanos // 1000)
             if idle < self._grace.least:
-                rule = f"must be at least {self._grace.least.total_seconds():g} s, which the service's settings say"
+                rule = f"must be at least {self._grace.least.total_seconds():g} s, the configured minimum"
                 raise InvalidArgument.of("grace", rule)
-            grace = Grace(idle, self._grace.condemned, self._grace.least)
+            grace = GracePeriods(idle, self._grace.condemned, self._grace.least)
         found = await self._collection.collect(
             grace, dry=request.dry_run, actor=subject(context), after=str(after[0]), seconds=_COLLECT_SECONDS
         )
@@ -223,7 +223,7 @@ class AssetService(AssetServiceServicer):
 
     async def _wanted(self, asset: Asset, name: str, span: Span) -> tuple[int, Span]:
         """
-        Where a tensor begins, or the file when none is named, and the wanted part within the file.
+        Resolve a range of a tensor, or of the file if no tensor is named: its start, and the range within the file.
         """
         if not name:
             return 0, span
@@ -262,14 +262,14 @@ async def _header(messages: AsyncIterator[pb.UploadRequest]) -> tuple[pb.UploadR
 
 
 async def _chunks(messages: AsyncIterator[pb.UploadRequest], draft: Draft) -> AsyncIterator[bytes]:
-    intake = Intake(draft)
+    intake = ChunkSequence(draft)
     async for message in messages:
         part = message.WhichOneof("part")
         if part == "header":
             raise InvalidArgument.of("header", "must be in the first message only")
         if part is None:
             raise InvalidArgument.of("chunk", "must be set in every message but the first")
-        # Each time it is asked for, protobuf makes new bytes of it.
+        # Each access to the field copies the bytes.
         chunk, data = message.chunk, message.chunk.data
         if not data:
             continue

@@ -1,5 +1,5 @@
 """
-Whose uploads are, and whom their bounds are counted for.
+Identity of the caller, for ownership and limits of uploads.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _MOST = 300
 
 def caller() -> Caller:
     """
-    Who makes the call in progress: the subject of the token, which this process has verified. Without access control
-    nobody is known, and bounds are counted for the client's address.
+    The caller of the current call: the subject of its verified token. Without access control, limits are per client
+    address.
     """
     known = identity()
     if known is not None and known.subject:

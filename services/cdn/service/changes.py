@@ -22,7 +22,7 @@ class ChangeService(ChangeServiceServicer):
 
     Args:
         feed: of changes.
-        privacy: who may know of private assets, which changes name.
+        privacy: who may see the names of private assets.
     """
 
     def __init__(self, feed: ChangeFeed, privacy: Privacy) -> None:

@@ -1,5 +1,5 @@
 """
-DeliveryService: messages in, messages out; decides nothing.
+DeliveryService: converts and validates messages; the rules are in `model`, the SQL in `store`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceServicer
 from services.cdn.model.delivery import (
     Invalidation,
     InvalidationName,
-    LifeBounds,
-    Signed,
+    PresignedUrl,
     Terms,
+    TtlBounds,
     parse_download_name,
     parse_ip_range,
     parse_paths,
@@ -23,7 +23,7 @@ from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
 from services.cdn.service.privacy import Privacy
 from services.cdn.store.delivery.invalidations import InvalidationStore
-from services.cdn.store.delivery.presigned_urls import Links
+from services.cdn.store.delivery.presigned_urls import PresignedUrls
 from services.cdn.store.delivery.static_files import StaticFileStore
 from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition, InvalidArgument
@@ -37,21 +37,21 @@ class DeliveryService(DeliveryServiceServicer):
     The servicer of modelyard.cdn.v1.DeliveryService.
 
     Args:
-        static_files: what paths point at.
-        links: gives signed addresses.
-        lives: how long these may give access.
-        invalidations: what the edge is to forget.
-        mutations: does the writes of static files, which wait for the object store.
-        quick: does the other writes.
-        privacy: who may know of private assets.
-        has_edge: there is a distribution in front.
+        static_files: the store of static files.
+        links: presigns URLs.
+        lives: limits of their TTL.
+        invalidations: the queue of invalidations.
+        mutations: runs the writes of static files, which wait for the object store.
+        quick: runs the other writes.
+        privacy: who may see private assets.
+        has_edge: whether a CloudFront distribution is configured.
     """
 
     def __init__(
         self,
         static_files: StaticFileStore,
-        links: Links,
-        lives: LifeBounds,
+        links: PresignedUrls,
+        lives: TtlBounds,
         invalidations: InvalidationStore,
         mutations: Mutations,
         quick: Mutations,
@@ -126,7 +126,7 @@ class DeliveryService(DeliveryServiceServicer):
         checks.request_id(request.request_id)
         checks.raise_if_any()
         if not self._has_edge:
-            raise FailedPrecondition("NO_DISTRIBUTION", "there is no CloudFront in front that could forget anything")
+            raise FailedPrecondition("NO_DISTRIBUTION", "set MODELYARD_CLOUDFRONT_DISTRIBUTION to invalidate paths")
         return await self._quick.do(
             context,
             request,
@@ -174,9 +174,9 @@ def from_static_file(found: StaticFile) -> pb.StaticFile:
     )
 
 
-def from_signed(signed: Signed) -> pb.SignUrlResponse:
+def from_signed(signed: PresignedUrl) -> pb.SignUrlResponse:
     """
-    The message of a signed address.
+    The message of a presigned URL.
     """
     expire_time = Timestamp()
     expire_time.FromDatetime(signed.expire_time)

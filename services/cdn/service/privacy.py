@@ -1,5 +1,5 @@
 """
-Who may know of private assets.
+Visibility of private assets.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _READ = "assets.read"
 
 class Privacy:
     """
-    The rules, by the token of the call in progress. While access control is off there are no verified tokens, so that
-    nobody may know of private assets, and none are taken.
+    The visibility rules, by the token of the current call. While access control is off there are no verified tokens, so
+    private assets are invisible to everybody and cannot be uploaded.
 
-    Whoever may not know of an asset is answered as if it were not there, to the letter.
+    Callers who may not see an asset get exactly the response for an asset that does not exist.
     """
 
     def sees(self) -> bool:
         """
-        Whether the caller may know of private assets and have their bytes.
+        Whether the caller may see private assets and download them.
         """
         known = identity()
         return known is not None and _READ in known.scopes
 
     def signs(self) -> bool:
         """
-        Whether the caller may give others access to private assets, which takes the scope of the RPC that does so.
+        Whether the caller may presign URLs of private assets, which requires the scope of that RPC.
         """
         known = identity()
         return known is not None and known is not ANYBODY
@@ -43,42 +43,41 @@ class Privacy:
     def check_upload(self, *, private: bool) -> None:
         """
         Raises:
-            FailedPrecondition: nothing can be kept private here (PRIVATE_NEEDS_ACCESS).
+            FailedPrecondition: private assets are not supported here (PRIVATE_NEEDS_ACCESS).
         """
         if private and identity() is None:
             raise FailedPrecondition(
                 "PRIVATE_NEEDS_ACCESS",
-                "nothing can be kept private while calls need no token: set MODELYARD_ACCESS to on or read-public, "
-                "or store it publicly",
+                "private assets need access control: set MODELYARD_ACCESS to on or read-public, or upload publicly",
             )
 
     def check_watch(self) -> None:
         """
-        Changes name private assets, and a watcher must be told all of them or none.
+        Changes contain names of private assets, and a watcher must get all changes or none.
 
         Raises:
-            Unauthenticated, PermissionDenied: the caller may not know of private assets.
+            Unauthenticated, PermissionDenied: the caller may not see private assets.
         """
         known = identity()
         if known is ANYBODY:
-            raise Unauthenticated("TOKEN_MISSING", "the changes of assets name private ones: this call needs a token")
+            raise Unauthenticated("TOKEN_MISSING", "changes may name private assets: this call needs a token")
         if known is not None and _READ not in known.scopes:
             raise PermissionDenied("SCOPE_MISSING", f"this call needs the scope {_READ}", metadata={"scope": _READ})
 
     async def read(self, context: Context, sha256: str, reading: Coroutine[Any, Any, Read[Asset]]) -> Asset:
         """
-        Await the reading of an asset, as far as the caller may know of it, and say which revision it reflects. What
-        others would be answered otherwise is marked as the caller's own, for caches (RFC 9111, section 5.2.2.7).
+        Read an asset if the caller may see it, and report the revision of the response. Responses that depend on the
+        caller are marked `Cache-Control: private` (RFC 9111, section 5.2.2.7).
 
         Raises:
-            NotFound: there is no such asset, or the caller may not know of it.
+            NotFound: there is no such asset, or the caller may not see it.
         """
         sees, alike = self.sees(), identity() is None
         try:
             asset = (await reflect(context, _seen(reading) if not sees else reading)).value
         except Missing as error:
-            # Where everybody is answered alike, absence may be kept by a cache. Where it depends on who asks, nothing
-            # may tell what is hidden from what is absent, and neither may a cache that keeps only one of them.
+            # Without access control, caches may store a negative response. With it, a hidden asset must be
+            # indistinguishable from a missing one, also by what a cache stores.
             if sees or alike:
                 raise
             _own(context)
@@ -90,7 +89,7 @@ class Privacy:
 
 def hidden(sha256: str) -> NotFound:
     """
-    What those are told who may not know whether there is a private asset.
+    The error for callers who may not learn whether a private asset exists.
     """
     name = asset_name(sha256)
     return NotFound(
@@ -104,7 +103,7 @@ async def _seen(reading: Coroutine[Any, Any, Read[Asset]]) -> Read[Asset]:
     except Missing as error:
         if identity() is None:
             raise
-        # No revision is said of what is hidden, and so none of what is absent.
+        # Hidden assets have no revision in their response, so missing ones have none either.
         error.revision = None
         raise
     if found.value.private:

@@ -1,5 +1,5 @@
 """
-How bytes become an asset, whichever way they came.
+Registration of verified bytes as assets, and deduplication of uploads.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import Draft, asset_name
 from services.cdn.service.privacy import Privacy
 from services.cdn.service.rendering import from_asset
-from services.cdn.store.records import Arrival, Records
+from services.cdn.store.records import Records, VerifiedBytes
 from services.cdn.store.retention.pins import Pins
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations, say_revision
 
 
-class Storing:
+class Registration:
     """
-    Makes assets visible, and finds those that are there.
+    Registers assets, and finds existing ones.
 
     Args:
-        records: what is known of them.
-        pins: knows the quotas.
-        mutations: does the writes.
-        privacy: who may know of private assets.
+        records: of assets.
+        pins: checks the quotas.
+        mutations: runs the writes.
+        privacy: who may see private assets.
     """
 
     def __init__(self, records: Records, pins: Pins, mutations: Mutations, privacy: Privacy) -> None:
@@ -32,14 +32,14 @@ class Storing:
 
     async def there(self, context: Context, draft: Draft) -> pb.Asset | None:
         """
-        The asset that *draft* declares, if no bytes are needed for it; the call says which revision that reflects. To
-        make a private one public takes its bytes: whoever knows no more than a digest cannot. So it does for those who
-        may not know of a private one.
+        Find the asset that *draft* declares, if its bytes need not be uploaded, and report the response's revision.
+        Making a private asset public requires its bytes: knowing the digest is not enough. The same holds for callers
+        who may not see private assets.
 
         Raises:
             InvalidArgument: the asset has another size than declared.
-            ResourceExhausted: the owner's quota is used up.
-            FailedPrecondition: the caller has seen a revision that is not there.
+            ResourceExhausted: the owner's quota is exceeded.
+            FailedPrecondition: the requested minimum revision does not exist.
         """
         await self._mutations.check_reached(context)
         await self._pins.check_room(draft.owner, draft.size_bytes)
@@ -50,9 +50,9 @@ class Storing:
         say_revision(context, found.revision)
         return from_asset(found.value)
 
-    async def arrived(self, context: Context, request: Message, arrival: Arrival) -> pb.Asset:
+    async def arrived(self, context: Context, request: Message, arrival: VerifiedBytes) -> pb.Asset:
         """
-        Make an asset visible whose bytes are verified and in S3.
+        Register an asset whose bytes are verified and in S3.
         """
         return await self._mutations.do(
             context,

@@ -1,5 +1,5 @@
 """
-Values as messages.
+Conversion of values to messages.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _CHUNK, _DATA = b"\x0a", b"\x12"
 
 def serialized_chunk(offset: int, data: bytes) -> bytes:
     """
-    A DownloadResponse with a chunk, serialised. Protobuf itself copies the bytes into new memory again and again: more
-    than a second for each GiB.
+    A serialised DownloadResponse with a chunk. Protobuf's own serialisation copies the bytes repeatedly, which costs
+    more than a second per GiB.
 
     Source: https://protobuf.dev/programming-guides/encoding/
     """
@@ -60,10 +60,10 @@ def from_asset(asset: Asset) -> assets_pb2.Asset:
 
 def from_index(index: TensorIndex, token: str) -> assets_pb2.TensorIndex:
     """
-    The message of an index of tensors, or of a part of one.
+    The message of a page of a tensor index.
 
     Args:
-        token: of the next part; empty after the last.
+        token: of the next page; empty after the last.
     """
     return assets_pb2.TensorIndex(
         tensors=[
@@ -84,7 +84,7 @@ def from_index(index: TensorIndex, token: str) -> assets_pb2.TensorIndex:
 
 def from_stored(upload: str, draft: Draft) -> uploads_pb2.Upload:
     """
-    The message of an upload of bytes that are stored already.
+    The message of an upload of bytes that are already stored.
 
     Args:
         upload: its id.
@@ -106,7 +106,7 @@ def from_upload(upload: Upload, committed: int) -> uploads_pb2.Upload:
     The message of an upload.
 
     Args:
-        committed: bytes that are stored for good.
+        committed: number of committed bytes.
     """
     draft = upload.draft
     return uploads_pb2.Upload(

@@ -1,5 +1,5 @@
 """
-The messages of an upload's stream, as long as the client goes on.
+Streams of uploads: idle timeout, minimum rate, maximum duration, and the checksum of chunks.
 """
 
 from __future__ import annotations
@@ -21,61 +21,61 @@ Message = TypeVar("Message", bound=assets_pb2.UploadRequest | uploads_pb2.WriteU
 def check_chunk(chunk: assets_pb2.Chunk, data: bytes) -> None:
     """
     Args:
-        data: of the chunk.
+        data: bytes of the chunk.
 
     Raises:
-        Aborted: it has another CRC-32 than the chunk says (CHUNK_DAMAGED): it was damaged on the way.
+        Aborted: the CRC-32 does not match (CHUNK_DAMAGED): the chunk was damaged in transit.
     """
     if chunk.HasField("crc32") and zlib.crc32(data) != chunk.crc32:
-        raise Aborted("CHUNK_DAMAGED", f"the chunk at {chunk.offset} was damaged on the way: send it again")
+        raise Aborted("CHUNK_DAMAGED", f"the chunk at {chunk.offset} was damaged in transit: send it again")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StreamLimits:
     """
-    How slow the stream of an upload may be.
+    Limits for slow streams.
 
     Args:
-        idle: seconds that it may bring no chunk.
-        rate: bytes per second that it has to bring on average over that time; 0 for any.
+        idle: seconds without a chunk.
+        rate: minimum average rate over that time, in bytes per second; 0 for none.
     """
 
     idle: float
     rate: float = 0
 
 
-class Arriving(Generic[Message]):
+class UploadStream(Generic[Message]):
     """
-    Ends a stream that stalls or drips: what it holds in memory, others wait for. Only the time counts in which we wait
-    for the client, not that in which it waits for us; and only whole chunks do, since of others nobody here hears.
+    Ends streams that stall or trickle, since other uploads wait for the memory that they hold. Only time spent waiting
+    for the client counts, not backpressure; and only complete chunks count, since incomplete ones are not visible here.
 
-    There is time for a wait as long as *idle*. Waiting takes of it, and each byte gives back what it takes at the least
-    rate (a leaky bucket): a stream that is as fast goes on for ever, and one that is slower ends some time.
+    A leaky bucket: it holds *idle* seconds, waiting drains it, and each byte refills it by its share at the minimum
+    rate. So a stream at or above the minimum rate never ends, and a slower one eventually does.
 
     Args:
         messages: of the stream.
-        patience: how slow it may be.
-        longest: seconds that it may take in all.
+        patience: limits for slow streams.
+        longest: maximum duration in seconds.
 
     Raises:
-        Aborted: it brought no chunk for too long (UPLOAD_IDLE), or too few bytes (UPLOAD_TOO_SLOW).
-        DeadlineExceeded: it took longer (UPLOAD_TOO_LONG).
+        Aborted: no chunk came for too long (UPLOAD_IDLE), or the stream was too slow (UPLOAD_TOO_SLOW).
+        DeadlineExceeded: it took longer than *longest* (UPLOAD_TOO_LONG).
     """
 
-    def __init__(self, messages: AsyncIterator[Message], patience: Patience, *, longest: float = math.inf) -> None:
+    def __init__(self, messages: AsyncIterator[Message], patience: StreamLimits, *, longest: float = math.inf) -> None:
         self._messages = messages
         self._idle, self._rate = patience.idle, patience.rate
         self._left = patience.idle
         self._waits_since: float | None = None
         self._longest, self._ends = longest, time.monotonic() + longest
 
-    def __aiter__(self) -> Arriving[Message]:
+    def __aiter__(self) -> UploadStream[Message]:
         return self
 
     @property
     def quiet(self) -> float:
         """
-        Seconds that we have been waiting for the client by now.
+        Seconds for which the stream has been waiting for the client.
         """
         return 0.0 if self._waits_since is None else time.monotonic() - self._waits_since
 
@@ -92,7 +92,7 @@ class Arriving(Generic[Message]):
             raise self._stalled(time.monotonic() - asked) from None
         finally:
             self._waits_since = None
-        # Messages without bytes keep no stream.
+        # Messages without bytes do not keep a stream alive.
         self._left -= time.monotonic() - asked
         if count := len(message.chunk.data):
             self._left = min(self._left + count / self._rate, self._idle) if self._rate else self._idle
@@ -101,7 +101,7 @@ class Arriving(Generic[Message]):
     def _stalled(self, waited: float) -> Aborted:
         if not self._rate or waited > self._idle / 2:
             return Aborted("UPLOAD_IDLE", f"no chunk came for {self._idle:g} s")
-        return Aborted("UPLOAD_TOO_SLOW", f"fewer than {self._rate:g} bytes came each second, or none for too long")
+        return Aborted("UPLOAD_TOO_SLOW", f"the stream was slower than {self._rate:g} bytes per second")
 
     def _too_long(self) -> DeadlineExceeded:
-        return DeadlineExceeded("UPLOAD_TOO_LONG", f"a stream may take {self._longest:g} s: use UploadService")
+        return DeadlineExceeded("UPLOAD_TOO_LONG", f"it took longer than {self._longest:g} s: use UploadService")

@@ -1,5 +1,5 @@
 """
-UploadService: uploads that survive a break on any side.
+UploadService: resumable uploads.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
 from services.cdn.service.callers import caller
 from services.cdn.service.privacy import Privacy
-from services.cdn.service.registration import Storing
+from services.cdn.service.registration import Registration
 from services.cdn.service.rendering import from_asset, from_stored, from_upload
-from services.cdn.service.upload_streams import Arriving, Patience, check_chunk
+from services.cdn.service.upload_streams import StreamLimits, UploadStream, check_chunk
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.records import Records
-from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.resumable import UploadWriter, begin
-from services.cdn.store.uploads.sessions import Uploads, check_way, stored_id
+from services.cdn.store.uploads.sessions import UploadSessions, check_way, stored_id
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import say_revision
@@ -37,30 +37,30 @@ class UploadService(UploadServiceServicer):
     The servicer of modelyard.cdn.v1.UploadService.
 
     Args:
-        assets: the bytes.
-        records: what is known of assets.
-        uploads: how far uploads are.
-        finisher: verifies them.
+        assets: the byte store.
+        records: of assets.
+        uploads: the upload sessions.
+        completer: verifies and completes them.
         storing: makes assets visible.
-        privacy: who may know of private assets.
-        patience: how slow a stream may be.
+        privacy: who may see private assets.
+        patience: limits for slow streams.
     """
 
     def __init__(
         self,
         assets: AssetStore,
         records: Records,
-        uploads: Uploads,
-        finisher: Finisher,
-        storing: Storing,
+        uploads: UploadSessions,
+        completer: UploadCompleter,
+        registration: Registration,
         privacy: Privacy,
-        patience: Patience,
+        patience: StreamLimits,
     ) -> None:
         self._assets = assets
         self._records = records
         self._uploads = uploads
-        self._finisher = finisher
-        self._storing = storing
+        self._completer = completer
+        self._registration = registration
         self._privacy = privacy
         self._patience = patience
 
@@ -70,26 +70,26 @@ class UploadService(UploadServiceServicer):
         )
         self._privacy.check_upload(private=draft.private)
         who = caller()
-        if await self._storing.there(context, draft) is not None:
-            # What is stored takes no place, so that it can always be pushed again.
+        if await self._registration.there(context, draft) is not None:
+            # Not counted against the limits, so that a stored asset can always be pushed again.
             name, left = await self._uploads.stored(draft, who)
             if left is not None:
-                self._assets.chores.add(self._finisher.clean(left))
+                self._assets.chores.add(self._completer.clean(left))
             return from_stored(name, draft)
         upload = await self._uploads.open(draft, who)
-        return from_upload(upload, await self._finisher.committed_bytes(upload))
+        return from_upload(upload, await self._completer.committed_bytes(upload))
 
     async def QueryUpload(self, request: pb.QueryUploadRequest, context: Context) -> pb.Upload:
         upload = await self._own(request.name, context)
-        return from_upload(upload, await self._finisher.committed_bytes(upload))
+        return from_upload(upload, await self._completer.committed_bytes(upload))
 
     async def WriteUpload(self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context) -> pb.Upload:
-        messages = Arriving(request_iterator, self._patience)
+        messages = UploadStream(request_iterator, self._patience)
         first = await anext(messages, None)
         if first is None:
             raise InvalidArgument.of("name", "must be in the first message of the stream")
         upload = await self._own(first.name, context)
-        # Nothing is begun before the first byte.
+        # No multipart upload before the first byte.
         name, lease = upload.name, self._uploads.lease.total_seconds()
         while first is not None and not first.chunk.data:
             _check_name(first, name)
@@ -107,7 +107,7 @@ class UploadService(UploadServiceServicer):
                 upload = await writer.finish()
             except InvalidArgument as error:
                 if error.reason == "SAFETENSORS_INVALID":
-                    await self._finisher.give_up(writer.upload.id, writer.upload.writer)
+                    await self._completer.give_up(writer.upload.id, writer.upload.writer)
                 raise
         return from_upload(replace(upload, in_use=False), upload.committed_bytes)
 
@@ -134,21 +134,21 @@ class UploadService(UploadServiceServicer):
         try:
             return await self._finish(name, request, context)
         except NotFound:
-            # Another call may have finished it since.
+            # Another call may have finished it meanwhile.
             if (asset := await self._finished(name, context)) is None:
                 raise
             return asset
 
     async def AbortUpload(self, request: pb.AbortUploadRequest, context: Context) -> pb.AbortUploadResponse:
         with suppress(NotFound):
-            await self._finisher.give_up((await self._own(request.name, context)).id)
+            await self._completer.give_up((await self._own(request.name, context)).id)
         return pb.AbortUploadResponse()
 
     async def _own(self, name: str, context: Context) -> Upload:
         """
         Raises:
             NotFound: there is no such upload.
-            PermissionDenied: it is somebody else's.
+            PermissionDenied: it was started by another subject.
         """
         upload = await self._uploads.get(parse_upload(name))
         upload.check_subject(caller())
@@ -159,7 +159,7 @@ class UploadService(UploadServiceServicer):
         if sha256 is None:
             return None
         found = await self._records.get_now(sha256)
-        # Whoever knows the digest knows this name, too.
+        # The name follows from the digest, so it proves nothing.
         if found.value.private and name == stored_id(sha256) and not self._privacy.sees():
             return None
         say_revision(context, found.revision)
@@ -167,12 +167,12 @@ class UploadService(UploadServiceServicer):
 
     async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         (await self._uploads.get(name)).check_subject(caller())
-        async with self._finisher.claimed(name) as upload:
-            asset = await self._storing.there(context, upload.draft)
+        async with self._completer.claimed(name) as upload:
+            asset = await self._registration.there(context, upload.draft)
             if asset is None:
-                arrival = await self._finisher.verify(upload)
-                asset = await self._storing.arrived(context, request, arrival)
-            await self._finisher.finished(upload)
+                arrival = await self._completer.verify(upload)
+                asset = await self._registration.arrived(context, request, arrival)
+            await self._completer.finished(upload)
         return asset
 
     async def _taken(self, upload: Upload, *, begins: bool) -> Upload:
@@ -189,10 +189,10 @@ class UploadService(UploadServiceServicer):
 
 async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     """
-    Write the bytes of a message, which must go on where the last one ended.
+    Write the bytes of a message, which must start where the previous one ended.
     """
     _check_name(message, writer.upload.name)
-    # Each time it is asked for, protobuf makes new bytes of it.
+    # Each access to the field copies the bytes.
     chunk, data = message.chunk, message.chunk.data
     if not data:
         return
@@ -202,7 +202,7 @@ async def _take(message: pb.WriteUploadRequest, writer: UploadWriter) -> None:
     if chunk.offset != received:
         raise OutOfRange(
             "OFFSET_GAP",
-            f"the chunk begins at {chunk.offset}, and {writer.upload.name} stands at {received}",
+            f"the chunk begins at {chunk.offset}, but {writer.upload.name} has received {received} bytes",
             metadata={"committed_bytes": str(writer.upload.committed_bytes), "received_bytes": str(received)},
         )
     if received + len(data) > size:

@@ -1,5 +1,5 @@
 """
-The bytes of assets, as the service sees them.
+The byte store of assets: uploads, downloads and copies, as the service uses it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from services.cdn.model import Asset, Draft, Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.memory import Memory
-from services.cdn.store.objects.bucket import Bucket, kept
+from services.cdn.store.memory import UploadMemory
+from services.cdn.store.objects.bucket import Bucket, cache_control
 from services.cdn.store.objects.compression import Variants
 from services.cdn.store.objects.copier import Copier
 from services.cdn.store.objects.downloads import AssetReader
@@ -22,19 +22,19 @@ from services.cdn.store.uploads.one_shot import AssetWriter
 from services.cdn.store.uploads.part_urls import PartUrls
 from services.chassis.serving.background import Chores
 
-#: Seconds that work in the background may take at the end, within the time to drain.
+#: Seconds that background work may take at shutdown, within the drain time.
 _PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    What moving bytes may cost.
+    Resource limits of transfers.
 
     Args:
-        upload_memory: bytes that all uploads of a process may hold in memory; more of them wait.
-        upload_memory_each: the same of one client's; None for no less than all.
-        least_compressed, most_compressed: the sizes in bytes between which text is compressed.
+        upload_memory: bytes that all uploads of a process may buffer in memory; further uploads wait.
+        upload_memory_each: the limit per client; None for no separate limit.
+        least_compressed, most_compressed: the range of sizes in bytes in which text is compressed.
     """
 
     upload_memory: int
@@ -45,20 +45,20 @@ class Limits:
 
 class AssetStore:
     """
-    Keeps the bytes of assets in a bucket, content-addressed and written once.
+    Stores the bytes of assets in a bucket, content-addressed and write-once.
 
     Args:
         settings: where the bucket is.
-        records: what is known of assets.
-        limits: what moving bytes may cost.
-        public_endpoint: where clients reach the object store, when that is not where we do.
+        records: of assets.
+        limits: of transfers.
+        public_endpoint: the object store's URL for clients, if it differs from that of this service.
 
     Attributes:
         bucket: the bucket.
-        part_urls: presigned for those who send parts to the object store themselves.
-        memory: that all uploads share.
-        chores: takes what remains to be done when a caller has gone away.
-        variants: made of what is text.
+        part_urls: presigns URLs for parts that clients send to the object store directly.
+        memory: shared by all uploads.
+        chores: runs what remains to be done after a call was cancelled.
+        variants: creates the compressed variants.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AssetStore:
         self.bucket = Bucket(settings)
         self.part_urls = PartUrls(settings, public_endpoint)
         self._copier = Copier(settings)
-        self.memory = Memory(limits.upload_memory, limits.upload_memory_each)
+        self.memory = UploadMemory(limits.upload_memory, limits.upload_memory_each)
         self.chores = Chores("uploads")
         self.variants = Variants(self.bucket, least_bytes=limits.least_compressed, most_bytes=limits.most_compressed)
         self._records = records
@@ -84,28 +84,28 @@ class AssetStore:
         A writer for the bytes that *draft* declares.
 
         Args:
-            client: of whose share of the memory they take.
+            client: to whose share of the memory the buffers count.
         """
         return AssetWriter(self.bucket, self._records, self.variants, draft, self.memory.of(client), self.chores)
 
     def read(self, asset: Asset, span: Span, *, hashing: bool = True) -> AssetReader:
         """
-        A reader of a part of an asset, which says its digest or not.
+        A reader of a part of an asset, with or without its digest.
         """
         return AssetReader(self.bucket, asset, span, self.chores, hashing=hashing)
 
     async def copy(self, source: str, key: str, size_bytes: int, media_type: str) -> None:
         """
-        Copy bytes that never change within the bucket.
+        Copy an object within the bucket, with the headers of immutable content.
 
         Raises:
             Missing: there is no *source*.
         """
-        await self._copier.copy(source, key, Headers(media_type, kept(key)), size_bytes)
+        await self._copier.copy(source, key, Headers(media_type, cache_control(key)), size_bytes)
 
     async def close(self) -> None:
         """
-        Finish what runs in the background, then close the connections.
+        Wait for background work, then close the connections.
         """
         await self.chores.finish(_PATIENCE)
         await asyncio.gather(self.bucket.close(), self._copier.close(), self.part_urls.close())

@@ -1,5 +1,5 @@
 """
-Keeps what is only kept for a time from growing for ever: abandoned uploads, the log of changes, what nobody pins.
+Periodic maintenance: expired uploads, orphaned multipart uploads, the change log, garbage collection.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from functools import partial
 
 from services.cdn.model import ENCODINGS, STAGING, staged_upload, staging_key, variant_key
 from services.cdn.store.objects.bucket import Bucket, Multipart
-from services.cdn.store.retention.garbage_collection import Collection, Grace
-from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.retention.garbage_collection import GarbageCollector, GracePeriods
+from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.sessions import Uploads
+from services.cdn.store.uploads.sessions import UploadSessions
 from services.chassis.serving.background import beside, every
 from services.ledger.store.changelog import Changelog
 
 _log = logging.getLogger(__name__)
 _MONTHS_SECONDS = 3600.0
-# The last two: copies that are larger than one call makes.
+# The last two: multipart copies of large objects.
 _PREFIXES = ("assets/", "private/", STAGING, "static/", "versions/")
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class Schedule:
     """
-    How often things are looked after.
+    Intervals of the jobs.
 
     Args:
-        sweep: seconds between two looks for abandoned uploads.
-        collect: seconds between two collections; 0 for none.
-        orphan: how old a multipart upload must be that belongs to nothing.
-        keep: how far back the log of changes reaches.
+        sweep: seconds between two checks for expired uploads.
+        collect: seconds between two garbage collections; 0 for none.
+        orphan: age after which a multipart upload without a session is aborted.
+        keep: retention of the change log.
     """
 
     sweep: float
@@ -45,15 +45,15 @@ class Rhythm:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chore:
+class _Job:
     """
-    What is done now and then.
+    A periodic job.
 
     Args:
-        seconds: from one time to the next.
-        work: how.
-        doing: what it is called.
-        first: seconds until the first time, when that is sooner.
+        seconds: interval.
+        work: to run.
+        doing: description for the log.
+        first: seconds until the first run, if sooner.
     """
 
     seconds: float
@@ -62,82 +62,82 @@ class _Chore:
     first: float | None = None
 
 
-class Sweeper:
+class Maintenance:
     """
-    Looks after all of it.
+    Runs the periodic jobs.
 
     Args:
-        bucket: where uploads leave parts.
-        uploads: how far uploads are.
-        finisher: takes away what they left.
-        collection: forgets what nobody pins.
-        remove_shares: forgets the copies for shared versions that nobody needs.
+        bucket: with the multipart uploads.
+        uploads: the upload sessions.
+        completer: cleans up after expired uploads.
+        collection: deletes unpinned assets.
+        remove_version_copies: deletes obsolete copies of shared versions.
         log: of changes.
-        grace: how long what nobody pins is left alone.
-        rhythm: how often.
+        grace: periods of the garbage collection.
+        schedule: how often.
     """
 
     def __init__(
         self,
         bucket: Bucket,
-        uploads: Uploads,
-        finisher: Finisher,
-        collection: Collection,
-        remove_shares: Callable[[], Awaitable[int]],
+        uploads: UploadSessions,
+        completer: UploadCompleter,
+        collection: GarbageCollector,
+        remove_version_copies: Callable[[], Awaitable[int]],
         log: Changelog,
-        grace: Grace,
-        rhythm: Rhythm,
+        grace: GracePeriods,
+        schedule: Schedule,
     ) -> None:
-        self._bucket, self._uploads, self._finisher = bucket, uploads, finisher
-        self._collection, self._remove_shares = collection, remove_shares
-        self._changelog, self._grace, self._rhythm = log, grace, rhythm
+        self._bucket, self._uploads, self._completer = bucket, uploads, completer
+        self._collection, self._remove_version_copies = collection, remove_version_copies
+        self._changelog, self._grace, self._schedule = log, grace, schedule
         self._private_variants = True
 
     @asynccontextmanager
-    async def sweeping(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """
-        Do all of it now and then while the block lasts. Each chore fails by itself: one that may not list uploads must
-        not keep the bucket from being collected.
+        Run the jobs periodically while the block lasts. They fail independently of each other: a missing permission to
+        list uploads must not stop the garbage collection.
         """
-        works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._chores()]
+        works = [every(each.seconds, each.work, each.doing, first=each.first) for each in self._jobs()]
         async with beside(*works):
             yield
 
-    async def sweep(self) -> None:
+    async def run_once(self) -> None:
         """
-        Do all of it once.
+        Run every job once.
 
         Raises:
             ModelyardError: the database or S3 does not answer.
         """
-        for chore in self._chores():
+        for chore in self._jobs():
             await chore.work()
 
-    def _chores(self) -> list[_Chore]:
-        sweep, collect = self._rhythm.sweep, self._rhythm.collect
+    def _jobs(self) -> list[_Job]:
+        sweep, collect = self._schedule.sweep, self._schedule.collect
         chores = [
-            _Chore(sweep, partial(self._changelog.trim, self._rhythm.keep), "trim the log of changes"),
-            _Chore(sweep, self._changelog.forget, "forget old requests"),
-            _Chore(_MONTHS_SECONDS, self._changelog.make_months, "make months of the audit", first=1.0),
-            _Chore(sweep, self._uploads.forget, "forget finished uploads"),
-            _Chore(sweep, self._drop_expired, "drop abandoned uploads"),
-            _Chore(sweep, self._abort_orphans, "abort orphaned uploads"),
-            _Chore(sweep, self._remove_private_variants, "remove variants of private assets"),
+            _Job(sweep, partial(self._changelog.trim, self._schedule.keep), "trim the log of changes"),
+            _Job(sweep, self._changelog.forget, "forget old requests"),
+            _Job(_MONTHS_SECONDS, self._changelog.make_months, "make months of the audit", first=1.0),
+            _Job(sweep, self._uploads.forget, "forget finished uploads"),
+            _Job(sweep, self._drop_expired, "drop abandoned uploads"),
+            _Job(sweep, self._abort_orphans, "abort orphaned uploads"),
+            _Job(sweep, self._remove_private_variants, "remove variants of private assets"),
         ]
         if collect:
-            # The first time soon: a process that is restarted every hour would never collect.
+            # The first run soon: a process that is restarted every hour would never collect.
             first = min(sweep, collect)
             chores += [
-                _Chore(collect, self._remove_shares, "remove copies of shared versions", first),
-                _Chore(collect, self._collect, "collect assets", first),
+                _Job(collect, self._remove_version_copies, "remove copies of shared versions", first),
+                _Job(collect, self._collect, "collect assets", first),
             ]
         return chores
 
     async def _drop_expired(self) -> None:
         while expired := await self._uploads.drop_expired():
             for upload in expired:
-                _log.info("%s was abandoned at %d bytes", upload.name, upload.committed_bytes)
-                await self._finisher.clean(upload)
+                _log.info("%s expired at %d bytes", upload.name, upload.committed_bytes)
+                await self._completer.clean(upload)
 
     async def _collect(self) -> None:
         found = await self._collection.collect(self._grace)
@@ -145,17 +145,17 @@ class Sweeper:
             _log.info("collected: %d condemned, %d deleted", found.condemned_count, found.deleted_count)
 
     async def _abort_orphans(self) -> None:
-        # Those of uploads that cannot be taken up again, whose process died; and of rows that went first.
-        before = datetime.now(UTC) - self._rhythm.orphan
+        # Of one-shot uploads whose process crashed, and of sessions whose row was deleted first.
+        before = datetime.now(UTC) - self._schedule.orphan
         old = {each.id: each.key for each in await self._bucket.open_uploads() if _is_ours(each, before)}
         for multipart in await self._uploads.unknown(list(old)):
             await abort(self._bucket, old[multipart], multipart)
-        # Those that were completed for their verification, and could not be taken away then.
+        # Staged objects that could not be deleted after their verification.
         staged = [upload for key in await self._bucket.below(STAGING, before) if (upload := staged_upload(key))]
         await self._bucket.delete([staging_key(upload) for upload in await self._uploads.closed(staged)])
 
     async def _remove_private_variants(self) -> None:
-        # Releases before the third migration made them.
+        # Created by releases before the third migration.
         while self._private_variants:
             prefixes = [variant_key(encoding, "private/") for encoding in ENCODINGS]
             found = [await self._bucket.below(prefix, datetime.now(UTC)) for prefix in prefixes]

@@ -1,5 +1,5 @@
 """
-A bound on memory that many uploads share.
+Memory budgets that uploads share.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.chassis.errors import ModelyardError, ResourceExhausted, Unavailable
 
-#: What is this small or smaller is taken from the reserve.
+#: Requests up to this size are served from the reserve.
 SMALL_BYTES = 1 << 20
 _RESERVED = 16
 
@@ -24,13 +24,13 @@ class _Wanted:
 
 class Budget:
     """
-    Bytes that may be held at once; whoever wants more waits in line. Who holds its whole share waits for itself and for
-    nobody else: others pass it.
+    A number of bytes that may be held at once; further requests wait in a FIFO queue. A client that holds its whole
+    share waits for its own releases only, and other clients overtake it.
 
     Args:
-        total: how many there are.
-        patience: seconds to wait in line before giving up.
-        share: how many of them one client may hold; None for all.
+        total: of the budget in bytes.
+        patience: seconds to wait in the queue before giving up.
+        share: bytes that one client may hold; None for all.
     """
 
     def __init__(self, total: int, *, patience: float = 30.0, share: int | None = None) -> None:
@@ -43,14 +43,14 @@ class Budget:
 
     async def take(self, size: int, client: str = "") -> None:
         """
-        Take *size* bytes, which must be given back.
+        Acquire *size* bytes, to be released with `give`.
 
         Args:
-            client: whose share they are of.
+            client: to whose share they count.
 
         Raises:
-            Unavailable: others held too much for too long (UPLOADS_BUSY).
-            ResourceExhausted: the client itself did (UPLOADS_BUSY).
+            Unavailable: other clients held too much for too long (UPLOADS_BUSY).
+            ResourceExhausted: the client itself held its whole share for too long (UPLOADS_BUSY).
         """
         wanted = _Wanted(self._within(size), client, asyncio.get_running_loop().create_future())
         self._line.append(wanted)
@@ -70,7 +70,7 @@ class Budget:
 
     def give(self, size: int, client: str = "") -> None:
         """
-        Give *size* bytes back, those of one ``take``.
+        Release the *size* bytes of one ``take``.
         """
         size = self._within(size)
         self._free += size
@@ -88,7 +88,7 @@ class Budget:
             if wanted.turn.done():
                 self._line.remove(wanted)
             elif wanted.client in waiting or not self._in_share(wanted):
-                # It waits for itself. What it wants later must not overtake what it wants now.
+                # Blocked by its own share. Its later requests must not overtake this one.
                 waiting.add(wanted.client)
             elif wanted.size <= self._free:
                 self._line.remove(wanted)
@@ -99,25 +99,25 @@ class Budget:
                 return
 
     def _in_share(self, wanted: _Wanted) -> bool:
-        # Whose share is everything waits for whoever holds it.
+        # Without separate shares, every request waits for the total.
         return self._share == self._total or self._held[wanted.client] + wanted.size <= self._share
 
     def _busy(self, wanted: _Wanted) -> ModelyardError:
         if self._in_share(wanted):
-            return Unavailable("UPLOADS_BUSY", "too many uploads at once: try again", retry_after=5.0)
+            return Unavailable("UPLOADS_BUSY", "too many concurrent uploads: retry later", retry_after=5.0)
         return ResourceExhausted(
-            "UPLOADS_BUSY", "you send too many uploads at once: finish some, then try again", retry_after=5.0
+            "UPLOADS_BUSY", "too many concurrent uploads of this client: finish some, then retry", retry_after=5.0
         )
 
 
-class Memory:
+class UploadMemory:
     """
-    What all uploads of a process may hold in memory: a part of it is for small demands alone, so that large ones cannot
-    keep them out.
+    The memory that all uploads of a process may use. A part is reserved for small requests, so that large ones cannot
+    starve them.
 
     Args:
-        total: bytes.
-        share: how many of them one client may hold; None for all.
+        total: in bytes.
+        share: bytes that one client may hold; None for all.
     """
 
     def __init__(self, total: int, share: int | None = None) -> None:
@@ -125,17 +125,17 @@ class Memory:
         self._small = Budget(reserve, share=None if share is None else max(share // _RESERVED, SMALL_BYTES))
         self._large = Budget(total - reserve, share=share)
 
-    def of(self, client: str) -> Allowance:
+    def of(self, client: str) -> ClientMemory:
         """
-        What one client takes of it.
+        The memory as one client may use it.
         """
-        return Allowance(self._small, self._large, client)
+        return ClientMemory(self._small, self._large, client)
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class ClientMemory:
     """
-    A client's way to the memory. See `Budget`.
+    One client's access to the memory. See `Budget`.
     """
 
     small: Budget
@@ -144,7 +144,7 @@ class Allowance:
 
     async def take(self, size: int) -> None:
         """
-        Take *size* bytes, which must be given back.
+        Acquire *size* bytes, to be released with `give`.
 
         Raises:
             Unavailable, ResourceExhausted: see `Budget.take`.
@@ -153,7 +153,7 @@ class Allowance:
 
     def give(self, size: int) -> None:
         """
-        Give *size* bytes back, those of one ``take``.
+        Release the *size* bytes of one ``take``.
         """
         self._of(size).give(size, self.client)
 

@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constant column and table names are interpolated; values are parameters
 """
 Records of assets in the database.
 
@@ -32,7 +32,7 @@ SELECT revision.value AS head, found.*
 """
 
 _GET = read("assets.get", _ASSET_AND_HEAD)
-# For those who have just written it, or are about to build on it: no replica may answer.
+# Read-your-writes: from the primary, never from a replica.
 _GET_NOW = Statement("assets.get_now", _ASSET_AND_HEAD)
 
 _TENSORS = read(
@@ -63,8 +63,8 @@ SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
 """,
 )
 
-# Whoever asks is about to use them, so that their grace time begins anew; not at every question, for the disk's sake.
-# The planner must not see how many there are: for a thousand it reads the whole table.
+# Restarts the grace period, since the caller is about to use the assets; at most every ten minutes, to save writes. The
+# subquery hides the number of digests from the planner, which would choose a sequential scan for a thousand.
 _FIND = Statement(
     "assets.find",
     """
@@ -80,7 +80,7 @@ SELECT sha256, private FROM assets
 """,
 )
 
-# While a row is INCOMING, its create_time is when it became so: it tells one reservation from the next.
+# While a row is INCOMING, its create_time identifies the reservation.
 _RESERVE = Statement(
     "assets.reserve",
     """
@@ -135,7 +135,7 @@ SELECT made.revision AS written, made.* FROM made
 
 _PINNED = Statement("pins.first_of_asset", "SELECT owner FROM pins WHERE sha256 = $1 LIMIT 1")
 
-#: Takes the digests.
+#: Argument: the digests.
 CONDEMN = last(
     "assets.condemn",
     """
@@ -153,18 +153,18 @@ SELECT value AS written FROM next
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class VerifiedBytes:
     """
-    An asset whose bytes are verified and in S3 under its key.
+    Verified bytes in S3 under their asset's key, before the asset is registered.
 
     Args:
         sha256: its digest.
-        size_bytes: how many they are.
-        media_type: what was declared.
-        private: which of the two keys.
-        reserved: what `Records.reserve` said, before they were written.
-        inspection: what they were recognised as.
-        encodings: that are stored beside it.
+        size_bytes: their number.
+        media_type: as declared.
+        private: whether they are under the private key.
+        reserved: result of `Records.reserve`, before they were written.
+        inspection: of their format.
+        encodings: of the stored variants.
     """
 
     sha256: str
@@ -178,7 +178,7 @@ class Arrival:
 
 class Records:
     """
-    Reads and writes what is known of assets.
+    Reads and writes the records of assets.
     """
 
     def __init__(self, database: Database) -> None:
@@ -193,7 +193,7 @@ class Records:
 
     async def get_now(self, sha256: str) -> Read[Asset]:
         """
-        As `get`, with every write that has ended: not from a replica.
+        As `get`, with read-your-writes consistency: not from a replica.
         """
         return await self._get(_GET_NOW, sha256)
 
@@ -205,10 +205,10 @@ class Records:
 
     async def find(self, sha256: str, *, private: bool) -> Read[Asset] | None:
         """
-        The asset, if there is one; its grace time begins anew.
+        The asset, if it exists; restarts its grace period.
 
         Args:
-            private: whether private ones are found.
+            private: whether private assets are found.
         """
         if not await self._database.fetch(_FIND, [sha256], private):
             return None
@@ -219,19 +219,19 @@ class Records:
 
     async def stored(self, digests: Sequence[str], *, private: bool) -> dict[str, bool]:
         """
-        Those of *digests* that are stored, each with whether it is private. Their grace time begins anew.
+        Which of *digests* are stored, and whether they are private; restarts their grace periods.
 
         Args:
-            private: whether private ones are found.
+            private: whether private assets are found.
         """
         return {row["sha256"]: row["private"] for row in await self._database.fetch(_FIND, list(digests), private)}
 
     async def tensors(self, sha256: str, *, private: bool) -> bytes:
         """
-        The index of tensors as it is stored (metadata/tensor_indexes.py decodes it).
+        The encoded tensor index (metadata/tensor_indexes.py decodes it).
 
         Args:
-            private: whether that of a private asset is found.
+            private: whether private assets are found.
 
         Raises:
             Missing: there is no such asset.
@@ -250,8 +250,8 @@ class Records:
         A page of assets by digest.
 
         Args:
-            owner: only what it pins; empty for all.
-            private: whether private ones are among them.
+            owner: only assets that it pins; empty for all.
+            private: whether private assets are included.
         """
         statement, more = (_LIST_OF_OWNER, [owner]) if owner else (_LIST, [])
         rows = await self._database.fetch(statement, *after(page, 1), private, *more)
@@ -259,14 +259,14 @@ class Records:
 
     async def reserve(self, sha256: str, size_bytes: int, media_type: str, *, private: bool) -> datetime:
         """
-        Keep the asset's keys from being deleted, before anything is written there.
+        Protect the asset's keys from deletion, before anything is written there.
 
         Returns:
-            Which reservation it is, or which asset if it is there: as long as the row says the same, nothing has been
-            deleted since.
+            Identifies the reservation, or the asset if it exists: while the row has the same value, nothing was
+            deleted.
 
         Raises:
-            Unavailable: the bytes that were there are being deleted at this moment.
+            Unavailable: earlier bytes under these keys are being deleted.
         """
         rows = await self._database.fetch(_RESERVE, sha256, size_bytes, media_type, private)
         if rows[0]["state"] == "DELETING":
@@ -274,24 +274,24 @@ class Records:
         reserved: datetime = rows[0]["create_time"]
         return reserved
 
-    async def register(self, transaction: Transaction, arrival: Arrival) -> Asset:
+    async def register(self, transaction: Transaction, arrival: VerifiedBytes) -> Asset:
         """
-        Make an asset visible whose bytes are in S3. One that is there stays as it is, but that it becomes public when
-        its bytes came publicly; the private ones stay for the addresses that were signed for them.
+        Make an asset visible whose bytes are in S3. An existing asset is not changed, except that a private one becomes
+        public when its bytes were uploaded publicly; the private object stays for its presigned URLs.
 
         Raises:
-            Aborted: its reservation is gone.
+            Aborted: its reservation was lost.
         """
         row = await transaction.row(_LOCK, arrival.sha256)
         if row is None or row["state"] in {"CONDEMNED", "DELETING"}:
-            raise going(arrival.sha256)
+            raise asset_going(arrival.sha256)
         before = to_asset(row)
-        # Another reservation than ours protects another upload's bytes: ours may be gone since.
+        # Another reservation protects another upload's bytes: ours may have been deleted.
         ours = before.create_time == arrival.reserved
         if row["state"] == "LIVE":
             if before.private and not arrival.private:
                 if not ours:
-                    raise going(arrival.sha256)
+                    raise asset_going(arrival.sha256)
                 image = {"private": True, "media_type": before.media_type}
                 journal = Journal.updated(before.name, image, {"private": False, "media_type": arrival.media_type})
                 args = arrival.sha256, arrival.media_type, list(arrival.encodings)
@@ -299,7 +299,7 @@ class Records:
             await transaction.nothing()
             return before
         if not ours:
-            raise going(arrival.sha256)
+            raise asset_going(arrival.sha256)
         seen = arrival.inspection
         image = {"size_bytes": arrival.size_bytes, "media_type": arrival.media_type, "private": arrival.private}
         rows = await transaction.last(
@@ -321,16 +321,16 @@ class Records:
 
     async def condemn(self, transaction: Transaction, sha256: str) -> None:
         """
-        Take an asset away that nobody pins.
+        Condemn an unpinned asset.
 
         Raises:
             Missing: there is no such asset.
-            FailedPrecondition: somebody pins it.
+            FailedPrecondition: it is pinned.
         """
         row = await transaction.row(_LOCK, sha256)
         if row is None or row["state"] != "LIVE":
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
-        # A statement of its own, so that it sees the pins that were added while we waited for the lock.
+        # A separate statement, so that it sees the pins that were added while waiting for the lock.
         pin = await transaction.row(_PINNED, sha256)
         if pin is not None:
             raise FailedPrecondition(
@@ -339,16 +339,16 @@ class Records:
         await transaction.last(CONDEMN, condemned([to_asset(row)]), [sha256])
 
 
-def going(sha256: str) -> Aborted:
+def asset_going(sha256: str) -> Aborted:
     """
-    What an upload ends with whose bytes may have been collected before it was done.
+    The error of an upload whose bytes may have been collected before it completed.
     """
     return Aborted("ASSET_GOING", f"{asset_name(sha256)} took too long to be stored: retry")
 
 
 def condemned(assets: Sequence[Asset]) -> Journal:
     """
-    The journal of a write that takes assets away.
+    The journal of a write that condemns assets.
     """
     journals = [Journal.of(asset.name, ChangeKind.DELETED, asset.image(), None) for asset in assets]
     return Journal(

@@ -1,5 +1,5 @@
 """
-Rows as values.
+Conversion of database rows to values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ASSET = (
 
 def to_asset(row: Row) -> Asset:
     """
-    The asset of a row.
+    Convert a row to an asset.
     """
     return Asset(
         sha256=row["sha256"],

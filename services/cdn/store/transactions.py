@@ -1,5 +1,5 @@
 """
-Transactions that are not a client's write, or that take longer than the database expects.
+Transactions of background jobs, and keepalives of long transactions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.ledger.store.statements import Statement
 
 Run = Callable[..., Awaitable[list[Row]]]
 
-STILL_HERE = Statement("transaction.still_here", "SELECT 1")
+KEEPALIVE = Statement("transaction.still_here", "SELECT 1")
 
 #: Less than the time after which the database ends a transaction in which nothing happens
 #: (`DatabaseSettings.idle_timeout`), by more than a pause of the event loop or of the database.
@@ -25,10 +25,10 @@ _ASK_EVERY_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def chore(database: Database) -> AsyncIterator[Run]:
+async def background_transaction(database: Database) -> AsyncIterator[Run]:
     """
-    A transaction on the primary, of what the service does by itself: no client asked for it, so it takes no revision.
-    Gives what runs a statement in it, with its arguments, and returns the rows.
+    A transaction of a background job on the primary, without a revision. Yields a function that runs a statement in it
+    and returns the rows.
     """
     async with database.connection() as connection, connection.transaction():
 
@@ -40,20 +40,20 @@ async def chore(database: Database) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def kept_alive(ask: Callable[[], Awaitable[Any]], every: float = _ASK_EVERY_SECONDS) -> AsyncIterator[None]:
+async def keep_alive(ask: Callable[[], Awaitable[Any]], every: float = _ASK_EVERY_SECONDS) -> AsyncIterator[None]:
     """
-    Keep the database from ending a transaction while the block waits for something else, such as the object store.
+    Prevent the idle-in-transaction timeout while the block waits for something else, such as the object store.
 
     Args:
-        ask: runs `STILL_HERE` in it.
-        every: seconds between two times.
+        ask: runs `KEEPALIVE` in the transaction.
+        every: interval in seconds.
     """
     done = asyncio.Event()
 
     async def asking() -> None:
         while True:
             try:
-                # Not cancelled at the end but told: a statement that is cancelled in the middle ends the transaction.
+                # Stopped by an event, not cancelled: cancelling a running statement would abort the transaction.
                 await asyncio.wait_for(done.wait(), every)
             except TimeoutError:
                 await ask()
@@ -66,5 +66,5 @@ async def kept_alive(ask: Callable[[], Awaitable[Any]], every: float = _ASK_EVER
     finally:
         done.set()
         await asyncio.gather(task, return_exceptions=True)
-    # What the database said to that is the transaction's trouble, and no answer may follow it.
+    # An error of the keepalive is an error of the transaction, and must not be swallowed.
     task.result()

@@ -12,13 +12,13 @@ from typing import Any
 
 from modelyard import aio
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
-from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.conftest import Cdn, World, serving_here
 
-__all__ = ["Guarded", "guarded"]
+__all__ = ["AccessControlled", "access_controlled"]
 
 
 @dataclass(frozen=True)
-class Guarded:
+class AccessControlled:
     """
     A service that takes tokens.
 
@@ -37,7 +37,9 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(world: World, folder: Path, mode: str = "read-public", **more: Any) -> AsyncIterator[Guarded]:
+async def access_controlled(
+    world: World, folder: Path, mode: str = "read-public", **more: Any
+) -> AsyncIterator[AccessControlled]:
     """
     Serve for as long as the block lasts.
 
@@ -53,5 +55,5 @@ async def guarded(world: World, folder: Path, mode: str = "read-public", **more:
         "MODELYARD_JWT_ISSUER": ISSUER,
         "MODELYARD_JWT_AUDIENCE": AUDIENCE,
     }
-    async with serving(world, folder, **settings, **more) as cdn:
-        yield Guarded(cdn, key)
+    async with serving_here(world, **settings, **more) as cdn:
+        yield AccessControlled(cdn, key)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from services.cdn.service.privacy import Privacy
 
-__all__ = ["Trusting"]
+__all__ = ["AllowAll"]
 
 
-class Trusting(Privacy):
+class AllowAll(Privacy):
     """
     As if every caller had a token with all scopes.
     """

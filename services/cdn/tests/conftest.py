@@ -24,14 +24,27 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from embedded.link import Link
 from embedded.parts import free_port
 from embedded.s3 import REGION, S3
+from services.cdn.__main__ import composed
 from services.cdn.model import asset_key
+from services.cdn.settings import CdnSettings
 from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.tests.calls import Stub
+from services.chassis.hosts.grpcio import GrpcioHost
+from services.chassis.observability.metrics import Metrics
+from services.chassis.serving.server import Server
+from services.chassis.settings import load
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).resolve().parents[3]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    # The first attempts come before the service listens. By default the next ones wait for seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+]
 
 
 @dataclass(frozen=True)
@@ -172,9 +185,18 @@ async def cdn(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
 @pytest.fixture
 async def own_cdn(world: World, tmp_path: Path) -> AsyncIterator[Cdn]:
     """
-    An asset service for one test, with an empty bucket and an empty database.
+    An asset service in a process of its own for one test, with an empty bucket and an empty database.
     """
     async with serving(world, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def own_place(world: World) -> AsyncIterator[Cdn]:
+    """
+    An asset service in this process for one test, with an empty bucket and an empty database.
+    """
+    async with serving_here(world) as running:
         yield running
 
 
@@ -228,17 +250,40 @@ async def serving(
     place = place or world.place()
     store = Store(world.client, place.bucket)
     environment = settings(world.s3, world.link, place) | {"MODELYARD_HOST": host, **more}
-    async with process(environment, folder, dies=dies) as (target, pid):
-        options = [
-            ("grpc.max_receive_message_length", 8 << 20),
-            ("grpc.max_send_message_length", 16 << 20),
-            # The first attempts come before the service listens. By default the next ones wait for seconds.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 200),
-        ]
-        async with grpc.aio.insecure_channel(target, options) as channel:
-            await ready(channel)
-            yield Cdn(Stub(channel), channel, target, world.link, store, pid, place)
+    async with (
+        process(environment, folder, dies=dies) as (target, pid),
+        grpc.aio.insecure_channel(target, _OPTIONS) as channel,
+    ):
+        await ready(channel)
+        yield Cdn(Stub(channel), channel, target, world.link, store, pid, place)
+
+
+@asynccontextmanager
+async def serving_here(world: World, *, place: Place | None = None, **more: str) -> AsyncIterator[Cdn]:
+    """
+    The asset service on the grpcio host in this process, which costs a tenth of the CPU time of a process: for tests
+    that need settings or a database of their own and neither kill nor measure the process.
+
+    Args:
+        place: one of its own unless given.
+        more: further settings.
+    """
+    place = place or world.place()
+    listen = f"127.0.0.1:{free_port()}"
+    environment = settings(world.s3, world.link, place) | {"MODELYARD_LISTEN": listen, **more}
+    loaded = load(CdnSettings, environment)
+    server = Server(loaded, Metrics("services.cdn", "grpcio"))
+    async with composed(server, loaded), server.ready():
+        host = GrpcioHost(server.handlers, loaded, server.recorders)
+        await host.start()
+        try:
+            async with grpc.aio.insecure_channel(listen, _OPTIONS) as channel:
+                await ready(channel)
+                store = Store(world.client, place.bucket)
+                yield Cdn(Stub(channel), channel, listen, world.link, store, os.getpid(), place)
+        finally:
+            server.drain()
+            await host.drain(2)
 
 
 def settings(s3: S3, link: Link, place: Place) -> dict[str, str]:

@@ -17,19 +17,19 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import asset_key
 from services.cdn.service.assets import AssetService
-from services.cdn.service.registration import Storing
-from services.cdn.service.upload_streams import Patience
+from services.cdn.service.registration import Registration
+from services.cdn.service.upload_streams import StreamLimits
 from services.cdn.service.uploads import UploadService
 from services.cdn.store.assets import AssetStore
-from services.cdn.store.memory import Memory
+from services.cdn.store.memory import UploadMemory
 from services.cdn.store.objects.compression import Variants
-from services.cdn.store.objects.s3 import Missing
+from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.records import Records
-from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.retention.garbage_collection import GarbageCollector, GracePeriods
 from services.cdn.store.retention.pins import Pins
-from services.cdn.store.uploads.completion import Finisher
-from services.cdn.store.uploads.sessions import Bounds, Uploads
-from services.cdn.tests.allow_all import Trusting
+from services.cdn.store.uploads.completion import UploadCompleter
+from services.cdn.store.uploads.sessions import UploadLimits, UploadSessions
+from services.cdn.tests.allow_all import AllowAll
 from services.cdn.tests.calls import chunk, digest, header
 from services.cdn.tests.memory_bucket import CopyingBucket
 from services.cdn.tests.stepping import SteppedBucket, SteppedDatabase, SteppedServer, Steps
@@ -91,7 +91,7 @@ def call() -> Context:
 
 class _Store(AssetStore):
     def __init__(self, bucket: CopyingBucket, records: Records) -> None:
-        self.bucket, self.memory, self.chores = bucket, Memory(1 << 26), Chores("uploads")
+        self.bucket, self.memory, self.chores = bucket, UploadMemory(1 << 26), Chores("uploads")
         self.variants = Variants(bucket, least_bytes=1 << 20, most_bytes=1 << 20)
         self._records, self._copies = records, bucket
 
@@ -107,28 +107,28 @@ class Machine:
 
     assets: AssetService
     uploads: UploadService
-    storing: Storing
+    registration: Registration
     store: AssetStore
     records: Records
     writer: Writer
 
 
-def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: Grace) -> Machine:
+def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: GracePeriods) -> Machine:
     """
     What `services.cdn.__main__` puts together.
     """
     records, writer, pins = Records(database), Writer(database), Pins(database, 0)
     store = _Store(bucket, records)
-    uploads = Uploads(database, Bounds(timedelta(hours=1), 100, 100, timedelta(seconds=60)))
+    uploads = UploadSessions(database, UploadLimits(timedelta(hours=1), 100, 100, timedelta(seconds=60)))
     mutations = Mutations(writer)
-    privacy = Trusting()
-    storing = Storing(records, pins, mutations, privacy)
-    finisher = Finisher(store, records, uploads)
-    collection = Collection(database, writer, bucket)
+    privacy = AllowAll()
+    registration = Registration(records, pins, mutations, privacy)
+    completer = UploadCompleter(store, records, uploads)
+    collection = GarbageCollector(database, writer, bucket)
     return Machine(
-        AssetService(store, records, pins, collection, storing, mutations, privacy, grace, Patience(60.0)),
-        UploadService(store, records, uploads, finisher, storing, privacy, Patience(60.0)),
-        storing,
+        AssetService(store, records, pins, collection, registration, mutations, privacy, grace, StreamLimits(60.0)),
+        UploadService(store, records, uploads, completer, registration, privacy, StreamLimits(60.0)),
+        registration,
         store,
         records,
         writer,
@@ -192,7 +192,7 @@ class Shop:
     ) -> None:
         self.databases, self.eye, self.bucket, self.keys = databases, eye, bucket, keys
 
-    async def begin(self, steps: Steps | None, grace: Grace) -> list[Machine]:
+    async def begin(self, steps: Steps | None, grace: GracePeriods) -> list[Machine]:
         """
         Two processes that start with nothing.
 
@@ -237,7 +237,7 @@ class Shop:
         """
         try:
             await self.bucket.head(key)
-        except Missing:
+        except NoSuchKey:
             return False
         return True
 

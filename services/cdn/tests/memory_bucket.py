@@ -14,9 +14,9 @@ from typing import Any
 
 from services.cdn.model import Span
 from services.cdn.model.static_files import Headers
-from services.cdn.store.objects.bucket import FOREVER, Bucket, Hash, Multipart, Part, Stored
+from services.cdn.store.objects.bucket import PUBLIC_IMMUTABLE, Bucket, Hash, Multipart, ObjectInfo, Part
 from services.cdn.store.objects.copier import Copier
-from services.cdn.store.objects.s3 import Missing, S3Settings, Taken
+from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey, S3Settings
 
 
 class CopyingBucket(Bucket):
@@ -32,7 +32,7 @@ class CopyingBucket(Bucket):
         """
         As `AssetStore.copy`.
         """
-        await self._copier.copy(source, key, Headers(media_type, FOREVER), size_bytes)
+        await self._copier.copy(source, key, Headers(media_type, PUBLIC_IMMUTABLE), size_bytes)
 
     async def close(self) -> None:
         await super().close()
@@ -52,15 +52,15 @@ class MemoryBucket(CopyingBucket):
         self._open: dict[tuple[str, str], dict[int, bytes]] = {}
         self._ids = itertools.count(1)
 
-    async def head(self, key: str) -> Stored:
+    async def head(self, key: str) -> ObjectInfo:
         data = self._object(key)
-        return Stored(len(data), "application/octet-stream", datetime.now(UTC), _md5(data))
+        return ObjectInfo(len(data), "application/octet-stream", datetime.now(UTC), _md5(data))
 
     async def put(
         self, key: str, body: bytes | bytearray, media_type: str, *, encoding: str = "", first: bool = True
     ) -> None:
         if first and key in self.objects:
-            raise Taken
+            raise AlreadyExists
         self.objects[key] = bytes(body)
 
     async def start(self, key: str, media_type: str) -> str:
@@ -79,7 +79,7 @@ class MemoryBucket(CopyingBucket):
     async def complete(self, key: str, upload: str, parts: Sequence[Part], *, first: bool = True) -> None:
         found = self._parts(key, upload)
         if first and key in self.objects:
-            raise Taken
+            raise AlreadyExists
         self.objects[key] = b"".join(found[part.number] for part in parts)
         del self._open[key, upload]
 
@@ -120,12 +120,12 @@ class MemoryBucket(CopyingBucket):
 
     def _object(self, key: str) -> bytes:
         if key not in self.objects:
-            raise Missing
+            raise NoSuchKey
         return self.objects[key]
 
     def _parts(self, key: str, upload: str) -> dict[int, bytes]:
         if (key, upload) not in self._open:
-            raise Missing
+            raise NoSuchKey
         return self._open[key, upload]
 
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.cdn.model import Span
-from services.cdn.store.objects.bucket import Hash, Part, Stored
+from services.cdn.store.objects.bucket import Hash, ObjectInfo, Part
 from services.cdn.tests.memory_bucket import CopyingBucket
 from services.ledger.store.database import Database
 from services.ledger.store.pool import Connection, ConnectionLease
@@ -94,7 +94,7 @@ class Steps:
     async def request(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """
         Send a request to the object store: it is carried out in one turn and answered in another. It is carried out
-        even when its caller is cancelled, as the threads of `Lane` do.
+        even when its caller is cancelled, as the threads of `S3Executor` do.
         """
 
         async def carry_out() -> T:
@@ -232,7 +232,7 @@ class SteppedBucket(CopyingBucket):
     def __init__(self, inner: CopyingBucket, steps: Steps) -> None:
         self._inner, self._steps = inner, steps
 
-    async def head(self, key: str) -> Stored:
+    async def head(self, key: str) -> ObjectInfo:
         return await self._steps.request(f"head {_short(key)}", lambda: self._inner.head(key))
 
     async def put(

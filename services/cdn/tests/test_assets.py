@@ -57,18 +57,18 @@ async def test_get_malformed(stub: Stub, name: str) -> None:
     assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, {"name"})
 
 
-async def test_list_in_pages(own_cdn: Cdn) -> None:
+async def test_list_in_pages(own_place: Cdn) -> None:
     """
     Pages hold every asset once, by name, with all that GetAsset knows; whatever else lies in the bucket stays out.
     """
-    assets = [await upload(own_cdn.stub, some_bytes(size), "text/plain") for size in range(1, 8)]
+    assets = [await upload(own_place.stub, some_bytes(size), "text/plain") for size in range(1, 8)]
     for key in ("assets/README", f"assets/{NOWHERE}.part", "assets/zzz", f"other/{NOWHERE}"):
-        own_cdn.store.client.put_object(Bucket=own_cdn.store.bucket, Key=key, Body=b"x")
+        own_place.store.client.put_object(Bucket=own_place.store.bucket, Key=key, Body=b"x")
     for page_size in (0, 1, 3, 7, 100, 2_000_000_000):
         found: list[pb.Asset] = []
         token = ""
         while True:
-            page = await own_cdn.stub.ListAssets(pb.ListAssetsRequest(page_size=page_size, page_token=token))
+            page = await own_place.stub.ListAssets(pb.ListAssetsRequest(page_size=page_size, page_token=token))
             assert len(page.assets) <= (page_size or 50)
             found.extend(page.assets)
             token = page.next_page_token

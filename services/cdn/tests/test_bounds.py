@@ -15,10 +15,10 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
-from services.cdn.service.upload_streams import Arriving, Patience
-from services.cdn.tests.access_control import guarded
+from services.cdn.service.upload_streams import StreamLimits, UploadStream
+from services.cdn.tests.access_control import access_controlled
 from services.cdn.tests.calls import MIB, chunk, digest, download, failure, header, some_bytes, stream, upload
-from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.conftest import Cdn, World, serving_here
 from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import Aborted
 from tests.abuse.attacks import dripping_uploads, opened_uploads
@@ -40,12 +40,12 @@ async def start(cdn: Cdn, client: int, data: bytes | None = None) -> pb.Upload:
     return await UploadServiceStub(cdn.channel).StartUpload(request, metadata=address(client), timeout=20)
 
 
-async def test_opened_uploads(world: World, tmp_path: Path) -> None:
+async def test_opened_uploads(world: World) -> None:
     """
     A client may have some uploads open, and is told when it has too many; what it opened and sent nothing for takes no
     place from others. What is stored can be pushed again by everybody, however many are open.
     """
-    async with serving(world, tmp_path, MODELYARD_UPLOADS_MOST="3", MODELYARD_UPLOADS_MOST_PER_CLIENT="2") as cdn:
+    async with serving_here(world, MODELYARD_UPLOADS_MOST="3", MODELYARD_UPLOADS_MOST_PER_CLIENT="2") as cdn:
         stored = some_bytes(5)
         await upload(cdn.stub, stored)
         for attacker in range(3):
@@ -84,7 +84,7 @@ async def test_what_nothing_is_stored_of_is_not_kept_for_long(cdn: Cdn) -> None:
     assert (await client.query()).expire_time.seconds > minutes
 
 
-async def test_dripping_uploads(world: World, tmp_path: Path) -> None:
+async def test_dripping_uploads(world: World) -> None:
     """
     Streams that drip hold no more than their client's share of the memory and are ended for being too slow, while
     others' uploads, small and large, get through.
@@ -94,7 +94,7 @@ async def test_dripping_uploads(world: World, tmp_path: Path) -> None:
         "MODELYARD_UPLOAD_MEMORY_PER_CLIENT_BYTES": str(24 * MIB),
         "MODELYARD_UPLOAD_IDLE_SECONDS": "3",
     }
-    async with serving(world, tmp_path, **settings) as cdn:  # type: ignore[arg-type] # settings alone
+    async with serving_here(world, **settings) as cdn:  # type: ignore[arg-type] # settings alone
         drips = [asyncio.ensure_future(drip(cdn)) for _ in range(9)]
         data = some_bytes(13)
         assert (await cdn.stub.Upload(stream(header(data), chunk(0, data)), metadata=address(2), timeout=20)).size_bytes
@@ -139,10 +139,10 @@ async def test_fast_enough_goes_on() -> None:
             await asyncio.sleep(0.02)
             yield chunk(0, bytes(size))
 
-    patience = Patience(idle=0.25, rate=1000)
-    assert len([message async for message in Arriving(arriving(1000), patience)]) == 40
+    patience = StreamLimits(idle=0.25, rate=1000)
+    assert len([message async for message in UploadStream(arriving(1000), patience)]) == 40
     with pytest.raises(Aborted) as caught:
-        _ = [message async for message in Arriving(arriving(1), patience)]
+        _ = [message async for message in UploadStream(arriving(1), patience)]
     assert caught.value.reason == "UPLOAD_TOO_SLOW"
 
 
@@ -154,7 +154,11 @@ async def test_nobody_touches_anothers_upload(world: World, tmp_path: Path) -> N
     """
     data = some_bytes(PART + 1)
     request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data))
-    async with guarded(world, tmp_path, "on") as house, house.as_("ann") as ann, house.as_("mallory") as mallory:
+    async with (
+        access_controlled(world, tmp_path, "on") as house,
+        house.as_("ann") as ann,
+        house.as_("mallory") as mallory,
+    ):
         upload = await ann.uploads.StartUpload(request)
         name = upload.name
         write = pb.WriteUploadRequest(name=name, chunk=assets_pb2.Chunk(offset=0, data=b"x"))

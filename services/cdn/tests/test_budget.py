@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cdn.store.memory import Budget, Memory
+from services.cdn.store.memory import Budget, UploadMemory
 from services.chassis.errors import ResourceExhausted, Unavailable
 
 
@@ -74,7 +74,7 @@ async def test_small_ones_have_their_own() -> None:
     """
     Large demands that hold all of the memory that they may leave room for small ones.
     """
-    memory = Memory(32 << 20)
+    memory = UploadMemory(32 << 20)
     attacks = [asyncio.create_task(memory.of("attacker").take(4 << 20)) for _ in range(9)]
     await asyncio.wait(attacks, timeout=0.05)
     assert sum(attack.done() for attack in attacks) == 7

@@ -17,7 +17,7 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys
 from services.cdn.store.objects.bucket import Bucket
 from services.cdn.store.objects.s3 import traffic
-from services.cdn.store.retention.garbage_collection import Collected, Collection, Grace
+from services.cdn.store.retention.garbage_collection import CollectionResult, GarbageCollector, GracePeriods
 from services.cdn.tests.calls import Stub, digest, failure
 from services.cdn.tests.conftest import Store, World
 from services.cdn.tests.machines import call, open_shop
@@ -25,7 +25,7 @@ from services.cdn.tests.memory_bucket import MemoryBucket
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.writer import Writer
 
-_AT_ONCE = Grace(timedelta(0), timedelta(0), timedelta(0))
+_AT_ONCE = GracePeriods(timedelta(0), timedelta(0), timedelta(0))
 _INSERT = """
 INSERT INTO assets (sha256, state, size_bytes, media_type, private, create_time, touch_time, condemn_time, revision)
 SELECT each, $2, 3, 'text/plain', false, now(), now() - interval '1 day',
@@ -41,7 +41,7 @@ class Yard:
     What collects, and what is collected.
     """
 
-    collection: Collection
+    collection: GarbageCollector
     bucket: Bucket
     store: Store
     url: str
@@ -90,12 +90,14 @@ async def yard(world: World) -> AsyncIterator[Yard]:
     bucket = Bucket(world.straight(place.bucket))
     async with open_database(DatabaseSettings(url=place.database)) as database:
         writer = Writer(database)
-        yield Yard(Collection(database, writer, bucket), bucket, Store(world.client, place.bucket), place.database)
+        yield Yard(
+            GarbageCollector(database, writer, bucket), bucket, Store(world.client, place.bucket), place.database
+        )
         await writer.close()
         await bucket.close()
 
 
-async def chain(yard: Yard, grace: Grace = _AT_ONCE) -> list[Collected]:
+async def chain(yard: Yard, grace: GracePeriods = _AT_ONCE) -> list[CollectionResult]:
     """
     Calls that each stop as soon as they may, until all is done.
     """

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cdn.model.compression import worth_keeping, worth_trying
-from services.cdn.store.objects import variants
-from services.cdn.store.objects.variants import compressed
+from services.cdn.store.objects import compression
+from services.cdn.store.objects.compression import compressed
 
 TEXT = b"All happy models are alike; each unhappy model is unhappy in its own way.\n" * 100
 NOISE = hashlib.shake_256(b"noise").digest(2**20)
@@ -59,7 +59,7 @@ def test_only_the_encodings_that_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     An encoding that does not save is left out, the other one stays.
     """
-    monkeypatch.setitem(variants._COMPRESSORS, "gzip", lambda data: data[: len(data) * 9 // 10 + 1])
+    monkeypatch.setitem(compression._COMPRESSORS, "gzip", lambda data: data[: len(data) * 9 // 10 + 1])
     assert set(compressed(TEXT, "text/plain")) == {"zstd"}
 
 

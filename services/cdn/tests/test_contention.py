@@ -21,7 +21,7 @@ from services.cdn.model.formats import Inspection
 from services.cdn.model.static_files import StaticDraft, StaticName
 from services.cdn.store.delivery.static_files import StaticFileStore
 from services.cdn.store.delivery.static_objects import StaticObjects
-from services.cdn.store.records import Arrival, Records
+from services.cdn.store.records import Records, VerifiedBytes
 from services.cdn.store.retention.pins import Pins
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 from services.ledger.model.calls import Write
@@ -84,7 +84,7 @@ class Client:
             case 0 | 1:
                 reserved = await self._records.reserve(digest, 1, "text/plain", private=False)
                 seen = Inspection("TEXT")
-                arrival = Arrival(digest, 1, "text/plain", private=False, reserved=reserved, inspection=seen)
+                arrival = VerifiedBytes(digest, 1, "text/plain", private=False, reserved=reserved, inspection=seen)
                 await self._do(lambda tx: self._records.register(tx, arrival), [f"assets/{digest}"])
             case 2:
                 several = dice.sample(DIGESTS, 3)

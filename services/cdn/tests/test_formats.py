@@ -23,6 +23,9 @@ from services.chassis.errors import InvalidArgument
 _DOWNLOADS = Path(__file__).resolve().parents[3] / ".modelyard" / "downloads"
 LEGACY_TORCH = 0x1950A86A20F9469CFC6C
 
+#: Examples of each property: 300 in a long run.
+EXAMPLES = int(os.environ.get("MODELYARD_CHECK_EXAMPLES", "100"))
+
 
 def seen(data: bytes, media_type: str = "") -> Inspection:
     """
@@ -252,7 +255,7 @@ def outcome(head: bytes, size: int, media_type: str) -> Inspection | InvalidArgu
 
 
 @given(start=starts, rest=fuzz, more=st.integers(0, 2**40), media_type=st.sampled_from(["", "text/plain", "a/b"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_any_bytes(start: bytes, rest: bytes, more: int, media_type: str) -> None:
     """
     Whatever the bytes are: an inspection that survives the database, or a refusal.
@@ -265,7 +268,7 @@ def test_any_bytes(start: bytes, rest: bytes, more: int, media_type: str) -> Non
 
 
 @given(header=headers, size=st.integers(0, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_any_header(header: dict[str, object], size: int) -> None:
     """
     Whatever a header says: an inspection, or a refusal.

@@ -5,7 +5,6 @@ How long what nobody pins is left alone.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,7 +13,7 @@ import pytest
 
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import Stub, failure, some_bytes, upload
-from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.conftest import Cdn, World, serving_here
 
 OWNER = "namespaces/default/models/m/versions/1"
 
@@ -36,26 +35,26 @@ async def collect(stub: Stub) -> pb.CollectGarbageResponse:
     return await stub.CollectGarbage(pb.CollectGarbageRequest())
 
 
-async def test_what_loses_its_pin_has_its_grace(own_cdn: Cdn) -> None:
+async def test_what_loses_its_pin_has_its_grace(own_place: Cdn) -> None:
     """
     The grace time of what was pinned for long begins when its last pin goes: whoever is about to pin it again finds it.
     """
-    stub = own_cdn.stub
+    stub = own_place.stub
     name, idle = (await upload(stub, some_bytes(10))).name, (await upload(stub, some_bytes(11))).name
     await stub.Pin(pb.PinRequest(owner=OWNER, names=[name]))
     for each in (name, idle):
-        await age(own_cdn, each)
+        await age(own_place, each)
     await stub.Unpin(pb.UnpinRequest(owner=OWNER))
     assert list((await collect(stub)).names) == [idle]
     assert (await stub.GetAsset(pb.GetAssetRequest(name=name))).name == name
 
 
-async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World, tmp_path: Path) -> None:
+async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World) -> None:
     """
     What is condemned is not found any more, and its bytes stay in the bucket for the delay: somebody may read them now.
     """
     nothing: dict[str, Any] = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "EVERY")}
-    async with serving(world, tmp_path, MODELYARD_COLLECT_DELAY_SECONDS="3600", **nothing) as cdn:
+    async with serving_here(world, MODELYARD_COLLECT_DELAY_SECONDS="3600", **nothing) as cdn:
         asset = await upload(cdn.stub, some_bytes(12))
         assert list((await collect(cdn.stub)).names) == [asset.name]
         assert (await collect(cdn.stub)).deleted_count == 0
@@ -66,17 +65,17 @@ async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World, tmp_
         assert [each["Key"] for each in found] == [f"assets/{asset.sha256}"]
 
 
-async def test_what_is_pinned_while_a_collection_waits_stays(own_cdn: Cdn) -> None:
+async def test_what_is_pinned_while_a_collection_waits_stays(own_place: Cdn) -> None:
     """
     A collection that waited for the lock of an asset looks again: somebody may have pinned it meanwhile.
     """
-    name = (await upload(own_cdn.stub, some_bytes(13))).name
-    await age(own_cdn, name)
+    name = (await upload(own_place.stub, some_bytes(13))).name
+    await age(own_place, name)
     sha256 = name.removeprefix("assets/")
-    connection = await asyncpg.connect(own_cdn.place.database)
+    connection = await asyncpg.connect(own_place.place.database)
     async with connection.transaction():
         await connection.execute("SELECT FROM assets WHERE sha256 = $1 FOR NO KEY UPDATE", sha256)
-        collecting = asyncio.create_task(collect(own_cdn.stub))
+        collecting = asyncio.create_task(collect(own_place.stub))
         async with asyncio.timeout(10):
             while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
                 assert not collecting.done()
@@ -84,4 +83,4 @@ async def test_what_is_pinned_while_a_collection_waits_stays(own_cdn: Cdn) -> No
         await connection.execute("INSERT INTO pins VALUES ($1, $2, 13, now())", OWNER, sha256)
     await connection.close()
     assert not (await collecting).names
-    assert (await own_cdn.stub.GetAsset(pb.GetAssetRequest(name=name))).name == name
+    assert (await own_place.stub.GetAsset(pb.GetAssetRequest(name=name))).name == name

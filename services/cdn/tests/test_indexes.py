@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from services.cdn.model.formats import Tensor, TensorIndex
-from services.cdn.store.metadata.tensor_indexes import Indexes
+from services.cdn.store.metadata.tensor_indexes import TensorIndexCache
 from services.cdn.store.records import Records
 
 
@@ -33,11 +33,11 @@ class Known:
         return self._data
 
 
-def indexes(known: Known, most: int) -> Indexes:
+def indexes(known: Known, most: int) -> TensorIndexCache:
     """
     What keeps up to *most*.
     """
-    return Indexes(cast("Records", known), most)
+    return TensorIndexCache(cast("Records", known), most)
 
 
 async def test_what_was_asked_for_last_is_kept() -> None:

@@ -3,7 +3,7 @@ No interleaving of uploads, pins and collections in two processes loses a byte t
 
 All that happens between two requests, to PostgreSQL or to the object store, happens at once here, and who goes next is
 drawn. PostgreSQL is real. The bucket is in memory, where every step can be looked at, and a real one for a few runs.
-MODELYARD_TEST_INTERLEAVINGS is how many runs there are, 80 unless it is set; ten take about a second, so that more than
+MODELYARD_TEST_INTERLEAVINGS is how many runs there are, 30 unless it is set; ten take about a second, so that more than
 a thousand need `--timeout 0`.
 """
 
@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from embedded.postgres import Postgres
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.model import all_keys, asset_name
-from services.cdn.store.retention.garbage_collection import Grace
+from services.cdn.store.retention.garbage_collection import GracePeriods
 from services.cdn.tests.calls import digest
 from services.cdn.tests.conftest import World
 from services.cdn.tests.machines import Machine, Shop, call, open_shop, upload_at_once, upload_resumably
@@ -35,7 +35,7 @@ from services.cdn.tests.memory_bucket import CopyingBucket, MemoryBucket
 from services.cdn.tests.stepping import Steps, acting
 from services.chassis.errors import ModelyardError
 
-RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "80"))
+RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "30"))
 CONTENTS = (b"a", b"bb")
 DIGESTS = tuple(map(digest, CONTENTS))
 OWNERS = ("namespaces/default/models/m/versions/1", "namespaces/default/models/m/versions/2")
@@ -138,7 +138,11 @@ class Run:
         """
         Do it all, and look after every step.
         """
-        grace = Grace(timedelta(0), timedelta(0), timedelta(0)) if self.plan.hasty else Grace(_HOUR, _HOUR, _HOUR)
+        grace = (
+            GracePeriods(timedelta(0), timedelta(0), timedelta(0))
+            if self.plan.hasty
+            else GracePeriods(_HOUR, _HOUR, _HOUR)
+        )
         self.machines = await self.shop.begin(self.steps, grace)
         self._start()
         try:

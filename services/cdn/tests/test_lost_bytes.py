@@ -13,8 +13,8 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import Draft, asset_key, asset_name
-from services.cdn.store.retention.garbage_collection import Grace
-from services.cdn.store.uploads.sessions import Uploads
+from services.cdn.store.retention.garbage_collection import GracePeriods
+from services.cdn.store.uploads.sessions import UploadSessions
 from services.cdn.tests.calls import digest
 from services.cdn.tests.machines import Machine, Shop, call, open_shop, stream, upload_at_once
 from services.cdn.tests.memory_bucket import MemoryBucket
@@ -23,7 +23,7 @@ from services.chassis.errors import Aborted
 DATA = b"bytes"
 SHA256 = digest(DATA)
 NAME = asset_name(SHA256)
-AT_ONCE = Grace(timedelta(0), timedelta(0), timedelta(0))
+AT_ONCE = GracePeriods(timedelta(0), timedelta(0), timedelta(0))
 
 
 class SlowBucket(MemoryBucket):
@@ -111,7 +111,7 @@ async def test_a_reservation_counts_for_its_own_bytes(shop: Shop) -> None:
     await collect(other)
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=False)
     with pytest.raises(Aborted):
-        await machine.storing.arrived(call(), pb.UploadRequest(), arrival)
+        await machine.registration.arrived(call(), pb.UploadRequest(), arrival)
     assert not await is_stored(shop)
 
 
@@ -129,7 +129,7 @@ async def test_a_second_life_of_a_reservation(shop: Shop) -> None:
     await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=True)
     with pytest.raises(Aborted):
-        await machine.storing.arrived(call(), pb.UploadRequest(), arrival)
+        await machine.registration.arrived(call(), pb.UploadRequest(), arrival)
     assert not await is_stored(shop)
 
 
@@ -143,16 +143,16 @@ async def test_a_finish_that_ends_while_another_begins(shop: Shop, monkeypatch: 
     whole = uploads_pb2.WriteUploadRequest(name=upload.name, chunk=pb.Chunk(data=DATA))
     await machine.uploads.WriteUpload(stream(whole), call())
     finish = uploads_pb2.FinishUploadRequest(name=upload.name)
-    asked, finished = Uploads.was_finished, asyncio.Event()
+    asked, finished = UploadSessions.was_finished, asyncio.Event()
 
-    async def was_finished(uploads: Uploads, name: str) -> str | None:
+    async def was_finished(uploads: UploadSessions, name: str) -> str | None:
         found = await asked(uploads, name)
         if not finished.is_set():
             finished.set()
             await other.uploads.FinishUpload(finish, call())
         return found
 
-    monkeypatch.setattr(Uploads, "was_finished", was_finished)
+    monkeypatch.setattr(UploadSessions, "was_finished", was_finished)
     assert (await machine.uploads.FinishUpload(finish, call())).sha256 == SHA256
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,7 +17,7 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import delivery_pb2
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.tests.calls import Stub, digest, download, failure, some_bytes, upload
-from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.conftest import Cdn, World, serving_here
 
 OWNER = "namespaces/default/models/m/versions/1"
 OTHER = "static/img/logo.png"
@@ -30,13 +29,12 @@ AT_ONCE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-async def hasty(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cdn]:
+async def hasty(world: World) -> AsyncIterator[Cdn]:
     """
     A service that forgets at once what nobody pins, when it is asked, and lets an owner pin 1,000 bytes.
     """
-    async with serving(
+    async with serving_here(
         world,
-        tmp_path_factory.mktemp("hasty"),
         **AT_ONCE,
         MODELYARD_OWNER_QUOTA_BYTES="1000",
     ) as found:
@@ -227,11 +225,11 @@ async def test_delete(hasty: Cdn) -> None:
     assert failure(caught.value).reason == "ASSET_NOT_FOUND"
 
 
-async def test_a_collection_that_lost_s3(world: World, tmp_path: Path) -> None:
+async def test_a_collection_that_lost_s3(world: World) -> None:
     """
     A collection that cannot reach S3 loses nothing it should keep, and the next one ends what it began.
     """
-    async with serving(world, tmp_path, **AT_ONCE) as cdn:
+    async with serving_here(world, **AT_ONCE) as cdn:
         asset = await upload(cdn.stub, some_bytes(10))
         await collect(cdn.stub)
         await cdn.link.down()

@@ -21,10 +21,10 @@ from embedded.postgres import SERVICE_ROLE
 from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.model.formats import Inspection
 from services.cdn.store.objects.bucket import Bucket, Part
-from services.cdn.store.records import Arrival, Records
-from services.cdn.store.retention.garbage_collection import Collection, Grace
+from services.cdn.store.records import Records, VerifiedBytes
+from services.cdn.store.retention.garbage_collection import GarbageCollector, GracePeriods
 from services.cdn.store.retention.pins import Pins
-from services.cdn.store.uploads.sessions import Bounds, Progress, Uploads
+from services.cdn.store.uploads.sessions import Progress, UploadLimits, UploadSessions
 from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, ResourceExhausted
 from services.ledger.model.calls import Write
@@ -125,13 +125,13 @@ async def assets(database: Database, writer: Writer) -> None:
         first = await records.list_page(page("ListAssets", of), of, private=False)
         await records.list_page(page("ListAssets", of, first.token), of, private=False)
     reserved = await records.reserve(sha256, 3, "text/plain", private=True)
-    arrival = Arrival(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
+    arrival = VerifiedBytes(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
     await write(writer, lambda tx: records.register(tx, arrival))
     public = replace(arrival, private=False, reserved=await records.reserve(sha256, 3, "text/plain", private=False))
     await write(writer, lambda tx: records.register(tx, public))
     await write(writer, lambda tx: records.condemn(tx, sha256))
-    collection = Collection(database, writer, cast("Bucket", Emptied()))
-    long = Grace(timedelta(seconds=MANY - 100), timedelta(seconds=MANY - 100), timedelta())
+    collection = GarbageCollector(database, writer, cast("Bucket", Emptied()))
+    long = GracePeriods(timedelta(seconds=MANY - 100), timedelta(seconds=MANY - 100), timedelta())
     await collection.collect(long, dry=True)
     await collection.collect(long)
 
@@ -174,7 +174,7 @@ async def uploads(database: Database, _writer: Writer) -> None:
     How far uploads are.
     """
     lease = timedelta(seconds=1)
-    uploads, who = Uploads(database, Bounds(timedelta(days=1), MANY, MANY, lease)), Caller("ann", "ann")
+    uploads, who = UploadSessions(database, UploadLimits(timedelta(days=1), MANY, MANY, lease)), Caller("ann", "ann")
     upload = await uploads.take((await uploads.open(Draft(digest("up"), 10, "text/plain"), who)).id)
     with pytest.raises(Aborted):
         await uploads.take(upload.id)
@@ -190,7 +190,9 @@ async def uploads(database: Database, _writer: Writer) -> None:
     await uploads.was_finished(upload.id)
     await uploads.stored(Draft(digest("up"), 10, "text/plain"), who)
     with pytest.raises(ResourceExhausted):
-        await Uploads(database, Bounds(lease, 1, 0, lease)).open(Draft(digest("more"), 10, "text/plain"), who)
+        await UploadSessions(database, UploadLimits(lease, 1, 0, lease)).open(
+            Draft(digest("more"), 10, "text/plain"), who
+        )
     await uploads.drop(upload.id)
     await uploads.drop_expired()
     await uploads.forget()

@@ -12,17 +12,17 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1 import uploads_pb2
 from modelyard.changes.v1 import changes_pb2
-from services.cdn.tests.access_control import Guarded, guarded
+from services.cdn.tests.access_control import AccessControlled, access_controlled
 from services.cdn.tests.calls import chunk, digest, download, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import World
 
 
 @pytest.fixture(scope="module")
-async def house(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+async def house(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AccessControlled]:
     """
     A service where everybody reads what is public.
     """
-    async with guarded(world, tmp_path_factory.mktemp("house")) as found:
+    async with access_controlled(world, tmp_path_factory.mktemp("house")) as found:
         yield found
 
 
@@ -34,7 +34,7 @@ def privately(data: bytes, media_type: str = "") -> list[pb.UploadRequest]:
     return [pb.UploadRequest(header=declared), chunk(0, data)]
 
 
-async def test_changes_are_told(house: Guarded) -> None:
+async def test_changes_are_told(house: AccessControlled) -> None:
     """
     The change stream tells its epoch first, and when an asset comes, becomes public, and goes; GetAsset says which
     revision it reflects.
@@ -64,7 +64,7 @@ async def test_changes_are_told(house: Guarded) -> None:
     assert kinds == [change.KIND_CREATED, change.KIND_UPDATED, change.KIND_DELETED]
 
 
-async def test_private_bytes(house: Guarded) -> None:
+async def test_private_bytes(house: AccessControlled) -> None:
     """
     Private bytes are not under the public key until somebody uploads them publicly, which takes the bytes: their digest
     and size do not suffice. The private ones stay, for the addresses that were signed for them.
@@ -87,7 +87,7 @@ async def test_private_bytes(house: Guarded) -> None:
         assert (await download(ann.assets, f"assets/{sha256}"))[0] == data
 
 
-async def test_what_is_public_stays_so_and_says_so(house: Guarded) -> None:
+async def test_what_is_public_stays_so_and_says_so(house: AccessControlled) -> None:
     """
     Bytes that are public stay public when they are pushed as private: every way to push them says so.
     """
@@ -110,7 +110,7 @@ async def test_what_is_public_stays_so_and_says_so(house: Guarded) -> None:
         assert not (await ann.assets.FindMissing(pb.FindMissingRequest(sha256=asked))).public
 
 
-async def test_private_text_has_no_variants(house: Guarded) -> None:
+async def test_private_text_has_no_variants(house: AccessControlled) -> None:
     """
     No compressed variants of private text are made, which nobody could be served; once it is public it has them.
     """
@@ -122,7 +122,7 @@ async def test_private_text_has_no_variants(house: Guarded) -> None:
         assert list((await upload(ann.assets, data, "text/plain")).content_encodings) == ["gzip", "zstd"]
 
 
-async def test_no_shared_cache_keeps_it(house: Guarded) -> None:
+async def test_no_shared_cache_keeps_it(house: AccessControlled) -> None:
     """
     The object store says of private bytes that they are for one reader alone, and of public ones that all may keep
     them.

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -20,10 +19,10 @@ from embedded.supervisor import Supervisor
 from embedded.testing import NOT_DURABLE, scratch
 from modelyard.cdn.v1 import assets_pb2 as pb
 from services.cdn.tests.calls import Stub, chunks, digest, header, some_bytes, stream
-from services.cdn.tests.conftest import ROOT, Place, World, serving
+from services.cdn.tests.conftest import ROOT, Place, World, serving_here
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Postgres, Postgres]]:
     """
     A migrated primary, and a replica that gets what is written and does not apply it.
@@ -64,7 +63,7 @@ async def _code(call: Awaitable[object]) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], world: World, tmp_path: Path) -> None:
+async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], world: World) -> None:
     """
     A download that asks for the revision of its upload gets the bytes, however far the replica is behind; one that asks
     for nothing is told what the replica knows. Sending the same again stores nothing twice and is no error.
@@ -75,7 +74,7 @@ async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], wor
         "MODELYARD_DATABASE_REPLICA_URLS": replica.url(ASSETS_DATABASE, SERVICE_ROLE),
         "MODELYARD_DATABASE_REPLICA_LAG_SECONDS": "3600",
     }
-    async with serving(world, tmp_path, host="auto", place=place, dies=False, **urls) as cdn:
+    async with serving_here(world, place=place, **urls) as cdn:
         data = some_bytes(1000)
         code = None
         async with asyncio.timeout(30):
@@ -89,14 +88,14 @@ async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], wor
         assert await _download(cdn.stub, data, again) == data
 
 
-async def test_a_write_that_has_seen_too_much(pair: tuple[Postgres, Postgres], world: World, tmp_path: Path) -> None:
+async def test_a_write_that_has_seen_too_much(pair: tuple[Postgres, Postgres], world: World) -> None:
     """
     An upload that has seen a revision which is not there is refused before it has sent a byte, and so is a pin: as
     reads are.
     """
     primary, _ = pair
     place = Place(world.place().bucket, primary.url(ASSETS_DATABASE, SERVICE_ROLE))
-    async with serving(world, tmp_path, host="auto", place=place, dies=False) as cdn:
+    async with serving_here(world, place=place) as cdn:
         data = some_bytes(1000)
         ahead = (("x-min-revision", "1000000"),)
         for call in (

@@ -14,9 +14,9 @@ import pytest
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.cdn.v1 import uploads_pb2 as pb
-from services.cdn.service.upload_streams import Arriving, Patience
+from services.cdn.service.upload_streams import StreamLimits, UploadStream
 from services.cdn.tests.calls import MIB, chunk, chunks, digest, download, failure, header, some_bytes, stream, upload
-from services.cdn.tests.conftest import World, serving
+from services.cdn.tests.conftest import World, serving, serving_here
 from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import Aborted, DeadlineExceeded
 
@@ -40,9 +40,9 @@ async def test_streams_that_stall(world: World, tmp_path: Path, host: str) -> No
     Streams that bring no chunk for a while are ABORTED, and others get their memory; what a resumable upload had
     committed stays, and it goes on there.
     """
-    async with serving(
-        world, tmp_path, host=host, MODELYARD_UPLOAD_IDLE_SECONDS="1", MODELYARD_UPLOAD_MEMORY_BYTES=str(MEMORY)
-    ) as cdn:
+    settings = {"MODELYARD_UPLOAD_IDLE_SECONDS": "1", "MODELYARD_UPLOAD_MEMORY_BYTES": str(MEMORY)}
+    own = serving_here(world, **settings) if host == "grpcio" else serving(world, tmp_path, **settings)  # type: ignore[arg-type] # settings alone
+    async with own as cdn:
         clients = [Client(cdn, some_bytes(3 * PART)) for _ in range(STALLING)]
         for client in clients:
             await client.start()
@@ -73,7 +73,7 @@ async def test_who_is_held_back_is_not_idle() -> None:
 
     async def take() -> None:
         nonlocal taken
-        async for _ in Arriving(stalling(stream(*messages)), Patience(0.05)):
+        async for _ in UploadStream(stalling(stream(*messages)), StreamLimits(0.05)):
             await asyncio.sleep(0.1)
             taken += 1
 
@@ -93,7 +93,7 @@ async def test_streams_that_take_too_long() -> None:
             yield chunk(0, b"x")
 
     async def read() -> None:
-        async for _ in Arriving(some(), Patience(60), longest=0.2):
+        async for _ in UploadStream(some(), StreamLimits(60), longest=0.2):
             pass
 
     with pytest.raises(DeadlineExceeded) as caught:
@@ -112,7 +112,7 @@ async def test_messages_without_bytes() -> None:
             yield pb.WriteUploadRequest()
 
     async def read() -> None:
-        async for _ in Arriving(nothing(), Patience(0.05)):
+        async for _ in UploadStream(nothing(), StreamLimits(0.05)):
             pass
 
     with pytest.raises(Aborted):

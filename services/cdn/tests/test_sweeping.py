@@ -16,15 +16,15 @@ import pytest
 from modelyard.cdn.v1 import assets_pb2
 from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.store.assets import Limits, open_assets
-from services.cdn.store.maintenance import Rhythm, Sweeper
+from services.cdn.store.maintenance import Maintenance, Schedule
 from services.cdn.store.objects.bucket import Bucket, Multipart
 from services.cdn.store.records import Records
-from services.cdn.store.retention.garbage_collection import Collected, Collection, Grace
-from services.cdn.store.uploads.completion import Finisher
+from services.cdn.store.retention.garbage_collection import CollectionResult, GarbageCollector, GracePeriods
+from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.resumable import begin
-from services.cdn.store.uploads.sessions import Bounds, Uploads
+from services.cdn.store.uploads.sessions import UploadLimits, UploadSessions
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
-from services.cdn.tests.conftest import Cdn, Store, World, serving
+from services.cdn.tests.conftest import Cdn, Store, World, serving_here
 from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import PermissionDenied
 from services.ledger.store.changelog import Changelog
@@ -54,13 +54,13 @@ class Yard:
     What sweeps, and what is swept.
 
     Args:
-        sweeper: for multipart uploads of an age.
+        maintenance: for multipart uploads of an age.
     """
 
     bucket: Bucket
-    uploads: Uploads
+    uploads: UploadSessions
     store: Store
-    sweeper: Callable[[timedelta], Sweeper]
+    maintenance: Callable[[timedelta], Maintenance]
 
     def leave(self, key: str) -> None:
         """
@@ -80,14 +80,21 @@ async def yard(world: World) -> AsyncIterator[Yard]:
         open_database(DatabaseSettings(url=place.database)) as database,
         open_assets(settings, Records(database), Limits(1 << 26, 0, 0)) as assets,
     ):
-        bucket, uploads, writer = Paged(settings), Uploads(database, Bounds(_HOUR, 100, 100, _HOUR)), Writer(database)
-        finisher, collection = Finisher(assets, Records(database), uploads), Collection(database, writer, bucket)
+        bucket, uploads, writer = (
+            Paged(settings),
+            UploadSessions(database, UploadLimits(_HOUR, 100, 100, _HOUR)),
+            Writer(database),
+        )
+        completer, collection = (
+            UploadCompleter(assets, Records(database), uploads),
+            GarbageCollector(database, writer, bucket),
+        )
 
-        def sweeper(age: timedelta) -> Sweeper:
-            rhythm, grace = Rhythm(sweep=0.1, collect=0, orphan=age, keep=_HOUR), Grace(_NONE, _NONE, _NONE)
-            return Sweeper(bucket, uploads, finisher, collection, _no_shares, Changelog(database), grace, rhythm)
+        def maintenance(age: timedelta) -> Maintenance:
+            schedule, grace = Schedule(sweep=0.1, collect=0, orphan=age, keep=_HOUR), GracePeriods(_NONE, _NONE, _NONE)
+            return Maintenance(bucket, uploads, completer, collection, _no_shares, Changelog(database), grace, schedule)
 
-        yield Yard(bucket, uploads, Store(world.client, place.bucket), sweeper)
+        yield Yard(bucket, uploads, Store(world.client, place.bucket), maintenance)
         await writer.close()
         await bucket.close()
 
@@ -108,9 +115,9 @@ async def test_what_belongs_to_nothing(yard: Yard) -> None:
     yard.store.client.put_object(Bucket=yard.store.bucket, Key=staged, Body=b"?")
     upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"), Caller("", ""))
     upload = await begin(yard.bucket, yard.uploads, upload, UploadWay.DIRECT)
-    await yard.sweeper(_HOUR).sweep()
+    await yard.maintenance(_HOUR).run_once()
     assert (len(yard.store.open_uploads()), yard.store.keys("")) == (4, [staged])
-    await yard.sweeper(_ANY_AGE).sweep()
+    await yard.maintenance(_ANY_AGE).run_once()
     assert (yard.store.open_uploads(), yard.store.keys("")) == ([upload.key], [])
 
 
@@ -122,7 +129,7 @@ async def test_more_than_a_page(yard: Yard) -> None:
         yard.leave(key)
     page = yard.store.client.list_multipart_uploads(Bucket=yard.store.bucket, MaxUploads=2)
     assert (len(page["Uploads"]), len(yard.store.open_uploads())) == (2, 5)
-    await yard.sweeper(_ANY_AGE).sweep()
+    await yard.maintenance(_ANY_AGE).run_once()
     assert yard.store.open_uploads() == []
 
 
@@ -134,10 +141,10 @@ async def test_variants_of_private_bytes(yard: Yard) -> None:
     for key in keys:
         yard.store.client.put_object(Bucket=yard.store.bucket, Key=key, Body=b"?")
     # S3 tells times in whole seconds.
-    sweeper = yard.sweeper(_HOUR)
+    maintenance = yard.maintenance(_HOUR)
     async with asyncio.timeout(10):
         while yard.store.keys("gzip/private/") + yard.store.keys("zstd/private/"):
-            await sweeper.sweep()
+            await maintenance.run_once()
             await asyncio.sleep(0.2)
     assert sorted(yard.store.keys("")) == sorted(key for key in keys if "/assets/" in key)
 
@@ -153,19 +160,19 @@ async def test_each_chore_fails_by_itself(yard: Yard, monkeypatch: pytest.Monkey
         seen.append("orphans")
         raise PermissionDenied("FORBIDDEN", "s3:ListBucketMultipartUploads is missing")
 
-    async def collect(_grace: Grace) -> Collected:
+    async def collect(_grace: GracePeriods) -> CollectionResult:
         seen.append("collected")
-        return Collected()
+        return CollectionResult()
 
     async def trim(_keep: timedelta) -> None:
         seen.append("trimmed")
 
     monkeypatch.setattr(yard.bucket, "open_uploads", refused)
-    sweeper = yard.sweeper(_ANY_AGE)
-    sweeper._rhythm = Rhythm(sweep=0.05, collect=3600, orphan=_ANY_AGE, keep=_HOUR)
-    monkeypatch.setattr(sweeper._collection, "collect", collect)
-    monkeypatch.setattr(sweeper._changelog, "trim", trim)
-    async with sweeper.sweeping(), asyncio.timeout(10):
+    maintenance = yard.maintenance(_ANY_AGE)
+    maintenance._schedule = Schedule(sweep=0.05, collect=3600, orphan=_ANY_AGE, keep=_HOUR)
+    monkeypatch.setattr(maintenance._collection, "collect", collect)
+    monkeypatch.setattr(maintenance._changelog, "trim", trim)
+    async with maintenance.running(), asyncio.timeout(10):
         while not (seen.count("orphans") >= 2 and seen.count("trimmed") >= 2 and "collected" in seen):
             await asyncio.sleep(0.01)
 
@@ -174,7 +181,7 @@ async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path)
     """
     An upload in one stream may take longer than abandoned uploads are kept.
     """
-    async with serving(world, tmp_path, MODELYARD_UPLOAD_TTL_SECONDS="1", MODELYARD_SWEEP_EVERY_SECONDS="0.1") as cdn:
+    async with serving_here(world, MODELYARD_UPLOAD_TTL_SECONDS="1", MODELYARD_SWEEP_EVERY_SECONDS="0.1") as cdn:
         data = some_bytes(PART + 1)
 
         async def messages() -> AsyncIterator[assets_pb2.UploadRequest]:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from services.cdn.metrics import StoreMetrics
 from services.cdn.model import Span
 from services.cdn.store.objects.bucket import Bucket
-from services.cdn.store.objects.s3 import Missing, PastEnd, S3Settings, Taken, traffic
+from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey, RangeNotSatisfiable, S3Settings, traffic
 from services.cdn.store.objects.traffic import outcome
 from services.cdn.tests.conftest import World
 from services.chassis.errors import ResourceExhausted, Unavailable
@@ -56,14 +56,14 @@ async def test_calls_bytes_and_durations(world: World) -> None:
     bucket, counted = Bucket(world.straight(name)), _Counted()
     try:
         await bucket.put("one", b"x" * 1000, "text/plain")
-        with pytest.raises(Taken):
+        with pytest.raises(AlreadyExists):
             await bucket.put("one", b"x" * 1000, "text/plain")
-        with pytest.raises(Missing):
+        with pytest.raises(NoSuchKey):
             await bucket.head("none")
         body = await bucket.open("one", Span(0, 0))
         assert len(await bucket.read(body, 600, hashlib.sha256())) == 600
         body.close()
-        with pytest.raises(PastEnd):
+        with pytest.raises(RangeNotSatisfiable):
             await bucket.open("one", Span(1000, 1))
     finally:
         await bucket.close()

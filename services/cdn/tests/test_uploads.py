@@ -19,7 +19,7 @@ from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceStub
 from modelyard.error_details import explain
 from services.cdn.tests.calls import MIB, digest, download, failure, some_bytes, upload
-from services.cdn.tests.conftest import Cdn, World, serving
+from services.cdn.tests.conftest import Cdn, World, serving, serving_here
 from services.cdn.tests.model_files import safetensors, tensor
 from services.cdn.tests.uploading import PART, Client, put
 
@@ -281,6 +281,8 @@ async def test_a_gap(cdn: Cdn) -> None:
     await client.start()
     await client.write(0, PART)
     for offset in (0, PART - 1, PART + 1, 2 * PART - 1):
+        # A write that failed releases the upload in the background.
+        await client.is_free()
         with pytest.raises(grpc.RpcError) as caught:
             await client.write(offset, offset + 1)
         assert (failure(caught.value).code, failure(caught.value).reason) == (
@@ -382,12 +384,12 @@ async def test_straight_to_s3(cdn: Cdn) -> None:
     await client.left_nothing()
 
 
-async def test_parts_go_where_clients_reach_the_store(world: World, tmp_path: Path) -> None:
+async def test_parts_go_where_clients_reach_the_store(world: World) -> None:
     """
     The address of a part has the public endpoint, and its signature holds there and nowhere else.
     """
     public = world.s3.endpoint.replace("127.0.0.1", "localhost")
-    async with serving(world, tmp_path, MODELYARD_S3_PUBLIC_ENDPOINT=public) as cdn:
+    async with serving_here(world, MODELYARD_S3_PUBLIC_ENDPOINT=public) as cdn:
         client = Client(cdn, some_bytes(100))
         await client.start()
         url = (await client.urls([1])).urls[0].url
@@ -491,11 +493,11 @@ async def test_giving_up(cdn: Cdn) -> None:
         assert failure(caught.value).reason == "UPLOAD_NOT_FOUND"
 
 
-async def test_abandoned_uploads(world: World, tmp_path: Path) -> None:
+async def test_abandoned_uploads(world: World) -> None:
     """
     An upload that nobody goes on with is given up after its time, with all that it left in S3, whichever way it came.
     """
-    async with serving(world, tmp_path, MODELYARD_UPLOAD_TTL_SECONDS="1.5", MODELYARD_SWEEP_EVERY_SECONDS="0.2") as cdn:
+    async with serving_here(world, MODELYARD_UPLOAD_TTL_SECONDS="1.5", MODELYARD_SWEEP_EVERY_SECONDS="0.2") as cdn:
         streamed, direct = Client(cdn, some_bytes(2 * PART)), Client(cdn, some_bytes(2 * PART))
         await streamed.start()
         await streamed.write(0, PART)

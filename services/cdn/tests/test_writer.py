@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from services.cdn.model import Draft
-from services.cdn.store.memory import Allowance, Budget
+from services.cdn.store.memory import Budget, ClientMemory
 from services.cdn.store.objects.bucket import Bucket, Part
 from services.cdn.store.objects.compression import Variants
 from services.cdn.store.records import Records
@@ -68,7 +68,7 @@ async def test_a_caller_that_goes_away_while_parts_are_sent() -> None:
 
     async def store() -> None:
         async with AssetWriter(
-            bucket, cast("Records", slow), variants, draft, Allowance(budget, budget, ""), chores
+            bucket, cast("Records", slow), variants, draft, ClientMemory(budget, budget, ""), chores
         ) as writer:
             await writer.write(data)
             await writer.finish()

@@ -35,7 +35,7 @@ _ALLOWED = {
     ("services/cdn/store/uploads/resumable.py", "_ship"): "awaited by the next part",
     ("services/cdn/store/uploads/resumable.py", "_send"): "awaited below",
     ("services/cdn/store/delivery/version_copies.py", "_copy_all"): "awaited",
-    ("services/cdn/store/transactions.py", "kept_alive"): "cancelled and awaited at the end of the block",
+    ("services/cdn/store/transactions.py", "keep_alive"): "cancelled and awaited at the end of the block",
     ("services/cdn/store/uploads/one_shot.py", "finish"): "awaited, or handed to Chores",
     ("services/cdn/store/uploads/one_shot.py", "_ship"): "awaited with the parts",
     ("embedded/link.py", "_forward"): "awaited; for tests and drills",

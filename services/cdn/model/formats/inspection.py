@@ -116,7 +116,7 @@ def inspect(head: bytes, size_bytes: int, media_type: str, *, field: str = "chun
     head = head[: min(HEAD_BYTES, size_bytes)]
     try:
         found = _safetensors(head, size_bytes)
-    except safetensors.Lie as lie:
+    except safetensors.InvalidHeader as lie:
         rule = f"is not a valid safetensors file: {lie}"
         raise InvalidArgument.of(field, rule, reason="SAFETENSORS_INVALID") from None
     if found is not None:

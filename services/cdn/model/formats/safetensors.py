@@ -39,7 +39,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LOOK = 16
 
 
-class Lie(Exception):  # noqa: N818 - it is what the header tells
+class InvalidHeader(Exception):  # noqa: N818 - it is what the header tells
     """
     A safetensors file is not what its header says: the message is the rule that it breaks.
     """
@@ -94,7 +94,7 @@ def check_length(header: int, size_bytes: int) -> None:
         Lie: the header is longer than the file.
     """
     if header > size_bytes - _PREFIX:
-        raise Lie(f"the header claims {header} bytes, the file has {size_bytes - _PREFIX} after its length")
+        raise InvalidHeader(f"the header claims {header} bytes, the file has {size_bytes - _PREFIX} after its length")
 
 
 def _parse(header: bytes) -> dict[str, Any]:
@@ -104,11 +104,11 @@ def _parse(header: bytes) -> dict[str, Any]:
         # A name with half a surrogate pair is no text: it could not be sent on.
         json.dumps(list(content), ensure_ascii=False).encode()
     except RecursionError:
-        raise Lie("the header is nested too deeply") from None
+        raise InvalidHeader("the header is nested too deeply") from None
     except ValueError as error:
-        raise Lie(f"the header is not JSON in UTF-8: {str(error)[:200]}") from None
+        raise InvalidHeader(f"the header is not JSON in UTF-8: {str(error)[:200]}") from None
     if not isinstance(content, dict):  # it begins with "{", so this cannot be
-        raise Lie("the header is not a JSON object")
+        raise InvalidHeader("the header is not a JSON object")
     return content
 
 
@@ -131,11 +131,11 @@ def _read_metadata(metadata: object) -> dict[str, str]:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise Lie("__metadata__ must map texts to texts")
+        raise InvalidHeader("__metadata__ must map texts to texts")
     try:
         "".join((*metadata, *metadata.values())).encode()
     except UnicodeEncodeError:
-        raise Lie("__metadata__ must hold valid Unicode") from None
+        raise InvalidHeader("__metadata__ must hold valid Unicode") from None
     return metadata
 
 
@@ -144,19 +144,21 @@ def _read_tensors(content: dict[str, Any], begin: int, room: int) -> tuple[tuple
     for (first, last), name, dtype, shape in sorted(_fields(content)):
         label = f"tensor {name[:100]!r}"
         if first != end or last < first:
-            raise Lie(f"{label} is at [{first}, {last}]: it must begin at {end}, without a hole or an overlap")
+            raise InvalidHeader(
+                f"{label} is at [{first}, {last}]: it must begin at {end}, without a hole or an overlap"
+            )
         if last > room:
-            raise Lie(f"{label} ends at {last}, the file has {room} bytes of tensors")
+            raise InvalidHeader(f"{label} ends at {last}, the file has {room} bytes of tensors")
         elements = _elements(label, shape)
         bits = _BITS.get(dtype)
         if bits is None:
             unknown.add(dtype)
         elif elements * bits != (last - first) * 8:
-            raise Lie(f"{label} has {elements} elements of {dtype}: they do not take {last - first} bytes")
+            raise InvalidHeader(f"{label} has {elements} elements of {dtype}: they do not take {last - first} bytes")
         tensors.append(Tensor(name, dtype, shape, begin + first, last - first))
         end, parameters = last, parameters + elements
     if end != room:
-        raise Lie(f"the tensors take {end} bytes, the file has {room}")
+        raise InvalidHeader(f"the tensors take {end} bytes, the file has {room}")
     if unknown:
         raise UnknownTypes(", ".join(sorted(unknown)[:5]))
     return tuple(tensors), parameters
@@ -166,14 +168,14 @@ def _fields(content: dict[str, Any]) -> Iterator[tuple[tuple[int, int], str, str
     for name, value in content.items():
         label = f"tensor {name[:100]!r}"
         if not isinstance(value, dict):
-            raise Lie(f"{label} must be an object")
+            raise InvalidHeader(f"{label} must be an object")
         dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
         if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
-            raise Lie(f"{label} has no right dtype, but {str(dtype)[:40]!r}")
+            raise InvalidHeader(f"{label} has no right dtype, but {str(dtype)[:40]!r}")
         if not _are_sizes(shape):
-            raise Lie(f"{label} must have a shape of integers from 0 to {_MOST_DIMENSION}")
+            raise InvalidHeader(f"{label} must have a shape of integers from 0 to {_MOST_DIMENSION}")
         if not _are_sizes(offsets) or len(offsets) != 2:
-            raise Lie(f"{label} must have two data_offsets, integers from 0 to {_MOST_DIMENSION}")
+            raise InvalidHeader(f"{label} must have two data_offsets, integers from 0 to {_MOST_DIMENSION}")
         yield (offsets[0], offsets[1]), name, dtype, tuple(shape)
 
 
@@ -187,5 +189,5 @@ def _elements(label: str, shape: tuple[int, ...]) -> int:
     for size in shape:
         elements *= size
         if elements > _MOST_ELEMENTS:  # checked on the way: the product of a long shape would take minutes
-            raise Lie(f"{label} has more than {_MOST_ELEMENTS} elements")
+            raise InvalidHeader(f"{label} has more than {_MOST_ELEMENTS} elements")
     return elements

@@ -1,5 +1,5 @@
 """
-CloudFront's API: invalidations, and its errors told in our words.
+Client of CloudFront's API: invalidations, with translated errors.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-# Common errors of AWS's services ("Common Error Types" in the API reference), and CloudFront's own for more than 3,000
-# paths or 15 wildcards at once.
+# Transient errors common to AWS's services ("Common Error Types" in the API reference), and CloudFront's own for more
+# than 3,000 paths or 15 wildcards in progress.
 _FOR_NOW = {
     "PriorRequestNotComplete",
     "RequestLimitExceeded",
@@ -39,14 +39,14 @@ _FOR_NOW = {
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSettings:
+class CloudFrontSettings:
     """
-    Which distribution is in front.
+    The CloudFront distribution.
 
     Args:
         distribution: its id.
         endpoint: of CloudFront's API; None means AWS.
-        access_key, secret_key: None means the usual chain.
+        access_key, secret_key: None means AWS's default credential chain.
     """
 
     distribution: str
@@ -55,37 +55,37 @@ class EdgeSettings:
     secret_key: str | None = field(default=None, repr=False)
 
 
-class EdgeBusy(Exception):  # noqa: N818 - an outcome, which callers expect
+class CloudFrontUnavailable(Exception):  # noqa: N818 - an outcome, which callers expect
     """
-    CloudFront does not answer, or does not want to for now: the same call may work later.
-    """
-
-
-class EdgeRefuses(Exception):  # noqa: N818 - an outcome, which callers expect
-    """
-    CloudFront refuses the call, and will again.
+    CloudFront is unavailable or throttles: the same call may succeed later.
     """
 
 
-class Edge:
+class CloudFrontRejected(Exception):  # noqa: N818 - an outcome, which callers expect
     """
-    The distribution in front.
+    CloudFront rejected the call: a retry would fail, too.
     """
 
-    def __init__(self, settings: EdgeSettings) -> None:
+
+class CloudFront:
+    """
+    Invalidates paths of a distribution.
+    """
+
+    def __init__(self, settings: CloudFrontSettings) -> None:
         self._distribution = settings.distribution
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="cloudfront")
         self._client = _client(settings)
 
     async def invalidate(self, reference: str, paths: Sequence[str]) -> str:
         """
-        Begin an invalidation, or find the one that began under the same *reference* with the same *paths*.
+        Create an invalidation, or find the one with the same *reference* and *paths*.
 
         Returns:
-            CloudFront's id of it.
+            Its id at CloudFront.
 
         Raises:
-            EdgeBusy, EdgeRefuses: as their docstrings say.
+            CloudFrontUnavailable, CloudFrontRejected: as their docstrings say.
         """
         create = partial(
             self._client.create_invalidation,
@@ -102,14 +102,14 @@ class Edge:
         Whether an invalidation is complete.
 
         Raises:
-            EdgeBusy, EdgeRefuses: as their docstrings say.
+            CloudFrontUnavailable, CloudFrontRejected: as their docstrings say.
         """
         get = partial(self._client.get_invalidation, DistributionId=self._distribution, Id=remote)
         return (await self._run(get))["Invalidation"]["Status"].lower() == "completed"
 
     async def close(self) -> None:
         """
-        Wait for the calls under way, then end the threads.
+        Wait for calls in progress, then stop the threads.
         """
         await asyncio.to_thread(self._threads.shutdown)
         self._client.close()
@@ -120,17 +120,17 @@ class Edge:
         except ClientError as error:
             raise _translate(error) from error
         except (BotoCoreError, OSError) as error:
-            raise EdgeBusy(f"CloudFront cannot be reached ({type(error).__name__})") from error
+            raise CloudFrontUnavailable(f"CloudFront cannot be reached ({type(error).__name__})") from error
 
 
-def _client(settings: EdgeSettings) -> CloudFrontClient:
+def _client(settings: CloudFrontSettings) -> CloudFrontClient:
     client: CloudFrontClient = session().client(
         "cloudfront",
         endpoint_url=settings.endpoint,
-        region_name="us-east-1",  # it is global, and signed for there
+        region_name="us-east-1",  # the region of this global service
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=settings.secret_key,
-        # Once: whoever tries again later writes down that it did.
+        # No retries here: the invalidator retries, and records its attempts.
         config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}),
     )
     return client
@@ -140,7 +140,7 @@ def _translate(error: ClientError) -> Exception:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     code = error.response["Error"].get("Code", "") or str(status)
     if status >= 500 or status == 429 or code in _FOR_NOW:
-        return EdgeBusy(f"CloudFront says {code}")
+        return CloudFrontUnavailable(f"CloudFront says {code}")
     # Its message may name roles and accounts: for the log, not for clients.
-    _log.error("CloudFront refuses an invalidation: %s", error)
-    return EdgeRefuses(f"CloudFront refuses it: {code}")
+    _log.error("CloudFront rejected an invalidation: %s", error)
+    return CloudFrontRejected(f"CloudFront refuses it: {code}")

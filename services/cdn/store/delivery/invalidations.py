@@ -1,5 +1,5 @@
 """
-Invalidations in the database: queued here, carried out by `invalidator`.
+The queue of invalidations in the database; `invalidator` carries them out.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ DELETE FROM invalidations
 """,
 )
 
-#: How many paths the audit keeps.
+#: Number of paths in an audit entry.
 _AUDITED = 100
 
 
 class InvalidationStore:
     """
-    Queues invalidations and tells how far they are.
+    Queues invalidations and reads their state.
     """
 
     def __init__(self, database: Database) -> None:
@@ -53,7 +53,7 @@ class InvalidationStore:
     async def get(self, name: InvalidationName) -> Invalidation:
         """
         Raises:
-            Missing: there is no such invalidation, or it ended long ago.
+            Missing: there is no such invalidation, or it was purged.
         """
         rows = await self._database.fetch(_GET, name.id)
         if not rows:
@@ -65,14 +65,14 @@ class InvalidationStore:
         Queue an invalidation of *paths*.
         """
         name = InvalidationName(uuid4())
-        # The audit need not hold megabytes of them.
+        # Bounds the size of the audit entry.
         journal = Journal.created(name, {"paths": list(paths[:_AUDITED]), "path_count": len(paths)})
         rows = await transaction.last(_QUEUE, journal, name.id, paths, count_wildcards(paths))
         return _invalidation(rows[0])
 
     async def forget(self, age: timedelta) -> None:
         """
-        Forget invalidations that ended longer than *age* ago; a bounded number of them.
+        Purge invalidations that ended longer than *age* ago, a bounded number per call.
         """
         await self._database.fetch(_FORGET, age)
 

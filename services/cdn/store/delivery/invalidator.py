@@ -1,9 +1,9 @@
 """
-Carries invalidations out.
+Sends queued invalidations to CloudFront.
 
-The database says how far each is, so that whoever goes on after a crash knows. Whoever works on a batch has moved its
-time ahead, which is the lease: nobody else looks at it before. CloudFront takes the same batch under the same reference
-for the same invalidation, so that a batch that is sent twice is one.
+Their progress is in the database, so any process can continue after a crash. A worker holds a lease on its batch by
+moving the batch's due time ahead. The caller reference makes sending idempotent: CloudFront treats the same batch under
+the same reference as one invalidation.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from functools import partial
 from uuid import UUID
 
 from services.cdn.model.delivery import InvalidationState
-from services.cdn.store.delivery.cloudfront import Edge, EdgeBusy, EdgeRefuses
+from services.cdn.store.delivery.cloudfront import CloudFront, CloudFrontRejected, CloudFrontUnavailable
 from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
 
-# The oldest ones, as many as CloudFront takes at a time: 3,000 paths, 15 of them with a *. (One alone may have more of
-# these; CloudFront then says that it is too much for now, and in the end the invalidation fails with that.)
+# The oldest ones, up to CloudFront's limits: 3,000 paths, 15 of them with a wildcard. (A single invalidation may have
+# more wildcards; CloudFront then throttles it until its attempts are used up and it fails.)
 _GATHER = Statement(
     "invalidations.gather",
     """
@@ -82,12 +82,12 @@ UPDATE invalidations SET state = $2, failure = $3, finish_time = now(), due_time
 """,
 )
 
-#: Longer than any call to CloudFront takes, so that two never work on one batch unless one of them is gone.
+#: Longer than any call to CloudFront, so that two workers never share a batch unless one of them has crashed.
 _LEASE = timedelta(seconds=60)
-#: An invalidation that takes long is asked about less often.
+#: The longest polling interval; it grows with the age of the invalidation.
 _MOST_POLL_SECONDS = 60.0
 _MOST_PAUSE_SECONDS = 60.0
-#: How long one that has ended can be looked at.
+#: Retention of finished invalidations.
 _KEEP = timedelta(days=30)
 _FORGET_EVERY_SECONDS = 3600.0
 
@@ -96,16 +96,16 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class InvalidatorLimits:
     """
-    How hard CloudFront is asked.
+    Rate limits and retries of calls to CloudFront.
 
     Args:
-        interval: seconds between two invalidations that this process sends; what comes meanwhile goes together.
-        poll: seconds until it is asked the first time whether an invalidation is complete.
-        attempts: how often in a row it may fail to do what it is asked before an invalidation has failed.
-        pause: seconds before it is asked again the first time; doubled each time, up to a minute.
-        idle: seconds between two looks for work.
+        interval: seconds between two invalidations of this process; those queued meanwhile are batched.
+        poll: seconds until the first poll of an invalidation's state.
+        attempts: consecutive failures after which an invalidation fails.
+        pause: seconds before the first retry; doubled each time, up to a minute.
+        idle: seconds between two checks of the queue.
     """
 
     interval: float = 1.0
@@ -117,21 +117,21 @@ class Pace:
 
 class Invalidator:
     """
-    Carries invalidations out.
+    Processes the queue of invalidations.
 
     Args:
-        database: where they are.
-        edge: what is to forget.
-        pace: how hard it is asked.
+        database: with the queue.
+        edge: the distribution.
+        pace: rate limits and retries.
     """
 
-    def __init__(self, database: Database, edge: Edge, pace: Pace) -> None:
+    def __init__(self, database: Database, edge: CloudFront, pace: InvalidatorLimits) -> None:
         self._database, self._edge, self._pace = database, edge, pace
         self._next_send = 0.0
 
     async def work(self) -> bool:
         """
-        Go on with one batch.
+        Process one batch.
 
         Returns:
             Whether there was one.
@@ -154,19 +154,19 @@ class Invalidator:
                 await self._ask(batch, head)
             else:
                 await self._send(batch, rows)
-        except EdgeRefuses as error:
+        except CloudFrontRejected as error:
             await self._fail(batch, str(error))
-        except EdgeBusy as error:
+        except CloudFrontUnavailable as error:
             await self._try_later(batch, head, str(error))
 
     async def _send(self, batch: UUID, rows: Sequence[Row]) -> None:
-        # Retries are sent at this rate, too.
+        # Retries are rate-limited, too.
         await asyncio.sleep(max(0.0, self._next_send - time.monotonic()))
         self._next_send = time.monotonic() + self._pace.interval
-        # In one order, whoever sends it: under one reference CloudFront takes one list of paths only.
+        # Sorted: a caller reference must always come with the same list of paths.
         paths = sorted({path for row in rows for path in row["paths"]})
         remote = await self._edge.invalidate(str(batch), paths)
-        _log.info("invalidation %s of %d paths is under way as %s", batch, len(paths), remote)
+        _log.info("invalidation %s of %d paths is in progress as %s", batch, len(paths), remote)
         await self._progress(batch, remote, 0, self._pace.poll)
 
     async def _ask(self, batch: UUID, head: Row) -> None:
@@ -181,9 +181,9 @@ class Invalidator:
         if attempts >= self._pace.attempts:
             await self._fail(batch, f"{why}, {attempts} times in a row")
             return
-        # Exponential backoff with jitter: those who failed together must not come again together.
+        # Exponential backoff with jitter, so that processes do not retry in lockstep.
         pause = min(self._pace.pause * 2 ** (attempts - 1), _MOST_PAUSE_SECONDS)
-        _log.info("invalidation %s: %s; trying again", batch, why)
+        _log.info("invalidation %s: %s; will retry", batch, why)
         await self._progress(batch, head["remote"], attempts, pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def _fail(self, batch: UUID, why: str) -> None:
@@ -195,9 +195,9 @@ class Invalidator:
 
 
 @asynccontextmanager
-async def invalidating(database: Database, edge: Edge, pace: Pace) -> AsyncIterator[None]:
+async def invalidating(database: Database, edge: CloudFront, pace: InvalidatorLimits) -> AsyncIterator[None]:
     """
-    Carry invalidations out while the block lasts, and forget those that ended long ago.
+    Process the queue while the block lasts, and purge old invalidations.
     """
     invalidator = Invalidator(database, edge, pace)
     forget = partial(InvalidationStore(database).forget, _KEEP)
@@ -207,7 +207,7 @@ async def invalidating(database: Database, edge: Edge, pace: Pace) -> AsyncItera
             pass
 
     async with beside(
-        every(pace.idle, work, "carry invalidations out"),
-        every(_FORGET_EVERY_SECONDS, forget, "forget old invalidations"),
+        every(pace.idle, work, "process invalidations"),
+        every(_FORGET_EVERY_SECONDS, forget, "purge old invalidations"),
     ):
         yield

@@ -1,5 +1,5 @@
 """
-Addresses of assets and of versions.
+Presigned URLs of assets and of versions.
 """
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from services.cdn.model.delivery import Signed, Terms
+from services.cdn.model.delivery import PresignedUrl, Terms
 from services.cdn.model.names import asset_name
-from services.cdn.store.delivery.signers import Signer, lacks
-from services.cdn.store.delivery.version_copies import Shares, share_prefix
+from services.cdn.store.delivery.signers import Signer, unsupported
+from services.cdn.store.delivery.version_copies import VersionCopies, copies_prefix
 from services.ledger.model.calls import Missing
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement
@@ -18,27 +18,27 @@ from services.ledger.store.statements import Statement
 _PRIVATE = Statement("signing.asset", "SELECT private FROM assets WHERE sha256 = $1 AND state = 'LIVE'")
 
 
-class Links:
+class PresignedUrls:
     """
-    Gives addresses of assets and versions.
+    Presigns URLs of assets and versions.
 
     Args:
-        database: what is known of the assets.
-        signer: of the addresses.
-        shares: makes what a version's address leads to.
+        database: with the records of assets.
+        signer: of the URLs.
+        shares: creates the copies that a version's URL gives access to.
     """
 
-    def __init__(self, database: Database, signer: Signer, shares: Shares) -> None:
+    def __init__(self, database: Database, signer: Signer, shares: VersionCopies) -> None:
         self._database, self._signer, self._shares = database, signer, shares
 
-    async def asset(self, sha256: str, terms: Terms, *, private: bool) -> Signed:
+    async def asset(self, sha256: str, terms: Terms, *, private: bool) -> PresignedUrl:
         """
         Args:
-            private: whether private ones are found.
+            private: whether private assets are found.
 
         Raises:
             Missing: there is no such asset.
-            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
+            FailedPrecondition: the signer does not support this (SIGNER_LACKS).
         """
         self._signer.check(terms)
         rows = await self._database.fetch(_PRIVATE, sha256)
@@ -47,22 +47,22 @@ class Links:
         key = f"private/{sha256}" if rows[0]["private"] else asset_name(sha256)
         return await self._sign(key, terms)
 
-    async def version(self, owner: str, terms: Terms) -> Signed:
+    async def version(self, owner: str, terms: Terms) -> PresignedUrl:
         """
-        An address that ends in a *, which stands for any digest of a file of the version.
+        A URL that ends in a wildcard, to be replaced by the digest of any file of the version.
 
         Raises:
             NotFound: the version pins nothing.
-            FailedPrecondition: the signer cannot do it (SIGNER_LACKS).
+            FailedPrecondition: the signer does not support this (SIGNER_LACKS).
         """
         self._signer.check(terms)
         if not self._signer.signs_prefixes:
-            raise lacks("all files of a version at once")
+            raise unsupported("all files of a version at once")
         await self._shares.make(owner, datetime.now(UTC) + timedelta(seconds=terms.seconds))
-        return await self._sign(f"{share_prefix(owner)}*", terms)
+        return await self._sign(f"{copies_prefix(owner)}*", terms)
 
-    async def _sign(self, key: str, terms: Terms) -> Signed:
-        # Whole seconds, as in the address: what we say is never later than what it does.
+    async def _sign(self, key: str, terms: Terms) -> PresignedUrl:
+        # Whole seconds, as in the URL: the reported expiry is never later than the real one.
         expires = int(time.time()) + terms.seconds
         url = await self._signer.sign(key, terms, expires)
-        return Signed(url, datetime.fromtimestamp(expires, UTC))
+        return PresignedUrl(url, datetime.fromtimestamp(expires, UTC))

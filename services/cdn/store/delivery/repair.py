@@ -1,5 +1,5 @@
 """
-Mends static files whose write began and did not end: the bucket then holds something else than the database says.
+Repairs static files after an interrupted write, when the bucket may differ from the database.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from uuid import uuid4
 from services.cdn.model.static_files import StaticName
 from services.cdn.store.delivery.static_files import NOW, ORIGINAL, to_original, to_static_file
 from services.cdn.store.delivery.static_objects import StaticObjects
-from services.cdn.store.objects.s3 import Missing as NoObject
-from services.cdn.store.transactions import STILL_HERE, Run, chore, kept_alive
+from services.cdn.store.objects.s3 import NoSuchKey
+from services.cdn.store.transactions import KEEPALIVE, Run, background_transaction, keep_alive
 from services.chassis.serving.background import beside, every
 from services.ledger.store.database import Database
 from services.ledger.store.statements import Statement
@@ -24,7 +24,7 @@ _MARKED = Statement(
     "static_repairs.old",
     "SELECT name FROM static_repairs WHERE mark_time <= now() - $1::interval ORDER BY mark_time LIMIT 100",
 )
-# Not the lock that waits: who holds it is about to end its write.
+# Does not wait for the lock: its holder is about to complete the write.
 _TRY_LOCK = Statement("static_files.try_lock", "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 1)) AS is_locked")
 _IS_MARKED = Statement("static_repairs.get", "SELECT 1 FROM static_repairs WHERE name = $1")
 _UNMARK = Statement("static_repairs.unmark", "DELETE FROM static_repairs WHERE name = $1")
@@ -37,51 +37,51 @@ VALUES ($1, 'QUEUED', ARRAY[$2::text], 0, clock_timestamp())
 """,
 )
 
-#: A copy that a dead process asked the object store for may still be under way there.
+#: Minimum age: a copy requested by a crashed process may still be in progress in the object store.
 _AGE = timedelta(seconds=60)
 _EVERY_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
 
-class Mender:
+class StaticFileRepairer:
     """
-    Makes the objects of static files what their rows say.
+    Restores the objects of static files from their rows.
 
     Args:
-        database: where the rows are.
-        objects: makes their objects.
-        has_edge: there is a distribution in front, which has to forget what changes.
+        database: with the rows.
+        objects: writes the objects.
+        has_edge: whether to invalidate the path at a CDN distribution.
     """
 
     def __init__(self, database: Database, objects: StaticObjects, *, has_edge: bool) -> None:
         self._database, self._objects, self._has_edge = database, objects, has_edge
 
-    async def mend(self, age: timedelta = _AGE) -> int:
+    async def repair(self, age: timedelta = _AGE) -> int:
         """
-        Mend what was begun longer than *age* ago and did not end.
+        Repair writes that began longer than *age* ago and did not complete.
 
         Returns:
-            How many static files were mended.
+            Number of repaired static files.
         """
         rows = await self._database.fetch(_MARKED, age)
-        mended = 0
+        repaired = 0
         for row in rows:
             try:
-                mended += await self._mend(StaticName.parse(row["name"]))
-            except NoObject:
-                # Of no use to those behind it to wait for this one.
-                _log.error("%s cannot be mended: the bytes that it points at are not in the bucket", row["name"])
+                repaired += await self._repair(StaticName.parse(row["name"]))
+            except NoSuchKey:
+                # Moved to the end of the queue, so that it does not block the others.
+                _log.error("cannot repair %s: the bytes of its asset are not in the bucket", row["name"])
                 await self._database.fetch(_LATER, row["name"])
-        if mended:
-            _log.info("mended %d static files whose writes did not end", mended)
-        return mended
+        if repaired:
+            _log.info("repaired %d static files after interrupted writes", repaired)
+        return repaired
 
-    async def _mend(self, name: StaticName) -> bool:
-        async with chore(self._database) as run:
+    async def _repair(self, name: StaticName) -> bool:
+        async with background_transaction(self._database) as run:
             if not (await run(_TRY_LOCK, str(name)))[0]["is_locked"] or not await run(_IS_MARKED, str(name)):
                 return False
-            async with kept_alive(partial(run, STILL_HERE)):
+            async with keep_alive(partial(run, KEEPALIVE)):
                 await self._write(name, run)
             await run(_UNMARK, str(name))
             if self._has_edge:
@@ -96,14 +96,14 @@ class Mender:
         found = to_static_file(name, rows[0])
         originals = await run(ORIGINAL, found.draft.sha256)
         if not originals:
-            raise NoObject(found.draft.sha256)
+            raise NoSuchKey(found.draft.sha256)
         await self._objects.write(name, found.draft, to_original(originals[0]))
 
 
 @asynccontextmanager
-async def mending(mender: Mender) -> AsyncIterator[None]:
+async def repairing(repairer: StaticFileRepairer) -> AsyncIterator[None]:
     """
-    Mend static files while the block lasts.
+    Repair static files periodically while the block lasts.
     """
-    async with beside(every(_EVERY_SECONDS, mender.mend, "mend static files")):
+    async with beside(every(_EVERY_SECONDS, repairer.repair, "repair static files")):
         yield

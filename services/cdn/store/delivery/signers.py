@@ -1,5 +1,5 @@
 """
-Signed addresses: by S3 (Signature Version 4 in the query) or by CloudFront (RSA).
+Signers of presigned URLs: S3 (Signature Version 4 in the query) and CloudFront (RSA).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from services.cdn.model import is_private
 from services.cdn.model.delivery import Terms
-from services.cdn.store.objects.bucket import kept
-from services.cdn.store.objects.s3 import Lane, S3Settings
+from services.cdn.store.objects.bucket import cache_control
+from services.cdn.store.objects.s3 import S3Executor, S3Settings
 from services.chassis.errors import FailedPrecondition
 
 
 @dataclass(frozen=True, slots=True)
 class CloudFrontKey:
     """
-    What CloudFront knows us by.
+    The key pair for CloudFront's signed URLs.
 
     Args:
         domain: of the distribution.
@@ -47,7 +47,7 @@ class CloudFrontKey:
         try:
             key = serialization.load_pem_private_key(self.pem.encode(), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            # What was wrong with it could quote it.
+            # The original message could quote the key.
             raise ValueError("this is not a private key in PEM without a passphrase") from None
         if not isinstance(key, rsa.RSAPrivateKey):
             raise ValueError("this is not an RSA key")
@@ -56,39 +56,39 @@ class CloudFrontKey:
 
 class Signer(Protocol):
     """
-    Signs addresses.
+    Presigns URLs.
     """
 
-    #: It can sign a whole prefix at once.
+    #: Whether it can sign a key prefix with a wildcard.
     signs_prefixes: bool
 
     def check(self, terms: Terms) -> None:
         """
         Raises:
-            FailedPrecondition: it cannot sign such terms (SIGNER_LACKS).
+            FailedPrecondition: it does not support these terms (SIGNER_LACKS).
         """
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
-        The address of the object *key*, or of all that a key with a * at its end stands for.
+        Presign a URL for the object *key*, or for a prefix if *key* ends in a wildcard.
 
         Args:
-            expires: when it ends, in seconds since 1970.
+            expires: Unix time in seconds.
         """
 
     async def close(self) -> None:
         """
-        End its threads, if it has any.
+        Stop its threads, if any.
         """
 
 
 class S3Signer:
     """
-    Signs for the bucket itself. With keys that are lent for a time, an address ends when they do, which may be sooner.
+    Presigns URLs of the bucket. With temporary credentials, a URL expires no later than these.
 
     Args:
-        settings: the bucket and the keys.
-        public_endpoint: where clients reach the object store, when that is not where we do.
+        settings: bucket and credentials.
+        public_endpoint: the object store's URL for clients, if it differs from that of this service.
     """
 
     signs_prefixes = False
@@ -96,15 +96,15 @@ class S3Signer:
     def __init__(self, settings: S3Settings, public_endpoint: str | None) -> None:
         self._bucket = settings.bucket
         reached = replace(settings, endpoint=public_endpoint or settings.endpoint)
-        # Signing asks nobody, but fetching the keys of a machine's role does.
-        self._lane = Lane(reached, "s3-sign", threads=2, connect=1, read=5, attempts=2)
+        # Presigning is local, but fetching the credentials of an instance role is not.
+        self._lane = S3Executor(reached, "s3-sign", threads=2, connect=1, read=5, attempts=2)
 
     def check(self, terms: Terms) -> None:
         """
         See `Signer`.
         """
         if terms.ip_range is not None:
-            raise lacks("an IP range")
+            raise unsupported("an IP range")
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
@@ -114,8 +114,8 @@ class S3Signer:
         if terms.disposition:
             params["ResponseContentDisposition"] = terms.disposition
         if is_private(key):
-            # Said here, too: what was stored by an earlier release says that everybody may keep it.
-            params["ResponseCacheControl"] = kept(key)
+            # Overrides the header of objects that an earlier release stored as public.
+            params["ResponseCacheControl"] = cache_control(key)
         sign = partial(
             self._lane.client.generate_presigned_url, "get_object", Params=params, ExpiresIn=expires - int(time.time())
         )
@@ -130,14 +130,14 @@ class S3Signer:
 
 class CloudFrontSigner:
     """
-    Signs for a distribution.
+    Signs URLs of a distribution.
 
     CloudFront Developer Guide, "Create a signed URL using a canned policy" and "… using a custom policy": RSA with
-    SHA-1 (PKCS #1 v1.5) over the policy. A canned policy is short and says only when; a custom one says from where,
-    too, and may have a * in its resource.
+    SHA-1 (PKCS #1 v1.5) over the policy. A canned policy is short and holds only the expiry; a custom one supports
+    an IP range and a wildcard in the resource.
 
     Raises:
-        ValueError: the key is not one.
+        ValueError: the private key is invalid.
     """
 
     signs_prefixes = True
@@ -152,7 +152,7 @@ class CloudFrontSigner:
         See `Signer`.
         """
         if isinstance(terms.ip_range, ipaddress.IPv6Network):
-            raise lacks("an IPv6 range", "CloudFront's policies hold IPv4 only")
+            raise unsupported("an IPv6 range", "CloudFront's policies hold IPv4 only")
 
     async def sign(self, key: str, terms: Terms, expires: int) -> str:
         """
@@ -177,8 +177,8 @@ class CloudFrontSigner:
         return self._private_key.sign(message, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - CloudFront's choice
 
 
-def lacks(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
+def unsupported(what: str, why: str = "it needs CloudFront, which is not set up here") -> FailedPrecondition:
     """
-    The error for what a signer cannot do.
+    The error for terms that a signer does not support.
     """
     return FailedPrecondition("SIGNER_LACKS", f"{what} cannot be signed: {why}")

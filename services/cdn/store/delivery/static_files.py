@@ -1,11 +1,11 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constant column and table names are interpolated; values are parameters
 """
-Static files in the database, each with its objects in the bucket.
+Static files in the database, with their objects in the bucket.
 
-A write first takes the lock of its path, which it holds to the end of its transaction, and leaves a mark that outlives
-the transaction; then it changes the objects; then it writes the row and takes the mark away. So writes to one path come
-one after the other in the bucket as in the database, and when a write does not end (a crash, a lost connection), the
-mark tells `mending` to make the objects what the row says.
+A write locks its path until the end of its transaction and commits a repair mark outside of the transaction; then it
+changes the objects; then it writes the row and deletes the mark. So writes to one path are serialised in the bucket as
+in the database, and after an interrupted write (a crash, a lost connection) `repair` finds the mark and restores the
+objects from the row.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 from services.cdn.model.names import asset_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
 from services.cdn.store.delivery.static_objects import Original, StaticObjects
-from services.cdn.store.objects.s3 import Missing as NoObject
+from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.retention.pins import Pins
-from services.cdn.store.transactions import STILL_HERE, kept_alive
+from services.cdn.store.transactions import KEEPALIVE, keep_alive
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
@@ -39,7 +39,7 @@ SELECT revision.value AS head, found.*
 )
 
 LOCK = Statement("static_files.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))")
-# After the lock, in a statement of its own: it must see what the one before wrote.
+# After the lock, in a separate statement, so that it sees the previous write.
 NOW = Statement("static_files.now", f"SELECT {_COLUMNS} FROM static_files WHERE name = $1")
 
 ORIGINAL = Statement(
@@ -124,10 +124,10 @@ class StaticFileStore:
     Reads and writes static files.
 
     Args:
-        database: where the rows are.
-        objects: makes their objects.
-        pins: of what they point at.
-        has_edge: there is a distribution in front, which has to forget what changes.
+        database: with the rows.
+        objects: writes the objects.
+        pins: of the assets that they point at.
+        has_edge: whether to invalidate changed paths at a CDN distribution.
     """
 
     def __init__(self, database: Database, objects: StaticObjects, pins: Pins, *, has_edge: bool) -> None:
@@ -150,13 +150,13 @@ class StaticFileStore:
         Point a path at an asset.
 
         Args:
-            sees_private: whether the caller may know of private assets.
+            sees_private: whether the caller may see private assets.
 
         Raises:
-            Missing: there is no such asset, or the caller may not know of it.
+            Missing: there is no such asset, or the caller may not see it.
             FailedPrecondition: it is private.
-            Aborted: *etag* is given, and not the current one.
-            ResourceExhausted: the quota of the path's owner is used up.
+            Aborted: *etag* is given and does not match.
+            ResourceExhausted: the quota of the path is exceeded.
         """
         before = await _lock(transaction, name)
         check_etag(name, etag, before.revision if before else 0)
@@ -165,12 +165,12 @@ class StaticFileStore:
         exchange = (str(name), draft.sha256, original.size_bytes, replaced)
         await self._pins.check_exchange(transaction, *exchange)
         await self._database.fetch(_MARK, str(name))
-        async with kept_alive(partial(transaction.row, STILL_HERE)):
+        async with keep_alive(partial(transaction.row, KEEPALIVE)):
             try:
                 await self._objects.write(name, draft, original)
-            except NoObject:
+            except NoSuchKey:
                 raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256)) from None
-        # Not before the bytes are copied: whoever pins or condemns these assets must not wait for that.
+        # Only after the bytes are copied, so that other writes to these assets do not wait for the copy.
         locked = await self._pins.lock(transaction, str(name), [draft.sha256, replaced] if replaced else [draft.sha256])
         if draft.sha256 not in locked:
             raise Missing("ASSET_NOT_FOUND", asset_name(draft.sha256))
@@ -192,7 +192,7 @@ class StaticFileStore:
 
     async def delete(self, transaction: Transaction, name: StaticName) -> None:
         """
-        Take a path away.
+        Delete a path.
 
         Raises:
             Missing: there is no such path.
@@ -201,7 +201,7 @@ class StaticFileStore:
         if before is None:
             raise Missing("STATIC_FILE_NOT_FOUND", name)
         await self._database.fetch(_MARK, str(name))
-        async with kept_alive(partial(transaction.row, STILL_HERE)):
+        async with keep_alive(partial(transaction.row, KEEPALIVE)):
             await self._objects.remove(name)
         await self._pins.lock(transaction, str(name), [before.draft.sha256])
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)
@@ -214,7 +214,7 @@ class StaticFileStore:
         if row["private"]:
             raise FailedPrecondition(
                 "ASSET_PRIVATE",
-                f"{asset_name(sha256)} is private and a static file is for everybody: sign a URL of it instead",
+                f"{asset_name(sha256)} is private, and static files are public: use a presigned URL instead",
                 metadata={"resource": asset_name(sha256)},
             )
         return to_original(row)
@@ -231,7 +231,7 @@ async def _lock(transaction: Transaction, name: StaticName) -> StaticFile | None
 
 def to_static_file(name: StaticName, row: Row) -> StaticFile:
     """
-    The static file of a row of `NOW`.
+    Convert a row of `NOW`.
     """
     draft = StaticDraft(row["sha256"], row["cache_control"], row["content_disposition"], row["content_type"])
     return StaticFile(name, draft, row["update_time"], row["revision"])
@@ -239,6 +239,6 @@ def to_static_file(name: StaticName, row: Row) -> StaticFile:
 
 def to_original(row: Row) -> Original:
     """
-    The asset of a row of `ORIGINAL`.
+    Convert a row of `ORIGINAL`.
     """
     return Original(row["sha256"], row["size_bytes"], row["media_type"], tuple(row["encodings"]))

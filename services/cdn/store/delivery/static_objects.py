@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from services.cdn.model.static_files import CacheAges, Headers, StaticDraft, StaticName
 from services.cdn.store.objects.copier import Copier
-from services.cdn.store.objects.s3 import Missing as NoObject
+from services.cdn.store.objects.s3 import NoSuchKey
 
 ENCODINGS = ("gzip", "zstd")
 
@@ -16,10 +16,10 @@ ENCODINGS = ("gzip", "zstd")
 @dataclass(frozen=True, slots=True)
 class Original:
     """
-    What is known of an asset that a static file is made from.
+    The asset that a static file is copied from.
 
     Args:
-        encodings: those that are stored beside it.
+        encodings: of its stored variants.
     """
 
     sha256: str
@@ -30,18 +30,18 @@ class Original:
     @property
     def key(self) -> str:
         """
-        Of its bytes.
+        Key of its bytes.
         """
         return f"assets/{self.sha256}"
 
 
 class StaticObjects:
     """
-    Makes and removes the objects. Whoever calls it holds the lock of the static file.
+    Writes and deletes the objects. The caller holds the lock of the static file.
 
     Args:
         copier: of the bucket.
-        ages: the table of content types.
+        ages: max-age by content type.
     """
 
     def __init__(self, copier: Copier, ages: CacheAges) -> None:
@@ -49,17 +49,17 @@ class StaticObjects:
 
     async def write(self, name: StaticName, draft: StaticDraft, original: Original) -> None:
         """
-        Make the objects of *name* copies of those of *original*.
+        Copy the objects of *original* to *name*.
 
         Raises:
-            NoObject: the bytes of the asset are not there.
+            NoSuchKey: the bytes of the asset are not there.
             Unavailable: the object store does not answer.
         """
-        # The asset's is what the first who stored these bytes has called them, whoever that was.
+        # The asset's media type is that of the first upload of these bytes, by whatever client.
         content_type = draft.content_type or original.media_type
         control = draft.cache_control or self._ages.control(content_type)
         headers = Headers(content_type, control, draft.content_disposition)
-        # Variants that the new bytes do not have go first: nobody may get the old ones beside the new original.
+        # Obsolete variants are deleted first, so that none is served next to the new original.
         await self._copier.remove(f"{each}/{name}" for each in ENCODINGS if each not in original.encodings)
         await self._copier.copy(original.key, str(name), headers, original.size_bytes)
         for encoding in ENCODINGS:
@@ -68,7 +68,7 @@ class StaticObjects:
 
     async def remove(self, name: StaticName) -> None:
         """
-        Take the objects of *name* away.
+        Delete the objects of *name*.
         """
         await self._copier.remove([str(name), *(f"{each}/{name}" for each in ENCODINGS)])
 
@@ -76,6 +76,6 @@ class StaticObjects:
         source, target = f"{headers.content_encoding}/{key}", f"{headers.content_encoding}/{name}"
         try:
             await self._copier.copy(source, target, headers, await self._copier.size(source))
-        except NoObject:
-            # It is a help, not a part of the asset: without it the original is served.
+        except NoSuchKey:
+            # Variants are optional: without one the original is served.
             await self._copier.remove([target])

@@ -1,8 +1,8 @@
 """
-Copies of a version's files below one prefix, so that one signature can give access to all of them and nothing else.
+Copies of a version's files under one prefix, so that one signature gives access to all of them and to nothing else.
 
-A row is there before its copy is, and after it is gone: what may be in the bucket has a row, and what has no row is not
-there. What is there, the bucket says.
+A row exists before its copy is created and until it is deleted, so the rows are a superset of the copies; which copies
+exist is listed from the bucket.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.objects.bucket import kept
+from services.cdn.store.objects.bucket import cache_control
 from services.cdn.store.objects.copier import Copier
-from services.cdn.store.objects.s3 import Missing as NoObject
-from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
+from services.cdn.store.objects.s3 import NoSuchKey
+from services.cdn.store.transactions import KEEPALIVE, background_transaction, keep_alive
 from services.chassis.errors import NotFound
 from services.ledger.store.database import Database
 from services.ledger.store.servers import Row
@@ -29,7 +29,7 @@ SELECT assets.sha256, assets.size_bytes, media_type, private FROM pins JOIN asse
 """,
 )
 
-# Updates where it could do nothing: it has to wait for `remove_shares`, which holds the rows that it will delete.
+# Updates rather than DO NOTHING: it must wait for `remove_version_copies`, which locks the rows that it will delete.
 _NOTE = Statement(
     "shares.note",
     """
@@ -59,23 +59,23 @@ DELETE FROM shares USING unnest($1::text[], $2::text[]) AS gone (owner, sha256)
 
 _COPIES_AT_ONCE = 8
 _REMOVED_AT_ONCE = 100
-#: How long a copy is kept after the last address to it has ended: who shares a version often does so again.
+#: Retention of a copy after its last presigned URL has expired: a version is often shared repeatedly.
 KEEP = timedelta(days=7)
 
 
-def share_prefix(owner: str) -> str:
+def copies_prefix(owner: str) -> str:
     """
-    What the keys of an owner's copies begin with.
+    Key prefix of an owner's copies.
     """
     return f"versions/{owner}/"
 
 
-class Shares:
+class VersionCopies:
     """
-    Makes the copies.
+    Creates the copies.
 
     Args:
-        database: where the rows are.
+        database: with the rows.
         copier: of the bucket.
     """
 
@@ -84,10 +84,10 @@ class Shares:
 
     async def make(self, owner: str, expire_time: datetime) -> None:
         """
-        See to it that every asset that *owner* pins has its copy. One that is called off is taken up by the next call.
+        Ensure that every asset pinned by *owner* has a copy. A cancelled call is completed by the next one.
 
         Args:
-            expire_time: when the address ends that they are needed for.
+            expire_time: of the presigned URL that they are for.
 
         Raises:
             NotFound: *owner* pins nothing (VERSION_NOT_FOUND).
@@ -98,11 +98,11 @@ class Shares:
             raise NotFound("VERSION_NOT_FOUND", owner, f"{owner} has no files: no such version, or it is not pinned")
         digests = [row["sha256"] for row in wanted]
         await self._database.fetch(_NOTE, owner, digests, expire_time)
-        there = await self._copier.below(share_prefix(owner))
+        there = await self._copier.below(copies_prefix(owner))
         missing = [row for row in wanted if row["sha256"] not in there]
         if missing:
             await self._copy_all(owner, missing)
-            # Again: if the owner has lost its pins meanwhile, rows may be gone that now have copies.
+            # Again: if the owner's pins were removed meanwhile, rows of the new copies may have been deleted.
             await self._database.fetch(_NOTE, owner, digests, expire_time)
 
     async def _copy_all(self, owner: str, missing: list[Row]) -> None:
@@ -121,30 +121,32 @@ class Shares:
 
     async def _copy(self, owner: str, row: Row) -> None:
         source = f"{'private' if row['private'] else 'assets'}/{row['sha256']}"
-        target = f"{share_prefix(owner)}{row['sha256']}"
-        # Those of private assets are for who has the signature: an edge then passes them on and keeps none.
+        target = f"{copies_prefix(owner)}{row['sha256']}"
+        # Copies of private assets get `Cache-Control: private`, so that the CDN does not cache them.
         try:
-            await self._copier.copy(source, target, Headers(row["media_type"], kept(source)), row["size_bytes"])
-        except NoObject:
+            await self._copier.copy(
+                source, target, Headers(row["media_type"], cache_control(source)), row["size_bytes"]
+            )
+        except NoSuchKey:
             raise NotFound("ASSET_NOT_FOUND", f"assets/{row['sha256']}") from None
 
 
-async def remove_shares(database: Database, copier: Copier, keep: timedelta = KEEP) -> int:
+async def remove_version_copies(database: Database, copier: Copier, keep: timedelta = KEEP) -> int:
     """
-    Remove the copies whose owner no longer pins them, and those to which no address has given access for *keep*.
+    Delete copies that their owner no longer pins, and those whose last presigned URL expired longer than *keep* ago.
 
     Returns:
-        How many there were.
+        Number of deleted copies.
 
     Raises:
-        Unavailable: the object store does not answer; what is left is removed the next time.
+        Unavailable: the object store does not answer; the next run deletes the rest.
     """
     removed = 0
     while True:
-        async with chore(database) as run:
+        async with background_transaction(database) as run:
             rows = await run(_UNUSED, keep, _REMOVED_AT_ONCE)
-            async with kept_alive(partial(run, STILL_HERE)):
-                await copier.remove(f"{share_prefix(row['owner'])}{row['sha256']}" for row in rows)
+            async with keep_alive(partial(run, KEEPALIVE)):
+                await copier.remove(f"{copies_prefix(row['owner'])}{row['sha256']}" for row in rows)
             await run(_FORGET, [row["owner"] for row in rows], [row["sha256"] for row in rows])
         removed += len(rows)
         if len(rows) < _REMOVED_AT_ONCE:

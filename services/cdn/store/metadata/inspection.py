@@ -1,5 +1,5 @@
 """
-Looks at the bytes of assets, beside the event loop.
+Runs format inspection and security scans of assets in threads.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect, scan
 from services.cdn.store.objects.bucket import Bucket
 from services.chassis.serving.background import begin
 
-# The largest header that is read takes half a second and some hundred MB meanwhile; so may a scan.
+# Inspecting the largest header takes half a second and some hundred MB; so may a scan.
 _turns, _scans = asyncio.Semaphore(2), asyncio.Semaphore(2)
 
 
-async def inspected(head: bytes | bytearray, draft: Draft) -> Inspection:
+async def inspect_bytes(head: bytes | bytearray, draft: Draft) -> Inspection:
     """
-    What the bytes that *draft* declares are, by the first of them.
+    Inspect an asset by its first bytes.
+
+    Args:
+        head: the first bytes.
 
     Raises:
-        InvalidArgument: the header of a safetensors file does not fit its bytes.
+        InvalidArgument: the header of a safetensors file does not match its bytes.
     """
     async with _turns:
         first = bytes(memoryview(head)[:HEAD_BYTES])
@@ -31,15 +34,15 @@ async def inspected(head: bytes | bytearray, draft: Draft) -> Inspection:
 
 async def scanned(inspection: Inspection, whole: bytes | bytearray) -> Inspection:
     """
-    An inspection with what loading the bytes *whole* runs.
+    Add the result of a security scan of the bytes *whole*.
     """
     view = memoryview(whole)
     return await _scanned(inspection, lambda offset, size: bytes(view[offset : offset + size]), len(whole))
 
 
-async def scanned_in(inspection: Inspection, bucket: Bucket, key: str, size_bytes: int) -> Inspection:
+async def scan_object(inspection: Inspection, bucket: Bucket, key: str, size_bytes: int) -> Inspection:
     """
-    The same of an object, of which a few ranges are read.
+    Add the result of a security scan of an object, of which a few ranges are read.
 
     Raises:
         Missing: there is no such object.
@@ -55,7 +58,7 @@ async def scanned_in(inspection: Inspection, bucket: Bucket, key: str, size_byte
 
 async def _scanned(inspection: Inspection, read: Callable[[int, int], bytes], size_bytes: int) -> Inspection:
     async with _scans:
-        # To its end, however its caller goes: the bytes must not go before the thread has.
+        # Shielded from cancellation: the buffer must outlive the thread that reads it.
         work = begin(asyncio.to_thread(partial(scan, read, size_bytes)))
         try:
             return inspection.scanned(await asyncio.shield(work))

@@ -1,6 +1,6 @@
 """
-The indexes of tensors, read beside the event loop and kept for the next call: to read one takes up to half a second,
-and who loads a model asks for tensor after tensor.
+Cache of tensor indexes. Decoding one takes up to half a second, in a thread, and clients that load a model request
+tensor after tensor.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from services.cdn.store.records import Records
 from services.ledger.model.pages import Page
 from services.ledger.store.paging import MOST_OCTETS
 
-#: Of all indexes that are kept together; one takes some 300 bytes.
+#: Capacity of the cache in tensors; each takes about 300 bytes.
 _MOST_TENSORS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
     """
-    An index of tensors.
+    A decoded tensor index.
 
     Args:
-        whole: as the file has it.
-        by_name: its tensors.
+        whole: in the order of the file.
+        by_name: its tensors by name.
     """
 
     whole: TensorIndex
@@ -35,18 +35,18 @@ class Index:
     @property
     def size(self) -> int:
         """
-        How much room it takes.
+        Its size against the capacity of the cache.
         """
         return 1 + len(self.whole.tensors) + len(self.whole.metadata)
 
 
-class Indexes:
+class TensorIndexCache:
     """
-    Gives them, those that were asked for last from memory.
+    An LRU cache of tensor indexes.
 
     Args:
-        records: has them.
-        most: how many tensors are kept, of all of them.
+        records: to read them from.
+        most: capacity in tensors.
     """
 
     def __init__(self, records: Records, most: int = _MOST_TENSORS) -> None:
@@ -57,10 +57,11 @@ class Indexes:
 
     async def get(self, sha256: str, *, private: bool) -> Index:
         """
-        The index of an asset. An asset never changes: whoever calls has looked whether it is there, and for whom.
+        The index of an asset. Assets are immutable, so entries never expire; the caller has checked that it exists
+        and may be seen.
 
         Args:
-            private: whether that of a private asset is found.
+            private: whether private assets are found.
 
         Raises:
             Missing: there is no such asset.
@@ -70,7 +71,7 @@ class Indexes:
             return kept
         data = await self._records.tensors(sha256, private=private)
         async with self._turns:
-            # Somebody may have read it while we waited.
+            # It may have been decoded meanwhile.
             if (kept := self._find(sha256)) is not None:
                 return kept
             index = await asyncio.to_thread(_decode, data)
@@ -79,7 +80,7 @@ class Indexes:
 
     async def page(self, page: Page, sha256: str, *, private: bool) -> tuple[TensorIndex, str]:
         """
-        A part of an index, and the token of the next one, if there is one.
+        A page of an index, and the next page token.
 
         Raises:
             Missing, FailedPrecondition: see `get`.

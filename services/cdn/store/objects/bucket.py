@@ -1,5 +1,5 @@
 """
-Every call to S3, in our words.
+Operations on the objects of one S3 bucket.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from services.cdn.model import DEFAULT_MEDIA_TYPE, Span, is_private
-from services.cdn.store.objects.s3 import Lane, S3Settings, traffic
+from services.cdn.store.objects.s3 import S3Executor, S3Settings, traffic
 from services.chassis.errors import Unavailable
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, DeleteTypeDef
 
-#: Content-addressed bytes never change: whoever has them may keep them (RFC 8246).
-FOREVER = "public, max-age=31536000, immutable"
-#: The same of private bytes: no cache that others use keeps them beyond the signature that they were asked for with.
-OWN_FOREVER = "private, max-age=31536000, immutable"
+#: Content-addressed bytes never change, so caches need not revalidate them (RFC 8246).
+PUBLIC_IMMUTABLE = "public, max-age=31536000, immutable"
+#: The same for private bytes: a shared cache must not serve them after the presigned URL has expired.
+PRIVATE_IMMUTABLE = "private, max-age=31536000, immutable"
 # Amazon S3 API Reference, DeleteObjects.
 _MOST_DELETED = 1000
 
 
-def kept(key: str) -> str:
+def cache_control(key: str) -> str:
     """
-    The Cache-Control of the bytes under a key.
+    The Cache-Control header of the object *key*.
     """
-    return OWN_FOREVER if is_private(key) else FOREVER
+    return PRIVATE_IMMUTABLE if is_private(key) else PUBLIC_IMMUTABLE
 
 
 class Hash(Protocol):
     """
-    What takes in the bytes that are read.
+    A hash that is updated with the bytes that are read.
     """
 
     def update(self, data: bytes, /) -> None:
         """
-        Take in the next bytes.
+        Hash the next bytes.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ObjectInfo:
     """
-    What S3 knows of an object.
+    Metadata of an object.
     """
 
     size_bytes: int
@@ -72,7 +72,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Multipart:
     """
-    A multipart upload that is open.
+    An open multipart upload.
     """
 
     key: str
@@ -84,43 +84,43 @@ class Bucket:
     """
     Objects of one bucket, by key.
 
-    The short calls have threads of their own, so that a hundred slow transfers do not hold them up, and are given up
-    sooner, so that a caller hears quickly that S3 is down.
+    Short calls have a thread pool of their own, so that slow transfers do not block them, and shorter timeouts, so that
+    callers learn quickly that S3 is down.
     """
 
     def __init__(self, settings: S3Settings) -> None:
         self._bucket = settings.bucket
-        self._quick = Lane(settings, "s3-quick", threads=16, connect=1, read=5, attempts=2)
-        self._bulk = Lane(settings, "s3-bulk", threads=32, connect=2, read=30, attempts=3)
+        self._quick = S3Executor(settings, "s3-quick", threads=16, connect=1, read=5, attempts=2)
+        self._bulk = S3Executor(settings, "s3-bulk", threads=32, connect=2, read=30, attempts=3)
 
     async def ping(self) -> None:
         """
         Raises:
-            Unavailable, Internal, Missing: the bucket cannot be used.
+            Unavailable, Internal, NoSuchKey: the bucket cannot be used.
         """
         await self._quick.run(partial(self._quick.client.head_bucket, Bucket=self._bucket))
 
-    async def head(self, key: str) -> Stored:
+    async def head(self, key: str) -> ObjectInfo:
         """
         Raises:
-            Missing: no such object.
+            NoSuchKey: no such object.
         """
         found = await self._quick.run(partial(self._quick.client.head_object, Bucket=self._bucket, Key=key))
         media_type = found.get("ContentType") or DEFAULT_MEDIA_TYPE
-        return Stored(found["ContentLength"], media_type, found["LastModified"], found["ETag"].strip('"'))
+        return ObjectInfo(found["ContentLength"], media_type, found["LastModified"], found["ETag"].strip('"'))
 
     async def put(
         self, key: str, body: bytes | bytearray, media_type: str, *, encoding: str = "", first: bool = True
     ) -> None:
         """
-        Store *body* whole.
+        Store *body* with one PUT.
 
         Args:
             encoding: the content encoding of *body*.
-            first: refuse when there is something already.
+            first: fail if the key exists.
 
         Raises:
-            Taken: it is stored already.
+            AlreadyExists: the key exists.
         """
         more = {"ContentEncoding": encoding} if encoding else {}
         if first:
@@ -130,31 +130,31 @@ class Bucket:
             Bucket=self._bucket,
             Key=key,
             ContentType=media_type,
-            CacheControl=kept(key),
-            Body=body,  # type: ignore[arg-type] # boto3 takes a bytearray, too, and copies nothing
+            CacheControl=cache_control(key),
+            Body=body,  # type: ignore[arg-type] # boto3 accepts a bytearray, too, without a copy
             **more,  # type: ignore[arg-type]
         )
         await self._bulk.run(put)
 
     async def start(self, key: str, media_type: str) -> str:
         """
-        Begin an upload in parts; returns its id.
+        Create a multipart upload; returns its id.
         """
         create = partial(
             self._bulk.client.create_multipart_upload,
             Bucket=self._bucket,
             Key=key,
             ContentType=media_type,
-            CacheControl=kept(key),
+            CacheControl=cache_control(key),
         )
         return (await self._bulk.run(create))["UploadId"]
 
     async def send(self, key: str, upload: str, number: int, body: bytearray) -> Part:
         """
-        Store part *number*, from 1 on.
+        Upload part *number*, counted from 1.
 
         Raises:
-            Missing: no such upload.
+            NoSuchKey: no such upload.
         """
         send = partial(
             self._bulk.client.upload_part,
@@ -162,16 +162,16 @@ class Bucket:
             Key=key,
             UploadId=upload,
             PartNumber=number,
-            Body=body,  # type: ignore[arg-type] # boto3 takes it, and copies nothing
+            Body=body,  # type: ignore[arg-type] # boto3 accepts it without a copy
         )
         return Part(number, (await self._bulk.run(send))["ETag"].strip('"'), len(body))
 
     async def parts(self, key: str, upload: str) -> list[Part]:
         """
-        The parts that have come, in order.
+        The uploaded parts, by number.
 
         Raises:
-            Missing: no such upload.
+            NoSuchKey: no such upload.
         """
 
         def work() -> list[Part]:
@@ -185,14 +185,14 @@ class Bucket:
 
     async def complete(self, key: str, upload: str, parts: Sequence[Part], *, first: bool = True) -> None:
         """
-        Make the parts one object: only now does anybody see it.
+        Complete a multipart upload: only now the object becomes visible.
 
         Args:
-            first: refuse when there is something already.
+            first: fail if the key exists.
 
         Raises:
-            Taken: it is stored already; the upload is still open.
-            Missing: no such upload, perhaps because it is complete.
+            AlreadyExists: the key exists; the upload is still open.
+            NoSuchKey: no such upload; it may be complete already.
         """
         listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
         complete: Callable[[], object] = partial(
@@ -208,17 +208,17 @@ class Bucket:
     async def abort(self, key: str, upload: str) -> None:
         """
         Raises:
-            Missing: no such upload (any more).
+            NoSuchKey: no such upload.
         """
         abort = partial(self._bulk.client.abort_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload)
         await self._bulk.run(abort)
 
     async def open_uploads(self, at_once: int = 1000) -> list[Multipart]:
         """
-        The multipart uploads that are open.
+        The open multipart uploads.
 
         Args:
-            at_once: how many are asked for at a time.
+            at_once: page size of the listing.
         """
 
         def work() -> list[Multipart]:
@@ -231,7 +231,7 @@ class Bucket:
 
     async def below(self, prefix: str, before: datetime) -> list[str]:
         """
-        The keys that begin with *prefix*, of what was stored before a time; up to a thousand are looked at.
+        The keys with this prefix that were stored before a time, out of the first thousand.
         """
         ask = partial(self._quick.client.list_objects_v2, Bucket=self._bucket, Prefix=prefix)
         found = await self._quick.run(ask)
@@ -239,13 +239,13 @@ class Bucket:
 
     async def delete(self, keys: Sequence[str], *, until: float | None = None) -> None:
         """
-        Remove objects; those that are not there are no matter.
+        Delete objects; missing ones are ignored.
 
         Args:
-            until: a time of `time.monotonic()` after which nothing is removed any more.
+            until: deadline on the clock of `time.monotonic()`, after which nothing is deleted.
 
         Raises:
-            Unavailable: S3 does not answer, or it is too late.
+            Unavailable: S3 does not answer, or the deadline has passed.
         """
         if len(keys) == 1:
             await self._quick.run(partial(_delete, self._quick, self._bucket, keys[0], until))
@@ -255,16 +255,16 @@ class Bucket:
 
     async def delete_many(self, keys: Sequence[str], *, until: float | None = None) -> set[str]:
         """
-        Remove objects, a thousand with one request.
+        Delete objects, a thousand per request.
 
         Args:
             until: see `delete`.
 
         Returns:
-            The keys that the store says it has not removed.
+            The keys that were not deleted.
 
         Raises:
-            Unavailable: S3 does not answer, or it is too late.
+            Unavailable: S3 does not answer, or the deadline has passed.
         """
         refused: set[str] = set()
         for first in range(0, len(keys), _MOST_DELETED):
@@ -274,11 +274,11 @@ class Bucket:
 
     async def open(self, key: str, span: Span) -> StreamingBody:
         """
-        The bytes of a part of an object, to be read in ``read`` and then closed.
+        Open a range of an object, to be read with ``read`` and then closed.
 
         Raises:
-            Missing: no such object.
-            PastEnd: the span begins at the end or after it.
+            NoSuchKey: no such object.
+            RangeNotSatisfiable: the range begins at or after the end.
         """
         if span.whole:
             get = partial(self._bulk.client.get_object, Bucket=self._bucket, Key=key)
@@ -291,7 +291,7 @@ class Bucket:
 
     async def read(self, body: StreamingBody, size: int, digest: Hash | None) -> bytes:
         """
-        The next *size* bytes of *body*, fewer at its end only; they are added to *digest*, if there is one.
+        Read the next *size* bytes of *body* (fewer only at its end) and update *digest* with them, if given.
 
         Raises:
             Unavailable: the connection broke.
@@ -308,26 +308,26 @@ class Bucket:
 
     async def close(self) -> None:
         """
-        Wait for the calls under way, then close the connections.
+        Wait for calls in progress, then close the connections.
         """
         await asyncio.gather(self._quick.close(), self._bulk.close())
 
 
 def _check_time(until: float | None) -> None:
-    # In the thread that sends, and not before: whoever was stopped in between has no right to it any more.
+    # In the thread that sends the request, immediately before: after a pause in between, the lock may have expired.
     if until is not None and time.monotonic() > until:
         raise TimeoutError
 
 
-def _delete(lane: Lane, bucket: str, key: str, until: float | None) -> None:
+def _delete(lane: S3Executor, bucket: str, key: str, until: float | None) -> None:
     _check_time(until)
     lane.client.delete_object(Bucket=bucket, Key=key)
 
 
-def _delete_many(lane: Lane, bucket: str, keys: Sequence[str], until: float | None) -> set[str]:
+def _delete_many(lane: S3Executor, bucket: str, keys: Sequence[str], until: float | None) -> set[str]:
     _check_time(until)
     listed: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
     answer = lane.client.delete_objects(Bucket=bucket, Delete=listed)
     errors = {each["Key"]: each.get("Code", "") for each in answer.get("Errors", []) if "Key" in each}
-    # Some stores say so of what is not there.
+    # Some S3-compatible servers report missing keys as errors.
     return {key for key, code in errors.items() if code != "NoSuchKey"}

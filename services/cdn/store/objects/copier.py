@@ -1,5 +1,5 @@
 """
-Copies within the bucket, which the object store makes by itself: the bytes never come here.
+Server-side copies within the bucket: the bytes do not pass through this process.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.cdn.model.static_files import Headers
-from services.cdn.store.objects.s3 import Lane, Missing, S3Settings
+from services.cdn.store.objects.s3 import NoSuchKey, S3Executor, S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 GIB = 1 << 30
-#: What CopyObject takes; more is copied in parts (S3 API reference, CopyObject and UploadPartCopy).
+#: The limit of CopyObject; larger objects are copied in parts (S3 API reference, CopyObject and UploadPartCopy).
 MOST_AT_ONCE = 5 * GIB
-#: Large, because each part is a call, and small enough for a few of them to go side by side.
+#: Large, because each part is a request, and small enough for several of them to run concurrently.
 PART = GIB
 _PARTS_AT_ONCE = 4
 
 
 class Copier:
     """
-    Copies and removes objects.
+    Copies, lists and deletes objects.
 
     Args:
         settings: where the bucket is.
-        most_at_once: bytes up to which one call copies an object.
-        part: bytes of a part of a larger one.
+        most_at_once: size in bytes up to which an object is copied with one request.
+        part: part size in bytes for larger ones.
     """
 
     def __init__(self, settings: S3Settings, *, most_at_once: int = MOST_AT_ONCE, part: int = PART) -> None:
         self._bucket = settings.bucket
         self._most_at_once, self._part = most_at_once, part
-        # S3 keeps the connection busy while it copies; others are silent until they are done.
-        self._lane = Lane(settings, "s3-copy", threads=16, connect=2, read=60, attempts=3)
+        # S3 sends whitespace while it copies; compatible servers may be silent until they are done.
+        self._lane = S3Executor(settings, "s3-copy", threads=16, connect=2, read=60, attempts=3)
 
     async def copy(self, source: str, target: str, headers: Headers, size: int) -> None:
         """
-        Make *target* a copy of *source*, with headers of its own.
+        Copy *source* to *target*, replacing its headers.
 
         Args:
             source, target: keys.
             size: of the source, in bytes.
 
         Raises:
-            Missing: there is no *source*.
+            NoSuchKey: there is no *source*.
             Unavailable: the object store does not answer.
         """
         described = _described(headers) | {"Bucket": self._bucket, "Key": target}
@@ -64,21 +64,21 @@ class Copier:
     async def size(self, key: str) -> int:
         """
         Raises:
-            Missing: there is no such object.
+            NoSuchKey: there is no such object.
         """
         head = partial(self._lane.client.head_object, Bucket=self._bucket, Key=key)
         return (await self._lane.run(head))["ContentLength"]
 
     async def remove(self, keys: Iterable[str]) -> None:
         """
-        Remove objects; those that are not there are no matter.
+        Delete objects; missing ones are ignored.
         """
-        # One by one: a call that removes many wants a checksum that several S3-compatible servers do not understand.
+        # One by one: DeleteObjects requires a checksum that several S3-compatible servers do not support.
         await asyncio.gather(*map(self._remove, keys))
 
     async def below(self, prefix: str) -> set[str]:
         """
-        The keys that begin with *prefix*, without it.
+        The keys with this prefix, without the prefix.
         """
         found: set[str] = set()
         after, more = prefix, True
@@ -94,12 +94,12 @@ class Copier:
 
     async def close(self) -> None:
         """
-        Wait for the calls under way, then close the connections.
+        Wait for calls in progress, then close the connections.
         """
         await self._lane.close()
 
     async def _remove(self, key: str) -> None:
-        with contextlib.suppress(Missing):
+        with contextlib.suppress(NoSuchKey):
             await self._lane.run(partial(self._lane.client.delete_object, Bucket=self._bucket, Key=key))
 
     async def _copy_parts(self, source: str, target: str, described: dict[str, Any], size: int) -> None:
@@ -114,7 +114,7 @@ class Copier:
             raise
 
     async def _send_parts(self, source: str, names: dict[str, Any], size: int) -> Sequence[CompletedPartTypeDef]:
-        room = asyncio.Semaphore(_PARTS_AT_ONCE)
+        slots = asyncio.Semaphore(_PARTS_AT_ONCE)
         origin: Any = {"Bucket": self._bucket, "Key": source}
 
         async def send(number: int, first: int) -> CompletedPartTypeDef:
@@ -126,7 +126,7 @@ class Copier:
                 PartNumber=number,
                 **names,
             )
-            async with room:
+            async with slots:
                 made = await self._lane.run(work)
             return {"PartNumber": number, "ETag": made["CopyPartResult"]["ETag"]}
 

@@ -1,5 +1,5 @@
 """
-One download on its way out of S3.
+Downloads from S3.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING
 
 from services.cdn.model import Asset, Span
 from services.cdn.store.objects.bucket import Bucket
-from services.cdn.store.objects.s3 import Missing, PastEnd
+from services.cdn.store.objects.s3 import NoSuchKey, RangeNotSatisfiable
 from services.chassis.errors import DataLoss, NotFound, OutOfRange, Unavailable
 from services.chassis.serving.background import Chores
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
 
-#: Large enough that calls cost little beside bytes, small enough for a thousand slow readers at once.
+#: Large enough to amortise the cost per message, small enough for a thousand slow readers.
 PIECE_BYTES = 512 * 1024
-#: How often in a row a broken connection is opened again without a byte gained.
+#: Consecutive reconnects without progress before giving up.
 _REOPENINGS = 2
 
 
 class AssetReader:
     """
-    Reads a part of an asset piece by piece, one piece ahead of the taker and no more: who takes slowly slows S3 down.
+    Reads a range of an asset in pieces, prefetching one piece: a slow consumer slows S3 down (backpressure).
 
-    A connection that breaks is opened again where it broke.
+    A broken connection is reopened at the position reached.
 
     Args:
-        bucket: where from.
-        asset: which one.
-        span: the wanted part.
-        chores: closes the connection when the taker has gone away in the middle of a read.
-        hashing: whether what is read is hashed, and all of an asset compared with its digest.
+        bucket: to read from.
+        asset: to read.
+        span: the requested range.
+        chores: closes the connection when the call is cancelled during a read.
+        hashing: whether to hash the bytes, and to verify the digest of a complete asset.
     """
 
     def __init__(self, bucket: Bucket, asset: Asset, span: Span, chores: Chores, *, hashing: bool = True) -> None:
@@ -47,7 +47,7 @@ class AssetReader:
     @property
     def sha256(self) -> str | None:
         """
-        The digest of what was read so far; None when it is not made.
+        The digest of the bytes read so far; None without hashing.
         """
         return None if self._hash is None else self._hash.hexdigest()
 
@@ -57,9 +57,9 @@ class AssetReader:
 
         Raises:
             NotFound: no such asset (ASSET_NOT_FOUND).
-            OutOfRange: the part begins after the end (OFFSET_PAST_END).
+            OutOfRange: the range begins after the end (OFFSET_PAST_END).
             Unavailable: S3 does not answer.
-            DataLoss: all of the asset was read, and what S3 keeps is damaged (ASSET_DAMAGED).
+            DataLoss: the complete asset was read and its digest does not match (ASSET_DAMAGED).
         """
         self._check_offset()
         ahead = asyncio.create_task(self._next())
@@ -71,7 +71,7 @@ class AssetReader:
         finally:
             self._chores.add(self._close(ahead))
         if self._hash is not None and self._span.whole and self.sha256 != self._asset.sha256:
-            raise DataLoss("ASSET_DAMAGED", f"what is stored as {self._asset.name} has the sha256 {self.sha256}")
+            raise DataLoss("ASSET_DAMAGED", f"the bytes stored as {self._asset.name} have the sha256 {self.sha256}")
 
     def _check_offset(self) -> None:
         size = self._asset.size_bytes
@@ -107,14 +107,14 @@ class AssetReader:
         limit = self._span.limit - done if self._span.limit else 0
         try:
             return await self._open_from(Span(self._position, limit))
-        except Missing:
+        except NoSuchKey:
             raise NotFound("ASSET_NOT_FOUND", self._asset.name) from None
 
     async def _open_from(self, span: Span) -> StreamingBody | None:
         try:
             return await self._bucket.open(self._asset.key, span)
-        except PastEnd:
-            # S3 refuses to begin at the end, where a client that resumes may well stand, and knows no empty ranges.
+        except RangeNotSatisfiable:
+            # S3 rejects a range that begins at the end, where a resuming client may be, and has no empty ranges.
             return None
 
     def _drop(self) -> None:
@@ -123,6 +123,6 @@ class AssetReader:
             self._body = None
 
     async def _close(self, ahead: asyncio.Task[bytes]) -> None:
-        # Not before the thread that reads is done: closing a socket under it has no defined outcome.
+        # Not before the reading thread is done: closing a socket that is being read is undefined.
         await asyncio.gather(ahead, return_exceptions=True)
         self._drop()

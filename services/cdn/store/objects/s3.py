@@ -1,5 +1,5 @@
 """
-Where boto3 is: clients, threads, and S3's errors told in our words.
+S3 clients (boto3) with thread pools, and the translation of S3's errors.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-#: After how many seconds a caller may try again when S3 does not answer.
+#: Seconds after which clients may retry when S3 does not answer.
 _RETRY_AFTER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
     """
-    Where the bucket is.
+    Location of the bucket, and credentials.
 
     Args:
         bucket: its name.
-        region: as AWS calls it; S3-compatible servers mostly take any.
-        endpoint: the address of an S3-compatible server; None means AWS.
-        access_key, secret_key: None means the usual chain (environment, profile, role of the machine or the pod).
+        region: AWS region; most S3-compatible servers accept any.
+        endpoint: URL of an S3-compatible server; None means AWS.
+        access_key, secret_key: None means AWS's default credential chain (environment, profile, instance or pod role).
     """
 
     bucket: str
@@ -51,34 +51,34 @@ class S3Settings:
     secret_key: str | None = field(default=None, repr=False)
 
 
-class Missing(Exception):  # noqa: N818 - an outcome, which callers expect
+class NoSuchKey(Exception):  # noqa: N818 - an outcome, which callers expect
     """
-    S3 has no such key or upload (404).
-    """
-
-
-class Taken(Exception):  # noqa: N818 - an outcome, which callers expect
-    """
-    The key is there already, and the write was to be the first (412).
+    There is no such key or multipart upload (404).
     """
 
 
-class PastEnd(Exception):  # noqa: N818 - an outcome, which callers expect
+class AlreadyExists(Exception):  # noqa: N818 - an outcome, which callers expect
+    """
+    The key exists, and the write was conditional (412).
+    """
+
+
+class RangeNotSatisfiable(Exception):  # noqa: N818 - an outcome, which callers expect
     """
     The range begins at or after the end (416).
     """
 
 
-class Lane:
+class S3Executor:
     """
-    A client of its own with threads of its own, so that one kind of work cannot hold up another.
+    An S3 client with a thread pool of its own, so that one kind of work cannot block another (bulkhead).
 
     Args:
-        settings: where the bucket is.
-        name: of the threads.
-        threads: how many calls run at once; more of them wait.
-        connect, read: seconds that S3 may take to accept a connection, and to send something.
-        attempts: how often a call is tried in all.
+        settings: of the bucket.
+        name: prefix of the threads' names.
+        threads: number of concurrent calls; further ones wait.
+        connect, read: timeouts in seconds.
+        attempts: number of attempts per call.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Lane:
 
     async def run(self, work: Callable[[], T]) -> T:
         """
-        Do *work* in one of the threads. It goes on there even when the caller is cancelled.
+        Run *work* in the thread pool. It is completed even when the caller is cancelled.
 
         Raises:
-            Missing, Taken, PastEnd: as their docstrings say.
-            Unavailable: S3 does not answer, or says that it cannot for now (ASSET_STORE_UNAVAILABLE).
-            ResourceExhausted: S3 has no room (ASSET_STORE_FULL).
-            Internal: S3 refuses, which is a matter of its or our settings.
+            NoSuchKey, AlreadyExists, RangeNotSatisfiable: as their docstrings say.
+            Unavailable: S3 does not answer, or throttles (ASSET_STORE_UNAVAILABLE).
+            ResourceExhausted: S3 is out of storage (ASSET_STORE_FULL).
+            Internal: S3 rejected the call: check the settings of both sides.
         """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -104,7 +104,7 @@ class Lane:
 
     async def close(self) -> None:
         """
-        Wait for the calls under way (each has its timeouts), then end the threads.
+        Wait for calls in progress (each has a timeout), then stop the threads.
         """
         await asyncio.to_thread(self._threads.shutdown)
         self.client.close()
@@ -113,7 +113,7 @@ class Lane:
 @cache
 def session() -> boto3.session.Session:
     """
-    The one of all clients: each with its own would read all that AWS's services can do again.
+    The session of all clients, shared because each session loads AWS's service definitions.
     """
     made = boto3.session.Session()
     traffic().watch(made.events)
@@ -124,7 +124,7 @@ def session() -> boto3.session.Session:
 @cache
 def traffic() -> Traffic:
     """
-    What all clients of this process have said to S3.
+    Request metrics of all clients of this process.
     """
     return Traffic()
 
@@ -139,8 +139,8 @@ def _client(settings: S3Settings, *, threads: int, connect: float, read: float, 
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=threads,
         tcp_keepalive=True,
-        # boto3's own checksums come as trailers that several S3-compatible servers do not understand. There each
-        # body is signed instead, and its sha256 is in the signature; AWS gets the checksums.
+        # boto3 sends checksums as trailers, which several S3-compatible servers do not support. There the body is
+        # signed instead, with its sha256 in the signature; AWS gets the checksums.
         request_checksum_calculation="when_required" if foreign else "when_supported",
         response_checksum_validation="when_required",
     )
@@ -156,13 +156,13 @@ def _client(settings: S3Settings, *, threads: int, connect: float, read: float, 
 
 
 def _add_md5(params: dict[str, Any], **_: object) -> None:
-    # Several S3-compatible servers know no other checksum of the one call that must have one; AWS takes either.
+    # DeleteObjects requires a checksum, and several S3-compatible servers support no other one; AWS accepts either.
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
-_ANSWERS: dict[str, type[Exception]] = {"absent": Missing, "taken": Taken, "past_end": PastEnd}
-# RFC 4918, section 11.5, which MinIO, Ceph and others answer, and what they call it where they answer something else.
+_ANSWERS: dict[str, type[Exception]] = {"absent": NoSuchKey, "taken": AlreadyExists, "past_end": RangeNotSatisfiable}
+# RFC 4918, section 11.5, used by MinIO, Ceph and others, and error codes of servers that use another status.
 _INSUFFICIENT_STORAGE, _FULL = 507, {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded"}
 _SILENT = (HTTPClientError, NoConnection, IncompleteReadError, OSError)
 
@@ -175,15 +175,15 @@ def _translate(error: Exception) -> Exception:
             return _ANSWERS[how](code)
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == _INSUFFICIENT_STORAGE or code in _FULL:
             _log.error("the object store is full: %s", error)
-            return ResourceExhausted("ASSET_STORE_FULL", "the object store has no room for it")
+            return ResourceExhausted("ASSET_STORE_FULL", "the object store is out of storage")
         silent = how == "busy"
     else:
         silent = isinstance(error, _SILENT)
     if silent:
-        # Not a warning: readiness says it once, and the log of calls says it for each.
+        # Not a warning: readiness reports it once, and the call log for each call.
         _log.debug("the object store does not answer: %s", error)
         return Unavailable(
-            "ASSET_STORE_UNAVAILABLE", "the object store does not answer: try again", retry_after=_RETRY_AFTER
+            "ASSET_STORE_UNAVAILABLE", "the object store is unavailable: retry", retry_after=_RETRY_AFTER
         )
     _log.error("the object store cannot be used: %s", error)
-    return Internal("ASSET_STORE_REFUSES", "the object store refuses the call: the service's settings need a look")
+    return Internal("ASSET_STORE_REFUSES", "the object store rejected the call: check the service's S3 settings")

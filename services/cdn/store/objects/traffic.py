@@ -1,5 +1,5 @@
 """
-What is said to S3: calls by operation and outcome, how long they take, and bytes. From many threads at once.
+Metrics of S3 requests: calls by operation and outcome, durations and bytes. Thread-safe.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 _BEGAN = "modelyard_began"
 _OUTCOMES = {404: "absent", 412: "taken", 416: "past_end"}
-# 409 is S3's "a conditional write to this key is under way": retry.
+# 409 means that a conditional write to this key is in progress: retry.
 _FOR_NOW = {408, 409, 429, 500, 502, 503, 504, 507}
 
 
 class Traffic:
     """
-    Counts what the clients of a session do, after botocore's own attempts.
+    Counts the calls of a session's clients, after botocore's retries.
 
-    Operations are those of S3's API and outcomes a handful (see `outcome`), so the series are bounded.
+    Cardinality is bounded: operations are those of S3's API, outcomes see `outcome`.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Traffic:
 
     def watch(self, events: BaseEventHooks) -> None:
         """
-        Count the calls of the clients that *events* are of.
+        Count the calls of all clients with these event hooks.
         """
         events.register("before-call.s3", self._begun)
         events.register("after-call.s3", self._answered)
@@ -49,21 +49,21 @@ class Traffic:
         Args:
             operation: of S3.
             direction: "sent" or "received".
-            count: how many.
+            count: of bytes.
         """
         with self._lock:
             self._bytes[operation, direction] = self._bytes.get((operation, direction), 0) + count
 
     def calls(self) -> dict[tuple[str, str], int]:
         """
-        How many calls ended, by operation and outcome.
+        Completed calls, by operation and outcome.
         """
         with self._lock:
             return dict(self._calls)
 
     def durations(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
         """
-        How long they took, by operation: the buckets and the sum. Of a download, until its first byte.
+        Histograms of durations by operation: the buckets and the sum. Downloads are measured to the first byte.
         """
         with self._lock:
             return {operation: (each.buckets(), each.total) for operation, each in self._durations.items()}
@@ -96,7 +96,7 @@ class Traffic:
 
 def outcome(status: int) -> str:
     """
-    What an HTTP status of S3 means to us: ok, absent, taken, past_end, busy (it cannot for now) or refused.
+    Classify an HTTP status of S3: ok, absent, taken, past_end, busy (transient) or refused.
     """
     if status < 400:
         return "ok"

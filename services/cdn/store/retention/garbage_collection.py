@@ -1,10 +1,10 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constant column and table names are interpolated; values are parameters
 """
-Forgets what nobody keeps, in two phases (docs/adr/0015) and in batches (docs/adr/0042).
+Garbage collection of unpinned assets, in two phases (docs/adr/0015) and in batches (docs/adr/0042).
 
-First an asset that nobody pins is condemned: nobody finds it any more, and its bytes are still there for whoever reads
-them at this moment. Later it is marked as being deleted, and only then, under a lock on its row that everybody respects
-who would store the same bytes, S3 loses them and the row goes.
+First an unpinned asset is condemned: it is no longer found, while its bytes remain for downloads in progress. After a
+delay it is marked as DELETING, and only then, under a row lock that uploads of the same bytes respect, its objects and
+its row are deleted.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from services.ledger.store.writer import Writer
 _ACTOR = "modelyard-cdn"
 _BATCH = 200
 _MOST_NAMES = 1000
-# Six keys each, so that one request removes them all.
+# Six keys each, so that one DeleteObjects request is enough.
 _DELETED_AT_ONCE = 100
-# Comes after every digest: of the second phase nothing is left.
+# The cursor after every digest: the deletion phase is done.
 _CONDEMNING = "~"
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
-# The lock on a row ends with its connection, which the server closes after so long without a statement. Nothing is
-# deleted that late.
+# The row lock ends with its connection, which the server closes after this idle time. Nothing is deleted later than
+# _LOCKED_SECONDS.
 _IDLE_SECONDS, _LOCKED_SECONDS = 60, 20.0
 
 _IDLE = Statement(
@@ -68,7 +68,7 @@ SELECT sha256 FROM assets
 """,
 )
 
-# A statement of its own, after the locks: it sees the pins that were added while we waited for them.
+# A separate statement after the locks, so that it sees the pins that were added while it waited for them.
 _UNPINNED = Statement(
     "collection.unpinned",
     f"""
@@ -92,7 +92,7 @@ _DUE_TOTAL = Statement(
     f"SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM assets WHERE {_IS_DUE}",
 )
 
-# Somebody who is deleting some of them at this moment is not waited for.
+# Rows that another process is deleting are skipped.
 _DELETING = Statement(
     "collection.deleting",
     f"""
@@ -113,14 +113,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Grace:
+class GracePeriods:
     """
-    How long things are left alone.
+    Grace periods.
 
     Args:
-        idle: what nobody pins, before it is condemned; and what began to be stored and never came.
-        condemned: what is condemned, before its bytes go.
-        least: the shortest idle time that a caller may ask for.
+        idle: of an unpinned asset before it is condemned, and of a reservation whose bytes never arrived.
+        condemned: of a condemned asset before its bytes are deleted.
+        least: the shortest idle period that a caller may request.
     """
 
     idle: timedelta
@@ -129,13 +129,13 @@ class Grace:
 
 
 @dataclass(slots=True)
-class Collected:
+class CollectionResult:
     """
-    What a collection did, or would do.
+    The result of a collection or of a dry run.
 
     Args:
-        failed_count: whose bytes may still be there, though their time has come.
-        after: where to go on; empty when all is done.
+        failed_count: assets that were due and could not be deleted.
+        after: cursor to continue from; empty when complete.
     """
 
     condemned_count: int = 0
@@ -147,14 +147,14 @@ class Collected:
     after: str = ""
 
 
-class Collection:
+class GarbageCollector:
     """
-    Both phases.
+    Runs both phases.
 
     Args:
-        database: what is known of assets.
-        writer: does the writes.
-        bucket: where the bytes are.
+        database: with the records of assets.
+        writer: runs the write transactions.
+        bucket: with the bytes.
     """
 
     def __init__(self, database: Database, writer: Writer, bucket: Bucket) -> None:
@@ -164,38 +164,38 @@ class Collection:
 
     async def collect(
         self,
-        grace: Grace,
+        grace: GracePeriods,
         *,
         dry: bool = False,
         actor: str = _ACTOR,
         after: str = "",
         seconds: float = math.inf,
-    ) -> Collected:
+    ) -> CollectionResult:
         """
-        Do both phases once, or say what they would do.
+        Run both phases once, or report what they would do.
 
         Args:
-            after: where an earlier call has stopped.
-            seconds: stop after the batch with which they are over.
+            after: cursor of an earlier call.
+            seconds: time limit; the batch in progress is completed.
         """
         if dry:
             return await self._count(grace)
-        found, until = Collected(after=after), time.monotonic() + seconds
+        found, until = CollectionResult(after=after), time.monotonic() + seconds
         if await self._delete(grace, found, until) and await self._condemn(grace, found, until, actor):
             found.after = ""
         return found
 
-    async def _count(self, grace: Grace) -> Collected:
+    async def _count(self, grace: GracePeriods) -> CollectionResult:
         due = await self._database.fetch_row(_DUE_TOTAL, grace.condemned, grace.idle)
         idle = await self._database.fetch_row(_IDLE_TOTAL, grace.idle)
         rows = await self._database.fetch(_IDLE, grace.idle, _MOST_NAMES, _EVER, "")
         names = [to_asset(row).name for row in rows]
-        return Collected(idle["count"], idle["bytes"], due["count"], due["bytes"], names=names)
+        return CollectionResult(idle["count"], idle["bytes"], due["count"], due["bytes"], names=names)
 
-    async def _condemn(self, grace: Grace, found: Collected, until: float, actor: str) -> bool:
+    async def _condemn(self, grace: GracePeriods, found: CollectionResult, until: float, actor: str) -> bool:
         """
         Returns:
-            Whether there is no more to do.
+            Whether the phase is complete.
         """
         since = (_EVER, "")
         while rows := await self._database.fetch(_IDLE, grace.idle, _BATCH, *since):
@@ -209,7 +209,7 @@ class Collection:
                 return False
         return True
 
-    async def _condemn_batch(self, assets: list[Asset], grace: Grace, actor: str) -> list[Asset]:
+    async def _condemn_batch(self, assets: list[Asset], grace: GracePeriods, actor: str) -> list[Asset]:
         gone: list[Asset] = []
 
         async def work(transaction: Transaction) -> None:
@@ -226,34 +226,34 @@ class Collection:
         await self._writer.run(write, work, lambda _: b"", None)
         return gone
 
-    async def _delete(self, grace: Grace, found: Collected, until: float) -> bool:
+    async def _delete(self, grace: GracePeriods, found: CollectionResult, until: float) -> bool:
         """
         Returns:
-            Whether there is time for the other phase.
+            Whether time is left for the other phase.
         """
         while rows := await self._database.fetch(_DUE, grace.condemned, grace.idle, _DELETED_AT_ONCE, found.after):
             found.after = rows[-1]["sha256"]
             if not await self._delete_batch([row["sha256"] for row in rows], grace, found):
-                # It would be the same with the next ones.
+                # The object store does not answer: the next batches would fail, too.
                 break
             if time.monotonic() >= until:
                 return False
         found.after = _CONDEMNING
         return True
 
-    async def _delete_batch(self, digests: list[str], grace: Grace, found: Collected) -> bool:
+    async def _delete_batch(self, digests: list[str], grace: GracePeriods, found: CollectionResult) -> bool:
         """
-        Delete the bytes of some assets, but of those that somebody else is at, or that were brought back.
+        Delete the bytes of assets, except of those that another process is deleting or that were restored.
 
         Returns:
             Whether the object store answers.
         """
-        # Committed before anything is deleted: from here on nobody brings them back.
+        # Committed before anything is deleted: from here on no upload restores them.
         marked = await self._database.fetch(_DELETING, grace.condemned, grace.idle, digests)
         if not marked:
             return True
         stop = asyncio.Event()
-        # A task of its own, that no cancel reaches: the locks must not end before the request that they are for.
+        # A separate task, shielded from cancellation: the locks must outlive the request that they protect.
         deleting = begin(self._delete_held([row["sha256"] for row in marked], found, stop))
         try:
             return await asyncio.shield(deleting)
@@ -262,7 +262,7 @@ class Collection:
             await asyncio.wait({deleting})
             raise
 
-    async def _delete_held(self, digests: list[str], found: Collected, stop: asyncio.Event) -> bool:
+    async def _delete_held(self, digests: list[str], found: CollectionResult, stop: asyncio.Event) -> bool:
         async with self._database.connection() as connection, connection.transaction():
             await connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
             until = time.monotonic() + _LOCKED_SECONDS
@@ -272,7 +272,7 @@ class Collection:
             try:
                 kept = await self._bucket.delete_many([key for each in held for key in all_keys(each)], until=until)
             except ModelyardError as error:
-                _log.warning("the bytes of %d assets are not deleted yet: %s", len(held), error)
+                _log.warning("could not delete the bytes of %d assets, will retry: %s", len(held), error)
                 found.failed_count += len(held)
                 return False
             gone = [each for each in held if kept.isdisjoint(all_keys(each))]

@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only SQL of our own goes into these texts; values are parameters
+# ruff: noqa: S608 - only constant SQL is interpolated; values are parameters
 """
-Who keeps what: pins, and what owners hold.
+Pins, which keep assets from garbage collection, and the usage and quota of their owners.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.transactions import Transaction, last
 
-# The order of locks, for whoever changes what an owner pins: first the owner, then the assets by digest, then (with the
-# revision) the owner's row. What locks more than one of them goes alone: a group would come to a second owner after the
-# first one's assets. So two of them never wait for each other.
-# An owner without a row can be locked, too.
+# Lock order of all writes that change pins: the owner, then the assets by digest, then (with the revision) the owner's
+# row. Writes that lock more than one of these take no part in group commit, where a second owner would be locked after
+# the first one's assets. So no two of them deadlock. The advisory lock works for owners without a row, too.
 _LOCK_OWNER = Statement("owners.lock", "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
 
-# Nobody can condemn them then.
+# Prevents that they are condemned meanwhile.
 _LOCK = Statement(
     "pins.lock_assets",
     """
@@ -41,7 +40,7 @@ SELECT coalesce((SELECT bytes FROM owners WHERE owner = $1), 0) AS bytes,
 """,
 )
 
-# Of an owner that pins the one asset in place of the other.
+# For an owner that replaces one pinned asset by another.
 _EXCHANGED = Statement(
     "owners.exchanged",
     """
@@ -68,7 +67,7 @@ SELECT value AS written FROM next
 """,
 )
 
-# Locked before the revision is taken: the write touches the assets.
+# Locked before the revision is assigned, since the write updates the assets.
 _PINNED = Statement(
     "pins.of_owner",
     """
@@ -78,7 +77,7 @@ SELECT assets.sha256 FROM pins JOIN assets USING (sha256)
 """,
 )
 
-# What loses a pin has its grace time from now on.
+# The grace period of an unpinned asset starts now.
 _UNPIN = last(
     "pins.remove",
     """
@@ -96,7 +95,7 @@ SELECT value AS written FROM next
 """,
 )
 
-# Whether bytes are taken hangs on it: no replica may answer.
+# Decides about admission: must be read from the primary.
 _OWNED = Statement("owners.get", "SELECT sum(bytes)::bigint AS bytes FROM owners WHERE owner = $1")
 
 _TOTALS = read("totals.get", f"SELECT revision.value AS head, totals.assets, totals.bytes FROM {HEAD}, totals")
@@ -112,9 +111,9 @@ SELECT owner, assets, bytes, 200 AS octets FROM owners
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class OwnerUsage:
     """
-    What an owner holds.
+    Usage of an owner.
     """
 
     owner: str
@@ -125,12 +124,12 @@ class Holding:
 @dataclass(frozen=True, slots=True)
 class Totals:
     """
-    What is stored, and a page of who holds it.
+    Total usage, and a page of usage by owner.
     """
 
     assets: int
     bytes: int
-    owners: Listed[Holding]
+    owners: Listed[OwnerUsage]
 
 
 class Pins:
@@ -138,8 +137,8 @@ class Pins:
     Adds and removes pins.
 
     Args:
-        database: where.
-        quota: bytes that an owner may pin; 0 for as many as it likes.
+        database: with the pins.
+        quota: bytes that an owner may pin; 0 for no limit.
     """
 
     def __init__(self, database: Database, quota: int) -> None:
@@ -151,11 +150,11 @@ class Pins:
         Pin assets, all or none.
 
         Returns:
-            How many were not pinned before.
+            Number of new pins.
 
         Raises:
-            Missing: one of them is not there.
-            ResourceExhausted: the owner's quota is used up.
+            Missing: one of them does not exist.
+            ResourceExhausted: the owner's quota is exceeded.
         """
         sizes = await self.lock(transaction, owner, digests)
         for digest in digests:
@@ -174,13 +173,13 @@ class Pins:
 
     async def remove(self, transaction: Transaction, owner: str, digests: Sequence[str]) -> int:
         """
-        Take pins back.
+        Remove pins.
 
         Args:
             digests: empty for all of the owner's.
 
         Returns:
-            How many there were.
+            Number of removed pins.
         """
         await transaction.row(_LOCK_OWNER, owner)
         pinned = [row["sha256"] for row in await transaction.rows(_PINNED, owner, list(digests) or None)]
@@ -193,10 +192,10 @@ class Pins:
 
     async def lock(self, transaction: Transaction, owner: str, digests: Sequence[str]) -> dict[str, int]:
         """
-        Lock an owner and assets, so that pins of these by that owner can be changed.
+        Lock an owner and assets before changing their pins.
 
         Returns:
-            The digests of those that are there, with their sizes.
+            The sizes of the existing ones by digest.
         """
         await transaction.row(_LOCK_OWNER, owner)
         return {row["sha256"]: row["size_bytes"] for row in await transaction.rows(_LOCK, list(digests))}
@@ -206,11 +205,11 @@ class Pins:
     ) -> None:
         """
         Args:
-            digest: of the asset that is to be pinned.
-            instead_of: the digest of the one that is let go of.
+            digest: of the asset to be pinned.
+            instead_of: digest of the asset to be unpinned.
 
         Raises:
-            ResourceExhausted: the owner's quota is used up.
+            ResourceExhausted: the owner's quota is exceeded.
         """
         held = await transaction.row(_EXCHANGED, owner, digest, instead_of)
         assert held is not None  # noqa: S101 - for the type checker: there is always one
@@ -220,7 +219,7 @@ class Pins:
     async def check_room(self, owner: str, size_bytes: int) -> None:
         """
         Raises:
-            ResourceExhausted: the owner could not pin so many bytes more.
+            ResourceExhausted: pinning *size_bytes* more would exceed the owner's quota.
         """
         if owner and self._quota:
             row = await self._database.fetch_row(_OWNED, owner)
@@ -228,7 +227,7 @@ class Pins:
 
     async def totals(self, page: Page, prefix: str) -> Totals:
         """
-        What is stored in all, and what owners hold whose names begin with *prefix*.
+        Total usage, and the usage of owners with this prefix.
         """
         stored = await self._database.fetch_row(_TOTALS)
         rows = await self._database.fetch(_OWNERS, *after(page, 1), prefix)
@@ -239,10 +238,10 @@ class Pins:
         if self._quota and held + more > self._quota:
             raise ResourceExhausted(
                 "ASSET_QUOTA",
-                f"{owner} holds {held:,} bytes and may hold {self._quota:,}: {more:,} more do not fit",
+                f"{owner} holds {held:,} bytes of its quota of {self._quota:,}: {more:,} more would exceed it",
                 metadata={"owner": owner, "quota_bytes": str(self._quota)},
             )
 
 
-def _holding(row: Row) -> Holding:
-    return Holding(row["owner"], row["assets"], row["bytes"])
+def _holding(row: Row) -> OwnerUsage:
+    return OwnerUsage(row["owner"], row["assets"], row["bytes"])

@@ -1,8 +1,8 @@
 """
-SHA-256 (FIPS 180-4) that can be put down and taken up by another process.
+SHA-256 (FIPS 180-4) whose state can be saved and resumed in another process.
 
-hashlib does not give its state away, so that OpenSSL is asked directly (``libcrypto``), at the same speed. Where that
-is not possible, hashlib does what it can: everything but ``state``.
+hashlib does not expose its state, so OpenSSL is called directly (``libcrypto``), at the same speed. Where that is not
+possible, hashlib is used, which supports everything but ``state``.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ _CRC = struct.Struct(">I")
 
 class NotResumable(RuntimeError):  # noqa: N818 - said of this machine
     """
-    There is no OpenSSL here whose state could be kept: hash from the first byte on, in one process.
+    No usable OpenSSL was found, so the state cannot be saved: hash from the first byte in one process.
     """
 
     def __init__(self) -> None:
-        super().__init__("no usable libcrypto was found: the state of a SHA-256 cannot be kept on this machine")
+        super().__init__("no usable libcrypto was found: the state of a SHA-256 cannot be saved on this machine")
 
 
 class BadState(ValueError):  # noqa: N818 - what it is
     """
-    Bytes that no ``Digest.state`` gave, or that were changed since.
+    Not a state of ``Digest.state``, or damaged.
     """
 
 
 def resumable() -> bool:
     """
-    Whether states can be kept here. The first call looks for OpenSSL and checks it, which takes milliseconds.
+    Whether states can be saved here. The first call finds and verifies OpenSSL, which takes milliseconds.
     """
     return _library() is not None
 
 
 class Digest:
     """
-    A SHA-256 of bytes that come piece by piece. For one thread at a time; the GIL is free while large pieces are taken.
+    An incremental SHA-256, for one thread at a time. The GIL is released while large pieces are hashed.
 
     Example:
         digest = Digest()
@@ -69,16 +69,16 @@ class Digest:
     @property
     def count(self) -> int:
         """
-        How many bytes it has taken.
+        Number of bytes hashed.
         """
         return self._count
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """
-        Take *data* in, without a copy.
+        Hash *data*, without a copy.
 
         Raises:
-            BufferError: it is a memoryview with gaps.
+            BufferError: it is a memoryview that is not contiguous.
         """
         if self._plain is not None:
             self._plain.update(data)
@@ -89,7 +89,7 @@ class Digest:
 
     def hexdigest(self) -> str:
         """
-        The digest of what came so far, 64 lower-case hexadecimal digits. More may come.
+        The digest of the bytes so far, 64 lower-case hexadecimal digits; `update` may follow.
         """
         if self._plain is not None:
             return self._plain.hexdigest()
@@ -98,8 +98,8 @@ class Digest:
 
     def state(self) -> bytes:
         """
-        What ``resume`` needs, about a hundred bytes, and the same on every machine. Keep it as the bytes themselves are
-        kept: up to 63 of the last ones are in it.
+        The state for ``resume``: about a hundred bytes, the same on every machine. Protect it like the data: it holds
+        up to 63 of the last bytes.
 
         Raises:
             NotResumable: see ``resumable``.
@@ -111,7 +111,7 @@ class Digest:
     @classmethod
     def resume(cls, state: bytes) -> Digest:
         """
-        The digest whose ``state`` that is.
+        The digest with this ``state``.
 
         Raises:
             BadState: it is not.
@@ -138,7 +138,7 @@ def _read(state: bytes) -> tuple[tuple[int, ...], int, bytes]:
     version, *h, count = _HEAD.unpack_from(body)
     rest = body[_HEAD.size :]
     if version != _FORMAT or count > _MOST_BYTES or len(rest) != count % _BLOCK:
-        raise BadState("the state of a SHA-256 is of another format, or does not fit together")
+        raise BadState("the state of a SHA-256 has another format, or is inconsistent")
     return tuple(h), count, rest
 
 
@@ -156,7 +156,7 @@ def _library() -> Library | None:
 
 def _is_right(library: Library) -> bool:
     """
-    Whether *library* computes what hashlib does, with a pause at every place of a block, from every kind of buffer.
+    Whether *library* computes what hashlib does, resumed at every position of a block and for every kind of buffer.
     """
     message = bytes(range(200))
     try:

@@ -1,8 +1,8 @@
 """
-OpenSSL's SHA-256 with its state in the open, through ctypes.
+OpenSSL's SHA-256 with access to its state, through ctypes.
 
-``SHA256_CTX`` and the functions on it are public (openssl/sha.h), though OpenSSL 3 would rather have others used; those
-hide their state. Nothing here is trusted before ``digests`` has compared it with hashlib.
+``SHA256_CTX`` and its functions are public (openssl/sha.h), though deprecated in OpenSSL 3 in favour of functions that
+hide their state. Nothing here is used before ``digests`` has compared it with hashlib.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMES = ("libcrypto.3.dylib",) if _MACOS else ("libcrypto.so.3", "libcrypto.so.
 
 class Context(ctypes.Structure):
     """
-    ``SHA256_CTX``, and room behind it: a library with a larger one must not write past ours.
+    ``SHA256_CTX``, with padding behind it: a library with a larger structure must not write past ours.
     """
 
     _fields_ = (
@@ -67,7 +67,7 @@ class _Buffer(ctypes.Structure):
 
 class Library:
     """
-    The three functions. Calls with data release the GIL.
+    The three functions. `update` releases the GIL.
 
     Raises:
         OSError, AttributeError: this is not a libcrypto.
@@ -92,17 +92,17 @@ class Library:
 
     def update(self, context: Context, data: bytes | bytearray | memoryview) -> None:
         """
-        Take *data* in, without a copy.
+        Hash *data*, without a copy.
 
         Raises:
-            BufferError: it is a memoryview with gaps.
+            BufferError: it is a memoryview that is not contiguous.
         """
         with _borrowed(data) as (address, size):
             _check(self._update(ctypes.byref(context), address, size))
 
     def finish(self, context: Context) -> bytes:
         """
-        The digest; *context* stays as it is.
+        The digest; *context* is not changed.
         """
         copy = Context.from_buffer_copy(context)
         digest = ctypes.create_string_buffer(32)
@@ -112,7 +112,7 @@ class Library:
 
 def candidates() -> Iterator[Library]:
     """
-    What may be OpenSSL's library: first the one that hashlib is linked with.
+    Candidates for OpenSSL's library; the one that hashlib is linked with comes first.
     """
     for path in _paths():
         try:
@@ -130,7 +130,7 @@ def _paths() -> Iterator[str]:
         yield linked
     yield from _NAMES
     found = ctypes.util.find_library("crypto")
-    # macOS ends a process that loads its own libcrypto.
+    # macOS aborts a process that loads the system's libcrypto.
     if found and not (_MACOS and found.startswith("/usr/lib/")):
         yield found
 
@@ -138,8 +138,8 @@ def _paths() -> Iterator[str]:
 @contextmanager
 def _borrowed(data: bytes | bytearray | memoryview) -> Iterator[tuple[int | None, int]]:
     """
-    Where the bytes of *data* are, and how many. As long as the block lasts they stay there: a bytearray cannot be
-    resized, a memoryview not be released. `ctypes.from_buffer` would do, but takes nothing that is read-only.
+    The address and the size of *data*, pinned while the block lasts: a bytearray cannot be resized meanwhile, nor a
+    memoryview released. `ctypes.from_buffer` does not accept read-only buffers.
     """
     view = _Buffer()
     simple = 0  # PyBUF_SIMPLE: one piece of bytes

@@ -1,5 +1,5 @@
 """
-One upload on its way into S3.
+Uploads in one stream (AssetService.Upload), which cannot be resumed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from types import TracebackType
 
 from services.cdn.model import UPLOAD_MEMORY_BYTES, Draft
 from services.cdn.model.formats import Inspection
-from services.cdn.store.memory import Allowance
-from services.cdn.store.metadata.inspection import inspected, scanned, scanned_in
+from services.cdn.store.memory import ClientMemory
+from services.cdn.store.metadata.inspection import inspect_bytes, scan_object, scanned
 from services.cdn.store.objects.bucket import Bucket, Part
 from services.cdn.store.objects.compression import Variants
-from services.cdn.store.objects.s3 import Missing, Taken
-from services.cdn.store.records import Arrival, Records, going
-from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.part_buffer import Filling
+from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey
+from services.cdn.store.records import Records, VerifiedBytes, asset_going
+from services.cdn.store.uploads.multipart import PartBuffer, abort
 from services.chassis.serving.background import Chores
 
 _log = logging.getLogger(__name__)
@@ -26,18 +25,18 @@ _log = logging.getLogger(__name__)
 
 class AssetWriter:
     """
-    Takes the bytes of an asset in order and stores them under their digest, or not at all.
+    Writes the bytes of an asset under their digest, atomically.
 
-    What fits in one part is kept back and written with one PUT; the rest becomes a multipart upload, which S3 shows to
-    nobody until it is completed. Neither happens before the digest is verified and the key is reserved.
+    What fits in one part is buffered and written with one PUT; the rest becomes a multipart upload, which is invisible
+    until it is completed. Neither happens before the digest is verified and the key is reserved.
 
     Args:
-        bucket: where to.
+        bucket: to write to.
         records: reserves the key.
-        variants: made of what is text.
-        draft: what is to come.
-        budget: the caller's, of the memory that all uploads share.
-        chores: takes what remains to be done when the caller has gone away.
+        variants: creates the compressed variants.
+        draft: the declared bytes.
+        budget: the client's share of the upload memory.
+        chores: runs what remains to be done after a call was cancelled.
 
     Example:
         async with store.write(draft) as writer:
@@ -47,14 +46,14 @@ class AssetWriter:
     """
 
     def __init__(
-        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: Allowance, chores: Chores
+        self, bucket: Bucket, records: Records, variants: Variants, draft: Draft, budget: ClientMemory, chores: Chores
     ) -> None:
         self._bucket, self._records, self._variants = bucket, records, variants
         self._draft, self._budget, self._chores = draft, budget, chores
         self._inspection: Inspection | None = None
         self._hash = hashlib.sha256()
-        # Its size is taken from the budget.
-        self._filling: Filling | None = None
+        # Its size is acquired from the budget.
+        self._buffer: PartBuffer | None = None
         self._at_once = max(1, UPLOAD_MEMORY_BYTES // draft.part_bytes - 1)
         self._upload: asyncio.Task[str] | None = None
         self._parts: list[asyncio.Task[Part]] = []
@@ -68,33 +67,33 @@ class AssetWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._filling is not None:
-            self._budget.give(len(self._filling.bytes))
+        if self._buffer is not None:
+            self._budget.give(len(self._buffer.bytes))
         if not self._finished and self._upload is not None:
             self._chores.add(self._discard(self._upload))
 
     async def write(self, data: bytes) -> None:
         """
-        Take the next bytes; waits while enough parts are under way.
+        Write the next bytes; waits while the maximum number of parts is being sent.
 
         Raises:
-            Unavailable: S3 does not answer, or too many uploads run at once.
+            Unavailable: S3 does not answer, or too many concurrent uploads.
         """
         view = memoryview(data)
         while view:
-            filling = self._filling = self._filling or await self._begin_part()
-            view = filling.take(view)
-            if filling.full and self._draft.size_bytes > self._draft.part_bytes:
+            buffer = self._buffer = self._buffer or await self._begin_part()
+            view = buffer.take(view)
+            if buffer.full and self._draft.size_bytes > self._draft.part_bytes:
                 await self._hash_part()
-                await self._ship(filling)
+                await self._ship(buffer)
 
-    async def finish(self) -> Arrival:
+    async def finish(self) -> VerifiedBytes:
         """
-        Verify the digest, then store the bytes under it. What is there already stays as it is.
+        Verify the digest, then store the bytes under it. An existing object is not replaced.
 
         Raises:
             InvalidArgument: the bytes do not have the declared digest (DIGEST_MISMATCH).
-            InvalidArgument: the header of a safetensors file does not fit its bytes.
+            InvalidArgument: the header of a safetensors file does not match its bytes.
             Unavailable: S3 does not answer.
         """
         draft = self._draft
@@ -109,39 +108,41 @@ class AssetWriter:
             await self._put()
         else:
             whole = None
-            # Shielded, as `_ship` says: awaiting a task passes a cancel on to it.
+            # Shielded for the reason given in `_ship`: cancellation propagates to an awaited task.
             parts = [await asyncio.shield(part) for part in self._parts]
             self._completing = asyncio.create_task(self._complete(self._upload.result(), parts))
             await asyncio.shield(self._completing)
-            inspection = await scanned_in(inspection, self._bucket, draft.key, draft.size_bytes)
+            inspection = await scan_object(inspection, self._bucket, draft.key, draft.size_bytes)
         self._finished = True
         encodings = await self._variants.make(draft.key, draft.size_bytes, draft.media_type, inspection.format, whole)
-        return Arrival(draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings)
+        return VerifiedBytes(
+            draft.sha256, draft.size_bytes, draft.media_type, draft.private, reserved, inspection, encodings
+        )
 
     async def _inspect(self) -> Inspection:
-        # The first part, before it goes: what lies about itself is refused early.
+        # Before the first part is sent, so that an invalid header is rejected early.
         if self._inspection is None:
-            self._inspection = await inspected(self._bytes, self._draft)
+            self._inspection = await inspect_bytes(self._bytes, self._draft)
         return self._inspection
 
     @property
     def _bytes(self) -> bytearray:
-        return bytearray() if self._filling is None else self._filling.bytes
+        return bytearray() if self._buffer is None else self._buffer.bytes
 
-    async def _begin_part(self) -> Filling:
+    async def _begin_part(self) -> PartBuffer:
         left = self._draft.size_bytes - len(self._parts) * self._draft.part_bytes
         size = min(self._draft.part_bytes, left)
         await self._budget.take(size)
-        return Filling(size)
+        return PartBuffer(size)
 
     async def _hash_part(self) -> None:
         # Off the event loop: 8 MiB take about 6 ms.
-        if self._filling is not None:
-            await asyncio.to_thread(self._hash.update, self._filling.bytes)
+        if self._buffer is not None:
+            await asyncio.to_thread(self._hash.update, self._buffer.bytes)
 
-    async def _ship(self, filling: Filling) -> None:
-        # Tasks of their own, that no cancel reaches: a caller that goes away must neither free the memory while a
-        # thread reads it, nor leave an upload that nobody knows the id of.
+    async def _ship(self, buffer: PartBuffer) -> None:
+        # Separate tasks, shielded from cancellation: a cancelled call must neither release the buffer while a thread
+        # reads it, nor leak a multipart upload of unknown id.
         await self._inspect()
         if self._upload is None:
             self._upload = asyncio.create_task(self._bucket.start(self._draft.key, self._draft.media_type))
@@ -150,38 +151,38 @@ class AssetWriter:
             done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
                 part.result()
-        part = asyncio.create_task(self._send(upload, len(self._parts) + 1, filling.bytes))
-        self._filling = None
+        part = asyncio.create_task(self._send(upload, len(self._parts) + 1, buffer.bytes))
+        self._buffer = None
         self._parts.append(part)
         self._under_way.add(part)
 
     async def _send(self, upload: str, number: int, body: bytearray) -> Part:
         try:
             return await self._bucket.send(self._draft.key, upload, number, body)
-        except Missing:
-            # By somebody else, such as a rule of the bucket for what is never completed.
-            raise going(self._draft.sha256) from None
+        except NoSuchKey:
+            # Aborted externally, for instance by a lifecycle rule for incomplete uploads.
+            raise asset_going(self._draft.sha256) from None
         finally:
             self._budget.give(len(body))
 
     async def _put(self) -> None:
         try:
             await self._bucket.put(self._draft.key, self._bytes, self._draft.media_type)
-        except Taken:
+        except AlreadyExists:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
 
     async def _complete(self, upload: str, parts: list[Part]) -> None:
         try:
             await self._bucket.complete(self._draft.key, upload, parts)
-        except Taken:
+        except AlreadyExists:
             _log.info("%s was stored by another upload meanwhile", self._draft.sha256)
             self._chores.add(abort(self._bucket, self._draft.key, upload))
-        except Missing:
-            # The first try went through and its answer was lost: a retry finds no such upload, but the asset.
+        except NoSuchKey:
+            # The first attempt succeeded and its response was lost: the retry finds the object, but no upload.
             try:
                 await self._bucket.head(self._draft.key)
-            except Missing:
-                raise going(self._draft.sha256) from None
+            except NoSuchKey:
+                raise asset_going(self._draft.sha256) from None
 
     async def _discard(self, starting: asyncio.Task[str]) -> None:
         await asyncio.gather(starting, *self._parts, return_exceptions=True)

@@ -1,5 +1,5 @@
 """
-Presigned URLs for the parts of an upload.
+Presigned URLs of the parts of a multipart upload.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.cdn.model import Upload
-from services.cdn.store.objects.s3 import Lane, S3Settings
+from services.cdn.store.objects.s3 import S3Executor, S3Settings
 
 
 class PartUrls:
     """
-    Signs URLs to which clients send parts of an upload.
+    Presigns URLs to which clients upload parts directly.
 
     Args:
-        settings: the bucket and the keys.
-        public_endpoint: where clients reach the object store, when that is not where we do.
+        settings: bucket and credentials.
+        public_endpoint: the object store's URL for clients, if it differs from that of this service.
     """
 
     def __init__(self, settings: S3Settings, public_endpoint: str | None = None) -> None:
         self._bucket = settings.bucket
         reached = replace(settings, endpoint=public_endpoint or settings.endpoint)
-        # Signing asks nobody, but fetching the keys of a machine's role does.
-        self._lane = Lane(reached, "s3-parts", threads=2, connect=1, read=5, attempts=2)
+        # Presigning is local, but fetching the credentials of an instance role is not.
+        self._lane = S3Executor(reached, "s3-parts", threads=2, connect=1, read=5, attempts=2)
 
     async def sign(self, upload: Upload, numbers: Sequence[int], seconds: int) -> list[str]:
         """
-        A URL for each of the parts *numbers* of *upload*, for *seconds*, with the part's length and no other.
+        A presigned URL for each of the parts *numbers*, valid for *seconds* and for exactly the part's length.
         """
         return await self._lane.run(lambda: [self._sign(upload, number, seconds) for number in numbers])
 
@@ -47,6 +47,6 @@ class PartUrls:
 
     async def close(self) -> None:
         """
-        End the threads.
+        Stop the threads.
         """
         await self._lane.close()

@@ -1,5 +1,5 @@
 """
-The bytes of an upload that can be taken up again, on their way into S3.
+Resumable uploads: streams bytes into the parts of a multipart upload and records their progress.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import replace
 from types import TracebackType
 
 from services.cdn.model import Upload, UploadWay, staging_key
-from services.cdn.store.memory import Allowance
-from services.cdn.store.metadata.inspection import inspected
+from services.cdn.store.memory import ClientMemory
+from services.cdn.store.metadata.inspection import inspect_bytes
 from services.cdn.store.objects.bucket import Bucket
-from services.cdn.store.objects.s3 import Missing
+from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.uploads.digests import Digest, resumable
-from services.cdn.store.uploads.multipart import abort
-from services.cdn.store.uploads.part_buffer import Filling
-from services.cdn.store.uploads.sessions import Progress, Uploads
+from services.cdn.store.uploads.multipart import PartBuffer, abort
+from services.cdn.store.uploads.sessions import Progress, UploadSessions
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.serving.background import Chores
 from services.chassis.serving.background import begin as begin_task
@@ -27,16 +26,16 @@ from services.chassis.serving.background import begin as begin_task
 _log = logging.getLogger(__name__)
 
 
-async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay) -> Upload:
+async def begin(bucket: Bucket, uploads: UploadSessions, upload: Upload, way: UploadWay) -> Upload:
     """
-    Open the multipart upload that the bytes go to, unless it is open.
+    Open the multipart upload for the bytes, unless it is open.
 
-    Bytes that come through us go under the asset's own key, where nobody sees them before they are verified and
-    complete. What comes directly can only be verified once it is complete, so that it goes under a key that nobody is
-    told; so does what comes through us where SHA-256's state cannot be kept.
+    Streamed bytes go under the asset's own key, where they are invisible until they are verified and completed. Direct
+    parts can only be verified after completion, so they go under a secret staging key; so do streamed bytes where the
+    state of SHA-256 cannot be saved.
 
     Raises:
-        FailedPrecondition: the bytes come the other way.
+        FailedPrecondition: the upload uses the other way.
     """
     if upload.multipart:
         await uploads.begin(upload, way, upload.key, upload.multipart)
@@ -51,22 +50,23 @@ async def begin(bucket: Bucket, uploads: Uploads, upload: Upload, way: UploadWay
         raise
     if begun.multipart != multipart:
         await abort(bucket, key, multipart)
-    # Not the writer that there is by now, if another one has taken over meanwhile: its token is not ours.
+    # Keeps our own writer token, even if another writer has taken over meanwhile.
     return replace(upload, way=begun.way, key=begun.key, multipart=begun.multipart)
 
 
 class UploadWriter:
     """
-    Takes the bytes of an upload from where it stands. A part counts when S3 has it and the database knows: one part is
-    on its way and one is being filled, so that whoever goes on after a break sends less than two of them again.
+    Writes the bytes of an upload from its committed position. A part is committed once it is in S3 and recorded in
+    the database. One part is being sent while the next is received, so that less than two parts are sent again after a
+    break.
 
     Args:
-        bucket: where to.
-        uploads: knows how far it is.
-        upload: taken, and begun when it has bytes.
-        budget: the caller's, of the memory that all uploads share.
-        chores: takes what remains to be done when the caller has gone away.
-        alive: whether the caller's bytes still come: so long nobody takes over.
+        bucket: to write to.
+        uploads: the upload sessions.
+        upload: taken by this writer, and begun if it has bytes.
+        budget: the client's share of the upload memory.
+        chores: runs what remains to be done after a call was cancelled.
+        alive: whether bytes are still arriving: then the writer's lease is renewed.
 
     Example:
         async with UploadWriter(bucket, uploads, upload, budget, chores) as writer:
@@ -78,9 +78,9 @@ class UploadWriter:
     def __init__(
         self,
         bucket: Bucket,
-        uploads: Uploads,
+        uploads: UploadSessions,
         upload: Upload,
-        budget: Allowance,
+        budget: ClientMemory,
         chores: Chores,
         alive: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -90,8 +90,8 @@ class UploadWriter:
         if not upload.staged:
             self._digest = Digest() if upload.hash_state is None else Digest.resume(upload.hash_state)
         self._number = upload.parts + 1
-        # Its size is taken from the budget.
-        self._filling: Filling | None = None
+        # Its size is acquired from the budget.
+        self._buffer: PartBuffer | None = None
         self._under_way: asyncio.Task[None] | None = None
         self._alive, self._keeping = alive, begin_task(self._keep())
 
@@ -106,54 +106,54 @@ class UploadWriter:
         if error is None:
             await self._uploads.stop_writing(self.upload)
         else:
-            # Nobody may wait for it any more.
+            # The call may be cancelled already.
             self._chores.add(self._stop())
 
     @property
     def received(self) -> int:
         """
-        Where the next byte goes.
+        Offset of the next byte.
         """
         # The last part may be shorter than the others.
         before = min((self._number - 1) * self.upload.part_bytes, self.upload.draft.size_bytes)
-        return before + (0 if self._filling is None else self._filling.count)
+        return before + (0 if self._buffer is None else self._buffer.count)
 
     async def write(self, data: bytes) -> None:
         """
-        Take the next bytes; waits while a part is on its way and another one is full.
+        Write the next bytes; waits while one part is being sent and another one is full.
 
         Raises:
-            InvalidArgument: the header of a safetensors file does not fit its bytes.
+            InvalidArgument: the header of a safetensors file does not match its bytes.
             Aborted: another writer has taken over.
-            Unavailable: S3 does not answer, or too many uploads run at once.
+            Unavailable: S3 does not answer, or too many concurrent uploads.
         """
         view = memoryview(data)
         while view:
-            filling = self._filling = self._filling or await self._begin_part()
-            view = filling.take(view)
-            if filling.full:
-                await self._ship(filling)
+            buffer = self._buffer = self._buffer or await self._begin_part()
+            view = buffer.take(view)
+            if buffer.full:
+                await self._ship(buffer)
 
     async def finish(self) -> Upload:
         """
-        Wait for the part that is on its way. What is not a whole part is dropped.
+        Wait for the part that is being sent. An incomplete part is dropped.
 
         Returns:
-            The upload as it stands.
+            The upload with its progress.
         """
         await self._settle()
         return self.upload
 
-    async def _begin_part(self) -> Filling:
+    async def _begin_part(self) -> PartBuffer:
         size = self.upload.part_size(self._number)
         await self._budget.take(size)
-        return Filling(size)
+        return PartBuffer(size)
 
-    async def _ship(self, filling: Filling) -> None:
+    async def _ship(self, buffer: PartBuffer) -> None:
         await self._settle()
-        # A task of its own, that no cancel reaches: what S3 has taken shall count.
-        self._under_way = asyncio.create_task(self._send(self._number, filling.bytes))
-        self._filling, self._number = None, self._number + 1
+        # A separate task, shielded from cancellation: a part that S3 has stored must be recorded.
+        self._under_way = asyncio.create_task(self._send(self._number, buffer.bytes))
+        self._buffer, self._number = None, self._number + 1
 
     async def _settle(self) -> None:
         if self._under_way is not None:
@@ -162,12 +162,12 @@ class UploadWriter:
     async def _send(self, number: int, body: bytearray) -> None:
         upload = self.upload
         try:
-            seen = await inspected(body, upload.draft) if number == 1 else None
+            seen = await inspect_bytes(body, upload.draft) if number == 1 else None
             digest = self._digest
             hashing = None if digest is None else asyncio.create_task(asyncio.to_thread(digest.update, body))
             try:
                 part = await self._bucket.send(upload.key, upload.multipart, number, body)
-            except Missing:
+            except NoSuchKey:
                 raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
             finally:
                 if hashing is not None:
@@ -190,12 +190,12 @@ class UploadWriter:
         await self._uploads.stop_writing(self.upload)
 
     def _free(self) -> None:
-        if self._filling is not None:
-            self._budget.give(len(self._filling.bytes))
-            self._filling = None
+        if self._buffer is not None:
+            self._budget.give(len(self._buffer.bytes))
+            self._buffer = None
 
 
 async def _settled(task: asyncio.Task[None]) -> None:
     found = await asyncio.gather(task, return_exceptions=True)
     if isinstance(found[0], Exception):
-        _log.info("the last part of an upload that broke is lost: %s", found[0])
+        _log.info("the last part of an interrupted upload is lost: %s", found[0])

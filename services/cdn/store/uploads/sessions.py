@@ -1,6 +1,6 @@
-# ruff: noqa: S608 - only names of columns and tables of our own go into these texts; values are parameters
+# ruff: noqa: S608 - only constant column and table names are interpolated; values are parameters
 """
-How far uploads are, in the database: what is written here survives every process.
+Upload sessions in the database: their progress survives every process.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _COLUMNS = (
 
 _UNCLAIMED = "(finishing_until IS NULL OR finishing_until < now())"
 _FREE = f"{_UNCLAIMED} AND (writing_until IS NULL OR writing_until < now())"
-# What nothing of is stored costs nobody anything to begin again.
+# TTL of an upload without a stored part: nothing is lost when it is restarted.
 _KEPT_EMPTY = timedelta(minutes=10)
-# Finished uploads of what was stored before have a name that follows from the digest: asking again makes no row more.
+# Namespace of the ids of uploads of stored assets: derived from the digest, so that repeated calls add no rows.
 _STORED = uuid.UUID("6d0cbe0e-6f0e-4a53-9f0b-0c6f1b7a8f55")
 
 _OPEN = Statement(
@@ -48,7 +48,7 @@ _OPENED = Statement("uploads.opened", "SELECT count(*) AS count FROM uploads WHE
 
 _GET = Statement("uploads.get", f"SELECT {_COLUMNS} FROM uploads WHERE id = $1")
 
-# The newest writer's parts count, and no other's.
+# Increments the fencing token: only parts of the newest writer count.
 _TAKE = Statement(
     "uploads.take",
     f"""
@@ -73,7 +73,7 @@ _STOP_WRITING = Statement(
     "uploads.stop_writing", "UPDATE uploads SET writing_until = NULL WHERE id = $1 AND writer = $2"
 )
 
-# Two that begin at once make two multipart uploads; one of them is kept.
+# Of two concurrent calls, each with a multipart upload, the first one wins.
 _BEGIN = Statement(
     "uploads.begin",
     f"""
@@ -164,15 +164,15 @@ DELETE FROM finished_uploads WHERE id IN (
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class UploadLimits:
     """
-    How many uploads there may be, and for how long.
+    Limits of upload sessions.
 
     Args:
-        ttl: how long an upload is kept when nobody writes; ten minutes at most while no part of it is stored.
-        most: how many of which bytes came may be open.
-        most_each: how many one client may have open.
-        lease: how long a writer keeps others away without a byte.
+        ttl: of an inactive upload; at most ten minutes while no part is stored.
+        most: number of open uploads with bytes.
+        most_each: number of open uploads per client.
+        lease: of a writer that receives no bytes.
     """
 
     ttl: timedelta
@@ -184,12 +184,12 @@ class Bounds:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """
-    A part that is stored.
+    A stored part.
 
     Args:
-        part: its number and etag.
-        hash_state: of SHA-256 after it; None where it is not known.
-        inspection: what the first part was recognised as; None for the others.
+        part: its number and ETag.
+        hash_state: of SHA-256 after it; None where it cannot be saved.
+        inspection: of the first part; None for the others.
     """
 
     part: Part
@@ -197,16 +197,16 @@ class Progress:
     inspection: Inspection | None
 
 
-class Uploads:
+class UploadSessions:
     """
-    Reads and writes uploads.
+    Reads and writes upload sessions.
 
     Args:
-        database: where.
-        bounds: how many there may be, and for how long.
+        database: with the sessions.
+        bounds: limits of the sessions.
     """
 
-    def __init__(self, database: Database, bounds: Bounds) -> None:
+    def __init__(self, database: Database, bounds: UploadLimits) -> None:
         self._database = database
         self._bounds = bounds
         self._ttl, self._empty_ttl = bounds.ttl, min(bounds.ttl, _KEPT_EMPTY)
@@ -214,13 +214,13 @@ class Uploads:
     @property
     def lease(self) -> timedelta:
         """
-        How long a writer keeps others away without a byte.
+        Lease of a writer that receives no bytes.
         """
         return self._bounds.lease
 
     async def open(self, draft: Draft, caller: Caller) -> Upload:
         """
-        Open an upload, or find the open one of the same content, owner, visibility and subject.
+        Open an upload, or find the open one with the same content, owner, visibility and subject.
 
         Raises:
             ResourceExhausted: too many are open.
@@ -256,18 +256,18 @@ class Uploads:
 
     async def take(self, upload: str) -> Upload:
         """
-        Become the one who writes, and keep others away for the time of a lease.
+        Become the writer, and acquire the lease.
 
         Raises:
             NotFound: there is no such upload.
-            Aborted: somebody is writing or finishing it.
+            Aborted: another call is writing or finishing it.
         """
         rows = await self._database.fetch(_TAKE, uuid.UUID(upload), self._ttl, self._empty_ttl, self.lease)
         return await self._unclaimed(rows, upload)
 
     async def keep_writing(self, upload: Upload) -> bool:
         """
-        Keep others away for the time of a lease more; whether nobody has taken over.
+        Renew the lease; returns whether this is still the writer.
         """
         return bool(
             await self._database.fetch(_KEEP_WRITING, uuid.UUID(upload.id), upload.writer, self.lease, self._empty_ttl)
@@ -275,21 +275,21 @@ class Uploads:
 
     async def stop_writing(self, upload: Upload) -> None:
         """
-        Let others write.
+        Release the lease.
         """
         await self._database.fetch(_STOP_WRITING, uuid.UUID(upload.id), upload.writer)
 
     async def begin(self, upload: Upload, way: UploadWay, key: str, multipart: str) -> Upload:
         """
-        Say how the bytes come, and where they go; what was said first counts. Where nobody sees the bytes come, the
-        upload's time begins anew.
+        Set how the bytes are sent and the multipart upload for them, unless set already. For direct uploads, whose
+        bytes are not seen here, the TTL restarts.
 
         Returns:
-            The upload as it is: its multipart upload may be another one than *multipart*.
+            The upload, whose multipart upload may differ from *multipart*.
 
         Raises:
-            FailedPrecondition: they come the other way.
-            NotFound: there is no such upload any more.
+            FailedPrecondition: the upload uses the other way.
+            NotFound: there is no such upload.
         """
         ttl = self._ttl if way is UploadWay.DIRECT else self._empty_ttl
         rows = await self._database.fetch(_BEGIN, uuid.UUID(upload.id), way, key, multipart, ttl)
@@ -299,7 +299,7 @@ class Uploads:
 
     async def record(self, upload: Upload, progress: Progress) -> Upload:
         """
-        A part is stored for good.
+        Record a part as committed.
 
         Raises:
             Aborted: another writer has taken over.
@@ -315,25 +315,25 @@ class Uploads:
 
     async def parts(self, upload: Upload) -> list[Part]:
         """
-        The parts that came through us.
+        The parts that were streamed through this service.
         """
         rows = await self._database.fetch(_PARTS, uuid.UUID(upload.id))
         return [Part(row["number"], row["etag"]) for row in rows]
 
     async def claim(self, upload: str, seconds: float) -> Upload:
         """
-        Become the one who finishes, for some seconds; nobody writes any more.
+        Claim the exclusive right to finish, for some seconds; fences off writers.
 
         Raises:
             NotFound: there is no such upload.
-            Aborted: somebody is writing it, or else finishing it.
+            Aborted: another call is writing or finishing it.
         """
         rows = await self._database.fetch(_CLAIM, uuid.UUID(upload), timedelta(seconds=seconds))
         return await self._unclaimed(rows, upload)
 
     async def keep_claim(self, upload: Upload, seconds: float) -> bool:
         """
-        Go on finishing for some seconds more; whether that is still so.
+        Renew the claim; returns whether it is still held.
         """
         return bool(
             await self._database.fetch(_KEEP_CLAIM, uuid.UUID(upload.id), upload.writer, timedelta(seconds=seconds))
@@ -341,22 +341,22 @@ class Uploads:
 
     async def let_go(self, upload: Upload) -> None:
         """
-        Finish no longer.
+        Release the claim.
         """
         await self._database.fetch(_LET_GO, uuid.UUID(upload.id), upload.writer)
 
     async def finished(self, upload: str, sha256: str) -> None:
         """
-        The asset is there: remember which, for whoever finishes again.
+        Record the resulting asset, so that FinishUpload is idempotent.
         """
         await self._database.fetch(_FINISHED, uuid.UUID(upload), sha256)
 
     async def stored(self, draft: Draft, caller: Caller) -> tuple[str, Upload | None]:
         """
-        What an upload of bytes that are stored already needs: no row of its own.
+        Record an upload of bytes that are stored already, which needs no session.
 
         Returns:
-            The id of an upload that is finished, and the one that was open, which is forgotten.
+            The id of a finished upload, and the open session for the content, which is dropped.
         """
         found = stored_id(draft.sha256)
         await self.finished(found, draft.sha256)
@@ -366,43 +366,43 @@ class Uploads:
 
     async def was_finished(self, upload: str) -> str | None:
         """
-        The digest that a finished upload had; None when it is not known to be finished.
+        The digest of a finished upload; None if it is not known to be finished.
         """
         rows = await self._database.fetch(_WAS_FINISHED, uuid.UUID(upload))
         return rows[0]["sha256"] if rows else None
 
     async def drop(self, upload: str, writer: int | None = None) -> Upload | None:
         """
-        Forget an upload: what it was.
+        Drop an upload and return it.
 
         Args:
-            writer: forget it only if that is still who writes.
+            writer: drop it only if this is still its writer.
         """
         rows = await self._database.fetch(_DROP, uuid.UUID(upload), writer)
         return _upload(rows[0]) if rows else None
 
     async def drop_expired(self) -> list[Upload]:
         """
-        Forget uploads whose time is over, up to a hundred: what they were.
+        Drop up to a hundred expired uploads and return them.
         """
         return [_upload(row) for row in await self._database.fetch(_DROP_EXPIRED)]
 
     async def forget(self) -> None:
         """
-        Forget what was finished a week ago; a bounded number of them.
+        Purge records of uploads finished a week ago, a bounded number per call.
         """
         await self._database.fetch(_FORGET)
 
     async def unknown(self, multiparts: Sequence[str]) -> set[str]:
         """
-        Those multipart uploads that belong to no upload.
+        The multipart uploads without a session.
         """
         rows = await self._database.fetch(_KNOWN, list(multiparts))
         return set(multiparts) - {row["multipart"] for row in rows}
 
     async def closed(self, uploads: Sequence[str]) -> set[str]:
         """
-        Those of *uploads*, by their ids, that are open no longer.
+        The ids in *uploads* that are no longer open.
         """
         rows = await self._database.fetch(_OPEN_IDS, [uuid.UUID(upload) for upload in uploads])
         return set(uploads) - {str(row["id"]) for row in rows}
@@ -416,24 +416,24 @@ class Uploads:
         if held[0]["is_written"]:
             raise Aborted(
                 "UPLOAD_IN_USE",
-                "another call is sending the bytes of this upload: ask where it stands, and go on if it has stopped",
+                "another call is writing this upload: query its position, and resume once that call has stopped",
                 retry_after=2.0,
             )
-        raise Aborted("UPLOAD_FINISHING", "another call is finishing this upload: ask again", retry_after=1.0)
+        raise Aborted("UPLOAD_FINISHING", "another call is finishing this upload: retry", retry_after=1.0)
 
     async def _too_many(self, caller: Caller) -> ResourceExhausted:
         bounds = self._bounds
         opened = await self._database.fetch_row(_OPENED, caller.client)
         if opened["count"] >= bounds.most_each:
-            said = f"you have {opened['count']:,} uploads open, and may have {bounds.most_each:,}: finish or abort some"
+            said = f"{opened['count']:,} of {bounds.most_each:,} uploads of this client are open: finish or abort some"
         else:
-            said = f"{bounds.most:,} uploads are under way: retry later"
+            said = f"{bounds.most:,} uploads are open, which is the limit: retry later"
         return ResourceExhausted("UPLOADS_OPEN", said, retry_after=60.0)
 
 
 def stored_id(sha256: str) -> str:
     """
-    The id of an upload of bytes that were stored already when it was started.
+    The id of an upload of bytes that were already stored when it was started.
     """
     return str(uuid.uuid5(_STORED, sha256))
 
@@ -446,13 +446,13 @@ def _content_owner(draft: Draft, subject: str) -> str:
 def check_way(upload: Upload, way: UploadWay) -> None:
     """
     Raises:
-        FailedPrecondition: the bytes of *upload* come another way.
+        FailedPrecondition: *upload* uses the other way.
     """
     if upload.way in ("", way):
         return
     if upload.way == UploadWay.DIRECT:
-        raise FailedPrecondition("UPLOAD_DIRECT", f"the parts of {upload.name} go to the object store directly")
-    raise FailedPrecondition("UPLOAD_STREAMED", f"bytes of {upload.name} came by WriteUpload: go on with that")
+        raise FailedPrecondition("UPLOAD_DIRECT", f"{upload.name} uses presigned URLs: PUT its parts there")
+    raise FailedPrecondition("UPLOAD_STREAMED", f"{upload.name} was begun with WriteUpload: continue with it")
 
 
 def _one(rows: Sequence[Row], upload: str) -> Upload:

@@ -13,9 +13,9 @@ import grpc
 import pytest
 
 from modelyard.cdn.v1 import delivery_pb2 as pb
-from services.cdn.store.delivery.cloudfront import Edge, EdgeSettings
+from services.cdn.store.delivery.cloudfront import CloudFront, CloudFrontSettings
 from services.cdn.store.delivery.invalidations import InvalidationStore
-from services.cdn.store.delivery.invalidator import Invalidator, Pace
+from services.cdn.store.delivery.invalidator import Invalidator, InvalidatorLimits
 from services.cdn.tests.calls import failure
 from services.cdn.tests.delivery.cloudfront import Cloud, clouds
 from services.cdn.tests.delivery.yard import Delivery, Place, running, some_bytes
@@ -88,11 +88,11 @@ async def database(fresh: Place) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def edge(cloud: Cloud) -> AsyncIterator[Edge]:
+async def edge(cloud: Cloud) -> AsyncIterator[CloudFront]:
     """
     CloudFront as the service reaches it.
     """
-    found = Edge(EdgeSettings(cloud.distribution, cloud.endpoint, "test", "test"))
+    found = CloudFront(CloudFrontSettings(cloud.distribution, cloud.endpoint, "test", "test"))
     yield found
     await found.close()
 
@@ -225,8 +225,8 @@ async def test_a_refusal_is_not_retried(delivery: Delivery, cloud: Cloud) -> Non
 async def test_an_edge_that_is_away_is_retried(database: Database, fresh: Place) -> None:
     """Nobody there counts as trouble, too, and the reason says so in the end."""
     await queue(fresh, 1)
-    edge = Edge(EdgeSettings("D", "http://127.0.0.1:1", "test", "test"))
-    invalidator = Invalidator(database, edge, Pace(interval=0, attempts=2, pause=0.01))
+    edge = CloudFront(CloudFrontSettings("D", "http://127.0.0.1:1", "test", "test"))
+    invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0, attempts=2, pause=0.01))
     for _ in range(2):
         assert await invalidator.work()
         await all_due(fresh)
@@ -237,11 +237,11 @@ async def test_an_edge_that_is_away_is_retried(database: Database, fresh: Place)
     ]
 
 
-async def test_a_pause_lasts(database: Database, fresh: Place, cloud: Cloud, edge: Edge) -> None:
+async def test_a_pause_lasts(database: Database, fresh: Place, cloud: Cloud, edge: CloudFront) -> None:
     """After trouble nobody asks CloudFront before the pause is over, and each pause is longer."""
     await queue(fresh, 1)
     cloud.troubles = [(503, "ServiceUnavailable")] * 3
-    invalidator = Invalidator(database, edge, Pace(interval=0, pause=100))
+    invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0, pause=100))
     pauses = []
     for _ in range(3):
         assert await invalidator.work()
@@ -254,10 +254,10 @@ async def test_a_pause_lasts(database: Database, fresh: Place, cloud: Cloud, edg
     assert len(cloud.creations) == 3
 
 
-async def test_what_waits_goes_together(database: Database, fresh: Place, cloud: Cloud, edge: Edge) -> None:
+async def test_what_waits_goes_together(database: Database, fresh: Place, cloud: Cloud, edge: CloudFront) -> None:
     """Several invalidations are one for CloudFront, and complete together."""
     await queue(fresh, 20, paths=3)
-    invalidator = Invalidator(database, edge, Pace(interval=0))
+    invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0))
     assert await invalidator.work()
     assert [len(paths) for paths in cloud.paths()] == [60]
     await all_due(fresh)
@@ -268,21 +268,21 @@ async def test_what_waits_goes_together(database: Database, fresh: Place, cloud:
 
 @pytest.mark.parametrize(("paths", "star", "batches"), [(1000, False, [3000, 1000]), (10, True, [10, 10, 10, 10])])
 async def test_no_batch_is_larger_than_cloudfront_takes(
-    database: Database, fresh: Place, cloud: Cloud, edge: Edge, paths: int, star: bool, batches: list[int]
+    database: Database, fresh: Place, cloud: Cloud, edge: CloudFront, paths: int, star: bool, batches: list[int]
 ) -> None:
     """3,000 paths go together, and 15 of those that end in a *."""
     await queue(fresh, 4, paths=paths, star=star)
-    invalidator = Invalidator(database, edge, Pace(interval=0, poll=1000))
+    invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0, poll=1000))
     while await invalidator.work():
         pass
     assert [len(each) for each in cloud.paths()] == batches
     assert await states(fresh) == {"IN_PROGRESS": 4}
 
 
-async def test_two_processes_share_the_work(database: Database, fresh: Place, cloud: Cloud, edge: Edge) -> None:
+async def test_two_processes_share_the_work(database: Database, fresh: Place, cloud: Cloud, edge: CloudFront) -> None:
     """Each invalidation is sent once, whoever sends it."""
     await queue(fresh, 12, paths=10, star=True)
-    workers = [Invalidator(database, edge, Pace(interval=0, poll=1000)) for _ in range(4)]
+    workers = [Invalidator(database, edge, InvalidatorLimits(interval=0, poll=1000)) for _ in range(4)]
 
     async def work(invalidator: Invalidator) -> None:
         while await invalidator.work():
@@ -295,30 +295,30 @@ async def test_two_processes_share_the_work(database: Database, fresh: Place, cl
     assert len(set(cloud.references())) == len(cloud.creations)
 
 
-class DyingEdge(Edge):
+class DyingEdge(CloudFront):
     """
     The process dies when CloudFront has taken the batch, and before it can write that down.
     """
 
     async def invalidate(self, reference: str, paths: Sequence[str]) -> str:
         """
-        See `Edge`.
+        See `CloudFront`.
         """
         await super().invalidate(reference, paths)
         raise SystemError("killed")
 
 
 async def test_the_work_of_a_dead_process_is_taken_up(
-    database: Database, fresh: Place, cloud: Cloud, edge: Edge
+    database: Database, fresh: Place, cloud: Cloud, edge: CloudFront
 ) -> None:
     """Nobody touches its batch while its lease lasts; then another goes on, under the same reference."""
     await queue(fresh, 3)
-    dying = DyingEdge(EdgeSettings(cloud.distribution, cloud.endpoint, "test", "test"))
+    dying = DyingEdge(CloudFrontSettings(cloud.distribution, cloud.endpoint, "test", "test"))
     with pytest.raises(SystemError):
-        await Invalidator(database, dying, Pace(interval=0)).work()
+        await Invalidator(database, dying, InvalidatorLimits(interval=0)).work()
     await dying.close()
     await queue(fresh, 2)
-    other = Invalidator(database, edge, Pace(interval=0))
+    other = Invalidator(database, edge, InvalidatorLimits(interval=0))
     assert await other.work()
     assert [len(paths) for paths in cloud.paths()] == [3, 2]
     await all_due(fresh)

@@ -207,11 +207,11 @@ async def test_copies_go_with_their_pins(delivery: Delivery) -> None:
         await place.pin(owner, [sha256])
         await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))
     await place.unpin(gone)
-    assert await delivery.remove_shares() == 1
+    assert await delivery.remove_version_copies() == 1
     assert place.keys(f"versions/{gone}/") == set()
     assert place.keys(f"versions/{kept}/") == {f"versions/{kept}/{sha256}"}
     assert place.head(f"assets/{sha256}") is not None
-    assert await delivery.remove_shares() == 0
+    assert await delivery.remove_version_copies() == 0
     # And they come back when they are needed again.
     await place.pin(gone, [sha256])
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=gone))
@@ -236,7 +236,7 @@ async def test_nothing_is_left_that_nobody_knows_of(delivery: Delivery) -> None:
 
     async def remove() -> None:
         for _ in range(16):
-            await delivery.remove_shares()
+            await delivery.remove_version_copies()
 
     await asyncio.gather(sign(), sign(), sign(), pin(), remove(), remove())
     rows = await place.sql("SELECT sha256 FROM shares WHERE owner = $1", owner)
@@ -245,7 +245,7 @@ async def test_nothing_is_left_that_nobody_knows_of(delivery: Delivery) -> None:
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))
     assert place.keys(f"versions/{owner}/") == {f"versions/{owner}/{sha256}" for sha256 in digests}
     await place.unpin(owner)
-    assert await delivery.remove_shares() == len(digests)
+    assert await delivery.remove_version_copies() == len(digests)
     assert place.keys(f"versions/{owner}/") == set()
 
 
@@ -255,7 +255,7 @@ async def test_copies_go_when_no_address_leads_to_them(delivery: Delivery) -> No
     await place.pin(owner, [await place.asset(some_bytes())])
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))
     await place.sql("UPDATE shares SET expire_time = now() - interval '6 days' WHERE owner = $1", owner)
-    assert await delivery.remove_shares() == 0
+    assert await delivery.remove_version_copies() == 0
     await place.sql("UPDATE shares SET expire_time = now() - interval '8 days' WHERE owner = $1", owner)
-    assert await delivery.remove_shares() == 1
+    assert await delivery.remove_version_copies() == 1
     assert place.keys(f"versions/{owner}/") == set()

@@ -18,10 +18,10 @@ import pytest
 from embedded.link import Link
 from modelyard.cdn.v1 import delivery_pb2 as pb
 from services.cdn.model.static_files import CacheAges, Headers
-from services.cdn.store.delivery.repair import Mender
+from services.cdn.store.delivery.repair import StaticFileRepairer
 from services.cdn.store.delivery.static_objects import StaticObjects
 from services.cdn.store.objects.copier import Copier
-from services.cdn.store.transactions import STILL_HERE, chore, kept_alive
+from services.cdn.store.transactions import KEEPALIVE, background_transaction, keep_alive
 from services.cdn.tests.calls import MIB, failure
 from services.cdn.tests.delivery.yard import Delivery, Place, running, some_bytes
 from services.chassis.errors import Unavailable
@@ -65,11 +65,11 @@ async def pins(delivery: Delivery, path: str) -> tuple[set[str], list[tuple[int,
     return {row["sha256"] for row in pinned}, [(row["assets"], row["bytes"]) for row in owners]
 
 
-def mender(delivery: Delivery, copier: Copier) -> Mender:
+def repairer(delivery: Delivery, copier: Copier) -> StaticFileRepairer:
     """
-    A mender of the service's static files.
+    A repairer of the service's static files.
     """
-    return Mender(delivery.database, StaticObjects(copier, CacheAges()), has_edge=False)
+    return StaticFileRepairer(delivery.database, StaticObjects(copier, CacheAges()), has_edge=False)
 
 
 async def test_put_makes_an_object_with_headers_of_its_own(delivery: Delivery) -> None:
@@ -173,16 +173,16 @@ async def test_an_asset_that_is_not_there_is_refused(delivery: Delivery, state: 
 async def test_an_etag_must_be_the_current_one(delivery: Delivery) -> None:
     """A write of someone who has not seen the last one is refused, and changes nothing."""
     old, new = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
-    first = await delivery.put("guarded", old)
-    second = await delivery.put("guarded", new, etag=first.etag)
-    for path, etag in (("guarded", first.etag), ("never/made", second.etag)):
+    first = await delivery.put("access_controlled", old)
+    second = await delivery.put("access_controlled", new, etag=first.etag)
+    for path, etag in (("access_controlled", first.etag), ("never/made", second.etag)):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await delivery.put(path, old, etag=etag)
         assert (failure(error.value).code, failure(error.value).reason) == (
             grpc.StatusCode.ABORTED,
             "ETAG_MISMATCH",
         )
-    assert (await get(delivery, "guarded")) == second
+    assert (await get(delivery, "access_controlled")) == second
     head = delivery.place.head("static/guarded")
     assert head is not None
     assert delivery.place.read("static/guarded") == delivery.place.read(f"assets/{new}")
@@ -338,12 +338,12 @@ async def test_what_a_dead_writer_left_is_mended(delivery: Delivery) -> None:
         "INSERT INTO static_repairs VALUES ('static/half', now()), ('static/half-new', now() - interval '1 hour')"
     )
     copier = Copier(delivery.place.s3)
-    assert await mender(delivery, copier).mend(timedelta(minutes=30)) == 1
+    assert await repairer(delivery, copier).repair(timedelta(minutes=30)) == 1
     assert delivery.place.head("static/half-new") is None
-    assert await mender(delivery, copier).mend(NOW) == 1
+    assert await repairer(delivery, copier).repair(NOW) == 1
     assert delivery.place.read("static/half") == delivery.place.read(f"assets/{row}")
     assert delivery.place.head("gzip/static/half") is None
-    assert await mender(delivery, copier).mend(NOW) == 0
+    assert await repairer(delivery, copier).repair(NOW) == 0
     await copier.close()
 
 
@@ -356,7 +356,7 @@ async def test_a_put_that_fails_late_is_mended(delivery: Delivery) -> None:
         await delivery.put("late", lost)
     assert failure(error.value).reason == "ASSET_NOT_FOUND"
     copier = Copier(delivery.place.s3)
-    assert await mender(delivery, copier).mend(NOW) == 1
+    assert await repairer(delivery, copier).repair(NOW) == 1
     await copier.close()
     assert (await get(delivery, "late")).asset == f"assets/{good}"
     assert delivery.place.read("static/late") == delivery.place.read(f"assets/{good}")
@@ -385,7 +385,7 @@ async def test_a_writer_that_loses_its_database_is_mended(
         monkeypatch.setattr(link, "delay", 0.0)
         assert place.read("static/cut") == place.read(f"assets/{new}")
         copier = Copier(place.s3)
-        assert await mender(delivery, copier).mend(NOW) == 1
+        assert await repairer(delivery, copier).repair(NOW) == 1
         await copier.close()
         assert (await get(delivery, "cut")).asset == f"assets/{old}"
         assert place.read("static/cut") == place.read(f"assets/{old}")
@@ -397,11 +397,11 @@ async def test_a_transaction_that_waits_for_the_bucket_is_kept_alive(place: Plac
     async with open_database(DatabaseSettings(url=place.url)) as database:
 
         async def wait(every: float) -> None:
-            async with chore(database) as run:
+            async with background_transaction(database) as run:
                 await run(Statement("test.hasty", "SET LOCAL idle_in_transaction_session_timeout = 300"))
-                async with kept_alive(partial(run, STILL_HERE), every):
+                async with keep_alive(partial(run, KEEPALIVE), every):
                     await asyncio.sleep(1)
-                assert await run(STILL_HERE)
+                assert await run(KEEPALIVE)
 
         await wait(0.05)
         with pytest.raises(Unavailable):

@@ -17,11 +17,11 @@ import grpc
 from embedded.parts import free_port
 from modelyard.cdn.v1 import delivery_pb2 as pb
 from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
-from services.cdn.delivery import delivering
+from services.cdn.delivery import serve_delivery
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.store.retention.pins import Pins
-from services.cdn.tests.allow_all import Trusting
+from services.cdn.tests.allow_all import AllowAll
 from services.chassis.hosts.grpcio import GrpcioHost
 from services.chassis.observability.metrics import Metrics
 from services.chassis.serving.server import Server
@@ -142,13 +142,13 @@ class Delivery:
 
     Args:
         database: as it is used by the service.
-        remove_shares: what the collection calls.
+        remove_version_copies: what the collection calls.
     """
 
     stub: Any
     place: Place
     database: Database
-    remove_shares: Callable[[], Awaitable[int]]
+    remove_version_copies: Callable[[], Awaitable[int]]
 
     async def put(
         self,
@@ -197,15 +197,15 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
         pins = Pins(database, place.quota)
-        remove_shares = await stack.enter_async_context(
-            delivering(server, settings, place.s3, database, pins, Trusting())
+        remove_version_copies = await stack.enter_async_context(
+            serve_delivery(server, settings, place.s3, database, pins, AllowAll())
         )
         await stack.enter_async_context(server.ready())
         host = GrpcioHost(server.handlers, settings, server.recorders)
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Delivery(DeliveryServiceStub(channel), place, database, remove_shares)
+                yield Delivery(DeliveryServiceStub(channel), place, database, remove_version_copies)
         finally:
             server.drain()
             await host.drain(2)

@@ -13,12 +13,12 @@ from services.cdn.tests.conftest import Cdn
 from services.cdn.tests.uploading import Client
 
 
-async def test_there_are_no_addresses_for_nothing(own_cdn: Cdn) -> None:
+async def test_there_are_no_addresses_for_nothing(own_place: Cdn) -> None:
     """
     A file without bytes has no parts to send straight to S3: that is INVALID_ARGUMENT, and the upload can be finished
     as it is.
     """
-    client = Client(own_cdn, b"")
+    client = Client(own_place, b"")
     assert (await client.start()).committed_bytes == 0
     with pytest.raises(grpc.RpcError) as caught:
         await client.urls([1])
@@ -26,6 +26,6 @@ async def test_there_are_no_addresses_for_nothing(own_cdn: Cdn) -> None:
     assert (found.code, found.fields) == (grpc.StatusCode.INVALID_ARGUMENT, {"part_numbers[0]"})
     asset = await client.finish()
     assert (asset.sha256, asset.size_bytes, asset.format) == (digest(b""), 0, pb.Asset.FORMAT_UNSPECIFIED)
-    assert await download(own_cdn.stub, asset.name) == (b"", asset.sha256)
+    assert await download(own_place.stub, asset.name) == (b"", asset.sha256)
     assert await client.finish() == asset
     await client.left_nothing()

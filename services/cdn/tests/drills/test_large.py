@@ -1,7 +1,7 @@
 """
 A large sparse file: little memory, the right digest, whole and in parts.
 
-`make drill-assets` does it with 5 GiB, `make test` with 200 MiB.
+`make drill-assets` does it with 5 GiB, `make test` with 128 MiB.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.cdn.tests.calls import MIB, digest, download, some_bytes
 from services.cdn.tests.conftest import Cdn
 from services.cdn.tests.uploading import PART, Client
 
-SIZE = int(os.environ.get("MODELYARD_DRILL_ASSET_MIB", "200")) * MIB
+SIZE = int(os.environ.get("MODELYARD_DRILL_ASSET_MIB", "128")) * MIB
 #: At 5 MiB/s.
 PATIENCE = 60 + SIZE // (5 * MIB)
 MOST_MEMORY = 64 * MIB
