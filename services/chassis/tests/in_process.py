@@ -89,8 +89,8 @@ async def wired(
             yield channel
     finally:
         await server.stop(None)
-        # A client receives its answer before the interceptors have counted and logged the call. The current task is that
-        # of the fixture, and grpcio's own loops never end while another server of the same test runs.
+        # A client receives its answer before the interceptors have counted and logged the call. grpcio's own loops do
+        # not end while another server of the same test runs.
         left = asyncio.all_tasks() - before - {asyncio.current_task()}
         if calls_left := {task for task in left if not _is_server_loop(task)}:
             await asyncio.wait(calls_left, timeout=5)
