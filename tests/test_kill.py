@@ -1,5 +1,5 @@
 """
-Kill -9 of any one process while writes are running: every acknowledged write is there after a restart.
+SIGKILL of each process of the suite, under load: acknowledged writes survive, and uploads and downloads resume.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,23 +27,28 @@ from modelyard.registry.v1 import evaluations_pb2, models_pb2, versions_pb2
 PARENT = "namespaces/default"
 Value = TypeVar("Value")
 PARTS = ("postgresql", "valkey", "s3", "registry", "cache", "cdn", "gateway")
+#: The processes that an upload and a download pass through.
+UPLOAD_PARTS = {"cdn", "gateway", "s3", "postgresql"}
+DOWNLOAD_PARTS = {"cdn", "gateway", "s3"}
+_MIB = 1024 * 1024
+_SIZE = 48 * _MIB
 
 
 @pytest.fixture(scope="module")
 def fragile() -> Iterator[Stack]:
     """
-    A suite of this module's own, because parts of it are killed.
+    A suite for this module alone, because parts of it are killed.
     """
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
-        # Its data goes with the run: writing it down in good order takes seconds.
+        # Its data is discarded: an orderly shutdown would take seconds.
         running.kill("s3")
 
 
 @dataclass
 class Writer:
     """
-    Writes what the demo writes, over and over, and keeps what was acknowledged.
+    Repeats the demo's writes and records those that were acknowledged.
     """
 
     stack: Stack
@@ -63,7 +69,8 @@ class Writer:
                     self._write(yard, f"{self.prefix}-{number}")
                 except grpc.RpcError:
                     self.refused += 1
-                    time.sleep(0.02)
+                # Enough writes for each kill to meet some, and few enough to read all of them again.
+                self.ended.wait(0.05)
 
     def _write(self, yard: modelyard.Client, model_id: str) -> None:
         model = yard.models.CreateModel(
@@ -91,7 +98,7 @@ class Writer:
 
 def patiently(read: Callable[[], Value]) -> Value:
     """
-    What *read* gives, once everything serves again: the object store finds its volumes some seconds after it answers.
+    Repeat *read* while it is UNAVAILABLE: after a restart, the object store needs seconds to find its volumes.
     """
     end = time.monotonic() + 30
     while True:
@@ -105,7 +112,7 @@ def patiently(read: Callable[[], Value]) -> Value:
 
 def all_there(yard: modelyard.Client, writer: Writer) -> None:
     """
-    Everything that was acknowledged is read again, from the origin and not from a cache.
+    Every acknowledged write is returned by the origin, bypassing the cache.
     """
     fresh = (("cache-control", "no-cache"),)
     for name in writer.models:
@@ -128,82 +135,117 @@ def download(yard: modelyard.Client, name: str) -> bytes:
     return b"".join(answer.chunk.data for answer in yard.assets.Download(assets_pb2.DownloadRequest(name=name)))
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_acknowledged_writes_survive_a_kill(fragile: Stack, part: str) -> None:
+class Kill:
     """
-    Every write that was acknowledged before, during and after the kill of one process is there once it runs again.
+    Kills one process when all parties have reached `wait`, and lets them continue once it is restarted.
+
+    Args:
+        stack: the suite.
+        part: the process.
+        parties: how many threads call `wait`.
     """
-    writer = Writer(fragile, f"kill-{part}")
-    thread = threading.Thread(target=writer.run)
-    thread.start()
-    try:
-        _wait_for(lambda: len(writer.assets) >= 5)
-        fragile.kill(part)
-        time.sleep(0.5)
-        fragile.revive(part)
-        written = len(writer.models)
-        _wait_for(lambda: len(writer.models) >= written + 5)
-    finally:
-        writer.ended.set()
-        thread.join(timeout=30)
+
+    def __init__(self, stack: Stack, part: str, parties: int) -> None:
+        self._stack, self._part = stack, part
+        self._barrier = threading.Barrier(parties, action=self._kill, timeout=90)
+
+    def wait(self) -> None:
+        self._barrier.wait()
+
+    def _kill(self) -> None:
+        self._stack.kill(self._part)
+        # Writes are attempted while the process is down. Not with transfers: their retries are bounded, and the longer a
+        # process is down, the longer the gateway's health checks keep it out afterwards.
+        if self._barrier.parties == 1:
+            time.sleep(0.5)
+        self._stack.revive(self._part)
+
+
+@pytest.fixture(scope="module")
+def stored(fragile: Stack) -> tuple[str, bytes]:
+    """
+    The name and the content of an asset to download.
+    """
+    data = random.SystemRandom().randbytes(_SIZE)
+    header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    chunks = [assets_pb2.Chunk(offset=offset, data=data[offset : offset + _MIB]) for offset in range(0, _SIZE, _MIB)]
+    messages = [assets_pb2.UploadRequest(header=header), *(assets_pb2.UploadRequest(chunk=chunk) for chunk in chunks)]
     with modelyard.connect(fragile.gateway) as yard:
-        all_there(yard, writer)
+        return patiently(lambda: yard.assets.Upload(iter(messages))).name, data
 
 
-@pytest.mark.parametrize("part", ["cdn", "gateway", "s3", "postgresql"])
-def test_an_upload_survives_a_kill(fragile: Stack, part: str, tmp_path: Path) -> None:
+def interrupted_upload(stack: Stack, kill: Kill, file: Path) -> None:
     """
-    The asset is right, and what was there did not go again, when a process on its way was killed in the middle.
+    The asset is intact, and no committed byte was lost, when a process is killed in the middle of its upload.
     """
-    data = random.SystemRandom().randbytes(48 * 1024 * 1024)
-    (tmp_path / "file").write_bytes(data)
+    data = random.SystemRandom().randbytes(_SIZE)
+    file.write_bytes(data)
     request = uploads_pb2.StartUploadRequest(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
     steps: list[int] = []
-    there: list[int] = []
+    committed: list[int] = []
 
-    def kill(done: int, _total: int) -> None:
-        if there:
+    def progress(done: int, _total: int) -> None:
+        if committed:
             steps.append(done)
-        elif done > 32 * 1024 * 1024:
-            # The first part at least: nothing more is sent meanwhile.
+        elif done > 32 * _MIB:
+            # The first part is committed, and nothing more is sent meanwhile.
             _wait_for(lambda: yard.uploads.StartUpload(request).committed_bytes > 0)
-            there.append(yard.uploads.StartUpload(request).committed_bytes)
-            fragile.kill(part)
-            fragile.revive(part)
+            committed.append(yard.uploads.StartUpload(request).committed_bytes)
+            kill.wait()
 
-    with modelyard.connect(fragile.gateway) as yard:
-        asset = yard.upload_file(tmp_path / "file", progress=kill)
-        assert there
+    with modelyard.connect(stack.gateway) as yard:
+        asset = yard.upload_file(file, progress=progress)
+        assert committed
         assert patiently(partial(download, yard, asset.name)) == data
-    assert min(steps) >= there[0] > 0
+    assert min(steps) >= committed[0] > 0
 
 
-@pytest.mark.parametrize("part", ["cdn", "gateway", "s3"])
-def test_a_download_survives_a_kill(fragile: Stack, part: str, tmp_path: Path) -> None:
+def interrupted_download(stack: Stack, kill: Kill, stored: tuple[str, bytes], file: Path) -> None:
     """
-    The file is right, and no byte of it came twice, when a process on its way was killed in the middle.
+    The file is intact, and no byte was received twice, when a process is killed in the middle of its download.
     """
-    data = random.SystemRandom().randbytes(48 * 1024 * 1024)
-    header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-    pieces = range(0, len(data), 1024 * 1024)
-    chunks = [assets_pb2.Chunk(offset=offset, data=data[offset : offset + 1024 * 1024]) for offset in pieces]
-    messages = [assets_pb2.UploadRequest(header=header), *(assets_pb2.UploadRequest(chunk=chunk) for chunk in chunks)]
+    name, data = stored
     steps: list[int] = []
+    killed: list[int] = []
 
-    def kill(done: int, _total: int) -> None:
+    def progress(done: int, _total: int) -> None:
         steps.append(done)
-        if done > 16 * 1024 * 1024 and not killed:
-            killed.append(part)
-            fragile.kill(part)
-            fragile.revive(part)
+        if done > 16 * _MIB and not killed:
+            killed.append(done)
+            kill.wait()
 
-    with modelyard.connect(fragile.gateway) as yard:
-        killed: list[str] = []
-        asset = patiently(lambda: yard.assets.Upload(iter(messages)))
-        yard.download_file(asset.name, tmp_path / "copy", progress=kill)
+    with modelyard.connect(stack.gateway) as yard:
+        yard.download_file(name, file, progress=progress)
     assert killed
     assert steps == sorted(set(steps))
-    assert (tmp_path / "copy").read_bytes() == data
+    assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_kill_loses_nothing(fragile: Stack, stored: tuple[str, bytes], part: str, tmp_path: Path) -> None:
+    """
+    Every write that was acknowledged before, during or after the kill of one process exists once that is restarted. An
+    upload and a download that pass through it resume where they were.
+    """
+    uploads, downloads = part in UPLOAD_PARTS, part in DOWNLOAD_PARTS
+    kill, writer = Kill(fragile, part, 1 + uploads + downloads), Writer(fragile, f"kill-{part}")
+    with ThreadPoolExecutor(3) as threads:
+        running = [threads.submit(writer.run)]
+        try:
+            _wait_for(lambda: len(writer.assets) >= 5)
+            if uploads:
+                running.append(threads.submit(interrupted_upload, fragile, kill, tmp_path / "file"))
+            if downloads:
+                running.append(threads.submit(interrupted_download, fragile, kill, stored, tmp_path / "copy"))
+            kill.wait()
+            written = len(writer.models)
+            _wait_for(lambda: len(writer.models) >= written + 5)
+        finally:
+            writer.ended.set()
+        for each in running:
+            each.result(timeout=120)
+    with modelyard.connect(fragile.gateway) as yard:
+        all_there(yard, writer)
 
 
 def _wait_for(condition: object) -> None:

@@ -42,14 +42,14 @@ async def compose(server: Server) -> AsyncIterator[None]:
     """
     Serve the cache for as long as the block lasts.
 
-    It is ready without Valkey and without its origins: then it passes on what they say, and the gateway goes to the
-    origin by itself.
+    It is ready without Valkey and without its origins: it then returns the origins' errors, and the gateway falls back
+    to the origin.
     """
     settings = load(CacheSettings)
     server.ask_for(scopes())
     async with AsyncExitStack() as stack:
         near, metrics = L1Cache(settings.near_bytes), CacheMetrics()
-        # Each with connections and breakers of its own: a burst of one kind of call takes nothing from the others.
+        # Separate pools and circuit breakers: a burst of one kind of call cannot starve the others.
         valkey = connect(settings, patience=2 * settings.valkey_timeout)
         calls = connect(settings)
         waits = connect(settings, connections=max(1, sum(each.near for each in settings.namespaces)))
@@ -75,7 +75,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         streams: dict[str, tuple[Follower, Coherence]] = {}
         for origin in (registry, cdn):
             stack.push_async_callback(origin.close)
-            # Each service counts its revisions by itself.
+            # Each origin has its own revisions.
             coherence = Coherence(bound=settings.stream_bound)
             follower = Follower(origin, coherence, near.clear)
             await stack.enter_async_context(follower.following())

@@ -1,5 +1,5 @@
 """
-Where everything in this process stands, for Prometheus.
+Connects the live state of this process to its metrics.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def show(
     valkeys: Sequence[Valkey],
 ) -> None:
     """
-    Show where everything stands.
+    Export the state of the caches, change streams and Valkey connections.
 
     Args:
-        metrics: what shows it.
-        near, shared: the levels.
-        streams: of changes, by the name of the service behind.
+        metrics: where to export it.
+        near, shared: L1 and L2.
+        streams: the change streams, by origin.
         values: the namespaces of the key-value cache.
         valkeys: the connections to Valkey.
     """
@@ -40,10 +40,10 @@ def show(
     metrics.feeds = {name: partial(_age, state) for name, state in values.items() if state.namespace.near}
     metrics.gauges.update(
         {
-            "modelyard_cache_near_bytes": ("Bytes in the near level", lambda: near.size),
-            "modelyard_cache_near_entries": ("Entries in the near level", lambda: len(near)),
+            "modelyard_cache_near_bytes": ("Bytes in L1", lambda: near.size),
+            "modelyard_cache_near_entries": ("Entries in L1", lambda: len(near)),
             "modelyard_cache_breaker_open": (
-                "Whether Valkey, or one of its servers, is left alone",
+                "Whether the circuit breaker of Valkey, or of one of its servers, is open",
                 lambda: not all(each.breakers.closed for each in valkeys),
             ),
             "modelyard_cache_valkey_connections": (
@@ -55,19 +55,19 @@ def show(
     metrics.counters.update(
         {
             "modelyard_cache_breaker_opened": (
-                "Times that Valkey stopped answering",
+                "Times that a circuit breaker opened",
                 lambda: sum(each.breakers.opened for each in valkeys),
             ),
             "modelyard_cache_valkey_unreachable": (
-                "Commands without an answer",
+                "Commands that Valkey did not answer in time",
                 lambda: sum(each.unreachable for each in valkeys),
             ),
             "modelyard_cache_valkey_refused": (
-                "Commands that Valkey refused",
+                "Commands that Valkey answered with an error",
                 lambda: sum(each.refused for each in valkeys),
             ),
-            "modelyard_cache_compression_in_bytes": ("Before compression", lambda: compression.bytes_in),
-            "modelyard_cache_compression_out_bytes": ("After compression", lambda: compression.bytes_out),
+            "modelyard_cache_compression_in_bytes": ("Bytes before compression", lambda: compression.bytes_in),
+            "modelyard_cache_compression_out_bytes": ("Bytes after compression", lambda: compression.bytes_out),
         }
     )
     metrics.streams.update(

@@ -1,5 +1,5 @@
 """
-Follows the logs of the key-value cache's namespaces: for what is kept in memory, and for those who watch.
+Follows the invalidation logs of the key-value cache's namespaces, for L1 and for the callers of Watch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RETRY = (0.2, 2.0)
 
 class InvalidationFeed:
     """
-    One namespace's log, read once for the whole process.
+    The invalidation log of one namespace, read once for the whole process.
 
     Args:
         namespace: whose log.
@@ -29,8 +29,8 @@ class InvalidationFeed:
 
     Attributes:
         coherence: what is known of the changes.
-        generation: grows when everything that was kept has to go. (The floor alone does not judge what bears a sequence
-            of a Valkey that is lost, and whose clock was ahead.)
+        generation: grows when all cached entries become invalid. (The floor alone is not enough: entries may bear a
+            sequence of a lost Valkey whose clock was ahead.)
     """
 
     def __init__(self, namespace: Namespace, store: ValueStore, coherence: Coherence) -> None:
@@ -42,19 +42,19 @@ class InvalidationFeed:
         self._task: asyncio.Task[None] | None = None
         self._epoch: int | None = None
         self._after = 0
-        # What watchers have asked for since the last change, by where they are.
+        # Reads of the log in progress for watchers, by position; reset with every change.
         self._readings: dict[int, asyncio.Task[Log]] = {}
 
     def start(self) -> None:
         """
-        Begin to follow, unless it does already.
+        Start following, unless already started.
         """
         if self._task is None:
             self._task = begin(self._follow())
 
     async def close(self) -> None:
         """
-        Follow no longer.
+        Stop following.
         """
         await end(self._task)
 
@@ -62,12 +62,12 @@ class InvalidationFeed:
         self, start: int, heartbeat: float, ending: asyncio.Event
     ) -> AsyncIterator[Invalidation | tuple[str, int]]:
         """
-        What changes from a sequence on.
+        Stream the invalidations from a sequence on.
 
         Args:
-            start: the first sequence wanted; 0 for what comes from now on.
-            heartbeat: seconds after which to say where it stands.
-            ending: set when it is to end.
+            start: the first sequence; 0 for the invalidations from now on.
+            heartbeat: seconds between progress messages.
+            ending: set to end the stream.
 
         Yields:
             Invalidations in order; ("applied", sequence) when nothing is missing up to it; ("discontinuity", sequence)
@@ -93,7 +93,7 @@ class InvalidationFeed:
                     continue
             epoch = log.epoch
             for event in log.events:
-                # That a log was begun anew is an entry without anything.
+                # A log that was started anew begins with an empty entry.
                 if event.keys or event.tags:
                     yield event
                 after = event.sequence
@@ -105,7 +105,7 @@ class InvalidationFeed:
 
     async def _log(self, after: int) -> Log:
         """
-        The log after a sequence, read once for all the watchers who have come so far: one change wakes all of them.
+        The log after a sequence, read once for all waiting watchers: a change wakes all of them.
         """
         readings = self._readings
         reading = readings.get(after)
@@ -114,20 +114,20 @@ class InvalidationFeed:
 
             def done(ended: asyncio.Task[Log]) -> None:
                 readings.pop(after, None)
-                # Those who waited may have gone, and then nobody is told when it fails.
+                # All waiters may have been cancelled: the exception is retrieved here, or asyncio logs it.
                 _ = ended.cancelled() or ended.exception()
 
             reading.add_done_callback(done)
         return await asyncio.shield(reading)
 
     async def _follow(self) -> None:
-        # Not a reason to turn calls away: while it is behind, what is kept in memory is not used.
+        # Not part of readiness: while the feed is behind, L1 is bypassed.
         work = Work(f"follow-namespace-{self._namespace.id}", retry=_RETRY)
         await work.forever(self._read)
 
     async def _read(self) -> None:
         """
-        Read what is new in the log, and wait for more.
+        Apply new log entries, and wait for more.
 
         Raises:
             Unavailable, ResourceExhausted: Valkey does not answer.
@@ -156,7 +156,7 @@ class InvalidationFeed:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        # What is being read may have been asked for before this change.
+        # Reads in progress may have started before this change.
         self._readings = {}
 
 
@@ -169,14 +169,14 @@ def names(keys: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
 
 def _begun(log: Log, epoch: int | None, after: int) -> int:
     """
-    Where to go on when there was nothing until now: at the beginning.
+    Where to continue in a log that was empty until now: at its beginning.
     """
     return max(after, log.kept) if epoch == 0 and log.kept == log.epoch else after
 
 
 def _broken(log: Log, epoch: int | None, after: int) -> bool:
     """
-    Whether something between *after* and the log is missing: it was lost, or cut off, or is another log.
+    Whether entries after *after* are missing: the log was lost, trimmed or replaced.
     """
     another = bool(epoch) and (log.epoch != epoch or log.head < after)
     return after < log.kept or another or (not log.epoch and after > 0)

@@ -1,5 +1,5 @@
 """
-What the cache measures of itself.
+The Prometheus metrics of the cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from services.chassis.observability.histograms import Histogram
 from services.chassis.serving.background import Chores
 
-# Writes to the shared level that wait; more are dropped, because the level may be slow and memory is not endless.
+# Pending writes to L2; more are dropped, so that a slow Valkey cannot exhaust the memory of the process.
 _MOST_BACKGROUND = 1000
 _RESULTS = ("near", "shared", "miss", "bypass", "stale")
 
@@ -22,7 +22,7 @@ _RESULTS = ("near", "shared", "miss", "bypass", "stale")
 @dataclass(slots=True)
 class Counts:
     """
-    What happened to the reads of one class.
+    Counters of the reads of one class.
     """
 
     near: int = 0
@@ -39,14 +39,14 @@ class Counts:
 @dataclass(frozen=True, slots=True)
 class StreamStats:
     """
-    Where a change stream stands.
+    The state of a change stream.
 
     Args:
-        age: seconds since it was last heard of.
-        revision: the one applied last.
+        age: seconds since the moment up to which it is known to be complete.
+        revision: the last one applied.
         breaks: streams that have ended.
-        changes: that it has told.
-        lag: from the commit of a revision to its arrival.
+        changes: resource changes received.
+        lag: seconds from the commit of a revision to its arrival.
     """
 
     age: float
@@ -58,15 +58,15 @@ class StreamStats:
 
 class CacheMetrics(Collector):
     """
-    Collects the counts when Prometheus asks, so that counting is adding to an integer.
+    Builds the metrics when Prometheus scrapes, so that counting costs one integer addition.
 
     Attributes:
-        gauges: further numbers by name and help, read when asked.
-        counters: as gauges, of what only grows.
-        streams: of changes, by the service behind, read when asked.
-        evictions: of the near level, by cause.
+        gauges: further gauges by name, with help text and a function that reads the value.
+        counters: further counters, in the same form.
+        streams: functions that read the state of each change stream, by origin.
+        evictions: L1 evictions by cause.
         namespaces: hits and misses of the key-value cache, by namespace.
-        feeds: how old what is known of a namespace's changes is, of those that are followed.
+        feeds: functions that read the age of each followed namespace's invalidation feed.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class CacheMetrics(Collector):
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """
-        Do *work* while nobody waits for it; drop it when too much of it waits already.
+        Run *work* in the background; drop it when too much is pending.
         """
         if len(self._chores) >= _MOST_BACKGROUND:
             self.dropped += 1
@@ -98,26 +98,26 @@ class CacheMetrics(Collector):
 
     async def settle(self) -> None:
         """
-        Wait for what is done in the background.
+        Wait for the background work to finish.
         """
         await self._chores.finish()
 
     def collect(self) -> Iterator[Metric]:
         """
-        For Prometheus.
+        All metrics, for a scrape.
         """
         reads = CounterMetricFamily(
             "modelyard_cache_reads",
-            "Reads by what they were on the way in: near, shared, miss, bypass; stale ones are counted again",
+            "Reads by outcome: near (L1), shared (L2), miss, bypass; reads answered stale are counted again as stale",
             labels=["class", "result"],
         )
         by_class = {
             name: CounterMetricFamily(f"modelyard_cache_{name}", text, labels=["class"])
             for name, text in (
-                ("loads", "Calls of the origin"),
-                ("waits", "Reads that waited for somebody else's load"),
-                ("renewals", "Entries renewed before they expired"),
-                ("absent", "Reads that were answered with a NOT_FOUND that was kept"),
+                ("loads", "Calls to the origin"),
+                ("waits", "Reads that joined a load in progress"),
+                ("renewals", "Entries refreshed before they expired"),
+                ("absent", "Reads answered with a cached NOT_FOUND"),
             )
         }
         for kind, counts in self._counts.items():
@@ -128,9 +128,7 @@ class CacheMetrics(Collector):
         yield reads
         yield from by_class.values()
         yield from self._streams()
-        evictions = CounterMetricFamily(
-            "modelyard_cache_near_evictions", "Entries that left the near level", labels=["cause"]
-        )
+        evictions = CounterMetricFamily("modelyard_cache_near_evictions", "Entries removed from L1", labels=["cause"])
         for cause in ("size", "invalid", "expired", "cleared"):
             evictions.add_metric([cause], self.evictions.get(cause, 0))
         yield evictions
@@ -143,14 +141,14 @@ class CacheMetrics(Collector):
         yield values
         ages = GaugeMetricFamily(
             "modelyard_cache_values_stream_age_seconds",
-            "How old what is known of a namespace's changes is, of those that are kept in memory",
+            "Age of the invalidation feed of a namespace that is cached in L1",
             labels=["namespace"],
         )
         for name, read in self.feeds.items():
             ages.add_metric([name], read())
         yield ages
         yield CounterMetricFamily(
-            "modelyard_cache_shared_dropped", "Writes to the shared level dropped", value=self.dropped
+            "modelyard_cache_shared_dropped", "Writes to L2 that were dropped", value=self.dropped
         )
         for name, (text, read) in self.counters.items():
             yield CounterMetricFamily(name, text, value=read())
@@ -161,17 +159,17 @@ class CacheMetrics(Collector):
         stream = "modelyard_cache_stream"
         age = GaugeMetricFamily(
             f"{stream}_age_seconds",
-            "Since the stream was last heard of: nothing served is staler than this and what is on its way",
+            "Age of the change stream: answers are stale by at most this plus the propagation delay",
             labels=["service"],
         )
-        revision = GaugeMetricFamily(f"{stream}_revision", "The revision applied last", labels=["service"])
+        revision = GaugeMetricFamily(f"{stream}_revision", "Last revision applied", labels=["service"])
         breaks = CounterMetricFamily(f"{stream}_breaks", "Streams that have ended", labels=["service"])
         told = CounterMetricFamily(
-            "modelyard_cache_invalidations", "Changes that the stream has told", labels=["service"]
+            "modelyard_cache_invalidations", "Changes received from the stream", labels=["service"]
         )
         lag = HistogramMetricFamily(
             "modelyard_change_stream_lag_seconds",
-            "From the commit of a revision until the cache knows of it",
+            "Seconds from the commit of a revision until the cache has applied it",
             labels=["service"],
         )
         for service, numbers in self.streams.items():

@@ -1,5 +1,5 @@
 """
-Brings the most-read answers of the last run back into memory.
+Warm-up: loads the most-read answers of the last run into L1.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _SAVE_SECONDS = 30.0
 @dataclass(frozen=True, slots=True)
 class Warmed:
     """
-    What a warm-up did.
+    The result of a warm-up.
 
     Args:
-        loaded: answers that the origin was asked for.
-        skipped: answers that were there already, or that the origin did not give.
+        loaded: answers loaded from the origin.
+        skipped: answers that were cached already, or that the origin did not return.
     """
 
     loaded: int
@@ -41,15 +41,15 @@ class Warmed:
 
 class Warmer:
     """
-    Warms up, and keeps what the next warm-up needs.
+    Warms up L1, and saves the hot keys for the next warm-up.
 
     Args:
-        reads: the RPCs that are read through, by path.
-        coherence: what is known of the origin's changes: before it is live, nothing that is loaded could be served.
-        hot: the keys that are read.
-        store: where they are kept over the end of the process.
-        most_keys: of one warm-up, unless it is told otherwise.
-        rate: calls of the origin per second, unless it is told otherwise.
+        reads: the read-through handlers, by RPC path.
+        coherence: of the origin; before it is live, no loaded entry could be served.
+        hot: the hot keys of this process.
+        store: persists hot keys across restarts.
+        most_keys: default number of keys of one warm-up.
+        rate: default origin calls per second.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Warmer:
         Warm up and save the hot keys for as long as the block lasts.
 
         Args:
-            patience: seconds that the beginning of the block waits for the warm-up at the most.
+            patience: seconds to wait for the warm-up before entering the block.
         """
         first = begin(Work("warm-up").once(self._first))
         saving = begin(every(_SAVE_SECONDS, self._save_and_age, "save hot keys"))
@@ -94,7 +94,7 @@ class Warmer:
 
         Args:
             key_count: how many; 0 for the setting.
-            rate: calls of the origin per second; 0 for the setting.
+            rate: origin calls per second; 0 for the setting.
 
         Raises:
             FailedPrecondition: a warm-up is running.
@@ -128,14 +128,14 @@ class Warmer:
             return read is not None and await read.warm(request)
         except grpc.aio.AioRpcError:
             return None
-        except Exception as error:  # noqa: BLE001 - anybody may have asked for this one; the others are not to suffer
+        except Exception as error:  # noqa: BLE001 - keys come from arbitrary requests; one bad key must not end the warm-up
             _log.debug("a key could not be warmed up: %r", error)
             return None
 
     async def _first(self) -> None:
         if not await self._store.load():
             return
-        while not self._coherence.live:  # noqa: ASYNC110 - it is live by the clock, which nobody signals
+        while not self._coherence.live:  # noqa: ASYNC110 - becomes live by the clock, which signals no event
             await asyncio.sleep(0.02)
         began = time.monotonic()
         with suppress(FailedPrecondition):

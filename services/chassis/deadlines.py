@@ -1,5 +1,5 @@
 """
-How much time the call in progress has left, and with it every outgoing call and query made on its behalf.
+The remaining time of the call in progress, for outgoing calls and queries made on its behalf.
 
 Nothing here knows gRPC, so that stores may ask, too.
 """
@@ -58,4 +58,4 @@ def exceeded() -> DeadlineExceeded:
     """
     The error of a call that has no time left.
     """
-    return DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than it may")
+    return DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than its deadline allows")

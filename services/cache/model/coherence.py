@@ -1,10 +1,10 @@
 """
 When an entry may be served: by comparing revisions and by nothing else (ADR 0003).
 
-For every tag this knows a revision that is not older than the newest one that touched it, learnt from the origin's
-change stream. An entry that was read at revision r is served only when none of its tags was touched after r. So it does
-not matter in which order answers and changes arrive, or how often a change is told: a slow answer that was read before
-a write carries a revision older than the write's, and is invalid from the moment it comes in.
+For every tag, this knows a revision not older than the newest one that touched it, learned from the origin's change
+stream. An entry that was read at revision r is served only if none of its tags was touched after r. So the order in
+which answers and changes arrive does not matter, nor do repeated changes: a slow answer that was read before a write
+bears a revision older than the write's, and is invalid from the moment it arrives.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ CELLS = 1 << 20
 
 class Coherence:
     """
-    What is known of one origin's changes: everything in (floor, applied]. What was read before the floor cannot be
-    judged and is invalid.
+    The known changes of one origin: all revisions in (floor, applied]. Entries read before the floor cannot be
+    validated and are invalid.
 
     The newest revision of each name is in one cell of a table that never grows, by the name's hash. Names that share a
     cell share the newest revision of both: the entry of one may be asked for once more than needed, and is never
     served for longer. Nobody outside knows which names do, as Python hashes texts with a secret of each process.
 
     Args:
-        bound: how old what is known may be, in seconds, before nothing is served any more.
-        cells: of the table, a power of two.
+        bound: maximum age of the stream in seconds; beyond it, nothing is served.
+        cells: size of the table, a power of two.
         nested: whether names have slashes in them, so that a change of a/b is one of a, too.
         clock: in seconds, for tests.
         hashed: the hash of a name, for tests.
@@ -38,8 +38,8 @@ class Coherence:
     Attributes:
         bound: as given.
         applied: every revision up to this one is known.
-        epoch: that these revisions are of, as the stream says; empty before it has, and with an origin that does not.
-        floor: what was read before this revision is invalid.
+        epoch: of the revisions, as the stream tells; empty before that, and with origins that have none.
+        floor: entries read before this revision are invalid.
     """
 
     __slots__ = (
@@ -81,15 +81,15 @@ class Coherence:
         # The newest change of everything below a name, by the number of slashes in the name.
         self._depths: dict[int, int] = {}
         self._newest_subtree = 0
-        # Grows with each change: what was judged since the last one need not be judged again.
+        # Grows with each change: an entry validated since the last one is not validated again.
         self._judgement = 0
 
     def apply(self, revision: int, changes: Iterable[tuple[str, bool]]) -> None:
         """
-        Take in one revision.
+        Apply one revision.
 
         Args:
-            revision: its number; one that is known already changes nothing.
+            revision: its number; a repeated one changes nothing.
             changes: the resources that it changed, and whether everything below changed with each.
         """
         self.touch(revision, changes)
@@ -97,7 +97,7 @@ class Coherence:
 
     def touch(self, revision: int, changes: Iterable[tuple[str, bool]]) -> None:
         """
-        Take in changes of a revision that is known otherwise than from the stream: others before it may still come.
+        Apply changes learned otherwise than from the stream: earlier revisions may still arrive.
         """
         self._judgement += 1
         cells, hashed, mask = self._cells, self._hashed, self._mask
@@ -116,17 +116,17 @@ class Coherence:
 
     def heard(self, applied: int, at: float) -> None:
         """
-        The stream says that nothing is missing up to *applied*.
+        Record that the stream is complete up to *applied*.
 
         Args:
-            at: the time at which that was the newest revision, or one before it: what this knows is from then.
+            at: a time at which no newer revision had been committed; the age counts from it.
         """
         self.applied = max(self.applied, applied)
         self._heard = max(self._heard, at)
 
     def reset(self, head: int) -> None:
         """
-        Forget everything: what was read before *head* is invalid from now on.
+        Forget all changes: entries read before *head* are invalid from now on.
         """
         self._judgement += 1
         # Revisions of another database may be smaller than those that are known.
@@ -138,21 +138,20 @@ class Coherence:
     @property
     def age(self) -> float:
         """
-        How old what this knows is, in seconds: everything that was committed before is known. Infinite before the
-        stream has told.
+        Seconds since the time up to which all commits are known. Infinite before the stream's first message.
         """
         return self._clock() - self._heard
 
     @property
     def live(self) -> bool:
         """
-        Whether what this knows is new enough to serve anything.
+        Whether the stream is recent enough to serve cached entries.
         """
         return self._clock() - self._heard <= self.bound
 
     def holds(self, entry: Entry) -> bool:
         """
-        Whether an entry is valid; one comparison if it was since the last change.
+        Whether an entry is valid; one comparison if it was validated since the last change.
         """
         if entry.judged == self._judgement:
             return True
@@ -163,7 +162,7 @@ class Coherence:
 
     def valid(self, revision: int, tags: Sequence[str]) -> bool:
         """
-        Whether an answer with *tags* that was read at *revision* is still what the origin would say, as far as known.
+        Whether, as far as known, the origin would still return an answer with *tags* that was read at *revision*.
         """
         if revision < self.floor:
             return False
@@ -175,7 +174,7 @@ class Coherence:
 
     def newest(self, tags: Sequence[str]) -> int:
         """
-        The newest revision that may have touched *tags*: what is read below it is invalid already.
+        The newest revision that may have touched *tags*: answers of earlier revisions are already invalid.
         """
         cells, hashed, mask = self._cells, self._hashed, self._mask
         newest = max((cells[hashed(tag) & mask] for tag in tags), default=0)

@@ -1,5 +1,5 @@
 """
-What the read-through cache keeps: an answer, serialised, with all that it takes to judge it later.
+An entry of the read-through cache: a serialized answer, with what is needed to validate it later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _FORMAT = b"MY2"
 _HEADER = struct.Struct(">qdddIi")
 _CHECKSUM = 4
 _START = len(_FORMAT) + _CHECKSUM
-# How far before its end an entry may be renewed, in multiples of the time that its load took: XFetch's random factor
+# How long before its expiry an entry may be refreshed, in multiples of its load time: XFetch's random factor
 # is -ln(u), and u falls below e**-20 twice in a billion reads.
 _FAR = 20.0
 
@@ -21,20 +21,20 @@ _FAR = 20.0
 @dataclass(slots=True)
 class Entry:
     """
-    An answer, serialised. Nothing of it changes but what is remembered of its last judgement.
+    A serialized answer. Immutable, except for the memo of its last validation.
 
     Args:
-        value: the answer's bytes; of an absence, its `google.rpc.Status`.
-        revision: the one that it reflects.
-        tags: what it was made from.
+        value: the response's bytes; for a NOT_FOUND, its `google.rpc.Status`.
+        revision: that it reflects.
+        tags: the resources that it depends on.
         stored: when, in seconds since the epoch.
         expires: when, in seconds since the epoch.
-        took: seconds that the origin took to make it.
-        absence: what the origin said with its NOT_FOUND; None for an answer.
+        took: seconds that the load took.
+        absence: the message of the origin's NOT_FOUND; None for a response.
 
     Attributes:
-        renewable: the time before which renewing it is out of the question.
-        judged: where `Coherence` stood when it found it valid last.
+        renewable: the earliest time of a refresh.
+        judged: the state of `Coherence` when it last found the entry valid.
     """
 
     value: bytes
@@ -49,13 +49,13 @@ class Entry:
 
     def __post_init__(self) -> None:
         """
-        Compute the time before which renewing it is out of the question, so that a hit costs one comparison.
+        Compute the earliest time of a refresh, so that a hit costs one comparison.
         """
         self.renewable = self.expires - _FAR * self.took
 
     def encode(self, key: bytes) -> bytes:
         """
-        For the shared level: the format's name, a checksum over the key and everything, then everything.
+        Encode for L2: the format's name, a checksum over key and body, the body.
         """
         tags = "\n".join(self.tags).encode()
         said = b"" if self.absence is None else self.absence.encode()
@@ -67,7 +67,7 @@ class Entry:
     @classmethod
     def decode(cls, key: bytes, data: bytes) -> Entry | None:
         """
-        What `encode` made for *key*; None for anything else, the entry of another key included.
+        Decode what `encode` returned for *key*; None for anything else, the entry of another key included.
         """
         body = data[_START:]
         if data[:3] != _FORMAT or len(body) < _HEADER.size or data[3:_START] != _checksum(key, body):

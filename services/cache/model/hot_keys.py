@@ -1,23 +1,23 @@
 """
-Which keys are read most, found by looking at some of the reads.
+The most-read keys, estimated from a sample of the reads.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-# One read in so many is counted, so that counting costs next to nothing.
+# One read in so many is counted, to keep the cost per read negligible.
 _EVERY = 16
 _MOST_KEY_BYTES = 4096
 
 
 class HotKeys:
     """
-    Counts a sample of the reads by key. Keys that were seen least go when there are too many, as in lossy counting
+    Counts a sample of the reads by key. The least-read keys are dropped when there are too many, as in lossy counting
     (Manku, Motwani, "Approximate Frequency Counts over Data Streams", VLDB 2002).
 
     Args:
-        most: how many keys to tell of.
+        most: how many keys `top` returns.
     """
 
     __slots__ = ("_counts", "_left", "_most")
@@ -29,7 +29,7 @@ class HotKeys:
 
     def read(self, key: bytes) -> None:
         """
-        *key* is read.
+        Record a read of *key*.
         """
         self._left -= 1
         if not self._left:
@@ -38,13 +38,13 @@ class HotKeys:
 
     def top(self) -> list[tuple[bytes, int]]:
         """
-        The most-read keys, the first one first, with the number of their reads in the sample.
+        The most-read keys in descending order, with their reads in the sample.
         """
         return self._counts.most_common(self._most)
 
     def age(self) -> None:
         """
-        Halve all counts, so that what is read now counts for more than what was.
+        Halve all counts, so that recent reads weigh more.
         """
         self._counts = Counter({key: count // 2 for key, count in self._counts.items() if count > 1})
 

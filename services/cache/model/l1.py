@@ -1,9 +1,9 @@
 """
-The level of the cache that is in this process, bounded by bytes.
+The L1 cache, in the memory of this process and bounded in bytes.
 
 Admission and eviction are W-TinyLFU (Einziger, Friedman, Manes, "TinyLFU: A Highly Efficient Cache Admission Policy",
-ACM Transactions on Storage 13(4), 2017), as the library moka has it: a scan of keys that nobody reads twice does not
-drive out the ones that are read. docs/adr/0012 has the libraries that were compared.
+ACM Transactions on Storage 13(4), 2017), implemented by the library moka: a scan of keys that are read once does not
+evict frequently read ones. docs/adr/0012 has the libraries that were compared.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from moka_py import Moka
 
 from services.cache.model.entries import Entry
 
-# What an entry costs beside its bytes: objects, the map's slot, the policy's queues (measured, docs/adr/0012).
+# Overhead per entry: objects, the map's slot, the policy's queues (measured, docs/adr/0012).
 OVERHEAD = 800
 _Cause = Literal["explicit", "size", "expired", "replaced"]
 
 
 class L1Cache:
     """
-    Entries by key, until they are driven out.
+    Entries by key, until they are evicted.
 
     Args:
-        most_bytes: the bound; 0 keeps nothing.
+        most_bytes: capacity in bytes; 0 disables the cache.
 
     Attributes:
-        evictions: how many entries have gone, by cause: size, invalid, expired, cleared.
+        evictions: entries removed, by cause: size, invalid, expired, cleared.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self.evictions: Counter[str] = Counter()
         self._entries: Moka[bytes, Entry] = Moka(most_bytes, weigher=_size, eviction_listener=self._evicted)
-        # The library's own method: a call in between would cost as much as the look-up.
+        # The library's own method: a wrapper would cost as much as the lookup.
         self.get: Callable[[bytes], Entry | None] = self._entries.get
 
     def __len__(self) -> int:
@@ -46,14 +46,14 @@ class L1Cache:
     @property
     def size(self) -> int:
         """
-        The bytes that the entries take, keys and overhead included.
+        The size of all entries in bytes, with keys and overhead.
         """
         self._entries.run_pending_tasks()
         return self._entries.weighted_size()
 
     def put(self, key: bytes, entry: Entry) -> None:
         """
-        Keep *entry*; one that does not fit at all is not kept.
+        Store *entry*, unless it is larger than the capacity.
         """
         if _size(key, entry) > self._most_bytes:
             self._entries.remove(key)
@@ -62,14 +62,14 @@ class L1Cache:
 
     def drop(self, key: bytes, cause: str) -> None:
         """
-        Forget *key*, because of *cause*.
+        Remove *key*, counted under *cause*.
         """
         if self._entries.remove(key) is not None:
             self.evictions[cause] += 1
 
     def clear(self) -> int:
         """
-        Forget everything, and say how many entries that were.
+        Remove all entries, and return how many there were.
         """
         count = len(self)
         self._entries.clear()

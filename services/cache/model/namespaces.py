@@ -1,5 +1,5 @@
 """
-Namespaces of the key-value cache: made by configuration, each with a class of its own.
+Namespaces of the key-value cache: defined by configuration, each with its own limits.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _OPTIONAL = _FLAGS | _USERS
 @dataclass(frozen=True, slots=True)
 class Namespace:
     """
-    A namespace and its class.
+    A namespace and its limits.
 
     Args:
         id: its name.
-        ttl_seconds: how long an entry lives whose writer does not say.
-        most_ttl_seconds: how long one may live.
-        most_value_bytes: the bound of a value.
-        most_bytes: the quota: of all entries, with keys and overhead, in Valkey.
-        near: whether processes may keep entries in memory; a change by another process is then seen a moment later.
-        gateway: whether calls that come through the gateway may use it.
-        readers: who may read it, of those who have the scope of the call; None: all of them.
-        writers: who may write it, in the same way. GetOrLease and Increment answer what is there, and are writing.
+        ttl_seconds: TTL of an entry whose writer gives none.
+        most_ttl_seconds: the maximum TTL.
+        most_value_bytes: maximum size of a value.
+        most_bytes: the quota in Valkey, of all entries with keys and overhead.
+        near: whether processes may cache entries in L1; changes by other processes are then seen with a short delay.
+        gateway: whether calls through the gateway may use it.
+        readers: who may read it, of the callers with the scope of the RPC; None: all of them.
+        writers: who may write it, likewise. GetOrLease and Increment return values, and count as writes.
     """
 
     id: str
@@ -52,14 +52,14 @@ class Namespace:
 
     def ttl(self, wanted: float | None, field: str) -> int:
         """
-        Milliseconds that an entry lives.
+        The TTL of an entry in milliseconds.
 
         Args:
             wanted: seconds; None for the namespace's own.
             field: of the request, for the error.
 
         Raises:
-            InvalidArgument: it is not positive, or too long.
+            InvalidArgument: not positive, or too long.
         """
         if wanted is None:
             return int(self.ttl_seconds * 1000)
@@ -100,7 +100,7 @@ def check_key(key: str, field: str) -> None:
 
 def parse(text: str) -> dict[str, Namespace]:
     """
-    Read namespaces from TOML: a table for each, with the arguments of `Namespace`.
+    Parse namespaces from TOML: a table for each, with the fields of `Namespace`.
 
     Raises:
         ValueError: it is not TOML, or a table is not a namespace; the message names the place and the fix.
@@ -137,6 +137,6 @@ def _check(name: str, table: Mapping[str, Any]) -> None:
         elif field not in _USERS and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
             raise ValueError(f"[{name}] {field}: must be a whole number above 0")
     if len(_USERS & set(table)) == 1:
-        # Who is left out would be everybody, which is seldom what was meant.
-        all_of_them = f'["{ANYBODY}"] is whoever has the scope of the call'
+        # The omitted one would mean everybody, which is rarely intended.
+        all_of_them = f'["{ANYBODY}"] is every caller with the scope of the RPC'
         raise ValueError(f"[{name}] readers, writers: name both of them or neither; {all_of_them}")

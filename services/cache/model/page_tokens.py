@@ -1,5 +1,5 @@
 """
-Page tokens of scans: where the next page begins, tied to what is scanned.
+Page tokens of scans: the start of the next page, bound to the namespace and prefix of the scan.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def position(namespace: str, prefix: str, found: str) -> str:
     except (binascii.Error, ValueError):
         last, raw = "", b""
     if not last or raw[:_DIGEST] != _digest(namespace, prefix, last):
-        raise InvalidArgument.of("page_token", "is not one of this scan's: send the last answer's next_page_token")
+        raise InvalidArgument.of(
+            "page_token", "is not a token of this scan: send the next_page_token of the last answer"
+        )
     return last
 
 

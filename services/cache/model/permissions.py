@@ -16,7 +16,7 @@ _USER = re.compile(r"(scope|subject):(\S+)")
 
 class Permission(Enum):
     """
-    What is done to a namespace.
+    What a caller may do with a namespace.
     """
 
     READ = "read"
@@ -26,11 +26,11 @@ class Permission(Enum):
 @dataclass(frozen=True, slots=True)
 class Principals:
     """
-    Those who have a right.
+    The callers that have a permission.
 
     Args:
-        scopes: whoever has one of them.
-        subjects: or whose token is one of theirs.
+        scopes: callers whose token has one of them.
+        subjects: callers whose token has one of these subjects.
     """
 
     scopes: frozenset[str]
@@ -38,28 +38,28 @@ class Principals:
 
     def include(self, subject: str, scopes: Collection[str]) -> bool:
         """
-        Whether somebody is one of them.
+        Whether a caller is one of them.
 
         Args:
-            subject: whose token it is.
-            scopes: that the token has.
+            subject: of the token.
+            scopes: of the token.
         """
         return subject in self.subjects or not self.scopes.isdisjoint(scopes)
 
 
 def users(found: Any, place: str) -> Principals | None:
     """
-    Read users from a list of texts: "scope:cache.read:sessions", "subject:login"; or "anybody": whoever has the
-    scope of the call.
+    Parse principals from a list of strings: "scope:cache.read:sessions", "subject:login"; or "anybody": every caller
+    with the scope of the RPC.
 
     Args:
-        place: where it is, for the error.
+        place: where the list is, for the error.
 
     Returns:
         None for anybody.
 
     Raises:
-        ValueError: it is no such list; the message names the place and the fix.
+        ValueError: the list is invalid; the message names the place and the fix.
     """
     if found == [ANYBODY]:
         return None

@@ -1,5 +1,5 @@
 """
-One stream of an origin's changes.
+One WatchChanges call to an origin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from google.protobuf import duration_pb2
 from modelyard.changes.v1 import changes_pb2
 from services.cache.read_through.origin import Origin
 
-# Heartbeats that may fail to come before a stream is silent, and before it is given up.
+# Missed heartbeats after which a stream counts as silent, and after which it is closed.
 _MISSED, _MOST_MISSED = 4, 20
 
 
@@ -23,14 +23,14 @@ class ChangeStream:
     One stream of changes.
 
     Args:
-        origin: whose; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
-        start: the first revision wanted; 0 for what comes from now on.
-        heartbeat: seconds between signs of life.
+        origin: its WatchChanges is that of modelyard.{name}.v1.ChangeService.
+        start: the first revision; 0 for the changes from now on.
+        heartbeat: seconds between heartbeats.
 
     Attributes:
-        asked: when it was asked for, by this process' clock.
-        late: seconds from then to its first word; infinite before that.
-        reading: the task that reads it, and returns what ended it.
+        asked: when the call was made, as `time.monotonic`.
+        late: seconds from then to the first message; infinite before that.
+        reading: the task that reads the stream, and returns the error that ended it.
     """
 
     __slots__ = ("_heard", "_heartbeat", "_origin", "_start", "asked", "late", "reading")
@@ -44,17 +44,17 @@ class ChangeStream:
     @property
     def silent(self) -> bool:
         """
-        Whether several heartbeats have failed to come.
+        Whether several heartbeats in a row are missing.
         """
         return time.monotonic() - self._heard > _MISSED * self._heartbeat
 
     async def events(self) -> AsyncGenerator[changes_pb2.WatchChangesResponse, None]:
         """
-        What it says, until it ends because the origin is going away.
+        Yield the messages until the origin ends the stream because it shuts down.
 
         Raises:
-            grpc.aio.AioRpcError: it broke.
-            TimeoutError: it was silent for so long that nothing is expected of it any more.
+            grpc.aio.AioRpcError: the stream broke.
+            TimeoutError: too many heartbeats in a row are missing.
         """
         watch: Any = self._origin.channel().unary_stream(
             f"/modelyard.{self._origin.name}.v1.ChangeService/WatchChanges",
@@ -71,7 +71,7 @@ class ChangeStream:
                     async with asyncio.timeout(patience):
                         event = await call.read()
                 except TimeoutError:
-                    raise TimeoutError(f"nothing heard for {patience:g} s") from None
+                    raise TimeoutError(f"no message for {patience:g} s") from None
                 if not isinstance(event, changes_pb2.WatchChangesResponse):
                     return
                 self._heard = time.monotonic()

@@ -1,5 +1,5 @@
 """
-Follows an origin's change stream and keeps its `Coherence` up to date.
+Follows an origin's change stream and applies it to the origin's `Coherence`.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from services.chassis.serving.background import Work, begin, beside, end
 
 HEARTBEAT = 0.5
 _RETRY = (0.05, 1.0)
-# Seconds until another stream is asked for beside one that is late or silent: at first, and at the most.
+# Seconds until a second stream is opened beside one that is late or silent: initial and maximum backoff.
 _BESIDE = (1.0, 10.0)
 _MOST_STREAMS = 2
 
 
 class Follower:
     """
-    Keeps *coherence* where *origin* is.
+    Keeps *coherence* up to date with *origin*.
 
-    What a stream says is current is reckoned from when it was asked for. So one that began late, because the origin is
-    slow, keeps entries valid for less time than it could; its revisions are as good as any. It is read on, another one
-    is asked for beside it, and the one that was less late stays. The same is done beside a stream that falls silent.
+    The freshness that a stream reports is counted from the moment of the call. So a stream that started late, because
+    the origin is slow, keeps entries valid for a shorter time than possible; its revisions are still correct. It stays
+    open, a second stream is opened beside it, and the one that was less late is kept. The same happens when a stream
+    falls silent.
 
     Args:
-        origin: whose changes; its WatchChanges is that of modelyard.{name}.v1.ChangeService.
-        coherence: what is known of them.
-        forgotten: called when everything that was kept has to go: the revisions are those of another database.
+        origin: its WatchChanges is that of modelyard.{name}.v1.ChangeService.
+        coherence: where the changes are applied.
+        forgotten: called when all cached entries are invalid: the revisions are those of another database.
 
     Attributes:
-        breaks: how many streams have ended, but for those that were not needed any more.
-        changes: how many changes of resources have been told.
+        breaks: streams that ended, except for those closed as redundant.
+        changes: resource changes received.
         lag: seconds from the commit of each revision to its arrival here, by the clocks of the two machines.
     """
 
@@ -48,9 +49,9 @@ class Follower:
         self._origin = origin
         self._coherence = coherence
         self._forgotten = forgotten
-        # 0 asks for everything from now on.
+        # 0 requests the changes from now on.
         self._next = 0
-        # Several within the bound, which could not be kept otherwise.
+        # Several heartbeats per staleness bound: one lost heartbeat must not exceed it.
         self._heartbeat = min(HEARTBEAT, coherence.bound / 4)
         self._work = Work(f"follow-{origin.name}", f"follow the changes of {origin.name}", retry=_RETRY)
         self._streams: list[ChangeStream] = []
@@ -77,7 +78,7 @@ class Follower:
             yield
 
     async def _follow(self) -> None:
-        # Not a reason to turn calls away: without the stream reads go to the origin, slower and never wrong.
+        # Not part of readiness: without the stream, reads go to the origin, which is slower and still correct.
         due, pause = 0.0, _BESIDE[0]
         try:
             while True:
@@ -108,10 +109,10 @@ class Follower:
 
     def _settle(self) -> bool:
         """
-        Keep the newest of the streams that are in time, or else the better one of those that have begun.
+        Keep the newest stream that is in time, or else the better one of those that have started.
 
         Returns:
-            Whether one is in time.
+            Whether a stream is in time.
         """
         good = [each for each in self._streams if each.late <= self._coherence.bound / 2 and not each.silent]
         if good:
@@ -128,25 +129,25 @@ class Follower:
 
     def _drop_ended(self) -> float | None:
         """
-        Forget the streams that have ended.
+        Remove the streams that have ended.
 
         Returns:
-            Seconds to wait before the next one is asked for; None when none has ended.
+            Seconds to wait before the next one is opened; None when none has ended.
         """
         wait = None
         for stream in [each for each in self._streams if each.reading.done()]:
             self._streams.remove(stream)
             self.breaks += 1
             error = None if stream.reading.cancelled() else stream.reading.result()
-            # The first attempt after a stream that worked is made soon.
+            # The first attempt after a stream that worked is made without backoff.
             wait = _RETRY[0] if error is None else self._failed(error)
         return wait
 
     def _failed(self, error: Exception) -> float:
         if isinstance(error, grpc.aio.AioRpcError):
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                # The log ends before what was applied here: it is another database, or an older state of it. Nobody
-                # goes on from there.
+                # The log ends before the last applied revision: this is another database, or an older state of it, and
+                # no stream can continue from there.
                 self._next = 0
                 for stream in self._streams:
                     stream.reading.cancel()
@@ -156,7 +157,7 @@ class Follower:
 
     async def _read(self, stream: ChangeStream) -> Exception | None:
         """
-        Take in what a stream says until it ends, and return what ended it, if that was an error.
+        Apply the messages of a stream until it ends; return the error that ended it, or None.
         """
         try:
             async with aclosing(stream.events()) as words:
@@ -166,7 +167,7 @@ class Follower:
                         self._news.set()
                     self._take(event, stream.asked)
                     self._work.succeeded()
-        except Exception as error:  # noqa: BLE001 - it goes on with another one, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is followed by another stream
             return error
         return None
 
@@ -176,16 +177,16 @@ class Follower:
                 known = event.revision.revision <= self._coherence.applied
                 changes = ((change.resource, change.subtree) for change in event.revision.changes)
                 self._coherence.apply(event.revision.revision, changes)
-                # What another stream has told does not count again.
+                # A revision that another stream has delivered is not counted again.
                 if not known:
                     self._count(event.revision)
             case "heartbeat":
                 renewed = self._renews(event.heartbeat.epoch)
                 if self._next == 0 or renewed:
-                    # What was kept before this point cannot be judged.
+                    # Entries cached before this point cannot be validated.
                     self._reset(event.heartbeat.applied_revision, another=self._coherence.applied > 0)
                 if event.heartbeat.HasField("current_until"):
-                    # The stream began after it was asked for, so that this is not too late, on our own clock.
+                    # By the local clock, and never too late: the stream started after the call was made.
                     current = event.heartbeat.current_until
                     known_at = asked + current.seconds + current.nanos / 1e9
                     self._coherence.heard(event.heartbeat.applied_revision, known_at)
@@ -203,22 +204,22 @@ class Follower:
 
     def _renews(self, epoch: str) -> bool:
         """
-        Note the epoch that a stream tells, and say whether it told another one before: then its revisions are none of
-        those that are known here, however their numbers go on. Streams of an earlier release tell none.
+        Record the epoch of a stream, and return whether it replaced another one: revisions of different epochs are
+        unrelated, even where their numbers continue. Streams of earlier releases have no epoch.
         """
         before, told = self._coherence.epoch, epoch.encode()
         if not told or told == before:
             return False
-        # It is a part of every key: what was kept, here and in the shared level, is found no more.
+        # The epoch is part of every key: entries of the previous one, in L1 and L2, are no longer found.
         self._coherence.epoch = told
         return bool(before)
 
     def _reset(self, head: int, *, another: bool) -> None:
         """
-        What was kept before *head* cannot be judged. Of another database, or of an older state of it, nothing that was
-        kept can; otherwise the floor judges, and memory may keep what belongs to others.
+        Invalidate what was cached before *head*. With another database, or an older state of it, all of L1 is cleared;
+        otherwise the floor invalidates the entries of this origin, and L1 keeps those of the others.
         """
-        # Another stream may be further on: between *head* and where it is, what it has told is forgotten with the rest.
+        # Another stream may be ahead: what it delivered after *head* is lost with the reset, so it is closed.
         if self._speaking is not None:
             self._keep(self._speaking)
         self._coherence.reset(head)

@@ -1,8 +1,8 @@
 """
 The read-through proxy: one handler for every RPC with a policy, bytes in and bytes out.
 
-near → shared → origin. What is found is served only while `Coherence` says that it is still true; when the origin is
-away, what is past its time is served with a mark.
+L1 → L2 → origin. A cached entry is served only while `Coherence` confirms that it is valid. While the origin is
+unavailable, an expired entry is served as stale (stale-if-error).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from services.cache.read_through.policies import Policy
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.serving.context import Context
 
-# Who has an answer past its time does not wait longer than this for a better one.
+# With a stale answer at hand, the origin has this long to return a fresh one.
 _PATIENCE = 1.0
-# How many loads that others have begun are waited for before the origin is asked for one caller alone.
+# How many loads in progress a call joins before it calls the origin itself.
 _JOINS = 2
 _AWAY = {grpc.StatusCode.UNAVAILABLE}
 _OWN = {"x-cache", "age", "x-request-id"}
@@ -40,10 +40,10 @@ class ReadThrough:
 
     Args:
         policy: of the RPC.
-        origin: who answers it.
-        coherence: what is known of the origin's changes.
-        levels: where answers are kept.
-        hot: counts which keys are read.
+        origin: serves it.
+        coherence: of the origin.
+        levels: where answers are cached.
+        hot: samples the keys that are read.
     """
 
     def __init__(self, policy: Policy, origin: Origin, coherence: Coherence, levels: CacheLevels, hot: HotKeys) -> None:
@@ -59,13 +59,13 @@ class ReadThrough:
 
     def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
         """
-        For the server: without serializers, so that bytes come and go.
+        The handler for the server, without serializers: requests and responses stay bytes.
         """
         return grpc.unary_unary_rpc_method_handler(self.serve)
 
     async def serve(self, request: bytes, context: Context) -> bytes:
         """
-        Answer from the nearest level that is known to be true, else from the origin.
+        Answer from the first level with a valid entry, else from the origin.
         """
         metadata = context.invocation_metadata() or ()
         wanted = read_options(metadata)
@@ -89,7 +89,7 @@ class ReadThrough:
 
     async def warm(self, request: bytes) -> bool:
         """
-        Bring the answer to *request* into memory, and say whether that took a call of the origin.
+        Load the answer to *request* into L1, and return whether that needed a call to the origin.
 
         Raises:
             grpc.aio.AioRpcError: as the origin answered.
@@ -103,7 +103,7 @@ class ReadThrough:
         return True
 
     def _serves(self, entry: Entry, minimum: int, now: float) -> bool:
-        # Again after every wait: the stream may have moved on or broken meanwhile.
+        # Checked again after every await: the stream may have advanced or broken meanwhile.
         coherence = self._coherence
         return (
             entry.expires > now
@@ -115,7 +115,7 @@ class ReadThrough:
     async def _further(
         self, key: bytes, request: bytes, wanted: ReadOptions, metadata: Metadata, near: Entry | None, context: Context
     ) -> bytes:
-        # What is no request of this RPC is refused before anybody is asked, or takes a lease for it.
+        # A request that does not parse is rejected before L2, a lease or the origin is involved.
         tags = self.policy.tags(request)
         found = None if wanted.fresh else await self._levels.shared.get(key)
         now = time.time()
@@ -134,7 +134,7 @@ class ReadThrough:
             loaded = await self._loaded(key, request, wanted, metadata, tags, None if late is None else _PATIENCE)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             away = isinstance(error, TimeoutError) or error.code() in _AWAY
-            # Again after the wait: it may have been replaced meanwhile.
+            # Checked again after the await: the entry may have been invalidated meanwhile.
             if away and late is not None and self._may_be_late(late, wanted):
                 self._counts.stale += 1
                 return await self._found(late, "stale", time.time(), context)
@@ -146,7 +146,7 @@ class ReadThrough:
             return await self._answered(loaded.answer, how, context)
         if loaded.entry is not None:
             return await self._found(loaded.entry, "shared", time.time(), context)
-        raise AssertionError("a load brings an answer or an entry")
+        raise AssertionError("a load returns an answer or an entry")
 
     async def _loaded(
         self,
@@ -158,15 +158,15 @@ class ReadThrough:
         patience: float | None,
     ) -> LoadResult:
         """
-        Ask the origin, or wait for somebody who does.
+        Call the origin, or join a load in progress.
 
         Args:
             tags: of the request.
-            patience: seconds that it may take at the most; None for as long as the caller waits.
+            patience: timeout in seconds; None for the caller's deadline.
 
         Raises:
             grpc.aio.AioRpcError: as the origin answered.
-            TimeoutError: it did not, and there is no more time, or there is something to serve instead.
+            TimeoutError: the origin did not answer in time.
         """
         timeout = outgoing_timeout(otherwise=LOAD_SECONDS)
         if wanted.fresh or self._loads.passes(key):
@@ -174,7 +174,7 @@ class ReadThrough:
         if patience is not None:
             timeout = min(timeout, patience)
         async with asyncio.timeout(timeout):
-            # Nobody is made to wait for a caller who may have made a revision up: nothing here knows of it.
+            # A minimum that is unknown here may be made up: such a load is not shared, so that nobody waits for it.
             known = wanted.minimum <= self._coherence.applied
             loaded = await self._together(key, request, wanted.minimum, metadata, tags) if known else None
             return loaded or await self._loads.call(key, request, metadata, wanted.minimum, timeout)
@@ -183,23 +183,23 @@ class ReadThrough:
         self, key: bytes, request: bytes, minimum: int, metadata: Metadata, tags: Sequence[str]
     ) -> LoadResult | None:
         """
-        What a load brings that serves everybody who waits for it: one that others have begun, or else a new one. None
-        for a caller who has to ask for themselves.
+        The result of a shared load: one in progress, or else a new one. None when the caller has to call the origin
+        itself.
 
         Args:
             minimum: a revision that is known here.
         """
-        # A load that began earlier may be older than what this process has been told by now. What is not older reflects
-        # all of that, the minimum included. A second load began later than this caller came.
+        # A load that started earlier may predate changes that are known by now. A result of at least this revision
+        # reflects all of them, the minimum included. A second load started after this call arrived.
         least = self._coherence.newest(tags)
-        # A stream that is silent has told nothing by now: then the load itself has to be within the bound.
+        # While the stream is silent, changes are unknown: the load itself has to be within the staleness bound.
         since = float("-inf") if self._coherence.live else time.monotonic() - self._coherence.bound
 
         def good(entry: Entry) -> bool:
             return self._serves(entry, minimum, time.time())
 
         for _ in range(_JOINS):
-            # Shielded, because others may wait for the same load.
+            # Shielded, because other calls may wait for the same load.
             load = self._loads.under_way(key)
             if load is None:
                 return await asyncio.shield(self._loads.start(key, request, metadata, minimum, good))
@@ -209,7 +209,7 @@ class ReadThrough:
             except grpc.aio.AioRpcError as error:
                 if error.code() in _AWAY:
                     raise
-                # What was said to the one who began it, of a token perhaps, was not said to this caller.
+                # The error may concern the caller that started the load, such as its token.
                 return None
             if loaded.private:
                 return None
@@ -219,8 +219,8 @@ class ReadThrough:
 
     def _may_be_late(self, entry: Entry, wanted: ReadOptions) -> bool:
         """
-        Whether an entry may be served although it is past its time or the stream is silent: nothing that is known to
-        have changed, and nothing older than what the caller has seen.
+        Whether an entry may be served stale, past its TTL or while the stream is silent: not if it is known to be
+        invalid, or older than the caller's minimum.
         """
         return (
             not wanted.fresh
@@ -232,10 +232,10 @@ class ReadThrough:
 
     def _renew(self, key: bytes, request: bytes, metadata: Metadata, entry: Entry, now: float) -> None:
         """
-        Renew a hot entry before it expires, each read with a chance that grows towards the end: XFetch (Vattani,
+        Refresh a hot entry early, with a probability per read that grows towards its expiry: XFetch (Vattani,
         Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", PVLDB 8(8), 2015), with beta = 1.
         """
-        if now - entry.took * math.log(1.0 - random.random()) < entry.expires:  # noqa: S311 - no secret hangs on it
+        if now - entry.took * math.log(1.0 - random.random()) < entry.expires:  # noqa: S311 - not for cryptography
             return
         if self._loads.under_way(key) is None:
             self._counts.renewals += 1
@@ -244,7 +244,7 @@ class ReadThrough:
                 return other.expires > entry.expires and self._serves(other, 0, time.time())
 
             load = self._loads.start(key, request, metadata, 0, good)
-            # Nobody waits for it, so nobody is told when it fails: the entry is still good for its time.
+            # A failed refresh is ignored: the entry is valid until it expires.
             load.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _found(self, entry: Entry, level: str, now: float, context: Context) -> bytes:
@@ -269,7 +269,7 @@ class ReadThrough:
 
 async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> None:
     """
-    Answer as the origin did, to the letter: code, message, details.
+    Return the origin's error unchanged: code, message, details.
     """
     found: Any = error.trailing_metadata() or ()
     trailing = tuple((key, value) for key, value in found if key != "x-request-id")

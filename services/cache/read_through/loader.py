@@ -1,5 +1,5 @@
 """
-How an answer that is not kept comes in: once for each key in a process, and once in the fleet.
+Loads answers from the origin, once per key in a process (single flight) and once in the fleet (leases in Valkey).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from services.cache.read_through.origin import Answer, Metadata, Origin
 from services.cache.read_through.policies import Policy
 from services.cache.store.l2 import L2Cache
 
-# A load goes on for those who wait when the one who began it has gone, but not for ever.
+# A load outlives the call that started it, for the others that wait for it; this bounds it.
 LOAD_SECONDS = 20.0
-# For so long a key whose answer could not be kept is not loaded for others.
+# How long loads of a key are not shared after its answer turned out not to be cacheable.
 _PASSING_SECONDS = 60.0
 _MOST_PASSING = 10_000
-# Between two looks for what another process loads: first, and at the most.
+# Polling intervals for an entry that another process loads: initial and maximum.
 _LOOKS = (0.001, 0.02)
 
 _runs = itertools.count()
@@ -36,17 +36,17 @@ _process = f"{os.getpid()}-{os.urandom(6).hex()}"
 @dataclass(frozen=True, slots=True)
 class CacheLevels:
     """
-    Where answers are kept, and for how long.
+    The cache levels, and how long answers stay in them.
 
     Args:
-        near: the level in this process.
-        shared: the level in Valkey.
-        ttl: seconds that an answer is kept, by class.
-        absent_ttl: seconds that an absence is kept.
-        grace: seconds beyond its time in which an answer may be served when the origin is away.
-        most_value_bytes: larger answers are not kept.
-        lease_wait: seconds to wait for what another process loads.
-        metrics: what happened.
+        near: L1, in this process.
+        shared: L2, in Valkey.
+        ttl: TTL of an answer in seconds, by class.
+        absent_ttl: TTL of a NOT_FOUND in seconds (negative caching).
+        grace: seconds beyond the TTL in which an answer may be served while the origin is unavailable (stale-if-error).
+        most_value_bytes: larger answers are not cached.
+        lease_wait: seconds to wait for an answer that another process loads.
+        metrics: where to count.
     """
 
     near: L1Cache
@@ -62,12 +62,12 @@ class CacheLevels:
 @dataclass(frozen=True, slots=True)
 class LoadResult:
     """
-    What a load brought.
+    The result of a load.
 
     Args:
-        answer: the origin's; None when another process had loaded it.
-        entry: as it is kept; None when it may not be.
-        asked: when the origin was asked, or when that was found not to be needed, as `time.monotonic` has it.
+        answer: the origin's; None when another process loaded it.
+        entry: as cached; None when it may not be cached.
+        asked: when the origin was called, or when that turned out to be unnecessary, as `time.monotonic`.
     """
 
     answer: Answer | None
@@ -77,7 +77,7 @@ class LoadResult:
     @property
     def revision(self) -> int:
         """
-        The one that it reflects; 0 when nobody says.
+        The revision that it reflects; 0 when unknown.
         """
         if self.answer is not None:
             return self.answer.revision or 0
@@ -86,7 +86,7 @@ class LoadResult:
     @property
     def private(self) -> bool:
         """
-        Whether it is for one caller alone.
+        Whether the answer is for one caller only.
         """
         return self.answer is not None and self.answer.private
 
@@ -97,9 +97,9 @@ class Loader:
 
     Args:
         policy: of the RPC.
-        origin: who answers it.
-        coherence: what is known of the origin's changes.
-        levels: where answers are kept.
+        origin: serves it.
+        coherence: of the origin.
+        levels: where answers are cached.
     """
 
     def __init__(self, policy: Policy, origin: Origin, coherence: Coherence, levels: CacheLevels) -> None:
@@ -113,7 +113,7 @@ class Loader:
 
     def under_way(self, key: bytes) -> asyncio.Task[LoadResult] | None:
         """
-        The load of *key* that can be waited for.
+        The load of *key* in progress, or None.
         """
         return self._loads.get(key)
 
@@ -121,14 +121,14 @@ class Loader:
         self, key: bytes, request: bytes, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]
     ) -> asyncio.Task[LoadResult]:
         """
-        Begin a load that others may wait for.
+        Start a load that others may join.
 
         Args:
             key: of the entry.
             request: serialised.
-            metadata: of the caller who needs it.
-            minimum: the revision that it has to reflect.
-            good: whether what another process has loaded will do.
+            metadata: of the caller that starts it.
+            minimum: the revision that the answer must reflect.
+            good: whether an entry that another process loaded is acceptable.
 
         Returns:
             The load. It raises grpc.aio.AioRpcError as the origin answered.
@@ -142,11 +142,11 @@ class Loader:
         self, key: bytes, request: bytes, metadata: Metadata, minimum: int, timeout: float, token: str = ""
     ) -> LoadResult:
         """
-        Ask the origin, and keep what it says.
+        Call the origin, and cache its answer.
 
         Args:
             timeout: in seconds.
-            token: of the lease that this is done under.
+            token: of the lease held for this load.
 
         Raises:
             grpc.aio.AioRpcError: as the origin answered.
@@ -154,7 +154,7 @@ class Loader:
         self._counts.loads += 1
         asked = time.monotonic()
         tags = self._policy.tags(request)
-        # A replica that is behind what is known here would give an answer that is invalid already.
+        # A lagging replica would return an answer that is already invalid.
         least = max(minimum, self._coherence.newest(tags))
         entry = None
         try:
@@ -163,7 +163,7 @@ class Loader:
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.FAILED_PRECONDITION or least == minimum:
                     raise
-                # It has no such revision any more: it was set back, and this process has yet to hear of it.
+                # The origin no longer has this revision: it was restored to an older state, unknown here so far.
                 answer = await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
             entry = self._keep(key, tags, answer, token)
         finally:
@@ -173,7 +173,7 @@ class Loader:
 
     def passes(self, key: bytes) -> bool:
         """
-        Whether the answer of *key* could not be kept lately: then everybody asks for themselves.
+        Whether the last answer for *key* was not cacheable: then loads are not shared.
         """
         until = self._passing.get(key)
         if until is None:
@@ -208,7 +208,7 @@ class Loader:
 
     def _keep(self, key: bytes, tags: tuple[str, ...], answer: Answer, token: str) -> Entry | None:
         """
-        Keep an answer that says what it reflects and that nothing has made stale on its way.
+        Cache an answer that bears its revision and was not invalidated while in transit.
         """
         levels = self._levels
         ttl = levels.ttl.get(self._policy.kind, 0.0)

@@ -1,5 +1,5 @@
 """
-What a caller asks of an answer.
+The request headers that control caching: `x-min-revision` and `cache-control: no-cache`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from services.chassis.errors import InvalidArgument
 
 class ReadOptions(NamedTuple):
     """
-    What a caller asks of an answer.
+    A caller's requirements on an answer.
 
     Args:
-        minimum: the revision that it must reflect.
-        fresh: it must come from the origin.
+        minimum: the answer must reflect this revision.
+        fresh: the answer must come from the origin.
     """
 
     minimum: int
@@ -28,7 +28,7 @@ _NOTHING = ReadOptions(0, False)
 
 def read_options(metadata: Metadata) -> ReadOptions:
     """
-    Read the wish from the call's metadata: `x-min-revision`, `cache-control: no-cache`.
+    Parse the options from the call's metadata.
 
     Raises:
         InvalidArgument: `x-min-revision` is not a number.
@@ -37,7 +37,7 @@ def read_options(metadata: Metadata) -> ReadOptions:
     for key, value in metadata:
         if key == "x-min-revision":
             if not (isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19):
-                raise InvalidArgument.of("x-min-revision", "must be a revision: a number from 0 on")
+                raise InvalidArgument.of("x-min-revision", "must be a revision: a non-negative integer")
             minimum = int(value)
         elif key == "cache-control" and isinstance(value, str) and "no-cache" in value:
             fresh = True

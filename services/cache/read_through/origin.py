@@ -1,5 +1,5 @@
 """
-The services behind the cache, called with bytes.
+The services behind the cache, called with serialized requests.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from services.chassis.serving.tls import Identity
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-# What goes on to the origin, beside the request id and the trace. The rest is between the caller and us.
+# Headers forwarded to the origin, besides the request id and the trace context.
 _PASSED_ON = {"authorization", "x-modelyard-subject", "x-modelyard-scopes"}
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", 64 * 2**20),
     ("grpc.keepalive_time_ms", 300_000),
-    # The default waits up to two minutes before it tries a server again that was away.
+    # By default, gRPC backs off for up to two minutes before it reconnects.
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.initial_reconnect_backoff_ms", 100),
 ]
@@ -36,14 +36,14 @@ _OPTIONS = [
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What the origin said.
+    An answer of the origin.
 
     Args:
-        value: the serialised answer; of an absence, its `google.rpc.Status`.
+        value: the serialized response; for a NOT_FOUND, its `google.rpc.Status`.
         trailing: its trailing metadata.
-        revision: the one that it reflects; None when it does not say.
-        took: seconds that it took.
-        absence: the message of a NOT_FOUND; None for an answer.
+        revision: that it reflects; None when the origin does not tell.
+        took: duration of the call in seconds.
+        absence: the message of a NOT_FOUND; None for a response.
     """
 
     value: bytes
@@ -55,7 +55,7 @@ class Answer:
     @property
     def private(self) -> bool:
         """
-        Whether it is for this caller alone: `cache-control: private` or `no-store` (RFC 9111, section 5.2.2).
+        Whether it is for this caller only: `cache-control: private` or `no-store` (RFC 9111, section 5.2.2).
         """
         said = [str(value) for key, value in self.trailing if key == "cache-control"]
         return any("private" in value or "no-store" in value for value in said)
@@ -63,13 +63,13 @@ class Answer:
 
 class Origin:
     """
-    One service, by the addresses of its workers, which take turns.
+    A service behind the cache; calls go to its workers in turn.
 
     Args:
-        name: for people: registry, cdn.
+        name: registry or cdn.
         targets: host:port of each worker.
-        token: of the cache, for calls on its own behalf.
-        identity: of the cache; None means plain text.
+        token: of the cache, for calls that it makes on its own behalf.
+        identity: TLS identity of the cache; None for plaintext.
     """
 
     def __init__(
@@ -82,24 +82,24 @@ class Origin:
 
     def channel(self) -> grpc.aio.Channel:
         """
-        The connection whose turn it is.
+        The channel of the next worker.
         """
         return next(self._turns).channel()
 
     async def call(self, path: str, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
         """
-        Ask the origin.
+        Call the origin.
 
         Args:
             path: of the RPC.
-            request: serialised.
-            metadata: the caller's; what does not concern the origin is left out.
-            minimum: the revision that the answer has to reflect.
+            request: serialized.
+            metadata: the caller's; only the headers for the origin are forwarded.
+            minimum: the revision that the answer must reflect.
             timeout: in seconds.
 
         Raises:
-            grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did. A NOT_FOUND that says which
-                revision it reflects is an answer.
+            grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did. A NOT_FOUND with a revision
+                is an answer.
         """
         passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
         if minimum:
@@ -108,7 +108,7 @@ class Origin:
             try:
                 return await self._ask(next(self._turns), path, request, passed_on, timeout)
             except grpc.aio.AioRpcError as error:
-                # Only reads come here, so another worker may be asked.
+                # Only reads pass here, so they may be retried on another worker.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or not left:
                     raise
         raise AssertionError("an origin has at least one worker")

@@ -1,5 +1,5 @@
 """
-What may be cached, read from the contracts: every RPC with a `modelyard.cache.v1.policy` option (ADR 0004).
+Cache policies, read from the protos: every RPC with a `modelyard.cache.v1.policy` option (ADR 0004).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _FIELD = re.compile(r"\{([a-z_.]+)\}")
 @dataclass(frozen=True, slots=True)
 class Policy:
     """
-    The policy of one RPC.
+    The cache policy of one RPC.
 
     Args:
         service: its full name, `modelyard.registry.v1.ModelService`.
         method: its name, `GetModel`.
         origin: the service behind it, by the package: `registry` or `cdn`.
-        kind: the class of its answers, which names a time-to-live.
-        templates: what its answers are made from.
+        kind: the class of its answers, which selects the TTL.
+        templates: of the tags of its answers.
         request: the class of its requests.
     """
 
@@ -49,10 +49,10 @@ class Policy:
 
     def tags(self, request: bytes) -> tuple[str, ...]:
         """
-        What an answer to *request* is made from.
+        The tags of an answer to *request*: the resources that it depends on.
 
         Raises:
-            InvalidArgument: *request* is not one.
+            InvalidArgument: *request* does not parse.
         """
         try:
             decoded = self.request.FromString(request)
@@ -63,7 +63,7 @@ class Policy:
 
 def policies() -> list[Policy]:
     """
-    The policies of all contracts.
+    The policies of all RPCs.
     """
     return [_policy(method) for service in services() for method in service.methods if _declares(method)]
 
@@ -79,7 +79,7 @@ def _policy(method: MethodDescriptor) -> Policy:
         service=service.full_name,
         method=method.name,
         origin=service.file.package.split(".")[1],
-        kind=getattr(option, "class"),  # a word that Python keeps for itself
+        kind=getattr(option, "class"),  # a reserved word in Python
         templates=tuple(option.tags),
         request=message_factory.GetMessageClass(method.input_type),
     )

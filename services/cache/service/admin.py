@@ -1,5 +1,5 @@
 """
-A look into this process of the cache, and the means to move it.
+The admin service: status, warm-up and flush of this process of the cache.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class CacheAdminService(cache_pb2_grpc.CacheAdminServiceServicer):
     Serves `modelyard.cache.v1.CacheAdminService`.
 
     Args:
-        near: the level in this process.
-        shared: the level in Valkey.
-        streams: what is followed, by the name of the service behind it.
-        warmer: warms up.
+        near: L1.
+        shared: L2.
+        streams: the change streams, by origin.
+        warmer: runs warm-ups.
         breakers: of the connections to Valkey.
     """
 
@@ -61,14 +61,14 @@ class CacheAdminService(cache_pb2_grpc.CacheAdminServiceServicer):
 
     async def Flush(self, request: cache_pb2.FlushRequest, _context: Context) -> cache_pb2.FlushResponse:
         """
-        Drop what is kept in this process, and in Valkey when asked.
+        Clear L1, and L2 on request.
         """
         dropped = await self._shared.flush() if request.shared else 0
         return cache_pb2.FlushResponse(dropped_count=dropped + self._near.clear())
 
     async def GetStatus(self, _request: cache_pb2.GetStatusRequest, _context: Context) -> cache_pb2.GetStatusResponse:
         """
-        The levels, the change streams and the breaker of this process.
+        The state of L1, the change streams and the circuit breaker.
         """
         return cache_pb2.GetStatusResponse(
             near_entries=len(self._near),

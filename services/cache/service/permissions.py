@@ -1,5 +1,5 @@
 """
-Which namespaces of the key-value cache the caller in progress may use.
+Which namespaces of the key-value cache the current caller may use.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from services.chassis.serving.context import Context, values_of
 
 def visible(namespace: Namespace, context: Context) -> bool:
     """
-    Whether a namespace is there for a caller at all: those of the gateway's callers who may not use it are answered as
-    if it were not, and so is whoever may neither read nor write it.
+    Whether a namespace exists as far as the caller can tell: it is hidden from callers through the gateway if it is
+    internal, and from callers that may neither read nor write it.
 
     Raises:
-        FailedPrecondition: it is for named callers, and calls need no token here, so that nobody is known
+        FailedPrecondition: it is restricted to certain callers, while access control is off
             (NAMESPACE_NEEDS_ACCESS).
     """
-    # The gateway says so of every call that it passes on, and of no other; whoever else says it takes from themselves.
+    # The gateway sets this header on every call that it forwards; a direct caller that sends it only loses access.
     if values_of(context, CLIENT) and not namespace.gateway:
         return False
     if namespace.readers is None and namespace.writers is None:
@@ -29,7 +29,7 @@ def visible(namespace: Namespace, context: Context) -> bool:
     if identity() is None:
         raise FailedPrecondition(
             "NAMESPACE_NEEDS_ACCESS",
-            f"{namespace.id} names who may use it, and calls need no token here: set MODELYARD_ACCESS to on",
+            f"{namespace.id} is restricted to certain callers, and access control is off: set MODELYARD_ACCESS to on",
         )
     return any(_has(namespace, permission) for permission in Permission)
 
@@ -37,7 +37,7 @@ def visible(namespace: Namespace, context: Context) -> bool:
 def check(namespace: Namespace, permission: Permission) -> None:
     """
     Raises:
-        PermissionDenied: the caller may not do this in a namespace that is there for them (NAMESPACE_DENIED).
+        PermissionDenied: the caller lacks this permission for a namespace that it can see (NAMESPACE_DENIED).
     """
     if not _has(namespace, permission):
         raise PermissionDenied(

@@ -39,11 +39,11 @@ _INT64 = 2**63
 @dataclass(frozen=True, slots=True)
 class NamespaceState:
     """
-    A namespace, as this process has it.
+    The state of a namespace in this process.
 
     Args:
-        namespace: its name and class.
-        feed: its log.
+        namespace: its name and limits.
+        feed: its invalidation feed.
         results: hits and misses of this process.
     """
 
@@ -53,17 +53,17 @@ class NamespaceState:
 
     def prefix(self) -> bytes:
         """
-        What the near level's keys begin with: another one since everything before has to go.
+        Prefix of the keys in L1; changes when all cached entries become invalid.
         """
         return b"\0%s\0%d\0" % (self.namespace.id.encode(), self.feed.generation)
 
 
 def namespace_states(namespaces: Sequence[Namespace], store: ValueStore, bound: float) -> dict[str, NamespaceState]:
     """
-    The namespaces with what follows them.
+    The state of each namespace, by name.
 
     Args:
-        bound: seconds without a word from Valkey after which nothing is served from memory.
+        bound: maximum age of the feed in seconds; beyond it, nothing is served from L1.
     """
     return {
         namespace.id: NamespaceState(namespace, InvalidationFeed(namespace, store, _coherence(namespace, bound)))
@@ -72,7 +72,7 @@ def namespace_states(namespaces: Sequence[Namespace], store: ValueStore, bound: 
 
 
 def _coherence(namespace: Namespace, bound: float) -> Coherence:
-    # Keys and tags are what they are: a slash in one means nothing. Where nothing is kept in memory, nothing is judged.
+    # Slashes in keys and tags have no meaning. Without L1, nothing is validated, and the table needs no cells.
     return Coherence(bound=bound, cells=CELLS if namespace.near else 1, nested=False)
 
 
@@ -83,8 +83,8 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
     Args:
         found: the namespaces, by name.
         store: the values.
-        near: the level in this process, for the namespaces that use it.
-        draining: set when the process is about to end: watches end then.
+        near: L1, for the namespaces that use it.
+        draining: set when the process shuts down; ends the watches.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
 
     async def Touch(self, request: cache_pb2.TouchRequest, context: Context) -> cache_pb2.TouchResponse:
         """
-        Give a key a new time-to-live.
+        Set the TTL of a key.
         """
         state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_key(request.key, "key")
@@ -164,7 +164,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         self, request: cache_pb2.InvalidateTagsRequest, context: Context
     ) -> cache_pb2.InvalidateTagsResponse:
         """
-        Make what has one of the tags stale.
+        Invalidate all entries that have one of the tags.
         """
         state = self._namespace_state(request.namespace, Permission.WRITE, context)
         check_keys(request.tags, "tags")
@@ -200,7 +200,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         if isinstance(outcome, Lease):
             lease = cache_pb2.GetOrLeaseResponse.Lease(token=outcome.token, expire_time=_time(outcome.expires))
             return cache_pb2.GetOrLeaseResponse(lease=lease)
-        # Asked again soon, because most fills take less than their lease.
+        # A short retry delay, because most fills take less than their lease.
         delay = Duration()
         delay.FromMilliseconds(max(1, min(outcome.milliseconds, 50)))
         return cache_pb2.GetOrLeaseResponse(retry_delay=delay)
@@ -260,7 +260,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
 
     async def Watch(self, request: cache_pb2.WatchRequest, context: Context) -> AsyncIterator[cache_pb2.WatchResponse]:
         """
-        What changes in a namespace.
+        Stream the invalidations of a namespace.
         """
         state = self._namespace_state(request.namespace, Permission.READ, context)
         if not 0 <= request.start_sequence < _INT64:
@@ -283,7 +283,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
             )
             raise InvalidArgument.of(
                 "namespace",
-                f"must be one that is configured, and that may be used here: {known or 'there is none'}",
+                f"must be a configured namespace that the caller may use: {known or 'there is none'}",
                 reason="UNKNOWN_NAMESPACE",
             )
         permissions.check(state.namespace, permission)
@@ -295,7 +295,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
             value, revision = near
             _say(context, "near", revision)
             return value
-        # Before the answer is under way: one that was may not be kept among what is known to be younger.
+        # Taken before the read: if the generation changes meanwhile, the answer must not be cached under the new one.
         near_key = state.prefix() + key.encode()
         found = await self._store.get(state.namespace, [key])
         (there,) = found.values
@@ -307,7 +307,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
 
     def _kept(self, state: NamespaceState, key: str, wanted: ReadOptions) -> tuple[Value, int] | None:
         """
-        The value in memory and the sequence that it reflects, if it is known to be true.
+        The value in L1 and the sequence that it reflects, if it is valid.
         """
         if not state.namespace.near or wanted.fresh:
             return None
@@ -340,7 +340,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         self, state: NamespaceState, sequence: int, keys: tuple[str, ...], tags: tuple[str, ...], context: Context
     ) -> None:
         """
-        What this process has written it knows at once; the others learn it from the log.
+        Apply the changes of a write at once in this process; other processes learn them from the feed.
         """
         if state.namespace.near:
             state.feed.coherence.touch(sequence, [(name, False) for name in names(keys, tags)])

@@ -1,5 +1,5 @@
 """
-Concurrent gets share a round trip.
+Batches concurrent gets into shared round trips.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.chassis.serving.background import begin
 
 _log = logging.getLogger(__name__)
 
-# Round trips under way at once, and keys in one. Measured by `make bench-cache`, docs/adr/0013.
+# Concurrent round trips, and keys per round trip. Measured by `make bench-cache`, docs/adr/0013.
 _LANES = 2
 _MOST_KEYS = 64
 
@@ -23,10 +23,10 @@ _Batch = list[tuple[bytes, asyncio.Future[bytes | None]]]
 
 class BatchedGets:
     """
-    Gets values: what is asked for while the lanes are busy goes together with the next round trip.
+    Gets values: requests that arrive while all lanes are busy share the next round trip.
 
-    A caller that gives up leaves the round trip alone, so that no answer can reach another caller than its own. In a
-    cluster what goes together is of one server: see `ShardedGets`.
+    A cancelled caller does not cancel the round trip, so that answers cannot be mixed up between callers. In a cluster,
+    a batch is for one server: see `ShardedGets`.
 
     Args:
         valkey: where the values are.
@@ -55,8 +55,8 @@ class BatchedGets:
             while batch := self._next():
                 await self._answer(batch)
         finally:
-            # In the same step in which nothing was found waiting: whoever comes after this starts a lane of their own.
-            # (A callback of the task would run later, and who came in between would wait for ever.)
+            # Without an await after the queue was found empty: a later request starts a new lane.
+            # (A done callback would run later, and a request in between would wait forever.)
             self._lanes.discard(asyncio.current_task())
 
     async def _answer(self, batch: _Batch) -> None:
@@ -64,14 +64,14 @@ class BatchedGets:
             values = await self._values([key for key, _ in batch])
             if not isinstance(values, list) or len(values) != len(batch):
                 self._valkey.doubt(batch[0][0])
-                raise Unreachable("the answer to another question")
+                raise Unreachable("the answer does not match the request")
         except (Unreachable, Refused) as error:
             _fail(batch, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
-            _log.exception("a round trip to valkey failed, by mistake")
-            _fail(batch, Unreachable(f"unforeseen: {error!r}"))
+        except Exception as error:  # noqa: BLE001 - on any error, all waiting callers must be answered
+            _log.exception("unexpected error in a round trip to valkey")
+            _fail(batch, Unreachable(f"unexpected: {error!r}"))
         except BaseException:
-            _fail(batch, Unreachable("the process ends"))
+            _fail(batch, Unreachable("the process is shutting down"))
             raise
         else:
             for (_, answer), value in zip(batch, values, strict=True):
@@ -80,7 +80,7 @@ class BatchedGets:
 
     def _next(self) -> _Batch:
         """
-        What goes with the next round trip: of those who still wait.
+        The next batch, without cancelled requests.
         """
         batch: _Batch = []
         while self._waiting and len(batch) < _MOST_KEYS:
@@ -101,7 +101,7 @@ class BatchedGets:
 def _fail(batch: _Batch, error: Unreachable | Refused) -> None:
     for _, answer in batch:
         if not answer.done():
-            # One of its own for each: what raises it adds to its traceback.
+            # A separate instance for each caller, because raising it extends its traceback.
             answer.set_exception(type(error)(*error.args))
 
 

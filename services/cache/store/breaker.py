@@ -1,5 +1,5 @@
 """
-Leaves alone what does not answer.
+A circuit breaker.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _log = logging.getLogger(__name__)
 
 class Breaker:
     """
-    A circuit breaker (Nygard, "Release It!", 2007) whose trial calls nobody waits for: while it is open a task of its
-    own asks now and then whether the other side is back.
+    A circuit breaker (Nygard, "Release It!", 2007) whose trial calls delay no caller: while it is open, a background
+    task probes the server periodically.
 
     Args:
-        trial: a call that says whether it is back; it raises when it is not.
-        failures: how many in a row open it.
-        rest: seconds between two trials.
+        trial: the probe; raises while the server is unavailable.
+        failures: consecutive failures that open it.
+        rest: seconds between two probes.
 
     Attributes:
-        opened: how often it has opened.
+        opened: how many times it has opened.
     """
 
     __slots__ = ("_failed", "_failures", "_rest", "_task", "_trial", "_trying", "opened")
@@ -48,7 +48,7 @@ class Breaker:
     @property
     def state(self) -> str:
         """
-        closed, open, or half-open while a trial is under way.
+        closed, open, or half-open while a probe is in progress.
         """
         if self._task is None:
             return "closed"
@@ -56,13 +56,13 @@ class Breaker:
 
     def succeeded(self) -> None:
         """
-        It answered.
+        Record a success.
         """
         self._failed = 0
 
     def failed(self) -> None:
         """
-        It did not.
+        Record a failure.
         """
         self._failed += 1
         if self._failed >= self._failures:
@@ -74,12 +74,12 @@ class Breaker:
         """
         if self._task is None:
             self.opened += 1
-            _log.warning("valkey does not answer: it is left alone until it does")
+            _log.warning("valkey does not answer: the circuit breaker is open until it does")
             self._task = begin(self._until_it_answers())
 
     async def close(self) -> None:
         """
-        End the trials.
+        Stop probing.
         """
         await end(self._task)
 
@@ -98,7 +98,7 @@ class Breaker:
     async def _answers(self) -> bool:
         try:
             await self._trial()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
+        except Exception as error:  # noqa: BLE001 - any error means that it is still unavailable
             _log.debug("valkey still does not answer: %s", error)
             return False
         return True

@@ -15,10 +15,10 @@ _STATES = ("open", "half-open", "closed")
 
 class Breakers:
     """
-    A server that is dead is left alone, and keeps nobody from the others.
+    Circuit breakers by server: a dead server does not affect calls to the others.
 
     Args:
-        trial: asks the server that has a key; it raises when it does not answer.
+        trial: probes the server that holds a key; raises when it does not answer.
     """
 
     def __init__(self, trial: Callable[[bytes], Awaitable[object]]) -> None:
@@ -31,7 +31,7 @@ class Breakers:
 
         Args:
             shard: the server's name.
-            key: one that it has. When the server's slots go to another, that one is tried with it, too.
+            key: one that it holds. When its slots move to another server, the probe follows.
         """
         found = self._found.get(shard)
         if found is None:
@@ -41,27 +41,27 @@ class Breakers:
     @property
     def closed(self) -> bool:
         """
-        Whether calls go through to all of them.
+        Whether all are closed.
         """
         return all(each.closed for each in self._found.values())
 
     @property
     def state(self) -> str:
         """
-        That of the one that is worst: open, half-open, closed.
+        The worst state: open, half-open or closed.
         """
         return worst(each.state for each in self._found.values())
 
     @property
     def opened(self) -> int:
         """
-        How often one has opened.
+        How many times any has opened.
         """
         return sum(each.opened for each in self._found.values())
 
     async def close(self) -> None:
         """
-        End the trials.
+        Stop probing.
         """
         for each in self._found.values():
             await each.close()
@@ -69,6 +69,6 @@ class Breakers:
 
 def worst(states: Iterable[str]) -> str:
     """
-    The state that is worst, of those that `Breaker` has.
+    The worst of several states of `Breaker`.
     """
     return min(states, key=_STATES.index, default="closed")

@@ -1,5 +1,5 @@
 """
-Values in fewer bytes, where that saves.
+Compression of values in L2.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from enum import StrEnum
 
 import zstandard
 
-# What is smaller is not worth the time.
+# Smaller values are not worth compressing.
 _LEAST_BYTES = 1024
-# It has to save this part at least, or reading it costs more than it is worth.
+# Minimum saving, or decompression costs more than it is worth.
 _LEAST_SAVING = 0.1
 
 
@@ -32,12 +32,12 @@ class Compression:
     level 6 (RFC 1952).
 
     Args:
-        method: how.
-        most_bytes: no value is larger, compressed or not.
+        method: of compression.
+        most_bytes: maximum size of a decompressed value.
 
     Attributes:
         bytes_in: of the values that were compressed.
-        bytes_out: what they became.
+        bytes_out: their size after compression.
     """
 
     def __init__(self, method: Method, most_bytes: int) -> None:
@@ -50,7 +50,7 @@ class Compression:
 
     def pack(self, value: bytes) -> bytes:
         """
-        One byte that says how, then the value.
+        Compress a value; the first byte of the result names the method.
         """
         if self._method is Method.NONE or len(value) <= _LEAST_BYTES:
             return b"-" + value
@@ -64,7 +64,7 @@ class Compression:
 
     def unpack(self, data: bytes) -> bytes | None:
         """
-        What `pack` made, by whichever method; None for anything else.
+        Decompress what `pack` returned, by any method; None for anything else.
         """
         body = data[1:]
         try:

@@ -1,5 +1,5 @@
 """
-The most-read keys of each process, kept in Valkey over its end.
+Persists the most-read keys of each process in Valkey, for the next start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.cache.store.valkey import Refused, Unreachable, Valkey
 
 _HEAD = struct.Struct(">d")
 _KEY = struct.Struct(">II")
-# What was read longer ago says nothing about what will be.
+# Older lists do not predict reads.
 _OLDEST_SECONDS = 86_400.0
 
 
@@ -24,8 +24,8 @@ class HotStore:
 
     Args:
         valkey: the connection.
-        prefix: what the key begins with.
-        process: which of the processes this is.
+        prefix: of the key.
+        process: identifies this process.
     """
 
     def __init__(self, valkey: Valkey, prefix: str, process: str) -> None:
@@ -35,18 +35,18 @@ class HotStore:
 
     async def save(self, keys: Sequence[tuple[bytes, int]]) -> None:
         """
-        Keep this process's list; one that cannot be kept now is kept the next time.
+        Save the list of this process; a failure is ignored, as the next save follows.
         """
         parts = [_KEY.pack(len(key), count) + key for key, count in keys]
         data = _HEAD.pack(time.time()) + b"".join(parts)
         with suppress(Unreachable, Refused):
             await self._valkey.run(lambda client: client.hset(self._name, self._process, data), timeout=1.0)
-            # Like everything that may go: a full Valkey lets go of what has a time-to-live only.
+            # With a TTL, so that a full Valkey may evict it (volatile eviction policies).
             await self._valkey.run(lambda client: client.expire(self._name, int(_OLDEST_SECONDS)), timeout=1.0)
 
     async def load(self) -> list[bytes]:
         """
-        The keys of all processes' lists, the most-read one first.
+        The keys of all processes, in descending order of reads.
         """
         try:
             found = await self._valkey.run(lambda client: client.hgetall(self._name), timeout=1.0)
@@ -67,7 +67,7 @@ class HotStore:
 
 def _decode(data: bytes) -> dict[bytes, int] | None:
     """
-    A list; None when it is old or none.
+    Decode a list; None when it is expired or malformed.
     """
     keys: dict[bytes, int] = {}
     try:

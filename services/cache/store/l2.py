@@ -1,7 +1,7 @@
 """
-The level of the read-through cache that all processes share, in Valkey.
+The L2 cache: shared by all processes, in Valkey.
 
-Nothing here can fail a read: what does not answer in time is a miss. Each entry and its lease are in one hash slot.
+Valkey never fails a read: no answer in time counts as a miss. An entry and its lease are in one hash slot.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from services.chassis.errors import Unavailable
 
 _FAILED = (Unreachable, Refused)
 _REVISION = 19
-# A filler that has not come back by then has died.
+# After this, the holder of a lease is presumed dead.
 _LEASE_MILLISECONDS = 5000
 _FLUSH_SECONDS = 30.0
 
-# Keeps an entry unless a newer one is there, and gives the lease back.
+# Stores an entry unless a newer one exists, and releases the lease.
 _PUT = Script(
     """
 local old = redis.pcall('GETRANGE', KEYS[1], 0, 18)
@@ -34,7 +34,7 @@ if ARGV[4] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[4] then redis.call('DEL
 return stored
 """
 )
-# Gives a lease, and what is there.
+# Acquires a lease, and returns the current entry.
 _LEASE = Script(
     """
 local held = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
@@ -51,12 +51,12 @@ class L2Cache:
 
     Args:
         valkey: the connection.
-        compression: how values are made smaller.
-        prefix: what the keys begin with: one for each suite that uses the same Valkey.
+        compression: of values.
+        prefix: of the keys; differs between suites that share a Valkey.
 
     Attributes:
         valkey: the connection.
-        compression: what it has saved.
+        compression: with its statistics.
     """
 
     def __init__(self, valkey: Valkey, compression: Compression, prefix: str) -> None:
@@ -67,7 +67,7 @@ class L2Cache:
 
     async def get(self, key: bytes) -> Entry | None:
         """
-        The entry of *key*; None when there is none, or when Valkey does not say.
+        The entry of *key*; None when there is none, or when Valkey does not answer.
         """
         name = self._name(key)
         try:
@@ -85,10 +85,10 @@ class L2Cache:
 
     async def put(self, key: bytes, entry: Entry, seconds: float, token: str = "") -> None:
         """
-        Keep *entry* for *seconds*, unless a newer one is there.
+        Store *entry* for *seconds*, unless a newer one exists.
 
         Args:
-            token: of the lease that it was loaded under, which ends.
+            token: of the lease that it was loaded under, which is released.
         """
         name = self._name(key)
         data = self.compression.pack(entry.encode(key))
@@ -100,11 +100,11 @@ class L2Cache:
 
     async def lease(self, key: bytes, token: str) -> tuple[bool | None, Entry | None]:
         """
-        Ask to be the one who loads *key*.
+        Acquire the lease to load *key*.
 
         Returns:
-            True: the caller is; False: somebody else is; None: Valkey does not say. And the entry of *key* at that
-            moment: whoever had the lease before may have put it there since the caller looked.
+            True: acquired; False: held by another; None: Valkey does not answer. And the current entry of *key*: the
+            previous holder may have stored it since the caller's read.
         """
         name = self._name(key)
         try:
@@ -118,7 +118,7 @@ class L2Cache:
 
     async def release(self, key: bytes, token: str) -> None:
         """
-        Give a lease back without an entry.
+        Release a lease without storing an entry.
         """
         try:
             await self.valkey.script(_RELEASE, (self._name(key) + b":lease",), (token,))
@@ -127,7 +127,7 @@ class L2Cache:
 
     async def flush(self) -> int:
         """
-        Drop every entry, and say how many there were.
+        Remove all entries, and return how many there were.
 
         Raises:
             Unavailable: Valkey does not answer.
@@ -149,5 +149,5 @@ class L2Cache:
         return None if body is None else Entry.decode(key, body)
 
     def _name(self, key: bytes) -> bytes:
-        # In braces, because a cluster then finds the entry and its lease in one slot.
+        # Braces (a hash tag) put the entry and its lease into one slot of a cluster.
         return self._prefix + b"{" + hashlib.sha256(key).hexdigest()[:40].encode() + b"}"

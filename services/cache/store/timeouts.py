@@ -1,5 +1,5 @@
 """
-A time-out for the other side, not for ourselves.
+A timeout that does not count the delays of a busy event loop.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _TICKS = 10
 
 class PeerTimeout:
     """
-    As `asyncio.timeout`, but however long one turn of the event loop takes, it counts a tenth at the most: an answer
-    that has come and that we have not read yet is no silence of the other side.
+    Like `asyncio.timeout`, but one iteration of the event loop counts at most a tenth of the time, however long it
+    takes: an answer that has arrived and was not read yet is not the peer's fault.
 
     Args:
-        seconds: that the block may take, of a loop that keeps up.
+        seconds: timeout of the block, for a responsive event loop.
 
     Raises:
-        TimeoutError: it took longer.
+        TimeoutError: the block took longer.
     """
 
     __slots__ = ("_left", "_loop", "_tick", "_ticking", "_timeout")
@@ -43,7 +43,7 @@ class PeerTimeout:
     def _ticked(self) -> None:
         self._left -= 1
         if self._left:
-            # From now on, and not from when it should have been: no two ticks come in one turn of the loop.
+            # Relative to now, not to when it was due, so that one iteration of the loop sees at most one tick.
             self._ticking = self._loop.call_later(self._tick, self._ticked)
         else:
             self._timeout.reschedule(self._loop.time())

@@ -1,8 +1,8 @@
 """
 The connection to Valkey or Redis: one server, or a cluster.
 
-Whatever goes wrong is `Unreachable` (it did not answer in time, or not sensibly) or `Refused` (it answered with an
-error); after a few of the first nothing is asked until it is back.
+Every failure is `Unreachable` (no answer in time, or a malformed one) or `Refused` (an error reply). After several
+consecutive `Unreachable`, the circuit breaker opens.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from services.cache.store.timeouts import PeerTimeout
 
 T = TypeVar("T")
 _CONNECTIONS = 32
-# Callers that wait for a connection. Each costs some kilobytes.
+# Maximum number of callers that wait for a connection; each costs some kilobytes.
 _MOST_WAITING = 10_000
 _MOST_DOUBTS = 3
-# What is asked for where any server will do: in a cluster, the one that has this key.
+# The key of commands without one: in a cluster, the server of this key runs them.
 _ANY = b"modelyard:any"
 
 
@@ -49,13 +49,13 @@ class Unreachable(Exception):  # noqa: N818 - an outcome, not a fault of ours
 
 class Busy(Unreachable):
     """
-    There were too many calls of our own: Valkey was not asked, and nothing is known of it.
+    Too many concurrent calls in this process: Valkey was not called, and its state is unknown.
     """
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, not a fault of ours
     """
-    Valkey answered with an error: no memory left, another type of value.
+    Valkey answered with an error, such as no memory left or a wrong type.
     """
 
 
@@ -67,10 +67,10 @@ class Full(Refused):
 
 class Script:
     """
-    A Lua script that Valkey runs as one step.
+    A Lua script that Valkey runs atomically.
 
     Args:
-        text: its source. All keys that it uses are in the hash slot of the first.
+        text: its source. All keys that it uses are in the hash slot of the first one.
     """
 
     __slots__ = ("digest", "text")
@@ -82,20 +82,20 @@ class Script:
 
 class Valkey:
     """
-    Valkey, as the stores use it.
+    A client of Valkey with timeouts, a bounded queue for connections, and circuit breakers.
 
     Args:
         url: redis://host:port/database; of a cluster, one of its nodes.
-        password: None when it asks for none.
+        password: None when none is required.
         cluster: whether the server is a node of a cluster.
-        timeout: seconds that a command may take, from the moment in which it has a connection.
-        patience: seconds that a caller waits for a connection; None for as long as it likes.
-        connections: how many there are at the most; of a cluster, to each server.
+        timeout: of a command in seconds, from the moment it has a connection.
+        patience: seconds to wait for a connection; None for no limit.
+        connections: size of the pool, per server of a cluster.
 
     Attributes:
-        breakers: whether Valkey is asked at all.
-        unreachable: how many commands got no answer.
-        refused: how many were answered with an error.
+        breakers: the circuit breakers.
+        unreachable: commands without an answer.
+        refused: commands answered with an error.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Valkey:
         self.client: Any = (_cluster if cluster else _server)(url, password, timeout, connections)
         self._connections = connections
         self._patience = patience
-        # Who waits for one of our connections says nothing of Valkey: the clock of a command starts after that.
+        # Waiting for a pooled connection says nothing about Valkey: the timeout of a command starts after it.
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._waiting = 0
         self.breakers = Breakers(self._trial)
@@ -128,11 +128,11 @@ class Valkey:
         """
         if self.cluster:
             return sum(len(node._connections) - len(node._free) for node in self.client.get_nodes())  # noqa: SLF001
-        return len(self.client.connection_pool._in_use_connections)  # noqa: SLF001 - redis-py tells it nowhere else
+        return len(self.client.connection_pool._in_use_connections)  # noqa: SLF001 - redis-py has no public API for it
 
     def shard(self, key: bytes) -> str:
         """
-        The name of the server that has *key*; empty when there is only one, or while it is not known.
+        The name of the server that holds *key*; empty for a single server, or while it is unknown.
         """
         if not self.cluster:
             return ""
@@ -150,11 +150,11 @@ class Valkey:
 
         Args:
             command: what to do with redis-py's client.
-            key: one of the command's; all of them are on one server.
-            timeout: in seconds, where the usual one is too short.
+            key: one of the command's keys; all of them are on one server.
+            timeout: in seconds, in place of the default.
 
         Raises:
-            Unreachable: it is not there, or left alone.
+            Unreachable: Valkey does not answer, or the circuit breaker is open.
             Refused: it answered with an error.
         """
         shard = self.shard(key)
@@ -166,7 +166,7 @@ class Valkey:
             turns = self._turns[shard] = asyncio.Semaphore(self._connections)
         await self._turn(turns)
         try:
-            # Others may have found out meanwhile.
+            # Concurrent calls may have opened it meanwhile.
             if not breaker.closed:
                 raise Unreachable
             try:
@@ -174,7 +174,7 @@ class Valkey:
                 async with PeerTimeout(2 * (timeout or self.timeout)):
                     found = await command(self.client)
             except Exception as error:
-                # Of bytes that are no answer the client makes errors of any kind.
+                # Malformed answers make redis-py raise errors of any type.
                 raise await self._failure(error, breaker) from error
         finally:
             turns.release()
@@ -203,17 +203,17 @@ class Valkey:
             try:
                 return await client.evalsha(script.digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                # It was started anew.
+                # The server was restarted and has lost its scripts.
                 return await client.eval(script.text, len(keys), *keys, *arguments)
 
         return await self.run(call, key=keys[0], timeout=timeout)
 
     def doubt(self, key: bytes) -> None:
         """
-        What it answered makes no sense: after a few of those in a row it is left alone as if it had not answered.
+        Record a malformed answer: several in a row open the circuit breaker.
 
         Args:
-            key: that was asked for.
+            key: of the request.
         """
         self._doubts += 1
         if self._doubts >= _MOST_DOUBTS:
@@ -223,7 +223,7 @@ class Valkey:
 
     def trust(self) -> None:
         """
-        What it answered makes sense.
+        Record a well-formed answer.
         """
         self._doubts = 0
 
@@ -241,7 +241,7 @@ class Valkey:
         Wait for a connection.
 
         Raises:
-            Busy: too many wait, or for too long.
+            Busy: too many callers wait, or the wait took too long.
         """
         if self._waiting >= _MOST_WAITING:
             raise Busy
@@ -259,7 +259,7 @@ class Valkey:
 
     async def _failure(self, error: Exception, breaker: Breaker) -> Exception:
         if isinstance(error, ReadOnlyError):
-            # The server has become a replica: the name now belongs to another one.
+            # The server has become a replica: reconnect, so that its name resolves to the new primary.
             with suppress(Exception):
                 await (self.client.aclose() if self.cluster else self.client.connection_pool.disconnect())
         elif isinstance(error, ResponseError) and not isinstance(error, ClusterDownError):
@@ -274,18 +274,18 @@ class Valkey:
         async with asyncio.timeout(4 * self.timeout):
             token = os.urandom(8).hex().encode()
             if await self.client.eval("return ARGV[1]", 1, key, token) != token:
-                raise Unreachable("it answers another question")
+                raise Unreachable("the answer does not match the request")
 
 
 def _server(url: str, password: str | None, timeout: float, connections: int) -> Any:
-    # `run` lets no more in than there are connections.
+    # `run` admits no more callers than there are connections.
     pool = BlockingConnectionPool.from_url(
         url,
         password=password,
         max_connections=connections,
         timeout=timeout,
         protocol=3,
-        # `run` has the only clock.
+        # Timeouts are enforced by `run` only.
         socket_connect_timeout=None,
         socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
@@ -299,9 +299,9 @@ def _cluster(url: str, password: str | None, timeout: float, connections: int) -
         url,
         password=password,
         protocol=3,
-        # Some more, with which it asks for the slots.
+        # Some more, for the discovery of slots.
         max_connections=connections + 4,
-        # So that another node is asked where the slots are when one is silent, within the time of a longer command.
+        # So that a silent node is skipped during slot discovery, within the timeout of a longer command.
         socket_connect_timeout=max(0.5, 2 * timeout),
         retry=Retry(NoBackoff(), 2),
     )

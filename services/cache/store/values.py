@@ -259,7 +259,7 @@ def _two_integers(answer: Any) -> tuple[int, int]:
 def _value(found: Any, wanted: str) -> Value:
     key, value, tags, expires = found
     if key != wanted.encode() or not isinstance(value, bytes):
-        raise ValueError("the answer to another question")
+        raise ValueError("the answer does not match the request")
     return Value(wanted, value, tuple(tags.decode().split("\n")) if tags else (), int(expires))
 
 

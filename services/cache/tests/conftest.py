@@ -4,8 +4,9 @@ A cache with an origin and an empty Valkey for each test.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,8 +14,25 @@ import redis
 from embedded.supervisor import Supervisor
 from embedded.valkey import Valkey
 from embedded.valkey_cluster import ValkeyCluster
+from services.cache.model.coherence import Coherence
+from services.cache.service import values as values_service
 from services.cache.tests.harness import Backend, Cache, Origin, running, serving
 from services.cache.tests.values_client import SMALL, Values
+
+_CELLS = 1 << 12
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_coherence_tables() -> Iterator[None]:
+    """
+    Tables of 4,096 cells: allocating and clearing the 8 MiB of the real ones costs more than most of these tests. The
+    rules do not depend on the size; test_coherence.py and test_schedules.py choose theirs.
+    """
+    defaults: Any = Coherence.__init__.__kwdefaults__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "cells", _CELLS)
+        patch.setattr(values_service, "CELLS", _CELLS)
+        yield
 
 
 @pytest.fixture

@@ -94,11 +94,11 @@ def test_changes_without_end_leave_most_of_what_is_kept() -> None:
     """
     There is no number of changed names after which everything that was read before is invalid.
     """
-    coherence = Coherence()
+    coherence = Coherence(cells=1 << 17)
     kept = [f"namespaces/default/models/kept-{number}" for number in range(1000)]
-    for revision in range(1, 200_001):
+    for revision in range(1, 25_001):
         coherence.apply(revision, [(f"namespaces/default/models/new-{revision}", True)])
-    # Of a million cells 400,000 have been touched, some of them twice: about two thirds of the entries are valid.
+    # 50,000 of 131,072 cells were touched, some of them twice: about two thirds of the entries are valid.
     assert sum(coherence.valid(0, [name]) for name in kept) > 500
     assert coherence.floor == 0
 

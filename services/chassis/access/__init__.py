@@ -1,5 +1,5 @@
 """
-Who calls, and what they may do: tokens, the keys that sign them, and our own.
+Authentication and authorization: tokens, the keys that verify them, and the service's own token.
 """
 
 from services.chassis.access.identity import ANYBODY, Identity

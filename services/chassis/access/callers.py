@@ -1,5 +1,5 @@
 """
-Whom a process believes when it says on whose behalf it calls, and how much one of them may take.
+Trusted proxies: who may state the caller's identity and address. And the limits of streams per client.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def peer_of(context: Context) -> str:
 @dataclass(frozen=True, slots=True)
 class Proxies:
     """
-    The callers who may say who their own callers are, as the gateway does; what others say of that is not believed.
+    The trusted proxies, such as the gateway: only they may state who their own callers are.
 
     Args:
         networks: where they call from.
-        everybody: every caller is one, because only those who have shown a certificate of ours are let in.
+        everybody: trust every caller, because mutual TLS admits only our own services.
     """
 
     networks: tuple[Network, ...] = LOOPBACK

@@ -1,5 +1,5 @@
 """
-Fetches a small document over HTTP, within a time that counts for all of it.
+Fetches a small document over HTTP, with one timeout for the whole transfer.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from services.chassis.loopback import is_loopback
 
 def may_fetch(url: str, *, plain: bool) -> bool:
     """
-    Whether what comes from *url* can be trusted to be what was sent: by TLS, or because it does not leave this machine.
+    Whether the transport of *url* is protected against tampering: TLS, or loopback.
 
     Args:
-        plain: take http:// from anywhere.
+        plain: accept http:// from any host.
     """
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and (plain or is_loopback(parts.hostname or "")))
@@ -31,10 +31,10 @@ def fetch(url: str, *, seconds: float, most: int, plain: bool = False) -> bytes:
     What is at *url*. Blocks: call it in a thread.
 
     Args:
-        seconds: for everything, from the connection to the last byte. (A socket's own time-out is for each piece: an
-            answer that drips would take days.)
-        most: bytes that it may have.
-        plain: see `may_fetch`; it counts for redirections, too.
+        seconds: timeout from the connection to the last byte. (A socket's timeout applies to each read: a slow-drip
+            answer would take days.)
+        most: maximum size in bytes.
+        plain: see `may_fetch`; also applies to redirects.
 
     Raises:
         OSError, ValueError, http.client.HTTPException: it was not fetched.

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 class ServiceToken:
     """
-    A token in a file, read again when the file changes: whoever renews it replaces the file.
+    A token in a file, reloaded when the file is replaced.
 
     Args:
         file: None where services need no token.

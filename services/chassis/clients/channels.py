@@ -1,5 +1,5 @@
 """
-Channels to other services that go on when this service's certificate is renewed.
+gRPC channels to other services, which pick up renewed certificates.
 """
 
 from __future__ import annotations

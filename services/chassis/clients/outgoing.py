@@ -1,5 +1,5 @@
 """
-Calls of other services on behalf of the call in progress: they carry its request id and go on with its trace.
+Metadata of calls to other services: the request id and trace context of the call in progress.
 """
 
 from __future__ import annotations

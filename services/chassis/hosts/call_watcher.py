@@ -1,5 +1,5 @@
 """
-Deadlines and clients that go away, noticed at next to no cost for calls that end quickly.
+Enforces deadlines and detects disconnected clients, at negligible cost for short calls.
 
 A timer, and a question to Envoy, per call would cost more than the call itself. So a call is put into a list, and only
 if it is still there one or two ticks later does it get its timer, and is Envoy asked now and then whether its client

@@ -1,16 +1,15 @@
 """
-What is done round every call of every service, in this order, the first outermost:
+The interceptors of every service, in this order, outermost first:
 
-1. calling gives the call its request id and its trace before anything can go wrong, and says whose word is taken for
-   who calls (while access control is off);
-2. spans exports what became of it, where that is asked for;
-3. errors answers with the status of whatever is raised further in;
-4. access lets nobody further in who may not (while access control is on);
-5. streams bounds how many there are and how long they stay;
-6. deadline lets everything below know how much time is left;
-7. fault makes calls late, in drills.
+1. call_id assigns the request id and the trace, and determines trusted proxies (while access control is off);
+2. spans exports a span of each call, if configured;
+3. errors converts exceptions to gRPC statuses;
+4. access checks the token and its scopes (while access control is on);
+5. streams limits the number and the duration of streams;
+6. deadline propagates the remaining time;
+7. fault injects delays, for drills.
 
-What is counted and logged is outside of all this: the host does it, see `services.chassis.observability.call_recorder`.
+Metrics and access log are outside of all this, in the host: see `services.chassis.observability.call_recorder`.
 """
 
 from collections.abc import Mapping

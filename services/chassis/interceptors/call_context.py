@@ -1,5 +1,5 @@
 """
-The call in progress, for whatever is too deep to be handed a context: log records and outgoing calls.
+The call in progress as a context variable, for log records and outgoing calls.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Request ids: what is called here has one from its beginning, and its caller gets it back.
+Request ids: assigned at the start of each call, and returned to the caller.
 """
 
 from __future__ import annotations

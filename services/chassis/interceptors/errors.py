@@ -67,7 +67,7 @@ def _known(error: Exception) -> ModelyardError | None:
     if isinstance(error, ModelyardError):
         return error
     if isinstance(error, TimeoutError):
-        return DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than it may")
+        return DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than its deadline allows")
     if isinstance(error, grpc.aio.AioRpcError):
         return _from_dependency(error)
     return None
@@ -75,7 +75,7 @@ def _known(error: Exception) -> ModelyardError | None:
 
 def _from_dependency(error: grpc.aio.AioRpcError) -> ModelyardError | None:
     """
-    An outgoing call failed and nobody below knew better: its trouble is ours, its words stay here.
+    Map the error of an outgoing call that nobody handled; its message is not exposed to the client.
     """
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return Unavailable("DEPENDENCY_UNAVAILABLE", "a service that this call needs is not available", retry_after=1)

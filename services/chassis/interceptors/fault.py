@@ -1,5 +1,5 @@
 """
-Calls that take longer than they need, for drills: does anybody notice?
+Fault injection for drills: delays of calls.
 """
 
 from __future__ import annotations

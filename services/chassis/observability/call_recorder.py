@@ -1,6 +1,6 @@
 """
-What is counted and logged of a call: as its client sees it, from when it arrives until the last of its answer is
-handed over, whether it reached a handler or not. The hosts record, because only they see all of that.
+Metrics and access log of calls, as the client sees them: from arrival until the last byte of the answer is handed
+over, whether the call reached a handler or not. The hosts record, because only they see all of that.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _OK: Final = grpc.StatusCode.OK
 
 _NOBODY: Final = Proxies(())
 
-#: Under this one name go all calls of what is not served: anybody can make up names, and each would be a series.
+#: One name for all calls of unknown methods: each made-up name would be a time series.
 UNKNOWN: Final = Method("", "unknown", "unknown", Kind.UNARY_UNARY)
 
 # At DEBUG: ordinary answers, that a busy reader may get by the thousand per second, and INTERNAL, whose one record is
-# written with its traceback by the error interceptor. At INFO: a caller's mistakes. At WARNING: our troubles.
+# written with its traceback by the error interceptor. At INFO: client errors. At WARNING: server errors.
 _LEVELS = {
     grpc.StatusCode.OK: _DEBUG,
     grpc.StatusCode.CANCELLED: _DEBUG,

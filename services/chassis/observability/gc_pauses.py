@@ -1,5 +1,5 @@
 """
-How long the garbage collector stops this process.
+The pauses of the garbage collector, as a metric.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GENERATIONS = len(gc.get_threshold())
 
 class GcPauseCollector(Collector):
     """
-    Seconds in the garbage collector, by generation, from `gc.callbacks` (https://docs.python.org/3/library/gc.html).
+    Seconds spent in garbage collection, by generation, from `gc.callbacks` (https://docs.python.org/3/library/gc.html).
     How often it ran is `python_gc_collections_total`.
     """
 
@@ -32,7 +32,7 @@ class GcPauseCollector(Collector):
         The counter.
         """
         found = CounterMetricFamily(
-            "python_gc_pause_seconds", "Time that the garbage collector took.", labels=["generation"]
+            "python_gc_pause_seconds", "Seconds spent in garbage collection.", labels=["generation"]
         )
         for generation, seconds in enumerate(self._seconds):
             found.add_metric([str(generation)], seconds)

@@ -118,7 +118,7 @@ class CallMetrics(Collector):
 
 class BackgroundMetrics(Collector):
     """
-    How the tasks in the background get on.
+    The state of background tasks.
     """
 
     def collect(self) -> Iterator[Metric]:
@@ -126,11 +126,11 @@ class BackgroundMetrics(Collector):
         For Prometheus. Runs in the thread of the scrape, while tasks go on.
         """
         failures = CounterMetricFamily(
-            "modelyard_background_failures", "Times that a task in the background has failed.", labels=["task"]
+            "modelyard_background_failures", "Failures of a background task.", labels=["task"]
         )
         succeeded = GaugeMetricFamily(
             "modelyard_background_last_success_timestamp_seconds",
-            "When a task in the background succeeded last, or began, in seconds since 1970.",
+            "Time of the last success of a background task, or of its start, in seconds since 1970.",
             labels=["task"],
         )
         for task, standing in list(standings().items()):
@@ -141,7 +141,7 @@ class BackgroundMetrics(Collector):
 
 class Metrics:
     """
-    All that one process measures.
+    The metrics registry of one process.
 
     Args:
         program: the name of what runs, "services.registry".
@@ -162,14 +162,16 @@ class Metrics:
         self.calls = CallMetrics()
         self.registry.register(self.calls)
         self.registry.register(BackgroundMetrics())
-        build = Gauge("modelyard_build_info", "What runs here.", _BUILD, registry=self.registry)
+        build = Gauge(
+            "modelyard_build_info", "Versions of the program and its libraries.", _BUILD, registry=self.registry
+        )
         build.labels(program, host, installed("modelyard"), installed("grpcio")).set(1)
         self.dependency_up = Gauge(
-            "modelyard_dependency_up", "Whether a dependency answers.", ["dependency"], registry=self.registry
+            "modelyard_dependency_up", "Whether a dependency is available.", ["dependency"], registry=self.registry
         )
         self._lag = Gauge(
             "modelyard_event_loop_lag_seconds",
-            "The longest that the event loop was late in the last 30 seconds: something blocked it.",
+            "Maximum delay of the event loop in the last 30 seconds, caused by blocking code.",
             registry=self.registry,
         )
 
@@ -190,7 +192,7 @@ class Metrics:
         """
         expires = Gauge(
             "modelyard_certificate_expiry_timestamp_seconds",
-            "When the certificate of this process ends, in seconds since 1970.",
+            "Expiry of the certificate of this process, in seconds since 1970.",
             registry=self.registry,
         )
 

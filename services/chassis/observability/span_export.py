@@ -1,5 +1,5 @@
 """
-Spans to an OpenTelemetry collector, by OTLP over gRPC. Nothing of OpenTelemetry is imported unless that is asked for.
+Exports spans to an OpenTelemetry collector by OTLP/gRPC. OpenTelemetry is imported only when export is configured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from services.chassis.observability.tracing import Spans
 from services.chassis.settings import SettingsError
 
-# For what was not sent yet when the process ends. A collector that is away must not hold it up.
+# Time to flush pending spans at shutdown: an unavailable collector must not delay it further.
 _FLUSH_SECONDS = 3.0
 
 
@@ -22,14 +22,14 @@ async def export_spans(endpoint: str | None, program: str, worker: int) -> Async
 
     Args:
         endpoint: of the collector, http://host:port or https://host:port; None exports nothing.
-        program: the name of what runs, "services.registry".
-        worker: which process of it.
+        program: the name of the service, "services.registry".
+        worker: index of the worker.
 
     Yields:
-        What makes the spans; None when nothing is exported.
+        The span factory; None without export.
 
     Raises:
-        SettingsError: what it needs is not installed.
+        SettingsError: OpenTelemetry is not installed.
     """
     if endpoint is None:
         yield None

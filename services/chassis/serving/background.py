@@ -1,9 +1,8 @@
 """
-Work that goes on beside the calls.
+Background tasks.
 
-Everything here that runs as a task of its own is started here: a task that nobody awaits ends in silence when something
-that nobody foresaw is raised in it, and whatever it kept up to date is out of date from then on. What must go on is a
-`Work`; what is done once, and nobody waits for, is a `Chores`; `begin` is for the rest.
+Every task is started here: a task that nobody awaits ends silently when an unexpected exception is raised in it. Use
+`Work` for what must keep running, `Chores` for one-off work that nobody awaits, and `begin` for the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from services.chassis.errors import ModelyardError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds before the first new attempt, and at the most.
+#: Initial and maximum retry delay in seconds.
 Retry = tuple[float, float]
 _RETRY: Retry = (1.0, 60.0)
 _AGAIN_SECONDS = 1.0
@@ -31,7 +30,7 @@ _MOST_DOUBLINGS = 30
 @dataclass(slots=True)
 class Standing:
     """
-    How a task of this process gets on.
+    The state of a background task.
 
     Args:
         failures: how many times it has failed.
@@ -47,7 +46,7 @@ _standings: dict[str, Standing] = {}
 
 def standings() -> Mapping[str, Standing]:
     """
-    How the tasks of this process get on, by name: what Prometheus is shown.
+    The state of all background tasks, by name, for Prometheus.
     """
     return _standings
 

@@ -1,5 +1,5 @@
 """
-How a worker and the launcher that started it talk: one JSON object per line over a pair of sockets.
+The control channel between a launcher and its worker: one JSON object per line over a socket pair.
 
 The worker says `ready` or `failed`; the launcher says `drain`. The launcher's end closes when the launcher ends,
 however it ends: that is how a worker learns that it is an orphan.
@@ -132,10 +132,10 @@ class Control:
             return b""
 
     def _orphaned(self) -> None:
-        _log.warning("the launcher is gone: this worker ends too")
+        _log.warning("the launcher has died: this worker shuts down")
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-        # Once and politely first, so that what is open is closed. (A second SIGTERM kills an Envoy that is ending.)
+        # SIGTERM first, and only once: a second one kills an Envoy that is shutting down.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_PATIENCE)
         os.kill(os.getpid(), signal.SIGKILL)

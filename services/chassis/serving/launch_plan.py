@@ -1,5 +1,5 @@
 """
-What a launcher is about to run, and what can be known to stand in its way before anything is started.
+What a launcher will run, and the checks before anything is started.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-A service's certificate at work: kept fresh, shown by its server and by its channels (mutual TLS).
+The TLS identity of a service: reloads the certificate, and provides credentials for mutual TLS.
 """
 
 from __future__ import annotations

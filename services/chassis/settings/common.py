@@ -70,153 +70,153 @@ class CommonSettings:
         "MODELYARD_HOST",
         choice(HostChoice),
         default=HostChoice.AUTO,
-        help="what serves the calls; auto takes envoy and falls back to grpcio",
+        help="server that hosts the service; auto prefers envoy and falls back to grpcio",
     )
     listen: Address = setting(
         "MODELYARD_LISTEN",
         address(),
         default=Address("127.0.0.1", 50051),
-        help="where to serve gRPC; worker i takes the i-th port after it",
+        help="gRPC listen address; worker i uses the i-th port after it",
     )
     metrics: Address = setting(
         "MODELYARD_METRICS",
         address(),
         default=Address("127.0.0.1", 9464),
-        help="where to serve Prometheus metrics; worker i takes the i-th port after it",
+        help="listen address of Prometheus metrics; worker i uses the i-th port after it",
     )
     log_format: LogFormat = setting(
         "MODELYARD_LOG_FORMAT",
         choice(LogFormat),
         default=LogFormat.AUTO,
-        help="how to write the log; auto is text on a terminal and json elsewhere",
+        help="log format; auto is text on a terminal and json elsewhere",
     )
     log_level: LogLevel = setting(
         "MODELYARD_LOG_LEVEL",
         choice(LogLevel),
         default=LogLevel.INFO,
-        help="the least level to log; debug also writes a line per call",
+        help="minimum log level; debug also logs every call",
     )
     drain_seconds: float = setting(
         "MODELYARD_DRAIN_SECONDS",
         seconds(0, 3600),
         default=15.0,
-        help="how long calls in flight may go on after SIGTERM",
+        help="grace period for calls in flight after SIGTERM",
     )
     drain_delay: float = setting(
         "MODELYARD_DRAIN_DELAY_SECONDS",
         seconds(0, 3600),
         default=0.0,
-        help="how long after SIGTERM new calls are still taken: the time that load balancers need to notice",
+        help="how long after SIGTERM new calls are still accepted, for load balancers to notice",
     )
     connection_age: float = setting(
         "MODELYARD_CONNECTION_AGE_SECONDS",
         seconds(0, 86400),
         default=0.0,
-        help="when a connection is asked to go elsewhere, so that callers look names up again; 0 never",
+        help="maximum connection age (GOAWAY), so that callers resolve names again; 0: unlimited",
     )
     max_message_bytes: int = setting(
         "MODELYARD_MAX_MESSAGE_BYTES",
         integer(1024, 1 << 30),
         default=16 << 20,
-        help="the largest message accepted or sent",
+        help="maximum message size, received or sent, in bytes",
     )
     default_deadline_seconds: float = setting(
         "MODELYARD_DEFAULT_DEADLINE_SECONDS",
         seconds(0.1, 3600),
         default=60.0,
-        help="the deadline of a unary call whose client set none",
+        help="deadline of a unary call whose client set none",
     )
     slow_call_seconds: float = setting(
         "MODELYARD_SLOW_CALL_SECONDS",
         seconds(0.001, 3600),
         default=0.5,
-        help="a unary call that takes longer is logged as a warning",
+        help="threshold above which a unary call is logged as a warning",
     )
     otlp_endpoint: str | None = setting(
         "MODELYARD_OTLP_ENDPOINT",
         url("http", "https"),
         default=None,
-        help="where to send spans by OTLP over gRPC, such as http://127.0.0.1:4317; unset sends none",
+        help="OTLP/gRPC endpoint for traces, such as http://127.0.0.1:4317; unset: no export",
     )
     fault_delay: dict[str, float] | None = setting(
         "MODELYARD_FAULT_DELAY",
         delays(),
         default=None,
-        help="for drills only: makes unary calls late, such as SearchModels=0.3",
+        help="fault injection, for drills only: delays of unary calls, such as SearchModels=0.3",
     )
     access: AccessMode = setting(
         "MODELYARD_ACCESS",
         choice(AccessMode),
         default=AccessMode.OFF,
-        help="whether calls need a token: all (on), all but reading (read-public), none here (off) or anywhere",
+        help="which calls need a token: all (on), all but reads (read-public), none on loopback (off) or none at all",
     )
     jwks_file: str | None = setting(
         "MODELYARD_JWKS_FILE",
         text(),
         default=None,
-        help="the keys that sign tokens: a file, read again when it changes",
+        help="JSON Web Key Set file for token verification; reloaded when it changes",
     )
     jwks_url: str | None = setting(
-        "MODELYARD_JWKS_URL", url("https", "http"), default=None, help="the keys that sign tokens: fetched every minute"
+        "MODELYARD_JWKS_URL", url("https", "http"), default=None, help="JSON Web Key Set URL; fetched every minute"
     )
     jwks_plain_http: bool = setting(
         "MODELYARD_JWKS_PLAIN_HTTP",
         boolean(),
         default=False,
-        help="whether MODELYARD_JWKS_URL may be http:// beyond this machine: who is on the way can change the keys",
+        help="allow http:// beyond this machine for MODELYARD_JWKS_URL: open to man-in-the-middle attacks",
     )
     jwks_most_age: float = setting(
         "MODELYARD_JWKS_MOST_AGE_SECONDS",
         seconds(60, 30 * 86400),
         default=MOST_AGE,
-        help="how long keys are believed that cannot be read again; then tokens are refused, and it is not ready",
+        help="how long keys stay valid that cannot be reloaded; then tokens are rejected and readiness fails",
     )
     jwt_issuer: str | None = setting(
-        "MODELYARD_JWT_ISSUER", text(), default=None, help="who has to have issued a token (iss)"
+        "MODELYARD_JWT_ISSUER", text(), default=None, help="required issuer of tokens (iss)"
     )
     jwt_audience: str | None = setting(
-        "MODELYARD_JWT_AUDIENCE", text(), default=None, help="who a token has to be for (aud)"
+        "MODELYARD_JWT_AUDIENCE", text(), default=None, help="required audience of tokens (aud)"
     )
     reflection_open: bool = setting(
         "MODELYARD_REFLECTION_OPEN",
         boolean(),
         default=False,
-        help="whether reflection is open to everybody while calls need a token; else it is to nobody",
+        help="serve reflection without a token while calls need one; otherwise it is not served",
     )
     trusted_proxies: tuple[Network, ...] = setting(
         "MODELYARD_TRUSTED_PROXIES",
         networks(),
         default=LOOPBACK,
-        help="where gateways call from, whose word is taken for who calls; with mutual TLS, every caller is one",
+        help="networks of trusted proxies, whose caller headers are accepted; with mutual TLS, all callers are trusted",
     )
     streams_per_client: int = setting(
         "MODELYARD_STREAMS_PER_CLIENT",
         integer(0, 1 << 20),
         default=1000,
-        help="the streams that one client, a token's subject or an address, may have open in this process; 0: no bound",
+        help="maximum concurrent streams per client (token subject or IP address) in this process; 0: unlimited",
     )
     streams_most: int = setting(
         "MODELYARD_STREAMS_MOST",
         integer(0, 1 << 20),
         default=10_000,
-        help="the streams that all clients together may have open in this process; 0: any number",
+        help="maximum concurrent streams of all clients in this process; 0: unlimited",
     )
     service_token_file: str | None = setting(
         "MODELYARD_SERVICE_TOKEN_FILE",
         text(),
         default=None,
-        help="the token that this service sends with calls of its own; read again when it changes",
+        help="token for calls that this service makes on its own behalf; reloaded when it changes",
     )
 
     tls_cert_file: str | None = setting(
         CERT,
         text(),
         default=None,
-        help="this service's certificate: with it, services and the gateway speak mutual TLS",
+        help="certificate of this service; enables mutual TLS between services and the gateway",
     )
-    tls_key_file: str | None = setting(KEY, text(), default=None, help="the key of that certificate")
+    tls_key_file: str | None = setting(KEY, text(), default=None, help="private key of the certificate")
     tls_ca_file: str | None = setting(
-        CA, text(), default=None, help="the authorities whose certificates callers and other services have"
+        CA, text(), default=None, help="CA bundle for the certificates of callers and other services"
     )
 
     def tls(self) -> TlsFiles | None:

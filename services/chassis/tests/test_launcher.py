@@ -5,10 +5,12 @@ Starts that fail, and services that lose a worker: one clear line, an exit code,
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import psutil
 import pytest
 
 from services.chassis.hosts import envoy
-from services.chassis.tests import failing_service
+from services.chassis.serving import launcher
+from services.chassis.tests import failing_service, probe
 from services.chassis.tests.behaviour.probe_process import ROOT, free_ports, running
 
 _PROBE = "services.chassis.tests.probe"
@@ -60,28 +63,53 @@ async def _start(module: str, *arguments: str, **environment: str) -> tuple[int,
     return process.returncode, output.decode()
 
 
-@pytest.mark.parametrize("setting", ["MODELYARD_LISTEN", "MODELYARD_METRICS"])
-async def test_taken_port(host: str, setting: str) -> None:
+Launch = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
     """
-    A port that is taken is named, with the setting that moves it.
+    Calls the launcher's `main` in this process, for failures before a worker is started: exit code and output.
+    """
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+
+    def main(*arguments: str, **environment: str) -> tuple[int, str]:
+        listen, metrics = free_ports(2)
+        own = {"MODELYARD_LISTEN": f"127.0.0.1:{listen}", "MODELYARD_METRICS": f"127.0.0.1:{metrics}"}
+        for name, value in {**own, "MODELYARD_LOG_FORMAT": "text", **environment}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            launcher.main(_PROBE, probe.compose, argv=arguments)
+        output, errors = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, output + errors
+
+    yield main
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
+
+
+@pytest.mark.parametrize("setting", ["MODELYARD_LISTEN", "MODELYARD_METRICS"])
+def test_taken_port(launch: Launch, host: str, setting: str) -> None:
+    """
+    The error names a port that is in use, and the setting that changes it.
     """
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        code, said = await _start(_PROBE, MODELYARD_HOST=host, **{setting: address})
+        code, said = launch(MODELYARD_HOST=host, **{setting: address})
     assert code == 1
     assert said.count("\n") == 1
     assert f"{address} cannot be listened on (address already in use)" in said
     assert setting in said
 
 
-async def test_taken_port_of_another_worker(host: str) -> None:
+def test_taken_port_of_another_worker(launch: Launch, host: str) -> None:
     """
-    The ports of all workers are looked at, before anything is started.
+    The ports of all workers are checked before any worker is started.
     """
     listen, second, metrics, _ = free_ports(4)
     with closing(socket.create_server(("127.0.0.1", second))):
-        code, said = await _start(
-            _PROBE,
+        code, said = launch(
             "--workers=2",
             MODELYARD_HOST=host,
             MODELYARD_LISTEN=f"127.0.0.1:{listen}",
@@ -91,12 +119,12 @@ async def test_taken_port_of_another_worker(host: str) -> None:
     assert f"127.0.0.1:{second} cannot be listened on" in said
 
 
-async def test_wrong_settings() -> None:
+def test_wrong_settings(launch: Launch) -> None:
     """
-    All wrong settings are listed, without a traceback.
+    One error lists all invalid settings, without a traceback.
     """
     wrong = {"MODELYARD_HOST": "apache", "MODELYARD_DRAIN_SECONDS": "soon", "MODELYARD_DRAIN_DELAY_SECONDS": "-1"}
-    code, said = await _start(_PROBE, **wrong)
+    code, said = launch(**wrong)
     assert code == 1
     assert "MODELYARD_HOST" in said
     assert "MODELYARD_DRAIN_SECONDS" in said
@@ -104,11 +132,11 @@ async def test_wrong_settings() -> None:
     assert "Traceback" not in said
 
 
-async def test_a_network_is_not_served_without_access_control() -> None:
+def test_a_network_is_not_served_without_access_control(launch: Launch) -> None:
     """
-    A service that everybody could use does not start, and says what to set.
+    A service that would be open to a network without access control does not start; the error says what to set.
     """
-    code, said = await _start(_PROBE, "--check", MODELYARD_LISTEN="0.0.0.0:1")
+    code, said = launch("--check", MODELYARD_LISTEN="0.0.0.0:1")
     assert code == 1
     assert "MODELYARD_ACCESS=open-to-everybody" in said
 
@@ -130,11 +158,11 @@ async def test_check(host: str) -> None:
     assert (code, said.count("\n")) == (0, 1)
 
 
-async def test_wrong_command_line() -> None:
+def test_wrong_command_line(launch: Launch) -> None:
     """
-    A wrong command line has an exit code of its own.
+    An invalid command line has its own exit code.
     """
-    code, said = await _start(_PROBE, "--workers=0")
+    code, said = launch("--workers=0")
     assert code == 2
     assert "--workers" in said
 
@@ -149,8 +177,8 @@ async def test_without_envoy(tmp_path: Path) -> None:
     assert (code, said.count("\n")) == (1, 1)
     assert "pyvoy is not installed" in said
     assert "MODELYARD_HOST=grpcio" in said
-    async with running("auto", tmp_path, PYTHONPATH=path) as probe:
-        log = probe.log.read_text()
+    async with running("auto", tmp_path, PYTHONPATH=path) as own:
+        log = own.log.read_text()
         assert log.count("pyvoy is not installed") == 1
         assert "grpcio host" in log
 
@@ -159,13 +187,13 @@ async def test_worker_dies(host: str, tmp_path: Path) -> None:
     """
     A worker that dies is not replaced: the others end, and the launcher says which one it was, and how.
     """
-    async with running(host, tmp_path, workers=2) as probe:
-        family = probe.family()
-        workers = sorted(psutil.Process(probe.process.pid).children(), key=lambda each: each.pid)
+    async with running(host, tmp_path, workers=2) as own:
+        family = own.family()
+        workers = sorted(psutil.Process(own.process.pid).children(), key=lambda each: each.pid)
         workers[1].send_signal(signal.SIGKILL)
         async with asyncio.timeout(30):
-            assert await probe.process.wait() == 1
-        assert "worker 1 ended with signal 9 (SIGKILL)" in probe.log.read_text()
+            assert await own.process.wait() == 1
+        assert "worker 1 ended with signal 9 (SIGKILL)" in own.log.read_text()
         assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -173,7 +201,7 @@ async def test_taken_meanwhile(host: str, tmp_path: Path) -> None:
     """
     A second launcher on the ports of the first one is refused, and the first one serves on: ports are not shared.
     """
-    async with running(host, tmp_path) as probe:
-        code, said = await _start(_PROBE, MODELYARD_HOST=host, MODELYARD_LISTEN=probe.target)
+    async with running(host, tmp_path) as own:
+        code, said = await _start(_PROBE, MODELYARD_HOST=host, MODELYARD_LISTEN=own.target)
         assert code == 1
         assert "already in use" in said
