@@ -26,7 +26,7 @@ PROGRAMS = (
     "gateway",
     "services.registry",
     "services.registry.migrate",
-    "services.ledger.archive",
+    "services.registry.audit",
     "embedded",
 )
 
