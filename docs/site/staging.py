@@ -1,8 +1,9 @@
 """
-The pages of the site in a folder of their own, as Sphinx reads them: those of `docs/`, a few from elsewhere in the repository,
-and the generated reference.
+The pages of the site in a folder of their own, as Sphinx reads them: those of `docs/`, a few from elsewhere in the
+repository, and the generated reference.
 
-A link to a file of the repository that is no page becomes the file's path, because the site is read without the repository.
+A link to a file of the repository that is no page becomes the file's path, because the site is read without the
+repository.
 """
 
 from __future__ import annotations
