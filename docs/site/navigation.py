@@ -47,8 +47,11 @@ SECTIONS: Final = {
     "Explanation": ("architecture", "coherence", "hosts", "adr/README", "repository/contributing"),
 }
 
-#: Pages that lead to all other pages of their folder.
-FOLDERS: Final = ("adr/README", "runbooks/README", "reference/api/index")
+#: A page that leads to all other pages of its folder.
+FOLDERS: Final = ("reference/api/index",)
+#: Folders whose pages only their README leads to. In the side bar of every page they would be most of it, and most of the
+#: time that the build takes.
+APART: Final = ("adr", "runbooks")
 
 
 def trees(page: str, pages: Iterable[str]) -> str:
@@ -66,6 +69,14 @@ def trees(page: str, pages: Iterable[str]) -> str:
         folder = page.rpartition("/")[0]
         return _tree([f"/{each}" for each in there if each.rpartition("/")[0] == folder and each != page], "")
     return ""
+
+
+def front_matter(page: str) -> str:
+    """
+    What a page begins with, so that Sphinx does not look for it in the side bar.
+    """
+    folder, _, name = page.rpartition("/")
+    return "---\norphan: true\n---\n" if folder in APART and name != "README" else ""
 
 
 def _tree(pages: Iterable[str], title: str) -> str:

@@ -79,7 +79,8 @@ def stage(folder: Path) -> None:
     for name, text in (*texts.items(), *generated.items()):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text + navigation.trees(name.removesuffix(".md"), names))
+        page = name.removesuffix(".md")
+        target.write_text(navigation.front_matter(page) + text + navigation.trees(page, names))
     shutil.copyfile(DOCS / "site" / "conf.py", folder / "conf.py")
     shutil.copytree(DOCS / "images", folder / "images")
     shutil.copytree(DOCS / "site" / "static", folder / "static")
