@@ -2,8 +2,8 @@
 `python -m docs.site`: build the documentation site into `.modelyard/site`, or into the folder that is given.
 
 Sphinx runs in an environment of its own, `.venv/docs`, which is made anew when `requirements/docs.txt` changes. Any
-warning fails the build: broken links and anchors, pages outside of the navigation, and whatever a browser would fetch from
-elsewhere.
+warning fails the build: broken links and anchors, pages outside of the navigation, and whatever a browser would fetch
+from elsewhere.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Final
 #: Pages by section, as paths in the site without the extension. One that does not exist is left out.
 SECTIONS: Final = {
     "Start": ("tutorial",),
-    "How-to guides: use": ("versions", "search", "evaluations", "assets", "delivery", "json", "cli"),
+    "How-to guides: use": ("versions", "model-search", "evaluations", "assets", "delivery", "json", "cli"),
     "How-to guides: operate": (
         "operations",
         "operations/install",
@@ -49,8 +49,8 @@ SECTIONS: Final = {
 
 #: A page that leads to all other pages of its folder.
 FOLDERS: Final = ("reference/api/index",)
-#: Folders whose pages only their README leads to. In the side bar of every page they would be most of it, and most of the
-#: time that the build takes.
+#: Folders whose pages only their README leads to. In the side bar of every page they would be most of it, and most of
+#: the time that the build takes.
 APART: Final = ("adr", "runbooks")
 
 

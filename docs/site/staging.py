@@ -47,6 +47,8 @@ def sources() -> dict[str, Path]:
     """
     found = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
     found = {name: path for name, path in found.items() if name.partition("/")[0] not in _PROGRAMS}
+    # Sphinx has a page of that name itself.
+    found["model-search.md"] = found.pop("search.md")
     return found | {name: ROOT / path for name, path in ELSEWHERE.items()}
 
 
