@@ -55,6 +55,8 @@ def test_every_metric_is_in_the_reference(pages: dict[str, str]) -> None:
         if "tests" not in path.parts
         for name in pattern.findall(path.read_text())
     }
+    # Of Envoy's statistics, which have the package of a method in their name.
+    asked = {name for name in asked if "_v1_" not in name}
     assert asked
     assert named
     known = listed | {name.removesuffix("_total") for name in listed} | {"modelyard_cache_stream"}
