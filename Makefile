@@ -16,7 +16,7 @@ TLS     ?= off
 # Worker processes of the tests: one more than the cores that tests wait for servers on.
 TESTERS ?= 3
 
-.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
+.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ help: ## List the commands
 run: $(READY) ## Start the whole suite on loopback (PORT=8080 WORKERS=1 ACCESS=off TLS=off)
 	@exec $(BIN)/python -m embedded run --port $(PORT) --workers $(WORKERS) --access $(ACCESS) --tls $(TLS)
 
-test: $(READY) lint types imports stubs buf unit ## Run everything that CI runs, against real servers
+test: $(READY) lint types imports stubs buf docs unit ## Run everything that CI runs, against real servers
 
 demo: $(READY) ## Run the main workflow on real data, every step verified, in under a minute
 	@exec $(BIN)/python -m examples.demo
@@ -63,6 +63,9 @@ protos: $(READY) ## Generate the stubs under modelyard/ and gateway/page/openapi
 	@$(BIN)/python protos/generate.py
 	@$(BIN)/python -m gateway.openapi
 
+docs: $(READY) ## Build the documentation site into .modelyard/site; warnings and broken links fail
+	@$(BIN)/python -m docs.site
+
 format: $(READY) ## Format, and fix what the linter can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
@@ -72,7 +75,8 @@ lock: ## Update the hash-locked dependencies from requirements/*.in
 	  $$compile --upgrade requirements/dev.in -o requirements/dev.txt || exit 1; \
 	  for set in client services otlp gateway image; do rm -f requirements/$$set.txt; \
 	    $$compile --constraint requirements/dev.txt requirements/$$set.in -o requirements/$$set.txt || exit 1; done; \
-	  $$compile --upgrade requirements/stubs.in -o requirements/stubs.txt
+	  $$compile --upgrade requirements/stubs.in -o requirements/stubs.txt || exit 1; \
+	  $$compile --upgrade requirements/docs.in -o requirements/docs.txt
 	@rm -rf $(VENV)/lock
 
 tools: $(READY) ## Provide ghz, the load generator

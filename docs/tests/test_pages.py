@@ -1,0 +1,114 @@
+"""
+The pages of the site: links that resolve, a place in the navigation, and a tutorial that works.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docs import reference
+from docs.site import navigation
+from docs.site.staging import ROOT, links, sources, stage
+from embedded.stack import Stack
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower().strip()).replace(" ", "-") for heading in plain}
+
+
+def test_every_internal_link_resolves() -> None:
+    """
+    A link of a page, of the README and of the pages from elsewhere leads to a file that exists or is generated, and its
+    anchor to a heading.
+    """
+    generated = {str(ROOT / "docs" / "reference" / name) for name in reference.pages()}
+    broken = []
+    for path in {*sources().values(), ROOT / "README.md"}:
+        for link in links(path.read_text()):
+            target, _, anchor = link.partition("#")
+            file = path if not target else Path(os.path.normpath(path.parent / target))
+            if re.match(r"[a-z]+:", link) or str(file) in generated:
+                continue
+            if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file.read_text())):
+                broken.append(f"{path.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+def test_every_page_has_a_place_in_the_navigation() -> None:
+    """
+    A new page is named in docs/site/navigation.py, or its folder's README leads to it.
+    """
+    named = {page for pages in navigation.SECTIONS.values() for page in pages} | {"index"}
+    apart = {name for name in sources() if name.partition("/")[0] in navigation.APART}
+    assert {name.removesuffix(".md") for name in sources().keys() - apart} <= named
+    for folder in navigation.APART:
+        readme = ROOT / "docs" / folder / "README.md"
+        led = {f"{folder}/{link.partition('#')[0]}" for link in links(readme.read_text())}
+        assert {name for name in apart if name.startswith(f"{folder}/")} <= led | {f"{folder}/README.md"}
+
+
+def test_links_out_of_the_site_become_paths(tmp_path: Path) -> None:
+    """
+    Where a page links to a source, the site shows the path: it is read without the repository.
+    """
+    stage(tmp_path / "site")
+    text = (tmp_path / "site" / "versions.md").read_text()
+    assert "](../protos" not in text
+    assert "`protos/modelyard/registry/v1/aliases.proto`" in text
+
+
+def test_pictures_need_nothing_from_elsewhere() -> None:
+    """
+    The pictures are SVG without scripts, fonts or references, on a background of their own; the screenshot is small.
+    """
+    for path in (ROOT / "docs" / "images").iterdir():
+        if path.suffix == ".svg":
+            text = path.read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")
+            assert "http" not in text
+            assert "<script" not in text
+            assert "<title" in text
+            assert 'fill="#ffffff"' in text
+        else:
+            assert path.stat().st_size < 200_000
+
+
+def test_the_tutorial_works(stack: Stack, tmp_path: Path) -> None:
+    """
+    Its commands, in order, against a running suite, print what it says they print.
+    """
+    blocks = re.findall(
+        r"^```(sh|text)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    environment = {
+        **os.environ,
+        "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "MODELYARD_TARGET": stack.gateway,
+    }
+    commands = "\n".join(text for kind, text in blocks if kind == "sh").replace("127.0.0.1:8080", stack.gateway)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in (text for kind, text in blocks if kind == "text"):
+        lines = (re.escape(line.strip()).replace("…", ".*") for line in text.splitlines())
+        assert re.search(r"\s*\n\s*".join(lines), done.stdout), text
+
+
+@pytest.mark.parametrize("name", ["suite.svg", "console.png"])
+def test_the_readme_shows_the_pictures(name: str) -> None:
+    """
+    The picture of the suite and the screenshot are in the README.
+    """
+    assert f"docs/images/{name}" in (ROOT / "README.md").read_text()
