@@ -222,7 +222,7 @@ def test_tasks_are_started_by_the_helper() -> None:
 
 
 def _starts() -> Iterator[tuple[str, str]]:
-    for room in ("services", "gateway", "modelyard"):
+    for room in ("services", "gateway", "modelyard", "embedded"):
         for file in sorted((_ROOT / room).rglob("*.py")):
             if "tests" not in file.parts and not file.name.endswith(("_pb2.py", "_pb2_grpc.py")):
                 text = file.read_text(encoding="utf-8")
