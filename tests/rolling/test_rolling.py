@@ -20,7 +20,7 @@ from tests.rolling.load import Load
 
 pytestmark = [pytest.mark.alone, pytest.mark.own_suite]
 SECONDS = float(os.environ.get("MODELYARD_DRILL_ROLLING_SECONDS", "0"))
-RATE = float(os.environ.get("MODELYARD_DRILL_ROLLING_RATE", "100"))
+RATE = float(os.environ.get("MODELYARD_DRILL_ROLLING_RATE", "40"))
 #: Between the time that an instance is ready and the end of the next one, as `minReadySeconds` of a deployment: so long
 #: may gateways and clients take to connect to it again.
 READY_SECONDS = 3.0
