@@ -1,5 +1,5 @@
 """
-What goes along with every call of the client for asyncio.
+The interceptors of the asyncio client: metadata, deadlines and revisions of every call.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-How the client for asyncio moves files.
+File transfers of the asyncio client.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What the two clients share: channel options, retries, what goes along with each call, revisions seen.
+Shared by both clients: channel options, retries, call metadata, newest revisions.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def choose_credentials(
 
     Args:
         credentials: as they are.
-        ca_file: the authorities that the server's certificate must descend from; None means the system's.
+        ca_file: the CA bundle that the server's certificate is verified against; None means the system's.
         cert_file, key_file: the client's own certificate, for servers that ask for one.
 
     Raises:
@@ -208,7 +208,7 @@ def check_request(method: str, request: object) -> None:
 @dataclass(slots=True)
 class Session:
     """
-    What goes along with every call of one client: identity, request id, deadline, and the newest revision seen, so that
+    The state of one client that every call carries: token, request id, deadline, and the newest revision seen, so that
     a client always reads what it wrote.
 
     Args:

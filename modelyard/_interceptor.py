@@ -1,5 +1,5 @@
 """
-What goes along with every call of the client for threads.
+The interceptor of the threaded client: metadata, deadline and revision of every call.
 """
 
 from __future__ import annotations

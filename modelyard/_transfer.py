@@ -1,5 +1,5 @@
 """
-How the client for threads moves files.
+File transfers of the threaded client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 class Transfer:
     """
-    Carries out what transfers want, with the stubs of a client.
+    Executes transfer plans with the stubs of a client.
 
     Args:
         yard: the client.

@@ -67,8 +67,8 @@ def connect(
         token_file: a file that holds it, read again when it changes; in place of *token*.
         deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
             Streams have no deadline but their own `timeout`.
-        ca_file: means TLS: the authorities that the server's certificate must descend from, in PEM. Without it, an
-            https:// target takes those of the system.
+        ca_file: enables TLS: the CA bundle (PEM) that the server's certificate is verified against. Without it, an
+            https:// target uses the system's.
         cert_file, key_file: mean TLS: a certificate of your own and its key, for servers that ask for one. All three
             files are read once, now.
         credentials: for TLS, in place of files.
@@ -142,13 +142,13 @@ class Client:
     ) -> assets_pb2.Asset:
         """
         Store a file as an asset. Bytes that are stored already are not sent. Of a file above 8 MiB, the parts that came
-        survive a break of any kind: whoever calls this again goes on with the first part that is missing.
+        survive a break of any kind: call this again to resume with the first missing part.
 
         Args:
             path: of the file; or the file as an `UploadSource`, which is hashed and has a media type already.
             media_type: such as text/plain; empty means by the file's name.
-            owner: whose quota it counts on: the full name of a version, or static/{path}; empty means nobody's.
-            private: keep it from /assets/{sha256}, so that only signed URLs reach it.
+            owner: owner whose quota is charged: the full name of a version, or static/{path}; empty charges none.
+            private: restrict it to presigned URLs: /assets/{sha256} does not serve it.
             progress: called with the bytes that are there and the bytes in all.
             hashing: called with the bytes hashed and the bytes in all, before anything is sent.
 
@@ -156,7 +156,7 @@ class Client:
             OSError: the file cannot be read.
             FileChangedError: the file changed meanwhile; nothing was stored under the digest that it had.
             grpc.RpcError: the upload failed for good, such as with UPLOAD_TAKEN_OVER when somebody else sends the same
-                file, or too often without getting on.
+                file, or too often without progress.
         """
         file = (
             path
@@ -180,8 +180,8 @@ class Client:
 
         Raises:
             OSError: the file cannot be written.
-            IntegrityError: the bytes that came are not those of the name; nothing of them was kept.
-            grpc.RpcError: the download failed, after a few attempts without getting on.
+            IntegrityError: the received bytes do not match the digest; they were discarded.
+            grpc.RpcError: the download failed, after a few attempts without progress.
         """
         asset = await self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name)) if isinstance(name, str) else name
         if asset.size_bytes > RANGED_BYTES:

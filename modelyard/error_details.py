@@ -1,5 +1,5 @@
 """
-What a failed call says, read from its status.
+The error details of a failed call.
 """
 
 from __future__ import annotations

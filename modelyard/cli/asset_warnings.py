@@ -1,5 +1,5 @@
 """
-What the service warns of in the files of a version.
+The asset service's warnings about the files of a version.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What a command does not do.
+Errors of commands.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-How a command ends: its exit code says what kind of thing went wrong.
+Exit codes: one per class of errors.
 """
 
 from __future__ import annotations

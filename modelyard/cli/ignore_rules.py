@@ -1,5 +1,5 @@
 """
-Which files of a folder are left out of a version.
+Ignore rules: which files of a folder are excluded from a version.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Files that are not all of what they seem: pointers in place of files, and models whose weights are elsewhere.
+Incomplete files: git-lfs pointers, and models whose external weights are missing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Short names on the command line. The server checks names; here they are only filled up.
+Short names on the command line, expanded to full names. The server validates them.
 """
 
 from __future__ import annotations

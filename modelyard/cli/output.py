@@ -1,5 +1,5 @@
 """
-What commands print: tables for people, a line of JSON for each message for programs.
+Output of commands: tables for people, one line of JSON per message for programs.
 """
 
 from __future__ import annotations

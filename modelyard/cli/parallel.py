@@ -1,5 +1,5 @@
 """
-Several files at a time, with one bar for all of them, until the first that fails.
+Concurrent transfers with one progress bar, until the first failure.
 """
 
 from __future__ import annotations

@@ -35,16 +35,16 @@ def common() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("connection and output")
-    group.add_argument("--target", metavar="ADDRESS", help="host:port or https:// address ($MODELYARD_TARGET)")
+    group.add_argument("--target", metavar="ADDRESS", help="host:port or https:// URL ($MODELYARD_TARGET)")
     group.add_argument(
-        "--token-file", metavar="FILE", help="a file with your token ($MODELYARD_TOKEN_FILE, or $MODELYARD_TOKEN)"
+        "--token-file", metavar="FILE", help="file with the bearer token ($MODELYARD_TOKEN_FILE, or $MODELYARD_TOKEN)"
     )
-    group.add_argument("--ca-file", metavar="FILE", help="use TLS, and trust these authorities ($MODELYARD_CA_FILE)")
-    group.add_argument("--cert-file", metavar="FILE", help="use TLS with this certificate ($MODELYARD_CERT_FILE)")
-    group.add_argument("--key-file", metavar="FILE", help="the key of that certificate ($MODELYARD_KEY_FILE)")
-    group.add_argument("--deadline", type=float, metavar="SECONDS", help="how long a call may take (30)")
+    group.add_argument("--ca-file", metavar="FILE", help="CA bundle for TLS ($MODELYARD_CA_FILE)")
+    group.add_argument("--cert-file", metavar="FILE", help="client certificate for TLS ($MODELYARD_CERT_FILE)")
+    group.add_argument("--key-file", metavar="FILE", help="private key of the client certificate ($MODELYARD_KEY_FILE)")
+    group.add_argument("--deadline", type=float, metavar="SECONDS", help="timeout of a call in seconds (30)")
     group.add_argument("--json", action="store_true", help="print JSON, a line for each message")
-    group.add_argument("-q", "--quiet", action="store_true", help="print the answer alone: no notes, no progress")
+    group.add_argument("-q", "--quiet", action="store_true", help="print the result only, without notes and progress")
     return parser
 
 
@@ -78,7 +78,11 @@ def limit_argument(parser: argparse.ArgumentParser, default: int = 50) -> None:
     Let a list be limit_argument.
     """
     parser.add_argument(
-        "--limit", type=_at_least_0, default=default, metavar="N", help=f"at most N; 0 for all ({default})"
+        "--limit",
+        type=_at_least_0,
+        default=default,
+        metavar="N",
+        help=f"maximum number of results; 0 for all ({default})",
     )
 
 
@@ -87,7 +91,7 @@ def namespace_argument(parser: argparse.ArgumentParser) -> None:
     Let a list be of a namespace: by --namespace as in all commands, or by its name alone.
     """
     parser.add_argument("place", metavar="NAMESPACE", nargs="?", default="", help="the same as --namespace")
-    parser.add_argument("--namespace", metavar="NAMESPACE", default="", help=f"whose; {DEFAULT_NAMESPACE} by default")
+    parser.add_argument("--namespace", metavar="NAMESPACE", default="", help=f"namespace; default: {DEFAULT_NAMESPACE}")
 
 
 def namespace_of(args: argparse.Namespace) -> str:

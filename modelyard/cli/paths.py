@@ -1,5 +1,5 @@
 """
-Whether a path stays in the folder that it is of.
+Whether a path stays inside its folder.
 """
 
 from __future__ import annotations

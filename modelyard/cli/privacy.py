@@ -1,5 +1,5 @@
 """
-What `--private` cannot do: bytes that somebody has stored publicly stay public.
+Warnings of `--private`: bytes that are already stored publicly remain public.
 """
 
 from __future__ import annotations

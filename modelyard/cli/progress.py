@@ -1,5 +1,5 @@
 """
-A progress bar on the terminal, and nothing anywhere else.
+A progress bar, drawn on terminals only.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-How a version becomes a folder.
+Pulling a version: planning and executing the downloads.
 """
 
 from __future__ import annotations

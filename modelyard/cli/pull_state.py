@@ -1,5 +1,5 @@
 """
-What pulls have written into a folder, so that the files of another version can be told from somebody's own.
+The files that pulls have written into a folder, to distinguish them from the user's own.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-How a folder becomes a version.
+Pushing a version: planning and executing the uploads.
 """
 
 from __future__ import annotations

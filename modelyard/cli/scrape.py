@@ -1,5 +1,5 @@
 """
-The metrics pages of the suite's processes: fetched, and read as Prometheus reads them.
+Scrapes the metrics endpoints of the suite's processes, in Prometheus' text format.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What two looks at the metrics pages say about the time between them.
+Statistics of an interval, from two scrapes of the metrics endpoints.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from modelyard.cli.scrape import Page, Sample
 
-#: Codes that are the suite's fault, not the caller's.
+#: Status codes of server errors, as opposed to errors of the caller.
 SERVER_ERRORS = frozenset({"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"})
 _HITS = frozenset({"near", "shared"})
 

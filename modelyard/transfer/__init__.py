@@ -1,5 +1,5 @@
 """
-Files on their way to and from a Modelyard: hashed, resumed, verified. No network here: both clients use it.
+File transfers: hashing, resuming, verification. Without network I/O, so that both clients use it.
 """
 
 from typing import TYPE_CHECKING

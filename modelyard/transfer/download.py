@@ -1,5 +1,5 @@
 """
-A file that is received, whichever way its bytes come.
+The download of a file: what is common to all transports.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from modelyard.transfer.upload_source import digest
 
 class Download(ABC):
     """
-    A file to download: its bytes are gathered beside it under a name with the digest, and moved in place when verified.
-    Of those who download the same into the same place, one does, and the others wait for it.
+    A file to download: its bytes are written to a partial file beside it and moved into place once verified.
+    Of several downloads to the same path, one proceeds and the others wait for it.
 
     Args:
         asset: what to download.
@@ -128,7 +128,7 @@ class Download(ABC):
             Whether that was done. If not, what an earlier download left was damaged, and all bytes are missing again.
 
         Raises:
-            IntegrityError: the bytes that came are not those of the name; they are thrown away.
+            IntegrityError: the received bytes do not match the digest; they are discarded.
             OSError: the file cannot be written.
         """
         if self._settled:

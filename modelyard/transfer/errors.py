@@ -1,5 +1,5 @@
 """
-What goes wrong with bytes, as opposed to calls.
+Errors of file contents, as opposed to failed calls.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The digest of a file that is being written.
+The digest of a file, computed in the background while the file is written.
 """
 
 from __future__ import annotations

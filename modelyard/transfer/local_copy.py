@@ -1,5 +1,5 @@
 """
-A file whose bytes are in another one of the same machine: copied, and not received twice.
+Local copies of files that would be downloaded twice.
 """
 
 from __future__ import annotations

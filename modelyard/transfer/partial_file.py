@@ -1,5 +1,5 @@
 """
-Where the bytes of a file are gathered before it appears: in a hidden file beside it.
+The partial file of a download: a hidden file beside the target.
 """
 
 from __future__ import annotations

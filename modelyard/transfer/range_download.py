@@ -1,5 +1,5 @@
 """
-A large file that is received, in several streams at a time.
+The download of a large file in several concurrent streams.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Which bytes of a file that is received in ranges are there, kept in a small file beside it.
+The received ranges of a file, recorded in a small file beside it.
 """
 
 from __future__ import annotations

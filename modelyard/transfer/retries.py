@@ -1,5 +1,5 @@
 """
-How often something is tried again, and how long to wait before.
+Retries: how many, and the backoff between them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What a transfer wants done, one step after the other: plans are written once, and each client carries them out in its
+The steps of a transfer: plans are written once, and each client executes them in its
 own way.
 """
 

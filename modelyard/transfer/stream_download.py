@@ -1,5 +1,5 @@
 """
-A small file that is received, in one stream.
+The download of a small file in one stream.
 """
 
 from __future__ import annotations

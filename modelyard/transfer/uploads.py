@@ -1,5 +1,5 @@
 """
-How a file gets there: small ones in one call, large ones as an upload that survives breaks.
+Uploads: small files in one call, large ones as a resumable upload.
 """
 
 from __future__ import annotations

@@ -17,37 +17,43 @@ from modelyard.registry.v1 import aliases_pb2 as pb
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "aliases", "names that point at versions, such as production")
+    commands = subcommands(group, "aliases", "manage aliases: names that point at versions, such as production")
     parser = command(commands, "list", list_, "list the aliases of a model")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--version", default="", metavar="VERSION", help="only those that point at this version")
+    parser.add_argument("--version", default="", metavar="VERSION", help="only aliases that point at this version")
     limit_argument(parser)
     parser = command(commands, "get", get, "show an alias")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("--at", type=timestamp, metavar="TIME", help="as it was then, such as 2026-01-31T12:00")
-    parser = command(commands, "history", history, "show where an alias pointed when, the newest first")
+    parser.add_argument(
+        "--at", type=timestamp, metavar="TIME", help="point in time, such as 2026-01-31T12:00; default: now"
+    )
+    parser = command(commands, "history", history, "list the history of an alias, the newest first")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
     limit_argument(parser)
     parser = command(
-        commands, "rollback", rollback, "point an alias at what it pointed at before its last move; again, one further"
+        commands, "rollback", rollback, "point an alias at its previous version; repeat to go further back"
     )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("--expect", default="", metavar="VERSION", help="only if it points at this version now")
-    parser = command(commands, "remove", remove, "remove an alias; its history stays")
+    parser.add_argument(
+        "--expect", default="", metavar="VERSION", help="precondition: the version that it points at now"
+    )
+    parser = command(commands, "remove", remove, "remove an alias; its history is retained")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser = command(commands, "set", set_, "point an alias at a version; it is made when it is not there")
+    parser = command(commands, "set", set_, "point an alias at a version; create the alias if needed")
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("alias", metavar="ALIAS")
-    parser.add_argument("version", metavar="VERSION", help="3, another alias, latest; or as other commands take it")
+    parser.add_argument("version", metavar="VERSION", help="version number, alias, latest, or full reference")
     condition = parser.add_mutually_exclusive_group()
-    condition.add_argument("--expect", default="", metavar="VERSION", help="only if it points at this version now")
-    condition.add_argument("--if-absent", action="store_true", help="only if there is no such alias now")
+    condition.add_argument(
+        "--expect", default="", metavar="VERSION", help="precondition: the version that it points at now"
+    )
+    condition.add_argument("--if-absent", action="store_true", help="precondition: the alias does not exist")
 
 
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:

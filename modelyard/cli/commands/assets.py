@@ -27,33 +27,43 @@ _MOST_NAMES = 1000
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "assets", "bytes, named by their sha256")
-    parser = command(commands, "put", put, "store files; bytes that are there already are not sent")
+    commands = subcommands(group, "assets", "manage assets: bytes named by their sha256")
+    parser = command(commands, "put", put, "store files; stored bytes are not sent again")
     parser.add_argument("file", metavar="FILE", nargs="+", type=Path)
-    parser.add_argument("--media-type", default="", metavar="TYPE", help="such as text/plain; by default from the name")
-    parser.add_argument("--owner", default="", help="whose quota they count on: the full name of a version")
     parser.add_argument(
-        "--private", action="store_true", help="only for tokens with assets.read, and over HTTP by signed URLs"
+        "--media-type", default="", metavar="TYPE", help="media type, such as text/plain; default: by the file name"
     )
-    parser = command(commands, "get", get, "write an asset into a file, verified; an interrupted one goes on")
+    parser.add_argument("--owner", default="", help="owner whose quota is charged: full name of a version")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="restrict reads to tokens with assets.read, and over HTTP to presigned URLs",
+    )
+    parser = command(
+        commands, "get", get, "download an asset into a file and verify it; resume an interrupted download"
+    )
     parser.add_argument("asset", metavar="SHA256")
-    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="named by the digest by default")
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="target file; default: the digest")
     parser = command(commands, "ls", list_, "list assets")
-    parser.add_argument("--owner", default="", help="only what is pinned for it: the full name of a version")
+    parser.add_argument("--owner", default="", help="only assets that this owner references: full name of a version")
     limit_argument(parser)
     command(commands, "stat", stat, "show an asset").add_argument("asset", metavar="SHA256")
-    parser = command(commands, "rm", remove, "take assets away that nobody pins")
+    parser = command(commands, "rm", remove, "delete unreferenced assets")
     parser.add_argument("asset", metavar="SHA256", nargs="+")
-    parser = command(commands, "url", url, "sign an address that gives access for a time")
-    parser.add_argument("resource", type=_resource, metavar="SHA256|VERSION", help="an asset, or all files of MODEL@3")
-    parser.add_argument("--ttl", type=duration, metavar="TIME", help="how long, such as 90s, 30m or 12h")
-    parser.add_argument("--ip", default="", metavar="RANGE", help="only from there, such as 192.0.2.0/24")
-    parser.add_argument("--name", default="", metavar="FILE", help="the file name that a browser saves it as")
-    parser = command(commands, "gc", collect, "take away what nobody pins, and then its bytes")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
-    parser.add_argument("--grace", type=duration, metavar="TIME", help="how old it must be, such as 12h or 7d")
+    parser = command(commands, "url", url, "presign a URL with limited validity")
+    parser.add_argument(
+        "resource", type=_resource, metavar="SHA256|VERSION", help="asset, or all files of a version such as MODEL@3"
+    )
+    parser.add_argument("--ttl", type=duration, metavar="TIME", help="validity, such as 90s, 30m or 12h")
+    parser.add_argument("--ip", default="", metavar="RANGE", help="allowed client addresses, such as 192.0.2.0/24")
+    parser.add_argument("--name", default="", metavar="FILE", help="file name of the browser's download")
+    parser = command(commands, "gc", collect, "collect garbage: delete unreferenced assets, then their bytes")
+    parser.add_argument("--dry-run", action="store_true", help="report without deleting")
+    parser.add_argument(
+        "--grace", type=duration, metavar="TIME", help="minimum age of an unreferenced asset, such as 12h or 7d"
+    )
 
 
 def put(yard: Client, args: argparse.Namespace, output: Output) -> None:

@@ -19,20 +19,20 @@ _LONGEST = 60
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(group, "audit", audit, "show who did what, the newest first")
+    parser = command(group, "audit", audit, "list audit entries, the newest first")
     parser.add_argument(
         "resource",
         metavar="NAME",
         nargs="?",
         default="",
-        help="only this resource, by its full name, and what is below it",
+        help="full name of a resource; includes everything below it",
     )
-    parser.add_argument("--actor", default="", help="only what this one did")
+    parser.add_argument("--actor", default="", help="only calls of this subject")
     parser.add_argument("--action", default="", help="only this RPC, such as UpdateModel")
-    parser.add_argument("--since", type=timestamp, metavar="TIME", help="from then on, such as 2026-01-31T12:00")
-    parser.add_argument("--until", type=timestamp, metavar="TIME", help="before then")
+    parser.add_argument("--since", type=timestamp, metavar="TIME", help="start time, such as 2026-01-31T12:00")
+    parser.add_argument("--until", type=timestamp, metavar="TIME", help="end time, exclusive")
     limit_argument(parser)
 
 

@@ -14,16 +14,20 @@ from modelyard.client import Client
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "cache", "the cache: how it is, and what it keeps")
-    command(commands, "status", status, "show the state of the process that answers")
-    parser = command(commands, "warm", warm, "load the answers that are read most")
-    parser.add_argument("--keys", type=int, default=0, metavar="N", help="how many (as the service is set)")
-    parser.add_argument("--rate", type=int, default=0, metavar="N", help="calls per second (as the service is set)")
-    parser = command(commands, "flush", flush, "drop every answer that the process that answers keeps in memory")
-    parser.add_argument("--shared", action="store_true", help="and those that all processes share in Valkey")
-    parser = command(commands, "stats", stats, "show what a namespace of the key-value cache holds")
+    commands = subcommands(group, "cache", "inspect and control the cache")
+    command(commands, "status", status, "show the state of the cache process that responds")
+    parser = command(commands, "warm", warm, "load the most-read responses into the cache")
+    parser.add_argument(
+        "--keys", type=int, default=0, metavar="N", help="number of keys (default: the service's setting)"
+    )
+    parser.add_argument(
+        "--rate", type=int, default=0, metavar="N", help="calls per second (default: the service's setting)"
+    )
+    parser = command(commands, "flush", flush, "drop all responses in the L1 cache of the process that responds")
+    parser.add_argument("--shared", action="store_true", help="also flush the L2 cache in Valkey")
+    parser = command(commands, "stats", stats, "show statistics of a namespace of the key-value cache")
     parser.add_argument("namespace", metavar="NAMESPACE")
 
 

@@ -29,32 +29,32 @@ _PROSE = (
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "cards", "model cards, in the Hugging Face format")
-    parser = command(commands, "get", get, "show what a card says beside its Markdown")
+    commands = subcommands(group, "cards", "manage model cards in the Hugging Face format")
+    parser = command(commands, "get", get, "show the structured fields of a card")
     _card(parser)
     parser = command(commands, "export", export, "print a card as a README.md: front matter and Markdown")
     _card(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write it there instead")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="output file; default: standard output")
     parser = command(commands, "import", import_, "write a model's card from a README.md")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("file", metavar="FILE", help="the README.md; - for standard input")
-    parser.add_argument("--card-only", action="store_true", help="leave the model's fields and its results alone")
+    parser.add_argument("file", metavar="FILE", help="README.md to import; - for standard input")
+    parser.add_argument("--card-only", action="store_true", help="do not update the model's fields and results")
     parser.add_argument(
         "--version",
         type=version_ref,
         metavar="VERSION",
-        help="whose results the card has: MODEL@3; the newest by default",
+        help="version of the card's results, such as MODEL@3; default: the newest",
     )
-    parser = command(commands, "numbers", numbers, "list who wrote which number of a card when")
+    parser = command(commands, "numbers", numbers, "list the history of a card: number, author and time")
     parser.add_argument("model", metavar="MODEL")
     limit_argument(parser)
 
 
 def _card(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--number", type=int, default=0, metavar="N", help="an older one; the newest by default")
+    parser.add_argument("--number", type=int, default=0, metavar="N", help="number of the card; default: the newest")
 
 
 def _name(model: str) -> str:

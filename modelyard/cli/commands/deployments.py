@@ -32,9 +32,9 @@ _STATES = [name.removeprefix("STATE_").lower() for name in pb.Deployment.State.k
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "deployments", "which version runs where")
+    commands = subcommands(group, "deployments", "manage deployments: which version runs where")
     parser = command(commands, "list", list_, "list the deployments of a namespace")
     namespace_argument(parser)
     parser.add_argument("--model", default="", help="only of this model")
@@ -43,32 +43,32 @@ def add(group: Group) -> None:
     parser.add_argument("--state", choices=_STATES, action="append", default=[], help="only in this state; repeatable")
     limit_argument(parser)
     _deployment(command(commands, "get", get, "show a deployment"))
-    parser = command(commands, "create", create, "register that a version is about to run somewhere")
+    parser = command(commands, "create", create, "register a deployment of a version")
     _deployment(parser)
     parser.add_argument("version", type=version_or_model, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
     parser.add_argument("--environment", required=True, help="such as production")
-    parser.add_argument("--endpoint", default="", help="where it answers")
+    parser.add_argument("--endpoint", default="", help="URL or address of the endpoint")
     parser.add_argument("--replicas", type=int, default=0, metavar="N")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
     parser = command(commands, "update", update, "change a deployment; another version begins a rollout")
     _deployment(parser)
     parser.add_argument("--version", type=version_ref, metavar="VERSION", help="MODEL@3 or MODEL@production")
     parser.add_argument("--environment", help="such as production")
-    parser.add_argument("--endpoint", help="where it answers")
+    parser.add_argument("--endpoint", help="URL or address of the endpoint")
     parser.add_argument("--replicas", type=int, metavar="N")
-    parser.add_argument("--message", help="what is said of its state")
+    parser.add_argument("--message", help="message about its state")
     parser.add_argument(
-        "--label", type=pair, action="append", metavar="KEY=VALUE", help="in place of all labels; repeatable"
+        "--label", type=pair, action="append", metavar="KEY=VALUE", help="replacement of all labels; repeatable"
     )
     parser.add_argument("--clear-labels", action="store_true", help="remove all labels")
     parser = command(commands, "delete", delete, "remove a deployment that is retired or failed; its id is free again")
     _deployment(parser)
-    parser.add_argument("--force", action="store_true", help="whatever its state")
-    parser = command(commands, "status", status, "say how a deployment stands")
+    parser.add_argument("--force", action="store_true", help="delete it in any state")
+    parser = command(commands, "status", status, "report the state of a deployment")
     _deployment(parser)
     parser.add_argument("state", choices=_STATES)
     parser.add_argument("--message", default="", help="why")
-    _deployment(command(commands, "watch", watch, "show how a deployment stands, and again when it changes"))
+    _deployment(command(commands, "watch", watch, "show the state of a deployment and follow its changes"))
 
 
 def _deployment(parser: argparse.ArgumentParser) -> None:

@@ -26,26 +26,29 @@ _DIRECTIONS = {
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "evaluations", "measured results")
+    commands = subcommands(group, "evaluations", "manage evaluation results")
     parser = command(commands, "list", list_, "list the results of a model or of one version")
     parser.add_argument(
-        "parent", type=version_or_model, metavar="MODEL[@VERSION]", help="a model with all of its versions, or one"
+        "parent",
+        type=version_or_model,
+        metavar="MODEL[@VERSION]",
+        help="model with all of its versions, or one version",
     )
     parser.add_argument("--dataset", default="", help="only on this data set")
     parser.add_argument("--metric", default="", help="only of this metric")
-    parser.add_argument("--names", action="store_true", help="with the names that delete takes")
+    parser.add_argument("--names", action="store_true", help="include the names, as delete expects them")
     limit_argument(parser)
     _record(command(commands, "record", record, "record results of a version on a data set"))
     _delete(command(commands, "delete", delete, "delete results of a version that were recorded by mistake"))
-    parser = command(commands, "datasets", datasets, "list the data sets of which there are results")
+    parser = command(commands, "datasets", datasets, "list the data sets with results")
     parser.add_argument("--metric", default="", help="only those with results of this metric")
     _listed(parser)
-    parser = command(commands, "metrics", metrics, "list the metrics of which there are results")
+    parser = command(commands, "metrics", metrics, "list the metrics with results")
     parser.add_argument("--dataset", default="", help="only those with results on this data set")
     _listed(parser)
-    parser = command(commands, "direction", direction, "say whether higher or lower values of a metric are better")
+    parser = command(commands, "direction", direction, "set whether higher or lower values of a metric are better")
     parser.add_argument("metric", metavar="METRIC")
     parser.add_argument("direction", choices=_DIRECTIONS)
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
@@ -53,7 +56,9 @@ def add(group: Group) -> None:
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("metric", metavar="METRIC")
     parser.add_argument("--filter", default="", help="such as 'parameter_count < 100000000'")
-    parser.add_argument("--ascending", action="store_true", help="the lowest first, whatever is said of the metric")
+    parser.add_argument(
+        "--ascending", action="store_true", help="rank the lowest value first, regardless of the metric's direction"
+    )
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
     limit_argument(parser, 20)
 
@@ -62,9 +67,16 @@ def _record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", type=version_ref, metavar="VERSION", help=FORMS)
     parser.add_argument("dataset", metavar="DATASET", help="such as imagenet or GLUE/SST-2")
     parser.add_argument("results", type=_result, nargs="+", metavar="METRIC=VALUE", help="such as acc@1=0.91")
-    parser.add_argument("--parameter", type=pair, action="append", default=[], metavar="KEY=VALUE", help="how measured")
-    parser.add_argument("--time", type=timestamp, metavar="TIME", help="when it was measured; now by default")
-    parser.add_argument("--replace", action="store_true", help="in place of results that were measured in the same way")
+    parser.add_argument(
+        "--parameter",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="parameter of the measurement; repeatable",
+    )
+    parser.add_argument("--time", type=timestamp, metavar="TIME", help="time of the measurement; default: now")
+    parser.add_argument("--replace", action="store_true", help="replace results with the same parameters")
 
 
 def _delete(parser: argparse.ArgumentParser) -> None:

@@ -20,16 +20,16 @@ _FOLDER = Path("examples", "timm")
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "import", "models in bulk")
+    commands = subcommands(group, "import", "import models in bulk")
     parser = command(
         commands, "timm", import_timm, "import the public timm leaderboard: 1,556 models with their results"
     )
-    parser.add_argument("--path", type=Path, help="the folder with models.csv and results.csv (examples/timm)")
+    parser.add_argument("--path", type=Path, help="folder with models.csv and results.csv (examples/timm)")
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
-    parser.add_argument("--batch", type=int, default=100, metavar="N", help="models in one write, 1 to 1,000 (100)")
-    parser.add_argument("--skip-existing", action="store_true", help="leave models that are there as they are")
+    parser.add_argument("--batch", type=int, default=100, metavar="N", help="models per transaction, 1 to 1,000 (100)")
+    parser.add_argument("--skip-existing", action="store_true", help="skip existing models")
 
 
 def import_timm(yard: Client, args: argparse.Namespace, output: Output) -> None:

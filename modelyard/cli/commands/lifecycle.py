@@ -19,22 +19,26 @@ from modelyard.registry.v1 import versions_pb2 as pb
 
 def add(commands: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(commands, "label", label, "set and remove labels of a version; others stay")
-    version_argument(parser)
-    parser.add_argument("labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="or KEY- to remove one")
-    parser = command(commands, "copy", copy, "make a READY version the next one of another model, without moving bytes")
-    version_argument(parser)
-    parser.add_argument("model", metavar="MODEL", help="that gets the copy, in whatever namespace")
-    parser = command(commands, "find", find, "find the READY versions that contain a file, by its digest")
-    parser.add_argument("--sha256", required=True, metavar="DIGEST")
-    parser.add_argument("--namespace", default="-", help="only this one; all by default")
-    limit_argument(parser)
-    parser = command(commands, "delete", delete, "delete a version for good; its number is not given again")
+    parser = command(commands, "label", label, "set and remove labels of a version; keep the others")
     version_argument(parser)
     parser.add_argument(
-        "--force", action="store_true", help="even if aliases point at it (they are removed) or a deployment runs it"
+        "labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="label to set, or KEY- to remove one"
+    )
+    parser = command(commands, "copy", copy, "copy a READY version to another model without copying bytes")
+    version_argument(parser)
+    parser.add_argument("model", metavar="MODEL", help="target model, in any namespace")
+    parser = command(commands, "find", find, "find the READY versions that contain a file, by its digest")
+    parser.add_argument("--sha256", required=True, metavar="DIGEST")
+    parser.add_argument("--namespace", default="-", help="namespace to search; default: all")
+    limit_argument(parser)
+    parser = command(commands, "delete", delete, "delete a version permanently; its number is not reused")
+    version_argument(parser)
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="delete it even if aliases point at it (they are removed) or a deployment runs it",
     )
 
 

@@ -25,12 +25,12 @@ from modelyard.client import Client
 from modelyard.registry.v1 import models_pb2 as pb
 
 _TEXTS = {
-    "display_name": "a name for people",
-    "description": "what it is",
-    "owner": "who answers for it",
-    "task": "what it does, such as image-classification",
-    "framework": "what runs it, such as pytorch",
-    "license": "an SPDX identifier, such as Apache-2.0",
+    "display_name": "display name",
+    "description": "description",
+    "owner": "responsible person or team",
+    "task": "task, such as image-classification",
+    "framework": "framework, such as pytorch",
+    "license": "SPDX license identifier, such as Apache-2.0",
 }
 _COLUMNS: list[Column[pb.Model]] = [
     Column("NAME", lambda each: each.name.removeprefix("namespaces/").replace("/models/", "/", 1)),
@@ -43,15 +43,15 @@ _COLUMNS: list[Column[pb.Model]] = [
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "models", "models")
+    commands = subcommands(group, "models", "manage models")
     parser = command(commands, "list", list_, "list the models of a namespace")
     namespace_argument(parser)
-    parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted and not yet purged")
+    parser.add_argument("--deleted", action="store_true", help="include soft-deleted models")
     limit_argument(parser)
     parser = command(commands, "search", search, "find models by words and by a filter, best match first")
-    parser.add_argument("query", metavar="WORD", nargs="*", help="all of them must match")
+    parser.add_argument("query", metavar="WORD", nargs="*", help="search terms; all must match")
     parser.add_argument(
         "--filter",
         default="",
@@ -68,25 +68,29 @@ def add(group: Group) -> None:
     limit_argument(parser, 20)
     command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")
     _settable(command(commands, "create", create, "add a model"))
-    _settable(command(commands, "update", update, "change what is given of a model, and leave the rest"))
-    parser = command(commands, "label", label, "set and remove labels of a model; others stay")
+    _settable(command(commands, "update", update, "update the given fields of a model"))
+    parser = command(commands, "label", label, "set and remove labels of a model; keep the others")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="or KEY- to remove one")
-    parser = command(commands, "delete", delete, "delete a model; until it is purged that can be taken back")
+    parser.add_argument(
+        "labels", type=label_change, nargs="+", metavar="KEY=VALUE", help="label to set, or KEY- to remove one"
+    )
+    parser = command(commands, "delete", delete, "delete a model; undelete restores it until it is purged")
     parser.add_argument("model", metavar="MODEL")
-    parser = command(commands, "undelete", undelete, "take a deletion back")
+    parser = command(commands, "undelete", undelete, "restore a deleted model")
     parser.add_argument("model", metavar="MODEL")
-    parser = command(commands, "purge", purge, "remove a deleted model for good, with its versions and results")
+    parser = command(commands, "purge", purge, "remove a deleted model permanently, with its versions and results")
     parser.add_argument("model", metavar="MODEL")
-    confirmation_argument(parser, "for good")
+    confirmation_argument(parser, "permanently")
 
 
 def _settable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="resnet50, default/resnet50 or the full name")
     for field, help_ in _TEXTS.items():
         parser.add_argument(f"--{field.replace('_', '-')}", metavar="TEXT", help=help_)
-    parser.add_argument("--parameter-count", type=int, metavar="N", help="the number of trainable parameters")
-    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
+    parser.add_argument("--parameter-count", type=int, metavar="N", help="number of trainable parameters")
+    parser.add_argument(
+        "--label", type=pair, action="append", metavar="KEY=VALUE", help="label to set; KEY= removes one"
+    )
 
 
 def list_(yard: Client, args: argparse.Namespace, output: Output) -> None:

@@ -16,9 +16,9 @@ from modelyard.registry.v1 import namespaces_pb2 as pb
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "namespaces", "namespaces, in which models live")
+    commands = subcommands(group, "namespaces", "manage namespaces, which contain the models")
     limit_argument(command(commands, "list", list_, "list namespaces"))
     get_parser = command(commands, "get", get, "show a namespace")
     get_parser.add_argument("namespace", metavar="NAMESPACE")
@@ -26,14 +26,16 @@ def add(group: Group) -> None:
     parser.add_argument("namespace", metavar="NAMESPACE")
     parser.add_argument("--display-name", default="")
     parser.add_argument("--description", default="")
-    parser.add_argument("--owner", default="", help="who answers for it")
+    parser.add_argument("--owner", default="", help="responsible person or team")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
     parser = command(commands, "update", update, "change what is given of a namespace, and leave the rest")
     parser.add_argument("namespace", metavar="NAMESPACE")
     parser.add_argument("--display-name")
     parser.add_argument("--description")
-    parser.add_argument("--owner", help="who answers for it")
-    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
+    parser.add_argument("--owner", help="responsible person or team")
+    parser.add_argument(
+        "--label", type=pair, action="append", metavar="KEY=VALUE", help="label to set; KEY= removes one"
+    )
     parser.add_argument("--max-models", type=int, metavar="N", help="how many models it may hold; 0 for any number")
     parser.add_argument("--max-asset-bytes", type=int, metavar="N", help="how large its versions may be in all")
     parser = command(commands, "delete", delete, "remove an empty namespace")

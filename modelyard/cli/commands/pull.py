@@ -24,13 +24,15 @@ _NAMES_SHOWN = 10
 
 def add(commands: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(commands, "pull", pull, "write the files of a version into a folder, verified")
+    parser = command(commands, "pull", pull, "download the files of a version into a folder and verify them")
     parser.add_argument("version", type=version_or_model, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="made when it is not there; run it again to go on")
     parser.add_argument(
-        "--exact", action="store_true", help="remove the files that earlier pulls wrote and this version does not have"
+        "folder", metavar="FOLDER", type=Path, help="target folder, created if needed; run the command again to resume"
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="remove files of earlier pulls that this version does not have"
     )
 
 

@@ -31,29 +31,39 @@ _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 def add(commands: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(commands, "push", push, "store a folder as the next version; files that are there are not sent")
+    parser = command(commands, "push", push, "store a folder as the next version; stored files are not sent again")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="or one file; run it again to go on")
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="folder or single file; run the command again to resume"
+    )
     rules = parser.add_argument_group(
         "what is sent",
         f"Patterns are as in a .gitignore. What the folder's {IGNORE_FILE} names is left out, and so are repositories, "
         "caches and secrets, such as .git, __pycache__ and .env; it is said which. !PATTERN takes one back.",
     )
-    rules.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave these out, too")
-    rules.add_argument("--include", action="append", default=[], metavar="PATTERN", help="send only these")
-    rules.add_argument("--no-default-ignores", action="store_true", help="leave out only what you say")
-    rules.add_argument("--follow-links", action="store_true", help="send files outside of it that links lead to, too")
     rules.add_argument(
-        "--dry-run", action="store_true", help="list the files that the version would have, and send none"
+        "--exclude", action="append", default=[], metavar="PATTERN", help="patterns of files to exclude; repeatable"
     )
-    parser.add_argument("--alias", type=_alias, metavar="ALIAS", help="point it at the version afterwards")
+    rules.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="patterns of the only files to send; repeatable",
+    )
+    rules.add_argument("--no-default-ignores", action="store_true", help="disable the default exclusions")
+    rules.add_argument("--follow-links", action="store_true", help="follow links to files outside of the folder")
+    rules.add_argument("--dry-run", action="store_true", help="list the files without sending them")
+    parser.add_argument("--alias", type=_alias, metavar="ALIAS", help="alias to point at the new version")
     parser.add_argument("--description", default="")
-    parser.add_argument("--stage", default="", help="a free word for what it was made for")
+    parser.add_argument("--stage", default="", help="free-form label of its purpose")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
-        "--private", action="store_true", help="only for tokens with assets.read, and over HTTP by signed URLs"
+        "--private",
+        action="store_true",
+        help="restrict reads to tokens with assets.read, and over HTTP to presigned URLs",
     )
 
 

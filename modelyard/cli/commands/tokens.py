@@ -17,17 +17,19 @@ from modelyard.client import Client
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(group, "token", mint, "mint a token that the embedded run takes, for development")
+    parser = command(group, "token", mint, "create a development token for the embedded suite")
     # It is made here: nobody is called, and what calls need is not looked for.
     parser.set_defaults(token="", token_file=None, ca_file=None, cert_file=None, key_file=None)
     state = os.environ.get("MODELYARD_STATE") or ".modelyard/run"
-    parser.add_argument("--scopes", required=True, metavar="SCOPES", help="separated by spaces or commas")
-    parser.add_argument("--subject", required=True, metavar="NAME", help="whose token it is")
-    parser.add_argument("--ttl", type=float, default=3600.0, metavar="SECONDS", help="how long it is good (3600)")
+    parser.add_argument("--scopes", required=True, metavar="SCOPES", help="scopes, separated by spaces or commas")
+    parser.add_argument("--subject", required=True, metavar="NAME", help="subject of the token")
+    parser.add_argument("--ttl", type=float, default=3600.0, metavar="SECONDS", help="validity in seconds (3600)")
     key = Path(state, "access", "key.pem")
-    parser.add_argument("--key", type=Path, default=key, metavar="FILE", help="the run's key ($MODELYARD_STATE)")
+    parser.add_argument(
+        "--key", type=Path, default=key, metavar="FILE", help="signing key of the suite ($MODELYARD_STATE)"
+    )
 
 
 def mint(_yard: Client, args: argparse.Namespace, _output: Output) -> None:

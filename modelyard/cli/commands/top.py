@@ -34,18 +34,22 @@ _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K\n", "\x1b[J"
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(group, "top", top, "show live what the services do, from their metrics pages, until Ctrl-C")
+    parser = command(
+        group, "top", top, "show live statistics of the services from their metrics endpoints, until Ctrl-C"
+    )
     parser.add_argument(
         "--metrics",
         action="append",
         type=_address,
         metavar="HOST:PORT",
-        help="a process's metrics; again for each of them (those of `make run` in $MODELYARD_STATE)",
+        help="metrics endpoint of a process; repeatable (default: the suite in $MODELYARD_STATE)",
     )
-    parser.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="from look to look (2)")
-    parser.add_argument("--once", action="store_true", help="print one snapshot, over an interval, and end")
+    parser.add_argument(
+        "--interval", type=_seconds, default=2.0, metavar="SECONDS", help="refresh interval in seconds (2)"
+    )
+    parser.add_argument("--once", action="store_true", help="print one snapshot of one interval and exit")
     limit_argument(parser, default=10)
 
 

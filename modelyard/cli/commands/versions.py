@@ -23,12 +23,12 @@ from modelyard.registry.v1 import versions_pb2 as pb
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    commands = subcommands(group, "versions", "versions of models")
+    commands = subcommands(group, "versions", "manage the versions of models")
     parser = command(commands, "list", list_, "list the versions of a model, the newest first")
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--deleted", action="store_true", help="those, too, that are deleted")
+    parser.add_argument("--deleted", action="store_true", help="include deleted versions")
     limit_argument(parser)
     parser = command(commands, "get", get, "show a version and its files")
     parser.add_argument("version", type=version_or_model, metavar="VERSION", help=f"MODEL for its newest; or {FORMS}")
@@ -40,29 +40,33 @@ def add(group: Group) -> None:
         action="append",
         default=[],
         metavar="PATH=SHA256:SIZE",
-        help="a file, by its digest",
+        help="file of the version by its digest; repeatable",
     )
     parser.add_argument("--description", default="")
-    parser.add_argument("--stage", default="", help="a free word for what it was made for")
+    parser.add_argument("--stage", default="", help="free-form label of its purpose")
     parser.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--parent-version", type=version_or_model, metavar="VERSION", help="what it was trained from")
+    parser.add_argument(
+        "--parent-version", type=version_or_model, metavar="VERSION", help="parent version that it was trained from"
+    )
     parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
-    parser.add_argument("--run", dest="lineage_run", default="", help="the run that made it")
+    parser.add_argument("--run", dest="lineage_run", default="", help="training run that produced it")
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
     version_argument(
-        command(commands, "finalize", finalize, "verify that all files are stored, and make the version READY")
+        command(commands, "finalize", finalize, "verify that all files are stored and make the version READY")
     )
 
     push.add(commands)
     pull.add(commands)
-    parser = command(commands, "update", update, "change what is given of a version")
+    parser = command(commands, "update", update, "update the given fields of a version")
     version_argument(parser)
     parser.add_argument("--description")
-    parser.add_argument("--stage", help="a free word for what it was made for")
-    parser.add_argument("--label", type=pair, action="append", metavar="KEY=VALUE", help="KEY= takes a label away")
-    parser = command(commands, "fail", fail, "give a PENDING version up")
+    parser.add_argument("--stage", help="free-form label of its purpose")
+    parser.add_argument(
+        "--label", type=pair, action="append", metavar="KEY=VALUE", help="label to set; KEY= removes one"
+    )
+    parser = command(commands, "fail", fail, "mark a PENDING version as failed")
     version_argument(parser)
-    parser.add_argument("reason", metavar="REASON", help="why; it is kept")
+    parser.add_argument("reason", metavar="REASON", help="reason of the failure; recorded with the version")
     lifecycle.add(commands)
 
 

@@ -22,13 +22,15 @@ _LONGEST_PAUSE = 10.0
 
 def add(group: Group) -> None:
     """
-    Say what there is.
+    Register the commands.
     """
-    parser = command(group, "watch", watch, "show what changes in the registry, as it changes, until Ctrl-C")
+    parser = command(group, "watch", watch, "stream the changes of the registry until Ctrl-C")
     parser.add_argument(
-        "--from", dest="start", type=int, default=0, metavar="REVISION", help="begin there; now by default"
+        "--from", dest="start", type=int, default=0, metavar="REVISION", help="first revision; default: the next one"
     )
-    parser.add_argument("--prefix", default="", metavar="NAME", help="only this resource and what is below it")
+    parser.add_argument(
+        "--prefix", default="", metavar="NAME", help="full name of a resource; includes everything below it"
+    )
 
 
 def watch(yard: Client, args: argparse.Namespace, output: Output) -> None:
