@@ -173,16 +173,16 @@ async def test_an_asset_that_is_not_there_is_refused(delivery: Delivery, state: 
 async def test_an_etag_must_be_the_current_one(delivery: Delivery) -> None:
     """A write of someone who has not seen the last one is refused, and changes nothing."""
     old, new = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
-    first = await delivery.put("access_controlled", old)
-    second = await delivery.put("access_controlled", new, etag=first.etag)
-    for path, etag in (("access_controlled", first.etag), ("never/made", second.etag)):
+    first = await delivery.put("guarded", old)
+    second = await delivery.put("guarded", new, etag=first.etag)
+    for path, etag in (("guarded", first.etag), ("never/made", second.etag)):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await delivery.put(path, old, etag=etag)
         assert (failure(error.value).code, failure(error.value).reason) == (
             grpc.StatusCode.ABORTED,
             "ETAG_MISMATCH",
         )
-    assert (await get(delivery, "access_controlled")) == second
+    assert (await get(delivery, "guarded")) == second
     head = delivery.place.head("static/guarded")
     assert head is not None
     assert delivery.place.read("static/guarded") == delivery.place.read(f"assets/{new}")
