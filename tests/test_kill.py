@@ -154,8 +154,8 @@ class Kill:
 
     def _kill(self) -> None:
         self._stack.kill(self._part)
-        # Writes are attempted while the process is down. Not with transfers: their retries are bounded, and the longer a
-        # process is down, the longer the gateway's health checks keep it out afterwards.
+        # Writes are attempted while the process is down. Not with transfers: their retries are bounded, and the longer
+        # a process is down, the longer the gateway's health checks keep it out afterwards.
         if self._barrier.parties == 1:
             time.sleep(0.5)
         self._stack.revive(self._part)
