@@ -109,7 +109,7 @@ class Version(_message.Message):
     etag: _builtins.str
     copied_from: _builtins.str
     """Output only: the full name of the version that this is a copy of; empty for one that was not copied. The source may be
-    gone.
+    deleted.
     """
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
