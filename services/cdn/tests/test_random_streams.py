@@ -60,7 +60,11 @@ def accepted(messages: list[pb.UploadRequest]) -> bytes | None:
         return None
     data = b""
     for message in messages[1:]:
-        if message.WhichOneof("part") != "chunk" or message.chunk.offset != len(data):
+        if message.WhichOneof("part") != "chunk":
+            return None
+        if not message.chunk.data:
+            continue  # an empty chunk is ignored, wherever it claims to begin
+        if message.chunk.offset != len(data):
             return None
         data += message.chunk.data
     declared = messages[0].header
