@@ -166,7 +166,7 @@ plans: $(READY) ## Check with a million models that every statement uses an inde
 	@MODELYARD_PLANS_SCALE=$(or $(SCALE),1000000) $(BIN)/pytest --quiet --timeout 3600 services/registry/tests/test_plans.py services/registry/tests/test_vocabulary_plans.py
 
 check-properties: $(READY) ## Run the property tests with all their examples and seeds (`make test` runs a part)
-	@MODELYARD_CHECK_EXAMPLES=1 MODELYARD_CHECK_SEEDS=3 MODELYARD_TEST_INTERLEAVINGS=80 $(BIN)/pytest --quiet --timeout 900 \
+	@MODELYARD_CHECK_EXAMPLE_SHARE=1 MODELYARD_CHECK_SEEDS=3 MODELYARD_TEST_INTERLEAVINGS=80 $(BIN)/pytest --quiet --timeout 900 \
 	  services/registry/tests/test_properties.py services/registry/tests/test_random_requests.py services/registry/tests/test_pins.py \
 	  services/registry/tests/test_cards.py services/registry/tests/test_group_commit.py services/cdn/tests/test_interleavings.py
 	@MODELYARD_CHECK_EXAMPLES=300 $(BIN)/pytest --quiet services/cdn/tests/test_formats.py

@@ -7,10 +7,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from modelyard.cli.exit_codes import TABLE
-
 from docs.reference import markdown as md
 from modelyard.cli import main
+from modelyard.cli.exit_codes import TABLE
 from modelyard.cli.parsing import common
 
 _ABOUT = """\

@@ -33,7 +33,7 @@ _WORD = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 @dataclass(slots=True)
 class Reason:
     """
-    What is known of one reason.
+    An error reason and its metadata.
 
     Args:
         name: UPPER_SNAKE.

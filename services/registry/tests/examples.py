@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-_SHARE = float(os.environ.get("MODELYARD_CHECK_EXAMPLES", "0.25"))
+_SHARE = float(os.environ.get("MODELYARD_CHECK_EXAMPLE_SHARE", "0.25"))
 
 
 def examples(count: int) -> int:

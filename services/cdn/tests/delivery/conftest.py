@@ -5,17 +5,15 @@ A migrated database, a bucket, and a delivery service on them.
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from embedded.postgres import SERVICE_ROLE, Postgres
 from embedded.s3 import REGION, S3
+from embedded.shared import Servers
 from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.tests.delivery.yard import Delivery, Place, running
 
@@ -23,26 +21,20 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _numbers = itertools.count(1)
-_TEMPLATE = "delivery_migrated"
 
 
 @pytest.fixture(scope="session")
-def new_place(postgres: Postgres, s3: S3, s3_client: S3Client) -> Callable[[], Place]:
+def new_place(
+    run_servers: Servers, postgres: Postgres, s3: S3, s3_client: S3Client, worker: str
+) -> Callable[[], Place]:
     """
     Makes a migrated database and an empty bucket.
     """
-    postgres.sql(f"CREATE DATABASE {_TEMPLATE}")
-    subprocess.run(
-        [sys.executable, "-m", "services.cdn.migrate"],
-        env={"MODELYARD_DATABASE_URL": postgres.url(_TEMPLATE), "PATH": ""},
-        cwd=Path(__file__).resolve().parents[4],
-        check=True,
-        timeout=60,
-    )
+    template = run_servers.template("cdn")
 
     def make() -> Place:
-        name = f"delivery_{next(_numbers)}"
-        postgres.sql(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        name = f"delivery_{worker}_{next(_numbers)}"
+        postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         bucket = f"delivery-{uuid.uuid4().hex[:12]}"
         s3_client.create_bucket(Bucket=bucket)
         settings = S3Settings(
