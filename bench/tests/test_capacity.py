@@ -175,8 +175,8 @@ def test_settings_are_those_of_the_code() -> None:
     pool = {field.name: field.default for field in fields(DatabaseSettings)}
     assert FIGURES["write.group"] == writer._MAX_GROUP
     assert FIGURES["stream.cells"] == coherence.CELLS
-    assert FIGURES["l1.memory"] * 2**20 == defaults["near_bytes"]
-    assert l1.OVERHEAD <= FIGURES["l1.overhead"] <= l1.OVERHEAD + 200
+    assert FIGURES["near.memory"] * 2**20 == defaults["near_bytes"]
+    assert l1.OVERHEAD <= FIGURES["near.overhead"] <= l1.OVERHEAD + 200
     assert FIGURES["postgres.pool"] == pool["most"]
     ttl = {call.kept for call in FIGURES.calls}
     assert ttl == {0, *(defaults[f"ttl_{name}"] for name in ("models", "searches", "cards", "deployments", "assets"))}

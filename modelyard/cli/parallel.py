@@ -34,7 +34,7 @@ _FOR_GOOD = {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.DATA_LOSS,
 }
-# Once there is module again, it goes on.
+# Once there is space again, the write continues.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 #: How many at a time.
@@ -162,7 +162,7 @@ def resumable(title: str, size: int) -> Iterator[Total]:
 
 def _may_pass(error: KeyboardInterrupt | FileError) -> bool:
     """
-    Whether the same command may get further the next time, without anything but module, rights or time.
+    Whether the same command may get further the next time, given only disk space, permissions or time.
     """
     if isinstance(error, KeyboardInterrupt):
         return True

@@ -104,7 +104,7 @@ def _may_be(target: Target) -> bool:
 def check_room(missing: list[Target], folder: Path) -> None:
     """
     Raises:
-        RefusedError: there is less module than the files take that are missing.
+        RefusedError: the free disk space is smaller than the missing files.
     """
     needed = sum(target.artifact.size_bytes - _gathered(target) for target in missing)
     try:
@@ -114,7 +114,7 @@ def check_room(missing: list[Target], folder: Path) -> None:
     # Some file systems do not tell.
     if disk.total and needed > disk.free:
         raise RefusedError(
-            f"nothing was fetched: there is no module for it in {folder}: "
+            f"nothing was downloaded: not enough disk space in {folder}: "
             f"{amount(needed, 'B')} to get, {amount(disk.free, 'B')} free"
         )
 

@@ -160,7 +160,7 @@ def test_no_room(
     registry.add(versions_pb2.Artifact(path="large.bin", sha256=artifact.sha256, size_bytes=1 << 60))
     assert _pull(server, "m", tmp_path / "new") == 1
     said = capsys.readouterr().err
-    assert f"there is no room for it in {tmp_path / 'new'}: 1048576.0 TiB to get" in said
+    assert f"not enough disk space in {tmp_path / 'new'}: 1048576.0 TiB to get" in said
     assert "again" not in said
     assert memory.downloads == []
 
