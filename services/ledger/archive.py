@@ -1,8 +1,8 @@
 """
-The audit's months: which there are, and taking old ones out to be archived (docs/operations/audit.md).
+Lists the monthly partitions of the audit log and detaches old ones for archiving (docs/operations/audit.md).
 
-The service may not do this: its role adds entries and makes the months to come. This is run as the owner of the
-database, who runs migrations, too.
+The service's role lacks the privileges: it can only append entries and create future partitions. Run this as the
+owner of the database, as the migrations are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.ledger.settings import MigrationSettings
 from services.ledger.store.database import connector
 from services.ledger.store.pool import Connection
 
-# Those that were taken out bear the names of months, and are partitions of nothing.
+# Detached tables have the name of a month and are not partitions.
 _MONTHS = r"""
 SELECT part.relname AS name, inhrelid IS NOT NULL AND NOT coalesce(inhdetachpending, false) AS attached,
        coalesce(inhdetachpending, false) AS interrupted,
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveSettings(MigrationSettings):
     """
-    What archiving needs.
+    The settings for archiving.
     """
 
     keep_months: int = setting(
@@ -60,13 +60,13 @@ class ArchiveSettings(MigrationSettings):
 
 class ArchiveError(Exception):
     """
-    It cannot be done; the message says why.
+    Archiving is not possible; the message says why.
     """
 
 
 async def months(connection: Connection) -> list[asyncpg.Record]:
     """
-    The tables that hold the audit, the oldest first, and those that were taken out and not dropped.
+    The partitions of the audit log, oldest first, and the tables that were detached but not dropped.
     """
     found: list[asyncpg.Record] = await connection.fetch(_MONTHS)
     return found
@@ -80,10 +80,10 @@ async def detach(connection: Connection, keep: int) -> list[str]:
         keep: the number of whole months to keep besides the current one.
 
     Returns:
-        The names of the tables that were taken out: nothing of them is deleted.
+        The names of the detached tables; no data is deleted.
 
     Raises:
-        ArchiveError: *keep* is 0: nothing is to be taken out.
+        ArchiveError: *keep* is 0.
     """
     if keep < 1:
         raise ArchiveError("MODELYARD_AUDIT_KEEP_MONTHS is 0: all months stay in reach")
@@ -103,7 +103,7 @@ async def detach(connection: Connection, keep: int) -> list[str]:
 
 async def checksum(connection: Connection, name: str) -> tuple[int, str]:
     """
-    How many entries a month has, and a number that depends on each of them: a copy is whole when it has the same.
+    The number of entries of a month and a checksum over all of them: a copy is complete when both are equal.
 
     Raises:
         ArchiveError: there is no such month.
@@ -137,7 +137,7 @@ async def _run(settings: ArchiveSettings, found: argparse.Namespace) -> list[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    List the months of the audit, or take old ones out, or check a copy.
+    List the months of the audit log, detach old ones, or verify a copy.
 
     Returns:
         The exit code.

@@ -1,5 +1,5 @@
 """
-What a service measures of its database.
+Database metrics of a service.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REPLICA = f"{_DATABASE}_replica"
 
 class DatabaseMetrics(Collector):
     """
-    Collects the numbers of statements by name, pools, replicas and retried writes when Prometheus asks.
+    Collects metrics of statements (by name), pools, replicas and retried writes on each Prometheus scrape.
     """
 
     def __init__(self, database: Database) -> None:
@@ -28,7 +28,7 @@ class DatabaseMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """
-        For Prometheus.
+        The metrics, as Prometheus's client library collects them.
         """
         yield from self._queries()
         yield from self._pools()

@@ -2,8 +2,8 @@
 Migrations: bring a service's database to the newest schema.
 
 Numbered SQL files, forward only, each in a transaction of its own; one that begins with `-- outside a transaction`
-builds indexes while everybody goes on writing, statement by statement, and can be run again when it was interrupted.
-What ran is recorded with a checksum: a file that changes after it ran makes every later migration fail, because the
+builds indexes without blocking writes, statement by statement, and can be rerun after an interruption. Each file is
+recorded with a checksum when it has run: if it changes afterwards, every later migration fails, because the
 database's schema would be unknown. At the end the service's role is granted the privileges that it needs, no more.
 """
 
@@ -27,7 +27,7 @@ from services.ledger.settings import MigrationSettings
 from services.ledger.store.database import connector, patiently
 from services.ledger.store.pool import Connection
 
-# Any number that no other program on the same database uses for an advisory lock.
+# The key of the advisory lock: any number that no other program uses on the same database.
 _LOCK = 0x6D6F64656C79
 _LOCK_TIMEOUT = "5s"
 _LOCK_PAUSE = 0.1
@@ -125,7 +125,7 @@ def migrations(folder: Path) -> list[Migration]:
 
 async def migrate(connection: Connection, files: Sequence[Migration]) -> list[str]:
     """
-    Run what has not run yet.
+    Run the files that have not run yet.
 
     Returns:
         The names of the files that ran.
@@ -167,7 +167,7 @@ def _check(files: Sequence[Migration], rows: Sequence[asyncpg.Record]) -> None:
 async def _apply(connection: Connection, each: Migration) -> None:
     try:
         async with connection.transaction():
-            # A statement that waits for a busy table makes all others queue behind it: better to fail and be run again.
+            # A statement that waits for a lock on a busy table makes others queue behind it: fail and rerun instead.
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = 0")
             await connection.execute(each.sql)
             await _record(connection, each)
@@ -180,7 +180,7 @@ async def _apply(connection: Connection, each: Migration) -> None:
 async def _apply_outside(connection: Connection, each: Migration) -> None:
     statements = [part for part in _statements(each.sql) if re.sub(r"--.*", "", part).strip()]
     try:
-        # What an interrupted run left half built would count as there.
+        # IF NOT EXISTS would accept an invalid index that an interrupted run left behind.
         for row in await connection.fetch(_HALF_BUILT):
             await connection.execute(f"DROP INDEX CONCURRENTLY {row['name']}")
         for statement in statements:
@@ -210,7 +210,7 @@ async def _record(connection: Connection, each: Migration) -> None:
 
 async def grant(connection: Connection, folder: Path, role: str) -> None:
     """
-    Give the service's role what the folder's grants.sql lists, and make the role if there is none.
+    Grant the service's role the privileges in the folder's grants.sql; create the role if it does not exist.
 
     Raises:
         MigrationError: *role* is not a plain name, or the owner may not do this.
@@ -219,7 +219,7 @@ async def grant(connection: Connection, folder: Path, role: str) -> None:
         raise MigrationError(f"MODELYARD_DATABASE_SERVICE_ROLE must match {_ROLE.pattern}")
     try:
         async with connection.transaction():
-            # One at a time: the catalogs do not like two who grant the same.
+            # One at a time: concurrent GRANTs on the same object fail with "tuple concurrently updated".
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK + 1)
             await connection.execute((folder / _GRANTS).read_text(encoding="utf-8").replace("$role", role))
     except asyncpg.PostgresError as error:
@@ -251,7 +251,7 @@ async def _wait(folder: Path, seconds: float) -> list[str]:
                 return []
             why = f"the database has migration {number} of {newest}"
         except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-            # Before the first migration there may be neither the database nor the role.
+            # Before the first migration neither the database nor the role may exist.
             why = str(error) or type(error).__name__
         if time.monotonic() >= ends:
             raise MigrationError(f"{why}, after {seconds:g} s: does the migration run?")
@@ -330,8 +330,8 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
             return 0
         done = asyncio.run(_main(folder) if wait is None else _wait(folder, wait))
     except NewerSchemaError as newer:
-        # A rollback runs the migration of an earlier release again. The schema stays, and so do rights: ours would take
-        # some from the newer program, which still runs.
+        # A rollback reruns the migration of an earlier release. The schema and the grants are left alone: the grants of
+        # this release would revoke privileges from the newer program, which still runs.
         _log.info("%s: nothing is changed", newer)
         return 0
     except (MigrationError, ModelyardError, SettingsError) as error:

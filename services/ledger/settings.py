@@ -29,7 +29,7 @@ _PASSWORD = "the password of that database's user; unset when the server trusts 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationSettings:
     """
-    What a migration needs.
+    The settings of a migration.
     """
 
     database_url: str = setting("MODELYARD_DATABASE_URL", url("postgresql", "postgres"), help=_URL)
@@ -57,7 +57,7 @@ class MigrationSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings(CommonSettings):
     """
-    What a service with a database needs.
+    The settings of a service with a database.
     """
 
     database_url: str = setting("MODELYARD_DATABASE_URL", url("postgresql", "postgres"), help=_URL)
@@ -122,7 +122,7 @@ class LedgerSettings(CommonSettings):
             application, search_settings: see `DatabaseSettings`.
 
         Raises:
-            SettingsError: the pool's bounds are the wrong way round.
+            SettingsError: the pool's minimum exceeds its maximum.
         """
         if self.pool_min > self.pool_max:
             raise SettingsError(["MODELYARD_DATABASE_POOL_MIN must not be more than MODELYARD_DATABASE_POOL_MAX"])

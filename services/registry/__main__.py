@@ -38,11 +38,11 @@ CHANNEL = "registry_changes"
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
     """
-    Serve the registry for as long as the block lasts.
+    Serve the registry while the block runs.
     """
     settings = load(RegistrySettings)
     server.ask_for(scopes())
-    # Reflection at the gateway is the registry's: tools are to see there what the gateway serves.
+    # The gateway routes reflection to the registry, so it must list every service that the gateway exposes.
     server.describe(public_services())
     async with AsyncExitStack() as stack:
         reached = settings.database("modelyard-registry")

@@ -1,5 +1,5 @@
 """
-`python -m services.registry.audit`: the months of the audit of the registry's database, and taking old ones out.
+`python -m services.registry.audit`: lists and detaches monthly partitions of the registry's audit log.
 """
 
 from __future__ import annotations

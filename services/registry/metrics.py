@@ -1,5 +1,5 @@
 """
-What the registry measures of what it does by itself.
+Metrics of the registry's background work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.registry.store.cleanup import PurgeJob
 
 class PurgeMetrics(Collector):
     """
-    Collects how purging goes when Prometheus asks.
+    Collects the metrics of purging on each Prometheus scrape.
     """
 
     def __init__(self, sweeper: PurgeJob) -> None:
@@ -22,7 +22,7 @@ class PurgeMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """
-        For Prometheus.
+        The metrics, as Prometheus's client library collects them.
         """
         yield CounterMetricFamily(
             "modelyard_registry_purge_failures",

@@ -13,7 +13,7 @@ from services.ledger.settings import LedgerSettings
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings(LedgerSettings):
     """
-    What the registry needs.
+    The registry's settings.
     """
 
     purge_after: float = setting(

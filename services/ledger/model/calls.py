@@ -17,7 +17,7 @@ ANONYMOUS = "anonymous"
 @dataclass(frozen=True, slots=True)
 class Write:
     """
-    A mutation that is about to be done.
+    The metadata of a mutation.
 
     Args:
         actor: the verified identity of the caller.
@@ -26,7 +26,7 @@ class Write:
         trace: the id of the call, for the audit, when there is no request id.
         digest: SHA-256 of the method and the request, to tell a retry from another use of the same id.
         dry: check and answer as if it had been done, but write nothing (`validate_only`).
-        least: the revision that the caller has seen (`x-min-revision`): where it is not there, nothing is written.
+        least: the revision that the caller has seen (`x-min-revision`): if it does not exist, nothing is written.
     """
 
     actor: str
@@ -50,7 +50,7 @@ class Read(Generic[T]):
 
 class Missing(NotFound):
     """
-    Nothing there, as of a revision: absence is an answer too, and a cache may keep it until that revision is overtaken.
+    Not found, as of a revision. A cache may store this negative result until a later change invalidates it.
     """
 
     def __init__(self, reason: str, resource: object, revision: int | None = None, *, message: str = "") -> None:
@@ -68,8 +68,8 @@ def check_reached(wanted: int, newest: int) -> None:
         FailedPrecondition: there is no such revision (REVISION_NOT_REACHED).
     """
     if wanted > newest:
-        # The primary says so: a replica that is behind was passed over for it. So it is not a matter of waiting, nor of
-        # asking another server: the revision is made up, or it was lost when the database was set back.
+        # The primary answered (lagging replicas were skipped), so that neither waiting nor another server helps: the
+        # revision is invented, or it was lost when the database was restored.
         raise FailedPrecondition(
             "REVISION_NOT_REACHED",
             f"there is no revision {wanted}: the newest is {newest}. If it was seen, the database has been set back: "

@@ -15,7 +15,7 @@ Image = Mapping[str, Any]
 
 class ChangeKind(IntEnum):
     """
-    What happened to a resource; the numbers are those of the contract and are stored.
+    The kind of a change; the numbers are those of the contract and are stored.
     """
 
     CREATED = 1
@@ -31,8 +31,8 @@ class Change:
     Args:
         resource: its full name.
         kind: what happened.
-        subtree: what is below it changed with it. Also true for the creation of a resource that has others below it:
-            a cached "no such model" below a namespace that has just been made is as stale as below a deleted one.
+        subtree: all resources below it changed with it. Also true for the creation of a resource that can have
+            children: a cached "no such model" below a new namespace is as stale as one below a deleted namespace.
     """
 
     resource: str
@@ -41,7 +41,7 @@ class Change:
 
     def concerns(self, prefix: str) -> bool:
         """
-        Whether someone who watches *prefix* wants to know.
+        Whether the change concerns a watcher of *prefix*.
         """
         if not prefix or self.resource == prefix or self.resource.startswith(f"{prefix}/"):
             return True
@@ -51,7 +51,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    One line of the audit: a resource before and after a write, None where there was none.
+    An audit entry: a resource before and after a write, None where it did not exist.
     """
 
     resource: str
@@ -62,7 +62,7 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Journal:
     """
-    All that one write changed.
+    All changes of one write.
     """
 
     changes: Sequence[Change]
@@ -71,7 +71,7 @@ class Journal:
     @classmethod
     def created(cls, resource: object, after: Image, *, subtree: bool = False) -> Journal:
         """
-        The journal of a write that makes one resource.
+        The journal of a write that creates one resource.
         """
         return cls.of(resource, ChangeKind.CREATED, None, after, subtree=subtree)
 
@@ -87,7 +87,7 @@ class Journal:
         cls, resource: object, kind: ChangeKind, before: Image | None, after: Image | None, *, subtree: bool = False
     ) -> Journal:
         """
-        The journal of a write that touches one resource.
+        The journal of a write to one resource.
         """
         name = str(resource)
         return cls([Change(name, kind, subtree)], [Entry(name, before, after)])
@@ -105,7 +105,7 @@ class Revision:
 
     def concerning(self, prefix: str) -> tuple[Change, ...]:
         """
-        The changes that someone who watches *prefix* wants to know.
+        The changes that concern a watcher of *prefix*.
         """
         return self.changes if not prefix else tuple(change for change in self.changes if change.concerns(prefix))
 
@@ -118,7 +118,7 @@ class Heartbeat:
     Args:
         applied: a revision.
         current: seconds after the stream began at which it was the newest one; None while the stream is behind.
-        epoch: that revisions are of.
+        epoch: of the revisions.
     """
 
     applied: int
@@ -134,7 +134,7 @@ class Discontinuity:
     Args:
         oldest: the oldest revision that it holds.
         head: the newest one; the stream goes on after it.
-        epoch: that revisions are of.
+        epoch: of the revisions.
     """
 
     oldest: int

@@ -1,9 +1,9 @@
 """
 Pages: sizes, and opaque tokens that say where the next page begins.
 
-A token holds the sort key of the last row (a keyset, so that page 1,000 costs what page 1 costs and rows that come or
-go in between neither repeat nor hide others) and a digest over the query and that key, so that a token of another
-query, a cut one or a guessed one is refused.
+A token holds the sort key of the last row and a digest over the query and that key. With keyset pagination page 1,000
+costs as much as page 1, and concurrent inserts and deletes neither repeat nor hide other rows. The digest rejects
+tokens that belong to another query, are truncated or were guessed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _DIGEST = 12
 @dataclass(frozen=True, slots=True)
 class Query:
     """
-    What a list asks for, apart from where its page begins: the RPC and all that shapes the answer but the page's size.
+    The query of a list: the RPC and all parameters that affect the result except the position and size of the page.
 
     Args:
         rpc: "ListModels".
-        parts: the parent, filters and order, as they were asked for.
+        parts: the parent, filters and order, as requested.
         keys: the types of the sort key, in order.
         optional: the last of them may be missing.
     """
@@ -53,7 +53,7 @@ class Query:
 
     def position(self, token: str) -> tuple[Key, ...] | None:
         """
-        The sort key in *token*, or None when it is not a token of this query.
+        The sort key in *token*; None if it is not a token of this query.
         """
         if len(token) > _MOST_TOKEN:
             return None
@@ -84,7 +84,7 @@ class Page:
 
     Args:
         query: what is listed.
-        size: at most so many rows.
+        size: maximum number of rows.
         after: the sort key of the row before the page; None for the first page.
     """
 
@@ -132,7 +132,7 @@ def _typed(value: Any, kind: type[Key]) -> Key:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             raise ValueError("no time zone")
-        return moment.astimezone(UTC)  # may overflow: the database's driver would, too
+        return moment.astimezone(UTC)  # may overflow, as the database driver would
     if type(value) is not kind:
         raise TypeError("another type")
     if isinstance(value, int) and not -MOST_INT64 <= value <= MOST_INT64:

@@ -1,3 +1,3 @@
 """
-What every method does with the metadata of its call, and the change stream.
+Handling of call metadata that all methods share, and the change stream.
 """

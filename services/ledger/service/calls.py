@@ -1,5 +1,5 @@
 """
-What every method does with the metadata of its call: the revision out, the caller in.
+Handling of call metadata that all methods share: reads the caller's metadata, returns the revision.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ M = TypeVar("M", bound=Message)
 
 async def reflect(context: Context, reading: Coroutine[Any, Any, R]) -> R:
     """
-    Await a read, and say in the trailing metadata which revision it reflects: also when there is nothing, because
-    absence is an answer that a cache may keep.
+    Await a read and report in the trailing metadata which revision it reflects. NOT_FOUND has one, too, because a
+    cache may store it.
 
     Raises:
-        FailedPrecondition: there is no such revision (yet) as the client asks for at least (REVISION_NOT_REACHED).
+        FailedPrecondition: the minimum revision that the client asks for does not exist (REVISION_NOT_REACHED).
     """
     try:
         min_revision.set(min_revision_of(context))
@@ -62,7 +62,7 @@ def min_revision_of(context: Context) -> int:
     The revision that a call has seen, by its metadata; 0 when it does not say.
 
     Raises:
-        InvalidArgument: it is no revision.
+        InvalidArgument: it is not a revision.
     """
     least = 0
     for key, value in context.invocation_metadata() or ():
@@ -81,7 +81,7 @@ def _trail(context: Context, revision: int) -> None:
 
 def say_revision(context: Context, revision: int) -> None:
     """
-    Say in the trailing metadata which revision the answer reflects. Of a stream of batches the last one counts.
+    Report in the trailing metadata which revision the response reflects. For a stream of batches, the last call counts.
     """
     others = [pair for pair in context.trailing_metadata() if pair[0] != REVISION]
     context.set_trailing_metadata((*others, (REVISION, str(revision))))
@@ -89,7 +89,7 @@ def say_revision(context: Context, revision: int) -> None:
 
 class Mutations:
     """
-    Does mutations once each.
+    Runs mutations exactly once.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -107,24 +107,24 @@ class Mutations:
         dry: bool = False,
     ) -> M:
         """
-        Do a mutation, or find the answer that it was given before.
+        Run a mutation, or return the stored response of an earlier attempt.
 
         Args:
-            answer: the class of the answer.
-            work: does it, in the transaction that it is given.
-            render: what was written, as that answer.
-            touches: the resources whose rows *work* locks; None when it has to be alone (see `Writer.run`).
+            answer: the class of the response.
+            work: runs the mutation in the given transaction.
+            render: converts the result to the response.
+            touches: the resources whose rows *work* locks; None if it cannot be grouped (see `Writer.run`).
             dry: only check (`validate_only`).
 
         Raises:
             AlreadyExists: `request_id` was used for another request.
-            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
+            FailedPrecondition: the caller has seen a revision that does not exist (REVISION_NOT_REACHED).
         """
         write = _write(context, request, dry=dry)
         answers: list[M] = []
 
         def encode(value: T) -> bytes:
-            # The answer is made while it can still be stored with the write.
+            # Render inside the transaction, so that the response is stored with the write.
             answers.append(render(value))
             return answers[-1].SerializeToString()
 
@@ -141,10 +141,10 @@ class Mutations:
         self, context: Context, request: Message, work: Callable[[Write], Coroutine[Any, Any, None]]
     ) -> None:
         """
-        Do what is too much for one transaction, and comes before a mutation; not when that was done before.
+        Run preparatory work that is too large for one transaction; skipped if the mutation has already been done.
 
         Args:
-            work: does it in writes of its own, for the caller that it is given.
+            work: runs in separate writes on behalf of the given caller.
 
         Raises:
             AlreadyExists, FailedPrecondition: as `do`.
@@ -155,10 +155,10 @@ class Mutations:
 
     async def check_reached(self, context: Context) -> None:
         """
-        For a mutation that takes much before it writes anything: what `do` would refuse then is refused now.
+        Check early what `do` would reject, for mutations with expensive work before their write.
 
         Raises:
-            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
+            FailedPrecondition: the caller has seen a revision that does not exist (REVISION_NOT_REACHED).
         """
         await self._writer.check_reached(min_revision_of(context))
 
@@ -182,15 +182,15 @@ class Mutations:
 
 def nothing(_written: object) -> Empty:
     """
-    The answer of a write that leaves nothing to tell.
+    The empty response of a write.
     """
     return Empty()
 
 
 def _unwritten(answer: M) -> M:
     """
-    The answer of a dry run without the revision that it would have had: another write will get that one, and its etag
-    must not match what was never written.
+    The response of a dry run without its revision: another write will get that one, and its etag must not match a
+    state that was never written.
     """
     for field, value in answer.ListFields():
         if field.name in {"revision", "etag"}:
@@ -203,7 +203,7 @@ def _unwritten(answer: M) -> M:
 
 def _write(context: Context, request: Message, *, dry: bool) -> Write:
     action = type(request).__name__.removesuffix("Request")
-    own: str = getattr(request, "request_id", "")  # imports have none
+    own: str = getattr(request, "request_id", "")  # imports have no such field
     content = request.SerializeToString(deterministic=True) if own else b""
     digest = hashlib.sha256(action.encode() + b"\0" + content).digest()
     return Write(subject(context), action, own, request_id() or "", digest, dry, min_revision_of(context))
@@ -211,6 +211,7 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
 
 def subject(_context: Context) -> str:
     """
-    Who calls: as their token says, which this process has verified; or, while access control is off, as a gateway says.
+    The caller: the subject of the token that this process has verified or, while access control is off, the name that
+    the gateway passes on.
     """
     return caller()[:_MOST_SUBJECT] or ANONYMOUS

@@ -38,8 +38,8 @@ class ChangeFeed:
 
     Args:
         log: reads the log.
-        connect: opens the connection that listens; None to do without, by looking alone.
-        channel: what it listens to.
+        connect: opens the LISTEN connection; None to rely on polling alone.
+        channel: the NOTIFY channel.
     """
 
     def __init__(self, log: Changelog, connect: Callable[[], Any] | None, channel: str) -> None:
@@ -47,7 +47,7 @@ class ChangeFeed:
         self._connect = connect
         self._channel = channel
         self._head = 0
-        # What the head and what is kept are of.
+        # The epoch of the head and of the buffer.
         self._epoch = ""
         self._confirmed = float("-inf")
         self._recent: deque[Revision] = deque()
@@ -64,7 +64,7 @@ class ChangeFeed:
         Follow the log while the block lasts.
 
         Args:
-            draining: when it is set, the watchers' streams end: they would go on for ever.
+            draining: ends the watchers' streams when it is set; otherwise they would never end.
         """
         works = [self._follow(), self._close_when(draining)]
         if self._connect is not None:
@@ -84,7 +84,7 @@ class ChangeFeed:
         Args:
             start: the first revision wanted; 0 means from now on.
             prefix: of the resources; empty means all.
-            heartbeat: seconds between signs of life.
+            heartbeat: seconds between heartbeats.
 
         Raises:
             InvalidArgument: *start* is more than one past the head.
@@ -103,7 +103,7 @@ class ChangeFeed:
                 await self._confirm(heartbeat)
                 await self._check_not_set_back(sent)
             self._check_same(epoch, self._epoch)
-            # Once everything up to this head is sent, the watcher knows all that there was when it was confirmed.
+            # Once everything up to this head is sent, the watcher is current as of the time when the head was read.
             head, confirmed = self._head, self._confirmed
             found = await self._after(sent, epoch)
             if isinstance(found, Discontinuity):
@@ -167,7 +167,7 @@ class ChangeFeed:
 
     async def _confirm(self, age: float) -> None:
         """
-        Know the head as it was at most *age* seconds ago, or, for 0, after this call began.
+        Ensure that the known head is at most *age* seconds old; 0 means read after this call began.
         """
         asked = time.monotonic()
         if self._confirmed >= asked - age and age:
@@ -235,7 +235,7 @@ class ChangeFeed:
                     raise known from error
                 raise
 
-        # Meanwhile the changes are looked for.
+        # Until then, polling finds the changes.
         await Work("listen-for-changes", retry=(1.0, 10.0)).forever(receive, pause=1.0)
 
     async def _receive(self, connection: Connection) -> None:

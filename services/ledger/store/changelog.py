@@ -26,7 +26,7 @@ _EPOCH = """
    FROM epoch) AS epoch
 """
 
-# At most 256 revisions at a time, and not many more than 10,000 changes: a bulk write has thousands.
+# At most 256 revisions per read, and not many more than 10,000 changes: a bulk write has thousands.
 _AFTER = Statement(
     "changes.after",
     f"""
@@ -48,11 +48,11 @@ _END = Statement(
 )
 
 _AT_ONCE = 10_000
-# How often in a row: a million rows are enough for a turn, and the next one comes soon.
+# Batches per run: a million rows are enough, and the next run follows soon.
 _MOST_TIMES = 100
 
-# Looks at the oldest ones only, old enough or not: when none is, it must not read the whole log to find that out. The
-# newest one stays, so that the log always says where it begins.
+# Examines only the oldest rows, expired or not, so that it never scans the whole log when none has expired. The newest
+# row is never deleted, so that the log always records where it begins.
 _TRIM = Statement(
     "changes.trim",
     f"""
@@ -67,8 +67,8 @@ SELECT count(*) AS count FROM gone
 """,
 )
 
-# The age again, of the row that is deleted: it may have been claimed anew while its lock was waited for. Rows that are
-# being claimed are left alone, and so are those that another process forgets at this moment.
+# Checks the age again on the locked row: it may have been reclaimed while this statement waited for the lock. Rows that
+# are locked, by a claim or by another sweeper, are skipped.
 _FORGET = Statement(
     "requests.forget",
     f"""
@@ -84,7 +84,7 @@ SELECT count(*) AS count FROM gone
 )
 
 
-# Of the audit: so many months before they begin, so that nothing hangs on one turn of the sweeper.
+# Audit partitions are created this many months ahead, so that no single run of the sweeper is critical.
 _AHEAD = 12
 _MAKE_MONTHS = Statement("audit.make_months", f"SELECT make_audit_partitions({_AHEAD}) AS count")
 
@@ -98,7 +98,7 @@ class Tail:
         revisions: in order, without gaps.
         oldest: the oldest revision that the log holds.
         head: the newest committed revision.
-        epoch: that they are of.
+        epoch: of the revisions.
     """
 
     revisions: tuple[Revision, ...]
@@ -120,7 +120,7 @@ class Changelog:
 
     async def after(self, revision: int) -> Tail:
         """
-        The revisions after one, as many as are sensible to read at once.
+        The revisions after *revision*, a bounded number of them.
         """
         rows = await self._database.aside.fetch(_AFTER, [revision])
         found = tuple(_revision(row) for row in rows if row["revision"] is not None)
@@ -128,36 +128,36 @@ class Changelog:
 
     async def end(self) -> Tail:
         """
-        Where the log ends, without what is in it.
+        Where the log ends, without its entries.
         """
         (row,) = await self._database.aside.fetch(_END, ())
         return Tail((), row["oldest"], row["head"], row["epoch"])
 
     async def trim(self, keep: timedelta) -> int:
         """
-        Forget revisions that are older than *keep*; a bounded number of them.
+        Delete revisions that are older than *keep*; a bounded number of them.
 
         Returns:
-            How many there were.
+            How many were deleted.
         """
         return await self._repeat(_TRIM, keep)
 
     async def make_months(self) -> int:
         """
-        Make the audit's partitions of the months to come.
+        Create the audit partitions of the coming months.
 
         Returns:
-            How many were not there.
+            How many were created.
         """
         count: int = (await self._database.fetch_row(_MAKE_MONTHS))["count"]
         return count
 
     async def forget(self) -> int:
         """
-        Forget answers to requests that are older than a day; a bounded number of them.
+        Delete stored responses that are older than a day; a bounded number of them.
 
         Returns:
-            How many there were.
+            How many were deleted.
         """
         return await self._repeat(_FORGET)
 

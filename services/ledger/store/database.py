@@ -49,15 +49,15 @@ class DatabaseSettings:
         connect_timeout: seconds that opening a connection may take.
         startup: seconds that the database may take to answer when this process starts.
         statement_timeout: seconds that any statement may take.
-        lock_timeout: seconds that any statement may wait for a lock, but for those of writes, which say so themselves:
-            calls that wait for one row must not take every connection.
-        idle_timeout: seconds after which the server ends a transaction in which nothing happens, and with it its locks:
-            those of a process that was stopped or cut off in the middle of a write, which stop everybody else.
+        lock_timeout: seconds that any statement may wait for a lock, except those of writes, which set their own limit:
+            calls that wait for one row must not occupy every connection.
+        idle_timeout: seconds after which the server ends an idle transaction and releases its locks: those of a process
+            that was stopped or partitioned in the middle of a write would block everyone else.
         search_timeout: seconds that a search may take.
         slow: seconds from which a statement is logged.
         explain: log the plans of slow statements, too.
         most_lag: seconds that a replica may be behind and still serve.
-        application: what connections call themselves.
+        application: the application_name of the connections.
         search_settings: on top of those that every search has, as "name = value".
     """
 
@@ -85,12 +85,12 @@ class Database:
     Reads and writes. Driver errors leave it as `services.chassis.errors`.
 
     Args:
-        primary: takes all writes, and the reads that no replica may answer.
-        replicas: answer what they may.
-        aside: the primary once more, with a connection of its own: for what must go on while calls wait for all others.
+        primary: serves all writes, and the reads that no replica may answer.
+        replicas: serve reads that they are recent enough for.
+        aside: a separate connection to the primary, for work that must continue when the pool is exhausted.
 
     Attributes:
-        retries: how often writes were done again, and why.
+        retries: counts retried writes by cause.
     """
 
     def __init__(self, primary: Server, replicas: Replicas, aside: Server | None = None) -> None:
@@ -158,7 +158,7 @@ class Database:
                 try:
                     rows = await ask(replica.server)
                 except DeadlineExceeded:
-                    # It would take the primary as long.
+                    # The primary would take as long.
                     raise
                 except ModelyardError as error:
                     replica.failed(error)
@@ -171,7 +171,7 @@ class Database:
 
 def connector(settings: DatabaseSettings, url: str | None = None, **server_settings: str) -> Callable[[], Any]:
     """
-    What opens one connection.
+    A function that opens one connection.
 
     Args:
         url: of a replica; the primary's by default.
@@ -255,7 +255,7 @@ async def check_schema(database: Database, newest: int, program: str) -> None:
 
 async def patiently(attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
     """
-    Try until it works or *seconds* are over, waiting longer from time to time and never in step with other processes.
+    Retry with exponential backoff and jitter until it succeeds or *seconds* have passed.
 
     Raises:
         Unavailable: the database did not answer in time.

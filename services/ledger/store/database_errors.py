@@ -10,8 +10,8 @@ import asyncpg
 
 from services.chassis.errors import Aborted, DeadlineExceeded, ModelyardError, ResourceExhausted, Unavailable
 
-# What a driver raises on a connection that is lost, or about to be. InternalClientError is not one of asyncpg's other
-# errors: it comes from a connection that was idle when the server announced its shutdown.
+# Errors of a connection that is lost or about to be. InternalClientError is in no other class of asyncpg's errors: it
+# comes from a connection that was idle when the server announced its shutdown.
 CONNECTION_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # In the context of an error: 'while locking tuple (0,1) in relation "models"'.

@@ -1,5 +1,5 @@
 """
-One transaction for a group of writes (docs/adr/0009): their request ids, their two parts, their answers.
+One transaction for a group of writes (docs/adr/0009): their request ids, their two parts, their responses.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class WriteJob(Generic[T]):
 
     Args:
         touches: the resources that it locks; None: it cannot be grouped.
-        aside: it waits for a lock outside of its group.
+        aside: whether it waits for a lock outside of its group.
     """
 
     write: Write
@@ -262,7 +262,7 @@ class GroupCommit:
         try:
             await self._execute(Statement("revision.take", f"{until}; {LOCK_REVISION}; {then}"))
         except asyncpg.LockNotAvailableError as error:
-            # Not of one of the group: everybody waits for it.
+            # The lock of the revision belongs to no single write: the whole group waits for it.
             raise LockTimeout("the revision", _REVISION_SECONDS) from error
 
     async def _check_min_revisions(self, group: list[WriteJob[Any]]) -> list[WriteJob[Any]]:
@@ -350,7 +350,7 @@ class GroupedWrite:
 
     Attributes:
         writes: whether its second part takes a revision.
-        answer: to be kept for retries, once it is finished.
+        answer: the response to store for retries, set when the write is finished.
     """
 
     def __init__(self, server: Server, connection: Connection, job: WriteJob[Any]) -> None:
@@ -364,7 +364,7 @@ class GroupedWrite:
 
     async def prepare(self) -> ModelyardError | None:
         """
-        Do the first part.
+        Run the first part.
 
         Returns:
             The error if the write was rejected.
@@ -391,7 +391,7 @@ class GroupedWrite:
 
     async def finish(self) -> WriteResult[Any]:
         """
-        Do the second part.
+        Run the second part.
 
         Raises:
             WriteFailed: the write's own error.
@@ -401,7 +401,7 @@ class GroupedWrite:
         try:
             value = await self._task
             if self.job.claims:
-                # A mistake in it is that write's own, as one in its statements.
+                # An exception in its code fails this write only, as an error in its statements does.
                 self.answer = self.job.encode(value)
         except Exception as error:
             if translate_error(error) is not None:

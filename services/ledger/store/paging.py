@@ -15,7 +15,7 @@ from services.ledger.store.statements import HEAD, Statement, read
 
 T = TypeVar("T")
 
-# What a page may hold. Clients take 4 MiB by default, and `octets` is an estimate.
+# The maximum size of a page. Clients accept 4 MiB by default, and `octets` is an estimate.
 MOST_OCTETS = 3 << 20
 
 
@@ -53,7 +53,7 @@ def listed(
     key: Callable[[Row], Sequence[Key]],
 ) -> Listed[T]:
     """
-    The page that the rows of a `page_of` statement are.
+    Convert the rows of a `page_of` statement to a page.
 
     Args:
         missing: reason and name for when the parent is not there.

@@ -1,5 +1,5 @@
 """
-What the statements cost: counted by name, and the slow ones logged. Never a value, only names, times and plans.
+Statistics of statements by name, and a log of the slow ones: names, times and plans, never values.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _LOG_EVERY_SECONDS = 1.0
 
 class QueryStats:
     """
-    The numbers of one statement.
+    The statistics of one statement.
 
     Attributes:
         durations: of those that succeeded and those that failed.
-        rows: that it returned.
+        rows: number of rows returned.
         errors: how often it failed, by the class of the error.
     """
 
@@ -55,7 +55,7 @@ class QueryRecorder:
 
     def items(self) -> ItemsView[str, QueryStats]:
         """
-        The numbers of all statements by name.
+        The statistics of all statements by name.
         """
         return dict(self._stats).items()
 

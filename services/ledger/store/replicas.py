@@ -2,8 +2,8 @@
 Read replicas: which of them may answer a read, and which are left out because they lag or do not answer.
 
 A replica answers a read when it is known to have applied the revision that the caller asks for. What it has applied is
-learnt from its own responses and by polling; stale knowledge only sends a read to the primary that a replica could
-have answered, never the other way round.
+learnt from its own responses and by polling. Outdated knowledge can only send a read to the primary that a replica
+could have answered, never the other way round.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Replica:
 
     def saw(self, revision: int) -> None:
         """
-        An answer of it reflected *revision*.
+        Record that a response of this replica reflected *revision*.
         """
         self.applied = max(self.applied, revision)
 
     def failed(self, error: BaseException) -> None:
         """
-        It did not answer: exclude it for a while.
+        Record a failure: exclude the replica for a while.
         """
         if self.serving:
             _log.warning("%s is excluded from reads: %s", self.server.name, error)
@@ -91,7 +91,7 @@ class Replica:
 
 class Primary:
     """
-    What the primary's head was when: from that follows how far a replica is behind in time.
+    History of the primary's head, from which a replica's lag in seconds is computed.
 
     Measured with this process's clock: the servers' clocks may differ.
     """
@@ -102,7 +102,7 @@ class Primary:
 
     def saw(self, revision: int) -> None:
         """
-        The primary's head is *revision*.
+        Record that the primary's head is *revision*.
         """
         if not self._heads or revision > self._heads[-1][1]:
             self._heads.append((time.monotonic(), revision))

@@ -19,7 +19,7 @@ class Cause(StrEnum):
     Why a write is retried.
     """
 
-    #: The database broke a deadlock, or another write came in between. In one order of locks there is none.
+    #: A deadlock or a serialization failure. The fixed lock order should prevent both.
     CONFLICT = "conflict"
     #: Another transaction holds a row lock.
     LOCK = "lock"

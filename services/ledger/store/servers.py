@@ -32,12 +32,12 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Searches:
     """
-    What searches may take.
+    Limits for searches.
 
     Args:
         timeout: seconds that one may take.
-        at_once: how many may run at once: slow ones must not take every connection from the point reads.
-        settings: of the database, for each: "name = value".
+        at_once: maximum concurrency: slow searches must not take every connection from the point reads.
+        settings: database settings for each search, as "name = value".
     """
 
     timeout: float
@@ -53,7 +53,7 @@ class Server:
         name: "primary" or "replica 1".
         pool: the connections to it.
         queries: counts the statements.
-        searches: what they may take.
+        searches: limits for searches.
     """
 
     def __init__(self, name: str, pool: Pool, queries: QueryRecorder, searches: Searches) -> None:
@@ -90,8 +90,8 @@ class Server:
             DeadlineExceeded: it took longer than a search may.
         """
         seconds = self._search_timeout if within is None else max(min(self._search_timeout, within), 0.001)
-        # The planner has to know the values: a plan for any word is a plan for no word. Parallel workers would answer
-        # one search faster and ten searches slower.
+        # Force custom plans: a generic plan fits no particular word well. Parallel workers would make one search faster
+        # and ten concurrent searches slower.
         settings = (
             f"SET LOCAL statement_timeout = {int(seconds * 1000) or 1}; SET LOCAL plan_cache_mode = force_custom_plan; "
             "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL random_page_cost = 1.1" + self._search_settings
@@ -152,7 +152,7 @@ class Server:
 
 class Snapshot:
     """
-    The statements of one search: they all see the same.
+    The statements of one search; all run on the same snapshot.
     """
 
     def __init__(self, server: Server, connection: Connection) -> None:
@@ -172,7 +172,7 @@ class Explainer:
     Logs the plans of slow statements, without the values: EXPLAIN (GENERIC_PLAN).
 
     Args:
-        server: where to ask for them.
+        server: runs the EXPLAIN statements.
     """
 
     def __init__(self, server: Server) -> None:
@@ -182,7 +182,7 @@ class Explainer:
 
     def __call__(self, statement: Statement) -> None:
         """
-        Log the plan of *statement* soon, unless that was done a moment ago.
+        Log the plan of *statement* in the background, unless that was done recently.
         """
         now = time.monotonic()
         planned = statement.sql.split(None, 1)[0].upper() in _PLANNED

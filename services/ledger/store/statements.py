@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The newest revision, for reads: `revision.value`. From the log and not from the row that every write updates: while
-# anybody has a snapshot open (pg_dump, a replica's feedback) the dead versions of that row stay, and every read would
-# look at all of them. The log has a row for every revision, written with it, and trimming leaves the newest.
+# The newest revision, for reads: `revision.value`. It is read from the log and not from the row that every write
+# updates: while a snapshot is open (pg_dump, a replica's feedback), that row's dead tuples cannot be vacuumed, and
+# every read would scan them. The log has a row for every revision, and trimming never deletes the newest.
 HEAD = "(SELECT changes.revision AS value FROM changes ORDER BY changes.revision DESC LIMIT 1) AS revision"
 
 

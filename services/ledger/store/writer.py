@@ -55,9 +55,9 @@ class Writer:
     Runs write transactions.
 
     Args:
-        database: where.
-        most_together: how many writes go together at most.
-        in_flight: how many groups are under way at most, each with a connection.
+        database: the database.
+        most_together: maximum number of writes per group.
+        in_flight: maximum number of concurrent groups, each with a connection.
         lock_wait: seconds that a group waits for a lock of another transaction.
         longest_lock_wait: seconds that one write waits for it, before it fails.
         channel: the NOTIFY channel of the change stream, notified after each commit; empty to let a trigger do it.
@@ -90,14 +90,14 @@ class Writer:
         Run a write exactly once, however often it is sent.
 
         Args:
-            work: reads, checks and writes in the transaction that it is given; it may be called again.
-            encode: the answer, to be kept for retries.
+            work: reads, checks and writes in the given transaction; it may be called again.
+            encode: serializes the response, which is stored for retries.
             touches: the resources whose rows *work* locks, so that it can be grouped with others that touch none of
-                them; None when it has to be alone.
+                them; None if it cannot be grouped.
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
-            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
+            FailedPrecondition: the caller has seen a revision that does not exist (REVISION_NOT_REACHED).
             Aborted: other writes got in the way several times (TRANSACTION_CONFLICT).
             LockTimeout: another transaction holds a lock that it needs.
         """
@@ -113,11 +113,11 @@ class Writer:
 
     async def earlier(self, write: Write) -> WriteResult[Any] | None:
         """
-        The result of an earlier attempt with the same request id; None when there was none.
+        The result of an earlier attempt with the same request id; None if there is none.
 
         Raises:
             AlreadyExists: the request id was used for another request (REQUEST_ID_REUSED).
-            FailedPrecondition: the caller has seen a revision that is not there (REVISION_NOT_REACHED).
+            FailedPrecondition: the caller has seen a revision that does not exist (REVISION_NOT_REACHED).
         """
         await self.check_reached(write.least)
         if not write.request_id:
@@ -152,7 +152,7 @@ class Writer:
 
     def _take(self) -> list[WriteJob[Any]]:
         """
-        The writes that go together next, in the order in which they came, of those that touch nothing in flight.
+        The next group: in order of arrival, writes that share no resource with a write in flight.
         """
         group: list[WriteJob[Any]] = []
         touched = set(self._touched)
@@ -165,12 +165,12 @@ class Writer:
                 group.append(job)
                 if len(group) == self._most_together:
                     break
-            # What comes later must not overtake it on the same resource.
+            # Later writes must not overtake it on the same resource.
             touched |= job.keys
         for job in group:
             self._waiting.remove(job)
             self._touched |= job.keys
-        # In one order everywhere: two processes that lock the same rows then never wait for each other.
+        # A fixed lock order prevents deadlocks between processes that lock the same rows.
         return sorted(group, key=lambda job: job.place)
 
     async def _run_next(self, group: list[WriteJob[Any]]) -> None:
@@ -206,7 +206,7 @@ class Writer:
             if len(part) == 1:
                 self._set_aside(part[0], outcome)
             elif outcome.job is None:
-                # One of their request ids. Halves soon show which.
+                # The lock is on one of their request ids. Splitting the group in halves finds which.
                 parts += [part[len(part) // 2 :], part[: len(part) // 2]]
             else:
                 self._set_aside(outcome.job, outcome)
@@ -217,10 +217,10 @@ class Writer:
 
     async def _run_alone(self, job: WriteJob[Any], wait: float) -> LockHeld | None:
         """
-        Do a write in a transaction of its own.
+        Run a write in a transaction of its own.
 
         Returns:
-            The lock that it could not get, if so.
+            The lock that it could not get, if any.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             if job.done.done():
@@ -279,13 +279,13 @@ class Writer:
         self, group: list[WriteJob[Any]], wait: float, *, final: bool = False
     ) -> Conflict | WriteFailed | LockHeld | None:
         """
-        Do the writes of a group in one transaction, and tell each how it went.
+        Run the writes of a group in one transaction and set the result of each.
 
         Args:
             wait: seconds for a lock.
 
         Returns:
-            Why those that do not know yet have to be done again, if so.
+            Why the writes without a result must be retried; None if all have one.
         """
         commit = GroupCommit(self._database.primary, group, wait, self._channel)
         try:

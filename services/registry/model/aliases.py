@@ -42,7 +42,7 @@ class Move:
         The move that a request asks for; *at* is its path in the request.
         """
         checks.matches(f"{at}.alias_id", alias, ALIAS_ID)
-        # One from before it was reserved can be removed.
+        # An alias that was made before its name was reserved can be removed.
         if version and is_reserved(alias):
             checks.add(f"{at}.alias_id", "is reserved: it stands for the newest READY version or for a number")
         if expected and absent:
@@ -76,11 +76,11 @@ class Alias:
 @dataclass(frozen=True, slots=True)
 class AliasPeriod:
     """
-    One stretch of an alias's history.
+    One period of an alias's history.
 
     Args:
         version: None while the alias was removed.
-        end_time: None for the stretch that still lasts.
+        end_time: None for the current period.
     """
 
     version: int | None
@@ -92,7 +92,7 @@ class AliasPeriod:
 
 def check_moves(checks: Checks, moves: Iterable[Move]) -> None:
     """
-    An alias may be moved once in a call: two moves of one would leave open which of them counts.
+    Each alias may be moved only once per call: the result of two moves would be ambiguous.
     """
     seen: dict[str, int] = {}
     for index, move in enumerate(moves):
@@ -103,7 +103,7 @@ def check_moves(checks: Checks, moves: Iterable[Move]) -> None:
 
 def check_move(parent: ModelName, move: Move, points_at: int | None, states: Mapping[int, VersionState]) -> None:
     """
-    Whether a move may be done, given where its alias points now and how the versions stand.
+    Check whether a move is allowed, given the alias's current target and the states of the versions.
 
     Raises:
         NotFound: there is no such version.
@@ -148,13 +148,13 @@ def check_expected(name: AliasName, expected: int | None, points_at: int | None)
 
 def check_moved(name: AliasName, before: int | None) -> int:
     """
-    Where a rollback takes an alias.
+    The target of a rollback.
 
     Args:
         before: where it pointed before its last move; None for nowhere.
 
     Raises:
-        FailedPrecondition: nowhere.
+        FailedPrecondition: it pointed at nothing.
     """
     if before is None:
         raise FailedPrecondition(

@@ -1,5 +1,5 @@
 """
-The audit: who did what to which resource when.
+The audit log: who did what to which resource, and when.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.ledger.model.changes import Image
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """
-    One line of the audit.
+    One entry of the audit log.
 
     Args:
         before, after: the resource; None where there was none. An integer that a JSON number cannot hold exactly
@@ -35,7 +35,7 @@ class AuditEntry:
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
     """
-    Which entries to list; what is empty or None does not count.
+    Which entries to list; empty or None means no restriction.
 
     Args:
         prefix: only this resource and what is below it.

@@ -1,5 +1,5 @@
 """
-What a card in the Hugging Face format says of its model: fields, tags, and the results in its `model-index`
+Extracts model metadata from a card in the Hugging Face format: fields, tags, and the results in its `model-index`
 (https://huggingface.co/docs/hub/model-cards). What cannot be imported is reported as a warning.
 """
 
@@ -50,12 +50,12 @@ class CardResult:
 @dataclass(frozen=True, slots=True)
 class CardMetadata:
     """
-    What a card says of its model.
+    The metadata of a model in its card.
 
     Args:
         model: its fields and labels; empty where the card says nothing.
         results: in the order of the card.
-        warnings: what cannot be taken over, each with its place in the front matter.
+        warnings: values that cannot be imported, each with its place in the front matter.
     """
 
     model: ModelDraft
@@ -64,7 +64,7 @@ class CardMetadata:
 
     def fill_empty(self, draft: ModelDraft) -> tuple[ModelDraft, list[str], list[str]]:
         """
-        *draft* with what it lacks, which fields those are, and what was left out: there would be too many labels.
+        *draft* with its unset fields filled, the names of those fields, and the labels left out because of the limit.
 
         Set fields are kept: they were set here, and a card is imported from elsewhere, repeatedly.
         """
@@ -82,7 +82,7 @@ class CardMetadata:
 
 def metadata_of(license_: str, extra: Mapping[str, Any]) -> CardMetadata:
     """
-    What the front matter of a card says of its model.
+    Extract the metadata of a model from a card's front matter.
 
     Args:
         license_: the card's own field.
@@ -107,7 +107,7 @@ def _text(value: Any, key: str, name: str, warnings: list[str]) -> str:
     if value is None or value == "":
         return ""
     if isinstance(value, list) and len(value) == 1:
-        # `license: [mit]`, as the Hub takes it.
+        # `license: [mit]`, which the Hub accepts.
         value = value[0]
     if not isinstance(value, str):
         warnings.append(f"{key}: is not a text")

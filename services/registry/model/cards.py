@@ -36,7 +36,7 @@ _MOST_DEPTH = 32
 @dataclass(frozen=True, slots=True)
 class CardDraft:
     """
-    What a client says in a card.
+    The fields of a card that a client sets.
 
     Args:
         markdown: at most 1 MiB in UTF-8.
@@ -57,7 +57,7 @@ class CardDraft:
 
     def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds.
+        Report invalid fields.
 
         Args:
             at: the path of the card in the request.
@@ -80,20 +80,21 @@ class CardDraft:
     @property
     def own(self) -> dict[str, str]:
         """
-        The texts that are there, by their names; without the Markdown.
+        The nonempty prose fields by name, without the Markdown.
         """
         return {name: text for name in (*SECTIONS, "license") if (text := getattr(self, name))}
 
     @property
     def text(self) -> str:
         """
-        All that a search may find.
+        The searchable text.
         """
         return "\n".join([*self.own.values(), *_texts(self.extra), self.markdown])
 
     def image(self) -> Image:
         """
-        The audit's picture of it: of the Markdown, which may be a megabyte, its size and digest. The numbers keep it.
+        The card as the audit log records it: the Markdown, which may be a megabyte, as size and digest only. Its text
+        is stored with each number of the card.
         """
         markdown = self.markdown.encode()
         digest = {"bytes": len(markdown), "sha256": hashlib.sha256(markdown).hexdigest()}
@@ -103,13 +104,13 @@ class CardDraft:
 @dataclass(frozen=True, slots=True)
 class CardImported:
     """
-    What was taken over from a card.
+    The outcome of importing a card.
 
     Args:
         fields: of the model, that were filled.
         version: that the results are of; None when there are none.
-        recorded, replaced: how many results came, and how many went for them.
-        warnings: what was not taken over.
+        recorded, replaced: how many results were stored, and how many they replaced.
+        warnings: what was not imported.
     """
 
     fields: tuple[str, ...]
@@ -171,7 +172,7 @@ def _check_extra(checks: Checks, field: str, extra: dict[str, Any]) -> None:
     if "\\u0000" in text:
         checks.add(field, "must not contain the character NUL")
     for name in sorted({"license", "modelyard"} & set(extra)):
-        # As the card's own field it would come back.
+        # It is the card's own field and would reappear from there.
         if isinstance(extra[name], str if name == "license" else dict):
             checks.add(f"{field}.{name}", "has a field of its own in the card: set that")
 

@@ -1,5 +1,5 @@
 """
-Deployments: which version runs where, and how it stands.
+Deployments: which version runs where, and its state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENVIRONMENT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 class DeploymentState(StrEnum):
     """
-    How a deployment stands.
+    The state of a deployment.
     """
 
     PENDING = "PENDING"
@@ -46,10 +46,10 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     _S.RETIRED: frozenset(),
 }
 
-# What a deployment must not become once its model is deleted: it would run what is about to go.
+# States that a deployment must not enter once its model is deleted, because the model will be purged.
 _RUNNING = frozenset({_S.ROLLING_OUT, _S.LIVE, _S.DEGRADED})
 
-# What may be deleted: it runs nothing any more.
+# States in which a deployment may be deleted: nothing runs any more.
 _ENDED = frozenset({_S.RETIRED, _S.FAILED})
 
 MUTABLE = ("version", "environment", "status_message", "endpoint", "replicas", "labels")
@@ -58,7 +58,7 @@ MUTABLE = ("version", "environment", "status_message", "endpoint", "replicas", "
 @dataclass(frozen=True, slots=True)
 class DeploymentDraft:
     """
-    What a client says of a deployment.
+    The fields of a deployment that a client sets.
 
     Args:
         version: what runs.
@@ -76,7 +76,7 @@ class DeploymentDraft:
 
     def check(self, checks: Checks, at: str, parent: NamespaceName, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds.
+        Report invalid fields.
 
         Args:
             at: the path of the deployment in the request.
@@ -97,7 +97,7 @@ class DeploymentDraft:
 
     def updated(self, other: DeploymentDraft, paths: Collection[str]) -> DeploymentDraft:
         """
-        This draft with what *paths* name taken from *other*.
+        This draft with the fields in *paths* taken from *other*.
 
         Raises:
             InvalidArgument: it would have too many labels.
@@ -106,7 +106,7 @@ class DeploymentDraft:
 
     def image(self) -> Image:
         """
-        The audit's picture of it.
+        The deployment as the audit log records it.
         """
         return {**asdict(self), "version": str(self.version)}
 
@@ -114,7 +114,7 @@ class DeploymentDraft:
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """
-    A deployment as it is kept.
+    A stored deployment.
     """
 
     name: DeploymentName
@@ -207,7 +207,7 @@ def check_transition(
     before: Deployment, state: DeploymentState, *, deleted: bool, version_deleted: bool = False
 ) -> None:
     """
-    Whether a deployment may move to *state*. Staying where it is is no move.
+    Check whether a deployment may move to *state*. Remaining in the same state is always allowed.
 
     Args:
         deleted: its model is.

@@ -14,10 +14,10 @@ from services.chassis.checks import Checks
 from services.registry.model.names import NamespaceName
 from services.registry.model.search.filters import Comparison, Condition, Every, Negation, Score, Some
 
-#: As long as a metric of MLflow may be.
+#: The maximum length of a metric name in MLflow.
 MOST_ID = 250
 
-#: What an id of a data set or a metric is, for people.
+#: Description of a data set or metric id, for error messages.
 MEASURES = f"1 to {MOST_ID} printable characters, without spaces at the ends"
 
 
@@ -37,7 +37,7 @@ def measure_id(text: str) -> str | None:
 
 def check_measure(checks: Checks, field: str, text: str) -> str:
     """
-    The id in *text*; what is none is noted on *field*.
+    The id in *text*; an invalid one is reported on *field*.
     """
     if (found := measure_id(text)) is None:
         checks.add(field, f"must be {MEASURES}")

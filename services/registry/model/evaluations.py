@@ -16,7 +16,7 @@ from services.registry.model.names import ModelName, NamespaceName, VersionName
 from services.registry.model.search.filters import Condition
 
 MOST_RECORDED = 10_000
-#: So many results may a write take away.
+#: Maximum number of results that one write may delete.
 MOST_DELETED = 10_000
 
 _NAME = re.compile(r"(.+/versions/[0-9]+)/evaluations/([1-9][0-9]{0,18})")
@@ -58,7 +58,7 @@ class EvaluationName:
 @dataclass(frozen=True, slots=True)
 class EvaluationDraft:
     """
-    What a client says of one result.
+    The fields of a result that a client sets.
 
     Args:
         dataset, metric: ids, such as imagenet-real and top1 (see `measure_id`).
@@ -87,7 +87,7 @@ class EvaluationDraft:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """
-    One result as it is kept; *draft.evaluate_time* is set.
+    A stored result; *draft.evaluate_time* is set.
     """
 
     id: int
@@ -106,7 +106,7 @@ class Evaluation:
 @dataclass(frozen=True, slots=True)
 class RecordedEvaluations:
     """
-    How many results a write stored, its revision, and how many others they took the place of.
+    How many results a write stored, its revision, and how many results they replaced.
     """
 
     count: int
@@ -127,7 +127,7 @@ class Selection:
 
 def too_many(parent: object) -> FailedPrecondition:
     """
-    Why a write takes nothing away that means more results than it may.
+    The error for a write that would delete too many results.
     """
     return FailedPrecondition(
         "TOO_MANY_EVALUATIONS",
@@ -157,7 +157,7 @@ class EvaluationFilter:
 @dataclass(frozen=True, slots=True)
 class LeaderboardEntry:
     """
-    One place on a leaderboard: a model and its best result.
+    An entry of a leaderboard: a model and its best result.
     """
 
     model: ModelName
@@ -185,7 +185,7 @@ class Leaderboard:
 @dataclass(frozen=True, slots=True)
 class LeaderboardPage:
     """
-    A page of a leaderboard, and what its order goes by.
+    A page of a leaderboard, and the direction of its order.
     """
 
     entries: Listed[LeaderboardEntry]

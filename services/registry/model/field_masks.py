@@ -53,7 +53,7 @@ def fields(paths: Iterable[str]) -> frozenset[str]:
 
 def merged(before: T, other: T, paths: Collection[str]) -> T:
     """
-    A draft with what *paths* name taken from another. An entry that the other one does not have is removed.
+    A draft with the fields in *paths* taken from another. An entry that the other one does not have is removed.
 
     Raises:
         InvalidArgument: a map has too many entries then.

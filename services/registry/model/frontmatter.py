@@ -34,7 +34,7 @@ _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "f
 
 class FrontMatterError(Exception):
     """
-    What is wrong with a card's front matter, and in which line of the card.
+    An error in a card's front matter, with the line of the card.
     """
 
     def __init__(self, line: int, message: str) -> None:
@@ -114,7 +114,7 @@ def _says(inner: str, wanted: Mapping[str, Any]) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """
-    A card, cut.
+    A card, split into its parts.
 
     Args:
         opening: up to and including the line that opens the front matter: a byte order mark and blank lines may come
@@ -146,7 +146,7 @@ class _Parts:
 
 class _Keys:
     """
-    The keys of front matter: what they say, and their lines.
+    The keys of front matter: their values and their lines.
     """
 
     def __init__(self, parts: _Parts) -> None:
@@ -168,7 +168,7 @@ class _Keys:
 
     def with_values(self, wanted: Mapping[str, Any], rewritten: Collection[str]) -> str:
         """
-        The YAML in which the keys *rewritten* have the values of *wanted*, or are gone, and new ones are at the end.
+        The YAML with the keys *rewritten* set to the values of *wanted* or removed, and new keys at the end.
         """
         found, taken = [], 0
         for name, first, after, value in self._spans():
@@ -216,7 +216,7 @@ class _Keys:
         written = self._written(name, value)
         plain = len(lines) == 1 and isinstance(old, ScalarNode) and old.style in (None, "'", '"') and not old.anchor
         if plain and "\n" not in (one := written.rstrip("\r\n")) and not isinstance(value, dict | list):
-            # A comment behind the value stays.
+            # A comment after the value is preserved.
             before, after = lines[0][: old.start_mark.column], lines[0][old.end_mark.column :]
             return before + ("" if before[-1:].isspace() else " ") + one.removeprefix(f"{name}: ") + after
         return written
@@ -298,7 +298,7 @@ class _Plain:
 
 def _split_keys(data: Mapping[str, Any], sections: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     """
-    The card's own texts, and the rest. What is not as we write it stays in the rest.
+    The card's own prose fields, and the remaining keys. Values not in the format that this module writes remain there.
     """
     own: dict[str, str] = {}
     extra = dict(data)

@@ -36,7 +36,7 @@ class Item:
 
     def check(self, checks: Checks, at: str) -> None:
         """
-        Note what is wrong; *at* is the path of the item in the request.
+        Report invalid fields; *at* is the path of the item in the request.
         """
         checks.matches(f"{at}.model_id", self.name.model, MODEL_ID)
         self.draft.check(checks, f"{at}.model")
@@ -49,7 +49,7 @@ class Item:
 
     def image(self) -> Image:
         """
-        The audit's picture of it.
+        The item as the audit log records it.
         """
         results = [[each.version.number, each.dataset, each.metric, each.value] for each in self.results]
         return {**self.draft.image(), "versions": [each.image() for each in self.versions], "evaluations": results}
@@ -58,7 +58,7 @@ class Item:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    What is imported in one transaction.
+    A batch that is imported in one transaction.
 
     Args:
         skip_existing: leave models that exist as they are, instead of failing.
@@ -72,7 +72,7 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class Imported:
     """
-    What one batch has done.
+    The result of a batch.
     """
 
     revision: int
@@ -98,7 +98,7 @@ def parent_versions(items: Sequence[Item]) -> list[VersionName]:
 
 def check_items(checks: Checks, items: Sequence[Item]) -> None:
     """
-    Note what is wrong with the items of a batch and with all of them together.
+    Report errors in the items of a batch and in the batch as a whole.
     """
     results, versions = (sum(len(getattr(item, each)) for item in items) for each in ("results", "versions"))
     if results > MOST_RESULTS:

@@ -1,5 +1,5 @@
 """
-Models: their fields, besides their versions.
+Models: their fields, without their versions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST = {"display_name": 256, "description": 16384, "owner": 256, "task": 128, "
 @dataclass(frozen=True, slots=True)
 class ModelDraft:
     """
-    What a client says of a model.
+    The fields of a model that a client sets.
 
     Args:
         parameter_count: the number of trainable parameters; 0 means not known.
@@ -49,7 +49,7 @@ class ModelDraft:
 
     def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds.
+        Report invalid fields.
 
         Args:
             at: the path of the model in the request.
@@ -66,7 +66,7 @@ class ModelDraft:
 
     def updated(self, other: ModelDraft, paths: Collection[str]) -> ModelDraft:
         """
-        This draft with what *paths* name taken from *other*.
+        This draft with the fields in *paths* taken from *other*.
 
         Raises:
             InvalidArgument: it has too many labels or annotations then.
@@ -75,7 +75,7 @@ class ModelDraft:
 
     def image(self) -> Image:
         """
-        The audit's picture of it.
+        The model as the audit log records it.
         """
         return asdict(self)
 
@@ -99,7 +99,7 @@ class ModelUpdate:
 @dataclass(frozen=True, slots=True)
 class Model:
     """
-    A model as it is kept.
+    A stored model.
 
     Args:
         latest_version: the number of the newest version, 0 while there is none.
@@ -131,7 +131,7 @@ def check_deleted(model: Model) -> None:
 
 def still_deployed(name: ModelName, deployment: DeploymentName) -> FailedPrecondition:
     """
-    Why a model cannot be deleted that a live deployment runs.
+    The error for deleting a model that a live deployment runs.
     """
     return FailedPrecondition(
         "MODEL_DEPLOYED",

@@ -250,8 +250,8 @@ _ALIAS_NAME = re.compile(rf"{_MODEL}/aliases/({ALIAS_ID.pattern})")
 _CARD_NAME = re.compile(rf"{_MODEL}/card")
 _DEPLOYMENT_NAME = re.compile(rf"{_NAMESPACE}/deployments/({DEPLOYMENT_ID.pattern})")
 
-# What a watcher may ask for: any name in the registry, its collections included. Deliberately loose: a prefix of
-# something that does not exist yet is a fair wish.
+# Prefixes that a watcher may request: names of resources and collections. Deliberately permissive: it is valid to
+# watch a prefix of resources that do not exist yet.
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,15}")
 
 

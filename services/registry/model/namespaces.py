@@ -22,7 +22,7 @@ _MOST = {"display_name": 256, "description": 4096, "owner": 256}
 @dataclass(frozen=True, slots=True)
 class NamespaceDraft:
     """
-    What a client says of a namespace.
+    The fields of a namespace that a client sets.
 
     Args:
         max_models: how many models it may hold; 0 means no bound.
@@ -38,7 +38,7 @@ class NamespaceDraft:
 
     def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds.
+        Report invalid fields.
 
         Args:
             at: the path of the namespace in the request.
@@ -54,7 +54,7 @@ class NamespaceDraft:
 
     def updated(self, other: NamespaceDraft, paths: Collection[str]) -> NamespaceDraft:
         """
-        This draft with what *paths* name taken from *other*.
+        This draft with the fields in *paths* taken from *other*.
 
         Raises:
             InvalidArgument: it has too many labels then.
@@ -64,7 +64,7 @@ class NamespaceDraft:
 
     def image(self) -> Image:
         """
-        The audit's picture of it.
+        The namespace as the audit log records it.
         """
         return asdict(self)
 
@@ -72,7 +72,7 @@ class NamespaceDraft:
 @dataclass(frozen=True, slots=True)
 class Namespace:
     """
-    A namespace as it is kept.
+    A stored namespace.
     """
 
     name: NamespaceName
@@ -100,13 +100,13 @@ class NamespaceUpdate:
 
 def check_deletable(name: NamespaceName, first: ModelName | None) -> None:
     """
-    Whether a namespace may be deleted.
+    Check whether a namespace may be deleted.
 
     Args:
         first: some model in it, a deleted one included; None when it is empty.
 
     Raises:
-        FailedPrecondition: it may not.
+        FailedPrecondition: it must not be deleted.
     """
     if name == DEFAULT:
         raise FailedPrecondition("NAMESPACE_IS_DEFAULT", f"{name} is always there", metadata={"resource": str(name)})

@@ -1,5 +1,5 @@
 """
-References: what stands for a version of a model where its number need not be known.
+References: a number, an alias or `latest`, which name a version of a model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from services.registry.model.names import ALIAS_ID
 
 LATEST = "latest"
 _NUMBER = re.compile(r"v?([1-9][0-9]{0,18})")
-# An alias that could be taken for something else.
+# Alias names that would be ambiguous as a reference.
 _RESERVED = re.compile(rf"{LATEST}|v[0-9]+")
 
 

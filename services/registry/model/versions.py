@@ -1,5 +1,5 @@
 """
-Versions: numbered states of a model, with the files they consist of and where they come from.
+Versions: numbered sets of a model's artifacts, with their lineage.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 class VersionState(StrEnum):
     """
-    Where a version stands.
+    The state of a version.
     """
 
     PENDING = "PENDING"
@@ -100,7 +100,7 @@ class Lineage:
 @dataclass(frozen=True, slots=True)
 class VersionDraft:
     """
-    What a client says of a version.
+    The fields of a version that a client sets.
     """
 
     description: str = ""
@@ -111,7 +111,7 @@ class VersionDraft:
 
     def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
         """
-        Note what is out of bounds.
+        Report invalid fields.
 
         Args:
             at: the path of the version in the request.
@@ -130,7 +130,7 @@ class VersionDraft:
 
     def updated(self, other: VersionDraft, paths: Collection[str]) -> VersionDraft:
         """
-        This draft with what *paths* name taken from *other*.
+        This draft with the fields in *paths* taken from *other*.
 
         Raises:
             InvalidArgument: it has too many labels then.
@@ -146,7 +146,7 @@ class VersionDraft:
 
     def image(self) -> Image:
         """
-        The audit's picture of it.
+        The version as the audit log records it.
         """
         return asdict(self)
 
@@ -154,7 +154,7 @@ class VersionDraft:
 @dataclass(frozen=True, slots=True)
 class Version:
     """
-    A version as it is kept.
+    A stored version.
 
     Args:
         failure: why a FAILED version failed.
@@ -235,7 +235,7 @@ class AssetMatch:
 
 def no_version(name: VersionName, revision: int | None = None) -> Missing:
     """
-    Why there is nothing under a number that was never given.
+    The error for a version number that was never assigned.
 
     Args:
         revision: as of which; None in a write.
@@ -245,14 +245,14 @@ def no_version(name: VersionName, revision: int | None = None) -> Missing:
 
 def no_ready_version(model: ModelName, revision: int) -> Missing:
     """
-    Why there is no latest version of a model, as of a revision.
+    The error for a model without a latest version, as of a revision.
     """
     return Missing("VERSION_NOT_FOUND", f"{model}/versions/latest", revision, message=f"{model} has no READY version")
 
 
 def version_deleted(name: VersionName, revision: int | None = None) -> Missing:
     """
-    Why there is nothing under the number of a deleted version.
+    The error for the number of a deleted version.
 
     Args:
         revision: as of which; None in a write.

@@ -66,7 +66,7 @@ class Assets:
 
     async def pin(self, version: Version) -> None:
         """
-        Keep the artifacts of a version from being collected. All of them or none.
+        Pin the artifacts of a version, all or none.
 
         Raises:
             FailedPrecondition: one is not stored any more (ASSET_MISSING).
@@ -84,7 +84,7 @@ class Assets:
 
     async def unpin(self, owner: str, once: str) -> None:
         """
-        Let go of all that an owner pins.
+        Release all pins of an owner.
 
         Args:
             once: the request id under which it is done once, however often it is asked for.

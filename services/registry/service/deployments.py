@@ -91,7 +91,7 @@ class DeploymentService(DeploymentServiceServicer):
         checks = Checks()
         name = checks.name(DeploymentName, "deployment.name", request.deployment.name)
         paths = check_mask(checks, request.update_mask.paths, MUTABLE)
-        # What the mask leaves out need not be there.
+        # Fields outside of the mask may be missing.
         draft = to_deployment_draft(checks if "version" in paths else Checks(), "deployment", request.deployment)
         draft.check(checks, "deployment", NamespaceName(name.namespace), fields(paths))
         checks.request_id(request.request_id)
@@ -103,7 +103,7 @@ class DeploymentService(DeploymentServiceServicer):
             pb.Deployment,
             lambda tx: self._deployments.update(tx, update),
             from_deployment,
-            touches=None,  # which models it locks is known only when it has looked
+            touches=None,  # which models it locks is known only after reading
         )
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Context) -> Empty:
@@ -117,7 +117,7 @@ class DeploymentService(DeploymentServiceServicer):
             Empty,
             lambda tx: self._deployments.delete(tx, name, request.etag, force=request.force),
             nothing,
-            touches=None,  # which models it locks is known only when it has looked
+            touches=None,  # which models it locks is known only after reading
         )
 
     async def UpdateDeploymentStatus(
@@ -148,12 +148,12 @@ class DeploymentService(DeploymentServiceServicer):
         found = await reflect(context, self._deployments.get(name))
         yield pb.WatchDeploymentResponse(deployment=from_deployment(found.value))
         told = found.value.revision
-        # From the revision that was read on: what is changed between the read and the watch is not missed.
+        # Watch from the revision of the read, so that changes between the read and the watch are not missed.
         async with aclosing(self._feed.watch(found.revision + 1, str(name), _HEARTBEAT)) as events:
             async for event in events:
                 if isinstance(event, Heartbeat):
                     continue
-                # More may have changed than this: what is read has all of it, and is told once.
+                # The read may include later changes, too; these are sent only once.
                 min_revision.set(event.number if isinstance(event, Revision) else event.head)
                 deployment = (await self._deployments.get(name)).value
                 if deployment.revision > told:

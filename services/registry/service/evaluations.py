@@ -73,7 +73,7 @@ class EvaluationService(EvaluationServiceServicer):
             pb.RecordEvaluationsResponse,
             lambda tx: self._evaluations.record(tx, parent, drafts, replace=request.replace),
             _recorded,
-            # Results of many models lock them all: such a write goes alone.
+            # Results of several models lock all of them: such a write is not grouped.
             touches=list(models) if len(models) == 1 else None,
         )
 

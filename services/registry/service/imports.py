@@ -35,7 +35,7 @@ class ImportService(ImportServiceServicer):
     ) -> AsyncIterator[pb.ImportModelsResponse]:
         first: str | None = None
         async for request in request_iterator:
-            # Thousands of names, paths and results are checked: other calls are not to wait for that.
+            # Thousands of names, paths and results are checked without blocking other calls.
             batch = await asyncio.to_thread(_batch, request, first)
             first = request.parent
             work = partial(self._imports.take, batch)

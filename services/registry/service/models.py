@@ -33,7 +33,7 @@ class ModelService(ModelServiceServicer):
     The servicer of modelyard.registry.v1.ModelService.
 
     Args:
-        purging: takes away what is below large models, before they are purged.
+        purging: deletes the contents of large models before they are purged.
         keep: how long a deleted model is kept before it is purged.
     """
 

@@ -24,7 +24,7 @@ from services.registry.model.versions import Artifact, Lineage, VersionDraft
 
 def to_namespace_draft(namespace: namespaces_pb2.Namespace) -> NamespaceDraft:
     """
-    What a client says of a namespace.
+    Parse a namespace.
     """
     return NamespaceDraft(
         namespace.display_name,
@@ -38,7 +38,7 @@ def to_namespace_draft(namespace: namespaces_pb2.Namespace) -> NamespaceDraft:
 
 def to_model_draft(model: models_pb2.Model) -> ModelDraft:
     """
-    What a client says of a model.
+    Parse a model.
     """
     return ModelDraft(
         model.display_name,
@@ -55,7 +55,7 @@ def to_model_draft(model: models_pb2.Model) -> ModelDraft:
 
 def to_version_draft(version: versions_pb2.Version) -> VersionDraft:
     """
-    What a client says of a version.
+    Parse a version.
     """
     lineage = version.lineage
     return VersionDraft(
@@ -69,7 +69,7 @@ def to_version_draft(version: versions_pb2.Version) -> VersionDraft:
 
 def to_card_draft(card: cards_pb2.Card) -> CardDraft:
     """
-    What a client says in a card.
+    Parse a card.
     """
     return CardDraft(
         card.intended_use,
@@ -112,7 +112,7 @@ def _plain(value: Value) -> Any:
 
 def to_deployment_draft(checks: Checks, at: str, deployment: deployments_pb2.Deployment) -> DeploymentDraft:
     """
-    What a client says of a deployment; *at* is its path in the request.
+    Parse a deployment; *at* is its path in the request.
     """
     return DeploymentDraft(
         checks.name(VersionName, f"{at}.version", deployment.version),
@@ -128,11 +128,11 @@ def to_evaluation_draft(
     checks: Checks, at: str, evaluation: evaluations_pb2.Evaluation, version: VersionName
 ) -> EvaluationDraft:
     """
-    What a client says of a result; *at* is its path in the request.
+    Parse a result; *at* is its path in the request.
     """
     return EvaluationDraft(
         version,
-        # What is no id stays as it is: the draft's check says so.
+        # An invalid id is passed on unchanged: the draft's validation reports it.
         measure_id(evaluation.dataset) or evaluation.dataset,
         measure_id(evaluation.metric) or evaluation.metric,
         evaluation.value,

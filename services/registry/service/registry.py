@@ -64,12 +64,12 @@ def add_servicers(
     Serve the registry's contracts.
 
     Args:
-        server: what serves them.
-        database: where everything is kept.
-        writer: does the writes.
+        server: the gRPC server.
+        database: the registry's database.
+        writer: runs the writes.
         feed: the change stream.
-        assets: the service that keeps the bytes.
-        pins: what keeps them from being collected.
+        assets: client of the asset service.
+        pins: pins and releases assets.
         keep: how long a deleted model is kept before it is purged.
     """
     once = Mutations(writer)

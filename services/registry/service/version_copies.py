@@ -23,9 +23,9 @@ class VersionCopies:
     Copies versions.
 
     Args:
-        versions: where they are kept.
-        pins: what keeps their artifacts.
-        mutations: does the writes.
+        versions: the stored versions.
+        pins: pins their artifacts.
+        mutations: runs the writes.
     """
 
     def __init__(self, versions: VersionStore, pins: Pins, mutations: Mutations) -> None:
@@ -48,7 +48,7 @@ class VersionCopies:
             copy = await self._begin(context, request, parent, source)
             pinned.append((copy, await self._pin(context, request, copy)))
 
-        # A retry of what was done gets its answer, and pins nothing.
+        # A retry of a completed copy gets the stored response and pins nothing.
         await self._mutations.before(context, request, prepare)
         return await self._mutations.do(
             context,
@@ -84,7 +84,7 @@ class VersionCopies:
         try:
             return await self._pins.pin(copy)
         except ModelyardError as error:
-            # No request can continue it: it must not count against the quota for ever.
+            # No request can continue it, so it must not count against the quota forever.
             if not request.request_id or isinstance(error, FailedPrecondition | ResourceExhausted):
                 failure = f"not copied: {error.message}"[:1024]
                 await self._mutations.do(

@@ -36,7 +36,7 @@ from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
 from services.registry.store.versions_by_asset import VersionsByAssetStore
 
-# Paths of 768 bytes are checked in 0.1 ms each. Other calls are not to wait for the 10,000 that a version may have.
+# Checking a path of 768 bytes takes 0.1 ms. The 10,000 that a version may have must not block other calls.
 _MANY = 500
 _EVERYWHERE = "namespaces/-"
 

@@ -72,7 +72,7 @@ SELECT alias, version, lower(valid) AS start_time, coalesce(restores, lower(vali
 """,
 )
 
-# No further than there may be.
+# Counts no further than the limit.
 _COUNT = Statement(
     "aliases.count",
     """

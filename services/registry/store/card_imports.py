@@ -78,7 +78,7 @@ SELECT made.revision AS written, made.* FROM made
 @dataclass(frozen=True, slots=True)
 class _Results:
     """
-    What becomes of a card's results: those that come, and those that go for them.
+    The results of a card to store, and the ones that they replace.
     """
 
     version: VersionName | None

@@ -91,7 +91,7 @@ SELECT next.value AS written, next.moment FROM next
 
 class EvaluationMetricStore:
     """
-    Lists data sets and metrics, and says of metrics which way they are better.
+    Lists data sets and metrics, and sets the direction of metrics.
     """
 
     def __init__(self, database: Database) -> None:
@@ -127,7 +127,7 @@ class EvaluationMetricStore:
 
     async def update_metric(self, transaction: Transaction, update: MetricUpdate) -> Metric:
         """
-        Say which way a metric is better.
+        Set the direction of a metric.
 
         Raises:
             Missing: there is no such namespace.

@@ -47,7 +47,7 @@ SELECT model, number FROM unnest($1::bigint[], $2::bigint[]) AS wanted (model, n
 """,
 )
 
-# No further than there may be.
+# Counts no further than the limit.
 _COUNTS = Statement(
     "evaluations.counts",
     """
@@ -114,7 +114,7 @@ SELECT models.id FROM models JOIN versions ON versions.model = models.id
 @dataclass(frozen=True, slots=True)
 class DeletedResult:
     """
-    A result that a write takes away.
+    A result that a write deletes.
     """
 
     id: int
@@ -163,7 +163,7 @@ class EvaluationStore:
         self, transaction: Transaction, parent: NamespaceName, names: Sequence[EvaluationName]
     ) -> RecordedEvaluations:
         """
-        Take results away, all or none.
+        Delete results, all or none.
 
         Raises:
             Missing: one of them does not exist; the first one is named.
@@ -179,11 +179,11 @@ class EvaluationStore:
 
     async def delete_selected(self, transaction: Transaction, selection: Selection) -> RecordedEvaluations:
         """
-        Take the results of a version away that a selection means.
+        Delete the selected results of a version.
 
         Raises:
             Missing: there is no such version.
-            FailedPrecondition: too many would go.
+            FailedPrecondition: too many would be deleted.
         """
         version = selection.version
         models = await _lock(transaction, _HOLD, version.parent.parent, [version])

@@ -169,7 +169,7 @@ _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 @dataclass(frozen=True, slots=True)
 class Due:
     """
-    A deleted model whose time has come.
+    A deleted model that is due for purging.
 
     Args:
         key: of its row.
@@ -192,7 +192,7 @@ class ModelStore:
 
     async def get(self, name: ModelName) -> Read[Model]:
         """
-        Calls that come together are read together.
+        Concurrent calls share one statement.
 
         Raises:
             Missing: there is no such model.
@@ -296,7 +296,7 @@ class ModelStore:
 
     async def undelete(self, transaction: Transaction, name: ModelName) -> Model:
         """
-        Take a deletion back.
+        Undelete a model.
 
         Raises:
             Missing: there is no such model, or a part of it has been purged.
@@ -316,7 +316,7 @@ class ModelStore:
         versions are released afterwards.
 
         Args:
-            due: only when its time has come.
+            due: only if its purge time has passed.
 
         Returns:
             Whether it was purged.
@@ -342,7 +342,7 @@ class ModelStore:
 
     async def due(self, after_: Due | None = None) -> list[Due]:
         """
-        Some deleted models whose time has come, the oldest first.
+        Some deleted models that are due for purging, the oldest first.
 
         Args:
             after_: the last one that was given before.

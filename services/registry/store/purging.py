@@ -28,7 +28,7 @@ from services.registry.store.quotas import count
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """
-    Something that is below a model.
+    A kind of resource below a model.
 
     Args:
         table: where it is.
@@ -121,7 +121,7 @@ SELECT next.value AS written FROM next, used
 
 class Purging:
     """
-    Takes away what is below large deleted models.
+    Deletes the contents of large deleted models.
 
     Args:
         database: where they are.
@@ -140,12 +140,12 @@ class Purging:
 
     async def empty(self, key: int, write: Write, *, due: bool = False) -> None:
         """
-        Take away what is below a model, until it can be purged in one write.
+        Delete the contents of a model until it can be purged in one write.
 
         Args:
             key: of the model: another one of its name is left alone.
             write: who does this; each part is a write of its own.
-            due: only when the model's time has come.
+            due: only if the model's purge time has passed.
         """
         part = replace(write, request_id="", trace=write.request_id or write.trace)
         work = partial(self._part, key=key, due=due)

@@ -108,7 +108,7 @@ def to_model(row: Row) -> Model:
 
 def to_version(row: Row, model: ModelName) -> Version:
     """
-    A row with the columns VERSION. A deleted version is stored as FAILED (seestore/version_deletion.py).
+    A row with the columns VERSION. A deleted version is stored as FAILED (see store/version_deletion.py).
     """
     deleted = row["delete_time"] is not None
     draft = VersionDraft(

@@ -155,7 +155,7 @@ class VersionDeletions:
         Delete a version, with its results. Its pins are released afterwards.
 
         Returns:
-            What remains of it.
+            Its tombstone.
 
         Raises:
             Missing: there is no such version, or it is deleted already.

@@ -48,7 +48,7 @@ SELECT revision.value AS head, found.*
 """
 
 _GET = read("versions.get", _VERSION_AND_HEAD)
-# For a write that is decided on what this says: no replica may answer.
+# A write depends on the result, so no replica may answer.
 _GET_NOW = Statement("versions.get_now", _VERSION_AND_HEAD)
 
 _OF_ALIAS = read(
@@ -203,7 +203,7 @@ class VersionStore:
 
     async def get_now(self, name: VersionName) -> Read[Version]:
         """
-        As `get`, with every write that has ended: not from a replica.
+        As `get`, but from the primary, so that it reflects every committed write.
         """
         return await self._get(_GET_NOW, name)
 
@@ -272,7 +272,7 @@ class VersionStore:
             ResourceExhausted: the namespace may not hold so many bytes.
         """
         model = await lock_model(transaction, parent)
-        # Not locked: when it is deleted meanwhile its pins stay for longer than the copy takes to have its own.
+        # Not locked: if it is deleted meanwhile, its pins outlast the time that the copy needs to get its own.
         row = await transaction.row(_SOURCE, source.namespace, source.model, source.number)
         if row is None:
             raise no_version(source)
@@ -352,7 +352,7 @@ class VersionStore:
 
     async def fail(self, transaction: Transaction, name: VersionName, failure: str) -> Version:
         """
-        Give a PENDING version up, and with it its pins; a FAILED one stays as it is.
+        Mark a PENDING version as FAILED and release its pins; a FAILED one is left unchanged.
 
         Raises:
             Missing: there is no such version.

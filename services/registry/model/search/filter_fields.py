@@ -79,7 +79,7 @@ def field_of(name: str, position: int) -> Field:
 
 def unquoted(text: str) -> str:
     """
-    What stands between quotes.
+    The text between the quotes.
     """
     return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
 

@@ -90,7 +90,7 @@ class Search:
 
     def is_corrected(self, key: Sequence[Key]) -> bool:
         """
-        Whether the page before was of what is spelt nearly like the words.
+        Whether the previous page had matches with corrected spelling.
         """
         return key[0] == MENDED if self.ranked else len(key) > len(self.order) and key[-1] == 1
 
@@ -127,7 +127,7 @@ def _keys(checks: Checks, field: str, text: str) -> tuple[OrderKey, ...]:
     if not text.strip() or len(checks) > before:
         return ()
     keys: list[OrderKey] = []
-    # What is in quotes separates nothing.
+    # Commas in quotes do not separate.
     masked = _QUOTED.sub(lambda quoted: "x" * len(quoted[0]), text)
     position = 0
     for part in masked.split(","):
@@ -159,7 +159,7 @@ def _key(text: str, position: int, masked: str, start: int) -> OrderKey:
 
 
 def _until_unique(keys: Sequence[OrderKey]) -> tuple[OrderKey, ...]:
-    # Names are unique: what comes after one never decides anything.
+    # Names are unique: keys after one never matter.
     kept: list[OrderKey] = []
     for key in keys:
         kept.append(key)

@@ -166,7 +166,7 @@ class _Plan:
 
     def tiers(self, terms: SearchTerms | None, first: int | None) -> tuple[int, ...]:
         """
-        The tiers from *first* on.
+        The tiers from *first* onwards.
         """
         if terms is None:
             return (_EXACT,)
@@ -194,7 +194,7 @@ def _where(search: Search, parameters: Parameters) -> list[str]:
 
 def _ordered(search: Search, page: Page, terms: SearchTerms | None, *, corrected: bool) -> tuple[Statement, list[Any]]:
     """
-    A page in an order that was asked for.
+    A page in the requested order.
     """
     parameters = Parameters(search.parent.namespace, page.size + 1)
     where = _where(search, parameters)
