@@ -177,7 +177,10 @@ class RunServers:
 
     def _start_s3(self) -> S3:
         server = S3(self._state, free_port())
-        self._supervisor.start([server.part()])
+        part = server.part()
+        # Each bucket allocates volumes of its own; the default number is too small for the buckets of a whole run.
+        part = replace(part, argv=[*part.argv, "-master.volumeSizeLimitMB=64", "-volume.max=1000"])
+        self._supervisor.start([part])
         self._resources.callback(_kill, self._supervisor.kill, "s3", signal.SIGKILL)
         return server
 
