@@ -1,5 +1,5 @@
 """
-Trusted proxies, which may state the original caller's address, and the limits on open streams per client.
+Trusted proxies, which may state the original caller's identity and address, and the limits on streams per client.
 """
 
 from __future__ import annotations
