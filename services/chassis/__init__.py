@@ -1,3 +1,3 @@
 """
-What every service is built on, and which depends on none of them.
+The common base of all services. It depends on none of them.
 """

@@ -1,5 +1,5 @@
 """
-The rules for values, and a collector that lets a request hear of everything that is wrong with it at once.
+The validation rules for request fields, and a collector that reports all violations of a request at once.
 """
 
 from __future__ import annotations

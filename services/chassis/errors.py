@@ -161,7 +161,8 @@ class DataLoss(ModelyardError):
 
 class Internal(ModelyardError):
     """
-    A broken invariant of ours. Any exception that is not in this file becomes one, its text kept from the caller.
+    A server error: a broken invariant. Any exception that is not in this file becomes one; its text is not sent to the
+    caller.
     """
 
     code = "INTERNAL"

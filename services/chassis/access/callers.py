@@ -1,5 +1,5 @@
 """
-Trusted proxies: who may state the caller's identity and address. And the limits of streams per client.
+Trusted proxies, which may state the original caller's identity and address, and the limits on streams per client.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Proxies:
 
     def client(self, context: Context, peer: str = "") -> str:
         """
-        The address of who has made a call, as far as it can be known.
+        The address of the original caller, as far as it is known.
 
         Args:
             peer: where it came from, if *context* cannot be asked any more.

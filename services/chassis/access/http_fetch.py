@@ -28,7 +28,7 @@ def may_fetch(url: str, *, plain: bool) -> bool:
 
 def fetch(url: str, *, seconds: float, most: int, plain: bool = False) -> bytes:
     """
-    What is at *url*. Blocks: call it in a thread.
+    Return the document at *url*. Blocks: call it in a thread.
 
     Args:
         seconds: timeout from the connection to the last byte. (A socket's timeout applies to each read: a slow-drip

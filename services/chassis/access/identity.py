@@ -1,5 +1,5 @@
 """
-Who calls.
+The identity of a caller.
 """
 
 from __future__ import annotations

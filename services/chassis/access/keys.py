@@ -84,7 +84,7 @@ class Keys:
 
     def when_changed(self, tell: Callable[[], object]) -> None:
         """
-        Call *tell* in the event loop whenever another set has taken the place of the one before.
+        Call *tell* in the event loop whenever the key set has been replaced.
         """
         self._told.append(tell)
 

@@ -95,7 +95,7 @@ class Verifier:
 
 def expired() -> Unauthenticated:
     """
-    The error of a call whose token has come to its end.
+    The error of a call whose token has expired.
     """
     return Unauthenticated("TOKEN_EXPIRED", "the token has expired: get a new one")
 

@@ -1,5 +1,5 @@
 """
-The few words that a draining worker has for the Envoy that it lives in.
+Client of Envoy's administration interface, for a worker that drains.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Admin:
 
     async def active(self) -> tuple[int, int]:
         """
-        How many calls and how many connections there are.
+        The numbers of active calls and connections.
         """
         text = await self._ask("GET", "/stats?format=text")
         found = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)

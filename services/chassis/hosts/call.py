@@ -170,7 +170,7 @@ class Call(CallContext):
 
     def shut(self) -> None:
         """
-        The server stops and cannot wait for this call.
+        The server shuts down and cannot wait for this call.
         """
         self._stop(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
