@@ -5,6 +5,7 @@ Real servers for every test: PostgreSQL, Valkey and S3 from wheels, started when
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -19,3 +20,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         tests = Counter(item.path for item in items)
         items.sort(key=lambda item: tests[item.path])
+
+
+_died = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """
+    Remember that a worker process died: the tests that it had still to run were not run by anybody.
+    """
+    if error:
+        node.config.stash[_died] = True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """
+    End with exit code 2, "interrupted", when a worker process died.
+    """
+    if session.config.stash.get(_died, False):
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
