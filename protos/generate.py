@@ -1,7 +1,7 @@
 """
 Generate the stubs under `modelyard/` from the contracts in `protos/`.
 
-`python protos/generate.py` writes them; `--check` writes nothing and fails when the committed ones differ;
+`python -m protos.generate` writes them; `--check` writes nothing and fails when the committed ones differ;
 `--image FILE` writes the descriptor set that buf reads (imports and comments included).
 
 Generated code refuses runtimes that are older than its generator. The generator (requirements/stubs.in) is therefore
@@ -11,24 +11,20 @@ older than what the services run on, and has a virtual environment of its own.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import filecmp
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
+
+from tools.environments import python_with
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 #: The contracts of the last release; what `make test` compares with.
 RELEASED = PROTOS / "released.binpb"
-LOCK = ROOT / "requirements" / "stubs.txt"
-#: The generator's environment: inside of the one that runs this, so that it goes with it.
-HOME = Path(sys.prefix) / "stubs"
 
 
 def contracts() -> list[str]:
@@ -58,27 +54,12 @@ def run_protoc(python: Path, *options: str) -> None:
         raise SystemExit(1)
 
 
-def _environment() -> Path:
-    # Two at once (tests in several processes) wait for each other.
-    stamp, python = HOME / "lock.sha256", HOME / "bin" / "python"
-    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    with HOME.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != wanted:
-            shutil.rmtree(HOME, ignore_errors=True)
-            venv.create(HOME, with_pip=True)
-            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*install, "--require-hashes", "-r", str(LOCK)], check=True)
-            stamp.write_text(wanted)
-    return python
-
-
 def generate(into: Path) -> list[Path]:
     """
     Write the stubs below *into* and return what was written, relative to it.
     """
     run_protoc(
-        _environment(),
+        python_with("stubs"),
         f"--python_out={into}",
         f"--grpc_python_out={into}",
         f"--mypy_out=quiet:{into}",

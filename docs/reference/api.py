@@ -5,21 +5,15 @@ The API reference, from the contracts in `protos/`: services, RPCs, messages and
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from docs.reference import markdown as md
-from docs.reference.sources import ROOT
 from gateway.openapi.bindings import bindings
-from gateway.openapi.comments import Prose, comments
+from gateway.openapi.comments import Prose, of_contracts
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import is_internal, scopes, services
 
@@ -72,13 +66,7 @@ class Rpc:
         return self.prose.errors
 
 
-@cache
-def _comments() -> Mapping[str, str]:
-    with tempfile.TemporaryDirectory() as folder:
-        image = Path(folder) / "contracts.binpb"
-        command = [sys.executable, str(ROOT / "protos" / "generate.py"), "--image", str(image)]
-        subprocess.run(command, cwd=ROOT, check=True)
-        return comments(FileDescriptorSet.FromString(image.read_bytes()))
+_comments = cache(of_contracts)
 
 
 @cache

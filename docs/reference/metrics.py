@@ -28,14 +28,6 @@ them. Times are in seconds, sizes in bytes. A counter's series ends in `_total`;
 and `_count`. What they mean and when the clock of a call starts: [observability](../observability.md). The gateway
 serves Envoy's own metrics; those that the gateway's configuration adds are at the end."""
 
-_TITLES = {
-    "services.chassis": "Every service",
-    "services.ledger": "Services with a database (registry and cdn)",
-    "services.cache": "Cache",
-    "services.registry": "Registry",
-    "services.cdn": "Asset service (cdn)",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -62,7 +54,7 @@ def families() -> list[Family]:
     Every metric of every service, by package and name; `process_*` and `python_*` of the client library included.
     """
     found = {each.name: each for each in (*_of_process(), *_of_collectors(), *_of_tables())}
-    order = list(_TITLES)
+    order = list(sources.TITLES)
     return sorted(found.values(), key=lambda each: (order.index(each.package), each.name))
 
 
@@ -130,7 +122,7 @@ def page() -> str:
     The page.
     """
     found, sections = families(), []
-    for package, title in _TITLES.items():
+    for package, title in sources.TITLES.items():
         rows = [_row(each) for each in found if each.package == package]
         if rows:
             sections += [f"## {title}", md.table(("metric", "type", "labels", "help"), rows)]

@@ -20,15 +20,6 @@ setting lists all of them and exits; `python -m services.registry --help` prints
 The gateway and the commands that migrate databases are configured by options: see [programs](programs.md). The
 variables that the command line reads are in [command line](../cli.md)."""
 
-# Shared settings first, then those of each service, in the order in which a call meets them.
-_ORDER = ("services.chassis", "services.ledger", "services.cache", "services.registry", "services.cdn")
-_TITLES = {
-    "services.chassis": "Every service",
-    "services.ledger": "Services with a database (registry and cdn)",
-    "services.cache": "Cache",
-    "services.registry": "Registry",
-    "services.cdn": "Asset service (cdn)",
-}
 _UNITS = {"BYTES": "bytes", "SECONDS": "seconds", "PERCENT": "percent", "MONTHS": "months", "DAYS": "days"}
 
 
@@ -66,9 +57,9 @@ def all_settings() -> list[Setting]:
     for each in _declared():
         # A class inherits the settings of its base: the base is the one that declares them.
         known = found.get(each.variable.name)
-        if known is None or _ORDER.index(each.package) < _ORDER.index(known.package):
+        if known is None or tuple(sources.TITLES).index(each.package) < tuple(sources.TITLES).index(known.package):
             found[each.variable.name] = each
-    return sorted(found.values(), key=lambda each: (_ORDER.index(each.package), each.variable.name))
+    return sorted(found.values(), key=lambda each: (tuple(sources.TITLES).index(each.package), each.variable.name))
 
 
 def _declared() -> Iterator[Setting]:
@@ -98,10 +89,10 @@ def page() -> str:
     """
     found = all_settings()
     sections = []
-    for package in _ORDER:
+    for package in tuple(sources.TITLES):
         rows = [_row(each) for each in found if each.package == package]
         if rows:
-            sections.append(f"## {_TITLES[package]}")
+            sections.append(f"## {sources.TITLES[package]}")
             sections.append(md.table(("setting", "default", "unit", "type", "description"), rows))
     return md.page("Settings", _ABOUT, *sections)
 

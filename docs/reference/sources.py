@@ -12,6 +12,14 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The services' packages and their titles: shared ones first, then in the order in which a call meets them.
+TITLES = {
+    "services.chassis": "Every service",
+    "services.ledger": "Services with a database (registry and cdn)",
+    "services.cache": "Cache",
+    "services.registry": "Registry",
+    "services.cdn": "Asset service (cdn)",
+}
 
 
 def files(*packages: str) -> list[Path]:

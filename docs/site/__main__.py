@@ -1,45 +1,23 @@
 """
 `python -m docs.site`: build the documentation site into `.modelyard/site`, or into the folder that is given.
 
-Sphinx runs in an environment of its own, `.venv/docs`, which is made anew when `requirements/docs.txt` changes. Any
-warning fails the build: broken links and anchors, pages outside of the navigation, and whatever a browser would fetch
-from elsewhere.
+Sphinx runs in an environment of its own (requirements/docs.txt, `tools/environments.py`). Any warning fails the build:
+broken links and anchors, pages outside of the navigation, and whatever a browser would fetch from elsewhere.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import re
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 from docs.site.staging import ROOT, BrokenLinkError, stage
+from tools.environments import python_with
 
-_LOCK = ROOT / "requirements" / "docs.txt"
-_HOME = Path(sys.prefix) / "docs"
 # What a browser loads for a page: not the links that a reader follows.
 _LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"(?:https?:)?//|<link\b[^>]*\bhref=\"(?:https?:)?//")
-
-
-def environment() -> Path:
-    """
-    The Python that has Sphinx; installed first if need be. Two processes that want it at once wait for each other.
-    """
-    stamp, python = _HOME / "lock.sha256", _HOME / "bin" / "python"
-    wanted = hashlib.sha256(_LOCK.read_bytes()).hexdigest()
-    with _HOME.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != wanted:
-            shutil.rmtree(_HOME, ignore_errors=True)
-            venv.create(_HOME, with_pip=True)
-            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*install, "--require-hashes", "-r", str(_LOCK)], check=True)
-            stamp.write_text(wanted)
-    return python
 
 
 def build(output: Path) -> None:
@@ -59,7 +37,7 @@ def build(output: Path) -> None:
         raise SystemExit(f"broken links:\n{error}") from None
     shutil.rmtree(output, ignore_errors=True)
     options = ["--builder", "html", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
-    command = [str(environment()), "-m", "sphinx", *options, "--doctree-dir", str(staged / ".doctrees")]
+    command = [str(python_with("docs")), "-m", "sphinx", *options, "--doctree-dir", str(staged / ".doctrees")]
     if subprocess.run([*command, str(staged), str(output)], check=False).returncode:
         raise SystemExit("the documentation has warnings, see above")
     loads = [page.name for page in output.rglob("*.html") if _LOADED.search(page.read_text())]

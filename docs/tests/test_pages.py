@@ -1,5 +1,5 @@
 """
-The pages of the site: links that resolve, a place in the navigation, and a tutorial that works.
+The pages of the site: a place in the navigation, and a tutorial that works. Links: tests/operations/test_pages.py.
 """
 
 from __future__ import annotations
@@ -11,34 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from docs import reference
 from docs.site import navigation
 from docs.site.staging import ROOT, links, sources, stage
 from embedded.stack import Stack
-
-
-def _anchors(text: str) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading.lower().strip()).replace(" ", "-") for heading in plain}
-
-
-def test_every_internal_link_resolves() -> None:
-    """
-    A link of a page, of the README and of the pages from elsewhere leads to a file that exists or is generated, and its
-    anchor to a heading.
-    """
-    generated = {str(ROOT / "docs" / "reference" / name) for name in reference.pages()}
-    broken = []
-    for path in {*sources().values(), ROOT / "README.md"}:
-        for link in links(path.read_text()):
-            target, _, anchor = link.partition("#")
-            file = path if not target else Path(os.path.normpath(path.parent / target))
-            if re.match(r"[a-z]+:", link) or str(file) in generated:
-                continue
-            if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file.read_text())):
-                broken.append(f"{path.relative_to(ROOT)}: {link}")
-    assert not broken
 
 
 def test_every_page_has_a_place_in_the_navigation() -> None:

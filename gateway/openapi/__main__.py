@@ -6,15 +6,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import tomllib
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-
-from gateway.openapi.comments import comments
+from gateway.openapi.comments import of_contracts
 from gateway.openapi.document import document
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,15 +23,8 @@ def fresh() -> str:
     Raises:
         SystemExit: protoc found a mistake; it has said which.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        # The stubs know the contracts, but no comments.
-        image = Path(scratch) / "image.binpb"
-        command = [sys.executable, str(ROOT / "protos" / "generate.py"), "--image", str(image)]
-        if subprocess.run(command, check=False).returncode:
-            raise SystemExit(1)
-        said = comments(FileDescriptorSet.FromString(image.read_bytes()))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return json.dumps(document(said, project["version"]), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document(of_contracts(), project["version"]), indent=1, ensure_ascii=False) + "\n"
 
 
 def main() -> None:

@@ -5,15 +5,35 @@ What the contracts say in prose.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
+_ROOT = Path(__file__).resolve().parents[2]
 _NAMED = {"message_type", "enum_type", "service", "field", "nested_type", "value", "method"}
 # A code, and what it means from the same column on, on further lines if need be.
 _ERROR = re.compile(r"^ {2}([A-Z_]+) +(\S.*(?:\n {4,}\S.*)*)", re.MULTILINE)
+
+
+def of_contracts() -> dict[str, str]:
+    """
+    The comments of the contracts as they are now: the stubs know the contracts, but no comments.
+
+    Raises:
+        SystemExit: protoc found a mistake and has reported it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch) / "image.binpb"
+        command = [sys.executable, "-m", "protos.generate", "--image", str(image)]
+        if subprocess.run(command, cwd=_ROOT, check=False).returncode:
+            raise SystemExit(1)
+        return comments(FileDescriptorSet.FromString(image.read_bytes()))
 
 
 def comments(image: FileDescriptorSet) -> dict[str, str]:
@@ -22,7 +42,7 @@ def comments(image: FileDescriptorSet) -> dict[str, str]:
     below its enum.
 
     Args:
-        image: a descriptor set with source info, as `protos/generate.py --image` writes it.
+        image: a descriptor set with source info, as `python -m protos.generate --image` writes it.
     """
     return {name: text for file in image.file for name, text in _of_file(file)}
 
