@@ -32,6 +32,16 @@ _LONGEST_SOCKET_FOLDER = 80
 _HINT = "Is its data folder from another version or broken? Move it away to begin anew; it is never deleted here."
 
 
+def owner(url: str) -> str:
+    """
+    The URL of a database for its owner, who may do more than the service's role.
+
+    Args:
+        url: for the service's role.
+    """
+    return url.replace(f"//{SERVICE_ROLE}@", "//postgres@")
+
+
 @dataclass(frozen=True, slots=True)
 class Postgres:
     """

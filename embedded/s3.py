@@ -93,9 +93,13 @@ class S3:
     def _credentials_file(self) -> Path:
         return self.state / "secrets" / "s3-credentials"
 
-    def part(self) -> Part:
+    def part(self, *, volumes: int | None = None) -> Part:
         """
         The server, ready when the bucket is there.
+
+        Args:
+            volumes: how many volumes of at most 64 MB there may be. Each bucket allocates volumes of its own, and the
+                default is enough for a few buckets only.
         """
         config = self.state / "secrets" / "s3.json"
         config.unlink(missing_ok=True)
@@ -107,6 +111,7 @@ class S3:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         options = [f"-{name}={free_port()}" for name in _PORTS]
+        limits = ["-master.volumeSizeLimitMB=64", f"-volume.max={volumes}"] if volumes else []
         return Part(
             name="s3",
             argv=[
@@ -126,6 +131,7 @@ class S3:
                 "-s3.port.lance=0",
                 "-master.telemetry=false",
                 *options,
+                *limits,
             ],
             ready=self._ready,
             environment={"TMPDIR": str(scratch), **self._closed()},

@@ -32,6 +32,8 @@ from embedded.supervisor import Supervisor
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 # Every worker's pools and processes connect to the one server.
 _CONNECTIONS = "600"
+# For the buckets of all tests of a run.
+_VOLUMES = 1000
 
 _T = TypeVar("_T")
 
@@ -177,10 +179,7 @@ class RunServers:
 
     def _start_s3(self) -> S3:
         server = S3(self._state, free_port())
-        part = server.part()
-        # Each bucket allocates volumes of its own; the default number is too small for the buckets of a whole run.
-        part = replace(part, argv=[*part.argv, "-master.volumeSizeLimitMB=64", "-volume.max=1000"])
-        self._supervisor.start([part])
+        self._supervisor.start([server.part(volumes=_VOLUMES)])
         self._resources.callback(_kill, self._supervisor.kill, "s3", signal.SIGKILL)
         return server
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("services", "embedded", "gateway", "deploy", "modelyard", "tests", "examples", "bench")
+_PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
 _MAIN = ("origin/HEAD", "main", "master")
 # Where the tests of a package are that has none beside its source.
 _ELSEWHERE = {"modelyard": "tests/client"}

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from services.cdn.model.formats import HEAD_BYTES, Inspection, inspect
 from services.cdn.tests.model_files import GRAPH, ONNX, field, framed, safetensors
 from services.chassis.errors import InvalidArgument
+from tests.examples import examples
 
 _DOWNLOADS = Path(__file__).resolve().parents[3] / ".modelyard" / "downloads"
 LEGACY_TORCH = 0x1950A86A20F9469CFC6C
 
 #: Examples of each property: 300 in a long run.
-EXAMPLES = int(os.environ.get("MODELYARD_CHECK_EXAMPLES", "100"))
+EXAMPLES = examples(400)
 
 
 def seen(data: bytes, media_type: str = "") -> Inspection:

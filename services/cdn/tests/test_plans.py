@@ -17,7 +17,7 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from embedded.postgres import SERVICE_ROLE
+from embedded.postgres import owner
 from services.cdn.model import Caller, Draft, UploadWay
 from services.cdn.model.formats import Inspection
 from services.cdn.store.objects.bucket import Bucket, Part
@@ -79,13 +79,6 @@ async def url(new_assets_database: Callable[[], str]) -> str:
     finally:
         await connection.close()
     return url
-
-
-def owner(url: str) -> str:
-    """
-    The same database, for the one who may do everything.
-    """
-    return url.replace(SERVICE_ROLE, "postgres")
 
 
 Asked = dict[str, tuple[Statement, tuple[Any, ...]]]

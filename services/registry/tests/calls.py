@@ -12,7 +12,7 @@ import asyncpg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from embedded.postgres import SERVICE_ROLE
+from embedded.postgres import owner
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
@@ -184,13 +184,6 @@ async def revisions(registry: Registry, start: int, upto: int, prefix: str = "")
             if at >= upto:
                 return found
     return found
-
-
-def owner(database: str) -> str:
-    """
-    The address of a database for its owner, who may do more than the service.
-    """
-    return database.replace(f"//{SERVICE_ROLE}@", "//postgres@")
 
 
 async def sql(registry: Registry, statement: str, *args: Any) -> Any:

@@ -1,7 +1,7 @@
 """
 Recycled databases: the tests of this package share one migrated database per process and restore it after each test.
 
-`CREATE DATABASE … TEMPLATE` costs about 0.2 CPU seconds, restoring the rows a tenth of that.
+`CREATE DATABASE … TEMPLATE` costs about 0.2 CPU seconds for each test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import asyncpg
 
-from services.registry.tests.calls import owner
+from embedded.postgres import owner
 
 # What a test may have changed beside rows: the schema, settings, planner statistics, and size beyond a few megabytes.
 _STATE = """

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from embedded.postgres import owner
 from modelyard.registry.v1 import audit_pb2 as pb
 from modelyard.registry.v1 import models_pb2
 from services.registry.tests.calls import (
@@ -20,7 +21,6 @@ from services.registry.tests.calls import (
     add_version,
     create,
     move,
-    owner,
     record,
     result,
     sql,

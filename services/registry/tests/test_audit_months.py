@@ -18,12 +18,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from embedded.postgres import SERVICE_ROLE, Postgres, binary
+from embedded.postgres import SERVICE_ROLE, Postgres, binary, owner
 from modelyard.registry.v1 import audit_pb2
 from services.ledger.archive import ArchiveError, checksum, detach, months
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER
-from services.registry.tests.calls import create, owner
+from services.registry.tests.calls import create
 from services.registry.tests.server import Registry, running
 
 INSERT = """

@@ -23,8 +23,8 @@ from services.chassis.checks import Checks
 from services.registry.model.cards import SECTIONS
 from services.registry.model.frontmatter import changed_front, parse_card
 from services.registry.tests.calls import DEFAULT, create, get, update, write_card
-from services.registry.tests.examples import examples
 from services.registry.tests.server import Failing, Registry
+from tests.examples import examples
 
 REAL = """---
 # What the hub shows

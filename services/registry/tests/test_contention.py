@@ -21,6 +21,7 @@ import asyncpg
 import grpc
 import pytest
 
+from embedded.postgres import owner
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from services.ledger.model.calls import Write
 from services.ledger.store.database import DatabaseSettings, open_database
@@ -39,7 +40,6 @@ from services.registry.tests.calls import (
     deploy,
     get,
     move,
-    owner,
     record,
     result,
     sql,

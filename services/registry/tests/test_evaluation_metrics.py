@@ -15,6 +15,7 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
+from embedded.postgres import owner
 from modelyard.registry.v1 import audit_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
 from modelyard.registry.v1 import evaluations_pb2 as pb
 from services.ledger.store.servers import Server
@@ -22,7 +23,6 @@ from services.registry.tests.calls import (
     DEFAULT,
     add_version,
     create,
-    owner,
     record,
     result,
     revisions,

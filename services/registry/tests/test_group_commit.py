@@ -16,6 +16,7 @@ import asyncpg
 import grpc
 import pytest
 
+from embedded.postgres import owner
 from modelyard.registry.v1 import models_pb2, namespaces_pb2, versions_pb2
 from services.ledger.model.calls import Write
 from services.ledger.store.database import DatabaseSettings, open_database
@@ -30,7 +31,6 @@ from services.registry.tests.calls import (
     create,
     get,
     move,
-    owner,
     record,
     result,
     revisions,

@@ -10,10 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from embedded.postgres import owner
 from modelyard.registry.v1 import imports_pb2, models_pb2
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
-from services.registry.tests.calls import DEFAULT, import_items, owner
+from services.registry.tests.calls import DEFAULT, import_items
 from services.registry.tests.server import Registry
 
 COUNT, SIZE = 900, 20

@@ -16,14 +16,14 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from embedded.postgres import Postgres
+from embedded.postgres import Postgres, owner
 from embedded.supervisor import Supervisor
 from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from services.chassis.errors import FailedPrecondition, Unavailable
 from services.ledger.migrate import migrate, migrations
 from services.registry.migrate import FOLDER
-from services.registry.tests.calls import DEFAULT, create, get, owner, sql, watch
+from services.registry.tests.calls import DEFAULT, create, get, sql, watch
 from services.registry.tests.server import Failing, Registry, running
 
 

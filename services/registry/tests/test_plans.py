@@ -24,7 +24,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from bench.grown import grown
 from bench.population import Drawn, draw, populate
-from embedded.postgres import SERVICE_ROLE
+from embedded.postgres import SERVICE_ROLE, owner
 from modelyard.registry.v1 import (
     aliases_pb2,
     audit_pb2,
@@ -47,7 +47,7 @@ from services.registry.store.models import ModelStore
 from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.purging import PARTS
 from services.registry.store.search.vocabulary import Vocabulary
-from services.registry.tests.calls import DEFAULT, deploy, import_items, move, owner, status, watch, write_card
+from services.registry.tests.calls import DEFAULT, deploy, import_items, move, status, watch, write_card
 from services.registry.tests.fake_assets import new_fake_assets, serving
 from services.registry.tests.server import Registry, running
 

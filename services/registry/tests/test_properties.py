@@ -59,8 +59,8 @@ from services.registry.tests.calls import (
     watch,
     write_card,
 )
-from services.registry.tests.examples import examples
 from services.registry.tests.server import Failing, Registry
+from tests.examples import examples
 
 
 def real(count: int) -> settings:

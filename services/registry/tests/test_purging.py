@@ -17,6 +17,7 @@ import asyncpg
 import grpc
 import pytest
 
+from embedded.postgres import owner
 from modelyard.registry.v1 import models_pb2
 from services.chassis.errors import Unavailable
 from services.ledger.model.calls import Write
@@ -28,7 +29,7 @@ from services.ledger.store.writer import Writer
 from services.registry.model.names import ModelName
 from services.registry.store.cleanup import background_cleanup
 from services.registry.store.purging import Purging
-from services.registry.tests.calls import DEFAULT, add_version, create, owner, sql, sweeper
+from services.registry.tests.calls import DEFAULT, add_version, create, sql, sweeper
 from services.registry.tests.server import Failing, Registry, running
 
 M = f"{DEFAULT}/models/m"

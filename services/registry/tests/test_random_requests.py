@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from modelyard.registry.v1 import models_pb2
 from services.registry.tests.calls import DEFAULT
 from services.registry.tests.contract import call, methods, request_class
-from services.registry.tests.examples import examples
 from services.registry.tests.server import Registry
+from tests.examples import examples
 
 METHODS = {method.name: method for method in methods()}
 MODEL = f"{DEFAULT}/models/m"

@@ -13,10 +13,11 @@ import asyncpg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from embedded.postgres import owner
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 from services.registry.tests.calls import add_version as add
-from services.registry.tests.calls import create, deploy, owner, status, watch
+from services.registry.tests.calls import create, deploy, status, watch
 from services.registry.tests.server import Registry
 
 ROW = "INSERT INTO changes VALUES ($1, now(), '{}', '{}', '{}')"

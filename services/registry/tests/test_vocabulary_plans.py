@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from bench.prose import vocabulary
+from embedded.postgres import owner
 from services.registry.store.search import words
-from services.registry.tests.calls import owner
 
 # `make check-plans` fills the table with five times as many.
 WORDS = 100_000 if "MODELYARD_PLANS_SCALE" in os.environ else 20_000

@@ -9,7 +9,6 @@ import os
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,9 +43,8 @@ class Machine:
         self.s3, self._small = S3(state, free_port()), small
         self._ballast = state / "data" / "ballast"
         self._supervisor = Supervisor(state / "log")
-        part = self.s3.part()
         # Volumes that fit the disk, enough of them for every bucket.
-        self._part = replace(part, argv=[*part.argv, "-master.volumeSizeLimitMB=64", "-volume.max=100"])
+        self._part = self.s3.part(volumes=100)
         self._supervisor.start([self._part])
 
     async def kill(self) -> None:
