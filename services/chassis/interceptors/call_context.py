@@ -36,17 +36,18 @@ class CurrentCall:
         span: what is exported of it; None unless spans are.
         identity: what its token says; None while access control is off.
         proxies: who may say on whose behalf they call; None: nobody.
-        peer: where it comes from; empty until somebody has asked.
+        peer: where it comes from, asked for while the call is in progress: grpcio releases a cancelled call without
+            reporting it as done, and asking then ends the process.
     """
 
     __slots__ = ("_request_id", "_trace", "context", "identity", "method", "peer", "proxies", "span")
 
-    def __init__(self, method: Method, context: Context, proxies: Proxies | None = None) -> None:
+    def __init__(self, method: Method, context: Context, proxies: Proxies | None = None, peer: str = "") -> None:
         self.method = method
         self.context = context
         self.identity: Identity | None = None
         self.proxies = proxies
-        self.peer = ""
+        self.peer = peer or peer_of(context)
         self.span: Span | None = None
         self._request_id: str | None = None
         self._trace: Trace | None = None
@@ -86,7 +87,7 @@ class CurrentCall:
         if self.identity is not None:
             return self.identity.subject
         said = self._sent(_SUBJECT, _MOST_SUBJECT)
-        trusted = said is not None and self.proxies is not None and self.proxies.trust(self._peer())
+        trusted = said is not None and self.proxies is not None and self.proxies.trust(self.peer)
         return (said or "") if trusted else ""
 
     @property
@@ -94,12 +95,7 @@ class CurrentCall:
         """
         The address of who calls: as a gateway says, or else where the call comes from.
         """
-        return (self.proxies or _NOBODY).client(self.context, self._peer())
-
-    def _peer(self) -> str:
-        if not self.peer:
-            self.peer = peer_of(self.context)
-        return self.peer
+        return (self.proxies or _NOBODY).client(self.context, self.peer)
 
     def _sent(self, name: str, most: int) -> str | None:
         found = values_of(self.context, name)

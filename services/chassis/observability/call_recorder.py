@@ -116,8 +116,8 @@ class Recorder:
             "duration_ms": round(seconds * 1000, 3),
         }
         if of is not None:
-            call = of if isinstance(of, CurrentCall) else CurrentCall(self._method, of)
-            call.peer = peer = peer or call.context.peer()
+            call = of if isinstance(of, CurrentCall) else CurrentCall(self._method, of, peer=peer or of.peer())
+            peer = peer or call.peer
             fields |= {
                 "caller": call.caller,
                 "client": self._proxies.client(call.context, peer),
