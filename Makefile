@@ -15,6 +15,8 @@ ACCESS  ?= off
 TLS     ?= off
 # Processes that run tests. Each collects all tests first (14 s of processor time), so that more are not faster on two cores.
 TESTERS ?= 3
+# Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties clean
 
@@ -134,14 +136,14 @@ drill: $(READY) ## Kill the service and PostgreSQL during 10,000 writes by 64 wr
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
 
 drill-tls: $(READY) ## Renew every certificate under load: no call fails (RENEWALS=20)
-	@MODELYARD_DRILL_RENEWALS=$(or $(RENEWALS),20) $(BIN)/pytest --quiet -s tests/test_tls.py -k renewed
+	@MODELYARD_DRILL_RENEWALS=$(or $(RENEWALS),20) $(BIN)/pytest --quiet -s tests/end_to_end/test_tls.py -k renewed
 
 drill-assets: $(READY) ## Upload and download a sparse file of 5 GiB: memory, digest (MIB=5120)
 	@MODELYARD_DRILL_ASSET_MIB=$(or $(MIB),5120) $(BIN)/pytest --quiet services/cdn/tests/drills/test_large.py
 
 drill-rolling: $(READY) ## Zero-downtime rolling updates of two instances of everything under load (SECONDS=120 RATE=200)
 	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
-	  $(BIN)/pytest --quiet --capture=no tests/rolling
+	  $(BIN)/pytest --quiet --capture=no tests/drills/rolling
 
 drill-deploy: $(READY) ## Run the overlays' pods without containers: demo, rolling updates under load, backup and restore (SECONDS=120 RATE=100)
 	@MODELYARD_DRILL_DEPLOY_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_DEPLOY_RATE=$(or $(RATE),100) \
@@ -152,17 +154,17 @@ drill-abuse: $(READY) ## Measure how attacks on the gateway slow down other clie
 
 check-coherence: $(READY) ## Check every cached response under writes and faults of every kind (MINUTES=10 SEED=… SCHEDULES=1000)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) MODELYARD_CHECK_SEED=$(SEED) MODELYARD_TEST_SEED=$(SEED) \
-	  MODELYARD_TEST_SCHEDULES=$(or $(SCHEDULES),1000) $(BIN)/pytest --quiet services/cache/tests/test_schedules.py tests/test_coherence.py
+	  MODELYARD_TEST_SCHEDULES=$(or $(SCHEDULES),1000) $(BIN)/pytest --quiet services/cache/tests/test_schedules.py tests/drills/coherence/test_coherence.py
 
 mutants: $(READY) ## Mutation tests: break the code in more than fifty ways; a test has to fail for each (ONLY=valid-ignores-tags,an-alias-*)
 	@$(BIN)/python -m bench.mutants --only "$(ONLY)"
 
 check-access: $(READY) ## Call every RPC with missing, expired, foreign, invalid and valid tokens, at the gateway and at the services
-	@$(BIN)/pytest --quiet tests/access gateway/tests/test_access.py services/chassis/tests/test_access.py
+	@$(BIN)/pytest --quiet tests/end_to_end/access gateway/tests/test_access.py services/chassis/tests/test_access.py
 
 deploy-check: $(READY) ## Check overlays, image and Terraform: builds, schemas of three Kubernetes versions, policies (part of `make test`)
 	@$(BIN)/python -m deploy.checks
-	@$(BIN)/pytest --quiet deploy/tests tests/test_deploy.py
+	@$(BIN)/pytest --quiet deploy/tests tests/end_to_end/test_deploy.py
 
 image: ## Build the image, on a base image pinned by digest (TAG=modelyard:0.1.0 BASE=… DOCKER="docker buildx")
 	@bash deploy/image.sh

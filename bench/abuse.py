@@ -27,11 +27,11 @@ from bench.form import Check, Report, Samples
 from bench.ghz import percentile
 from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch
-from tests.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
-from tests.abuse.bad_requests import bad_requests
-from tests.abuse.keyvalue import VALKEY
-from tests.abuse.test_abuse import Others, others
-from tests.abuse.watchers import watch
+from tests.drills.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
+from tests.drills.abuse.bad_requests import bad_requests
+from tests.drills.abuse.keyvalue import VALKEY
+from tests.drills.abuse.test_abuse import Others, others
+from tests.drills.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))

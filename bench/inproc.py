@@ -31,7 +31,7 @@ from services.chassis.observability.call_recorder import Recorders
 from services.chassis.observability.metrics import CallMetrics
 from services.chassis.serving.calls import Interceptor, Method, wrap_handler
 from services.chassis.serving.server import collect
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 CALLS = int(os.environ.get("CALLS", "20000"))

@@ -20,7 +20,7 @@ _PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest
 _MAIN = ("origin/HEAD", "main", "master")
 # Where the tests of a package are that has none beside its source.
 _ELSEWHERE = {"modelyard": "tests/client"}
-_PAGES = "tests/operations/test_pages.py"
+_PAGES = "tests/end_to_end/operations/test_pages.py"
 #: Files that every test depends on: for those there is `make test`.
 _EVERYWHERE = {"conftest.py", "embedded/testing.py"}
 

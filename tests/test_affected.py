@@ -21,7 +21,7 @@ _TREE = {
     "services/b/tests/test_rules.py": "",
     "modelyard/client.py": "",
     "tests/client/test_pull.py": "",
-    "tests/operations/test_pages.py": "",
+    "tests/end_to_end/operations/test_pages.py": "",
     "docs/page.md": "",
 }
 
@@ -36,7 +36,7 @@ _TREE = {
         ("services/a/tests/test_deleted.py", set()),
         ("services/b/rules.py", {"services/b/tests"}),
         ("modelyard/client.py", {"tests/client"}),
-        ("docs/page.md", {"tests/operations/test_pages.py"}),
+        ("docs/page.md", {"tests/end_to_end/operations/test_pages.py"}),
         ("LICENSE", set()),
     ],
 )

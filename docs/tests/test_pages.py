@@ -1,5 +1,6 @@
 """
-The pages of the site: a place in the navigation, and a tutorial that works. Links: tests/operations/test_pages.py.
+The pages of the site: a place in the navigation, and a tutorial that works.
+Links: tests/end_to_end/operations/test_pages.py.
 """
 
 from __future__ import annotations

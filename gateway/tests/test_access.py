@@ -30,7 +30,7 @@ from gateway.tests.echo import Echo, call
 from modelyard.contracts import scopes, services
 from services.chassis.access import AccessMode
 from services.chassis.access.policy import PUBLIC
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 CREATE = "/modelyard.registry.v1.ModelService/CreateModel"

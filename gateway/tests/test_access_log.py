@@ -26,7 +26,7 @@ from gateway.tests import front
 from gateway.tests.echo import Echo, call
 from modelyard.cli.scrape import parse
 from services.chassis.access import AccessMode
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 CREATE = "/modelyard.registry.v1.ModelService/CreateModel"

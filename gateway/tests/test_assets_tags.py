@@ -17,7 +17,7 @@ from gateway.access import Tokens
 from gateway.tests.conftest import FOREVER, Put
 from gateway.tests.front import Front, gateway
 from services.chassis.access import AccessMode
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -17,7 +17,7 @@ from gateway.access import Tokens
 from gateway.tests import front
 from gateway.tests.echo import Echo, call
 from services.chassis.access import AccessMode
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 MODELS = "/v1/namespaces/default/models"
 CREATE = "/modelyard.registry.v1.ModelService/CreateModel"

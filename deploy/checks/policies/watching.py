@@ -10,7 +10,7 @@ from deploy.checks.suite import Object, Pod, Suite, matches
 
 #: The ports with metrics endpoints.
 PAGES = ("metrics", "operations")
-#: Metrics that autoscalers may use; tests/test_deploy.py finds them on a running suite.
+#: Metrics that autoscalers may use; tests/end_to_end/test_deploy.py finds them on a running suite.
 METRICS = {"grpc_server_in_flight", "envoy_http_downstream_rq_active"}
 
 

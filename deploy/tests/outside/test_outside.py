@@ -29,7 +29,7 @@ from embedded.testing import scratch
 from examples import weights
 from examples.demo import Demo
 from modelyard.registry.v1 import models_pb2
-from tests.rolling.load import Load
+from tests.drills.rolling.load import Load
 
 pytestmark = pytest.mark.alone
 SECONDS = float(os.environ.get("MODELYARD_DRILL_DEPLOY_SECONDS", "0"))

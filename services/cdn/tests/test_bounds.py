@@ -22,7 +22,7 @@ from services.cdn.tests.calls import MIB, chunk, digest, download, failure, head
 from services.cdn.tests.conftest import Cdn, World, serving_here
 from services.cdn.tests.uploading import PART, Client
 from services.chassis.errors import Aborted
-from tests.abuse.attacks import dripping_uploads, opened_uploads
+from tests.drills.abuse.attacks import dripping_uploads, opened_uploads
 
 
 def address(number: int) -> tuple[tuple[str, str], ...]:

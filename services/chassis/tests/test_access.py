@@ -23,7 +23,7 @@ from services.chassis.observability.metrics import CallMetrics
 from services.chassis.serving.context import Context
 from services.chassis.settings import CommonSettings, SettingsError, load
 from services.chassis.tests.in_process import details, eventually, failure, path, unary, wired
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings
+from tests.tokens import AUDIENCE, ISSUER, Issuer, settings
 
 SCOPES = {path("Read"): "registry.read", path("Write"): "registry.write"}
 

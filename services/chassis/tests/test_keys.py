@@ -18,7 +18,7 @@ from services.chassis.serving.background import standings
 from services.chassis.serving.health import Health
 from services.chassis.settings import CommonSettings, SettingsError, load
 from services.chassis.tests.in_process import eventually
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer, settings
+from tests.tokens import AUDIENCE, ISSUER, Issuer, settings
 
 _ODD = {
     "a chunked body that is cut": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n100\r\n{",

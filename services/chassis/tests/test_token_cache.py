@@ -13,7 +13,7 @@ import pytest
 from services.chassis.access import Keys, Verifier, tokens
 from services.chassis.access.tokens import LEEWAY
 from services.chassis.errors import Unauthenticated
-from tests.access.tokens import AUDIENCE, ISSUER, Issuer
+from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 
 def test_a_token_that_was_good_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

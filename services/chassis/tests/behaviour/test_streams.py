@@ -18,7 +18,7 @@ from services.chassis.tests.behaviour.client import EOF, Stub, channel_to, event
 from services.chassis.tests.behaviour.probe_process import Probe, running
 from services.chassis.tests.in_process import details, failure
 from services.chassis.tests.proto import probe_pb2 as pb
-from tests.access.tokens import Issuer, settings
+from tests.tokens import Issuer, settings
 
 _MOST, _PER_CLIENT = 8, 5
 _LONG = pb.Ask(answers=1_000_000, pause_ms=20)

@@ -1,0 +1,64 @@
+"""
+Bad requests of every kind: they are refused as their sender's fault, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import urllib.request
+import uuid
+
+import pytest
+
+import modelyard
+from embedded.stack import Stack
+from modelyard.registry.v1 import models_pb2
+from tests.drills.abuse.bad_requests import DEFAULT, GROUPS, MODELS, send
+from tests.drills.abuse.test_abuse import behaving
+
+TIMES = 20
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_bad_requests_are_their_senders_fault(stack: Stack, group: str) -> None:
+    """
+    Twenty of each kind are answered, none of them with a fault of ours; no host is taken out, and another client's
+    calls, meanwhile and after each kind, all succeed: reads and writes, over gRPC and as JSON.
+    """
+    port, wrong = int(stack.gateway.rpartition(":")[2]), {}
+    # Without the client's own retries, which would hide what happens.
+    with (
+        behaving(stack.gateway),
+        modelyard.connect(stack.gateway, options=[("grpc.enable_retries", 0)]) as yard,
+    ):
+        for name, kind in GROUPS[group].items():
+            endings = asyncio.run(send(kind, port, TIMES))
+            _reads_and_writes(yard, stack.gateway)
+            if bad := {ending for ending in endings if not ending.refused}:
+                wrong[name] = bad
+    assert not wrong
+    assert _ejections(stack) == 0
+
+
+def _reads_and_writes(yard: modelyard.Client, gateway: str) -> None:
+    mine, other = uuid.uuid4().hex, uuid.uuid4().hex
+    made = yard.models.CreateModel(
+        models_pb2.CreateModelRequest(parent=DEFAULT, model_id=mine, model=models_pb2.Model())
+    )
+    assert yard.models.GetModel(models_pb2.GetModelRequest(name=made.name)).name == made.name
+    with urllib.request.urlopen(f"http://{gateway}{MODELS}/{mine}", timeout=10) as answer:
+        assert json.load(answer)["name"] == made.name
+    given = {"content-type": "application/json"}
+    post = urllib.request.Request(f"http://{gateway}{MODELS}?model_id={other}", b"{}", given)
+    with urllib.request.urlopen(post, timeout=10) as answer:  # noqa: S310 - our own
+        assert json.load(answer)["name"].endswith(other)
+
+
+def _ejections(stack: Stack) -> int:
+    with urllib.request.urlopen(stack.gateway_metrics, timeout=10) as answer:  # noqa: S310 - our own
+        text = answer.read().decode()
+    found = re.findall(r"^envoy_cluster_outlier_detection_ejections_enforced_total\{.*\} (\d+)$", text, re.MULTILINE)
+    assert found
+    return sum(map(int, found))
