@@ -4,6 +4,7 @@ The contracts as descriptors: for whoever reads options and routes from them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import walk_packages
 
@@ -38,6 +39,37 @@ def scopes() -> dict[str, str]:
         for method in service.methods
     }
     return {path: scope for path, scope in found.items() if scope}
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """
+    A permission that an RPC needs.
+
+    Args:
+        name: "models.write".
+        of: a template over the request's fields that gives the resources: "{parent}". Empty for the registry itself.
+        filtered: the service decides item by item.
+    """
+
+    name: str
+    of: str = ""
+    filtered: bool = False
+
+
+def permissions() -> dict[str, tuple[Permission, ...]]:
+    """
+    The permissions that each RPC needs, by its path. An RPC whose contract names none is not in it.
+    """
+    found = {
+        f"/{service.full_name}/{method.name}": tuple(
+            Permission(each.name, each.of, each.filtered)
+            for each in method.GetOptions().Extensions[access_pb2.permission]
+        )
+        for service in services()
+        for method in service.methods
+    }
+    return {path: needed for path, needed in found.items() if needed}
 
 
 def is_internal(method: MethodDescriptor) -> bool:

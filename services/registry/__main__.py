@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
-from modelyard.contracts import public_services, scopes
+from modelyard.contracts import permissions, public_services, scopes
+from services.chassis.access.policies import Policies
 from services.chassis.clients.channels import Peer
+from services.chassis.interceptors import PermissionInterceptor
 from services.chassis.serving.background import beside, every
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
@@ -28,6 +30,8 @@ from services.registry.settings import RegistrySettings
 from services.registry.store.cleanup import PurgeJob, background_cleanup
 from services.registry.store.models import ModelStore
 from services.registry.store.pin_releases import PinReleaseStore
+from services.registry.store.policies import PolicyStore
+from services.registry.store.policy_follower import PolicyFollower
 from services.registry.store.purging import Purging
 from services.registry.store.search.vocabulary import Vocabulary
 
@@ -41,7 +45,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
     Serve the registry while the block runs.
     """
     settings = load(RegistrySettings)
-    server.ask_for(scopes())
+    policies = Policies()
+    server.ask_for(scopes(), PermissionInterceptor(policies, permissions()))
     # The gateway routes reflection to the registry, so it must list every service that the gateway exposes.
     server.describe(public_services())
     async with AsyncExitStack() as stack:
@@ -51,6 +56,10 @@ async def compose(server: Server) -> AsyncIterator[None]:
         log = Changelog(database)
         feed = ChangeFeed(log, connector(reached), CHANNEL)
         await stack.enter_async_context(feed.following(server.draining))
+        if server.asks:
+            follower = PolicyFollower(policies, PolicyStore(database), feed)
+            await stack.enter_async_context(follower.following())
+            server.health.depends_on("policies", follower.ping)
         writer, purge_after = Writer(database, channel=CHANNEL), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)
         purging = Purging(database, writer)
@@ -64,7 +73,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         assets = Assets(cdn, settings.service_token())
         pins = Pins(assets, PinReleaseStore(database))
         await stack.enter_async_context(releasing_pins(pins))
-        add_servicers(server, database, writer, feed, assets, pins, keep=purge_after)
+        add_servicers(server, database, writer, feed, assets, pins, policies, keep=purge_after)
         server.metrics.registry.register(DatabaseMetrics(database))
         server.metrics.registry.register(PurgeMetrics(sweeper))
         server.health.depends_on("postgresql", database.ping)

@@ -25,11 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/access/v1/access.proto\x12\x13modelyard.access.v1\x1a google/protobuf/descriptor.proto:/\n\x05scope\x12\x1e.google.protobuf.MethodOptions\x18\xf2\x8c\x03 \x01(\t:2\n\x08internal\x12\x1e.google.protobuf.MethodOptions\x18\xf3\x8c\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/access/v1/access.proto\x12\x13modelyard.access.v1\x1a google/protobuf/descriptor.proto\"8\n\nPermission\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02of\x18\x02 \x01(\t\x12\x10\n\x08\x66iltered\x18\x03 \x01(\x08:/\n\x05scope\x12\x1e.google.protobuf.MethodOptions\x18\xf2\x8c\x03 \x01(\t:2\n\x08internal\x12\x1e.google.protobuf.MethodOptions\x18\xf3\x8c\x03 \x01(\x08:U\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xf4\x8c\x03 \x03(\x0b\x32\x1f.modelyard.access.v1.Permissionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.access.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PERMISSION']._serialized_start=91
+  _globals['_PERMISSION']._serialized_end=147
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.changes.v1 import changes_pb2 as modelyard_dot_changes_dot_v1_dot_changes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/changes.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\xa9\x01\n\rChangeService\x12\x97\x01\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\".\x92\xe7\x18\x0b\x61ssets.read\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/assets:watchChanges0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelyard/cdn/v1/changes.proto\x12\x10modelyard.cdn.v1\x1a\x1cgoogle/api/annotations.proto\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\xbc\x01\n\rChangeService\x12\xaa\x01\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\"A\x92\xe7\x18\x0b\x61ssets.read\xa2\xe7\x18\x0f\n\x0b\x61ssets.read\x18\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/assets:watchChanges0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.cdn.v1.changes_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._loaded_options = None
-  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\013assets.read\202\323\344\223\002\031\022\027/v1/assets:watchChanges'
+  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\013assets.read\242\347\030\017\n\013assets.read\030\001\202\323\344\223\002\031\022\027/v1/assets:watchChanges'
   _globals['_CHANGESERVICE']._serialized_start=153
-  _globals['_CHANGESERVICE']._serialized_end=322
+  _globals['_CHANGESERVICE']._serialized_end=341
 # @@protoc_insertion_point(module_scope)

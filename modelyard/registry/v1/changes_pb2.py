@@ -27,7 +27,7 @@ from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_ac
 from modelyard.changes.v1 import changes_pb2 as modelyard_dot_changes_dot_v1_dot_changes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/changes.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\xa5\x01\n\rChangeService\x12\x93\x01\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\"*\x92\xe7\x18\rregistry.read\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/changes:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/changes.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a modelyard/access/v1/access.proto\x1a\"modelyard/changes/v1/changes.proto2\xb9\x01\n\rChangeService\x12\xa7\x01\n\x0cWatchChanges\x12).modelyard.changes.v1.WatchChangesRequest\x1a*.modelyard.changes.v1.WatchChangesResponse\">\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x10\n\x0c\x63hanges.read\x18\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/changes:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.registry.v1.chang
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._loaded_options = None
-  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\rregistry.read\202\323\344\223\002\023\022\021/v1/changes:watch'
+  _globals['_CHANGESERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\222\347\030\rregistry.read\242\347\030\020\n\014changes.read\030\001\202\323\344\223\002\023\022\021/v1/changes:watch'
   _globals['_CHANGESERVICE']._serialized_start=163
-  _globals['_CHANGESERVICE']._serialized_end=328
+  _globals['_CHANGESERVICE']._serialized_end=348
 # @@protoc_insertion_point(module_scope)

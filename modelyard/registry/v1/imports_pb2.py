@@ -28,7 +28,7 @@ from modelyard.registry.v1 import models_pb2 as modelyard_dot_registry_dot_v1_do
 from modelyard.registry.v1 import versions_pb2 as modelyard_dot_registry_dot_v1_dot_versions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/imports.proto\x12\x15modelyard.registry.v1\x1a modelyard/access/v1/access.proto\x1a\'modelyard/registry/v1/evaluations.proto\x1a\"modelyard/registry/v1/models.proto\x1a$modelyard/registry/v1/versions.proto\"\xae\x02\n\x13ImportModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12>\n\x05items\x18\x02 \x03(\x0b\x32/.modelyard.registry.v1.ImportModelsRequest.Item\x12\x15\n\rskip_existing\x18\x03 \x01(\x08\x1a\xaf\x01\n\x04Item\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12+\n\x05model\x18\x02 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x30\n\x08versions\x18\x03 \x03(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x36\n\x0b\x65valuations\x18\x04 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\"\x90\x01\n\x14ImportModelsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x63reated_models\x18\x02 \x01(\x03\x12\x16\n\x0eskipped_models\x18\x03 \x01(\x03\x12\x18\n\x10\x63reated_versions\x18\x04 \x01(\x03\x12\x1c\n\x14recorded_evaluations\x18\x05 \x01(\x03\x32\x90\x01\n\rImportService\x12\x7f\n\x0cImportModels\x12*.modelyard.registry.v1.ImportModelsRequest\x1a+.modelyard.registry.v1.ImportModelsResponse\"\x12\x92\xe7\x18\x0eregistry.write(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelyard/registry/v1/imports.proto\x12\x15modelyard.registry.v1\x1a modelyard/access/v1/access.proto\x1a\'modelyard/registry/v1/evaluations.proto\x1a\"modelyard/registry/v1/models.proto\x1a$modelyard/registry/v1/versions.proto\"\xae\x02\n\x13ImportModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12>\n\x05items\x18\x02 \x03(\x0b\x32/.modelyard.registry.v1.ImportModelsRequest.Item\x12\x15\n\rskip_existing\x18\x03 \x01(\x08\x1a\xaf\x01\n\x04Item\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12+\n\x05model\x18\x02 \x01(\x0b\x32\x1c.modelyard.registry.v1.Model\x12\x30\n\x08versions\x18\x03 \x03(\x0b\x32\x1e.modelyard.registry.v1.Version\x12\x36\n\x0b\x65valuations\x18\x04 \x03(\x0b\x32!.modelyard.registry.v1.Evaluation\"\x90\x01\n\x14ImportModelsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x63reated_models\x18\x02 \x01(\x03\x12\x16\n\x0eskipped_models\x18\x03 \x01(\x03\x12\x18\n\x10\x63reated_versions\x18\x04 \x01(\x03\x12\x1c\n\x14recorded_evaluations\x18\x05 \x01(\x03\x32\xa9\x02\n\rImportService\x12\x97\x02\n\x0cImportModels\x12*.modelyard.registry.v1.ImportModelsRequest\x1a+.modelyard.registry.v1.ImportModelsResponse\"\xa9\x01\x92\xe7\x18\x0eregistry.write\xa2\xe7\x18\x18\n\x0cmodels.write\x12\x08{parent}\xa2\xe7\x18\x1a\n\x0eversions.write\x12\x08{parent}\xa2\xe7\x18\x1d\n\x11\x65valuations.write\x12\x08{parent}\xa2\xe7\x18\x38\n\rversions.read\x12\'{items.versions.lineage.parent_version}(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.registry.v1.impor
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IMPORTSERVICE'].methods_by_name['ImportModels']._loaded_options = None
-  _globals['_IMPORTSERVICE'].methods_by_name['ImportModels']._serialized_options = b'\222\347\030\016registry.write'
+  _globals['_IMPORTSERVICE'].methods_by_name['ImportModels']._serialized_options = b'\222\347\030\016registry.write\242\347\030\030\n\014models.write\022\010{parent}\242\347\030\032\n\016versions.write\022\010{parent}\242\347\030\035\n\021evaluations.write\022\010{parent}\242\347\0308\n\rversions.read\022\'{items.versions.lineage.parent_version}'
   _globals['_IMPORTMODELSREQUEST']._serialized_start=212
   _globals['_IMPORTMODELSREQUEST']._serialized_end=514
   _globals['_IMPORTMODELSREQUEST_ITEM']._serialized_start=339
@@ -44,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTMODELSRESPONSE']._serialized_start=517
   _globals['_IMPORTMODELSRESPONSE']._serialized_end=661
   _globals['_IMPORTSERVICE']._serialized_start=664
-  _globals['_IMPORTSERVICE']._serialized_end=808
+  _globals['_IMPORTSERVICE']._serialized_end=961
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,13 @@ The identity of a caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: The scope of break-glass access: it needs no other scope of the registry, and no permission.
+ADMIN: Final = "admin"
+#: The scope of services that follow the registry: the cache.
+FOLLOW: Final = "registry.follow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +22,39 @@ class Identity:
         subject: whose token it is; empty for a caller without one.
         scopes: what its bearer may do.
         expires: when it ends, in seconds since 1970.
+        groups: the names of the groups that the subject belongs to.
+
+    Attributes:
+        memo: decisions about this identity, of whoever decides.
     """
 
     subject: str
     scopes: frozenset[str]
     expires: float
+    groups: frozenset[str] = frozenset()
+    memo: Any = field(default=None, init=False, compare=False, repr=False)
+
+    @property
+    def is_follower(self) -> bool:
+        """
+        Whether it is a service that reads on its own behalf what it serves to callers by their permissions.
+        """
+        return FOLLOW in self.scopes
+
+    @property
+    def is_admin(self) -> bool:
+        """
+        Whether it may do everything that needs a permission.
+        """
+        return ADMIN in self.scopes
+
+    def members(self) -> list[str]:
+        """
+        The members of policies that it is: see docs/access.md.
+        """
+        if not self.subject:
+            return ["everyone"]
+        return ["everyone", "authenticated", f"user:{self.subject}", *(f"group:{name}" for name in sorted(self.groups))]
 
 
 #: A caller without a token, where reading is public.

@@ -27,13 +27,15 @@ class Verifier:
         keys: that sign tokens.
         issuer: who has to have issued a token (`iss`).
         audience: who a token has to be for (`aud`).
+        groups: the claim with the names of the subject's groups, a list of texts or one text with spaces between them.
 
     Attributes:
         keys: as given.
     """
 
-    def __init__(self, keys: Keys, issuer: str, audience: str) -> None:
+    def __init__(self, keys: Keys, issuer: str, audience: str, groups: str = "groups") -> None:
         self.keys = keys
+        self._groups = groups
         self._issuer = issuer
         self._audience = audience
         self._known: dict[str, Identity] = {}
@@ -90,7 +92,15 @@ class Verifier:
         scope = claims.get("scope", "")
         if not isinstance(scope, str):
             raise _invalid("its scope claim is not a text")
-        return Identity(str(claims["sub"]), frozenset(scope.split()), float(claims["exp"]))
+        groups = _names(claims.get(self._groups, []))
+        return Identity(str(claims["sub"]), frozenset(scope.split()), float(claims["exp"]), groups)
+
+
+def _names(claim: object) -> frozenset[str]:
+    names = claim.split() if isinstance(claim, str) else claim
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise _invalid("its groups claim is not a list of texts")
+    return frozenset(names)
 
 
 def expired() -> Unauthenticated:

@@ -7,7 +7,8 @@ The interceptors of every service, in this order, outermost first:
 4. access checks the token and its scopes (while access control is on);
 5. streams limits the number and the duration of streams;
 6. deadline propagates the remaining time;
-7. fault injects delays, for drills.
+7. fault injects delays, for drills;
+8. permissions checks what the caller may do in the request's namespaces (while access control is on).
 
 Metrics and access log are outside of all this, in the host: see `services.chassis.observability.call_recorder`.
 """
@@ -23,6 +24,7 @@ from services.chassis.interceptors.call_id import CallIdInterceptor
 from services.chassis.interceptors.deadline import DeadlineInterceptor
 from services.chassis.interceptors.errors import ErrorInterceptor
 from services.chassis.interceptors.fault import FaultInterceptor
+from services.chassis.interceptors.permissions import PermissionInterceptor
 from services.chassis.interceptors.spans import SpanInterceptor
 from services.chassis.interceptors.streams import StreamInterceptor
 from services.chassis.observability.tracing import Spans
@@ -37,6 +39,7 @@ def standard(
     delays: Mapping[str, float] | None = None,
     proxies: Proxies | None = None,
     streams: StreamInterceptor | None = None,
+    permissions: PermissionInterceptor | None = None,
 ) -> tuple[Interceptor, ...]:
     """
     The interceptors of every service, in order.
@@ -48,6 +51,7 @@ def standard(
         delays: of methods, in seconds, for drills.
         proxies: who may say on whose behalf they call; those on this machine unless they are given.
         streams: None bounds none.
+        permissions: None checks none.
     """
     return (
         # A token says who calls, where there is one.
@@ -58,6 +62,7 @@ def standard(
         *([] if streams is None else [streams]),
         DeadlineInterceptor(default_deadline),
         *([FaultInterceptor(delays)] if delays else []),
+        *([] if permissions is None else [permissions]),
     )
 
 
@@ -70,6 +75,7 @@ __all__ = [
     "DeadlineInterceptor",
     "ErrorInterceptor",
     "Observer",
+    "PermissionInterceptor",
     "SpanInterceptor",
     "StreamInterceptor",
     "caller",

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from services.chassis.interceptors import AccessInterceptor, StreamInterceptor, standard
+from services.chassis.interceptors import AccessInterceptor, PermissionInterceptor, StreamInterceptor, standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.observability.call_recorder import Recorders
 from services.chassis.observability.metrics import Metrics
@@ -71,15 +71,23 @@ class Server:
         self._services: set[str] = set()
         self._described: set[str] = set()
 
-    def ask_for(self, scopes: Mapping[str, str]) -> None:
+    def ask_for(self, scopes: Mapping[str, str], permissions: PermissionInterceptor | None = None) -> None:
         """
-        Say which scope each method needs, before any is added. While access control is on, a method without one is
-        denied to everybody.
+        Say which scope and which permissions each method needs, before any is added. While access control is on, a
+        method without one is denied to everybody.
 
         Args:
             scopes: by the method's path.
+            permissions: checks them; None where the service does that itself.
         """
-        self._interceptors = self._standard(scopes)
+        self._interceptors = self._standard(scopes, permissions)
+
+    @property
+    def asks(self) -> bool:
+        """
+        Whether access control is on.
+        """
+        return self._access is not None
 
     def add(self, adder: Callable[[Any, Any], None], servicer: Any) -> None:
         """
@@ -142,12 +150,15 @@ class Server:
             await stack.enter_async_context(self.health.watch_dependencies())
             yield
 
-    def _standard(self, scopes: Mapping[str, str]) -> Sequence[Interceptor]:
+    def _standard(
+        self, scopes: Mapping[str, str], permissions: PermissionInterceptor | None = None
+    ) -> Sequence[Interceptor]:
         access = None if self._access is None else AccessInterceptor(self._access, scopes)
         return standard(
             default_deadline=self.settings.default_deadline_seconds,
             spans=self._spans,
             access=access,
+            permissions=None if access is None else permissions,
             delays=self.settings.fault_delay,
             proxies=self._proxies,
             streams=self._streams,

@@ -177,6 +177,12 @@ class CommonSettings:
     jwt_audience: str | None = setting(
         "MODELYARD_JWT_AUDIENCE", text(), default=None, help="required audience of tokens (aud)"
     )
+    jwt_groups_claim: str = setting(
+        "MODELYARD_JWT_GROUPS_CLAIM",
+        text(),
+        default="groups",
+        help="claim with the names of the subject's groups, for members group:{name} of policies",
+    )
     reflection_open: bool = setting(
         "MODELYARD_REFLECTION_OPEN",
         boolean(),
@@ -288,7 +294,7 @@ class CommonSettings:
         Args:
             keys: that sign tokens.
         """
-        verifier = Verifier(keys, self.jwt_issuer or "", self.jwt_audience or "")
+        verifier = Verifier(keys, self.jwt_issuer or "", self.jwt_audience or "", self.jwt_groups_claim)
         return Access(self.access, verifier, self.reflection_open)
 
     def proxies(self) -> Proxies:

@@ -15,6 +15,7 @@ from services.registry.model.audit import AuditFilter
 from services.registry.model.names import is_resource_prefix
 from services.registry.service.parsing import to_time
 from services.registry.service.rendering import from_audit_entry
+from services.registry.service.visibility import Visibility
 from services.registry.store.audit import AuditStore
 
 _MOST_TEXT = 256
@@ -25,8 +26,9 @@ class AuditService(AuditServiceServicer):
     The servicer of modelyard.registry.v1.AuditService.
     """
 
-    def __init__(self, audit: AuditStore) -> None:
+    def __init__(self, audit: AuditStore, visibility: Visibility) -> None:
         self._audit = audit
+        self._visibility = visibility
 
     async def ListAuditEntries(
         self, request: pb.ListAuditEntriesRequest, context: Context
@@ -49,5 +51,6 @@ class AuditService(AuditServiceServicer):
         query = Query("ListAuditEntries", parts, (int, int))
         page = Page.check(checks, query, request.page_size, request.page_token)
         checks.raise_if_any()
-        found = await reflect(context, self._audit.list_page(wanted, page, remaining()))
+        readable = self._visibility.readable(context, "audit.read")
+        found = await reflect(context, self._audit.list_page(wanted, page, readable, remaining()))
         return pb.ListAuditEntriesResponse(entries=map(from_audit_entry, found.items), next_page_token=found.token)

@@ -15,7 +15,9 @@ from modelyard.registry.v1.evaluations_pb2_grpc import add_EvaluationServiceServ
 from modelyard.registry.v1.imports_pb2_grpc import add_ImportServiceServicer_to_server
 from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServicer_to_server
+from modelyard.registry.v1.policies_pb2_grpc import add_PolicyServiceServicer_to_server
 from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
+from services.chassis.access.policies import Policies
 from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
 from services.ledger.store.change_feed import ChangeFeed
@@ -32,7 +34,9 @@ from services.registry.service.imports import ImportService
 from services.registry.service.models import ModelService
 from services.registry.service.namespaces import NamespaceService
 from services.registry.service.pins import Pins
+from services.registry.service.policies import PolicyService
 from services.registry.service.versions import VersionService
+from services.registry.service.visibility import Visibility
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
 from services.registry.store.cards import CardStore
@@ -43,6 +47,7 @@ from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
+from services.registry.store.policies import PolicyStore
 from services.registry.store.purging import Purging
 from services.registry.store.search.search import SearchStore
 from services.registry.store.version_deletion import VersionDeletions
@@ -57,6 +62,7 @@ def add_servicers(
     feed: ChangeFeed,
     assets: Assets,
     pins: Pins,
+    policies: Policies,
     *,
     keep: timedelta,
 ) -> None:
@@ -70,14 +76,17 @@ def add_servicers(
         feed: the change stream.
         assets: client of the asset service.
         pins: pins and releases assets.
+        policies: who may do what where.
         keep: how long a deleted model is kept before it is purged.
     """
     once = Mutations(writer)
     models = ModelStore(database)
-    namespaces = NamespaceService(NamespaceStore(database), once)
+    visibility = Visibility(policies)
+    namespaces = NamespaceService(NamespaceStore(database), once, visibility)
     model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
     deletions = VersionDeletions(writer)
-    versions = VersionService(VersionStore(database), deletions, VersionsByAssetStore(database), assets, pins, once)
+    containing = VersionsByAssetStore(database)
+    versions = VersionService(VersionStore(database), deletions, containing, assets, pins, once, visibility)
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(
         EvaluationStore(database), LeaderboardStore(database), EvaluationMetricStore(database), once
@@ -88,8 +97,9 @@ def add_servicers(
     server.add(add_AliasServiceServicer_to_server, aliases)
     server.add(add_EvaluationServiceServicer_to_server, evaluations)
     server.add(add_ImportServiceServicer_to_server, ImportService(ImportStore(), once))
-    server.add(add_ChangeServiceServicer_to_server, ChangeService(feed))
+    server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, visibility))
     server.add(add_CardServiceServicer_to_server, CardService(CardStore(database), once))
     deployments = DeploymentService(DeploymentStore(database), feed, once)
     server.add(add_DeploymentServiceServicer_to_server, deployments)
-    server.add(add_AuditServiceServicer_to_server, AuditService(AuditStore(database)))
+    server.add(add_AuditServiceServicer_to_server, AuditService(AuditStore(database), visibility))
+    server.add(add_PolicyServiceServicer_to_server, PolicyService(PolicyStore(database), policies, once))

@@ -19,6 +19,7 @@ from modelyard.registry.v1 import (
     evaluations_pb2,
     models_pb2,
     namespaces_pb2,
+    policies_pb2,
     versions_pb2,
 )
 from services.ledger.model.calls import etag
@@ -32,6 +33,7 @@ from services.registry.model.evaluations import Evaluation, LeaderboardEntry
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
 from services.registry.model.namespaces import Namespace
+from services.registry.model.policies import Policy
 from services.registry.model.versions import AssetMatch, Version, VersionState
 
 
@@ -64,6 +66,24 @@ def from_namespace(namespace: Namespace) -> namespaces_pb2.Namespace:
         update_time=_time(namespace.update_time),
         revision=namespace.revision,
         etag=etag(namespace.revision),
+    )
+
+
+def from_policy(policy: Policy) -> policies_pb2.Policy:
+    """
+    A policy.
+    """
+    return policies_pb2.Policy(
+        name=str(policy.name),
+        bindings=[
+            policies_pb2.Policy.Binding(role=policies_pb2.Policy.Role.Value(f"ROLE_{role.name}"), members=members)
+            for role, members in sorted(policy.draft.members.items())
+        ],
+        private=policy.draft.private,
+        create_time=_time(policy.create_time),
+        update_time=_time(policy.update_time),
+        revision=policy.revision,
+        etag=etag(policy.revision),
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from modelyard.registry.v1 import versions_pb2 as pb
 from modelyard.registry.v1.versions_pb2_grpc import VersionServiceServicer
+from services.chassis.access.policies import EVERYTHING
 from services.chassis.checks import Checks
 from services.chassis.deadlines import remaining
 from services.chassis.serving.context import Context
@@ -32,6 +33,7 @@ from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
 from services.registry.service.rendering import from_match, from_version
 from services.registry.service.version_copies import VersionCopies
+from services.registry.service.visibility import Visibility
 from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
 from services.registry.store.versions_by_asset import VersionsByAssetStore
@@ -54,7 +56,9 @@ class VersionService(VersionServiceServicer):
         assets: Assets,
         pins: Pins,
         mutations: Mutations,
+        visibility: Visibility,
     ) -> None:
+        self._visibility = visibility
         self._versions = versions
         self._assets = assets
         self._pins = pins
@@ -189,7 +193,8 @@ class VersionService(VersionServiceServicer):
         query = Query("FindVersions", (request.parent, request.sha256), (int, int))
         page = Page.check(checks, query, request.page_size, request.page_token)
         checks.raise_if_any()
-        found = await reflect(context, self._containing.find(wanted, page, remaining()))
+        readable = EVERYTHING if parent is not None else self._visibility.readable(context, "versions.read")
+        found = await reflect(context, self._containing.find(wanted, page, readable, remaining()))
         return pb.FindVersionsResponse(matches=map(from_match, found.items), next_page_token=found.token)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from services.chassis.access.policies import Readable
 from services.ledger.model.changes import Image
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
@@ -43,27 +44,37 @@ class AuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list_page(self, wanted: AuditFilter, page: Page, within: float | None) -> Listed[AuditEntry]:
+    async def list_page(
+        self, wanted: AuditFilter, page: Page, readable: Readable, within: float | None
+    ) -> Listed[AuditEntry]:
         """
         A page of the entries, the newest first.
+
+        Args:
+            readable: the namespaces whose entries the caller may read.
+            within: seconds that the caller has left, when that is known.
 
         Raises:
             DeadlineExceeded: it took longer than a search may.
         """
-        found = await self._database.search(*_statement(wanted, page), within=within)
+        found = await self._database.search(*_statement(wanted, page, readable), within=within)
         fitting = _fitting(found) if found[0]["found_count"] else []
         entries = iter(fitting)
         kept = found[: len(fitting) or 1]
         return listed(page, kept, ("", ""), lambda _: next(entries), lambda row: [row["revision"], row["ordinal"]])
 
 
-def _statement(wanted: AuditFilter, page: Page) -> tuple[Statement, list[Any]]:
+def _statement(wanted: AuditFilter, page: Page, readable: Readable) -> tuple[Statement, list[Any]]:
     parameters = Parameters(page.size + 1)
     where = ["true"]
     if wanted.prefix:
         # The resource itself, or from "prefix/" up to "prefix0", the next character.
         own, below, end = (parameters.add(wanted.prefix + tail, "text") for tail in ("", "/", "0"))
         where.append(f"(resource = {own} OR (resource >= {below} AND resource < {end}))")
+    if not readable.everything:
+        # The second part of a name is the namespace's id; the registry's own policy has none.
+        names = parameters.add(sorted(readable.names), "text[]")
+        where.append(f"(split_part(resource, '/', 2) = ANY({names})) {'=' if not readable.others else '<>'} true")
     for column, value in (("actor", wanted.actor), ("action", wanted.action)):
         if value:
             where.append(f"{column} = {parameters.add(value, 'text')}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from services.chassis.access.policies import Readable
 from services.chassis.errors import AlreadyExists
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
@@ -19,6 +20,7 @@ from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.transactions import Transaction, last
 from services.registry.model.names import ModelName, NamespaceName
 from services.registry.model.namespaces import Namespace, NamespaceDraft, NamespaceUpdate, check_deletable
+from services.registry.model.policies import PolicyDraft, PolicyName
 from services.registry.store import rows
 
 _GET = read(
@@ -33,7 +35,8 @@ SELECT revision.value AS head, found.*
 _LIST = page_of(
     "namespaces.list",
     f"""
-SELECT {rows.NAMESPACE}, octets FROM namespaces WHERE $1::text IS NULL OR namespace_id > $1
+SELECT {rows.NAMESPACE}, octets FROM namespaces
+ WHERE ($1::text IS NULL OR namespace_id > $1) AND (namespace_id = ANY($3::text[])) <> $4::boolean
  ORDER BY namespace_id LIMIT $2
 """,
 )
@@ -48,6 +51,9 @@ _CREATE = last(
     RETURNING {rows.NAMESPACE}
 ), used AS (
     INSERT INTO namespace_usage (namespace_id) SELECT namespace_id FROM made
+), owned AS (
+    INSERT INTO policies (key, bindings, create_time, update_time, revision)
+    SELECT namespace_id, $18::jsonb, create_time, create_time, revision FROM made WHERE $18 IS NOT NULL
 )
 SELECT made.revision AS written, made.* FROM made
 """,
@@ -108,21 +114,32 @@ class NamespaceStore:
             raise Missing("NAMESPACE_NOT_FOUND", name, row["head"])
         return Read(rows.to_namespace(row), row["head"])
 
-    async def list_page(self, page: Page) -> Listed[Namespace]:
+    async def list_page(self, page: Page, readable: Readable) -> Listed[Namespace]:
         """
-        A page of all namespaces, by name.
+        A page of the namespaces that the caller may read, by name.
         """
-        found = await self._database.fetch(_LIST, *after(page, 1))
+        found = await self._database.fetch(_LIST, *after(page, 1), sorted(readable.names), readable.others)
         return listed(page, found, ("", ""), rows.to_namespace, lambda row: [row["namespace_id"]])
 
-    async def create(self, transaction: Transaction, name: NamespaceName, draft: NamespaceDraft) -> Namespace:
+    async def create(
+        self, transaction: Transaction, name: NamespaceName, draft: NamespaceDraft, policy: PolicyDraft | None
+    ) -> Namespace:
         """
+        Args:
+            policy: that the namespace begins with; None for one without bindings.
+
         Raises:
             AlreadyExists: there is such a namespace.
         """
         journal = Journal.created(name, draft.image(), subtree=True)
+        bindings = None
+        if policy is not None:
+            image = policy.image()
+            bindings = rows.packed(image["bindings"])
+            own = Journal.created(PolicyName(name.namespace), image)
+            journal = Journal([*journal.changes, *own.changes], [*journal.entries, *own.entries])
         try:
-            written = await transaction.last(_CREATE, journal, *_columns(name, draft))
+            written = await transaction.last(_CREATE, journal, *_columns(name, draft), bindings)
         except asyncpg.UniqueViolationError:
             raise AlreadyExists("NAMESPACE_EXISTS", str(name)) from None
         return rows.to_namespace(written[0])

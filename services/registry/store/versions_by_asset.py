@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from services.chassis.access.policies import Readable
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
@@ -39,6 +40,7 @@ SELECT namespace_id, model_id, model, number, create_time, found.paths,
       JOIN models ON models.id = versions.model AND models.delete_time IS NULL
      WHERE versions.state = 'READY' AND version_digests.keys @> ARRAY[('x' || left($2, 16))::bit(64)::bigint]
        AND ($1::text IS NULL OR models.namespace_id = $1)
+       AND (models.namespace_id = ANY($6::text[])) <> $7::boolean
        AND ($3::bigint IS NULL OR (versions.model, versions.number) > ($3, $4::bigint))
      ORDER BY versions.model, versions.number LIMIT $5
 ) AS containing, LATERAL (
@@ -59,9 +61,15 @@ class VersionsByAssetStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, wanted: AssetQuery, page: Page, within: float | None) -> Listed[AssetMatch]:
+    async def find(
+        self, wanted: AssetQuery, page: Page, readable: Readable, within: float | None
+    ) -> Listed[AssetMatch]:
         """
         A page of them, by the age of their models.
+
+        Args:
+            readable: the namespaces that the caller may read.
+            within: seconds that the caller has left, when that is known.
 
         Raises:
             Missing: there is no such namespace.
@@ -69,7 +77,7 @@ class VersionsByAssetStore:
         """
         statement = _ANYWHERE if wanted.parent is None else _IN_NAMESPACE
         namespace = None if wanted.parent is None else wanted.parent.namespace
-        parameters = [namespace, wanted.sha256, *after(page, 2)]
+        parameters = [namespace, wanted.sha256, *after(page, 2), sorted(readable.names), readable.others]
         found = await self._database.search(statement, parameters, within=within)
         missing = ("NAMESPACE_NOT_FOUND", wanted.parent or NamespaceName.nowhere())
         matches = listed(page, found, missing, _match, lambda row: [row["model"], row["number"]])

@@ -24,6 +24,7 @@ from modelyard.registry.v1 import (
     imports_pb2_grpc,
     models_pb2_grpc,
     namespaces_pb2_grpc,
+    policies_pb2_grpc,
     versions_pb2_grpc,
 )
 from services.chassis.hosts.grpcio import GrpcioHost
@@ -60,6 +61,7 @@ class Registry:
         self.evaluations = evaluations_pb2_grpc.EvaluationServiceStub(channel)
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self.changes = changes_pb2_grpc.ChangeServiceStub(channel)
+        self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
 
 
 @asynccontextmanager

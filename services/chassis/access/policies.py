@@ -1,0 +1,233 @@
+"""
+The policies of all namespaces in memory, and the decisions that they give: see docs/adr/0047.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.chassis.access.identity import Identity
+from services.chassis.access.roles import PERMISSIONS, Role
+from services.chassis.errors import Unavailable
+
+#: The key of the registry's own policy, among the ids of namespaces.
+REGISTRY: Final = ""
+#: The key of a namespace that cannot exist.
+NOWHERE: Final = "-"
+_MOST_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """
+    What one policy says.
+
+    Args:
+        roles: the highest role of each member.
+        private: of the registry's policy, only owners apply.
+    """
+
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    private: bool = False
+
+    def role(self, identity: Identity) -> Role:
+        """
+        The role of a caller by this policy alone.
+        """
+        roles = self.roles
+        return max((roles[member] for member in identity.members() if member in roles), default=Role.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """
+    The namespaces that a caller may read.
+
+    Args:
+        others: whether it may read all but *names*; otherwise it may read those.
+        names: ids of namespaces.
+    """
+
+    others: bool
+    names: frozenset[str]
+
+    def __contains__(self, namespace: str) -> bool:
+        return (namespace in self.names) is not self.others
+
+    @property
+    def everything(self) -> bool:
+        """
+        Whether it may read every namespace.
+        """
+        return self.others and not self.names
+
+
+#: While access control is off, and with break-glass access.
+EVERYTHING: Final = Readable(others=True, names=frozenset())
+
+
+class Policies:
+    """
+    All policies, as of a revision. Decisions are remembered with the identity until a policy changes.
+
+    Args:
+        bound: maximum age in seconds; beyond it, nothing is decided.
+        clock: in seconds, for tests.
+
+    Attributes:
+        applied: all policies are those of this revision, or newer.
+    """
+
+    def __init__(self, *, bound: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.applied = 0
+        self._bound = bound
+        self._clock = clock
+        self._heard = float("-inf")
+        self._news = asyncio.Event()
+        self._found: dict[str, Bindings] = {}
+        self._version = 0
+
+    def replace(self, found: Mapping[str, Bindings]) -> None:
+        """
+        Forget all policies, and take these.
+
+        Args:
+            found: by the ids of their namespaces; `REGISTRY` for the registry's.
+        """
+        self._found = dict(found)
+        self._version += 1
+
+    def apply(self, changed: Mapping[str, Bindings | None]) -> None:
+        """
+        Take changed policies.
+
+        Args:
+            changed: by the ids of their namespaces; None for one that is gone with its namespace.
+        """
+        for namespace, bindings in changed.items():
+            if bindings is None:
+                self._found.pop(namespace, None)
+            else:
+                self._found[namespace] = bindings
+        self._version += 1
+
+    def heard(self, applied: int, at: float) -> None:
+        """
+        Record that the policies are those of revision *applied*.
+
+        Args:
+            at: a time at which no newer revision had been committed; the age counts from it.
+        """
+        self._heard = max(self._heard, at)
+        if applied > self.applied:
+            self.applied = applied
+            self._news.set()
+            self._news = asyncio.Event()
+
+    async def reach(self, revision: int, within: float) -> None:
+        """
+        Wait until the policies are those of a revision, but not for longer than *within* seconds: it may be made up.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self.applied < revision:
+                    await self._news.wait()
+
+    def reset(self, applied: int) -> None:
+        """
+        Record that the revisions are those of another database from now on.
+        """
+        self.applied = applied
+
+    @property
+    def age(self) -> float:
+        """
+        Seconds since the time up to which all policies are known. Infinite at first.
+        """
+        return self._clock() - self._heard
+
+    def role(self, identity: Identity, namespace: str) -> Role:
+        """
+        The role of a caller in a namespace, whether or not that exists; `REGISTRY` for the registry itself.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        known = self._decisions(identity).roles
+        role = known.get(namespace)
+        if role is None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            role = known[namespace] = self._role(identity, namespace)
+        return role
+
+    def may(self, identity: Identity, permission: str, namespace: str) -> bool:
+        """
+        Whether a caller has a permission in a namespace; `REGISTRY` for the registry itself.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        return self.role(identity, namespace) >= PERMISSIONS[permission]
+
+    def readable(self, identity: Identity, permission: str = "namespaces.read") -> Readable:
+        """
+        The namespaces in which a caller has a permission.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        known = self._decisions(identity).readable
+        found = known.get(permission)
+        if found is None:
+            found = known[permission] = self._readable(identity, PERMISSIONS[permission])
+        return found
+
+    def _decisions(self, identity: Identity) -> _Decisions:
+        if self._clock() - self._heard > self._bound:
+            raise Unavailable(
+                "POLICY_STALE", "who may do this cannot be decided: the policies may be out of date", retry_after=1.0
+            )
+        memo = identity.memo
+        if memo is None or memo.policies is not self or memo.version != self._version:
+            memo = _Decisions(self, self._version)
+            object.__setattr__(identity, "memo", memo)
+        return memo  # type: ignore[no-any-return]
+
+    def _role(self, identity: Identity, namespace: str) -> Role:
+        if identity.is_admin:
+            return Role.OWNER
+        above = self._found.get(REGISTRY, _NONE).role(identity)
+        own = self._found.get(namespace, _NONE)
+        if own.private and above < Role.OWNER:
+            above = Role.NONE
+        return max(above, own.role(identity), Role.READER if identity.is_follower else Role.NONE)
+
+    def _readable(self, identity: Identity, least: Role) -> Readable:
+        if identity.is_admin:
+            return EVERYTHING
+        others = self._role(identity, REGISTRY) >= least
+        names = (
+            namespace
+            for namespace in self._found
+            if namespace != REGISTRY and (self._role(identity, namespace) >= least) is not others
+        )
+        return Readable(others, frozenset(names))
+
+
+class _Decisions:
+    __slots__ = ("policies", "readable", "roles", "version")
+
+    def __init__(self, policies: Policies, version: int) -> None:
+        self.policies = policies
+        self.version = version
+        self.roles: dict[str, Role] = {}
+        self.readable: dict[str, Readable] = {}
+
+
+_NONE = Bindings()

@@ -1,0 +1,90 @@
+"""
+PolicyService.
+"""
+
+from __future__ import annotations
+
+from modelyard.registry.v1 import policies_pb2 as pb
+from modelyard.registry.v1.policies_pb2_grpc import PolicyServiceServicer
+from services.chassis.access.policies import REGISTRY, Policies
+from services.chassis.access.roles import Role
+from services.chassis.checks import Checks
+from services.chassis.interceptors import identity
+from services.chassis.serving.context import Context
+from services.ledger.service.calls import Mutations, reflect
+from services.registry.model.names import NamespaceName
+from services.registry.model.policies import PolicyDraft, PolicyName, check_permissions
+from services.registry.service.rendering import from_policy
+from services.registry.store.policies import PolicyStore
+
+_ROLES = {
+    pb.Policy.ROLE_READER: Role.READER,
+    pb.Policy.ROLE_WRITER: Role.WRITER,
+    pb.Policy.ROLE_MAINTAINER: Role.MAINTAINER,
+    pb.Policy.ROLE_OWNER: Role.OWNER,
+}
+
+
+class PolicyService(PolicyServiceServicer):
+    """
+    The servicer of modelyard.registry.v1.PolicyService.
+
+    Args:
+        store: the stored policies.
+        policies: those that decide.
+        mutations: runs the writes.
+    """
+
+    def __init__(self, store: PolicyStore, policies: Policies, mutations: Mutations) -> None:
+        self._store = store
+        self._policies = policies
+        self._mutations = mutations
+
+    async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.Policy:
+        name = PolicyName.parse(request.name)
+        return from_policy((await reflect(context, self._store.get(name))).value)
+
+    async def SetPolicy(self, request: pb.SetPolicyRequest, context: Context) -> pb.Policy:
+        checks = Checks()
+        name = checks.name(PolicyName, "policy.name", request.policy.name)
+        draft = _draft(checks, request.policy)
+        draft.check(checks, "policy", name)
+        checks.request_id(request.request_id)
+        checks.raise_if_any()
+        return await self._mutations.do(
+            context,
+            request,
+            pb.Policy,
+            lambda tx: self._store.set(tx, name, draft, request.policy.etag),
+            from_policy,
+            touches=None,
+        )
+
+    async def TestPermissions(
+        self, request: pb.TestPermissionsRequest, _context: Context
+    ) -> pb.TestPermissionsResponse:
+        checks = Checks()
+        namespace = REGISTRY
+        if request.resource:
+            namespace = checks.name(NamespaceName, "resource", request.resource).namespace
+        wanted = check_permissions(checks, "permissions", list(request.permissions))
+        checks.raise_if_any()
+        caller = identity()
+        # While access control is off, everybody may do everything.
+        held = wanted if caller is None else [each for each in wanted if self._policies.may(caller, each, namespace)]
+        return pb.TestPermissionsResponse(permissions=held)
+
+
+def _draft(checks: Checks, policy: pb.Policy) -> PolicyDraft:
+    members: dict[Role, dict[str, None]] = {}
+    for index, binding in enumerate(policy.bindings):
+        role = _ROLES.get(binding.role)
+        if role is None:
+            checks.add(f"policy.bindings[{index}].role", f"must be one of {', '.join(map(_name, _ROLES))}")
+        else:
+            members.setdefault(role, {}).update(dict.fromkeys(binding.members))
+    return PolicyDraft({role: tuple(found) for role, found in members.items()}, policy.private)
+
+
+def _name(role: int) -> str:
+    return pb.Policy.Role.Name(pb.Policy.Role.ValueType(role))

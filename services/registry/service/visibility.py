@@ -1,0 +1,56 @@
+"""
+What the current caller may read, for calls whose responses are filtered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from services.chassis.access.policies import EVERYTHING, Policies, Readable
+from services.chassis.interceptors import identity
+from services.chassis.interceptors.permissions import VISIBILITY
+from services.chassis.serving.context import Context
+
+
+class Visibility:
+    """
+    The namespaces that callers may read.
+
+    Args:
+        policies: of all namespaces.
+    """
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def readable(self, context: Context, permission: str) -> Readable:
+        """
+        The namespaces in which the caller has a permission; and tell caches what the response depends on.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        caller = identity()
+        if caller is None:
+            return EVERYTHING
+        found = self._policies.readable(caller, permission)
+        context.set_trailing_metadata((*context.trailing_metadata(), (VISIBILITY, digest(found))))
+        return found
+
+    def sees(self, namespace: str, permission: str) -> bool:
+        """
+        Whether the caller has a permission in a namespace.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        caller = identity()
+        return caller is None or self._policies.may(caller, permission, namespace)
+
+
+def digest(readable: Readable) -> str:
+    """
+    What stands for a set of namespaces in keys of caches and in `x-visibility`.
+    """
+    names = "\n".join(sorted(readable.names)).encode()
+    return f"{'-' if readable.others else '+'}{hashlib.sha256(names).hexdigest()[:32]}"
