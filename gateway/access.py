@@ -24,7 +24,8 @@ from gateway.openapi.bindings import bindings
 from gateway.refusals import Refusal
 from modelyard.contracts import public_scopes, services
 from services.chassis.access.http_fetch import may_fetch
-from services.chassis.access.policy import PUBLIC, AccessMode
+from services.chassis.access.identity import ADMIN
+from services.chassis.access.policy import ADMINISTERED, PUBLIC, AccessMode
 from services.chassis.access.tokens import ALGORITHMS, LEEWAY
 from services.chassis.loopback import is_loopback
 
@@ -249,7 +250,7 @@ def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
         public = tokens.mode is AccessMode.READ_PUBLIC and scope in PUBLIC
         found[scope] = {
             "permissions": [_any_of(paths)],
-            "principals": [{"any": True} if public else _bearer_of(scope)],
+            "principals": [{"any": True}] if public else [_bearer_of(each) for each in _sufficient(scope)],
         }
     # Of JSON it is not known yet which call it is.
     found["open"] = {
@@ -261,6 +262,13 @@ def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
 
 def _any_of(paths: Sequence[Mapping[str, str]]) -> dict[str, object]:
     return {"or_rules": {"rules": [{"url_path": {"path": path}} for path in paths]}}
+
+
+def _sufficient(scope: str) -> list[str]:
+    """
+    The scopes of which one suffices where *scope* is asked for.
+    """
+    return [scope, ADMIN] if scope.startswith(ADMINISTERED) else [scope]
 
 
 def _bearer_of(scope: str) -> dict[str, object]:

@@ -28,6 +28,7 @@ from modelyard.registry.v1 import (
     imports_pb2_grpc,
     models_pb2_grpc,
     namespaces_pb2_grpc,
+    policies_pb2_grpc,
     versions_pb2_grpc,
 )
 from modelyard.transfer import (
@@ -113,6 +114,7 @@ class Client:
         self._session = session
         intercepted = grpc.intercept_channel(channel, Interceptor(session))
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(intercepted)
+        self.policies = policies_pb2_grpc.PolicyServiceStub(intercepted)
         self.models = models_pb2_grpc.ModelServiceStub(intercepted)
         self.versions = versions_pb2_grpc.VersionServiceStub(intercepted)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(intercepted)

@@ -46,7 +46,7 @@ def key_set(file: Path) -> str:
     return json.dumps({"keys": [_public(_load(file))]})
 
 
-def mint(file: Path, subject: str, scopes: Iterable[str], seconds: float) -> str:
+def mint(file: Path, subject: str, scopes: Iterable[str], seconds: float, groups: Iterable[str] = ()) -> str:
     """
     A token, signed with the key in *file*.
 
@@ -55,6 +55,7 @@ def mint(file: Path, subject: str, scopes: Iterable[str], seconds: float) -> str
         subject: whose token it is.
         scopes: what its bearer may do.
         seconds: for how long.
+        groups: that the subject belongs to.
 
     Raises:
         OSError: the file cannot be read.
@@ -70,6 +71,7 @@ def mint(file: Path, subject: str, scopes: Iterable[str], seconds: float) -> str
         "iat": now,
         "exp": now + int(seconds),
         "scope": " ".join(scopes),
+        "groups": list(groups),
     }
     return jwt.encode(claims, key, algorithm="ES256", headers={"kid": _public(key)["kid"]})
 

@@ -13,7 +13,7 @@ from modelyard.cache.v1.cache_pb2_grpc import (
     add_CacheAdminServiceServicer_to_server,
     add_KeyValueServiceServicer_to_server,
 )
-from modelyard.contracts import scopes
+from modelyard.contracts import permissions, scopes
 from services.cache.instrumentation import show
 from services.cache.metrics import CacheMetrics
 from services.cache.model.coherence import Coherence
@@ -23,7 +23,9 @@ from services.cache.read_through.follower import Follower
 from services.cache.read_through.handler import ReadThrough
 from services.cache.read_through.loader import CacheLevels
 from services.cache.read_through.origin import Origin
-from services.cache.read_through.policies import policies
+from services.cache.read_through.policies import Policy, policies
+from services.cache.read_through.policy_follower import PolicyFollower
+from services.cache.read_through.visibility import Visibility
 from services.cache.service.admin import CacheAdminService
 from services.cache.service.values import KeyValueService, namespace_states
 from services.cache.settings import CacheSettings
@@ -33,6 +35,7 @@ from services.cache.store.l2 import L2Cache
 from services.cache.store.valkey import Valkey
 from services.cache.store.values import ValueStore
 from services.cache.warming import Warmer
+from services.chassis.access.policies import Policies
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 
@@ -81,9 +84,18 @@ async def compose(server: Server) -> AsyncIterator[None]:
             await stack.enter_async_context(follower.following())
             sources[origin.name], streams[origin.name] = (origin, coherence), (follower, coherence)
 
-        hot = HotKeys(settings.warm_keys)
+        known = Policies(bound=settings.stream_bound)
+        if server.asks:
+            await stack.enter_async_context(PolicyFollower(registry, known).following())
+        needed, hot = permissions(), HotKeys(settings.warm_keys)
+
+        def visibility(policy: Policy) -> Visibility | None:
+            decides = server.asks and policy.origin == registry.name
+            return Visibility(policy, needed[policy.path], known) if decides else None
+
         reads: Mapping[str, ReadThrough] = {
-            policy.path: ReadThrough(policy, *sources[policy.origin], levels, hot) for policy in policies()
+            policy.path: ReadThrough(policy, *sources[policy.origin], levels, hot, visibility(policy))
+            for policy in policies()
         }
         for read in reads.values():
             server.add_methods(read.policy.service, {read.policy.method: read.handler()})

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelyard/registry/v1/policies.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\"\x95\x03\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x08\x62indings\x18\x02 \x03(\x0b\x32%.modelyard.registry.v1.Policy.Binding\x12\x0f\n\x07private\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x1aL\n\x07\x42inding\x12\x30\n\x04role\x18\x01 \x01(\x0e\x32\".modelyard.registry.v1.Policy.Role\x12\x0f\n\x07members\x18\x02 \x03(\t\"c\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_READER\x10\x01\x12\x0f\n\x0bROLE_WRITER\x10\x02\x12\x13\n\x0fROLE_MAINTAINER\x10\x03\x12\x0e\n\nROLE_OWNER\x10\x04\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"U\n\x10SetPolicyRequest\x12-\n\x06policy\x18\x01 \x01(\x0b\x32\x1d.modelyard.registry.v1.Policy\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"?\n\x16TestPermissionsRequest\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\".\n\x17TestPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t2\xa9\x05\n\rPolicyService\x12\xbc\x01\n\tGetPolicy\x12\'.modelyard.registry.v1.GetPolicyRequest\x1a\x1d.modelyard.registry.v1.Policy\"g\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x17\n\rpolicies.read\x12\x06{name}\x82\xd3\xe4\x93\x02\x35\x12\x1e/v1/{name=namespaces/*/policy}Z\x13\x12\x11/v1/{name=policy}\x12\xe4\x01\n\tSetPolicy\x12\'.modelyard.registry.v1.SetPolicyRequest\x1a\x1d.modelyard.registry.v1.Policy\"\x8e\x01\x92\xe7\x18\x0eregistry.write\xa2\xe7\x18\x1f\n\x0epolicies.write\x12\r{policy.name}\x82\xd3\xe4\x93\x02S\x1a%/v1/{policy.name=namespaces/*/policy}:\x06policyZ\"\x1a\x18/v1/{policy.name=policy}:\x06policy\x12\xf1\x01\n\x0fTestPermissions\x12-.modelyard.registry.v1.TestPermissionsRequest\x1a..modelyard.registry.v1.TestPermissionsResponse\"\x7f\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x13\n\x0fnamespaces.read\x18\x01\x82\xd3\xe4\x93\x02Q\"+/v1/{resource=namespaces/*}:testPermissions:\x01*Z\x1f\"\x1a/v1/policy:testPermissions:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$modelyard/registry/v1/policies.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\"\x95\x03\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x08\x62indings\x18\x02 \x03(\x0b\x32%.modelyard.registry.v1.Policy.Binding\x12\x0f\n\x07private\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x1aL\n\x07\x42inding\x12\x30\n\x04role\x18\x01 \x01(\x0e\x32\".modelyard.registry.v1.Policy.Role\x12\x0f\n\x07members\x18\x02 \x03(\t\"c\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_READER\x10\x01\x12\x0f\n\x0bROLE_WRITER\x10\x02\x12\x13\n\x0fROLE_MAINTAINER\x10\x03\x12\x0e\n\nROLE_OWNER\x10\x04\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"U\n\x10SetPolicyRequest\x12-\n\x06policy\x18\x01 \x01(\x0b\x32\x1d.modelyard.registry.v1.Policy\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"?\n\x16TestPermissionsRequest\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\".\n\x17TestPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t\"M\n\x14WatchPoliciesRequest\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb7\x01\n\x15WatchPoliciesResponse\x12/\n\x08policies\x18\x01 \x03(\x0b\x32\x1d.modelyard.registry.v1.Policy\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x18\n\x10\x61pplied_revision\x18\x04 \x01(\x03\x12\x30\n\rcurrent_until\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration2\xc6\x06\n\rPolicyService\x12\xbc\x01\n\tGetPolicy\x12\'.modelyard.registry.v1.GetPolicyRequest\x1a\x1d.modelyard.registry.v1.Policy\"g\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x17\n\rpolicies.read\x12\x06{name}\x82\xd3\xe4\x93\x02\x35\x12\x1e/v1/{name=namespaces/*/policy}Z\x13\x12\x11/v1/{name=policy}\x12\xe4\x01\n\tSetPolicy\x12\'.modelyard.registry.v1.SetPolicyRequest\x1a\x1d.modelyard.registry.v1.Policy\"\x8e\x01\x92\xe7\x18\x0eregistry.write\xa2\xe7\x18\x1f\n\x0epolicies.write\x12\r{policy.name}\x82\xd3\xe4\x93\x02S\x1a%/v1/{policy.name=namespaces/*/policy}:\x06policyZ\"\x1a\x18/v1/{policy.name=policy}:\x06policy\x12\x9a\x01\n\rWatchPolicies\x12+.modelyard.registry.v1.WatchPoliciesRequest\x1a,.modelyard.registry.v1.WatchPoliciesResponse\",\x92\xe7\x18\x0fregistry.follow\x98\xe7\x18\x01\xa2\xe7\x18\x11\n\rpolicies.read\x18\x01\x30\x01\x12\xf1\x01\n\x0fTestPermissions\x12-.modelyard.registry.v1.TestPermissionsRequest\x1a..modelyard.registry.v1.TestPermissionsResponse\"\x7f\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x13\n\x0fnamespaces.read\x18\x01\x82\xd3\xe4\x93\x02Q\"+/v1/{resource=namespaces/*}:testPermissions:\x01*Z\x1f\"\x1a/v1/policy:testPermissions:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,22 +39,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICYSERVICE'].methods_by_name['GetPolicy']._serialized_options = b'\222\347\030\rregistry.read\242\347\030\027\n\rpolicies.read\022\006{name}\202\323\344\223\0025\022\036/v1/{name=namespaces/*/policy}Z\023\022\021/v1/{name=policy}'
   _globals['_POLICYSERVICE'].methods_by_name['SetPolicy']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['SetPolicy']._serialized_options = b'\222\347\030\016registry.write\242\347\030\037\n\016policies.write\022\r{policy.name}\202\323\344\223\002S\032%/v1/{policy.name=namespaces/*/policy}:\006policyZ\"\032\030/v1/{policy.name=policy}:\006policy'
+  _globals['_POLICYSERVICE'].methods_by_name['WatchPolicies']._loaded_options = None
+  _globals['_POLICYSERVICE'].methods_by_name['WatchPolicies']._serialized_options = b'\222\347\030\017registry.follow\230\347\030\001\242\347\030\021\n\rpolicies.read\030\001'
   _globals['_POLICYSERVICE'].methods_by_name['TestPermissions']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['TestPermissions']._serialized_options = b'\222\347\030\rregistry.read\242\347\030\023\n\017namespaces.read\030\001\202\323\344\223\002Q\"+/v1/{resource=namespaces/*}:testPermissions:\001*Z\037\"\032/v1/policy:testPermissions:\001*'
-  _globals['_POLICY']._serialized_start=161
-  _globals['_POLICY']._serialized_end=566
-  _globals['_POLICY_BINDING']._serialized_start=389
-  _globals['_POLICY_BINDING']._serialized_end=465
-  _globals['_POLICY_ROLE']._serialized_start=467
-  _globals['_POLICY_ROLE']._serialized_end=566
-  _globals['_GETPOLICYREQUEST']._serialized_start=568
-  _globals['_GETPOLICYREQUEST']._serialized_end=600
-  _globals['_SETPOLICYREQUEST']._serialized_start=602
-  _globals['_SETPOLICYREQUEST']._serialized_end=687
-  _globals['_TESTPERMISSIONSREQUEST']._serialized_start=689
-  _globals['_TESTPERMISSIONSREQUEST']._serialized_end=752
-  _globals['_TESTPERMISSIONSRESPONSE']._serialized_start=754
-  _globals['_TESTPERMISSIONSRESPONSE']._serialized_end=800
-  _globals['_POLICYSERVICE']._serialized_start=803
-  _globals['_POLICYSERVICE']._serialized_end=1484
+  _globals['_POLICY']._serialized_start=193
+  _globals['_POLICY']._serialized_end=598
+  _globals['_POLICY_BINDING']._serialized_start=421
+  _globals['_POLICY_BINDING']._serialized_end=497
+  _globals['_POLICY_ROLE']._serialized_start=499
+  _globals['_POLICY_ROLE']._serialized_end=598
+  _globals['_GETPOLICYREQUEST']._serialized_start=600
+  _globals['_GETPOLICYREQUEST']._serialized_end=632
+  _globals['_SETPOLICYREQUEST']._serialized_start=634
+  _globals['_SETPOLICYREQUEST']._serialized_end=719
+  _globals['_TESTPERMISSIONSREQUEST']._serialized_start=721
+  _globals['_TESTPERMISSIONSREQUEST']._serialized_end=784
+  _globals['_TESTPERMISSIONSRESPONSE']._serialized_start=786
+  _globals['_TESTPERMISSIONSRESPONSE']._serialized_end=832
+  _globals['_WATCHPOLICIESREQUEST']._serialized_start=834
+  _globals['_WATCHPOLICIESREQUEST']._serialized_end=911
+  _globals['_WATCHPOLICIESRESPONSE']._serialized_start=914
+  _globals['_WATCHPOLICIESRESPONSE']._serialized_end=1097
+  _globals['_POLICYSERVICE']._serialized_start=1100
+  _globals['_POLICYSERVICE']._serialized_end=1938
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,11 @@ class PolicyServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.SetPolicyRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.Policy.FromString,
                 _registered_method=True)
+        self.WatchPolicies = channel.unary_stream(
+                '/modelyard.registry.v1.PolicyService/WatchPolicies',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.WatchPoliciesRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.WatchPoliciesResponse.FromString,
+                _registered_method=True)
         self.TestPermissions = channel.unary_unary(
                 '/modelyard.registry.v1.PolicyService/TestPermissions',
                 request_serializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.TestPermissionsRequest.SerializeToString,
@@ -88,6 +93,18 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPolicies(self, request, context):
+        """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
+        change is told without its content, so that there is no time in which a service knows of a change and not what it
+        says.
+
+        Errors:
+        INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TestPermissions(self, request, context):
         """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
         In a namespace that does not exist for the caller there are none.
@@ -111,6 +128,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.SetPolicy,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.SetPolicyRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.Policy.SerializeToString,
+            ),
+            'WatchPolicies': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPolicies,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.WatchPoliciesRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_policies__pb2.WatchPoliciesResponse.SerializeToString,
             ),
             'TestPermissions': grpc.unary_unary_rpc_method_handler(
                     servicer.TestPermissions,
@@ -175,6 +197,33 @@ class PolicyService(object):
             '/modelyard.registry.v1.PolicyService/SetPolicy',
             modelyard_dot_registry_dot_v1_dot_policies__pb2.SetPolicyRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_policies__pb2.Policy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelyard.registry.v1.PolicyService/WatchPolicies',
+            modelyard_dot_registry_dot_v1_dot_policies__pb2.WatchPoliciesRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_policies__pb2.WatchPoliciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

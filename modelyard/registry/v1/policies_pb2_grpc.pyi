@@ -56,6 +56,14 @@ class PolicyServiceStub:
       ABORTED           `policy.etag` is not the current one (ETAG_MISMATCH).
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
+    WatchPolicies: _grpc.UnaryStreamMultiCallable[_policies_pb2.WatchPoliciesRequest, _policies_pb2.WatchPoliciesResponse]
+    """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
+    change is told without its content, so that there is no time in which a service knows of a change and not what it
+    says.
+
+    Errors:
+      INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.
+    """
     TestPermissions: _grpc.UnaryUnaryMultiCallable[_policies_pb2.TestPermissionsRequest, _policies_pb2.TestPermissionsResponse]
     """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
     In a namespace that does not exist for the caller there are none.
@@ -91,6 +99,14 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
       NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
       ABORTED           `policy.etag` is not the current one (ETAG_MISMATCH).
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    WatchPolicies: _aio.UnaryStreamMultiCallable[_policies_pb2.WatchPoliciesRequest, _policies_pb2.WatchPoliciesResponse]  # type: ignore[assignment]
+    """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
+    change is told without its content, so that there is no time in which a service knows of a change and not what it
+    says.
+
+    Errors:
+      INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.
     """
     TestPermissions: _aio.UnaryUnaryMultiCallable[_policies_pb2.TestPermissionsRequest, _policies_pb2.TestPermissionsResponse]  # type: ignore[assignment]
     """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
@@ -136,6 +152,20 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
           ABORTED           `policy.etag` is not the current one (ETAG_MISMATCH).
           ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchPolicies(
+        self,
+        request: _policies_pb2.WatchPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_policies_pb2.WatchPoliciesResponse], _abc.AsyncIterator[_policies_pb2.WatchPoliciesResponse]]:
+        """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
+        change is told without its content, so that there is no time in which a service knows of a change and not what it
+        says.
+
+        Errors:
+          INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,6 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -19,11 +18,15 @@ import grpc
 from services.cache.model.coherence import Coherence
 from services.cache.model.entries import Entry
 from services.cache.model.hot_keys import HotKeys
-from services.cache.read_through.loader import LOAD_SECONDS, CacheLevels, Loader, LoadResult
+from services.cache.read_through.loader import LOAD_SECONDS, Asked, CacheLevels, Loader, LoadResult
 from services.cache.read_through.options import ReadOptions, read_options
 from services.cache.read_through.origin import Answer, Metadata, Origin
 from services.cache.read_through.policies import Policy
+from services.cache.read_through.visibility import ALIKE, Visibility
 from services.chassis.deadlines import outgoing_timeout
+from services.chassis.errors import Unavailable
+from services.chassis.interceptors import identity
+from services.chassis.interceptors.permissions import VISIBILITY, VISIBLE
 from services.chassis.serving.context import Context
 
 # With a stale answer at hand, the origin has this long to return a fresh one.
@@ -31,7 +34,7 @@ _PATIENCE = 1.0
 # How many loads in progress a call joins before it calls the origin itself.
 _JOINS = 2
 _AWAY = {grpc.StatusCode.UNAVAILABLE}
-_OWN = {"x-cache", "age", "x-request-id"}
+_OWN = {"x-cache", "age", "x-request-id", VISIBILITY}
 
 
 class ReadThrough:
@@ -44,10 +47,20 @@ class ReadThrough:
         coherence: of the origin.
         levels: where answers are cached.
         hot: samples the keys that are read.
+        visibility: what callers may read of the origin; None where all answers are for all callers.
     """
 
-    def __init__(self, policy: Policy, origin: Origin, coherence: Coherence, levels: CacheLevels, hot: HotKeys) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        origin: Origin,
+        coherence: Coherence,
+        levels: CacheLevels,
+        hot: HotKeys,
+        visibility: Visibility | None = None,
+    ) -> None:
         self.policy = policy
+        self._visibility = visibility
         self._token = origin.token
         self._coherence = coherence
         self._levels = levels
@@ -70,8 +83,16 @@ class ReadThrough:
         metadata = context.invocation_metadata() or ()
         wanted = read_options(metadata)
         asked = self._prefix + request
-        key = self._coherence.epoch + asked
-        self._hot.read(asked)
+        view = ALIKE
+        if self._visibility is not None and (caller := identity()) is not None:
+            try:
+                view = self._visibility.of(caller, request)
+            except Unavailable:
+                # The origin decides.
+                return await self._pass(request, wanted, metadata, context)
+        key = self._coherence.epoch + view.key + asked
+        if not view.key:
+            self._hot.read(asked)
         entry = None
         if not wanted.fresh:
             entry = self._near.get(key)
@@ -80,12 +101,14 @@ class ReadThrough:
                 if self._serves(entry, wanted.minimum, now):
                     self._counts.near += 1
                     if now > entry.renewable:
-                        self._renew(key, request, metadata, entry, now)
+                        self._renew(Asked(key, request, entry.tags, view.visibility), metadata, entry, now)
                     return await self._found(entry, "near", now, context)
                 if not self._coherence.holds(entry):
                     self._near.drop(key, "invalid")
                     entry = None
-        return await self._further(key, request, wanted, metadata, entry, context)
+        # A request that does not parse is rejected before L2, a lease or the origin is involved.
+        tags = self.policy.tags(request) if view.tags is None else view.tags
+        return await self._further(Asked(key, request, tags, view.visibility), wanted, metadata, entry, context)
 
     async def warm(self, request: bytes) -> bool:
         """
@@ -99,8 +122,24 @@ class ReadThrough:
         if entry is not None and self._serves(entry, 0, time.time()):
             self._near.put(key, entry)
             return False
-        await self._loads.call(key, request, self._token.metadata(), 0, LOAD_SECONDS)
+        visibility = None if self._visibility is None else VISIBLE
+        asked = Asked(key, request, self.policy.tags(request), visibility)
+        await self._loads.call(asked, self._token.metadata(), 0, LOAD_SECONDS)
         return True
+
+    async def _pass(self, request: bytes, wanted: ReadOptions, metadata: Metadata, context: Context) -> bytes:
+        """
+        Pass a call through, without any of the cache's levels.
+        """
+        self._counts.bypass += 1
+        try:
+            answer = await self._loads.pass_through(
+                request, metadata, wanted.minimum, outgoing_timeout(otherwise=LOAD_SECONDS)
+            )
+        except grpc.aio.AioRpcError as error:
+            await _pass_on(error, context)
+            raise
+        return await self._answered(answer, "bypass", context)
 
     def _serves(self, entry: Entry, minimum: int, now: float) -> bool:
         # Checked again after every await: the stream may have advanced or broken meanwhile.
@@ -113,10 +152,9 @@ class ReadThrough:
         )
 
     async def _further(
-        self, key: bytes, request: bytes, wanted: ReadOptions, metadata: Metadata, near: Entry | None, context: Context
+        self, asked: Asked, wanted: ReadOptions, metadata: Metadata, near: Entry | None, context: Context
     ) -> bytes:
-        # A request that does not parse is rejected before L2, a lease or the origin is involved.
-        tags = self.policy.tags(request)
+        key = asked.key
         found = None if wanted.fresh else await self._levels.shared.get(key)
         now = time.time()
         if found is not None and self._serves(found, wanted.minimum, now):
@@ -131,7 +169,7 @@ class ReadThrough:
             how = "miss"
         late = next((each for each in (near, found) if each is not None and self._may_be_late(each, wanted)), None)
         try:
-            loaded = await self._loaded(key, request, wanted, metadata, tags, None if late is None else _PATIENCE)
+            loaded = await self._loaded(asked, wanted, metadata, None if late is None else _PATIENCE)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             away = isinstance(error, TimeoutError) or error.code() in _AWAY
             # Checked again after the await: the entry may have been invalidated meanwhile.
@@ -150,18 +188,15 @@ class ReadThrough:
 
     async def _loaded(
         self,
-        key: bytes,
-        request: bytes,
+        asked: Asked,
         wanted: ReadOptions,
         metadata: Metadata,
-        tags: Sequence[str],
         patience: float | None,
     ) -> LoadResult:
         """
         Call the origin, or join a load in progress.
 
         Args:
-            tags: of the request.
             patience: timeout in seconds; None for the caller's deadline.
 
         Raises:
@@ -169,19 +204,17 @@ class ReadThrough:
             TimeoutError: the origin did not answer in time.
         """
         timeout = outgoing_timeout(otherwise=LOAD_SECONDS)
-        if wanted.fresh or self._loads.passes(key):
-            return await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+        if wanted.fresh or self._loads.passes(asked.key):
+            return await self._loads.call(asked, metadata, wanted.minimum, timeout)
         if patience is not None:
             timeout = min(timeout, patience)
         async with asyncio.timeout(timeout):
             # A minimum that is unknown here may be made up: such a load is not shared, so that nobody waits for it.
             known = wanted.minimum <= self._coherence.applied
-            loaded = await self._together(key, request, wanted.minimum, metadata, tags) if known else None
-            return loaded or await self._loads.call(key, request, metadata, wanted.minimum, timeout)
+            loaded = await self._together(asked, wanted.minimum, metadata) if known else None
+            return loaded or await self._loads.call(asked, metadata, wanted.minimum, timeout)
 
-    async def _together(
-        self, key: bytes, request: bytes, minimum: int, metadata: Metadata, tags: Sequence[str]
-    ) -> LoadResult | None:
+    async def _together(self, asked: Asked, minimum: int, metadata: Metadata) -> LoadResult | None:
         """
         The result of a shared load: one in progress, or else a new one. None when the caller has to call the origin
         itself.
@@ -191,7 +224,7 @@ class ReadThrough:
         """
         # A load that started earlier may predate changes that are known by now. A result of at least this revision
         # reflects all of them, the minimum included. A second load started after this call arrived.
-        least = self._coherence.newest(tags)
+        least = self._coherence.newest(asked.tags)
         # While the stream is silent, changes are unknown: the load itself has to be within the staleness bound.
         since = float("-inf") if self._coherence.live else time.monotonic() - self._coherence.bound
 
@@ -200,9 +233,9 @@ class ReadThrough:
 
         for _ in range(_JOINS):
             # Shielded, because other calls may wait for the same load.
-            load = self._loads.under_way(key)
+            load = self._loads.under_way(asked.key)
             if load is None:
-                return await asyncio.shield(self._loads.start(key, request, metadata, minimum, good))
+                return await asyncio.shield(self._loads.start(asked, metadata, minimum, good))
             self._counts.waits += 1
             try:
                 loaded = await asyncio.shield(load)
@@ -230,20 +263,20 @@ class ReadThrough:
             and self._coherence.reaches(wanted.minimum, entry.revision)
         )
 
-    def _renew(self, key: bytes, request: bytes, metadata: Metadata, entry: Entry, now: float) -> None:
+    def _renew(self, asked: Asked, metadata: Metadata, entry: Entry, now: float) -> None:
         """
         Refresh a hot entry early, with a probability per read that grows towards its expiry: XFetch (Vattani,
         Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", PVLDB 8(8), 2015), with beta = 1.
         """
         if now - entry.took * math.log(1.0 - random.random()) < entry.expires:  # noqa: S311 - not for cryptography
             return
-        if self._loads.under_way(key) is None:
+        if self._loads.under_way(asked.key) is None:
             self._counts.renewals += 1
 
             def good(other: Entry) -> bool:
                 return other.expires > entry.expires and self._serves(other, 0, time.time())
 
-            load = self._loads.start(key, request, metadata, 0, good)
+            load = self._loads.start(asked, metadata, 0, good)
             # A failed refresh is ignored: the entry is valid until it expires.
             load.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -272,6 +305,6 @@ async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> None:
     Return the origin's error unchanged: code, message, details.
     """
     found: Any = error.trailing_metadata() or ()
-    trailing = tuple((key, value) for key, value in found if key != "x-request-id")
+    trailing = tuple((key, value) for key, value in found if key not in {"x-request-id", VISIBILITY})
     context.set_trailing_metadata(trailing)
     await context.abort(error.code(), error.details() or "")

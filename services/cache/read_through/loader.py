@@ -60,6 +60,25 @@ class CacheLevels:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    What is loaded.
+
+    Args:
+        key: of the entry.
+        request: serialized.
+        tags: what the answer depends on.
+        visibility: what the origin has to say of the answer, if it is to be cached or shared (`x-visibility`); None
+            when all answers are for all callers.
+    """
+
+    key: bytes
+    request: bytes
+    tags: tuple[str, ...]
+    visibility: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadResult:
     """
     The result of a load.
@@ -68,11 +87,13 @@ class LoadResult:
         answer: the origin's; None when another process loaded it.
         entry: as cached; None when it may not be cached.
         asked: when the origin was called, or when that turned out to be unnecessary, as `time.monotonic`.
+        private: whether it is for the caller that started it only.
     """
 
     answer: Answer | None
     entry: Entry | None
     asked: float
+    private: bool = False
 
     @property
     def revision(self) -> int:
@@ -82,13 +103,6 @@ class LoadResult:
         if self.answer is not None:
             return self.answer.revision or 0
         return self.entry.revision if self.entry is not None else 0
-
-    @property
-    def private(self) -> bool:
-        """
-        Whether the answer is for one caller only.
-        """
-        return self.answer is not None and self.answer.private
 
 
 class Loader:
@@ -118,14 +132,13 @@ class Loader:
         return self._loads.get(key)
 
     def start(
-        self, key: bytes, request: bytes, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]
+        self, asked: Asked, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]
     ) -> asyncio.Task[LoadResult]:
         """
         Start a load that others may join.
 
         Args:
-            key: of the entry.
-            request: serialised.
+            asked: what to load.
             metadata: of the caller that starts it.
             minimum: the revision that the answer must reflect.
             good: whether an entry that another process loaded is acceptable.
@@ -133,14 +146,13 @@ class Loader:
         Returns:
             The load. It raises grpc.aio.AioRpcError as the origin answered.
         """
-        load = asyncio.create_task(self._load(key, request, metadata, minimum, good))
+        key = asked.key
+        load = asyncio.create_task(self._load(asked, metadata, minimum, good))
         self._loads[key] = load
         load.add_done_callback(lambda done: self._loads.pop(key) if self._loads.get(key) is done else None)
         return load
 
-    async def call(
-        self, key: bytes, request: bytes, metadata: Metadata, minimum: int, timeout: float, token: str = ""
-    ) -> LoadResult:
+    async def call(self, asked: Asked, metadata: Metadata, minimum: int, timeout: float, token: str = "") -> LoadResult:
         """
         Call the origin, and cache its answer.
 
@@ -152,8 +164,8 @@ class Loader:
             grpc.aio.AioRpcError: as the origin answered.
         """
         self._counts.loads += 1
-        asked = time.monotonic()
-        tags = self._policy.tags(request)
+        began = time.monotonic()
+        request, tags = asked.request, asked.tags
         # A lagging replica would return an answer that is already invalid.
         least = max(minimum, self._coherence.newest(tags))
         entry = None
@@ -165,11 +177,24 @@ class Loader:
                     raise
                 # The origin no longer has this revision: it was restored to an older state, unknown here so far.
                 answer = await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
-            entry = self._keep(key, tags, answer, token)
+            entry = self._keep(asked, answer, token)
         finally:
             if token and entry is None:
-                self._levels.metrics.background(self._levels.shared.release(key, token))
-        return LoadResult(answer, entry, asked)
+                self._levels.metrics.background(self._levels.shared.release(asked.key, token))
+        return LoadResult(answer, entry, began, not _shared(asked, answer))
+
+    async def pass_through(self, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
+        """
+        Call the origin for one caller, and cache nothing.
+
+        Args:
+            timeout: in seconds.
+
+        Raises:
+            grpc.aio.AioRpcError: as the origin answered.
+        """
+        self._counts.loads += 1
+        return await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
 
     def passes(self, key: bytes) -> bool:
         """
@@ -183,9 +208,8 @@ class Loader:
         del self._passing[key]
         return False
 
-    async def _load(
-        self, key: bytes, request: bytes, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]
-    ) -> LoadResult:
+    async def _load(self, asked: Asked, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]) -> LoadResult:
+        key = asked.key
         token = f"{_process}-{next(_runs)}"
         levels = self._levels
         ends = time.monotonic() + levels.lease_wait
@@ -199,18 +223,21 @@ class Loader:
                 levels.near.put(key, entry)
                 return LoadResult(None, entry, time.monotonic())
             if held is not False or time.monotonic() > ends:
-                return await self.call(key, request, metadata, minimum, LOAD_SECONDS, token if held else "")
+                return await self.call(asked, metadata, minimum, LOAD_SECONDS, token if held else "")
             if not waited:
                 self._counts.waits += 1
                 waited = True
             await asyncio.sleep(pause)
             pause = min(2 * pause, top)
 
-    def _keep(self, key: bytes, tags: tuple[str, ...], answer: Answer, token: str) -> Entry | None:
+    def _keep(self, asked: Asked, answer: Answer, token: str) -> Entry | None:
         """
         Cache an answer that bears its revision and was not invalidated while in transit.
         """
-        levels = self._levels
+        levels, key, tags = self._levels, asked.key, asked.tags
+        if asked.visibility != answer.visibility:
+            # The origin knows of another policy than this process by now.
+            return None
         ttl = levels.ttl.get(self._policy.kind, 0.0)
         if answer.absence is not None:
             ttl = min(ttl, levels.absent_ttl)
@@ -226,3 +253,10 @@ class Loader:
         levels.near.put(key, entry)
         levels.metrics.background(levels.shared.put(key, entry, ttl + levels.grace, token))
         return entry
+
+
+def _shared(asked: Asked, answer: Answer) -> bool:
+    """
+    Whether an answer is for all callers with the same key.
+    """
+    return not answer.private and asked.visibility == answer.visibility

@@ -16,6 +16,7 @@ import grpc
 from services.chassis.access import ServiceToken
 from services.chassis.clients.channels import Peer
 from services.chassis.clients.outgoing import outgoing
+from services.chassis.interceptors.permissions import FOLLOWER, VISIBILITY
 from services.chassis.serving.tls import Identity
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -60,6 +61,13 @@ class Answer:
         said = [str(value) for key, value in self.trailing if key == "cache-control"]
         return any("private" in value or "no-store" in value for value in said)
 
+    @property
+    def visibility(self) -> str | None:
+        """
+        What it depends on beside the request: `x-visibility`.
+        """
+        return next((str(value) for key, value in self.trailing if key == VISIBILITY), None)
+
 
 class Origin:
     """
@@ -102,6 +110,8 @@ class Origin:
                 is an answer.
         """
         passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
+        # The origin tells a service that follows the policies what an answer depends on.
+        passed_on = (*passed_on, *((FOLLOWER, token.removeprefix("Bearer ")) for _, token in self.token.metadata()))
         if minimum:
             passed_on = (*passed_on, ("x-min-revision", str(minimum)))
         for left in reversed(range(len(self._peers))):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,14 @@ class Readable:
         return (namespace in self.names) is not self.others
 
     @property
+    def digest(self) -> str:
+        """
+        What stands for the set in keys of caches.
+        """
+        names = "\n".join(sorted(self.names)).encode()
+        return f"{'-' if self.others else '+'}{hashlib.sha256(names).hexdigest()[:32]}"
+
+    @property
     def everything(self) -> bool:
         """
         Whether it may read every namespace.
@@ -92,23 +101,19 @@ class Policies:
         self._found: dict[str, Bindings] = {}
         self._version = 0
 
-    def replace(self, found: Mapping[str, Bindings]) -> None:
-        """
-        Forget all policies, and take these.
-
-        Args:
-            found: by the ids of their namespaces; `REGISTRY` for the registry's.
-        """
-        self._found = dict(found)
-        self._version += 1
-
-    def apply(self, changed: Mapping[str, Bindings | None]) -> None:
+    def apply(self, changed: Mapping[str, Bindings | None], *, complete: bool = False) -> None:
         """
         Take changed policies.
 
         Args:
-            changed: by the ids of their namespaces; None for one that is gone with its namespace.
+            changed: by the ids of their namespaces, `REGISTRY` for the registry's; None for one that is gone with its
+                namespace.
+            complete: these are all policies.
         """
+        if not changed and not complete:
+            return
+        if complete:
+            self._found.clear()
         for namespace, bindings in changed.items():
             if bindings is None:
                 self._found.pop(namespace, None)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from services.chassis.access import Access
 from services.chassis.access.policy import Check
+from services.chassis.access.tokens import Verifier
 from services.chassis.interceptors.base import CallInterceptor, Observer
 from services.chassis.interceptors.call_context import current_call
 from services.chassis.serving.calls import Method
@@ -31,19 +32,21 @@ class AccessInterceptor(CallInterceptor):
         """
         An observer that checks the calls of *method*.
         """
-        return _Guard(self._access.check(method.path, self._scopes))
+        return _Guard(self._access.check(method.path, self._scopes), self._access.verifier)
 
 
 class _Guard:
-    __slots__ = ("_check",)
+    __slots__ = ("_check", "_verifier")
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, verifier: Verifier) -> None:
         self._check = check
+        self._verifier = verifier
 
     def begin(self, context: Context) -> None:
         found = self._check(context)
         if (call := current_call()) is not None:
             call.identity = found
+            call.verifier = self._verifier
 
     def end(self, _context: Context, _state: None) -> None:
         return None

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 from services.chassis.access.callers import Proxies, peer_of
 from services.chassis.access.identity import Identity
+from services.chassis.access.tokens import Verifier
 from services.chassis.observability import tracing
 from services.chassis.observability.tracing import Span, Trace
 from services.chassis.serving.calls import Method
@@ -36,16 +37,18 @@ class CurrentCall:
         span: what is exported of it; None unless spans are.
         identity: what its token says; None while access control is off.
         proxies: who may say on whose behalf they call; None: nobody.
+        verifier: of tokens; None while access control is off.
         peer: where it comes from, asked for while the call is in progress: grpcio releases a cancelled call without
             reporting it as done, and asking then ends the process.
     """
 
-    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "peer", "proxies", "span")
+    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "peer", "proxies", "span", "verifier")
 
     def __init__(self, method: Method, context: Context, proxies: Proxies | None = None, peer: str = "") -> None:
         self.method = method
         self.context = context
         self.identity: Identity | None = None
+        self.verifier: Verifier | None = None
         self.proxies = proxies
         self.peer = peer or peer_of(context)
         self.span: Span | None = None

@@ -11,16 +11,19 @@ from typing import Any, Final, Protocol
 
 from services.chassis.access.identity import Identity
 from services.chassis.access.policies import NOWHERE, REGISTRY, Policies
+from services.chassis.access.policy import HEALTH, REFLECTION
 from services.chassis.access.requests import Place, places, rename
 from services.chassis.access.roles import PERMISSIONS, Role
 from services.chassis.errors import InvalidArgument, ModelyardError, PermissionDenied
-from services.chassis.interceptors.call_context import identity
+from services.chassis.interceptors.call_context import current_call, identity
 from services.chassis.serving.calls import Method
-from services.chassis.serving.context import Context
+from services.chassis.serving.context import Context, values_of
 
-#: Trailing metadata of reads: what the answer depends on beside the request, so that a cache can tell whether it would
-#: have decided the same.
+#: Trailing metadata of reads: what the answer depends on beside the request, so that a cache can tell whether it has
+#: decided the same. Only for calls that carry a token of a service that follows the policies, in `FOLLOWER`: it tells
+#: what exists.
 VISIBILITY: Final = "x-visibility"
+FOLLOWER: Final = "x-modelyard-follower"
 VISIBLE: Final = "visible"
 HIDDEN: Final = "hidden"
 _MIN_REVISION = "x-min-revision"
@@ -62,6 +65,8 @@ class PermissionInterceptor:
         """
         A behaviour of *method*'s kind that checks the caller before *proceed* runs.
         """
+        if method.path.startswith((HEALTH, REFLECTION)):
+            return proceed
         needed = self._needed.get(method.path)
         if needed is None:
             return _denying(proceed, method)
@@ -157,7 +162,7 @@ def _unary(guard: _Guard, proceed: Any) -> Any:
         await guard.reach(context)
         hidden = guard.hidden(request, caller)
         if guard.decides:
-            _tell(context, HIDDEN if hidden else VISIBLE)
+            tell_visibility(context, HIDDEN if hidden else VISIBLE)
         if not hidden:
             return await proceed(request, context)
         try:
@@ -229,8 +234,16 @@ def _check_off(method: Method) -> None:
         raise PermissionDenied("PERMISSION_DENIED", f"{method.path} is not open to anybody")
 
 
-def _tell(context: Context, visibility: str) -> None:
-    context.set_trailing_metadata((*context.trailing_metadata(), (VISIBILITY, visibility)))
+def tell_visibility(context: Context, visibility: str) -> None:
+    """
+    Tell a cache what the response depends on.
+    """
+    call = current_call()
+    if call is None or call.verifier is None:
+        return
+    tokens = values_of(context, FOLLOWER)
+    if tokens and call.verifier.verify(str(tokens[0])).is_follower:
+        context.set_trailing_metadata((*context.trailing_metadata(), (VISIBILITY, visibility)))
 
 
 def _as_asked(error: ModelyardError, hidden: Mapping[str, str]) -> ModelyardError:

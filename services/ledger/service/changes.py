@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any, Protocol
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.changes.v1 import changes_pb2 as pb
@@ -35,14 +37,24 @@ async def watch_changes(
     start = checks.count("start_revision", request.start_revision)
     if request.resource_prefix and not is_prefix(request.resource_prefix):
         checks.add("resource_prefix", f"must be the name of a resource or of a collection, such as {example}")
-    heartbeat = _heartbeat(checks, request)
+    heartbeat = heartbeat_of(checks, request)
     checks.raise_if_any()
     async with aclosing(feed.watch(start, request.resource_prefix, heartbeat)) as events:
         async for event in events:
             yield from_event(event)
 
 
-def _heartbeat(checks: Checks, request: pb.WatchChangesRequest) -> float:
+class _Interval(Protocol):
+    @property
+    def heartbeat_interval(self) -> Duration: ...
+
+    def HasField(self, name: Any, /) -> bool: ...
+
+
+def heartbeat_of(checks: Checks, request: _Interval) -> float:
+    """
+    The seconds between heartbeats that a watcher asks for.
+    """
     if not request.HasField("heartbeat_interval"):
         return _USUAL_HEARTBEAT
     seconds = request.heartbeat_interval.seconds + request.heartbeat_interval.nanos / 1e9

@@ -134,6 +134,24 @@ class Policy:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyEvent:
+    """
+    What becomes known of the policies.
+
+    Args:
+        changed: by the ids of their namespaces; None for one that is gone with its namespace.
+        complete: these are all policies.
+        applied: what is known is of this revision.
+        current: seconds after the stream began until which nothing newer was committed; None when that is not known.
+    """
+
+    changed: Mapping[str, Bindings | None]
+    complete: bool
+    applied: int
+    current: float | None = None
+
+
 def owned_by(member: str) -> PolicyDraft:
     """
     The policy of a new namespace.

@@ -4,6 +4,9 @@ PolicyService.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
 from modelyard.registry.v1 import policies_pb2 as pb
 from modelyard.registry.v1.policies_pb2_grpc import PolicyServiceServicer
 from services.chassis.access.policies import REGISTRY, Policies
@@ -12,10 +15,13 @@ from services.chassis.checks import Checks
 from services.chassis.interceptors import identity
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations, reflect
+from services.ledger.service.changes import heartbeat_of
+from services.ledger.store.change_feed import ChangeFeed
 from services.registry.model.names import NamespaceName
 from services.registry.model.policies import PolicyDraft, PolicyName, check_permissions
-from services.registry.service.rendering import from_policy
+from services.registry.service.rendering import from_policy, from_policy_event
 from services.registry.store.policies import PolicyStore
+from services.registry.store.policy_follower import watch_policies
 
 _ROLES = {
     pb.Policy.ROLE_READER: Role.READER,
@@ -32,11 +38,13 @@ class PolicyService(PolicyServiceServicer):
     Args:
         store: the stored policies.
         policies: those that decide.
+        feed: the change stream.
         mutations: runs the writes.
     """
 
-    def __init__(self, store: PolicyStore, policies: Policies, mutations: Mutations) -> None:
+    def __init__(self, store: PolicyStore, policies: Policies, feed: ChangeFeed, mutations: Mutations) -> None:
         self._store = store
+        self._feed = feed
         self._policies = policies
         self._mutations = mutations
 
@@ -59,6 +67,17 @@ class PolicyService(PolicyServiceServicer):
             from_policy,
             touches=None,
         )
+
+    async def WatchPolicies(
+        self, request: pb.WatchPoliciesRequest, _context: Context
+    ) -> AsyncIterator[pb.WatchPoliciesResponse]:
+        checks = Checks()
+        heartbeat = heartbeat_of(checks, request)
+        checks.raise_if_any()
+        async with aclosing(watch_policies(self._store, self._feed, heartbeat)) as events:
+            async for event in events:
+                for part in from_policy_event(event):
+                    yield part
 
     async def TestPermissions(
         self, request: pb.TestPermissionsRequest, _context: Context

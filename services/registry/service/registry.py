@@ -102,4 +102,4 @@ def add_servicers(
     deployments = DeploymentService(DeploymentStore(database), feed, once)
     server.add(add_DeploymentServiceServicer_to_server, deployments)
     server.add(add_AuditServiceServicer_to_server, AuditService(AuditStore(database), visibility))
-    server.add(add_PolicyServiceServicer_to_server, PolicyService(PolicyStore(database), policies, once))
+    server.add(add_PolicyServiceServicer_to_server, PolicyService(PolicyStore(database), policies, feed, once))

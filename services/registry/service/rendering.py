@@ -4,6 +4,7 @@ Domain values to messages.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import cast
 
@@ -22,6 +23,8 @@ from modelyard.registry.v1 import (
     policies_pb2,
     versions_pb2,
 )
+from services.chassis.access.policies import Bindings
+from services.chassis.access.roles import Role
 from services.ledger.model.calls import etag
 from services.ledger.model.changes import Image
 from services.registry.model.aliases import Alias, AliasPeriod
@@ -33,7 +36,7 @@ from services.registry.model.evaluations import Evaluation, LeaderboardEntry
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
 from services.registry.model.namespaces import Namespace
-from services.registry.model.policies import Policy
+from services.registry.model.policies import Policy, PolicyEvent, PolicyName
 from services.registry.model.versions import AssetMatch, Version, VersionState
 
 
@@ -41,6 +44,9 @@ from services.registry.model.versions import AssetMatch, Version, VersionState
 def _time(moment: datetime | None) -> Timestamp | None:
     return cast("Timestamp | None", moment)
 
+
+# In one message: at most 1,000 members of 300 characters each.
+_POLICIES = 20
 
 _STATES = {
     VersionState.PENDING: versions_pb2.Version.STATE_PENDING,
@@ -84,6 +90,35 @@ def from_policy(policy: Policy) -> policies_pb2.Policy:
         update_time=_time(policy.update_time),
         revision=policy.revision,
         etag=etag(policy.revision),
+    )
+
+
+def from_policy_event(event: PolicyEvent) -> Iterator[policies_pb2.WatchPoliciesResponse]:
+    """
+    What becomes known of the policies, in messages of a bounded size.
+    """
+    kept = [(key, bindings) for key, bindings in event.changed.items() if bindings is not None]
+    deleted = [str(PolicyName(key)) for key, bindings in event.changed.items() if bindings is None]
+    for start in range(0, len(kept), _POLICIES):
+        part = [_from_bindings(key, bindings) for key, bindings in kept[start : start + _POLICIES]]
+        yield policies_pb2.WatchPoliciesResponse(policies=part)
+    last = policies_pb2.WatchPoliciesResponse(deleted=deleted, complete=event.complete, applied_revision=event.applied)
+    if event.current is not None:
+        last.current_until.FromNanoseconds(int(event.current * 1e9))
+    yield last
+
+
+def _from_bindings(key: str, bindings: Bindings) -> policies_pb2.Policy:
+    members: dict[Role, list[str]] = {}
+    for member, role in bindings.roles.items():
+        members.setdefault(role, []).append(member)
+    return policies_pb2.Policy(
+        name=str(PolicyName(key)),
+        bindings=[
+            policies_pb2.Policy.Binding(role=policies_pb2.Policy.Role.Value(f"ROLE_{role.name}"), members=found)
+            for role, found in members.items()
+        ],
+        private=bindings.private,
     )
 
 

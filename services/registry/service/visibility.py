@@ -4,11 +4,9 @@ What the current caller may read, for calls whose responses are filtered.
 
 from __future__ import annotations
 
-import hashlib
-
 from services.chassis.access.policies import EVERYTHING, Policies, Readable
 from services.chassis.interceptors import identity
-from services.chassis.interceptors.permissions import VISIBILITY
+from services.chassis.interceptors.permissions import tell_visibility
 from services.chassis.serving.context import Context
 
 
@@ -34,7 +32,7 @@ class Visibility:
         if caller is None:
             return EVERYTHING
         found = self._policies.readable(caller, permission)
-        context.set_trailing_metadata((*context.trailing_metadata(), (VISIBILITY, digest(found))))
+        tell_visibility(context, found.digest)
         return found
 
     def sees(self, namespace: str, permission: str) -> bool:
@@ -46,11 +44,3 @@ class Visibility:
         """
         caller = identity()
         return caller is None or self._policies.may(caller, permission, namespace)
-
-
-def digest(readable: Readable) -> str:
-    """
-    What stands for a set of namespaces in keys of caches and in `x-visibility`.
-    """
-    names = "\n".join(sorted(readable.names)).encode()
-    return f"{'-' if readable.others else '+'}{hashlib.sha256(names).hexdigest()[:32]}"

@@ -6,17 +6,46 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from services.chassis.access.policies import REGISTRY, Policies
 from services.chassis.serving.background import Work, beside
 from services.ledger.model.changes import Change, Discontinuity, Heartbeat
 from services.ledger.store.change_feed import ChangeFeed
+from services.registry.model.policies import PolicyEvent
 from services.registry.store.policies import PolicyStore
 
 _HEARTBEAT = 0.5
 _RETRY = (0.05, 1.0)
+
+
+async def watch_policies(store: PolicyStore, feed: ChangeFeed, heartbeat: float) -> AsyncGenerator[PolicyEvent, None]:
+    """
+    All policies, then what changes of them; until the log of changes has a gap.
+
+    Args:
+        heartbeat: seconds between heartbeats.
+
+    Raises:
+        Unavailable: the database does not answer, or was restored or replaced.
+    """
+    async with aclosing(feed.watch(0, "", heartbeat)) as events:
+        loaded = False
+        async for event in events:
+            if not loaded:
+                # After the stream began: they may be newer than its next changes, which are then read again.
+                found, head = await store.load()
+                yield PolicyEvent(found, complete=True, applied=head)
+                loaded = True
+            if isinstance(event, Discontinuity):
+                return
+            if isinstance(event, Heartbeat):
+                yield PolicyEvent({}, complete=False, applied=event.applied, current=event.current)
+                continue
+            names = {key for each in event.changes if (key := _policy_of(each)) is not None}
+            found = (await store.load(names))[0] if names else {}
+            yield PolicyEvent({key: found.get(key) for key in names}, complete=False, applied=event.number)
 
 
 class PolicyFollower:
@@ -56,27 +85,14 @@ class PolicyFollower:
 
     async def _read(self) -> None:
         began = time.monotonic()
-        # From now on; then all policies, which may be newer: what comes twice changes nothing.
-        async with aclosing(self._feed.watch(0, "", _HEARTBEAT)) as events:
-            loaded = False
+        async with aclosing(watch_policies(self._store, self._feed, _HEARTBEAT)) as events:
             async for event in events:
-                if not loaded:
-                    found, head = await self._store.load()
-                    self._policies.replace(found)
-                    self._policies.reset(head)
-                    loaded = True
-                if isinstance(event, Discontinuity):
-                    return
-                if isinstance(event, Heartbeat):
-                    if event.current is not None:
-                        self._policies.heard(event.applied, began + event.current)
-                        self._first.set()
-                    continue
-                changed = {key for each in event.changes if (key := _policy_of(each)) is not None}
-                if changed:
-                    found, _ = await self._store.load(changed)
-                    self._policies.apply({key: found.get(key) for key in changed})
-                self._policies.heard(event.number, float("-inf"))
+                if event.complete:
+                    self._policies.reset(event.applied)
+                self._policies.apply(event.changed, complete=event.complete)
+                self._policies.heard(event.applied, float("-inf") if event.current is None else began + event.current)
+                if event.current is not None:
+                    self._first.set()
 
 
 def _policy_of(change: Change) -> str | None:

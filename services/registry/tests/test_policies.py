@@ -48,7 +48,7 @@ class Guarded:
     registry: Registry
     issuer: Issuer
 
-    def as_(self, subject: str, scope: str = ALL, **claims: object) -> dict[str, Any]:
+    def as_(self, subject: str, scope: str = ALL, **claims: Any) -> dict[str, Any]:
         """
         The arguments of a call of *subject*.
         """
@@ -298,7 +298,7 @@ async def test_roles(guarded: Guarded, role: Role) -> None:
         request = requests(f"role-{role}")[method.name]
         if method.name in {"DeleteNamespace", "SetPolicy"}:
             # A good request would change what the others find.
-            request = type(request)(request_id="x" * 200)  # type: ignore[call-arg]
+            request = type(request)(request_id="x" * 200)
             request.MergeFrom(requests(f"role-{role}")[method.name])
         found = await ask(guarded, method.name, request, **guarded.as_("bob"))
         denied = isinstance(found, Failure) and found.code is grpc.StatusCode.PERMISSION_DENIED
@@ -318,7 +318,7 @@ async def test_lists_show_only_what_may_be_read(guarded: Guarded, hidden: str) -
         page = await registry.namespaces.ListNamespaces(namespaces_pb2.ListNamespacesRequest(page_size=1000), **caller)
         assert (f"namespaces/{hidden}" in {each.name for each in page.namespaces}) is sees
         watch = registry.changes.WatchChanges(changes_pb2.WatchChangesRequest(start_revision=1), **caller)
-        told = set()
+        told: set[str] = set()
         async for event in watch:
             told.update(change.resource for change in event.revision.changes)
             if event.heartbeat.HasField("current_until"):
@@ -404,12 +404,24 @@ async def test_a_deleted_namespace_leaves_no_policy(guarded: Guarded) -> None:
         (POLICY(name="namespaces/default"), "policy.name"),
         (POLICY(name="policy", private=True), "policy.private"),
         (POLICY(name="policy", bindings=[POLICY.Binding(members=["everyone"])]), "policy.bindings[0].role"),
-        (POLICY(name="policy", bindings=[POLICY.Binding(role=1, members=["ann"])]), "policy.bindings"),
-        (POLICY(name="policy", bindings=[POLICY.Binding(role=1, members=["user:"])]), "policy.bindings"),
-        (POLICY(name="policy", bindings=[POLICY.Binding(role=1, members=["user:a\nb"])]), "policy.bindings"),
-        (POLICY(name="policy", bindings=[POLICY.Binding(role=1, members=["user:" + "x" * 400])]), "policy.bindings"),
+        (POLICY(name="policy", bindings=[POLICY.Binding(role=POLICY.ROLE_READER, members=["ann"])]), "policy.bindings"),
         (
-            POLICY(name="policy", bindings=[POLICY.Binding(role=1, members=[f"user:{n}" for n in range(1001)])]),
+            POLICY(name="policy", bindings=[POLICY.Binding(role=POLICY.ROLE_READER, members=["user:"])]),
+            "policy.bindings",
+        ),
+        (
+            POLICY(name="policy", bindings=[POLICY.Binding(role=POLICY.ROLE_READER, members=["user:a\nb"])]),
+            "policy.bindings",
+        ),
+        (
+            POLICY(name="policy", bindings=[POLICY.Binding(role=POLICY.ROLE_READER, members=["user:" + "x" * 400])]),
+            "policy.bindings",
+        ),
+        (
+            POLICY(
+                name="policy",
+                bindings=[POLICY.Binding(role=POLICY.ROLE_READER, members=[f"user:{n}" for n in range(1001)])],
+            ),
             "policy.bindings",
         ),
     ],

@@ -1,0 +1,97 @@
+"""
+Keeps the policies of this process current: they follow the registry's stream of policies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from modelyard.registry.v1 import policies_pb2 as pb
+from services.cache.read_through.origin import Origin
+from services.chassis.access.policies import REGISTRY, Bindings, Policies
+from services.chassis.access.roles import Role
+from services.chassis.serving.background import Work, beside
+
+_PATH = "/modelyard.registry.v1.PolicyService/WatchPolicies"
+_HEARTBEAT = 0.5
+_RETRY = (0.05, 1.0)
+# Missed heartbeats after which a stream is given up.
+_MOST_MISSED = 6
+
+
+class PolicyFollower:
+    """
+    Follows the policies.
+
+    Args:
+        origin: the registry.
+        policies: kept current.
+    """
+
+    def __init__(self, origin: Origin, policies: Policies) -> None:
+        self._origin = origin
+        self._policies = policies
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """
+        Follow them while the block runs.
+        """
+        async with beside(self._follow()):
+            yield
+
+    async def _follow(self) -> None:
+        # Not part of readiness: without the policies, reads go to the registry, which is slower and still correct.
+        work = Work("follow-policies", "follow the policies of the registry", retry=_RETRY)
+        await work.forever(self._read, pause=0.0)
+
+    async def _read(self) -> None:
+        watch: Any = self._origin.channel().unary_stream(
+            _PATH,
+            request_serializer=pb.WatchPoliciesRequest.SerializeToString,
+            response_deserializer=pb.WatchPoliciesResponse.FromString,
+        )
+        began = time.monotonic()
+        request = pb.WatchPoliciesRequest(heartbeat_interval=Duration(nanos=int(_HEARTBEAT * 1e9)))
+        call = watch(request, metadata=self._origin.token.metadata())
+        changed: dict[str, Bindings | None] = {}
+        try:
+            while True:
+                async with asyncio.timeout(_MOST_MISSED * _HEARTBEAT):
+                    message = await call.read()
+                if not isinstance(message, pb.WatchPoliciesResponse):
+                    return
+                changed.update((_key(policy.name), _bindings(policy)) for policy in message.policies)
+                changed.update((_key(name), None) for name in message.deleted)
+                if message.applied_revision:
+                    self._apply(message, changed, began)
+                    changed = {}
+        finally:
+            call.cancel()
+
+    def _apply(self, message: pb.WatchPoliciesResponse, changed: dict[str, Bindings | None], began: float) -> None:
+        if message.complete:
+            self._policies.reset(message.applied_revision)
+        self._policies.apply(changed, complete=message.complete)
+        current = float("-inf")
+        if message.HasField("current_until"):
+            # By the local clock, and never too late: the stream started after the call was made.
+            current = began + message.current_until.seconds + message.current_until.nanos / 1e9
+        self._policies.heard(message.applied_revision, current)
+
+
+def _key(name: str) -> str:
+    return REGISTRY if name == "policy" else name.split("/")[1]
+
+
+def _bindings(policy: pb.Policy) -> Bindings:
+    roles: dict[str, Role] = {}
+    for binding in sorted(policy.bindings, key=lambda each: each.role):
+        roles.update(dict.fromkeys(binding.members, Role(binding.role)))
+    return Bindings(roles, policy.private)

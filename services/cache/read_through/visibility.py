@@ -1,0 +1,103 @@
+"""
+What callers may read of the registry, and which of its answers they share: see docs/adr/0047.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from modelyard.contracts import Permission
+from services.cache.read_through.policies import Policy
+from services.chassis.access.identity import Identity
+from services.chassis.access.policies import Policies
+from services.chassis.access.requests import places
+from services.chassis.access.roles import PERMISSIONS, Role
+from services.chassis.errors import InvalidArgument
+from services.chassis.interceptors.permissions import HIDDEN, VISIBLE
+
+_MOST_REMEMBERED = 10_000
+_MOST_REQUEST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """
+    Which of several answers to the same request a caller gets.
+
+    Args:
+        key: what the keys of its entries begin with.
+        visibility: what the origin has to say of an answer (`x-visibility`); None while access control is off.
+        tags: what its entries depend on, in place of what the request names; None for that.
+    """
+
+    key: bytes = b""
+    visibility: str | None = None
+    tags: tuple[str, ...] | None = None
+
+
+#: While access control is off, and of what no policy concerns.
+ALIKE: Final = View()
+_SEEN: Final = View(b"", VISIBLE)
+
+
+class Visibility:
+    """
+    The views of one RPC.
+
+    Args:
+        policy: of the RPC.
+        needed: the permissions that it needs; all of them belong to readers.
+        policies: of all namespaces.
+    """
+
+    def __init__(self, policy: Policy, needed: Sequence[Permission], policies: Policies) -> None:
+        above = [each.name for each in needed if PERMISSIONS[each.name] > Role.READER]
+        if above:
+            raise ValueError(f"{policy.path} is cached, and needs more than the role reader: {', '.join(above)}")
+        self._policy = policy
+        self._templates = [each.of for each in needed if not each.filtered]
+        self._filtered = next((each.name for each in needed if each.filtered), None)
+        self._policies = policies
+        self._namespaces: dict[bytes, tuple[str, ...]] = {}
+
+    def of(self, caller: Identity, request: bytes) -> View:
+        """
+        The view of a caller.
+
+        Args:
+            request: serialized.
+
+        Raises:
+            InvalidArgument: the request does not parse, or a field does not name a resource.
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        namespaces = self._namespaces.get(request)
+        if namespaces is None:
+            namespaces = self._parse(request)
+        role = self._policies.role
+        hidden = [namespace for namespace in namespaces if role(caller, namespace) < Role.READER]
+        if hidden:
+            # Nothing but the policies changes the answer, which is that of namespaces that do not exist.
+            tags = ("policy", *(f"namespaces/{namespace}/policy" for namespace in hidden))
+            return View(b"hidden\0" + "\0".join(hidden).encode() + b"\0", HIDDEN, tags)
+        if self._filtered is None:
+            return _SEEN
+        digest = self._policies.readable(caller, self._filtered).digest
+        return View(b"set\0" + digest.encode() + b"\0", digest)
+
+    def _parse(self, request: bytes) -> tuple[str, ...]:
+        try:
+            decoded = self._policy.request.FromString(request)
+        except DecodeError as error:
+            raise InvalidArgument.of("", f"the request does not parse: {error}") from None
+        found = (place.namespace for template in self._templates for place in places(template, decoded))
+        namespaces = tuple(dict.fromkeys(namespace for namespace in found if namespace is not None))
+        if len(request) <= _MOST_REQUEST:
+            if len(self._namespaces) >= _MOST_REMEMBERED:
+                self._namespaces.clear()
+            self._namespaces[request] = namespaces
+        return namespaces
