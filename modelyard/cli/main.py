@@ -28,6 +28,7 @@ from modelyard.cli.commands import (
     imports,
     models,
     namespaces,
+    policies,
     tokens,
     top,
     versions,
@@ -51,6 +52,7 @@ names: resnet50, default/resnet50 and namespaces/default/models/resnet50 are the
 
 _COMMAND_MODULES = (
     namespaces,
+    policies,
     models,
     versions,
     aliases,
