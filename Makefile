@@ -18,7 +18,7 @@ TESTERS ?= 3
 # Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties clean
+.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,6 +144,10 @@ drill-assets: $(READY) ## Upload and download a sparse file of 5 GiB: memory, di
 drill-rolling: $(READY) ## Zero-downtime rolling updates of two instances of everything under load (SECONDS=120 RATE=200)
 	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
 	  $(BIN)/pytest --quiet --capture=no tests/drills/rolling
+
+drill-upgrade: $(READY) ## Upgrade from each earlier release and roll back, under load (RELEASES=99 RATE=40)
+	@MODELYARD_DRILL_UPGRADE_RELEASES=$(or $(RELEASES),99) MODELYARD_DRILL_UPGRADE_RATE=$(or $(RATE),40) \
+	  $(BIN)/pytest --quiet --capture=no tests/drills/upgrade
 
 drill-deploy: $(READY) ## Run the overlays' pods without containers: demo, rolling updates under load, backup and restore (SECONDS=120 RATE=100)
 	@MODELYARD_DRILL_DEPLOY_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_DEPLOY_RATE=$(or $(RATE),100) \

@@ -163,10 +163,10 @@ def test_it_rolls_without_a_failed_call(outside: Outside) -> None:
                 time.sleep(READY_SECONDS)
             rolls += 1
     found = load.outcome
-    told = {name: found.told[name] for name in found.created}
+    told = {name: found.watched[name] for name in found.created}
     result = {
         "rolls": rolls,
-        "calls": dict(found.made),
+        "calls": dict(found.calls),
         "failed": len(found.failed),
         "slowest_seconds": round(found.slowest, 3),
         "created": len(found.created),
