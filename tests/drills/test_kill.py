@@ -1,5 +1,5 @@
 """
-SIGKILL of each process of the suite, under load: acknowledged writes survive, and uploads and downloads resume.
+SIGKILL each process of the suite under load: acknowledged writes survive, and uploads and downloads resume.
 """
 
 from __future__ import annotations
@@ -31,18 +31,23 @@ PARTS = ("postgresql", "valkey", "s3", "registry", "cache", "cdn", "gateway")
 UPLOAD_PARTS = {"cdn", "gateway", "s3", "postgresql"}
 DOWNLOAD_PARTS = {"cdn", "gateway", "s3"}
 _MIB = 1024 * 1024
-_SIZE = 48 * _MIB
+# An upload is interrupted when its first part (8 MiB) is committed, a download while most of it is not yet in a buffer.
+_SIZE = 24 * _MIB
+_UPLOADED, _DOWNLOADED = 12 * _MIB, 4 * _MIB
+#: Complete series of writes before and after each kill.
+_WRITES = 3
 
 
 @pytest.fixture(scope="module")
-def fragile() -> Iterator[Stack]:
+def suite() -> Iterator[Stack]:
     """
-    A suite for this module alone, because parts of it are killed.
+    The suite whose parts are killed.
     """
     with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
         yield running
-        # Its data is discarded: an orderly shutdown would take seconds.
-        running.kill("s3")
+        # Kill everything: the data is discarded, and an orderly shutdown would take seconds.
+        for part in reversed(PARTS):
+            running.kill(part)
 
 
 @dataclass
@@ -69,8 +74,8 @@ class Writer:
                     self._write(yard, f"{self.prefix}-{number}")
                 except grpc.RpcError:
                     self.refused += 1
-                # Enough writes for each kill to meet some, and few enough to read all of them again.
-                self.ended.wait(0.05)
+                # Each kill interrupts some writes, and they are few enough to read all of them again.
+                self.ended.wait(0.1)
 
     def _write(self, yard: modelyard.Client, model_id: str) -> None:
         model = yard.models.CreateModel(
@@ -96,7 +101,7 @@ class Writer:
         self.assets.append((asset.name, data))
 
 
-def patiently(read: Callable[[], Value]) -> Value:
+def retry_unavailable(read: Callable[[], Value]) -> Value:
     """
     Repeat *read* while it is UNAVAILABLE: after a restart, the object store needs seconds to find its volumes.
     """
@@ -110,27 +115,27 @@ def patiently(read: Callable[[], Value]) -> Value:
             time.sleep(0.2)
 
 
-def all_there(yard: modelyard.Client, writer: Writer) -> None:
+def check_writes(yard: modelyard.Client, writer: Writer) -> None:
     """
-    Every acknowledged write is returned by the origin, bypassing the cache.
+    Check that the origin returns every acknowledged write; the cache is bypassed.
     """
     fresh = (("cache-control", "no-cache"),)
     for name in writer.models:
         get_model = partial(yard.models.GetModel, models_pb2.GetModelRequest(name=name), metadata=fresh)
-        assert patiently(get_model).name == name
+        assert retry_unavailable(get_model).name == name
     for name in writer.versions:
         get_version = partial(yard.versions.GetVersion, versions_pb2.GetVersionRequest(name=name), metadata=fresh)
-        assert patiently(get_version).number == 1
+        assert retry_unavailable(get_version).number == 1
     for name in writer.evaluations:
         request = evaluations_pb2.ListEvaluationsRequest(parent=name)
         assert len(yard.evaluations.ListEvaluations(request, metadata=fresh).evaluations) == 1
     for name, data in writer.assets:
-        assert patiently(partial(download, yard, name)) == data
+        assert retry_unavailable(partial(download, yard, name)) == data
 
 
 def download(yard: modelyard.Client, name: str) -> bytes:
     """
-    The bytes of an asset.
+    Download an asset.
     """
     return b"".join(answer.chunk.data for answer in yard.assets.Download(assets_pb2.DownloadRequest(name=name)))
 
@@ -162,7 +167,7 @@ class Kill:
 
 
 @pytest.fixture(scope="module")
-def stored(fragile: Stack) -> tuple[str, bytes]:
+def stored(suite: Stack) -> tuple[str, bytes]:
     """
     The name and the content of an asset to download.
     """
@@ -170,8 +175,8 @@ def stored(fragile: Stack) -> tuple[str, bytes]:
     header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
     chunks = [assets_pb2.Chunk(offset=offset, data=data[offset : offset + _MIB]) for offset in range(0, _SIZE, _MIB)]
     messages = [assets_pb2.UploadRequest(header=header), *(assets_pb2.UploadRequest(chunk=chunk) for chunk in chunks)]
-    with modelyard.connect(fragile.gateway) as yard:
-        return patiently(lambda: yard.assets.Upload(iter(messages))).name, data
+    with modelyard.connect(suite.gateway) as yard:
+        return retry_unavailable(lambda: yard.assets.Upload(iter(messages))).name, data
 
 
 def interrupted_upload(stack: Stack, kill: Kill, file: Path) -> None:
@@ -187,7 +192,7 @@ def interrupted_upload(stack: Stack, kill: Kill, file: Path) -> None:
     def progress(done: int, _total: int) -> None:
         if committed:
             steps.append(done)
-        elif done > 32 * _MIB:
+        elif done > _UPLOADED:
             # The first part is committed, and nothing more is sent meanwhile.
             _wait_for(lambda: yard.uploads.StartUpload(request).committed_bytes > 0)
             committed.append(yard.uploads.StartUpload(request).committed_bytes)
@@ -196,7 +201,7 @@ def interrupted_upload(stack: Stack, kill: Kill, file: Path) -> None:
     with modelyard.connect(stack.gateway) as yard:
         asset = yard.upload_file(file, progress=progress)
         assert committed
-        assert patiently(partial(download, yard, asset.name)) == data
+        assert retry_unavailable(partial(download, yard, asset.name)) == data
     assert min(steps) >= committed[0] > 0
 
 
@@ -210,7 +215,7 @@ def interrupted_download(stack: Stack, kill: Kill, stored: tuple[str, bytes], fi
 
     def progress(done: int, _total: int) -> None:
         steps.append(done)
-        if done > 16 * _MIB and not killed:
+        if done > _DOWNLOADED and not killed:
             killed.append(done)
             kill.wait()
 
@@ -222,35 +227,34 @@ def interrupted_download(stack: Stack, kill: Kill, stored: tuple[str, bytes], fi
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_kill_loses_nothing(fragile: Stack, stored: tuple[str, bytes], part: str, tmp_path: Path) -> None:
+def test_a_kill_loses_nothing(suite: Stack, stored: tuple[str, bytes], part: str, tmp_path: Path) -> None:
     """
     Every write that was acknowledged before, during or after the kill of one process exists once that is restarted. An
     upload and a download that pass through it resume where they were.
     """
     uploads, downloads = part in UPLOAD_PARTS, part in DOWNLOAD_PARTS
-    kill, writer = Kill(fragile, part, 1 + uploads + downloads), Writer(fragile, f"kill-{part}")
+    kill, writer = Kill(suite, part, 1 + uploads + downloads), Writer(suite, f"kill-{part}")
     with ThreadPoolExecutor(3) as threads:
         running = [threads.submit(writer.run)]
         try:
-            _wait_for(lambda: len(writer.assets) >= 5)
+            _wait_for(lambda: len(writer.assets) >= _WRITES)
             if uploads:
-                running.append(threads.submit(interrupted_upload, fragile, kill, tmp_path / "file"))
+                running.append(threads.submit(interrupted_upload, suite, kill, tmp_path / "file"))
             if downloads:
-                running.append(threads.submit(interrupted_download, fragile, kill, stored, tmp_path / "copy"))
+                running.append(threads.submit(interrupted_download, suite, kill, stored, tmp_path / "copy"))
             kill.wait()
-            written = len(writer.models)
-            _wait_for(lambda: len(writer.models) >= written + 5)
+            written = len(writer.assets)
+            _wait_for(lambda: len(writer.assets) >= written + _WRITES)
         finally:
             writer.ended.set()
         for each in running:
             each.result(timeout=120)
-    with modelyard.connect(fragile.gateway) as yard:
-        all_there(yard, writer)
+    with modelyard.connect(suite.gateway) as yard:
+        check_writes(yard, writer)
 
 
-def _wait_for(condition: object) -> None:
-    assert callable(condition)
+def _wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < end, "writes did not go on"
+        assert time.monotonic() < end, "writes did not continue"
         time.sleep(0.02)
