@@ -143,7 +143,7 @@ drill-assets: $(READY) ## Upload and download a sparse file of 5 GiB: memory, di
 
 drill-rolling: $(READY) ## Zero-downtime rolling updates of two instances of everything under load (SECONDS=120 RATE=200)
 	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
-	  $(BIN)/pytest --quiet --capture=no tests/drills/rolling
+	  $(BIN)/pytest --quiet --capture=no tests/drills/rolling/drill_rolling.py
 
 drill-upgrade: $(READY) ## Upgrade from each earlier release and roll back, under load (RELEASES=99 RATE=40)
 	@MODELYARD_DRILL_UPGRADE_RELEASES=$(or $(RELEASES),99) MODELYARD_DRILL_UPGRADE_RATE=$(or $(RATE),40) \
