@@ -45,7 +45,7 @@ READERS = 36 if SECONDS else 9
 #: Seconds between two reads of a reader, and between two writes, at most.
 READ_PAUSE, WRITE_PAUSE = (0.03, 0.05) if SECONDS else (0.12, 0.25)
 # Time for every kind to occur on a loaded machine.
-_PATIENCE = 90.0
+_PATIENCE = 180.0
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 

@@ -188,9 +188,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def run(page: str, name: str, **environment: str) -> str:
+def run(page: str, name: str, *, before: str = "", **environment: str) -> str:
     """
     Run the commands of a page: the block of docs/operations whose first line is `# name: description`.
+
+    Args:
+        before: shell commands that run first, in the same shell.
+        environment: variables of the shell.
 
     Returns:
         Their output.
@@ -201,7 +205,7 @@ def run(page: str, name: str, **environment: str) -> str:
     found = [block for block in blocks(DOCS / page, "sh") if block.startswith(f"# {name}:")]
     assert len(found) == 1, f"{page} has {len(found)} blocks called {name}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", found[0]],
+        ["bash", "-euo", "pipefail", "-c", f"{before}\n{found[0]}"],
         env={"PATH": os.environ["PATH"], "TERM": "dumb", **environment},
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
