@@ -23,6 +23,7 @@ from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch
 from modelyard.cdn.v1 import assets_pb2, uploads_pb2
 from modelyard.registry.v1 import evaluations_pb2, models_pb2, versions_pb2
+from modelyard.transfer.range_download import RANGED_BYTES
 
 PARENT = "namespaces/default"
 Value = TypeVar("Value")
@@ -31,8 +32,9 @@ PARTS = ("postgresql", "valkey", "s3", "registry", "cache", "cdn", "gateway")
 UPLOAD_PARTS = {"cdn", "gateway", "s3", "postgresql"}
 DOWNLOAD_PARTS = {"cdn", "gateway", "s3"}
 _MIB = 1024 * 1024
-# An upload is interrupted when its first part (8 MiB) is committed, a download while most of it is not yet in a buffer.
-_SIZE = 24 * _MIB
+# An upload is interrupted when its first part (8 MiB) is committed; a download, large enough to be made in parallel
+# ranges, while most of it has not been received.
+_UPLOAD_BYTES, _DOWNLOAD_BYTES = 24 * _MIB, RANGED_BYTES + _MIB
 _UPLOADED, _DOWNLOADED = 12 * _MIB, 4 * _MIB
 #: Complete series of writes before and after each kill.
 _WRITES = 3
@@ -171,9 +173,11 @@ def stored(suite: Stack) -> tuple[str, bytes]:
     """
     The name and the content of an asset to download.
     """
-    data = random.SystemRandom().randbytes(_SIZE)
+    data = random.SystemRandom().randbytes(_DOWNLOAD_BYTES)
     header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-    chunks = [assets_pb2.Chunk(offset=offset, data=data[offset : offset + _MIB]) for offset in range(0, _SIZE, _MIB)]
+    chunks = [
+        assets_pb2.Chunk(offset=offset, data=data[offset : offset + _MIB]) for offset in range(0, _DOWNLOAD_BYTES, _MIB)
+    ]
     messages = [assets_pb2.UploadRequest(header=header), *(assets_pb2.UploadRequest(chunk=chunk) for chunk in chunks)]
     with modelyard.connect(suite.gateway) as yard:
         return retry_unavailable(lambda: yard.assets.Upload(iter(messages))).name, data
@@ -183,7 +187,7 @@ def interrupted_upload(stack: Stack, kill: Kill, file: Path) -> None:
     """
     The asset is intact, and no committed byte was lost, when a process is killed in the middle of its upload.
     """
-    data = random.SystemRandom().randbytes(_SIZE)
+    data = random.SystemRandom().randbytes(_UPLOAD_BYTES)
     file.write_bytes(data)
     request = uploads_pb2.StartUploadRequest(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
     steps: list[int] = []
