@@ -107,7 +107,7 @@ def retry_unavailable(read: Callable[[], Value]) -> Value:
     """
     Repeat *read* while it is UNAVAILABLE: after a restart, the object store needs seconds to find its volumes.
     """
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while True:
         try:
             return read()
@@ -258,7 +258,7 @@ def test_a_kill_loses_nothing(suite: Stack, stored: tuple[str, bytes], part: str
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < end, "writes did not continue"
         time.sleep(0.02)
