@@ -36,6 +36,7 @@ from services.registry.tests.calls import create, revisions, watch
 from services.registry.tests.server import Registry, running
 
 OTHER = "other"
+pytestmark = pytest.mark.timeout(300)
 
 
 @dataclass
@@ -120,7 +121,7 @@ async def set_owner(registry: Registry, name: str, owner: str) -> int:
     """
     model = models_pb2.Model(name=name, owner=owner)
     request = models_pb2.UpdateModelRequest(model=model, update_mask=FieldMask(paths=["owner"]))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 return (await registry.models.UpdateModel(request)).revision
@@ -134,7 +135,7 @@ async def until(check: Callable[[], bool]) -> None:
     """
     Wait until a condition is true.
     """
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not check():
             await asyncio.sleep(0.02)
 
@@ -191,7 +192,7 @@ async def collect(
     """
     Collect the messages of a stream until it fails.
     """
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         async for message in stream:
             found.append(message)  # noqa: PERF401 - the stream fails, and the messages before are kept
 
@@ -219,7 +220,7 @@ async def test_an_epoch_identifies_a_timeline(suite: Suite) -> None:
         assert {each.heartbeat.epoch for each in ended if each.HasField("heartbeat")} == {first}
         again = await epoch_of_stream(second)
         assert again not in {"", first}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while await epoch_of_stream(suite.registry) != again:
                 await asyncio.sleep(0.05)
     # The stream continues without a gap from there.

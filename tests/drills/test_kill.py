@@ -8,8 +8,10 @@ import hashlib
 import random
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -161,11 +163,22 @@ class Kill:
 
     def _kill(self) -> None:
         self._stack.kill(self._part)
-        # Writes are attempted while the process is down. Not with transfers: their retries are bounded, and the longer
-        # a process is down, the longer the gateway's health checks keep it out afterwards.
+        # Writes are attempted while the process is down.
         if self._barrier.parties == 1:
             time.sleep(0.5)
         self._stack.revive(self._part)
+        # Transfers wait meanwhile: they retry for a limited time.
+        _wait_for(self._is_healthy)
+
+    def _is_healthy(self) -> bool:
+        """
+        Whether the gateway uses every service.
+        """
+        with suppress(OSError), urllib.request.urlopen(self._stack.gateway_metrics, timeout=5) as answer:
+            page = answer.read().decode()
+            healthy = 'envoy_cluster_membership_healthy{{envoy_cluster_name="{}"}} 1\n'
+            return all(healthy.format(name) in page for name in self._stack.services)
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +243,7 @@ def interrupted_download(stack: Stack, kill: Kill, stored: tuple[str, bytes], fi
     assert file.read_bytes() == data
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_kill_loses_nothing(suite: Stack, stored: tuple[str, bytes], part: str, tmp_path: Path) -> None:
     """
@@ -260,5 +274,5 @@ def test_a_kill_loses_nothing(suite: Stack, stored: tuple[str, bytes], part: str
 def _wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 90
     while not condition():
-        assert time.monotonic() < end, "writes did not continue"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)

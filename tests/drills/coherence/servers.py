@@ -87,9 +87,11 @@ class Servers:
         """
         Kill all of them: the data is discarded.
         """
-        for name in ("registry", "registry-2", "cdn"):
+        # A fault may have been interrupted while a process was down.
+        running = self.supervisor.pids()
+        for name in {"registry", "registry-2", "cdn"} & running.keys():
             self.supervisor.kill(name)
-        for name in ("replica", "postgresql"):
+        for name in {"replica", "postgresql"} & running.keys():
             self.supervisor.kill(name, signal.SIGQUIT)
 
 

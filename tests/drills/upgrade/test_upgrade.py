@@ -23,7 +23,7 @@ from modelyard.registry.v1 import models_pb2
 from tests.drills.rolling.load import Load
 from tests.drills.upgrade.fleet import MIGRATED, ROOT, Data, Fleet, NoHistoryError, Release, releases
 
-pytestmark = pytest.mark.own_suite
+pytestmark = [pytest.mark.own_suite, pytest.mark.timeout(400)]
 #: How many releases to upgrade from, the newest first.
 COUNT = int(os.environ.get("MODELYARD_DRILL_UPGRADE_RELEASES", "1"))
 #: Calls per second.
