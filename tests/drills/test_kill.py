@@ -174,7 +174,7 @@ class Kill:
         """
         Whether the gateway uses every service.
         """
-        with suppress(OSError), urllib.request.urlopen(self._stack.gateway_metrics, timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(self._stack.gateway_metrics, timeout=5) as answer:  # noqa: S310
             page = answer.read().decode()
             healthy = 'envoy_cluster_membership_healthy{{envoy_cluster_name="{}"}} 1\n'
             return all(healthy.format(name) in page for name in self._stack.services)
