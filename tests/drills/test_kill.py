@@ -216,7 +216,8 @@ def interrupted_upload(stack: Stack, kill: Kill, file: Path) -> None:
             kill.wait()
 
     with modelyard.connect(stack.gateway) as yard:
-        asset = yard.upload_file(file, progress=progress)
+        # The client's own retries end after 8 to 16 seconds; a restart may take longer on a loaded machine.
+        asset = retry_unavailable(lambda: yard.upload_file(file, progress=progress))
         assert committed
         assert retry_unavailable(partial(download, yard, asset.name)) == data
     assert min(steps) >= committed[0] > 0

@@ -7,7 +7,7 @@ compares every response with those of the registry and the asset service themsel
 * A read that sends `x-min-revision` never gets a response that was replaced at or before that revision.
 * A response that is not marked stale was replaced at most as long ago as the configured bound.
 
-`make check-coherence MINUTES=10 SEED=…` is the long form. `make test` runs it with fewer reads and writes until every
+`make check-coherence MINUTES=10 SEED=…` is the long form. `make test` runs it with a third of the readers until every
 kind of fault, write and response has occurred (services/cache/tests/test_schedules.py tries many more schedules in
 virtual time). Both print their seed and the measured staleness.
 """
@@ -41,9 +41,9 @@ from tests.drills.coherence.servers import Servers
 SECONDS = float(os.environ.get("MODELYARD_CHECK_SECONDS", "0"))
 SEED = int(os.environ.get("MODELYARD_CHECK_SEED") or random.SystemRandom().randrange(2**32))
 BOUND = 2.0
-READERS = 36 if SECONDS else 9
+READERS = 36 if SECONDS else 12
 #: Seconds between two reads of a reader, and between two writes, at most.
-READ_PAUSE, WRITE_PAUSE = (0.03, 0.05) if SECONDS else (0.12, 0.25)
+READ_PAUSE, WRITE_PAUSE = 0.03, 0.05
 # Time for every kind to occur on a loaded machine.
 _PATIENCE = 180.0
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
