@@ -60,11 +60,12 @@ RETURNING {_COLUMNS}
 """,
 )
 
+# Not after the release: a renewal that was cancelled may still be executed, even after the statement that released.
 _KEEP_WRITING = Statement(
     "uploads.keep_writing",
     """
 UPDATE uploads SET writing_until = now() + $3, expire_time = greatest(expire_time, now() + $4)
- WHERE id = $1 AND writer = $2
+ WHERE id = $1 AND writer = $2 AND writing_until IS NOT NULL
 RETURNING id
 """,
 )
@@ -111,9 +112,13 @@ RETURNING {_COLUMNS}
 
 _HELD = Statement("uploads.held", "SELECT writing_until > now() AS is_written FROM uploads WHERE id = $1")
 
+# Not after the release, as with keep_writing.
 _KEEP_CLAIM = Statement(
     "uploads.keep_claim",
-    "UPDATE uploads SET finishing_until = now() + $3 WHERE id = $1 AND writer = $2 RETURNING id",
+    """
+UPDATE uploads SET finishing_until = now() + $3 WHERE id = $1 AND writer = $2 AND finishing_until IS NOT NULL
+RETURNING id
+""",
 )
 
 _LET_GO = Statement("uploads.let_go", "UPDATE uploads SET finishing_until = NULL WHERE id = $1 AND writer = $2")
