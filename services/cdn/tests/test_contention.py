@@ -84,8 +84,8 @@ class Client:
             case 0 | 1:
                 reserved = await self._records.reserve(digest, 1, "text/plain", private=False)
                 seen = Inspection("TEXT")
-                arrival = VerifiedBytes(digest, 1, "text/plain", private=False, reserved=reserved, inspection=seen)
-                await self._do(lambda tx: self._records.register(tx, arrival), [f"assets/{digest}"])
+                verified = VerifiedBytes(digest, 1, "text/plain", private=False, reserved=reserved, inspection=seen)
+                await self._do(lambda tx: self._records.register(tx, verified), [f"assets/{digest}"])
             case 2:
                 several = dice.sample(DIGESTS, 3)
                 await self._do(lambda tx: self._pins.add(tx, owner, several), None)

@@ -107,11 +107,11 @@ async def test_a_reservation_counts_for_its_own_bytes(shop: Shop) -> None:
     machine, other = await shop.begin(None, AT_ONCE)
     async with machine.store.write(Draft(SHA256, len(DATA), "text/plain")) as writer:
         await writer.write(DATA)
-        arrival = await writer.finish()
+        verified = await writer.finish()
     await collect(other)
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=False)
     with pytest.raises(Aborted):
-        await machine.registration.arrived(call(), pb.UploadRequest(), arrival)
+        await machine.registration.register(call(), pb.UploadRequest(), verified)
     assert not await is_stored(shop)
 
 
@@ -124,12 +124,12 @@ async def test_a_second_life_of_a_reservation(shop: Shop) -> None:
     await upload_at_once(other, DATA, private=True)
     async with machine.store.write(Draft(SHA256, len(DATA), "text/plain", private=True)) as writer:
         await writer.write(DATA)
-        arrival = await writer.finish()
+        verified = await writer.finish()
     await upload_at_once(other, DATA, private=False)
     await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=True)
     with pytest.raises(Aborted):
-        await machine.registration.arrived(call(), pb.UploadRequest(), arrival)
+        await machine.registration.register(call(), pb.UploadRequest(), verified)
     assert not await is_stored(shop)
 
 

@@ -138,11 +138,11 @@ LIES = {
     "not UTF-8": (framed(b'{"\xff":' + ONE.encode() + b"}", bytes(4)), "not JSON in UTF-8"),
     "half a surrogate pair": (_raw('{"\\ud800":' + ONE + "}"), "not JSON in UTF-8"),
     "half a pair in the metadata": (_raw('{"__metadata__":{"a":"\\udc00"}}', 0), "valid Unicode"),
-    "NaN": (_raw('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":NaN}}'), "NaN is not in JSON"),
+    "NaN": (_raw('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":NaN}}'), "NaN is not valid JSON"),
     "deep nesting": (_raw('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "too deeply"),
-    "a name twice": (_raw(f'{{"a":{ONE},"a":{ONE}}}'), "comes twice"),
-    "a name twice, written differently": (_raw(f'{{"a":{ONE},"\\u0061":{ONE}}}'), "comes twice"),
-    "a field twice": (_raw('{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}'), "comes twice"),
+    "a name twice": (_raw(f'{{"a":{ONE},"a":{ONE}}}'), "duplicate key"),
+    "a name twice, written differently": (_raw(f'{{"a":{ONE},"\\u0061":{ONE}}}'), "duplicate key"),
+    "a field twice": (_raw('{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}'), "duplicate key"),
     "a number of many digits": (
         _raw('{"a":{"dtype":"F32","shape":[' + "9" * 5000 + '],"data_offsets":[0,4]}}'),
         "JSON",
@@ -170,9 +170,9 @@ LIES = {
     "a shape that overflows to the right size": (safetensors({"a": tensor(0, 4, [2**62, 4, 1], "U8")}, 4), "elements"),
     "a shape without end": (safetensors({"a": tensor(0, 4, [2**62] * 50_000)}, 4), "elements"),
     "a shape of another size": (safetensors({"a": tensor(0, 4, [2])}, 4), "do not take 4 bytes"),
-    "a dtype that is no name": (safetensors({"a": tensor(0, 4, [1], "F 33")}, 4), "no right dtype"),
-    "a dtype that is a list": (_raw('{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}'), "no right dtype"),
-    "no dtype": (_raw('{"a":{"shape":[1],"data_offsets":[0,4]}}'), "no right dtype"),
+    "a dtype that is no name": (safetensors({"a": tensor(0, 4, [1], "F 33")}, 4), "an invalid dtype"),
+    "a dtype that is a list": (_raw('{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}'), "an invalid dtype"),
+    "no dtype": (_raw('{"a":{"shape":[1],"data_offsets":[0,4]}}'), "an invalid dtype"),
 }
 
 

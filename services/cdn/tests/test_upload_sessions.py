@@ -46,10 +46,10 @@ async def test_late_renewal_of_a_released_lease(sessions: UploadSessions, upload
     """
     A renewal of the writer's lease may reach the database after the release: the upload stays free.
     """
-    writer = await sessions.take(upload.id)
-    assert await sessions.keep_writing(writer)
-    await sessions.stop_writing(writer)
-    assert not await sessions.keep_writing(writer)
+    writer = await sessions.acquire_lease(upload.id)
+    assert await sessions.renew_lease(writer)
+    await sessions.release_lease(writer)
+    assert not await sessions.renew_lease(writer)
     assert not (await sessions.get(upload.id)).in_use
     await sessions.claim(upload.id, 60)
 
@@ -59,11 +59,11 @@ async def test_late_renewal_of_a_released_claim(sessions: UploadSessions, upload
     A renewal of the claim to finish may reach the database after its release: another call may finish the upload.
     """
     claimed = await sessions.claim(upload.id, 60)
-    assert await sessions.keep_claim(claimed, 60)
+    assert await sessions.renew_claim(claimed, 60)
     with pytest.raises(Aborted):
         await sessions.claim(upload.id, 60)
-    await sessions.let_go(claimed)
-    assert not await sessions.keep_claim(claimed, 60)
+    await sessions.release_claim(claimed)
+    assert not await sessions.renew_claim(claimed, 60)
     await sessions.claim(upload.id, 60)
 
 
@@ -72,9 +72,9 @@ async def test_renewal_of_an_expired_lease(sessions: UploadSessions, upload: Upl
     A writer that renews its lease too late, but before anybody else has taken over, holds it again.
     """
     brief = UploadSessions(sessions._database, UploadLimits(_HOUR, 10, 10, timedelta(0)))
-    writer = await brief.take(upload.id)
+    writer = await brief.acquire_lease(upload.id)
     assert not (await sessions.get(upload.id)).in_use
-    assert await sessions.keep_writing(writer)
+    assert await sessions.renew_lease(writer)
     assert (await sessions.get(upload.id)).in_use
 
 
@@ -86,7 +86,7 @@ async def test_finish_after_a_cancelled_renewal(
     it was cancelled, but executed after the release.
     """
     data, renewing, released = b"some bytes", asyncio.Event(), asyncio.Event()
-    renew, release, late = UploadSessions.keep_writing, UploadSessions.stop_writing, []
+    renew, release, late = UploadSessions.renew_lease, UploadSessions.release_lease, []
 
     async def renew_after_release(uploads: UploadSessions, upload: Upload) -> bool:
         async def statement() -> bool:
@@ -107,8 +107,8 @@ async def test_finish_after_a_cancelled_renewal(
         await renewing.wait()
 
     monkeypatch.setattr(UploadSessions, "lease", timedelta(seconds=1.5))
-    monkeypatch.setattr(UploadSessions, "keep_writing", renew_after_release)
-    monkeypatch.setattr(UploadSessions, "stop_writing", release_then_wait)
+    monkeypatch.setattr(UploadSessions, "renew_lease", renew_after_release)
+    monkeypatch.setattr(UploadSessions, "release_lease", release_then_wait)
     bucket = MemoryBucket()
     async with open_shop(new_assets_database(), bucket, lambda: set(bucket.objects)) as shop:
         machine, _ = await shop.begin(None, GracePeriods(_HOUR, _HOUR, _HOUR))

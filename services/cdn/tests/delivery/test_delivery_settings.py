@@ -47,7 +47,7 @@ def test_by_default_s3_signs_and_nothing_is_in_front() -> None:
     """Without settings there is no CloudFront."""
     found = settings()
     assert (found.cloudfront_key(), found.edge()) == (None, None)
-    assert found.lives().usual == 3600
+    assert found.ttl_bounds().usual == 3600
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_keys_of_the_api_come_in_pairs(tmp_path: Path) -> None:
 def test_the_usual_time_is_within_the_bounds(bounds: dict[str, str]) -> None:
     """A default that would be refused is refused at once."""
     with pytest.raises(SettingsError, match="MODELYARD_SIGNED_URL_SECONDS"):
-        settings(**bounds).lives()
+        settings(**bounds).ttl_bounds()
 
 
 def test_the_table_of_settings_shows_the_table_of_types() -> None:
