@@ -1,5 +1,5 @@
 """
-Two processes that write to the same assets and owners at the same time.
+Concurrent writes of two processes to the same assets and owners.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from services.ledger.store.transactions import Transaction
 from services.ledger.store.writer import Writer
 
 CLIENTS = 32
-SECONDS = float(os.environ.get("MODELYARD_CONTENTION_SECONDS", "3"))
+SECONDS = float(os.environ.get("MODELYARD_CONTENTION_SECONDS", "1.5"))
 DIGESTS = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(12)]
 OWNERS = [f"namespaces/default/models/m/versions/{number}" for number in range(4)]
 PATHS = [StaticName.parse(f"static/{number}") for number in range(4)]
@@ -39,23 +39,23 @@ PATHS = [StaticName.parse(f"static/{number}") for number in range(4)]
 
 class Objects:
     """
-    A bucket that takes everything.
+    A bucket that accepts everything.
     """
 
     async def write(self, *_: object) -> None:
         """
-        Done.
+        Accept.
         """
 
     async def remove(self, *_: object) -> None:
         """
-        Done.
+        Accept.
         """
 
 
 class Client:
     """
-    Writes of every kind in turn.
+    Makes writes of every kind in turn.
     """
 
     def __init__(self, database: Database, writers: tuple[Writer, Writer], number: int) -> None:
@@ -112,7 +112,7 @@ class Client:
 @pytest.mark.timeout(120)
 async def test_two_processes_never_deadlock(new_assets_database: Callable[[], str]) -> None:
     """
-    Whatever two processes write at the same time, the database never has to break a deadlock.
+    Concurrent writes of two processes never deadlock in the database.
     """
     url = new_assets_database()
     connection = await asyncpg.connect(url.replace(SERVICE_ROLE, "postgres"))

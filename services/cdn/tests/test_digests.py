@@ -139,15 +139,14 @@ def test_more_than_4_gigabits() -> None:
     """
     The count of bits goes past 32 bits, and is taken up there.
     """
-    piece, plain, digest = bytes(2**20), hashlib.sha256(), Digest()
+    piece, digest = bytes(2**20), Digest()
     for _ in range(520):
-        plain.update(piece)
         digest.update(piece)
     digest = Digest.resume(digest.state())
-    plain.update(b"end")
     digest.update(b"end")
     assert digest.count == 520 * 2**20 + 3
-    assert digest.hexdigest() == plain.hexdigest()
+    # hashlib.sha256(bytes(520 * 2**20) + b"end")
+    assert digest.hexdigest() == "4457ee68a61987e88e2d5251fde356a8cfb83d09430418926a84358e82599f0a"
 
 
 def test_views() -> None:

@@ -1,5 +1,5 @@
 """
-Private assets: where their bytes are, how they become public, and that pushing them says what became of them.
+Private assets: where their bytes are, how they become public, and what uploads report about it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.cdn.tests.conftest import World
 @pytest.fixture(scope="module")
 async def house(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AccessControlled]:
     """
-    A service where everybody reads what is public.
+    A service where everybody may read public assets.
     """
     async with access_controlled(world, tmp_path_factory.mktemp("house")) as found:
         yield found
@@ -36,8 +36,8 @@ def privately(data: bytes, media_type: str = "") -> list[pb.UploadRequest]:
 
 async def test_changes_are_told(house: AccessControlled) -> None:
     """
-    The change stream tells its epoch first, and when an asset comes, becomes public, and goes; GetAsset says which
-    revision it reflects.
+    The change stream reports its epoch first, and when an asset is stored, published and deleted; GetAsset reports the
+    revision that it reflects.
     """
     data = some_bytes(10)
     async with house.as_("ann", "assets.read", "assets.write", "admin") as ann:
@@ -66,8 +66,8 @@ async def test_changes_are_told(house: AccessControlled) -> None:
 
 async def test_private_bytes(house: AccessControlled) -> None:
     """
-    Private bytes are not under the public key until somebody uploads them publicly, which takes the bytes: their digest
-    and size do not suffice. The private ones stay, for the addresses that were signed for them.
+    Private bytes are not under the public key until they are uploaded publicly, which requires the bytes: digest and
+    size are not enough. The private object remains, for presigned URLs in use.
     """
     data, store = some_bytes(20), house.cdn.store
     sha256 = digest(data)
@@ -89,7 +89,7 @@ async def test_private_bytes(house: AccessControlled) -> None:
 
 async def test_what_is_public_stays_so_and_says_so(house: AccessControlled) -> None:
     """
-    Bytes that are public stay public when they are pushed as private: every way to push them says so.
+    Public bytes stay public when they are pushed as private, and the response says so, for every way to push.
     """
     data = some_bytes(20)
     sha256 = digest(data)
@@ -112,7 +112,7 @@ async def test_what_is_public_stays_so_and_says_so(house: AccessControlled) -> N
 
 async def test_private_text_has_no_variants(house: AccessControlled) -> None:
     """
-    No compressed variants of private text are made, which nobody could be served; once it is public it has them.
+    Private text has no compressed variants, which could not be served; it gets them when it becomes public.
     """
     data = b"a text that repeats itself, " * 100 + some_bytes(16).hex().encode()
     async with house.as_("ann") as ann:
@@ -124,8 +124,7 @@ async def test_private_text_has_no_variants(house: AccessControlled) -> None:
 
 async def test_no_shared_cache_keeps_it(house: AccessControlled) -> None:
     """
-    The object store says of private bytes that they are for one reader alone, and of public ones that all may keep
-    them.
+    Objects of private assets have Cache-Control: private, and those of public ones allow shared caches.
     """
     data, client, bucket = some_bytes(20), house.cdn.store.client, house.cdn.store.bucket
     async with house.as_("ann") as ann:

@@ -15,7 +15,7 @@ from modelyard.cdn.v1 import uploads_pb2
 from services.cdn.model import Caller, Draft, Upload
 from services.cdn.store.retention.garbage_collection import GracePeriods
 from services.cdn.store.uploads.sessions import UploadLimits, UploadSessions
-from services.cdn.tests.calls import digest
+from services.cdn.tests.calls import MIB, digest, some_bytes
 from services.cdn.tests.machines import call, open_shop
 from services.cdn.tests.memory_bucket import MemoryBucket
 from services.chassis.errors import Aborted
@@ -118,4 +118,32 @@ async def test_finish_after_a_cancelled_renewal(
         assert (await service.WriteUpload(messages(upload.name), call())).committed_bytes == len(data)
         asset = await service.FinishUpload(uploads_pb2.FinishUploadRequest(name=upload.name), call())
         assert asset.sha256 == digest(data)
+        await shop.end([machine])
+
+
+@pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1, 3 * MIB + 5])
+async def test_sizes_around_a_part(
+    new_assets_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """
+    Chunks are assembled into parts of the same size except the last, whatever the sizes of chunks and file.
+    """
+    # In memory and with small parts: S3 accepts none of less than 5 MiB.
+    monkeypatch.setattr("services.cdn.model.uploads.MIN_PART_BYTES", MIB)
+    data, piece = some_bytes(size), 300_000
+
+    async def messages(name: str) -> AsyncIterator[uploads_pb2.WriteUploadRequest]:
+        for offset in range(0, size, piece):
+            chunk = pb.Chunk(offset=offset, data=data[offset : offset + piece])
+            yield uploads_pb2.WriteUploadRequest(name=name, chunk=chunk)
+
+    bucket = MemoryBucket()
+    async with open_shop(new_assets_database(), bucket, lambda: set(bucket.objects)) as shop:
+        machine, _ = await shop.begin(None, GracePeriods(_HOUR, _HOUR, _HOUR))
+        service = machine.uploads
+        upload = await service.StartUpload(uploads_pb2.StartUploadRequest(sha256=digest(data), size_bytes=size), call())
+        assert upload.part_size_bytes == MIB
+        assert (await service.WriteUpload(messages(upload.name), call())).committed_bytes == size
+        asset = await service.FinishUpload(uploads_pb2.FinishUploadRequest(name=upload.name), call())
+        assert bucket.objects == {f"assets/{asset.sha256}": data}
         await shop.end([machine])
