@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +58,16 @@ class Machine:
         Start it again with its data.
         """
         await asyncio.to_thread(self._supervisor.start, [self._part])
+
+    @asynccontextmanager
+    async def down(self) -> AsyncIterator[None]:
+        """
+        Restart it after the block, in which it is killed.
+        """
+        try:
+            yield
+        finally:
+            await self.revive()
 
     def fill(self) -> None:
         """

@@ -57,7 +57,7 @@ async def test_killed_in_the_middle_of_an_upload(fragile: Cdn, machine: Machine)
     await client.start()
 
     async def messages() -> AsyncIterator[pb.WriteUploadRequest]:
-        async for message in client.messages(0, 2 * PART):
+        async for message in client.messages(0):
             if message.chunk.offset == PART:
                 while (await client.query()).committed_bytes < PART:
                     await asyncio.sleep(0.05)
@@ -66,9 +66,9 @@ async def test_killed_in_the_middle_of_an_upload(fragile: Cdn, machine: Machine)
         # The answer comes while the stream is open.
         await asyncio.sleep(60)
 
-    await unavailable(_awaited(client.stub.WriteUpload(messages(), timeout=50)))
-    assert (await client.query()).committed_bytes == PART
-    await machine.revive()
+    async with machine.down():
+        await unavailable(_awaited(client.stub.WriteUpload(messages(), timeout=50)))
+        assert (await client.query()).committed_bytes == PART
     await is_not_there(fragile, client.data)
     await patiently(lambda: client.write(PART))
     asset = await client.finish()
@@ -92,9 +92,9 @@ async def test_killed_in_the_middle_of_a_download(fragile: Cdn, machine: Machine
                 await machine.kill()
             found.extend(message.chunk.data)
 
-    await unavailable(read())
+    async with machine.down():
+        await unavailable(read())
     assert 0 < len(found) < len(data)
-    await machine.revive()
     rest, sha256 = await patiently(lambda: download(fragile.stub, name, len(found)))
     assert found + rest == data
     assert sha256 == digest(rest)

@@ -23,19 +23,19 @@ TAMPERED: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", TAMPERED)
-async def test_a_tampered_address(cdn: Cdn, change: str) -> None:
+async def test_a_tampered_address(cdn: Cdn) -> None:
     """
     S3 rejects a changed presigned URL, and the upload is unaffected.
     """
     client = Client(cdn, some_bytes(PART + 9))
     await client.start()
     first, second = [each.url for each in (await client.urls([1, 2])).urls]
-    changed = TAMPERED[change](second)
-    assert changed != second
     assert await asyncio.to_thread(put, first, client.data[:PART]) == 200
-    assert await asyncio.to_thread(put, changed, client.data[PART:]) in {400, 403}
-    assert (await client.query()).committed_bytes == PART
+    for change, change_url in TAMPERED.items():
+        changed = change_url(second)
+        assert changed != second, change
+        assert await asyncio.to_thread(put, changed, client.data[PART:]) in {400, 403}, change
+        assert (await client.query()).committed_bytes == PART, change
     with pytest.raises(grpc.RpcError) as caught:
         await client.finish()
     assert failure(caught.value).reason == "UPLOAD_INCOMPLETE"
