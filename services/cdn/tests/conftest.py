@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[3]
 _OPTIONS = [
     ("grpc.max_receive_message_length", 8 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    # The first attempts come before the service listens. By default the next ones wait for seconds.
+    # The first attempts fail, before the service listens. By default the backoff is seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
@@ -177,7 +177,7 @@ async def cdn(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
     """
     The shared asset service, in a process of the production host.
     """
-    # So that tests of writers that stall need not wait for long.
+    # Short, for the tests of writers that stall.
     async with serving(world, tmp_path_factory.mktemp("cdn"), MODELYARD_UPLOAD_LEASE_SECONDS="0.5") as running:
         yield running
 
@@ -305,7 +305,7 @@ async def process(environment: dict[str, str], folder: Path, *, dies: bool) -> A
     finally:
         running.terminate()
         try:
-            # In a thread: the link to S3, which the service may need to its end, is on this loop.
+            # In a thread: the link to S3, which the service may need for its shutdown, runs on this loop.
             code = await asyncio.to_thread(running.wait, 40)
         except subprocess.TimeoutExpired:
             running.kill()

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Who is at work, for the order and for the trace.
+#: The current actor, for the order and for the trace.
 actor: ContextVar[str] = ContextVar("actor", default="?")
 
-# Of no consequence to others: a transaction takes its snapshots and locks later.
+# Not visible to others: a transaction takes its snapshots and locks later.
 _AT_ONCE = {"write.begin"}
 _PATIENCE_SECONDS = 20.0
 
@@ -272,7 +272,7 @@ class SteppedBucket(CopyingBucket):
             await self._delete(key, until)
 
     async def delete_many(self, keys: Sequence[str], *, until: float | None = None) -> set[str]:
-        # Each of the keys goes at a moment of its own.
+        # Each key is deleted in a step of its own.
         await self.delete(keys, until=until)
         return set()
 

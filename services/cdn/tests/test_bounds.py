@@ -201,7 +201,7 @@ async def test_two_that_push_one_file(cdn: Cdn) -> None:
     async def slowly() -> AsyncIterator[pb.WriteUploadRequest]:
         async for message in first.messages(0):
             if message.chunk.offset == PART + MIB:
-                # It goes on sending meanwhile.
+                # It keeps sending meanwhile.
                 while not go_on.is_set():
                     await asyncio.sleep(0.05)
                     yield pb.WriteUploadRequest()

@@ -74,7 +74,7 @@ class Client:
                 await self._write(turn)
                 self.done += 1
             except (Aborted, FailedPrecondition, NotFound):
-                # What others do may be in the way, and says so.
+                # Expected conflicts with the other writes.
                 pass
 
     async def _write(self, turn: int) -> None:
@@ -116,7 +116,7 @@ async def test_two_processes_never_deadlock(new_assets_database: Callable[[], st
     """
     url = new_assets_database()
     connection = await asyncpg.connect(url.replace(SERVICE_ROLE, "postgres"))
-    # A deadlock is broken soon, so that many fit into the time.
+    # Deadlocks are detected quickly, so that many can occur in the time.
     await connection.execute(
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = ''50ms''', current_database()); END $$"
     )
@@ -128,7 +128,7 @@ async def test_two_processes_never_deadlock(new_assets_database: Callable[[], st
         await asyncio.gather(*(client.run(until) for client in clients))
         told = [database.retries.counts[Cause.CONFLICT] for database in (one, two)]
     assert sum(client.done for client in clients) > CLIENTS
-    # The server counts the deadlocks of a connection when it ends, at the latest.
+    # The statistics include a connection's deadlocks when it has ended, at the latest.
     found = await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     await connection.close()
     assert (found, told) == (0, [0, 0])

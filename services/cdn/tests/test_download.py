@@ -137,7 +137,7 @@ async def test_slow_reader(cdn: Cdn) -> None:
     # Two pieces in the reader and two in the host, 1 MiB in Envoy, the windows of the link and of the client.
     most = _socket_bytes() + 4 * MIB
     name = (await upload(cdn.stub, some_bytes(most + 4 * MIB))).name
-    # The client's window stays at 64 KiB: else its own socket, which no service can bound, takes the most.
+    # The client's window stays at 64 KiB: otherwise most bytes are in its own socket, which no service can limit.
     async with grpc.aio.insecure_channel(cdn.target, [("grpc.http2.bdp_probe", 0)]) as channel:
         before = cdn.link.received
         call = Stub(channel).Download(pb.DownloadRequest(name=name), timeout=60)
@@ -208,7 +208,7 @@ async def test_many_readers_that_go_away(cdn: Cdn) -> None:
         await call.read()
         call.cancel()
     for _ in range(100):
-        # One that has answered whole and waits for the next request may stay.
+        # An idle connection may stay for the next request.
         if cdn.link.open <= before + 1:
             break
         await asyncio.sleep(0.1)

@@ -24,7 +24,7 @@ from tests.examples import examples
 _DOWNLOADS = Path(__file__).resolve().parents[3] / ".modelyard" / "downloads"
 LEGACY_TORCH = 0x1950A86A20F9469CFC6C
 
-#: Examples of each property: 300 in a long run.
+#: Examples of each property; all of them in `make check-properties`.
 EXAMPLES = examples(400)
 # Generating one takes twenty times as long as inspecting it.
 HEADERS = examples(160)

@@ -33,7 +33,7 @@ async def _resumable(cdn: Cdn, data: bytes) -> pb.Asset:
     client = Client(cdn, data)
     await client.start()
     try:
-        # One call for each part: grpc's client forgets what a server answers to a stream that is still being sent.
+        # One call per part: grpc.aio loses the status when the server ends a stream that is still being sent.
         for place in range(0, len(data), PART):
             await client.write(place, min(place + PART, len(data)))
         return await client.finish()
@@ -339,7 +339,7 @@ async def test_variants_of_text(cdn: Cdn, way: str) -> None:
         body = stored["Body"].read()
         assert len(body) < len(data)
         assert decode[encoding](body) == data
-    # A server leaves the field out, or says that it is empty.
+    # Servers omit the field or return it empty.
     assert not client.head_object(Bucket=bucket, Key=asset.name).get("ContentEncoding")
 
 

@@ -257,9 +257,9 @@ class Run:
         seen = await self.shop.look()
         assert set(seen.assets) == {sha256 for _, sha256 in seen.pins}
         if not self.plan.hasty:
-            # What is hasty may take a row away whose bytes are still on their way, and leaves them.
+            # Without grace periods, a row may be deleted while its bytes are being uploaded, and these are left.
             known = {key for sha256 in seen.assets for key in all_keys(sha256)}
-            assert self.shop.keys() <= known, "bytes are left that nobody knows"
+            assert self.shop.keys() <= known, "unreferenced objects are left"
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def _keys(world: World, bucket: str) -> set[str]:
 
 
 def _hasty_deadlocks(postgres: Postgres, url: str) -> str:
-    # A second for each deadlock would be most of the time.
+    # At the default of a second, deadlocks would take most of the time.
     postgres.sql(f"ALTER DATABASE {urlsplit(url).path[1:]} SET deadlock_timeout = '20ms'")
     return url
 
@@ -301,7 +301,7 @@ async def _play(shop: Shop, plan: Plan) -> None:
     try:
         await run.play()
     except BaseException as error:
-        # Of this very run: the database's timing may make the next one another.
+        # Of this run: the database's timing may make another run differ.
         error.add_note("\n".join([repr(plan), *run.steps.trace]))
         raise
 

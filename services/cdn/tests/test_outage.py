@@ -120,7 +120,7 @@ async def test_static_files_that_wait_for_s3(cdn: Cdn) -> None:
         assert failure(caught.value).reason == "ASSET_NOT_FOUND"
     finally:
         cdn.link.go_on()
-    # Cut off in the middle, each is tried again or told to try again; none is lost in between.
+    # Interrupted, each is retried or UNAVAILABLE; none fails otherwise.
     for each in await asyncio.gather(*waiting, return_exceptions=True):
         assert not isinstance(each, BaseException) or failure(each).code is grpc.StatusCode.UNAVAILABLE  # type: ignore[arg-type]
     await cdn.stub.Unpin(pb.UnpinRequest(owner="static/pinned"))

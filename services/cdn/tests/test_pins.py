@@ -22,7 +22,7 @@ from services.cdn.tests.conftest import Cdn, World, serving_here
 OWNER = "namespaces/default/models/m/versions/1"
 OTHER = "static/img/logo.png"
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-# Nothing is collected but when it is asked for, and then what nobody pins goes without delay.
+# No automatic collection, and no grace periods: a collection deletes unpinned assets at once.
 AT_ONCE: dict[str, Any] = {
     f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "DELAY", "EVERY")
 }
@@ -238,7 +238,7 @@ async def test_a_collection_that_lost_s3(world: World) -> None:
             assert (await collect(cdn.stub)).deleted_count == 0
         finally:
             await cdn.link.up()
-        # Its bytes may be gone at any moment: until they are, nobody can bring it back.
+        # Its bytes may be deleted at any moment, so it cannot be restored before they are.
         assert (await collect(cdn.stub)).deleted_count == 1
         assert not cdn.store.has(asset.sha256)
 

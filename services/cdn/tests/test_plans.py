@@ -37,9 +37,9 @@ from services.ledger.store.writer import Writer
 
 MANY = 30_000
 OWNER = "namespaces/default/models/m7/versions/1"
-# A row, by nature; and those of the ledger, which are the registry's test's.
+# Tables of one row; and those of the ledger, which the registry's test covers.
 _SMALL = {"epoch", "pg_database", "revision", "totals", "schema_migrations", "changes", "requests", "audit"}
-# There are as many open uploads as a setting allows: whoever opens one counts them, and the sweep looks at all.
+# The number of open uploads is limited by a setting: opening one counts them, and the sweep reads all of them.
 _COUNTED = {"uploads.open": {"uploads"}, "uploads.known": {"uploads"}}
 
 POPULATE = f"""

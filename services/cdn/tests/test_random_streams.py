@@ -64,7 +64,7 @@ def accepted(messages: list[pb.UploadRequest]) -> bytes | None:
         if message.WhichOneof("part") != "chunk":
             return None
         if not message.chunk.data:
-            continue  # an empty chunk is ignored, wherever it claims to begin
+            continue  # an empty chunk is ignored, whatever its offset
         if message.chunk.offset != len(data):
             return None
         data += message.chunk.data

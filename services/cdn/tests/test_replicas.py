@@ -80,7 +80,7 @@ async def test_whoever_has_written_reads_it(pair: tuple[Postgres, Postgres], wor
         data = some_bytes(1000)
         code = None
         async with asyncio.timeout(30):
-            # The replica is a stranger at first, whom nobody asks.
+            # The replica is not used before its lag is known.
             while code is not grpc.StatusCode.NOT_FOUND:
                 revision = await _upload(cdn.stub, data)
                 assert await _download(cdn.stub, data, revision) == data
@@ -101,7 +101,7 @@ async def test_a_write_that_has_seen_too_much(pair: tuple[Postgres, Postgres], w
         data = some_bytes(1000)
         ahead = (("x-min-revision", "1000000"),)
         for call in (
-            # No chunk: it is not asked for.
+            # No chunk is needed.
             cdn.stub.Upload(stream(header(data)), timeout=30, metadata=ahead),
             cdn.stub.Pin(pb.PinRequest(owner="static/x", names=[f"assets/{digest(data)}"]), timeout=30, metadata=ahead),
             cdn.stub.GetAsset(pb.GetAssetRequest(name=f"assets/{digest(data)}"), timeout=30, metadata=ahead),

@@ -56,7 +56,7 @@ async def test_streams_that_stall(world: World, tmp_path: Path, host: str) -> No
             error = call.exception()
             assert isinstance(error, grpc.RpcError)
             assert (failure(error).code, failure(error).reason) == (grpc.StatusCode.ABORTED, "UPLOAD_IDLE")
-        # It needs more than what is left to it while any of the others holds a part.
+        # Fails while the stalled streams hold their parts.
         data = some_bytes(2 * PART + 1)
         assert await download(cdn.stub, (await upload(cdn.stub, data)).name) == (data, digest(data))
         assert (await client.query()).committed_bytes == PART

@@ -32,7 +32,7 @@ from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.writer import Writer
 
 _NONE, _HOUR = timedelta(0), timedelta(hours=1)
-# S3 tells times in whole seconds.
+# S3 reports times in whole seconds.
 _ANY_AGE = timedelta(seconds=-1)
 
 
@@ -110,7 +110,7 @@ async def test_what_belongs_to_nothing(yard: Yard) -> None:
     """
     for key in (f"assets/{digest(b'?')}", "static/large.bin", f"versions/name/{digest(b'?')}"):
         yard.leave(key)
-    # Its row went first.
+    # Its row was deleted first.
     staged = f"staging/{uuid.uuid4()}"
     yard.store.client.put_object(Bucket=yard.store.bucket, Key=staged, Body=b"?")
     upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"), Caller("", ""))
@@ -140,7 +140,7 @@ async def test_variants_of_private_bytes(yard: Yard) -> None:
     keys = [f"{encoding}/{prefix}/{digest(b'?')}" for encoding in ("gzip", "zstd") for prefix in ("private", "assets")]
     for key in keys:
         yard.store.client.put_object(Bucket=yard.store.bucket, Key=key, Body=b"?")
-    # S3 tells times in whole seconds.
+    # S3 reports times in whole seconds.
     maintenance = yard.maintenance(_HOUR)
     async with asyncio.timeout(10):
         while yard.store.keys("gzip/private/") + yard.store.keys("zstd/private/"):
@@ -190,7 +190,7 @@ async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path)
             for message in sent[:-1]:
                 yield message
             await Client(cdn, data).has_begun(data)
-            # The second is swept when the first sweep of which the stream could fall a victim has ended.
+            # When the second is deleted, a sweep that could have aborted the stream's upload has ended.
             for _ in range(2):
                 await swept(cdn)
             yield sent[-1]

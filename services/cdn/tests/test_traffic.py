@@ -72,7 +72,7 @@ async def test_calls_bytes_and_durations(world: World) -> None:
         assert counted.more("calls_total", operation=operation, outcome=how) == 1
     assert counted.more("call_seconds_count", operation="PutObject") == 2
     assert counted.more("bytes_total", operation="PutObject", direction="sent") == 1000
-    # What was asked for and not taken has not been moved.
+    # Bytes that were requested and not read do not count.
     assert counted.more("bytes_total", operation="GetObject", direction="received") == 600
 
 

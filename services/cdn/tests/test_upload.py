@@ -40,7 +40,7 @@ async def test_what_goes_in_comes_out(stub: Stub, size: int) -> None:
     asset = await upload(stub, data, "text/plain; charset=utf-8")
     assert (asset.name, asset.sha256) == (f"assets/{digest(data)}", digest(data))
     assert asset.size_bytes == size
-    if size:  # of the empty asset there is one, and who stored it first said its media type
+    if size:  # the empty asset exists once, with the media type of its first upload
         assert asset.media_type == "text/plain; charset=utf-8"
         assert abs(asset.create_time.ToDatetime(UTC) - datetime.now(UTC)) < timedelta(minutes=1)
     assert await download(stub, asset.name) == (data, digest(data))
@@ -72,7 +72,7 @@ async def test_stored_bytes_are_not_sent_again(stub: Stub) -> None:
     assert sent == 0
 
 
-# Not a single byte: it might be an asset of another test.
+# Not one byte: it could be another test's asset.
 @pytest.mark.parametrize("size", [40, 3 * MIB, 9 * MIB])
 async def test_wrong_digest(stub: Stub, store: Store, size: int) -> None:
     """
@@ -93,7 +93,7 @@ async def test_stream_that_ends_early(stub: Stub, store: Store, size: int) -> No
     """
     A stream that ends before all declared bytes were received stores nothing.
     """
-    data = some_bytes(size + 40)  # a single byte might be an asset of another test
+    data = some_bytes(size + 40)  # one byte could be another test's asset
     with pytest.raises(grpc.RpcError) as caught:
         await stub.Upload(stream(header(data), *chunks(data[:size])), timeout=60)
     found = failure(caught.value)

@@ -23,7 +23,7 @@ from services.cdn.tests.uploading import PART, Client, put
 OWNER = "namespaces/default/models/m/versions/1"
 
 
-# Not a single byte: it might be an asset of another test.
+# Not one byte: it could be another test's asset.
 @pytest.mark.parametrize("size", [0, 40, PART, PART + 1])
 async def test_what_goes_in_comes_out(cdn: Cdn, size: int) -> None:
     """
@@ -33,7 +33,7 @@ async def test_what_goes_in_comes_out(cdn: Cdn, size: int) -> None:
     started = await client.start()
     assert (started.part_size_bytes, started.size_bytes) == (PART, size)
     assert started.committed_bytes == 0
-    # Of the empty asset there is one, and another test may have stored it: an upload of what is there takes no bytes.
+    # The empty asset may have been stored by another test, and an upload of a stored asset accepts no bytes.
     if not started.complete:
         assert (await client.write(0)).committed_bytes == size
     asset = await client.finish()
@@ -57,7 +57,7 @@ async def test_a_damaged_chunk_costs_a_part(cdn: Cdn) -> None:
             if message.chunk.offset == PART + MIB:
                 message.chunk.data = bytes([message.chunk.data[0] ^ 1]) + message.chunk.data[1:]
                 yield message
-                # What else is sent meets a stream that has ended, and grpc.aio may tell of that instead.
+                # grpc.aio may report an error of its own for messages that are sent after the stream has ended.
                 await asyncio.sleep(60)
             yield message
 
@@ -202,7 +202,7 @@ async def test_a_liar_that_was_overtaken(cdn: Cdn) -> None:
     with pytest.raises(grpc.RpcError):
         await lying
     try:
-        # Servers differ in whether the second part of a number replaces the first: that is told, or the first counts.
+        # S3-compatible servers differ: either the first part of a number stays, or PARTS_REPLACED is reported.
         asset = await honest.finish()
     except grpc.RpcError as error:
         if failure(error).reason != "PARTS_REPLACED":
@@ -251,7 +251,7 @@ async def test_a_gap(cdn: Cdn) -> None:
     await client.start()
     await client.write(0, PART)
     for offset in (0, PART - 1, PART + 1, PART + 98):
-        # A write that failed releases the upload in the background.
+        # A failed write releases its lease in the background.
         await client.is_free()
         with pytest.raises(grpc.RpcError) as caught:
             await client.write(offset, offset + 1)

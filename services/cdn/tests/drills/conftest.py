@@ -25,7 +25,7 @@ from services.cdn.tests.calls import failure
 from services.cdn.tests.conftest import World, client_of
 
 _DISK_MIB = 320
-#: What is left when the disk is full: for the server's own notes, and for no part.
+#: Free bytes of the full disk: enough for the server's logs, not for a part.
 _LEFT = 2 << 20
 Value = TypeVar("Value")
 
@@ -43,7 +43,7 @@ class Machine:
         self.s3, self._small = S3(state, free_port()), small
         self._ballast = state / "data" / "ballast"
         self._supervisor = Supervisor(state / "log")
-        # Volumes that fit the disk, enough of them for every bucket.
+        # Volumes that fit the disk, and enough of them for every bucket.
         self._part = self.s3.part(volumes=100)
         self._supervisor.start([self._part])
 

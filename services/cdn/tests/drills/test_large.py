@@ -24,7 +24,7 @@ from services.cdn.tests.conftest import Cdn, World, serving
 from services.cdn.tests.uploading import PART, Client
 
 SIZE = int(os.environ.get("MODELYARD_DRILL_ASSET_MIB", "80")) * MIB
-#: At 5 MiB/s.
+#: Seconds, at 5 MiB/s.
 PATIENCE = 60 + SIZE // (5 * MIB)
 MOST_MEMORY = 64 * MIB
 END = b"the end"

@@ -63,7 +63,7 @@ async def test_killed_in_the_middle_of_an_upload(fragile: Cdn, machine: Machine)
                     await asyncio.sleep(0.05)
                 await machine.kill()
             yield message
-        # The answer comes while the stream is open.
+        # The response comes while the stream is open.
         await asyncio.sleep(60)
 
     async with machine.down():
