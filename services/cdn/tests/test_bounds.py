@@ -157,9 +157,9 @@ async def test_nobody_touches_anothers_upload(world: World, tmp_path: Path) -> N
     data = some_bytes(PART + 1)
     request = pb.StartUploadRequest(sha256=digest(data), size_bytes=len(data))
     async with (
-        access_controlled(world, tmp_path, "on") as house,
-        house.as_("ann") as ann,
-        house.as_("mallory") as mallory,
+        access_controlled(world, tmp_path, "on") as service,
+        service.as_("ann") as ann,
+        service.as_("mallory") as mallory,
     ):
         upload = await ann.uploads.StartUpload(request)
         name = upload.name

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from services.cdn.model.formats import Inspection, Scan, inspect, scan, scanning
-from services.cdn.model.formats.scanning import MOST_BYTES
+from services.cdn.model.formats.scanning import MOST_BYTES, MOST_PICKLE_BYTES
 
 SYSTEM = f"{os.system.__module__}.system"
 _DOWNLOADS = Path(__file__).resolve().parents[3] / ".modelyard" / "downloads"
@@ -193,8 +193,8 @@ def _bomb() -> bytes:
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("a.pkl", "w", force_zip64=True) as entry,
     ):
-        entry.write(b"\x80\x02X" + struct.pack("<I", MOST_BYTES + (8 << 20)))
-        for _ in range((MOST_BYTES >> 20) + 8):
+        entry.write(b"\x80\x02X" + struct.pack("<I", MOST_PICKLE_BYTES + (4 << 20)))
+        for _ in range((MOST_PICKLE_BYTES >> 20) + 4):
             entry.write(bytes(1 << 20))
     return file.getvalue()
 
