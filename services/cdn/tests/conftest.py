@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +38,8 @@ from services.chassis.settings import load
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+# Only a hang takes as long: a process starts in a second, and on a busy machine in a minute.
+_MOST_START_SECONDS = 150
 ROOT = Path(__file__).resolve().parents[3]
 _OPTIONS = [
     ("grpc.max_receive_message_length", 8 << 20),
@@ -332,9 +335,10 @@ async def ready(channel: grpc.aio.Channel) -> None:
     """
     health = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service="modelyard.cdn.v1.AssetService")
-    for _ in range(300):
+    ends = time.monotonic() + _MOST_START_SECONDS
+    while time.monotonic() < ends:
         try:
-            if (await health.Check(request, timeout=1)).status == health_pb2.HealthCheckResponse.SERVING:
+            if (await health.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING:
                 return
         except grpc.RpcError:
             pass

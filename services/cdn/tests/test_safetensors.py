@@ -169,7 +169,7 @@ LIES = {
     "a shape that overflows": (safetensors({"a": tensor(0, 0, [2**62, 8, 0])}, 0), "elements"),
     "a shape that overflows to the right size": (safetensors({"a": tensor(0, 4, [2**62, 4, 1], "U8")}, 4), "elements"),
     "a shape without end": (safetensors({"a": tensor(0, 4, [2**62] * 50_000)}, 4), "elements"),
-    "a shape of another size": (safetensors({"a": tensor(0, 4, [2])}, 4), "do not take 4 bytes"),
+    "a shape of another size": (safetensors({"a": tensor(0, 4, [2])}, 4), "do not fit 4 bytes"),
     "a dtype that is no name": (safetensors({"a": tensor(0, 4, [1], "F 33")}, 4), "an invalid dtype"),
     "a dtype that is a list": (_raw('{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}'), "an invalid dtype"),
     "no dtype": (_raw('{"a":{"shape":[1],"data_offsets":[0,4]}}'), "an invalid dtype"),
