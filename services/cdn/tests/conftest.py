@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 # Only a hang takes as long: a process starts in a second, and on a busy machine in a minute.
-_MOST_START_SECONDS = 150
+_MOST_START_SECONDS = 100
 ROOT = Path(__file__).resolve().parents[3]
 _OPTIONS = [
     ("grpc.max_receive_message_length", 8 << 20),
