@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import grpc
 from botocore.config import Config
 
 from embedded import suite
@@ -114,6 +115,12 @@ class Front:
         if self.context is not None:
             return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def connect_grpc(self) -> grpc.Channel:
+        """
+        A plaintext channel to it, with a connection of its own.
+        """
+        return grpc.insecure_channel(f"127.0.0.1:{self.port}", [("grpc.use_local_subchannel_pool", 1)])
 
     def watch(self, path: str) -> Answer:
         """
