@@ -44,6 +44,15 @@ def door(s3: S3) -> Iterator[front.Front]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def open_door(s3: S3) -> Iterator[front.Front]:
+    """
+    A gateway before the bucket with one allowed CORS origin, https://app.example.
+    """
+    with scratch() as state, front.gateway(s3, state, origins=["https://app.example"]) as running:
+        yield running
+
+
 @pytest.fixture
 def put(bucket: S3Client) -> Put:
     """

@@ -43,9 +43,21 @@ def gateway(tokens: Tokens, state: Path, port: int) -> Iterator[front.Front]:
         yield running
 
 
+SECRET = b"a secret that is as long as it has to be"
+CURVE = ec.generate_private_key(ec.SECP384R1())
+
+
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
-    return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+    """
+    An issuer whose key set also has keys that nobody may sign with: a shared secret, and one of another algorithm.
+    """
+    issuer = Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+    keys = json.loads(issuer.file.read_text())["keys"]
+    shared = {"kty": "oct", "kid": "shared", "k": base64.urlsafe_b64encode(SECRET).decode().rstrip("="), "alg": "HS256"}
+    longer = {**ECAlgorithm.to_jwk(CURVE.public_key(), as_dict=True), "kid": "longer", "alg": "ES384"}
+    issuer.file.write_text(json.dumps({"keys": [*keys, shared, longer]}))
+    return issuer
 
 
 @pytest.fixture(scope="module")
@@ -98,36 +110,32 @@ def test_what_a_token_has_to_be(door: front.Front, issuer: Issuer, tmp_path: Pat
         "in small letters": (f"bearer {mint('registry.read')}", OK),
         "a moment late": (f"Bearer {mint('registry.read', exp=now - 3)}", OK),
     }
-    found = {name: call(door, GET, token) for name, (token, _) in expected.items()}
+    with door.connect_grpc() as channel:
+        found = {name: call(door, GET, token, channel) for name, (token, _) in expected.items()}
     assert found == {name: wanted for name, (_, wanted) in expected.items()}
 
 
-@pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
-def test_keys_of_other_kinds_sign_nothing(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["door", "public"])
+def test_keys_of_other_kinds_sign_nothing(mode: str, request: pytest.FixtureRequest, issuer: Issuer) -> None:
     """
-    What the services do not take, the gateway does not take either, though its key set has it: a shared secret, which
-    all of its readers could sign with, and other algorithms. So it is for bytes, which no service looks after.
+    The gateway rejects what the services reject, though its key set has the key: a shared secret, which all readers of
+    the set could sign with, and other algorithms. The same holds for bytes, which no service checks.
     """
-    issuer, secret = Issuer(tmp_path / "jwks.json"), b"a secret that is as long as it has to be"
-    curve = ec.generate_private_key(ec.SECP384R1())
-    keys = json.loads(issuer.file.read_text())["keys"]
-    shared = {"kty": "oct", "kid": "shared", "k": base64.urlsafe_b64encode(secret).decode().rstrip("="), "alg": "HS256"}
-    longer = {**ECAlgorithm.to_jwk(curve.public_key(), as_dict=True), "kid": "longer", "alg": "ES384"}
-    issuer.file.write_text(json.dumps({"keys": [*keys, shared, longer]}))
+    running: front.Front = request.getfixturevalue(mode)
     claims = jwt.decode(issuer.mint("registry.read assets.read"), options={"verify_signature": False})
     forged = [
-        jwt.encode(claims, secret, "HS256", {"kid": "shared"}),
-        jwt.encode(claims, curve, "ES384", {"kid": "longer"}),
+        jwt.encode(claims, SECRET, "HS256", {"kid": "shared"}),
+        jwt.encode(claims, CURVE, "ES384", {"kid": "longer"}),
         issuer.resign(claims, "RS512"),
     ]
-    with gateway(Tokens(mode, ISSUER, AUDIENCE, issuer.file), tmp_path / "state", echo[1]) as running:
-        for _ in range(2):  # the second time from its memory
-            assert call(running, GET, f"Bearer {issuer.mint('registry.read')}") == OK
+    with running.connect_grpc() as channel:
+        for _ in range(2):  # the second time from its cache
+            assert call(running, GET, f"Bearer {issuer.mint('registry.read')}", channel) == OK
             for token in forged:
-                assert call(running, GET, f"Bearer {token}") == INVALID
+                assert call(running, GET, f"Bearer {token}", channel) == INVALID
                 answer = ask(running, "/v1/namespaces/default/models", token)
                 assert (answer.status, answer.error["details"][0]["reason"]) == (401, "TOKEN_INVALID")
-                assert ask(running, "/static/logo.svg", token).status == (401 if mode is AccessMode.ON else 503)
+                assert ask(running, "/static/logo.svg", token).status == (401 if mode == "door" else 503)
 
 
 def test_a_token_without_an_end_is_refused(door: front.Front, issuer: Issuer) -> None:
@@ -145,7 +153,9 @@ def test_each_rpc_needs_its_own_scope(door: front.Front, issuer: Issuer) -> None
     """
     table = scopes()
     every = set(table.values())
-    found = {path: call(door, path, f"Bearer {issuer.mint(' '.join(every - {table[path]}))}") for path in table}
+    others = {scope: f"Bearer {issuer.mint(' '.join(every - {scope}))}" for scope in every}
+    with door.connect_grpc() as channel:
+        found = {path: call(door, path, others[scope], channel) for path, scope in table.items()}
     assert found == dict.fromkeys(table, DENIED)
 
 

@@ -4,30 +4,19 @@ Scripts of other sites that may call load models in a browser: by parts, with th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from embedded.s3 import BUCKET, S3
-from embedded.testing import scratch
+from embedded.s3 import BUCKET
 from gateway.tests.conftest import Put
-from gateway.tests.front import Front, gateway
+from gateway.tests.front import Front
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SITE = "https://app.example"
 MISSING = f"/assets/{'0' * 64}"
-
-
-@pytest.fixture(scope="module")
-def open_door(s3: S3) -> Iterator[Front]:
-    """
-    A gateway that the scripts of one other site may call.
-    """
-    with scratch() as state, gateway(s3, state, origins=[SITE]) as running:
-        yield running
 
 
 def words(value: str) -> set[str]:

@@ -320,9 +320,9 @@ def test_health_and_metrics_are_on_the_operations_port(plain: front.Front) -> No
     """
     assert [plain.watch(path).status for path in ("/livez", "/readyz", "/metrics")] == [200, 200, 200]
     assert b"envoy_server_live" in plain.watch("/metrics").body
-    assert {plain.watch(path).status for path in ("/", "/quitquitquit", "/config_dump", "/metrics/../quitquitquit")} == {
-        404
-    }
+    assert {
+        plain.watch(path).status for path in ("/", "/quitquitquit", "/config_dump", "/metrics/../quitquitquit")
+    } == {404}
     assert {plain.ask(path).status for path in ("/metrics", "/readyz", "/stats/prometheus")} == {404}
 
 

@@ -7,15 +7,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from embedded.s3 import S3
-from embedded.testing import scratch
 from gateway import site
 from gateway.access import Tokens
-from gateway.tests.front import Front, gateway, run_render
+from gateway.tests.front import Front, run_render
 from services.chassis.access import AccessMode
 
 CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]
@@ -137,15 +134,6 @@ def test_other_sites_may_not_call(door: Front, path: str) -> None:
     """
     assert preflight(door, path, "https://app.example") is None
     assert "access-control-allow-origin" not in door.ask(path, origin="https://app.example").headers
-
-
-@pytest.fixture(scope="module")
-def open_door(s3: S3) -> Iterator[Front]:
-    """
-    A gateway that another site's scripts may call.
-    """
-    with scratch() as state, gateway(s3, state, origins=["https://app.example"]) as running:
-        yield running
 
 
 @pytest.mark.parametrize("path", CALLS)
