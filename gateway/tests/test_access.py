@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import jwt
@@ -163,7 +164,7 @@ def test_services_are_told_who_calls(door: front.Front, echo: tuple[Echo, int], 
     """
     They get the subject and the scopes of the token, whatever the client says about itself.
     """
-    forged = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
+    forged: dict[str, Any] = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
     assert call(door, GET, f"Bearer {issuer.mint('registry.read x')}", **forged) == OK
     told = echo[0].told[-1]
     assert (told[SUBJECT], told[SCOPES]) == ("ann", "registry.read x")
@@ -174,7 +175,7 @@ def test_nobody_is_nobody(public: front.Front, echo: tuple[Echo, int]) -> None:
     """
     Without a token a service is told of no identity, however often one is claimed.
     """
-    forged = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
+    forged: dict[str, Any] = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
     assert call(public, GET, None, **forged) == OK
     assert not {SUBJECT, SCOPES} & echo[0].told[-1].keys()
 

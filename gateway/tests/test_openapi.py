@@ -156,7 +156,8 @@ def registry(document: dict[str, Any]) -> Registry[Any]:
     for schema in strict["components"]["schemas"].values():
         if schema["type"] == "object":
             schema.setdefault("additionalProperties", False)
-    return Registry[Any]().with_resource("urn:it", Resource.from_contents(strict, DRAFT202012)).crawl()
+    found: Registry[Any] = Registry().with_resource("urn:it", Resource.from_contents(strict, DRAFT202012))
+    return found.crawl()
 
 
 @pytest.mark.parametrize("method", [each for each in METHODS if bindings(each)], ids=lambda method: method.full_name)
