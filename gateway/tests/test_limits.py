@@ -287,7 +287,11 @@ def test_envoy_headers_are_stripped_from_client_requests(plain: front.Front, ech
     """
     The gateway strips headers that control Envoy from client requests, and its own x-envoy headers from responses.
     """
-    orders: dict[str, Any] = {"x_envoy_max_retries": "50", "x_envoy_upstream_rq_timeout_ms": "1", "x_envoy_force_trace": "1"}
+    orders: dict[str, Any] = {
+        "x_envoy_max_retries": "50",
+        "x_envoy_upstream_rq_timeout_ms": "1",
+        "x_envoy_force_trace": "1",
+    }
     assert call(plain, GET, None, **orders)[0] is OK
     assert not [
         name for name in echo[0].told[-1] if name.startswith(("x-envoy-max", "x-envoy-upstream", "x-envoy-force"))
