@@ -14,7 +14,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
-from gateway.tests import front
+from gateway.tests import harness
 
 
 class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has arguments for the type checker alone
@@ -63,20 +63,20 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has argument
 
 
 def call(
-    door: front.Front, path: str, token: str | None, channel: grpc.Channel | None = None, **metadata: str
+    edge: harness.Edge, path: str, token: str | None, channel: grpc.Channel | None = None, **metadata: str
 ) -> tuple[grpc.StatusCode, str]:
     """
     How an empty request ends: the code, and the reason if the gateway gives one.
 
     Args:
-        door: the gateway.
+        edge: the gateway.
         path: of the RPC.
         token: the authorization; None sends none.
         channel: an open one; by default each call opens one of its own.
     """
     if channel is None:
-        with door.connect_grpc() as own:
-            return call(door, path, token, own, **metadata)
+        with edge.connect_grpc() as own:
+            return call(edge, path, token, own, **metadata)
     sent = [(name.replace("_", "-"), value) for name, value in metadata.items()]
     if token is not None:
         sent.append(("authorization", token))

@@ -22,7 +22,7 @@ from embedded.s3 import S3
 from gateway import limits
 from gateway.access import Tokens
 from gateway.limits import Limits
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.echo import Echo, call
 from services.chassis.access import AccessMode
 from tests.tokens import AUDIENCE, ISSUER, Issuer
@@ -35,14 +35,14 @@ OK, EXHAUSTED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @contextmanager
-def gateway(limits: Limits, state: Path, port: int, tokens: Tokens | None = None) -> Iterator[front.Front]:
+def gateway(limits: Limits, state: Path, port: int, tokens: Tokens | None = None) -> Iterator[harness.Edge]:
     services = {"registry": port, "cache": port}
-    with front.gateway(S3(state, 1), state, limits=limits, tokens=tokens, services=services) as running:
+    with harness.gateway(S3(state, 1), state, limits=limits, tokens=tokens, services=services) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def plain(echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def plain(echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway without tokens and without rate limits.
     """
@@ -58,7 +58,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
 @pytest.fixture(scope="module")
 def behind_proxy(
     echo: tuple[Echo, int], issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[front.Front]:
+) -> Iterator[harness.Edge]:
     """
     A gateway behind a trusted proxy, which allows each client one call per second.
     """
@@ -69,7 +69,7 @@ def behind_proxy(
 
 
 @pytest.fixture(scope="module")
-def direct(echo: tuple[Echo, int], issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def direct(echo: tuple[Echo, int], issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway without a proxy in front that requires tokens, and allows each client five calls per second.
     """
@@ -105,7 +105,7 @@ def test_all_clients_together_have_a_rate(echo: tuple[Echo, int], issuer: Issuer
         assert _some_time_later(lambda: call(running, GET, token)[0] is OK)
 
 
-def test_each_client_has_a_rate_of_its_own(behind_proxy: front.Front, issuer: Issuer) -> None:
+def test_each_client_has_a_rate_of_its_own(behind_proxy: harness.Edge, issuer: Issuer) -> None:
     """
     A client is the subject of its token, and without a token its address. One that exhausts its rate does not affect
     others.
@@ -131,7 +131,7 @@ def strangers(issuer: Issuer, folder: Path) -> dict[str, str | None]:
     }
 
 
-def test_rejected_calls_have_a_rate(direct: front.Front, issuer: Issuer, tmp_path: Path) -> None:
+def test_rejected_calls_have_a_rate(direct: harness.Edge, issuer: Issuer, tmp_path: Path) -> None:
     """
     Calls without a token or with an invalid one count against their address, as gRPC and as JSON, before JSON is
     parsed; they do not count against a valid token at the same address.
@@ -184,7 +184,7 @@ def test_without_memory_calls_are_shed(echo: tuple[Echo, int], tmp_path: Path) -
         assert running.count(shed) == {shed: 2}
 
 
-def test_connections_have_a_bound(plain: front.Front) -> None:
+def test_connections_have_a_bound(plain: harness.Edge) -> None:
     """
     Connections above the limit are closed at once; existing ones continue.
     """
@@ -216,7 +216,7 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(("path", "seconds"), [(GET, 1), (CREATE, 2)], ids=["read", "write"])
-def test_unary_calls_have_a_maximum_duration(slow: front.Front, path: str, seconds: int) -> None:
+def test_unary_calls_have_a_maximum_duration(slow: harness.Edge, path: str, seconds: int) -> None:
     """
     A unary call ends after the maximum duration of its kind, whatever its deadline.
     """
@@ -225,7 +225,7 @@ def test_unary_calls_have_a_maximum_duration(slow: front.Front, path: str, secon
     assert seconds <= time.monotonic() - began < 15
 
 
-def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: front.Front) -> None:
+def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: harness.Edge) -> None:
     """
     If the service does not respond in time, the gateway does: DEADLINE_EXCEEDED, also over gRPC-Web and as JSON, and
     while the request is still being sent.
@@ -241,7 +241,7 @@ def test_a_call_that_the_gateway_ends_has_missed_its_deadline(slow: front.Front)
     assert (json.result().status, json.result().error["code"]) == (504, 4)
 
 
-def test_a_message_that_is_far_too_large(plain: front.Front) -> None:
+def test_a_message_that_is_far_too_large(plain: harness.Edge) -> None:
     """
     A message that the gateway does not buffer in full gets RESOURCE_EXHAUSTED.
     """
@@ -250,7 +250,7 @@ def test_a_message_that_is_far_too_large(plain: front.Front) -> None:
         assert (answer.status, answer.headers["grpc-status"]) == (200, "8")
 
 
-def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
+def test_a_stream_goes_on_while_something_moves(slow: harness.Edge) -> None:
     """
     A stream may last longer than unary calls, and ends after its idle timeout.
     """
@@ -261,7 +261,7 @@ def test_a_stream_goes_on_while_something_moves(slow: front.Front) -> None:
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway with short timeouts, before a service that is slower than any of them.
     """
@@ -272,7 +272,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
             yield running
 
 
-def _half(running: front.Front, path: str, headers: str) -> bytes:
+def _half(running: harness.Edge, path: str, headers: str) -> bytes:
     with socket.create_connection(("127.0.0.1", running.port), timeout=30) as raw:
         raw.sendall(
             f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\ncontent-length: 100\r\n\r\n".encode() + b"\0"
@@ -283,7 +283,7 @@ def _half(running: front.Front, path: str, headers: str) -> bytes:
         return answer
 
 
-def test_envoy_headers_are_stripped_from_client_requests(plain: front.Front, echo: tuple[Echo, int]) -> None:
+def test_envoy_headers_are_stripped_from_client_requests(plain: harness.Edge, echo: tuple[Echo, int]) -> None:
     """
     The gateway strips headers that control Envoy from client requests, and its own x-envoy headers from responses.
     """
@@ -299,7 +299,7 @@ def test_envoy_headers_are_stripped_from_client_requests(plain: front.Front, ech
     assert not [name for name in plain.ask(MODELS).headers if name.startswith("x-envoy")]
 
 
-def test_a_client_cannot_forge_its_address(direct: front.Front, behind_proxy: front.Front) -> None:
+def test_a_client_cannot_forge_its_address(direct: harness.Edge, behind_proxy: harness.Edge) -> None:
     """
     Only the part of x-forwarded-for that trusted proxies wrote is used: a client that forges addresses has one rate.
     """
@@ -318,7 +318,7 @@ def test_a_limit_that_cannot_be_is_refused() -> None:
         Limits(calls_per_client=0)
 
 
-def test_health_and_metrics_are_on_the_operations_port(plain: front.Front) -> None:
+def test_health_and_metrics_are_on_the_operations_port(plain: harness.Edge) -> None:
     """
     Operators read them at a port of their own, which exposes nothing else of the admin interface; the port for clients
     does not serve them.
@@ -331,7 +331,7 @@ def test_health_and_metrics_are_on_the_operations_port(plain: front.Front) -> No
     assert {plain.ask(path).status for path in ("/metrics", "/readyz", "/stats/prometheus")} == {404}
 
 
-def test_the_admin_interface_is_only_for_its_user(plain: front.Front) -> None:
+def test_the_admin_interface_is_only_for_its_user(plain: harness.Edge) -> None:
     """
     The admin interface is a socket that only the gateway's user may open, and no port: no web page and no other user of
     the machine can dump tokens or stop it.
@@ -351,7 +351,7 @@ def test_the_admin_interface_is_only_for_its_user(plain: front.Front) -> None:
     assert listening == {plain.port, plain.operations}
 
 
-def _answers(running: front.Front) -> bool:
+def _answers(running: harness.Edge) -> bool:
     try:
         return running.ask("/healthz").status == 200
     except OSError:

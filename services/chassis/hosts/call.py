@@ -94,7 +94,7 @@ class Call(CallContext):
         Args:
             timeout: seconds that the client gives.
             accepts: its `grpc-accept-encoding`.
-            pulse: notices when the deadline passes or the client goes away.
+            pulse: notices when the deadline passes or the client disconnects.
         """
         self._accepts = accepts
         self._task = asyncio.current_task()

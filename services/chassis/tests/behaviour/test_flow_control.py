@@ -46,7 +46,7 @@ class Watch:
 @pytest.fixture
 async def calm(host: Probe) -> AsyncIterator[Stub]:
     """
-    A worker that has served little else, so that no memory which earlier tests have let go of hides what these take.
+    A worker that has served little else, so that memory which earlier tests released does not hide growth.
     """
     async with channel_to(f"127.0.0.1:{host.ports[1]}") as channel:
         await answers(ask(Stub(channel), "Down", pb.Ask(answers=2, answer_bytes=MIB), timeout=10))
