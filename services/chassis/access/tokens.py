@@ -48,9 +48,7 @@ class Verifier:
             Unavailable: the keys have not been fetched yet, or are too old (TOKEN_KEYS_UNAVAILABLE).
         """
         if not self.keys.current:
-            raise Unavailable(
-                "TOKEN_KEYS_UNAVAILABLE", "the keys to verify tokens with are not available", retry_after=1
-            )
+            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to verify tokens are not available", retry_after=1)
         if self._version != self.keys.version:
             self._known.clear()
             self._version = self.keys.version

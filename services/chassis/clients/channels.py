@@ -23,9 +23,9 @@ class Peer:
     Another service, or one worker of it. If its name resolves to several addresses, as that of a headless Service in
     Kubernetes does, calls are balanced round-robin.
 
-    After a certificate renewal, new calls use a new channel. Calls in flight continue on the old one: gRPC core closes a
-    channel without references when its last call has ended. The previous channel is referenced until the next renewal,
-    because a call that is still waiting for a connection would fail with it.
+    After a certificate renewal, new calls use a new channel. Calls in flight continue on the old one: gRPC core closes
+    a channel without references when its last call has ended. The previous channel is referenced until the next
+    renewal, because a call that is still waiting for a connection would fail with it.
 
     Args:
         target: host:port. With TLS, the worker's certificate has to name the host.

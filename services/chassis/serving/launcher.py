@@ -1,8 +1,8 @@
 """
 The parent process of a service: starts its workers, waits until they serve, and shuts them down.
 
-Workers are not restarted: if one exits, the launcher logs it and shuts the service down. Restarting it is up to what runs
-the service (Kubernetes, systemd, the embedded supervisor).
+Workers are not restarted: if one exits, the launcher logs it and shuts the service down. Restarting it is up to what
+runs the service (Kubernetes, systemd, the embedded supervisor).
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class Launcher:
         if self._signalled is None:
             self._signalled = now
         elif now - self._signalled > _TWICE:
-            # The second Ctrl-C: do not wait for calls in flight. Two signals at once count as one that arrived twice, from
-            # the terminal and from a supervisor.
+            # The second Ctrl-C: do not wait for calls in flight. Two signals at once count as one that arrived twice,
+            # from the terminal and from a supervisor.
             _log.warning("%s again: stopping without waiting for calls in flight", signal.Signals(number).name)
             for worker in self._workers:
                 worker.terminate()
@@ -171,7 +171,7 @@ def _parse(program: str, settings: type[CommonSettings], argv: Sequence[str] | N
         type=int,
         default=1,
         metavar="N",
-        help="number of worker processes; worker N listens on the port plus N; default 1",
+        help="number of worker processes, on consecutive ports; default 1",
     )
     parser.add_argument("--check", action="store_true", help="check the settings and the ports, and exit")
     arguments = parser.parse_args(argv)
