@@ -91,6 +91,7 @@ class Bench:
         # The warm-up sends each request once.
         self._monkeypatch.setattr(requests, "_DRAWN", 100)
         self._monkeypatch.setattr(warmup, "_SECONDS", 1.0)
+        self._monkeypatch.setattr(warmup, "_ROUNDS", 1)
         self._monkeypatch.setattr(program, "embedded", shared)
         code, printed, _ = self.run(PROFILE="short", **settings)
         return code, printed, json.loads((self.out / "report.json").read_text())
@@ -124,8 +125,8 @@ def test_a_slow_search_misses_its_objective(bench: Bench, measured: Measured) ->
 @pytest.mark.timeout(300)
 def test_a_killed_service_shows(bench: Bench, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The registry is killed: its calls fail, the run ends on time, and reports the recovery time. Most of the time is left
-    for the restart: on a busy machine that takes longest.
+    The registry is killed: its calls fail, the run ends on time, and reports the recovery time. Most of the run is after
+    the kill: on a busy machine the restart takes longest.
     """
     monkeypatch.setattr(runner, "_KILLED_AFTER", 0.2)
     code, _, found = bench.short(measured, 30, 5, SCENARIO="create", KILL="registry")
