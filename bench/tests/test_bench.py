@@ -125,8 +125,8 @@ def test_a_slow_search_misses_its_objective(bench: Bench, measured: Measured) ->
 @pytest.mark.timeout(300)
 def test_a_killed_service_shows(bench: Bench, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The registry is killed: its calls fail, the run ends on time, and reports the recovery time. Most of the run is after
-    the kill: on a busy machine the restart takes longest.
+    The registry is killed: its calls fail, the run ends on time, and reports the recovery time. The kill comes early,
+    because the restart takes long on a busy machine.
     """
     monkeypatch.setattr(runner, "_KILLED_AFTER", 0.2)
     code, _, found = bench.short(measured, 30, 5, SCENARIO="create", KILL="registry")
