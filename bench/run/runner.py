@@ -176,7 +176,7 @@ class Run:
     def _kill(self, after: float) -> None:
         name, stack = self._settings.kill, self._measured.stack
         if stack is None:
-            print("KILL is for a suite of its own: a deployed one is let alone", flush=True)
+            print("KILL applies to the embedded suite only; a deployed gateway is not touched", flush=True)
             return
         time.sleep(max(0.0, self._record.began + after - time.time()))
         self._killed = time.time() - self._record.began

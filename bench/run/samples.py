@@ -1,5 +1,5 @@
 """
-What the services say of themselves while they are under load: a sample of their metrics every second.
+Samples of the services' metrics, one per second, while they are under load.
 """
 
 from __future__ import annotations
