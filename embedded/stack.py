@@ -28,6 +28,7 @@ from gateway.bucket import Bucket
 from gateway.render import Addresses
 from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.hosts import envoy
+from services.chassis.settings.common import HostChoice
 from services.chassis.settings.tls import TlsFiles
 
 
@@ -219,6 +220,8 @@ class Stack:
 
     def _plan(self) -> None:
         wanted = self.settings.host
+        if wanted not in (hosts := [one.value for one in HostChoice]):
+            raise EmbeddedError(f"MODELYARD_HOST is {wanted!r}, not one of {', '.join(hosts)}")
         if wanted == "envoy" and (lacks := envoy.missing()) and not self.settings.parts:
             raise EmbeddedError(f"{lacks}, or run with MODELYARD_HOST=grpcio, which is several times slower")
         port = self.settings.gateway_port or free_port()
