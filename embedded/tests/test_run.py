@@ -159,6 +159,7 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.own_suite
 def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path, failed: Callable[..., str]) -> None:
     """
