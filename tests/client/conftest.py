@@ -9,14 +9,23 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
+from tests.client.limits import scale_down
 from tests.client.memory import Memory, Server, serving
 from tests.client.memory_registry import Registry
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The client's size limits at a sixteenth.
+    """
+    scale_down(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")
 def gateway(stack: Stack) -> str:
     """
-    The address of the gateway.
+    The gateway's host and port.
     """
     return stack.gateway
 

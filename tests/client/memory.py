@@ -25,6 +25,8 @@ from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer, add_AssetServ
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer, add_UploadServiceServicer_to_server
 
 MIB = 1024 * 1024
+#: What a MiB is for a client whose limits are scaled down (`tests.client.limits`).
+PART = 64 * 1024
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Memory:
 
     Args:
         part_bytes: of which whole ones are committed.
+        chunk_bytes: size of the chunks that Download sends.
         stored: bytes by digest.
         in_use: how often StartUpload says that somebody else sends the bytes.
         headers: media type, owner and whether it is private, by digest.
@@ -63,7 +66,8 @@ class Memory:
         pause_at: after how many bytes, in and out, it is cleared; 0 for never.
     """
 
-    part_bytes: int = MIB
+    part_bytes: int = PART
+    chunk_bytes: int = PART // 8
     stored: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
     opened: dict[str, Open] = field(default_factory=dict)
@@ -218,7 +222,7 @@ class Assets(AssetServiceServicer):
         offset, end = request.offset, request.offset + request.limit if request.limit else len(data)
         while offset < end and context.is_active():
             memory.wait()
-            chunk = data[offset : min(offset + 64 * 1024, end)]
+            chunk = data[offset : min(offset + memory.chunk_bytes, end)]
             if 0 <= left < len(chunk):
                 with memory.lock:
                     memory.sent += left

@@ -493,7 +493,11 @@ def test_cards(cli: Run, tmp_path: Path) -> None:
     cli("cards", "import", model, str(readme))
     assert cli("cards", "export", model).out == "# other"
     assert cli("cards", "export", model, "--number", "1").out.startswith("---")
-    assert len(cli("cards", "numbers", model).table()) == 1 + 2
+    listed = cli("cards", "history", model)
+    assert (len(listed.table()), listed.err) == (1 + 2, "")
+    former = cli("cards", "numbers", model)
+    assert former.out == listed.out
+    assert former.err == "warning: `modelyard cards numbers` is deprecated: use `modelyard cards history`\n"
     readme.write_text(
         "---\npipeline_tag: t\ntags: [A B]\nmodel-index:\n- results:\n"
         "  - {dataset: {type: d}, metrics: [{type: m, value: 1}]}\n---\n"
