@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
+from modelyard._closing import ClosingChannel
 from modelyard._interceptor import Interceptor
 from modelyard._token import choose_token
 from modelyard._transfer import Transfer
@@ -109,9 +110,9 @@ class Client:
     """
 
     def __init__(self, channel: grpc.Channel, session: Session) -> None:
-        self._channel = channel
+        self._channel = ClosingChannel(channel)
         self._session = session
-        intercepted = grpc.intercept_channel(channel, Interceptor(session))
+        intercepted = grpc.intercept_channel(self._channel, Interceptor(session))
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(intercepted)
         self.models = models_pb2_grpc.ModelServiceStub(intercepted)
         self.versions = versions_pb2_grpc.VersionServiceStub(intercepted)

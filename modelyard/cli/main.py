@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -82,6 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     escape_unencodable()
     parser = _parser()
+    parser.set_defaults(
+        target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
+        token=None,
+        token_file=None,
+        ca_file=os.environ.get("MODELYARD_CA_FILE") or None,
+        cert_file=os.environ.get("MODELYARD_CERT_FILE") or None,
+        key_file=os.environ.get("MODELYARD_KEY_FILE") or None,
+        deadline=DEFAULT_DEADLINE,
+        json=False,
+        quiet=False,
+    )
     try:
         args, rest = parser.parse_known_args(arguments)
         if rest:
@@ -118,6 +130,8 @@ def program() -> NoReturn:
     sys.exit(code)
 
 
+# Building it takes longer than a local call: a program that runs several commands builds it once.
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="modelyard",
@@ -125,17 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_NAMES + TABLE + "\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common()],
-    )
-    parser.set_defaults(
-        target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
-        token=None,
-        token_file=None,
-        ca_file=os.environ.get("MODELYARD_CA_FILE") or None,
-        cert_file=os.environ.get("MODELYARD_CERT_FILE") or None,
-        key_file=os.environ.get("MODELYARD_KEY_FILE") or None,
-        deadline=DEFAULT_DEADLINE,
-        json=False,
-        quiet=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -126,8 +126,8 @@ def in_parallel(
             raise FileError(name(item), error) from error
 
     with ThreadPoolExecutor(WORKERS, "modelyard") as pool:
-        futures = [pool.submit(named, item, total.part()) for item in items]
         try:
+            futures = [pool.submit(named, item, total.part()) for item in items]
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 if future.exception() is not None:
                     future.result()
