@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
+from tests.client.commands import Run, runner
 from tests.client.limits import scale_down
 from tests.client.memory import Memory, Server, serving
 from tests.client.memory_registry import Registry
@@ -28,6 +29,14 @@ def gateway(stack: Stack) -> str:
     The gateway's host and port.
     """
     return stack.gateway
+
+
+@pytest.fixture(scope="session")
+def cli(gateway: str) -> Run:
+    """
+    Runs a command at the gateway.
+    """
+    return runner(gateway)
 
 
 @pytest.fixture

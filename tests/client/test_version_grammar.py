@@ -8,26 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.test_cli import Run, _new, _runner
+from tests.client.commands import Run, new_id
 
 
-@pytest.fixture
-def cli(gateway: str, capsys: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture(scope="module")
+def model(cli: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
     """
-    Runs a command at the gateway.
+    A model with versions 1 and 2, which are READY, 3, which is PENDING, and the alias production on 1. Tests may move
+    other aliases, and create versions that stay PENDING.
     """
-    return _runner(gateway, capsys)
-
-
-@pytest.fixture
-def model(cli: Run, tmp_path: Path) -> str:
-    """
-    A model with versions 1 and 2, which are READY, 3, which is PENDING, and the alias production on 1.
-    """
-    model = _new("m")
+    file = tmp_path_factory.mktemp("model") / "weights.txt"
+    model = new_id("m")
     cli("models", "create", model)
     for number in (1, 2):
-        file = tmp_path / "weights.txt"
         file.write_text(f"{model} {number}")
         assert cli("versions", "push", model, str(file)).code == 0
     assert cli("versions", "create", model).code == 0
@@ -56,7 +49,7 @@ def test_in_every_command(cli: Run, model: str, form: str, number: int, tmp_path
     text, name = form.format(m=model), f"namespaces/default/models/{model}/versions/{number}"
     assert name in cli("versions", "get", text).out
     assert name in cli("versions", "pull", text, str(tmp_path / "copy")).out
-    assert name in cli("deployments", "create", _new("d"), text, "--environment", "x").out
+    assert name in cli("deployments", "create", new_id("d"), text, "--environment", "x").out
     # Found, and then only to be had where there is CloudFront.
     assert "SIGNER_LACKS" in cli("assets", "url", text).err
     assert name in cli("versions", "create", model, "--parent-version", text).out
@@ -113,7 +106,7 @@ def test_nothing_is_ready(cli: Run) -> None:
     """
     The newest version of a model that has none is told from a model that is not there.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model)
     assert "has no READY version" in cli("versions", "get", model).err
     assert "MODEL_NOT_FOUND" in cli("versions", "get", f"{model}x@latest").err
