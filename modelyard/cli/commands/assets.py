@@ -123,7 +123,7 @@ def remove(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 def url(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Sign an address.
+    Print a presigned URL of an asset or of the files of a version.
     """
     request = delivery_pb2.SignUrlRequest(ttl=args.ttl, ip_range=args.ip, download_name=args.name)
     if isinstance(args.resource, VersionRef):
