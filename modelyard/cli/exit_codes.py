@@ -48,6 +48,6 @@ def code_of(error: Exception) -> int:
     if isinstance(error, FileError):
         return code_of(error.cause)
     if isinstance(error, grpc.RpcError):
-        # What a client raises is always a call, too; grpc's types do not say so.
+        # Errors that a client raises are also calls, which grpc's types do not express.
         return _STATUSES.get(error.code(), FAILED)
     return FAILED

@@ -146,7 +146,7 @@ class _Walk:
         try:
             target = place.resolve(strict=True)
         except (OSError, RuntimeError):
-            return "is a link that leads nowhere: mend it, or leave it out (--exclude)"
+            return "is a broken link: fix it, or leave it out (--exclude)"
         if target in above:
             return "is a link to a folder that it is in: leave it out (--exclude)"
         if target.is_relative_to(self.root):

@@ -194,11 +194,11 @@ def _line(error: grpc.RpcError, target: str) -> str:
     wrong = "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
     if problem.code is grpc.StatusCode.UNAVAILABLE and not problem.reason:
         if tls := re.search(r"[Hh]andshake.*|[Ss]sl.*", problem.message):
-            return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file says whom to trust)"
-        hint = "--target says where, and --ca-file that it is TLS"
-        return f"{problem.code.name}: nothing answers at {target}{_through(target)}: is it running? ({hint})"
+            return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file selects the CA bundle)"
+        hint = "--target selects the server, --ca-file enables TLS"
+        return f"{problem.code.name}: no server responds at {target}{_through(target)}: is it running? ({hint})"
     if problem.code is grpc.StatusCode.UNAUTHENTICATED:
-        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN says who you are)"
+        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN provides the token)"
     return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
 
 

@@ -77,7 +77,7 @@ class VersionRef:
         model, mark, rest = re.fullmatch(r"([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
         is_number = rest.isascii() and rest.isdecimal()
         if not model or (mark and not rest) or (mark == ":" and not is_number and rest != LATEST):
-            raise ValueError(f"{text!r} is no version: {GRAMMAR}")
+            raise ValueError(f"{text!r} is not a version: {GRAMMAR}")
         if is_number:
             return cls(model_name(model), number=rest)
         return cls(model_name(model), alias="" if rest == LATEST else rest, bare=not mark)

@@ -154,7 +154,7 @@ def resumable(title: str, size: int) -> Iterator[Total]:
         if _may_pass(error):
             done = total.done if total else 0
             print(
-                f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to go on from there",
+                f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to resume",
                 file=sys.stderr,
             )
         raise

@@ -21,7 +21,7 @@ def version_ref(text: str) -> VersionRef:
     """
     found = version_or_model(text)
     if found.bare:
-        raise argparse.ArgumentTypeError(f"{text!r} says no version: {GRAMMAR}")
+        raise argparse.ArgumentTypeError(f"{text!r} names no version: {GRAMMAR}")
     return found
 
 
@@ -86,5 +86,5 @@ def resolve_in_model(yard: Client, model: str, text: str) -> str:
     except ValueError as error:
         raise RefusedError(str(error)) from None
     if ref.model != model:
-        raise RefusedError(f"{text} is no version of {model}")
+        raise RefusedError(f"{text} is not a version of {model}")
     return resolve(yard, ref)

@@ -97,4 +97,4 @@ def _page(address: str) -> Page:
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Page(address, time.monotonic(), (), str(getattr(error, "reason", error)) or type(error).__name__)
     page = Page(address, time.monotonic(), samples)
-    return page if page.service else Page(address, page.timestamp, (), "no service of Modelyard")
+    return page if page.service else Page(address, page.timestamp, (), "not a service of Modelyard")

@@ -26,7 +26,7 @@ def check_asset(asset: assets_pb2.Asset) -> None:
     """
     if not _DIGEST.fullmatch(asset.sha256) or asset.name != f"assets/{asset.sha256}" or asset.size_bytes < 0:
         raise IntegrityError(
-            f"{asset.name!r} does not name the digest {asset.sha256!r}: the service is not to be trusted"
+            f"{asset.name!r} does not name the digest {asset.sha256!r}: the response of the service is invalid"
         )
 
 

@@ -112,7 +112,7 @@ class _Resumable:
             seconds = self._wait()
             if seconds is None:
                 raise IntegrityError(
-                    f"another client sends {self._sending.file.path}, too, and does not get on: start it again later"
+                    f"another client uploads {self._sending.file.path} without progress: try again later"
                 )
             return seconds
         if self._committed < self._size:
@@ -150,8 +150,8 @@ class _Resumable:
     def _unfinished(self) -> float:
         if not self._attempts.another(self._committed):
             raise IntegrityError(
-                f"the upload of {self._sending.file.path} stands at byte {self._committed:,} of {self._size:,} "
-                "and does not go on: start it again later"
+                f"the upload of {self._sending.file.path} stopped at byte {self._committed:,} of {self._size:,} "
+                "without an error: try again later"
             )
         return self._attempts.pause()
 

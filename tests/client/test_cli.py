@@ -261,8 +261,8 @@ def test_nobody_answers(tmp_path: Path) -> None:
     assert done == Done(
         6,
         "",
-        "modelyard: UNAVAILABLE: nothing answers at 127.0.0.1:1: is it running? "
-        "(--target says where, and --ca-file that it is TLS)\n",
+        "modelyard: UNAVAILABLE: no server responds at 127.0.0.1:1: is it running? "
+        "(--target selects the server, --ca-file enables TLS)\n",
     )
     missing = nobody("--token-file", str(tmp_path / "token"), "models", "list")
     assert missing == Done(1, "", f"modelyard: {tmp_path}/token: No such file or directory\n")

@@ -121,7 +121,7 @@ def test_what_somebody_changed_is_not_removed(
     assert _pull(server, "m:1", tmp_path) == 0
     (tmp_path / "two.bin").write_bytes(b"mine")
     assert _pull(server, "m:2", tmp_path, "--exact") == 1
-    assert "two.bin came with an earlier pull and was changed since" in capsys.readouterr().err
+    assert "two.bin was written by an earlier pull and changed since" in capsys.readouterr().err
     assert _files(tmp_path) == {"one.bin": b"one", "two.bin": b"mine"}
 
 
@@ -464,7 +464,7 @@ def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Pa
         pulling.kill()
         memory.go_on()
     assert (pulling.returncode, out) == (130, "")
-    assert err.endswith("run the same command again to go on from there\n")
+    assert err.endswith("run the same command again to resume\n")
     for path in folder.glob("*.bin"):
         assert path.read_bytes() == files[path.name]
     kept = _blocks(folder)

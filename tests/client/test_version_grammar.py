@@ -77,7 +77,7 @@ def test_of_another_model(cli: Run, model: str) -> None:
     An alias of a model does not point at a version of another.
     """
     refused = cli("aliases", "set", model, "candidate", "other@1")
-    assert (refused.code, "other@1 is no version of namespaces/default/models/" in refused.err) == (1, True)
+    assert (refused.code, "other@1 is not a version of namespaces/default/models/" in refused.err) == (1, True)
 
 
 @pytest.mark.parametrize("command", [["update", "--stage", "x"], ["finalize"], ["fail", "broken"]])
@@ -88,7 +88,7 @@ def test_changes_say_which(cli: Run, model: str, command: list[str]) -> None:
     verb, *rest = command
     done = cli("versions", verb, model, *rest)
     assert done.code == 2
-    assert f"'{model}' says no version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
+    assert f"'{model}' names no version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
 
 
 @pytest.mark.parametrize("text", ["m@", "@3", "m:production", ""])
@@ -99,7 +99,7 @@ def test_one_error(cli: Run, command: list[str], text: str, tmp_path: Path) -> N
     """
     done = cli(*command, text, *([str(tmp_path)] if command[1] == "pull" else []))
     assert done.code == 2
-    assert f"{text!r} is no version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
+    assert f"{text!r} is not a version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
 
 
 def test_nothing_is_ready(cli: Run) -> None:

@@ -96,11 +96,11 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     )
     version, there = version_of(yard, model, wanted)
     if there:
-        output.note("the newest version is just like this already")
+        output.note("the newest version already has these files and fields")
     if args.alias:
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=args.alias, version=version.name)
         yard.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=model, moves=[move]))
-        output.note(f"{args.alias} points at it")
+        output.note(f"{args.alias} points at the version")
     warn(yard, version, output)
     output.line(version, version.name)
 
