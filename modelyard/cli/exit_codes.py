@@ -11,10 +11,10 @@ import grpc
 from modelyard.cli.errors import FileError
 
 FAILED: Final = 1
-#: As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
+#: As in shells: 128 plus the number of SIGINT.
 INTERRUPTED: Final = 130
 
-# 2 is also argparse's, for a command line that it cannot read.
+# argparse exits with 2 as well, for an invalid command line.
 _STATUSES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: 2,
     grpc.StatusCode.OUT_OF_RANGE: 2,

@@ -73,13 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run a command.
 
     Args:
-        arguments: without the program's name; those of the process by default.
+        arguments: the arguments after the program's name; default: those of the process.
 
     Returns:
-        The exit code, as `modelyard.cli.exit_codes` has it.
+        The exit code (`modelyard.cli.exit_codes`).
 
     Raises:
-        SystemExit: with 2, when the command line is wrong; with 0 after --help.
+        SystemExit: 2 for an invalid command line; 0 after --help and --version.
     """
     escape_unencodable()
     parser = _parser()
@@ -97,20 +97,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args, rest = parser.parse_known_args(arguments)
         if rest:
-            # argparse would show how the program is used, and not the command.
+            # argparse would print the usage of the program instead of the command's.
             usage_error(args, f"unrecognized arguments: {' '.join(rest)}")
         ProgressBar.wanted = not args.quiet
         with contextlib.closing(_connect(args)) as yard:
             args.run(yard, args, Output(args.json, quiet=args.quiet))
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more at exit.
+        # The reader closed the pipe. Python would report it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
-        return _fail(_said(error, args.target), code_of(error))
+        return _fail(_message(error, args.target), code_of(error))
     except FileError as error:
-        return _fail(_file_line(error, args.target), code_of(error))
+        return _fail(_file_message(error, args.target), code_of(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
@@ -118,12 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """
-    Run the command of the process's arguments, and end the process.
+    Run the command in the process's arguments and exit.
     """
     code = main()
     if code == INTERRUPTED:
-        # Threads of gRPC may be in the middle of what was called off: taking the interpreter down under them crashes
-        # now and then.
+        # Threads of gRPC may still run: finalizing the interpreter under them crashes sometimes.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -148,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    # Looked up only when it is asked for: reading a package's metadata takes longer than parsing a command line.
+    # Read on demand: reading a package's metadata takes longer than parsing a command line.
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         try:
             version = metadata.version("modelyard")
@@ -173,14 +172,14 @@ def _connect(args: argparse.Namespace) -> Client:
         usage_error(args, str(error))
 
 
-def _file_line(error: FileError, target: str) -> str:
-    cause, said = error.cause, _said(error.cause, target)
-    # These say themselves where the file is.
+def _file_message(error: FileError, target: str) -> str:
+    cause, text = error.cause, _message(error.cause, target)
+    # These messages contain the path.
     names_it = isinstance(cause, FileChangedError) or (isinstance(cause, OSError) and cause.filename)
-    return said if names_it else f"{error.name}: {said}"
+    return text if names_it else f"{error.name}: {text}"
 
 
-def _said(error: Exception, target: str) -> str:
+def _message(error: Exception, target: str) -> str:
     if isinstance(error, grpc.RpcError):
         return _line(error, target)
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -206,7 +205,7 @@ def _through(target: str) -> str:
     proxy = proxy_of(parse_target(target, None)[0])
     if proxy is None:
         return ""
-    return f" through the proxy {proxy[1]} (${proxy[0]}; $no_proxy names hosts to ask directly)"
+    return f" through the proxy {proxy[1]} (${proxy[0]}; $no_proxy names hosts to connect to directly)"
 
 
 def _fail(line: str, code: int) -> int:

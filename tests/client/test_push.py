@@ -494,7 +494,7 @@ def test_what_the_service_warns_of(
 
 def test_two_that_finalize_one_version(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
     """
-    Of two pushes of one folder at once, the one that is told that the other finalizes the version asks again.
+    Of two concurrent pushes of one folder, the one whose FinalizeVersion is aborted by the other retries it.
     """
     memory.answers["FinalizeVersion"] = deque([(grpc.StatusCode.ABORTED, "PINS_TAKEN_BACK")])
     assert _push(server, folder) == 0

@@ -213,8 +213,8 @@ def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: 
 @pytest.mark.parametrize("reason", ["TOKEN_EXPIRED", "TOKEN_INVALID"])
 def test_a_token_that_ends_in_an_upload(upload: Upload, memory: Memory, file: Path, reason: str) -> None:
     """
-    A stream ends with its token: the upload goes on with the one that the token's file holds by then; a second one that
-    is not taken is the caller's to mend.
+    A stream ends when its token expires: the upload resumes with the token that the file holds by then; when that one
+    is rejected as well, the upload fails.
     """
     refused = (grpc.StatusCode.UNAUTHENTICATED, reason)
     memory.answers["WriteUpload"] = deque([refused])

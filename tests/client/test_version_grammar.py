@@ -104,7 +104,7 @@ def test_one_error(cli: Run, command: list[str], text: str, tmp_path: Path) -> N
 
 def test_nothing_is_ready(cli: Run) -> None:
     """
-    The newest version of a model that has none is told from a model that is not there.
+    The error of a model without a READY version differs from that of a missing model.
     """
     model = new_id("m")
     cli("models", "create", model)
