@@ -4,15 +4,17 @@ Runs commands of `modelyard` in this process, with what they print.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import random
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
-from modelyard.cli.main import main
+from modelyard.cli import main as cli
+from modelyard.client import Client, connect
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,21 @@ Run = Callable[..., Done]
 
 def runner(target: str) -> Run:
     """
-    A function that runs one command at *target*; its arguments are those of the command.
+    A function that runs one command at *target*; its arguments are those of the command. The commands read their own
+    writes, as the calls of one client do: a new process may still read what the cache had before a write.
     """
+    revisions: dict[str, int] = {}
+
+    def session(*args: Any, **kwargs: Any) -> Client:
+        client = connect(*args, **kwargs)
+        client._session._revisions = revisions
+        return client
 
     def run(*arguments: str) -> Done:
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with mock.patch.object(cli, "connect", session), redirect_stdout(out), redirect_stderr(err):
             try:
-                code = main(["--target", target, *arguments])
+                code = cli.main(["--target", target, *arguments])
             except SystemExit as leaving:
                 code = int(leaving.code or 0)
         return Done(code, _text(out), _text(err))

@@ -1,5 +1,5 @@
 """
-The suite's gateway, and a server whose bytes and versions are in memory.
+Fixtures: commands at the suite's gateway, and a server that stores bytes and versions in memory.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cli(gateway: str) -> Run:
 @pytest.fixture
 def memory() -> Memory:
     """
-    What the server holds.
+    The state of the in-memory server.
     """
     return Memory()
 
@@ -58,7 +58,7 @@ def registry(memory: Memory) -> Registry:
 @pytest.fixture
 def server(memory: Memory, registry: Registry) -> Iterator[Server]:
     """
-    A server of both.
+    An in-memory asset service and registry.
     """
     with serving(memory, registry.serve) as running:
         yield running

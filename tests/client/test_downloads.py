@@ -1,5 +1,5 @@
 """
-Large files on their way here: in several streams, resumed, verified, all or nothing.
+Downloads of large files: in several streams, resumed, verified, all or nothing.
 """
 
 from __future__ import annotations

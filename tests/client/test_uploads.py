@@ -1,5 +1,5 @@
 """
-Large files on their way there: what came survives breaks, and nobody waits for ever.
+Uploads: resumed after failures, and bounded in attempts and time.
 """
 
 from __future__ import annotations
