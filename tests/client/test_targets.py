@@ -174,7 +174,7 @@ def test_an_error_says_the_proxy(
     assert main(["--target", "yard.test:8080", "--deadline", "8", "models", "list"]) != 0
     said = capsys.readouterr().err
     assert (
-        "through the proxy http://127.0.0.1:9 ($https_proxy; $no_proxy names hosts to ask directly)" in said
+        "through the proxy http://127.0.0.1:9 ($https_proxy; $no_proxy names hosts to connect to directly)" in said
     ) is through
     assert "secret" not in said
 
