@@ -52,7 +52,7 @@ from services.registry.tests.fake_assets import new_fake_assets, serving
 from services.registry.tests.server import Registry, running
 
 SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
-SMALL = 3000
+SMALL = 400
 SHA256 = "a" * 64
 # A row or a handful, by nature.
 _TINY = {"epoch", "revision", "namespaces", "namespace_usage", "schema_migrations"}

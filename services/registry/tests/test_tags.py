@@ -4,6 +4,7 @@ Every write that changes a cacheable answer touches one of the answer's tags.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -203,12 +204,10 @@ async def test_changed_answers_are_touched(registry: Registry) -> None:
     await add_version(registry, "n")
 
     async def answers() -> dict[tuple[str, int], bytes]:
-        return {
-            (name, index): await _answer(registry, cacheable[name], request)
-            for name, requests in reads().items()
-            for index, request in enumerate(requests)
-        }
+        found = await asyncio.gather(*(_answer(registry, cacheable[name], request) for (name, _), request in asked))
+        return dict(zip((key for key, _ in asked), found, strict=True))
 
+    asked = [((name, n), request) for name, requests in reads().items() for n, request in enumerate(requests)]
     changed: defaultdict[str, int] = defaultdict(int)
     before = await answers()
     for write in WRITES:
