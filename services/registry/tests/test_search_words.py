@@ -150,6 +150,27 @@ async def test_two_letters(space: Space, typed: str) -> None:
     assert await space.found(typed) == ["m"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("resnt", ["n", "m"]),
+        ("rensnet", ["n", "m"]),
+        ("lama", ["o"]),
+        ("resnt50", ["m"]),
+        ("rexnxt", []),
+    ],
+)
+async def test_digits_at_the_end_of_a_name(space: Space, typed: str, expected: list[str]) -> None:
+    """
+    A mistyped word without digits finds names that end in digits, such as a size or a release; one with digits finds
+    those that are spelt like it as a whole.
+    """
+    await space.create("m", description="resnet50")
+    await space.create("n", description="resnet18")
+    await space.create("o", description="llama2")
+    assert await space.found(typed) == expected
+
+
 async def test_words_of_machines_are_not_learnt(space: Space) -> None:
     """
     Digests, ids and timestamps do not fill the vocabulary, and are found all the same, by their beginnings, too.
