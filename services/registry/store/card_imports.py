@@ -14,10 +14,10 @@ from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Change, Entry, Journal
 from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction, last
+from services.registry.model import limits
 from services.registry.model.card_metadata import CardMetadata, CardResult
 from services.registry.model.cards import Card, CardImported, CardUpdate
 from services.registry.model.evaluations import EvaluationDraft
-from services.registry.model.limits import check_card_numbers
 from services.registry.model.names import ModelName, VersionName
 from services.registry.store import rows
 from services.registry.store.cards import MADE, next_card
@@ -118,7 +118,7 @@ async def import_card(
     if card.unchanged is not None and not (fields or found.drafts or found.gone):
         await transaction.nothing()
         return replace(card.unchanged, imported=imported)
-    check_card_numbers(update.name, card.columns[1])
+    limits.CARD_NUMBERS.check(update.name, card.columns[1])
     journal = _with(card.journal, journal_of(found.drafts, found.gone))
     if fields:
         journal = _with(journal, Journal.updated(name, before.image(), draft.image()))

@@ -297,9 +297,9 @@ async def check_counts(
     more = Counter(draft.version for draft in drafts)
     fewer = Counter(each.name for each in gone)
     wanted = [[models[name.model] for name in more], [name.number for name in more]]
-    there = await transaction.rows(_COUNTS, *wanted, limits.MOST_RESULTS)
+    there = await transaction.rows(_COUNTS, *wanted, limits.EVALUATIONS.most)
     for (name, count), row in zip(more.items(), there, strict=True):
-        limits.check_results(name, row["results"] - fewer[name] + count)
+        limits.EVALUATIONS.check(name, row["results"] - fewer[name] + count)
 
 
 def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) -> list[list[Any]]:
