@@ -39,6 +39,10 @@ from services.registry.tests.calls import (
 )
 from services.registry.tests.server import Registry, running
 
+# `make check-properties` makes more, with more seeds.
+SEEDS = int(os.environ.get("MODELYARD_CHECK_SEEDS", "1"))
+OPERATIONS = 8 if SEEDS == 1 else 25
+
 
 async def all_of(*calls: Awaitable[Any]) -> list[Any]:
     """
@@ -205,7 +209,7 @@ async def test_a_caller_that_goes_away(registry: Registry) -> None:
     assert await sql(registry, "SELECT count(*) = max(revision) FROM changes")
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("MODELYARD_CHECK_SEEDS", "1"))))
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_two_registries(database: str, seed: int) -> None:
     """
     Two processes that write to the same models in any order never stop each other.
@@ -218,7 +222,7 @@ async def test_two_registries(database: str, seed: int) -> None:
             await add_version(one, model)
 
         async def work(registry: Registry) -> None:
-            for _ in range(25):
+            for _ in range(OPERATIONS):
                 model = dice.choice(models)
                 match dice.randrange(4):
                     case 0:
