@@ -157,12 +157,12 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
 
 
 @asynccontextmanager
-async def serving(shelf: FakeAssets) -> AsyncIterator[str]:
+async def serving(assets: FakeAssets) -> AsyncIterator[str]:
     """
     Serve it for as long as the block lasts: its address.
     """
     server = grpc.aio.server()
-    assets_pb2_grpc.add_AssetServiceServicer_to_server(shelf, server)
+    assets_pb2_grpc.add_AssetServiceServicer_to_server(assets, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -50,7 +50,7 @@ TIMEOUT = 2.0
 OFTEN = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]
 
 
-class Yard:
+class Suite:
     """
     A registry in processes of its own on a durable PostgreSQL of its own.
     """
@@ -96,12 +96,12 @@ async def _migrate(url: str) -> None:
 
 
 @pytest.fixture(scope="module", params=["envoy", "grpcio"] if WRITES > 1000 else ["envoy"])
-def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
+def yard(request: pytest.FixtureRequest) -> Iterator[Suite]:
     """
     A yard whose parts are killed.
     """
     with scratch() as state:
-        found = Yard(state, request.param)
+        found = Suite(state, request.param)
         try:
             yield found
         finally:
@@ -241,7 +241,7 @@ class Watcher:
 
 
 @pytest.mark.timeout(900)
-def test_kills_lose_and_repeat_nothing(yard: Yard) -> None:
+def test_kills_lose_and_repeat_nothing(yard: Suite) -> None:
     """
     Every acknowledged write has its audit entry and its change event with the revision that it was told; no other write
     is half there; every watcher was told every revision once, in order.
@@ -249,7 +249,7 @@ def test_kills_lose_and_repeat_nothing(yard: Yard) -> None:
     asyncio.run(_drill(yard))
 
 
-async def _drill(yard: Yard) -> None:
+async def _drill(yard: Suite) -> None:
     written, left = Written(), [WRITES]
     watchers = [Watcher(yard.addresses[n % 2]) for n in range(WATCHERS)]
     watching = [asyncio.create_task(each.run()) for each in watchers]

@@ -9,7 +9,7 @@ import itertools
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class Done:
     log: str
 
 
-Run = Callable[..., Awaitable[Done]]
+Run = Callable[..., Coroutine[Any, Any, Done]]
 
 
 @pytest.fixture

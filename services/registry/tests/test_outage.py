@@ -231,11 +231,11 @@ async def test_waiting_calls_that_give_up(database: str) -> None:
         async with blocked(database):
             busy = [asyncio.ensure_future(read(registry)) for _ in range(2)]
             await asyncio.sleep(0.05)
-            hasty = [asyncio.ensure_future(read(registry, timeout=0.1)) for _ in range(20)]
+            impatient = [asyncio.ensure_future(read(registry, timeout=0.1)) for _ in range(20)]
             patient = [asyncio.ensure_future(read(registry)) for _ in range(20)]
-            await asyncio.wait(hasty)
+            await asyncio.wait(impatient)
         assert all(found.name == DEFAULT for found in await asyncio.gather(*busy, *patient))
-        for each in hasty:
+        for each in impatient:
             with Failing() as failed:
                 await each
             assert failed.code is grpc.StatusCode.DEADLINE_EXCEEDED

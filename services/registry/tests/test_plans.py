@@ -97,9 +97,9 @@ async def asked(database: str) -> Asked:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Server, "on", on)
-        shelf = new_fake_assets()
-        shelf.sizes[SHA256] = 1
-        async with serving(shelf) as cdn, running(database, cdn) as registry:
+        assets = new_fake_assets()
+        assets.sizes[SHA256] = 1
+        async with serving(assets) as cdn, running(database, cdn) as registry:
             for call in (reads, searches, writes, others):
                 await call(registry)
     return found

@@ -29,13 +29,13 @@ from services.registry.tests.calls import (
     status,
 )
 from services.registry.tests.server import Failing, Registry
-from services.registry.tests.test_pins import Yard, on
+from services.registry.tests.test_pins import PinSetup, on
 
 M = f"{DEFAULT}/models/m"
 
 
 @pytest.fixture
-async def yard(database: str) -> AsyncIterator[Yard]:
+async def yard(database: str) -> AsyncIterator[PinSetup]:
     """
     A registry with a model, and its asset service.
     """
@@ -134,7 +134,7 @@ async def test_numbers_are_never_given_again(registry: Registry) -> None:
     assert (await get(registry, "m")).latest_version == 4
 
 
-async def test_bytes_and_quota_come_back(yard: Yard) -> None:
+async def test_bytes_and_quota_come_back(yard: PinSetup) -> None:
     """
     The pins of a deleted version are taken back, and its size no longer counts: a full namespace has room again.
     A purge of the model afterwards does not count it twice.
@@ -154,7 +154,7 @@ async def test_bytes_and_quota_come_back(yard: Yard) -> None:
     assert failed.reason == "ASSET_QUOTA"
     await delete(yard.registry, 1)
     await yard.settle()
-    assert set(yard.shelf.pins) == {other.name}
+    assert set(yard.assets.pins) == {other.name}
     assert (await yard.add()).number == 3
     await yard.fail(f"{M}/versions/3")
     await delete(yard.registry, 3)
@@ -164,12 +164,12 @@ async def test_bytes_and_quota_come_back(yard: Yard) -> None:
     assert await sql(yard.registry, used) == 0
 
 
-async def test_a_pending_version(yard: Yard) -> None:
+async def test_a_pending_version(yard: PinSetup) -> None:
     """
     A PENDING version can be deleted, too; what was pinned for it meanwhile is taken back.
     """
     version = await yard.add()
-    hold = yard.shelf.hold("Pin")
+    hold = yard.assets.hold("Pin")
     finalizing = yard.finalize(version.name)
     task = asyncio.ensure_future(finalizing)
     await hold.reached.wait()
@@ -179,7 +179,7 @@ async def test_a_pending_version(yard: Yard) -> None:
         await task
     assert failed.reason == "VERSION_DELETED"
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
 async def test_an_aliased_version(registry: Registry) -> None:
