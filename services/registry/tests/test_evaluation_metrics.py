@@ -542,7 +542,7 @@ async def test_other_namespaces(registry: Registry) -> None:
 
 async def test_a_model_with_many_results(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Of a model with a hundred thousand results a leaderboard reads the best one, and a page of its results as many as
+    Of a model with twenty thousand results a leaderboard reads the best one, and a page of its results as many as
     the page has.
     """
     await models(registry, ["m", "n"])
@@ -553,7 +553,7 @@ async def test_a_model_with_many_results(registry: Registry, monkeypatch: pytest
 INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time, create_time,
                          revision, octets)
 SELECT 'default', id, 1, 'd', 'a', n % 1000, '{}', now(), now(), 1, 512
-  FROM models, generate_series(1, 100000) AS n WHERE model_id = 'm'""")
+  FROM models, generate_series(1, 20000) AS n WHERE model_id = 'm'""")
         await connection.execute("ANALYZE")
         asked: list[tuple[str, str, tuple[Any, ...]]] = []
         original = Server.on
