@@ -54,7 +54,7 @@ async def entries(registry: Registry, size: int = 0, **request: Any) -> list[pb.
 
 async def test_who_did_what(registry: Registry) -> None:
     """
-    An entry says who did what to which resource, before and after, under which request id, at which revision.
+    An entry states who did what to which resource, its images before and after, the request id and the revision.
     """
     request = models_pb2.CreateModelRequest(
         parent=DEFAULT, model_id="m", model=models_pb2.Model(owner="ann", parameter_count=7), request_id="r-1"
@@ -82,8 +82,8 @@ async def test_large_numbers_are_exact(registry: Registry) -> None:
 
 async def test_pages_fit_a_message(registry: Registry) -> None:
     """
-    A page holds as many entries as a client takes by default, whatever is in them; one that is too large for any page
-    says so.
+    A page holds as many entries as fit the default message size of clients; an entry that is too large for any page
+    comes without its images and says so.
     """
     await create(registry, "m")
     await add_version(registry, "m")
@@ -121,7 +121,8 @@ async def test_every_write_is_audited_once(registry: Registry) -> None:
 
 async def test_filters(registry: Registry) -> None:
     """
-    By resource and what is below it, but not what is named alike; by actor, action and time; and all together.
+    Entries are filtered by resource, including everything below it but no similarly named one, by actor, by action, by
+    time, and by all of them together.
     """
     for model in ("m", "mm"):
         await create(registry, model)
@@ -149,7 +150,7 @@ async def test_filters(registry: Registry) -> None:
 
 async def test_bad_requests(shared: Registry) -> None:
     """
-    What does not make sense is refused by the field's name.
+    An invalid request is rejected, and the field is named.
     """
     now = datetime.now(UTC)
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -182,7 +183,7 @@ async def test_pages_while_others_write(registry: Registry) -> None:
 
 async def test_an_entry_larger_than_an_answer(registry: Registry) -> None:
     """
-    An entry whose images would not fit comes without them and says so, and does not stop the others.
+    An entry whose images would not fit comes without them and says so; other entries are not affected.
     """
     await create(registry, "m")
     await add_version(registry, "m")
@@ -208,7 +209,7 @@ async def test_an_entry_larger_than_an_answer(registry: Registry) -> None:
 )
 async def test_append_only(shared: Registry, role: str, statement: str) -> None:
     """
-    Nobody changes or removes entries: the service's role may not, and the owner is stopped by the table itself.
+    Entries cannot be changed or deleted: the service's role lacks the privilege, and a trigger stops the owner.
     """
     database = owner(shared.database) if role == "owner" else shared.database
     connection = await asyncpg.connect(database)

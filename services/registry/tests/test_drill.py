@@ -243,8 +243,8 @@ class Watcher:
 @pytest.mark.timeout(900)
 def test_kills_lose_and_repeat_nothing(yard: Suite) -> None:
     """
-    Every acknowledged write has its audit entry and its change event with the revision that it was told; no other write
-    is half there; every watcher was told every revision once, in order.
+    Every acknowledged write has its audit entry and its change event, with the acknowledged revision; no other write is
+    stored partly; every watcher received every revision once, in order.
     """
     asyncio.run(_drill(yard))
 

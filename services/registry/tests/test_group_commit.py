@@ -87,7 +87,7 @@ async def test_each_has_its_own(registry: Registry) -> None:
 
 async def test_a_failure_hurts_nobody_else(registry: Registry) -> None:
     """
-    Writes that fail in the middle of a group, before or after it has a revision, fail alone and leave nothing.
+    Writes that fail within a group, before or after it has a revision, fail alone and leave nothing behind.
     """
     await create(registry, "there")
     stale = (await create(registry, "stale")).etag
@@ -195,7 +195,7 @@ async def test_dry_runs_among_others(registry: Registry) -> None:
 
 async def test_a_caller_that_goes_away(registry: Registry) -> None:
     """
-    A cancelled call is done or not, and the others of its group are not disturbed.
+    A cancelled call is done completely or not at all, and the others of its group are not affected.
     """
     calls = [asyncio.ensure_future(create(registry, f"m{n}")) for n in range(40)]
     await asyncio.sleep(0.01)
@@ -283,7 +283,7 @@ async def _end_in_the_middle(url: str) -> None:
 
 async def test_times_go_with_revisions(registry: Registry) -> None:
     """
-    What is written later has a later time, though its transaction began earlier: whoever reads by time misses nothing.
+    A later revision has a later time, even if its transaction began earlier: readers by time miss nothing.
     """
     for model in ("first", "second"):
         await create(registry, model)

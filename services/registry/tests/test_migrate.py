@@ -221,7 +221,7 @@ async def test_a_changed_file_is_refused_on_a_newer_schema_too(
     migrated_url: str, migrated_connection: asyncpg.Connection[asyncpg.Record], run: Run
 ) -> None:
     """
-    A newer schema does not hide that a file has changed since it ran.
+    A changed migration file is detected on a newer schema, too.
     """
     connection = migrated_connection
     await connection.execute(
@@ -236,8 +236,8 @@ async def test_going_on_after_a_restore(
     empty: str, migrated_url: str, migrated_connection: asyncpg.Connection[asyncpg.Record], run: Run
 ) -> None:
     """
-    --restored moves the revision far ahead and leaves a gap, of which watchers are told; without a schema it says
-    what to do first.
+    --restored moves the revision far ahead and leaves a gap that watchers are notified of; without a schema the error
+    says what to do first.
     """
     early = await run(empty, "--restored")
     assert (early.code, "Restore the database first" in early.log) == (1, True)
@@ -264,7 +264,7 @@ async def test_waiting_for_the_schema(empty: str, connection: asyncpg.Connection
 
 async def test_an_owner_who_may_make_no_roles(postgres: Postgres, empty: str, run: Run) -> None:
     """
-    The owner of a managed database may often make no roles: the migration takes the role that was made beforehand.
+    The owner of a managed database often cannot create roles: the migration uses a role that was created beforehand.
     """
     name = empty.partition("@/")[2].partition("?")[0]
     postgres.sql("DO $$ BEGIN CREATE ROLE modest LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
@@ -287,7 +287,7 @@ async def test_an_owner_who_may_make_no_roles(postgres: Postgres, empty: str, ru
 )
 def test_command_that_cannot(environ: dict[str, str], says: str) -> None:
     """
-    What is wrong is said without a traceback, and the exit code is 1.
+    An error is logged without a traceback, and the exit code is 1.
     """
     done = command(**environ)
     assert done.returncode == 1
@@ -501,7 +501,7 @@ async def test_an_index_that_was_interrupted_is_built_again(connection: asyncpg.
 
 async def test_a_role_that_is_no_name(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """
-    The service's role goes into statements as text: nothing but a plain name is taken.
+    The service's role is interpolated into statements: only a plain name is accepted.
     """
     with pytest.raises(MigrationError, match="MODELYARD_DATABASE_SERVICE_ROLE must match"):
         await grant(connection, FOLDER, "x; DROP TABLE audit")

@@ -98,7 +98,8 @@ async def read(registry: Registry, **more: Any) -> namespaces_pb2.Namespace:
 
 async def test_calls_fail_fast_and_recover(mortal: Server) -> None:
     """
-    While PostgreSQL is gone every call is UNAVAILABLE at once, watchers are told, and all works again once it is back.
+    While PostgreSQL is down every call fails fast with UNAVAILABLE, change streams end with an error, and everything
+    works again once it is up.
     """
     async with running(mortal.database) as registry:
         await create(registry, "before")

@@ -1,5 +1,5 @@
 """
-Pins: a READY version has its artifacts pinned, a version that is gone has none, whatever comes in between.
+Pins: a READY version has its artifacts pinned, a deleted one has none, whatever happens concurrently.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _contents = itertools.count(1)
 
 class PinSetup:
     """
-    A registry, its asset service, and another process of the registry that only takes pins back.
+    A registry, its asset service, and another process of the registry that only releases pins.
     """
 
     def __init__(self, registry: Registry, assets: FakeAssets, pins: Pins, versions: VersionStore) -> None:
@@ -82,19 +82,19 @@ class PinSetup:
 
     async def owed(self) -> int:
         """
-        How many claims and releases there are.
+        The number of claims and releases.
         """
         return int(await sql(self.registry, "SELECT count(*) FROM unpins"))
 
     async def pass_time(self) -> None:
         """
-        As if minutes had passed: everything is due.
+        Make every claim and release due.
         """
         await sql(self.registry, "UPDATE unpins SET due = now()")
 
     async def settle(self) -> None:
         """
-        Pay all that is owed.
+        Release all pins that are due.
         """
         await self.assets.idle()
         async with asyncio.timeout(30):
@@ -106,7 +106,7 @@ class PinSetup:
 @asynccontextmanager
 async def on(database: str) -> AsyncIterator[PinSetup]:
     """
-    All of it, for as long as the block lasts.
+    A registry with its asset service, while the block runs.
     """
     assets = new_fake_assets()
     async with AsyncExitStack() as stack:
@@ -132,7 +132,7 @@ async def yard(database: str) -> AsyncIterator[PinSetup]:
 @pytest.fixture(scope="module")
 async def busy(new_database: Callable[[], str]) -> AsyncIterator[PinSetup]:
     """
-    A registry for many examples.
+    A registry that the examples of a property test share.
     """
     async with on(new_database()) as found:
         yield found
@@ -181,7 +181,7 @@ async def test_nothing_to_pin(yard: PinSetup) -> None:
 
 async def test_an_artifact_goes_before_it_is_pinned(yard: PinSetup) -> None:
     """
-    An artifact that is collected between the look and the pin is missing, and the version is not READY.
+    An artifact that is collected between the check and the pin is missing, and the version does not become READY.
     """
     version = await yard.add(files=2)
     gone = version.artifacts[1]
@@ -210,8 +210,8 @@ async def test_an_artifact_goes_before_it_is_pinned(yard: PinSetup) -> None:
 )
 async def test_a_refused_pin(yard: PinSetup, error: ModelyardError, code: grpc.StatusCode, reason: str) -> None:
     """
-    A quota that is used up is said; other trouble of the asset service is UNAVAILABLE. The version stays PENDING, and
-    becomes READY when the trouble is over.
+    An exhausted quota is reported; other errors of the asset service are UNAVAILABLE. The version stays PENDING, and
+    becomes READY once the error is gone.
     """
     version = await yard.add()
     yard.assets.refuse["Pin"] = error
@@ -227,7 +227,7 @@ async def test_a_refused_pin(yard: PinSetup, error: ModelyardError, code: grpc.S
 
 async def test_fail_unpins(yard: PinSetup) -> None:
     """
-    A version that was pinned and then fails lets go of everything.
+    A version that was pinned and then fails releases all its pins.
     """
     version = await yard.add()
     yard.assets.lose_answers = True
@@ -257,7 +257,7 @@ async def test_what_is_never_finalized_is_unpinned(yard: PinSetup) -> None:
 @pytest.mark.parametrize("by", ["call", "sweeper"])
 async def test_purge_unpins(yard: PinSetup, by: str) -> None:
     """
-    A purge takes back the pins of all versions of the model, whoever purges, and of no other model.
+    A purge releases the pins of all versions of the model, whichever process purges, and of no other model.
     """
     await create(yard.registry, "other")
     for _ in range(3):
@@ -288,7 +288,7 @@ async def test_deletion_keeps_the_pins(yard: PinSetup) -> None:
 
 async def test_asset_service_away(yard: PinSetup) -> None:
     """
-    While the asset service is away versions fail and models are purged; what is owed stays, and is paid later.
+    While the asset service is unavailable versions fail and models are purged; the pins are released later.
     """
     failing, ready = await yard.add(), await yard.add()
     await yard.finalize(ready.name)
@@ -323,7 +323,7 @@ async def test_killed_while_paying(yard: PinSetup) -> None:
 
 async def test_the_background_pays(yard: PinSetup) -> None:
     """
-    A registry pays by itself what is due.
+    The registry's background job releases pins that are due.
     """
     await yard.finalize((await yard.add()).name)
     await yard.purge()
@@ -357,7 +357,7 @@ async def test_a_name_that_is_made_again(yard: PinSetup) -> None:
 
 async def test_an_old_debt_arrives_late(yard: PinSetup) -> None:
     """
-    A process that pays an old release so late that the name is READY again takes nothing from it.
+    A release that is sent so late that the name is READY again does not unpin the new version.
     """
     await yard.finalize((await yard.add()).name)
     await yard.purge()
@@ -376,7 +376,7 @@ async def test_an_old_debt_arrives_late(yard: PinSetup) -> None:
 
 async def test_a_claim_is_taken_back_meanwhile(yard: PinSetup) -> None:
     """
-    Whoever takes so long that the pins are taken back does not make the version READY, and may retry.
+    A call that takes so long that the pins are released does not make the version READY, and may be retried.
     """
     version = await yard.add()
     held = yard.assets.hold("Pin")
@@ -395,7 +395,7 @@ async def test_a_claim_is_taken_back_meanwhile(yard: PinSetup) -> None:
 
 async def test_a_debt_in_other_hands(yard: PinSetup) -> None:
     """
-    While another process is asking to take the pins back, and has not heard, a version does not become READY.
+    While another process is releasing the pins and has no response yet, a version does not become READY.
     """
     version = await yard.add()
     held, unheard = yard.assets.hold("Pin"), yard.assets.hold("Unpin")
@@ -423,7 +423,7 @@ async def test_fail_while_pinning(yard: PinSetup) -> None:
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.fail(version.name)
-    # Too early: what is taken back now would be pinned afterwards.
+    # Too early: pins that are released now would be set again afterwards.
     assert await yard.pins.release_due() == 0
     held.over.set()
     with Failing() as failed:
@@ -454,7 +454,8 @@ async def test_purge_while_pinning(yard: PinSetup) -> None:
 
 async def test_finalized_twice_at_once(yard: PinSetup) -> None:
     """
-    Of two that finalize the same version the later one makes it READY, and the earlier one, who comes last, sees that.
+    Of two calls that finalize the same version the later one makes it READY, and the earlier one, which completes last,
+    sees that.
     """
     version = await yard.add()
     held = yard.assets.hold("Pin")
@@ -504,10 +505,10 @@ EXPECTED = {
 )
 async def test_whatever_comes_in_between(busy: PinSetup, people: list[list[str]], early: bool, seed: int) -> None:
     """
-    Whoever finalizes, fails, purges, makes again and takes pins back at the same time, with an asset service that is
-    slow and loses calls and answers: a READY version has its artifacts pinned, and in the end nothing else is pinned.
+    Concurrent finalization, failure, purge, re-creation and release of pins, with an asset service that is slow and
+    loses calls and responses: a READY version has its artifacts pinned, and finally nothing else is pinned.
 
-    When pins are taken back in haste (*early*), before those that are under way can have arrived, some may be left.
+    When pins are released early (*early*), before pins in progress can have arrived, some may be left.
     """
     model = f"m{next(_contents)}"
     await create(busy.registry, model)

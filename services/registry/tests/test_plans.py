@@ -107,7 +107,7 @@ async def asked(database: str) -> Asked:
 
 async def reads(registry: Registry) -> None:
     """
-    Every read but searches.
+    Every read except searches.
     """
     ids = [each.model_id for each in drawn() if each.number % 50 == 0]
     name = f"{DEFAULT}/models/{ids[0]}"
@@ -325,7 +325,7 @@ async def test_reads_leave_the_hot_row_alone(asked: Asked, database: str) -> Non
 
 async def test_every_statement_uses_an_index(asked: Asked, database: str) -> None:
     """
-    No statement reads a table from one end to the other that grows with what is registered.
+    No statement scans a whole table that grows with the number of registered models.
     """
     assert len(asked) > 60
     connection = await asyncpg.connect(owner(database))

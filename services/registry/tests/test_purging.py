@@ -120,8 +120,8 @@ def statements() -> Iterator[list[tuple[str, str]]]:
 
 async def test_a_large_model_goes_in_parts(unretained: Registry) -> None:
     """
-    A large model is purged in several writes: each tells what it took, none deletes many rows with the revision in
-    hand, and in the end nothing is left but what is owed to the asset service.
+    A large model is purged in several writes: each reports what it deleted, none deletes many rows while it holds the
+    revision, and finally only the pins to be released are left.
     """
     await grow(unretained, "m")
     head = await sql(unretained, "SELECT value FROM revision")
@@ -159,7 +159,7 @@ async def test_a_large_model_goes_in_parts(unretained: Registry) -> None:
 
 async def test_what_is_half_gone_does_not_come_back(registry: Registry) -> None:
     """
-    A model of which a part has been purged cannot be undeleted, and is due: the sweeper takes the rest.
+    A partly purged model cannot be undeleted, and is due: the purge job deletes the rest.
     """
     await grow(registry, "m")
     async with open_database(DatabaseSettings(url=registry.database)) as database:
@@ -222,7 +222,7 @@ async def test_one_that_cannot_be_purged_stops_no_other(unretained: Registry, ca
 @pytest.mark.parametrize("ahead", ["1 hour", "-1 hour"])
 async def test_clocks_that_disagree(database: str, ahead: str) -> None:
     """
-    What is due is due by the database's clock, whatever this process's clock says; purging comes to an end.
+    Retention is measured by the database's clock, whatever this process's clock says; purging terminates.
     """
     connection = await asyncpg.connect(owner(database))
     name = await connection.fetchval("SELECT current_database()")

@@ -66,7 +66,7 @@ async def find(registry: Registry, sha256: str, parent: str = DEFAULT, size: int
 
 async def test_a_copy_is_the_same(yard: PinSetup) -> None:
     """
-    A copy is the next version of its model, READY, with all that the source has, and says where it comes from.
+    A copy is the next version of its model, READY, with all content of the source, and states its source.
     """
     await add_version(yard.registry, "n")
     version = await ready(yard)
@@ -138,7 +138,7 @@ async def test_what_cannot_be_copied(yard: PinSetup) -> None:
 
 async def test_a_retry_makes_one_copy(yard: PinSetup) -> None:
     """
-    The same request id returns the first answer, whatever has become of the source and the copy since.
+    The same request id returns the first response, whatever the state of the source and the copy since.
     """
     source = await ready(yard)
     made = await copy(yard, request_id="x")
@@ -152,7 +152,7 @@ async def test_a_retry_makes_one_copy(yard: PinSetup) -> None:
 
 async def test_a_retry_goes_on(yard: PinSetup) -> None:
     """
-    When the asset service did not answer, a retry with the same request id goes on with the copy that was begun.
+    When the asset service did not respond, a retry with the same request id continues the copy that was begun.
     """
     source = await ready(yard)
     yard.assets.down = True
@@ -253,7 +253,7 @@ async def test_made_ready_by_others(registry: Registry) -> None:
 )
 async def test_bad_look_ups(shared: Registry, parent: str, sha256: str, field: str) -> None:
     """
-    A malformed digest or parent is refused.
+    A malformed digest or parent is rejected.
     """
     with Failing() as failed:
         await shared.versions.FindVersions(pb.FindVersionsRequest(parent=parent, sha256=sha256))

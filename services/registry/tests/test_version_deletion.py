@@ -77,7 +77,7 @@ async def of(registry: Registry, count: int) -> None:
 
 async def test_a_deleted_version_is_gone(registry: Registry) -> None:
     """
-    A deleted version is not found, with a reason that says why, and lists leave it out unless they are asked for it.
+    A deleted version is not found, with a reason that says why, and is listed only on request.
     """
     await of(registry, 3)
     gone = await delete(registry, 2)
@@ -184,7 +184,7 @@ async def test_a_pending_version(yard: PinSetup) -> None:
 
 async def test_an_aliased_version(registry: Registry) -> None:
     """
-    A version that aliases point at is deleted only by force, which removes them: their history goes on.
+    A version that aliases point at is deleted only by force, which removes the aliases and retains their history.
     """
     await of(registry, 2)
     await move(registry, "m", ("a", 1), ("b", 1), ("c", 2))
@@ -220,7 +220,7 @@ async def test_a_deployed_version(registry: Registry) -> None:
 
 async def test_a_retired_deployment(registry: Registry) -> None:
     """
-    A deployment that has ended keeps nobody from deleting the version that it ran.
+    A deployment that has ended does not prevent the deletion of the version that it ran.
     """
     await of(registry, 1)
     await deploy(registry, "d", "m")
@@ -269,8 +269,8 @@ async def test_many_results_go_in_parts(registry: Registry) -> None:
 
 async def test_it_is_told_and_audited(registry: Registry) -> None:
     """
-    The change stream tells the version, the aliases that went with it, and the model, whose latest_version is another
-    one, in one revision; so does the audit.
+    The change stream names the version, the aliases that were removed with it, and the model, whose latest_version
+    changed, in one revision; so does the audit.
     """
     await of(registry, 1)
     await move(registry, "m", ("a", 1))
@@ -288,7 +288,7 @@ async def test_it_is_told_and_audited(registry: Registry) -> None:
 
 async def test_a_retry(registry: Registry) -> None:
     """
-    The same request id returns the first answer; validate_only writes nothing; another etag is refused.
+    The same request id returns the first response; validate_only writes nothing; another etag is rejected.
     """
     await of(registry, 2)
     await delete(registry, 1, validate_only=True)
@@ -302,7 +302,7 @@ async def test_a_retry(registry: Registry) -> None:
 
 async def test_children_keep_their_parent(registry: Registry) -> None:
     """
-    Where a version comes from stays known when that is deleted, and may still be said of a new one.
+    The parent of a version stays known after it is deleted, and may still be given for a new one.
     """
     await of(registry, 1)
     lineage = pb.Lineage(parent_version=f"{M}/versions/1")

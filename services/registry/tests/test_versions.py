@@ -61,7 +61,7 @@ def artifact(path: str = "model.onnx", sha256: str = SHA256, size: int = len(BYT
 
 async def test_create_then_get(registry: Registry) -> None:
     """
-    A version comes back as it was created: the next number, PENDING, with the sum of its artifacts' sizes.
+    A version is returned as it was created: the next number, PENDING, with the sum of its artifacts' sizes.
     """
     await create(registry, "m")
     await add_version(registry, "m")
@@ -181,7 +181,7 @@ async def test_finalize_many_artifacts(yard: Registry, assets: tuple[FakeAssets,
 )
 async def test_bad_artifacts(shared: Registry, field: str, artifacts: list[pb.Artifact]) -> None:
     """
-    A malformed artifact is refused, and the field is named.
+    A malformed artifact is rejected, and the field is named.
     """
     with Failing() as failed:
         await shared.versions.CreateVersion(
@@ -198,7 +198,7 @@ def _created(artifacts: list[pb.Artifact]) -> pb.CreateVersionRequest:
 @pytest.mark.parametrize("path", WRONG, ids=ascii)
 async def test_wrong_paths(shared: Registry, path: str) -> None:
     """
-    What push and pull refuse, no version can have: the field is named, and what is wrong with it.
+    Paths that push and pull reject are rejected in versions, too: the error names the field and the rule.
     """
     with Failing() as failed:
         await shared.versions.CreateVersion(_created([artifact("good"), artifact(path)]))
@@ -248,7 +248,7 @@ async def test_wrong_paths_elsewhere(registry: Registry) -> None:
 @pytest.mark.parametrize("paths", [[".git/config"], ["a", "a/b"]])
 async def test_wrong_paths_of_old(yard: Registry, assets: tuple[FakeAssets, str], paths: list[str]) -> None:
     """
-    A PENDING version whose paths nobody checked when it was made does not become READY, until they are changed.
+    A PENDING version with paths that were not checked when it was created becomes READY only after they are changed.
     """
     assets[0].sizes[SHA256] = len(BYTES)
     version = await add_version(yard, "m", artifacts=[artifact()])
@@ -266,7 +266,7 @@ async def test_wrong_paths_of_old(yard: Registry, assets: tuple[FakeAssets, str]
 
 async def test_no_such_version(registry: Registry) -> None:
     """
-    What is missing is said: the version, or for a list the model.
+    The error names what is missing: the version, or for a list the model.
     """
     await create(registry, "m")
     with Failing() as failed:

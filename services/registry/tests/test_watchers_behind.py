@@ -24,8 +24,8 @@ SELECT n, now(), array_fill('namespaces/x'::text, ARRAY[50]), array_fill(2::smal
 
 async def test_who_is_behind_is_not_told_to_be_current(registry: Registry) -> None:
     """
-    While a stream has not come to the head that was known when it began, none of its heartbeats says that what was told
-    so far is all there is: a cache would go on serving what is replaced.
+    Until a stream has reached the head that was known when it began, none of its heartbeats declares the watcher
+    current: a cache would keep serving replaced responses.
     """
     await sql(registry, _MANY)
     current, told = [], 0
@@ -42,7 +42,7 @@ async def test_who_is_behind_is_not_told_to_be_current(registry: Registry) -> No
 
 async def test_an_import_tells_of_every_model(registry: Registry) -> None:
     """
-    The one revision of a batch names each of its models, with all that is below it.
+    The single revision of a batch names each of its models, with its subtree.
     """
     items = [imports_pb2.ImportModelsRequest.Item(model_id=f"i{number}") for number in range(3)]
     (done,) = await import_items(registry, items)
