@@ -1,6 +1,6 @@
 """
-A fake asset service that tests control. It implements pins as in the contract; the end-to-end tests finalize against the
-real service.
+A fake asset service that tests control. It implements pins as in the contract; the end-to-end tests finalize against
+the real service.
 """
 
 from __future__ import annotations
