@@ -137,7 +137,7 @@ class CardStore:
         """
         card = await next_card(transaction, update)
         if card.unchanged is not None:
-            # It says so already: tools that write a card after every run do not fill its history.
+            # Unchanged content: tools that write a card after every run do not fill its history.
             await transaction.nothing()
             return card.unchanged
         return rows.to_card((await transaction.last(_WRITE, card.journal, *card.columns))[0], update.name)
