@@ -65,8 +65,8 @@ class _Kind:
         return Statement(f"{self.table}.purge", sql)
 
 
-# In this order: each deployment needs a change event, so none may be deleted with a version; the others are deleted with
-# it, which must not be too many. A card or the list of a version's artifacts may have a megabyte.
+# In this order: each deployment needs a change event, so none may be deleted with a version; the others go with their
+# versions, which must not be too many. A card or the list of a version's artifacts may have a megabyte.
 _KINDS = (
     _Kind("evaluations", few=1000, most=10_000),
     _Kind("aliases", few=1000, most=10_000),
