@@ -89,10 +89,12 @@ async def test_pages_fit_a_message(registry: Registry) -> None:
     await add_version(registry, "m")
     await record(registry, *(result("m", 1, f"d{n}", "m", float(n)) for n in range(2000)))
     # More of the same size, which need not be recorded.
-    await sql(registry, _COPIES, 14)
+    await sql(registry, _COPIES, 44)
     await record(registry, *(result("m", 1, f"d{n}", "m", float(n)) for n in range(10_000)))
+    request = pb.ListAuditEntriesRequest(page_size=1000, resource_prefix=f"{DEFAULT}/models/m")
+    assert (await registry.audit.ListAuditEntries(request)).next_page_token, "a page held all of them"
     found = await entries(registry, size=1000, resource_prefix=f"{DEFAULT}/models/m")
-    assert [len(each.after["evaluations"]) for each in found[1:16]] == [2000] * 15  # type: ignore[arg-type]
+    assert [len(each.after["evaluations"]) for each in found[1:46]] == [2000] * 45  # type: ignore[arg-type]
     assert found[0].shortened or len(found[0].after["evaluations"]) == 10_000  # type: ignore[arg-type]
 
 
