@@ -192,8 +192,9 @@ class ReadThrough:
         # A load that started earlier may predate changes that are known by now. A result of at least this revision
         # reflects all of them, the minimum included. A second load started after this call arrived.
         least = self._coherence.newest(tags)
-        # While the stream is silent, changes are unknown: the load itself has to be within the staleness bound.
-        since = float("-inf") if self._coherence.live else time.monotonic() - self._coherence.bound
+        # While the stream is silent, changes are unknown, and only the origin bounds the age of its answer. The answer
+        # of a load that started before this call is older by the time since then, on top of a lagging replica's lag.
+        since = float("-inf") if self._coherence.live else time.monotonic()
 
         def good(entry: Entry) -> bool:
             return self._serves(entry, minimum, time.time())

@@ -191,7 +191,7 @@ class Cache:
     def _begin(self) -> None:
         near, self._metrics = L1Cache(1 << 20), CacheMetrics()
         few: dict[str, Any] = small() if self._registry.dice.random() < 0.5 else {}
-        coherence = Coherence(bound=BOUND, clock=time.monotonic, **few)
+        coherence = Coherence(bound=BOUND, clock=time.monotonic, hashed=self._registry.hashed, **few)
         levels = CacheLevels(
             near,
             cast(L2Cache, self._store),

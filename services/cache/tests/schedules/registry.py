@@ -101,6 +101,7 @@ class Registry:
     oldest: int = 1
     news: asyncio.Event = field(default_factory=asyncio.Event)
     choices: int = 0
+    _hashes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """
@@ -164,6 +165,14 @@ class Registry:
         """
         revisions, said = self.answers[question]
         return said[bisect.bisect_right(revisions, revision) - 1 :]
+
+    def hashed(self, name: str) -> int:
+        """
+        A hash that follows from the seed: Python's differs between processes.
+        """
+        if name not in self._hashes:
+            self._hashes[name] = self.dice.getrandbits(62)
+        return self._hashes[name]
 
     async def passing(self, longest: float = 8.0) -> None:
         """
