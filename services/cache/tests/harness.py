@@ -17,6 +17,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from embedded.parts import free_port
+from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
 from services.cache.__main__ import compose
@@ -79,6 +80,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.minimums: list[int] = []
         self._changed = asyncio.Event()
         self._breaks = 0
+        self._highest = 1
         # What ends the streams that are broken, and the tokens that they began with.
         self.breaks_with = grpc.StatusCode.UNAVAILABLE
         self.tokens: list[str] = []
@@ -88,10 +90,26 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         Change a model and return the revision of the change.
         """
         self.revision += 1
+        self._highest = max(self._highest, self.revision)
         self.owners[name] = owner
         self.log.append((self.revision, name))
         self._tell()
         return self.revision
+
+    def reset(self) -> None:
+        """
+        Begin another test: the first model alone, at a new revision that invalidates everything that was cached.
+        """
+        highest = max(self._highest, self.revision)
+        tell, gate, backlog, breaks = self._tell, self.gate, self.backlog, self._breaks
+        waiting = self._changed
+        self.__init__()  # type: ignore[misc] # all its state, as at the beginning
+        for event in (gate, backlog):
+            event.set()
+        self.gate, self.backlog, self._breaks, self._changed = gate, backlog, breaks, waiting
+        self.revision = self._highest = self.oldest = highest + 1
+        self.log = [(self.revision, "namespaces/default")]
+        tell()
 
     async def break_streams(self) -> None:
         """
@@ -153,7 +171,8 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         while self._breaks == breaks:
             current, changed = time.monotonic_ns() - began, self._changed
             for revision, name in [entry for entry in self.log if entry[0] > after]:
-                change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED)
+                subtree = "/models/" not in name
+                change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED, subtree=subtree)
                 event = changes_pb2.Revision(revision=revision, changes=[change])
                 event.commit_time.FromNanoseconds(int((self.committed or time.time()) * 1e9))
                 after = revision
@@ -210,6 +229,19 @@ class Cache:
         found = self._metrics.get_sample_value(metric, {key.rstrip("_"): value for key, value in labels.items()})
         assert found is not None, (metric, labels)
         return found
+
+    async def reset(self, origin: Origin) -> None:
+        """
+        Empty L1, and wait until the stream has delivered the revision at which *origin* was reset.
+        """
+        admin: Any = cache_pb2_grpc.CacheAdminServiceStub(self.channel)
+        async with asyncio.timeout(30):
+            while True:
+                stream = (await admin.GetStatus(cache_pb2.GetStatusRequest())).streams[0]
+                if stream.connected and stream.applied_revision == origin.revision:
+                    break
+                await asyncio.sleep(0.005)
+        await admin.Flush(cache_pb2.FlushRequest())
 
     async def warm(self, name: str = NAME) -> None:
         """
@@ -274,3 +306,34 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
         finally:
             server.drain()
             await host.drain(2)
+
+
+class SharedCaches:
+    """
+    Caches that the tests of a file share: one per backend and name.
+
+    Args:
+        origin: host:port of the origin behind them.
+        environ: their settings.
+    """
+
+    def __init__(self, origin: str, **environ: str) -> None:
+        self._origin = origin
+        self._environ = environ
+        self._caches: dict[tuple[Backend, str], Cache] = {}
+        self._stack = AsyncExitStack()
+
+    async def of(self, backend: Backend, name: str = "") -> Cache:
+        """
+        The cache on *backend*; with a name, another process of it.
+        """
+        if (backend, name) not in self._caches:
+            started = await self._stack.enter_async_context(running(self._origin, backend, **self._environ))
+            self._caches[backend, name] = started
+        return self._caches[backend, name]
+
+    async def close(self) -> None:
+        """
+        Stop them.
+        """
+        await self._stack.aclose()

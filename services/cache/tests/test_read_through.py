@@ -45,7 +45,7 @@ async def test_the_second_read_is_from_memory(cache: Cache, origin: Origin) -> N
     await cache.warm()
     calls = origin.calls
     answer = await cache.read()
-    assert (answer.owner, answer.cache, answer.trailing["x-revision"]) == ("first", "near", "1")
+    assert (answer.owner, answer.cache, answer.trailing["x-revision"]) == ("first", "near", str(origin.revision))
     assert answer.trailing["age"].isdecimal()
     assert origin.calls == calls
 
@@ -426,17 +426,18 @@ async def test_what_does_not_parse_is_refused(
     assert (origin.calls, errors) == (calls, [])
 
 
-async def test_an_origin_that_was_set_back_answers(cache: Cache, origin: Origin) -> None:
+async def test_an_origin_that_was_set_back_answers(new_cache: Cache, origin: Origin) -> None:
     """
     Who asks for no revision gets an answer, although this process knows of a newer one that is no more; who asks for
     that one is told that there is none.
     """
+    cache = new_cache
     await cache.warm()
     revision = await origin.write("second")
     await cache.read(x_min_revision=str(revision))
     await origin.write("third")
     await until_told(cache, origin)
-    lost, origin.revision = origin.revision, 1
+    lost, origin.revision = origin.revision, revision - 1
     assert (await cache.read()).owner == "third"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await cache.read(x_min_revision=str(lost))
@@ -452,9 +453,7 @@ async def test_writes_are_not_the_caches(cache: Cache) -> None:
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_no_read_is_older_than_what_its_caller_knows(
-    cache: Cache, target: str, store: Backend, origin: Origin
-) -> None:
+async def test_no_read_is_older_than_what_its_caller_knows(cache: Cache, other: Cache, origin: Origin) -> None:
     """
     Under random reads and writes through two processes, with streams that break, no read with `x-min-revision` answers
     from before it.
@@ -462,18 +461,17 @@ async def test_no_read_is_older_than_what_its_caller_knows(
     dice = random.Random(20261123)  # noqa: S311 - the same steps in every run
     names = [f"{NAME}-{number}" for number in range(5)]
     written = {name: await origin.write("0", name) for name in names}
-    async with running(target, store) as other:
-        for step in range(600):
-            name = dice.choice(names)
-            match dice.randrange(10):
-                case 0 | 1:
-                    written[name] = await origin.write(str(step), name)
-                case 2 if step % 50 == 0:
-                    await origin.break_streams()
-                case _:
-                    reader = dice.choice((cache, other))
-                    answer = await reader.read(name, x_min_revision=str(written[name]))
-                    assert answer.owner == origin.owners[name]
+    for step in range(200):
+        name = dice.choice(names)
+        match dice.randrange(10):
+            case 0 | 1:
+                written[name] = await origin.write(str(step), name)
+            case 2 if step % 20 == 0:
+                await origin.break_streams()
+            case _:
+                reader = dice.choice((cache, other))
+                answer = await reader.read(name, x_min_revision=str(written[name]))
+                assert answer.owner == origin.owners[name]
 
 
 async def test_status_tells_where_the_stream_is(cache: Cache, origin: Origin) -> None:
@@ -524,12 +522,13 @@ async def test_a_renewed_token_leaves_no_gap(target: str, store: Backend, origin
     origin.breaks_with = grpc.StatusCode.UNAUTHENTICATED
     async with running(target, store, MODELYARD_SERVICE_TOKEN_FILE=str(file)) as cache:
         await cache.warm()
-        assert set(origin.tokens) == {"Bearer one"}
+        # The caches of the other tests have no token.
+        assert set(origin.tokens) - {""} == {"Bearer one"}
         file.write_text("another")
         await origin.break_streams()
         seen = set()
         async with asyncio.timeout(10):
-            while origin.tokens[-1] != "Bearer another":
+            while "Bearer another" not in origin.tokens:
                 seen.add((await cache.read()).cache)
                 await asyncio.sleep(0.005)
         await origin.write("second")

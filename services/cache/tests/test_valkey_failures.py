@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
@@ -75,8 +75,11 @@ def fill(client: redis.Redis) -> None:
     """
     Store values until there is no memory for more.
     """
-    for number in range(100_000):
-        client.set(f"filler-{number}", b"x" * 10_000)
+    for size in (200_000, 10_000):
+        with suppress(redis.exceptions.OutOfMemoryError):
+            for number in range(10_000):
+                client.set(f"filler-{size}-{number}", b"x" * size)
+    client.set("filler", b"x" * 10_000)
 
 
 async def test_valkey_killed_and_started_again(target: str, origin: Origin) -> None:
