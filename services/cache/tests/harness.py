@@ -217,7 +217,7 @@ class Cache:
         GetModel, with metadata whose keys are written with underscores.
         """
         pairs = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
-        call = self._stub.GetModel(models_pb2.GetModelRequest(name=name), metadata=pairs, timeout=10)
+        call = self._stub.GetModel(models_pb2.GetModelRequest(name=name), metadata=pairs, timeout=30)
         model = await call
         trailing: dict[str, Any] = dict(await call.trailing_metadata())
         return Answer(model.owner, str(trailing["x-cache"]), trailing)
@@ -247,7 +247,7 @@ class Cache:
         """
         Wait until reads are served from memory.
         """
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await self.read(name)).cache != "near":
                 await asyncio.sleep(0.02)
 

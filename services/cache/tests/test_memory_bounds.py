@@ -51,7 +51,7 @@ async def gone(values: Values, key: str) -> None:
     """
     Wait until a key has expired.
     """
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await values.get(key))[0] is not None:
             await asyncio.sleep(0.01)
 
@@ -116,7 +116,7 @@ async def test_a_copy_in_memory_ends_with_the_log(cached: Cache, neighbour: Cach
             redis.call('DEL', KEYS[1] .. ':log')
         """
         client.eval(script, 1, b"modelyard:v:{close}")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await theirs.get("k"))[0] != b"second":
             await asyncio.sleep(0.01)
 
@@ -160,7 +160,7 @@ async def test_a_deleted_key_leaves_every_memory_also_when_valkey_had_evicted_it
         client.delete(b"modelyard:v:{close}:k:k")
     await mine.set("other", b"1")
     await mine.delete("k")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await theirs.get("k"))[0] is not None:
             await asyncio.sleep(0.01)
 

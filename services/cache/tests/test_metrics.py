@@ -29,7 +29,7 @@ async def until(found: Callable[[], bool]) -> None:
     """
     Wait for what happens in the background.
     """
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not found():
             await asyncio.sleep(0.02)
 

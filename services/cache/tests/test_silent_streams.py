@@ -23,7 +23,7 @@ async def test_no_load_from_before_the_call_is_joined(target: str, store: Backen
         await cache.warm()
         # Streams that are opened meanwhile are silent as well.
         origin.silent, origin.always_late = True, 60.0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while (await cache.read()).cache != "bypass":
                 await asyncio.sleep(0.05)
             calls = origin.calls

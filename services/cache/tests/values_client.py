@@ -74,7 +74,7 @@ class Values:
         """
         Wait until a key is served from the memory of the process.
         """
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await self.get(key))[1] != "near":
                 await asyncio.sleep(0.01)
 
