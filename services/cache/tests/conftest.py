@@ -79,7 +79,7 @@ def target(shared_origin: tuple[Origin, str], origin: Origin) -> str:
 @pytest.fixture(scope="session")
 def valkey_cluster(servers: tuple[Supervisor, Path]) -> ValkeyCluster:
     """
-    Six Valkey servers that are one cluster.
+    A Valkey cluster of six servers.
     """
     supervisor, state = servers
     found = ValkeyCluster(state)
@@ -90,7 +90,7 @@ def valkey_cluster(servers: tuple[Supervisor, Path]) -> ValkeyCluster:
 @pytest.fixture(params=["standalone", "cluster"])
 def store(request: pytest.FixtureRequest) -> Backend:
     """
-    Valkey, alone and as a cluster, with nothing in it.
+    An empty Valkey: a single server, and a cluster.
     """
     if request.param == "cluster":
         nodes: ValkeyCluster = request.getfixturevalue("valkey_cluster")
@@ -105,7 +105,7 @@ def store(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture
 async def cache(origin: Origin, store: Backend, shared_caches: SharedCaches) -> Cache:
     """
-    A cache with nothing in it, whose counters go on from the tests before.
+    A cache with an empty L1. Its counters continue from earlier tests.
     """
     found = await shared_caches.of(store)
     await found.reset(origin)
@@ -162,6 +162,6 @@ async def neighbour(cached: Cache, target: str, store: Backend, namespaces: str)
 @pytest.fixture
 def values(cache: Cache) -> Values:
     """
-    The namespace that is kept in Valkey alone.
+    The key-value client of a namespace without L1.
     """
     return Values(cache)

@@ -1,5 +1,5 @@
 """
-A cache on the grpcio host in this process, and an origin behind it that a test can hold, break and ask.
+A cache on the grpcio host in this process, and an origin behind it that tests can pause, break and inspect.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Backend:
 
     def client(self) -> Any:
         """
-        A client to look at it with.
+        A client.
         """
         return redis.RedisCluster.from_url(self.url) if self.cluster else redis.Redis.from_url(self.url)
 
@@ -54,7 +54,7 @@ class Backend:
 
 class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServiceServicer):
     """
-    Models in memory with one revision, as the registry has it.
+    Models in memory with one sequence of revisions, like the registry.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.gate = asyncio.Event()
         self.gate.set()
         self.silent = False
-        # Seconds that the next watch takes to begin, and that every one does.
+        # Seconds that the next watch takes to start, and that every one does.
         self.late = 0.0
         self.always_late = 0.0
         self.backlog = asyncio.Event()
@@ -81,7 +81,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self._changed = asyncio.Event()
         self._breaks = 0
         self._highest = 1
-        # What ends the streams that are broken, and the tokens that they began with.
+        # The status of broken streams, and the tokens of all streams.
         self.breaks_with = grpc.StatusCode.UNAVAILABLE
         self.tokens: list[str] = []
 
@@ -120,7 +120,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """
-        Read at once, answer when the gate is open.
+        Read at once, and answer when the gate is open.
         """
         self.calls += 1
         asked: Any = dict(context.invocation_metadata() or ())
@@ -152,7 +152,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self, request: changes_pb2.WatchChangesRequest, context: Any
     ) -> AsyncIterator[changes_pb2.WatchChangesResponse]:
         """
-        As the registry: heartbeats first and between, every revision once.
+        Like the registry: a heartbeat first and between, every revision once.
         """
         sent: Any = dict(context.invocation_metadata() or ())
         self.tokens.append(str(sent.get("authorization", "")))
@@ -165,7 +165,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             gap = changes_pb2.Discontinuity(oldest_revision=self.oldest, head_revision=self.revision)
             yield changes_pb2.WatchChangesResponse(discontinuity=gap)
         elif request.start_revision and after < self.revision:
-            # As the registry says it of a stream that is behind.
+            # Like the registry, for a stream that is behind.
             yield changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=after))
             await self.backlog.wait()
         while self._breaks == breaks:
@@ -194,7 +194,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
 @dataclass(frozen=True)
 class Answer:
     """
-    What a read gave: the model's owner, and what the metadata says.
+    The result of a read: the model's owner, and the metadata.
     """
 
     owner: str
@@ -245,7 +245,7 @@ class Cache:
 
     async def warm(self, name: str = NAME) -> None:
         """
-        Wait until reads are served from memory.
+        Wait until reads are served from L1.
         """
         async with asyncio.timeout(30):
             while (await self.read(name)).cache != "near":
@@ -255,7 +255,7 @@ class Cache:
 @asynccontextmanager
 async def serving(origin: Origin) -> AsyncIterator[str]:
     """
-    The origin on a real server: its address.
+    Serve the origin, and yield its host:port.
     """
     server = grpc.aio.server()
     models_pb2_grpc.add_ModelServiceServicer_to_server(origin, server)
@@ -282,7 +282,7 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
                 "MODELYARD_CDN_TARGET": "127.0.0.1:1",
                 **valkey.environ(),
                 "MODELYARD_LISTEN": f"127.0.0.1:{port}",
-                # A busy machine is no broken Valkey, no stuck load and no silent stream.
+                # Generous, so that a slow machine does not look like a failure.
                 "MODELYARD_VALKEY_TIMEOUT_SECONDS": "5",
                 "MODELYARD_CACHE_LEASE_WAIT_SECONDS": "10",
                 "MODELYARD_CACHE_STREAM_BOUND_SECONDS": "10",
@@ -294,7 +294,7 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
             server = Server(settings, Metrics("services.cache", "grpcio"))
             await stack.enter_async_context(compose(server))
         finally:
-            # What is in the environment reaches every process that a test starts.
+            # Other processes that a test starts must not inherit these settings.
             os.environ.clear()
             os.environ.update(before)
         await stack.enter_async_context(server.ready())

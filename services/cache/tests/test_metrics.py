@@ -1,5 +1,5 @@
 """
-The cache seen from outside: what Prometheus is told.
+The Prometheus metrics of the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.cache.tests.harness import Backend, Cache, Origin, running
 @pytest.fixture
 async def without_l1(target: str, store: Backend) -> AsyncIterator[Cache]:
     """
-    A process that keeps nothing in memory.
+    A process without L1.
     """
     async with running(target, store, MODELYARD_CACHE_NEAR_BYTES="0") as found:
         yield found
@@ -27,18 +27,18 @@ async def without_l1(target: str, store: Backend) -> AsyncIterator[Cache]:
 
 async def until(found: Callable[[], bool]) -> None:
     """
-    Wait for what happens in the background.
+    Wait for a condition.
     """
     async with asyncio.timeout(30):
         while not found():
             await asyncio.sleep(0.02)
 
 
-async def test_reads_by_what_answered_them(new_cache: Cache, without_l1: Cache, origin: Origin) -> None:
+async def test_reads_by_result(new_cache: Cache, without_l1: Cache, origin: Origin) -> None:
     """
     Hits are counted by level and class, and so are misses, bypasses, loads and waits.
     """
-    # What is read before the stream has told anything is a bypass.
+    # Reads before the first message of the stream are bypasses.
     await until(lambda: new_cache.number("modelyard_cache_stream_age_seconds", service="registry") < 10)
     await new_cache.warm()
     before = new_cache.number("modelyard_cache_reads_total", class_="models", result="near")
@@ -63,7 +63,7 @@ async def test_reads_by_what_answered_them(new_cache: Cache, without_l1: Cache, 
 
 async def test_stale_answers_and_absences(new_cache: Cache, origin: Origin, target: str, store: Backend) -> None:
     """
-    Answers past their time are counted, and so is every NOT_FOUND that was kept.
+    Reads answered stale are counted, and reads answered with a cached NOT_FOUND.
     """
     async with running(target, store, MODELYARD_CACHE_TTL_MODELS_SECONDS="0.2") as brief:
         await brief.warm()
@@ -81,7 +81,7 @@ async def test_stale_answers_and_absences(new_cache: Cache, origin: Origin, targ
     assert new_cache.number("modelyard_cache_absent_total", class_="models") == 2
 
 
-async def test_what_changes(new_cache: Cache, origin: Origin) -> None:
+async def test_invalidations_and_evictions(new_cache: Cache, origin: Origin) -> None:
     """
     Invalidations, the revision and the age of the stream, and evictions with their cause.
     """
@@ -97,9 +97,9 @@ async def test_what_changes(new_cache: Cache, origin: Origin) -> None:
     await until(lambda: new_cache.number("modelyard_cache_stream_breaks_total", service="registry") == breaks + 1)
 
 
-async def test_how_late_changes_are_known(new_cache: Cache, origin: Origin) -> None:
+async def test_propagation_delay(new_cache: Cache, origin: Origin) -> None:
     """
-    The time from a commit to its arrival is counted for each revision, and the age of what is known of namespaces.
+    The propagation delay of each revision is observed, and the age of the namespaces' feeds is exported.
     """
     await new_cache.warm()
     origin.committed = time.time() - 3
@@ -111,9 +111,9 @@ async def test_how_late_changes_are_known(new_cache: Cache, origin: Origin) -> N
     await until(lambda: new_cache.number("modelyard_cache_values_stream_age_seconds", namespace="shared") < 10)
 
 
-async def test_what_is_kept(new_cache: Cache, origin: Origin) -> None:
+async def test_sizes_and_connections(new_cache: Cache, origin: Origin) -> None:
     """
-    Entries and bytes in memory, connections to Valkey, and what compression saves.
+    Entries and bytes in L1, connections to Valkey, and the savings of compression.
     """
     origin.size = 5000
     await new_cache.warm()
