@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cache.model.coherence import Coherence
@@ -45,6 +45,7 @@ tables = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(steps, tables)
 def test_nothing_stale_is_valid(changes: list[tuple[str, bool]], coherence: Coherence) -> None:
     """
@@ -61,6 +62,7 @@ def test_nothing_stale_is_valid(changes: list[tuple[str, bool]], coherence: Cohe
                     assert coherence.newest([tag]) > read
 
 
+@settings(deadline=None)
 @given(steps, st.lists(st.sampled_from(RESOURCES), min_size=1, max_size=4))
 def test_untouched_entries_are_valid(changes: list[tuple[str, bool]], tags: list[str]) -> None:
     """
@@ -74,6 +76,7 @@ def test_untouched_entries_are_valid(changes: list[tuple[str, bool]], tags: list
         assert coherence.valid(read, tags) is not any(oracle.stale(read, tag) for tag in tags)
 
 
+@settings(deadline=None)
 @given(steps, st.integers(0, 30), st.sampled_from(RESOURCES))
 def test_a_memoized_validation_is_correct(changes: list[tuple[str, bool]], read: int, tag: str) -> None:
     """
@@ -103,6 +106,7 @@ def test_many_changes_leave_most_entries_valid() -> None:
     assert coherence.floor == 0
 
 
+@settings(deadline=None)
 @given(steps, st.randoms(use_true_random=False))
 def test_the_order_and_number_of_events_do_not_matter(changes: list[tuple[str, bool]], dice: random.Random) -> None:
     """
@@ -157,6 +161,7 @@ entries = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(entries)
 def test_an_entry_round_trips(entry: Entry) -> None:
     """
@@ -165,6 +170,7 @@ def test_an_entry_round_trips(entry: Entry) -> None:
     assert Entry.decode(b"key", entry.encode(b"key")) == entry
 
 
+@settings(deadline=None)
 @given(entries)
 def test_an_entry_is_its_own_keys_only(entry: Entry) -> None:
     """
@@ -173,6 +179,7 @@ def test_an_entry_is_its_own_keys_only(entry: Entry) -> None:
     assert Entry.decode(b"other", entry.encode(b"key")) is None
 
 
+@settings(deadline=None)
 @given(entries, st.data())
 def test_a_damaged_entry_is_none(entry: Entry, data: st.DataObject) -> None:
     """

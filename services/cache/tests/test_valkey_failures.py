@@ -75,11 +75,11 @@ def fill(client: redis.Redis) -> None:
     """
     Store values until there is no memory for more.
     """
-    for size in (200_000, 10_000):
-        with suppress(redis.exceptions.OutOfMemoryError):
-            for number in range(10_000):
-                client.set(f"filler-{size}-{number}", b"x" * size)
-    client.set("filler", b"x" * 10_000)
+    with suppress(redis.exceptions.OutOfMemoryError):
+        for number in range(1_000):
+            client.set(f"large-filler-{number}", b"x" * 200_000)
+    for number in range(100_000):
+        client.set(f"filler-{number}", b"x" * 10_000)
 
 
 async def test_valkey_killed_and_started_again(target: str, origin: Origin) -> None:
@@ -189,12 +189,14 @@ async def test_a_silent_node_of_the_cluster(target: str, origin: Origin, valkey_
             client.client_pause(4000)
         asked = sum(port == silent for port in nodes.values())
         before = other.number("modelyard_cache_reads_total", class_="models", result="miss")
+        opened = other.number("modelyard_cache_breaker_opened_total")
         for _ in range(5):
             found = await asyncio.gather(*(other.read(name) for name in names))
             assert {answer.owner for answer in found} == {"owner"}
             elsewhere = [answer.cache for name, answer in zip(names, found, strict=True) if nodes[name] != silent]
             assert set(elsewhere) == {"shared"}
-        assert (await status(other)).breaker_state != "closed"
+        # Not the state: on a busy machine the node may answer again by now.
+        assert other.number("modelyard_cache_breaker_opened_total") > opened
         # A lease request may find the entry after a miss: only the counter shows that it was one.
         assert other.number("modelyard_cache_reads_total", class_="models", result="miss") - before <= 5 * asked
         async with asyncio.timeout(30):
