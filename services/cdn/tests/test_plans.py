@@ -35,7 +35,7 @@ from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction
 from services.ledger.store.writer import Writer
 
-MANY = 30_000
+MANY = 100_000
 OWNER = "namespaces/default/models/m7/versions/1"
 # Tables of one row; and those of the ledger, which the registry's test covers.
 _SMALL = {"epoch", "pg_database", "revision", "totals", "schema_migrations", "changes", "requests", "audit"}
