@@ -18,7 +18,7 @@ TESTERS ?= 3
 # Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean
+.PHONY: help run test quick demo lint types imports stubs unit load-generator protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +63,12 @@ ALONE = $(BIN)/pytest --quiet -m alone $(ARGS)
 # Exit code 5 (no test was selected) is no failure, 1 (tests failed) is one if they fail again.
 JUDGE = case $$code in 0|5) ;; 1) $(AGAIN) || status=1 ;; *) status=1 ;; esac
 
+# Building ghz takes longer than many tests; without it, and without Go to build it, those that need it are skipped.
+load-generator: $(READY)
+	-@$(BIN)/python -m bench.tools
+
 # The second part has the machine to itself. Both run.
-unit: $(READY) ## Run the tests only: make unit ARGS="services/cache -k near"
+unit: $(READY) load-generator ## Run the tests only: make unit ARGS="services/cache -k near"
 	@status=0; \
 	  $(PARALLEL); code=$$?; \
 	  [ $$code -ne 2 ] || { echo "A process that ran tests died: all of them once more"; $(PARALLEL); code=$$?; }; \

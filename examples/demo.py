@@ -171,7 +171,7 @@ class Demo:
     def search(self) -> str:
         """
         Every hit is a convnext (or convnextv2: beginnings count) whose top-1 on ImageNet is above 85, none is missing,
-        and those with the whole word come first; mistyped, the search finds all of those, and nothing else than convnexts.
+        and those with the whole word come first; mistyped, the search finds all of those, and only convnexts.
         """
         request = models_pb2.SearchModelsRequest(
             parent=NAMESPACE, query="convnext imagenet", filter="evaluations.imagenet.top1 > 85", page_size=200

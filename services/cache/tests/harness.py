@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.log: list[tuple[int, str]] = [(1, NAME)]
         self.oldest = 1
         self.calls = 0
+        self.calls_of: Counter[str] = Counter()
         self.gate = asyncio.Event()
         self.gate.set()
         self.silent = False
@@ -123,6 +125,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         Read at once, and answer when the gate is open.
         """
         self.calls += 1
+        self.calls_of[request.name] += 1
         asked: Any = dict(context.invocation_metadata() or ())
         minimum = int(asked.get("x-min-revision", "0"))
         self.minimums.append(minimum)
