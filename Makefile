@@ -18,7 +18,7 @@ TESTERS ?= 3
 # Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test quick demo lint types imports stubs unit protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties clean
+.PHONY: help run test quick demo lint types imports stubs unit load-generator protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +63,12 @@ ALONE = $(BIN)/pytest --quiet -m alone $(ARGS)
 # Exit code 5 (no test was selected) is no failure, 1 (tests failed) is one if they fail again.
 JUDGE = case $$code in 0|5) ;; 1) $(AGAIN) || status=1 ;; *) status=1 ;; esac
 
+# Building ghz takes longer than many tests; without it, and without Go to build it, those that need it are skipped.
+load-generator: $(READY)
+	-@$(BIN)/python -m bench.tools
+
 # The second part has the machine to itself. Both run.
-unit: $(READY) ## Run the tests only: make unit ARGS="services/cache -k near"
+unit: $(READY) load-generator ## Run the tests only: make unit ARGS="services/cache -k near"
 	@status=0; \
 	  $(PARALLEL); code=$$?; \
 	  [ $$code -ne 2 ] || { echo "A process that ran tests died: all of them once more"; $(PARALLEL); code=$$?; }; \
@@ -140,10 +144,15 @@ drill-tls: $(READY) ## Renew every certificate under load: no call fails (RENEWA
 
 drill-assets: $(READY) ## Upload and download a sparse file of 5 GiB: memory, digest (MIB=5120)
 	@MODELYARD_DRILL_ASSET_MIB=$(or $(MIB),5120) $(BIN)/pytest --quiet services/cdn/tests/drills/test_large.py
+	@MODELYARD_DRILL_ASSET_MIB=200 $(BIN)/pytest --quiet gateway/tests/test_assets_outage.py
 
 drill-rolling: $(READY) ## Zero-downtime rolling updates of two instances of everything under load (SECONDS=120 RATE=200)
 	@MODELYARD_DRILL_ROLLING_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_ROLLING_RATE=$(or $(RATE),200) \
-	  $(BIN)/pytest --quiet --capture=no tests/drills/rolling
+	  $(BIN)/pytest --quiet --capture=no tests/drills/rolling/drill_rolling.py
+
+drill-upgrade: $(READY) ## Upgrade from each earlier release and roll back, under load (RELEASES=99 RATE=40)
+	@MODELYARD_DRILL_UPGRADE_RELEASES=$(or $(RELEASES),99) MODELYARD_DRILL_UPGRADE_RATE=$(or $(RATE),40) \
+	  $(BIN)/pytest --quiet --capture=no tests/drills/upgrade
 
 drill-deploy: $(READY) ## Run the overlays' pods without containers: demo, rolling updates under load, backup and restore (SECONDS=120 RATE=100)
 	@MODELYARD_DRILL_DEPLOY_SECONDS=$(or $(SECONDS),120) MODELYARD_DRILL_DEPLOY_RATE=$(or $(RATE),100) \
@@ -183,10 +192,15 @@ plans: $(READY) ## Check with a million models that every statement uses an inde
 	@MODELYARD_PLANS_SCALE=$(or $(SCALE),1000000) $(BIN)/pytest --quiet --timeout 3600 services/registry/tests/test_plans.py services/registry/tests/test_vocabulary_plans.py
 
 check-properties: $(READY) ## Run the property tests with all their examples and seeds (`make test` runs a part)
-	@MODELYARD_CHECK_EXAMPLE_SHARE=1 MODELYARD_CHECK_SEEDS=3 MODELYARD_TEST_INTERLEAVINGS=80 $(BIN)/pytest --quiet --timeout 900 \
+	@MODELYARD_CHECK_EXAMPLE_SHARE=1 MODELYARD_CHECK_SEEDS=3 MODELYARD_TEST_INTERLEAVINGS=80 MODELYARD_CONTENTION_SECONDS=3 \
+	  $(BIN)/pytest --quiet --timeout 900 \
 	  services/registry/tests/test_properties.py services/registry/tests/test_random_requests.py services/registry/tests/test_pins.py \
 	  services/registry/tests/test_cards.py services/registry/tests/test_group_commit.py services/cdn/tests/test_interleavings.py \
-	  services/cdn/tests/test_formats.py
+	  services/cdn/tests/test_formats.py services/cdn/tests/test_safetensors.py services/cdn/tests/test_random_streams.py \
+	  services/cdn/tests/test_contention.py services/registry/tests/test_contention.py
+
+check-wheel: $(READY) ## Install the wheel with its newest and its oldest dependencies, and with protobuf < 7
+	@MODELYARD_CHECK_WHEEL=1 $(BIN)/pytest --quiet --timeout 600 tests/client/test_wheel.py
 
 clean: ## Remove the virtual environment and caches; keep the data in .modelyard/
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

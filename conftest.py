@@ -4,7 +4,9 @@ Real servers for every test: PostgreSQL, Valkey and S3 from wheels, started when
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -20,6 +22,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         tests = Counter(item.path for item in items)
         items.sort(key=lambda item: tests[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """
+    Collect without the garbage collector, and let it leave out afterwards what was made: thousands of tests and all
+    modules, which stay until the end.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 _died = pytest.StashKey[bool]()

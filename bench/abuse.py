@@ -30,7 +30,7 @@ from embedded.testing import scratch
 from tests.drills.abuse.attacks import ATTACKS, UPLOAD_ATTACKS, Attack
 from tests.drills.abuse.bad_requests import bad_requests
 from tests.drills.abuse.keyvalue import VALKEY
-from tests.drills.abuse.test_abuse import Others, others
+from tests.drills.abuse.test_abuse import NormalClients, normal_clients
 from tests.drills.abuse.watchers import watch
 
 SECONDS = float(os.environ.get("SECONDS", "5"))
@@ -72,7 +72,7 @@ def watcher(port: int, count: int, opened: Connection, enough: Event) -> None:
     asyncio.run(watch(port, count, opened.send, enough.is_set))
 
 
-def watched(gateway: str, count: int) -> tuple[Others, int]:
+def watched(gateway: str, count: int) -> tuple[NormalClients, int]:
     """
     As `served`, while *count* watches are open; and how many of them were.
     """
@@ -84,7 +84,7 @@ def watched(gateway: str, count: int) -> tuple[Others, int]:
         if not here.poll(120):
             raise TimeoutError(f"{count} watches could not be opened")
         held: int = here.recv()
-        with others(gateway) as found:
+        with normal_clients(gateway) as found:
             time.sleep(SECONDS)
     finally:
         enough.set()
@@ -119,11 +119,11 @@ def watchers(report: Report, stack: Stack, name: str) -> None:
     print(f"{name:<22} p99 {statistics.median(calm):7.2f} → {statistics.median(crowded):7.2f} ms", flush=True)
 
 
-def served(gateway: str, name: str | None) -> Others:
+def served(gateway: str, name: str | None) -> NormalClients:
     """
     How clients that behave are served while *name* is under way.
     """
-    with others(gateway) as found:
+    with normal_clients(gateway) as found:
         if name is None:
             time.sleep(SECONDS)
         else:
@@ -133,14 +133,14 @@ def served(gateway: str, name: str | None) -> Others:
     return found
 
 
-def slowest(found: Others) -> float:
+def slowest(found: NormalClients) -> float:
     """
     The 99th percentile of their reads in milliseconds.
     """
     return percentile(sorted(found.took), 0.99) * 1000
 
 
-def _failed(name: str, found: Others) -> int:
+def _failed(name: str, found: NormalClients) -> int:
     if found.failed:
         print(f"{name}: {len(found.failed)} of {found.calls} calls of others failed: {found.failed[0]}", flush=True)
     return len(found.failed)

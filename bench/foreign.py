@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -107,20 +109,29 @@ class Watch:
 
 def family_seconds(pid: int) -> float:
     """
-    Processor time of a process and of all that descend from it, living or ended, in seconds; 0 when it is not there.
+    CPU time of a process and of all its descendants, running or ended, in seconds; 0 if there is no such process.
     """
-    try:
-        process = psutil.Process(pid)
-        return sum(map(_seconds, (process, *process.children(recursive=True))))
-    except psutil.NoSuchProcess:
-        return 0.0
+    return families([("", pid)]).get("", 0.0)
 
 
 def families(pids: Iterable[tuple[str, int]]) -> dict[str, float]:
     """
-    `family_seconds` by name, of those that are there.
+    `family_seconds` by name, without processes that do not exist. The processes of the machine are listed once.
     """
-    found = {name: family_seconds(pid) for name, pid in pids}
+    children: dict[int, list[psutil.Process]] = defaultdict(list)
+    running: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess):
+            children[process.ppid()].append(process)
+            running[process.pid] = process
+    found: dict[str, float] = {}
+    for name, pid in pids:
+        left = [running[pid]] if pid in running else []
+        family: list[psutil.Process] = []
+        while left:
+            family.append(process := left.pop())
+            left += children[process.pid]
+        found[name] = sum(map(_seconds, family))
     return {name: seconds for name, seconds in found.items() if seconds}
 
 

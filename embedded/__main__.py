@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from embedded.access import developer_token
@@ -22,14 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 _STATE = ROOT / ".modelyard" / "run"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """
     Run the suite.
+
+    Args:
+        argv: the arguments; None means those of the process.
 
     Returns:
         The exit code: 0 after Ctrl-C or SIGTERM, 1 when it cannot start or go on.
     """
-    arguments = _parse()
+    arguments = _parse(argv)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _interrupt(stop))
@@ -78,7 +82,7 @@ def _interrupt(stop: threading.Event) -> None:
         raise KeyboardInterrupt
 
 
-def _parse() -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m embedded", description=__doc__)
     run = parser.add_subparsers(required=True, metavar="run").add_parser("run", help="start the suite and keep serving")
     run.add_argument("--port", type=_port, default=8080, help="of the gateway; default 8080, 0 means any free one")
@@ -112,7 +116,7 @@ def _parse() -> argparse.Namespace:
         metavar="NAME",
         help="what clients call the gateway besides localhost, such as the name of a proxy; may be given again",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _port(text: str) -> int:

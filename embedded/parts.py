@@ -95,7 +95,7 @@ def take(port: int) -> bool:
     if port in _taken or not is_free(port):
         return False
     try:
-        # A byte of the file for each port: the system lets go of it when the process ends, however it ends.
+        # A byte of the file for each port: the system releases it when the process ends, however it ends.
         fcntl.lockf(_register(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
         return False

@@ -60,9 +60,14 @@ class Postgres:
     port: int = 5432
 
     @classmethod
-    def inside(cls, state: Path, port: int = 5432) -> Postgres:
+    def inside(cls, state: Path, port: int = 5432, *, initialised: bool = True) -> Postgres:
         """
         The cluster of a state folder, initialised if it is new.
+
+        Args:
+            state: the folder.
+            port: see the class.
+            initialised: False leaves a new cluster without data, for a suite that does not start it.
 
         Raises:
             EmbeddedError: there is a folder that is not a cluster of this version, or it cannot be made.
@@ -76,7 +81,8 @@ class Postgres:
         close_to_others(home, user)
         postgres = cls(home / "postgresql", _socket_folder(home, user), user, port)
         postgres._prepare_sockets()
-        postgres._initialise()
+        if initialised:
+            postgres._initialise()
         return postgres
 
     def url(self, database: str = DATABASE, user: str = "postgres") -> str:

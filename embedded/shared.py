@@ -30,6 +30,8 @@ from embedded.supervisor import Supervisor
 
 #: Settings of a PostgreSQL whose data are deleted with the run: it need not survive a crash.
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# A run creates many hundred databases, and autovacuum would start a process for each of them every minute.
+_MANY_DATABASES = {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "8GB", "wal_writer_delay": "1s"}
 # Every worker's pools and processes connect to the one server.
 _CONNECTIONS = "600"
 # For the buckets of all tests of a run.
@@ -159,7 +161,7 @@ class RunServers:
 
     def _start_postgres(self) -> Postgres:
         server = Postgres.inside(self._state)
-        self._supervisor.start([server.part(**NOT_DURABLE, max_connections=_CONNECTIONS)])
+        self._supervisor.start([server.part(**NOT_DURABLE, **_MANY_DATABASES, max_connections=_CONNECTIONS)])
         # An orderly shutdown would write out, over seconds, what is deleted next.
         self._resources.callback(_kill, self._supervisor.kill, "postgresql", signal.SIGQUIT)
         return server

@@ -28,6 +28,7 @@ from gateway.bucket import Bucket
 from gateway.render import Addresses
 from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.hosts import envoy
+from services.chassis.settings.common import HostChoice
 from services.chassis.settings.tls import TlsFiles
 
 
@@ -219,6 +220,8 @@ class Stack:
 
     def _plan(self) -> None:
         wanted = self.settings.host
+        if wanted not in (hosts := [one.value for one in HostChoice]):
+            raise EmbeddedError(f"MODELYARD_HOST is {wanted!r}, not one of {', '.join(hosts)}")
         if wanted == "envoy" and (lacks := envoy.missing()) and not self.settings.parts:
             raise EmbeddedError(f"{lacks}, or run with MODELYARD_HOST=grpcio, which is several times slower")
         port = self.settings.gateway_port or free_port()
@@ -226,7 +229,7 @@ class Stack:
         self.gateways = [f"127.0.0.1:{port}", *(f"127.0.0.1:{free_port()}" for _ in range(self.settings.gateways - 1))]
         self.gateway = self.gateways[0]
         self.gateways_metrics = []
-        self.postgres = Postgres.inside(self._state)
+        self.postgres = Postgres.inside(self._state, initialised=False)
         self.valkey = Valkey.closed(self._state, free_port())
         self.s3 = S3(self._state, free_port())
         self._access = access.settings(self._state, self.settings.access)
@@ -242,6 +245,8 @@ class Stack:
             *(self._gateway(number, target) for number, target in enumerate(self.gateways, 1)),
         ]
         self._parts = {part.name: part for part in parts}
+        if "postgresql" in (part.name for part in self._wanted()):
+            Postgres.inside(self._state)
 
     def _gateway(self, number: int, target: str) -> Part:
         name = suite.numbered("gateway", number)

@@ -1,7 +1,7 @@
 """
 Starts processes in parallel as their needs allow, waits until they serve, watches them, and stops them in order.
 
-Nothing is restarted silently: a process that ends by itself ends the suite, with its last words.
+Nothing is restarted silently: a process that ends by itself ends the suite, with its last log lines.
 """
 
 from __future__ import annotations

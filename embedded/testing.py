@@ -193,5 +193,6 @@ def until_the_cache_answers(client: modelyard.Client) -> None:
 
 def _copy_of(postgres: Postgres, template: str, worker: str) -> str:
     name = f"test_{worker}_{next(_numbers)}"
-    postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    # Copies files. The default writes each page to the log and again to the file, which takes four times as long.
+    postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     return postgres.url(name, SERVICE_ROLE)

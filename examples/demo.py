@@ -171,7 +171,7 @@ class Demo:
     def search(self) -> str:
         """
         Every hit is a convnext (or convnextv2: beginnings count) whose top-1 on ImageNet is above 85, none is missing,
-        and those with the whole word come first; mistyped, the search finds those.
+        and those with the whole word come first; mistyped, the search finds all of those, and only convnexts.
         """
         request = models_pb2.SearchModelsRequest(
             parent=NAMESPACE, query="convnext imagenet", filter="evaluations.imagenet.top1 > 85", page_size=200
@@ -189,7 +189,8 @@ class Demo:
         verify(whole == sorted(whole, reverse=True), "the whole word comes before its beginnings")
         request.query = "convnxt imagnet"
         mended = {model.name.rpartition("/")[2] for model in self._yard.models.SearchModels(request).models}
-        verify(mended == {name for name in found if "convnext" in above[name]}, "two typos find the whole words")
+        whole_words = {name for name in found if "convnext" in above[name]}
+        verify(whole_words <= mended <= wanted, "two typos find the whole words")
         return f"{len(found)} models"
 
     def read_twice(self) -> str:

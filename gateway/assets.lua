@@ -238,7 +238,7 @@ function envoy_on_request(handle)
   keep_only(headers, ASKED)
 end
 
--- What is known of an asset's bytes, however S3 tells them: from an earlier release, or with 304.
+-- Set the headers that describe an asset's bytes, whichever response of S3 they come from: of an earlier release, or 304.
 local function describe(handle, headers, status, assets)
   local digest = assets["digest"]
   local variant = assets["variant"]

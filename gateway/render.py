@@ -112,10 +112,11 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         **browsers.values(addresses.origins, browsers.hosts(addresses.listen[0], addresses.hosts)),
         **addresses.access_log.values(),
     }
-    template = yaml.safe_load(TEMPLATE.read_text())
+    template = yaml.load(TEMPLATE.read_text(), Loader=yaml.CSafeLoader)
     # The x- keys only hold the anchors.
     parts = {key: part for key, part in template.items() if not key.startswith("x-")}
-    return yaml.dump(_fill(parts, values), Dumper=_NoAliases, sort_keys=False, width=120)
+    # Strings with other than ASCII characters would be escaped on one long line.
+    return yaml.dump(_fill(parts, values), Dumper=_NoAliases, sort_keys=False, width=120, allow_unicode=True)
 
 
 def descriptor_set() -> bytes:
@@ -231,7 +232,7 @@ def _repeat(item: object, values: Mapping[str, object]) -> Iterator[object]:
         yield _fill(rest, {**values, "EACH": value})
 
 
-class _NoAliases(yaml.SafeDumper):
+class _NoAliases(yaml.CSafeDumper):
     """
     Writes YAML without aliases, which Envoy's parser does not support reliably.
     """

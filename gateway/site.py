@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -74,15 +75,9 @@ def files(tokens: Tokens | None = None) -> list[File]:
     html = _page(tokens)
     for name, file in assets.items():
         html = html.replace(f'"{name}"', f'"{file.path}"')
-    # Without the line breaks that make it readable in the tree.
-    contracts = json.loads((PAGE / "openapi.json").read_text())
     return [
         File("/", html.encode(), "text/html; charset=utf-8", policy=_PAGE_POLICY),
-        File(
-            "/openapi.json",
-            json.dumps(contracts, ensure_ascii=False, separators=(",", ":")).encode(),
-            "application/json",
-        ),
+        File("/openapi.json", _openapi(), "application/json"),
         *assets.values(),
     ]
 
@@ -103,7 +98,7 @@ def write(folder: Path, tokens: Tokens | None = None) -> list[Mapping[str, str]]
     for file in files(tokens):
         plain, zipped = folder / file.digest, folder / f"{file.digest}.gz"
         plain.write_bytes(file.data)
-        zipped.write_bytes(gzip.compress(file.data, mtime=0))
+        zipped.write_bytes(_compressed(file.data))
         served.append(
             {
                 "path": file.path,
@@ -118,6 +113,19 @@ def write(folder: Path, tokens: Tokens | None = None) -> list[Mapping[str, str]]
             }
         )
     return served
+
+
+@cache
+def _openapi() -> bytes:
+    # Without the line breaks that make it readable in the tree.
+    contracts = json.loads((PAGE / "openapi.json").read_text())
+    return json.dumps(contracts, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# The files are the same for all gateways that a process starts.
+@cache
+def _compressed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
 
 
 def _page(tokens: Tokens | None) -> str:

@@ -15,7 +15,7 @@ from modelyard._channel import Session, check_request
 
 def interceptors(session: Session) -> list[Any]:
     """
-    The interceptors of a channel: grpc.aio wants one for each kind of call.
+    The interceptors of a channel: grpc.aio requires one for each kind of call.
     """
     return [_UnaryUnary(session), _UnaryStream(session), _StreamUnary(session), _StreamStream(session)]
 

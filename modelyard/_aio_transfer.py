@@ -18,8 +18,7 @@ T = TypeVar("T")
 
 async def carry_out(yard: Any, plan: Plan[T]) -> T:
     """
-    Do the steps of *plan* with the stubs of *yard*, and return what it returns. The plan itself runs in a thread: it
-    reads files.
+    Execute *plan* with the stubs of *yard*, and return its result. The plan runs in a thread, since it reads files.
     """
     step = plan.send
     given: Any = None
@@ -48,7 +47,7 @@ def _next(step: Callable[[Any], Any], given: Any) -> tuple[bool, Any]:
 
 
 async def _threaded(messages: Iterator[Message]) -> AsyncIterator[Message]:
-    # A disk that is slow must not hold up the event loop.
+    # A slow disk must not block the event loop.
     while (message := await asyncio.to_thread(next, messages, None)) is not None:
         yield message
 
@@ -61,7 +60,7 @@ async def _begin(incoming: Download) -> None:
 
 async def receive(yard: Any, incoming: StreamDownload) -> None:
     """
-    Fetch the missing bytes of a small file.
+    Download the missing bytes of a small file.
     """
     await _begin(incoming)
     attempts = Attempts()
@@ -76,7 +75,7 @@ async def receive(yard: Any, incoming: StreamDownload) -> None:
 
 async def receive_ranges(yard: Any, incoming: RangeDownload) -> None:
     """
-    Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
+    Download the missing bytes of a large file in several streams; the first failure ends all.
     """
     await _begin(incoming)
     tasks = [asyncio.create_task(_receive_pieces(yard, incoming)) for _ in range(STREAMS)]

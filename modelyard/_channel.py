@@ -81,8 +81,8 @@ def _reads() -> Iterator[dict[str, str]]:
 
 def channel_options(address: str, extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
     """
-    The options of a channel: message sizes, keepalive, and retries of reads (and only reads) that found no server.
-    A proxy of the environment leads elsewhere, and never to this machine's own loopback.
+    The options of a channel: message sizes, keepalive, and retries of reads, and only of reads, on UNAVAILABLE. A proxy
+    in the environment is never used for loopback.
     """
     retry = {
         "maxAttempts": 4,
@@ -93,7 +93,7 @@ def channel_options(address: str, extra: Iterable[tuple[str, Any]] = ()) -> list
     }
     config = {
         "methodConfig": [{"name": list(_reads()), "retryPolicy": retry}],
-        # When most calls fail, retries only make it worse: stop them until calls succeed again.
+        # When most calls fail, retries add to the overload: stop them until calls succeed again.
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
     }
     return [
@@ -101,10 +101,10 @@ def channel_options(address: str, extra: Iterable[tuple[str, Any]] = ()) -> list
         ("grpc.enable_retries", 1),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
-        # Not faster than servers allow by default (gRPC proposal A8): five minutes.
+        # The shortest interval that servers allow by default (gRPC proposal A8): five minutes.
         ("grpc.keepalive_time_ms", 300_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # A transfer goes on soon after its server is back, not up to two minutes later.
+        # A transfer resumes soon after its server is back, not up to two minutes later.
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.primary_user_agent", "modelyard"),
         *([("grpc.enable_http_proxy", 0)] if is_loopback(address) else []),
@@ -119,12 +119,12 @@ def choose_credentials(
     key_file: str | os.PathLike[str] | None,
 ) -> grpc.ChannelCredentials | None:
     """
-    The credentials of a client, given as they are or in files; None means that the target decides.
+    The TLS credentials of a client, from an object or from files; None means that the target decides.
 
     Args:
-        credentials: as they are.
-        ca_file: the CA bundle that the server's certificate is verified against; None means the system's.
-        cert_file, key_file: the client's own certificate, for servers that ask for one.
+        credentials: credentials of gRPC.
+        ca_file: CA bundle (PEM) that verifies the server's certificate; None means the system's.
+        cert_file, key_file: client certificate and key (PEM), for servers that require one.
 
     Raises:
         OSError: a file cannot be read.
@@ -144,7 +144,7 @@ def choose_credentials(
 
 
 def _pem(file: str | os.PathLike[str], label: str, what: str) -> bytes:
-    # gRPC only says at the first call that something is wrong, and not what.
+    # gRPC reports invalid files at the first call only, and not which.
     content = Path(file).read_bytes()
     if not re.search(rb"-----BEGIN (?!ENCRYPTED )([A-Z]+ )?" + label.encode() + b"-----", content):
         raise ValueError(f"{os.fspath(file)} holds no {what} in PEM")
@@ -159,12 +159,12 @@ def connection(
     key_file: str | os.PathLike[str] | None,
 ) -> tuple[str, grpc.ChannelCredentials | None]:
     """
-    The address and the credentials of a client. Without a target the environment says it (MODELYARD_TARGET), and the
-    files for TLS that belong to it (MODELYARD_CA_FILE, MODELYARD_CERT_FILE, MODELYARD_KEY_FILE) if none are given.
+    The address and the credentials of a client. Without a target both come from the environment: MODELYARD_TARGET, and
+    MODELYARD_CA_FILE, MODELYARD_CERT_FILE, MODELYARD_KEY_FILE if no files are given.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the target is no address, or the credentials do not fit together or to it.
+        ValueError: the target is invalid, or the credentials contradict each other or the target.
     """
     if target is None:
         target = os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET
@@ -178,7 +178,7 @@ def connection(
 @functools.cache
 def _request_of(method: str) -> str:
     """
-    The full name of the message that a method takes; empty when it is of no contract that is loaded.
+    The full name of a method's request message; empty if its contract is not loaded.
     """
     try:
         found = descriptor_pool.Default().FindMethodByName(method[1:].replace("/", "."))
@@ -189,10 +189,10 @@ def _request_of(method: str) -> str:
 
 def check_request(method: str, request: object) -> None:
     """
-    Tell a request that is not a method's before gRPC does, which says INTERNAL.
+    Reject a request of the wrong type; gRPC would report INTERNAL.
 
     Raises:
-        TypeError: *request* is another message, or none.
+        TypeError: *request* is another message, or not a message.
     """
     wanted = _request_of(method)
     if isinstance(request, Message):
@@ -212,8 +212,8 @@ class Session:
     a client always reads what it wrote.
 
     Args:
-        token: sent as `authorization: Bearer …`; None means none.
-        deadline: seconds that a unary call may take when the caller says nothing; None means forever.
+        token: sent as `authorization: Bearer …`; None for no token.
+        deadline: default timeout of unary calls in seconds; None for no timeout.
     """
 
     token: str | TokenFile | None
@@ -224,13 +224,13 @@ class Session:
 
     def revision(self, package: str = "modelyard.registry.v1") -> int:
         """
-        The newest revision seen of the service behind *package*, 0 before the first answer.
+        The newest revision seen of the service behind *package*; 0 before the first response.
         """
         return self._revisions.get(package, 0)
 
     def metadata(self, method: str, given: Any) -> list[tuple[str, str | bytes]]:
         """
-        The metadata of a call: what the caller gave, and what is not in it yet.
+        The metadata of a call: that of the caller, and the session's where the caller gave none.
         """
         found: list[tuple[str, str | bytes]] = list(given or ())
         keys = {key for key, _ in found}
@@ -246,7 +246,7 @@ class Session:
 
     def note(self, method: str, trailers: Any) -> None:
         """
-        Remember the revision that an answer reflects; and forget one that the service no longer has.
+        Record the revision in the trailers of a call; forget one that the service no longer has.
         """
         for key, value in trailers or ():
             if key == "x-revision" and str(value).isdecimal():
@@ -254,8 +254,8 @@ class Session:
                 with self._lock:
                     self._revisions[package] = max(self._revisions.get(package, 0), int(value))
             elif key == DETAILS and isinstance(value, bytes) and (newest := _set_back(value)) is not None:
-                # Its database was set back, to a backup or by a failover. This call has failed, so that its caller
-                # knows; those after it ask for what there is.
+                # Its database was restored from a backup or lost writes in a failover. This call has failed, so that
+                # the caller notices; later calls require the revision that exists.
                 package = _package(method)
                 with self._lock:
                     self._revisions[package] = min(self._revisions.get(package, 0), newest)
@@ -263,7 +263,7 @@ class Session:
 
 def _set_back(details: bytes) -> int | None:
     """
-    The newest revision of a service that does not have the one that was asked for.
+    The newest revision of a service that does not have the required one; None for other errors.
     """
     if b"REVISION_NOT_REACHED" not in details:
         return None

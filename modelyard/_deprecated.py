@@ -1,5 +1,5 @@
 """
-Names that were public under another name: they still work, with a DeprecationWarning.
+Former names of the public API: they still work, with a DeprecationWarning.
 """
 
 from __future__ import annotations

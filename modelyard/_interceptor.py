@@ -28,7 +28,7 @@ class Interceptor(
     grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
 ):
     """
-    Gives each call its metadata and its deadline, and notes the revision of each answer.
+    Adds metadata and deadline to each call, and records the revision of each response.
     """
 
     def __init__(self, session: Session) -> None:
@@ -36,7 +36,7 @@ class Interceptor(
 
     def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         """
-        A unary call: the only kind with a deadline of ours.
+        A unary call: the only kind with a default deadline.
         """
         check_request(_method(details), request)
         timeout = self._session.deadline if details.timeout is None else details.timeout
@@ -44,7 +44,7 @@ class Interceptor(
 
     def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         """
-        A stream of answers.
+        A stream of responses.
         """
         check_request(_method(details), request)
         return self._call(continuation, details, request, details.timeout)
@@ -57,7 +57,7 @@ class Interceptor(
 
     def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
         """
-        Streams both ways.
+        Streams in both directions.
         """
         return self._call(continuation, details, requests, details.timeout)
 

@@ -1,5 +1,5 @@
 """
-Where a client connects to: what a target says, and the proxy on the way.
+The target of a client: address, TLS, and the proxy that gRPC uses for it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import grpc
 
 _PORTS = {"http": 80, "https": 443}
-# gRPC's own ways to name an address.
+# Name resolution schemes of gRPC.
 _RESOLVERS = re.compile(r"(dns:(?://[^/]*/)?|ipv4:|ipv6:)(.*)")
-# In the order in which gRPC looks at them; of the others it takes the first that is set.
+# In the order of precedence in gRPC.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
@@ -27,18 +27,18 @@ def parse_target(
     The address in *target*, and the credentials for TLS (None without TLS).
 
     Args:
-        target: host:port, an http:// or https:// address, or one of gRPC's own (dns:///host:port, ipv4:…, ipv6:…,
-            unix:path); https means TLS. Blanks around it are nothing.
-        credentials: for TLS; None means the system's roots when *target* says https.
+        target: host:port, an http:// or https:// URL, or a name of gRPC (dns:///host:port, ipv4:…, ipv6:…, unix:path);
+            https means TLS. Surrounding blanks are ignored.
+        credentials: TLS credentials; None means the system's CA bundle for an https target.
 
     Raises:
-        ValueError: *target* is no address, or says http while there are credentials; the text says what is wrong.
+        ValueError: *target* is invalid, or is http with credentials.
     """
     text = target.strip()
     if not text:
         _refuse(text, "is empty")
     if re.search(r"\s", text):
-        _refuse(text, "has a blank in it")
+        _refuse(text, "contains a blank")
     if text.startswith(("unix:", "unix-abstract:")):
         return text, credentials
     scheme, separator, rest = text.partition("://")
@@ -62,7 +62,7 @@ def _address(target: str, text: str, port: int | None) -> str:
     place = re.match(r"[^/?#]*", text)
     host = place[0] if place else ""
     if "@" in host:
-        _refuse(target, "has a user in it: a token is who you are")
+        _refuse(target, "contains a user: clients authenticate with a token")
     if text[len(host) :] not in ("", "/"):
         _refuse(target, f"has a path: {text[len(host) :]}. A gateway is at the root of its address")
     if host.count(":") > 1 and not host.startswith("["):
@@ -84,13 +84,13 @@ def _refuse(target: str, fault: str) -> NoReturn:
 
 
 def _shown(target: str) -> str:
-    # Whatever is before an @ may be a secret.
+    # What precedes an @ may be a secret.
     return re.sub(r"[^/]*@", "...@", target)
 
 
 def host_of(address: str) -> str:
     """
-    The host of an address as `parse_target` gives it; empty for a socket.
+    The host of an address as returned by `parse_target`; empty for a Unix socket.
     """
     if address.startswith("unix"):
         return ""
@@ -100,7 +100,7 @@ def host_of(address: str) -> str:
 
 def is_loopback(address: str) -> bool:
     """
-    Whether an address is this machine's own.
+    Whether an address is loopback.
     """
     host = host_of(address)
     try:
@@ -111,8 +111,8 @@ def is_loopback(address: str) -> bool:
 
 def proxy_of(address: str) -> tuple[str, str] | None:
     """
-    The proxy that gRPC asks for an address: the variable of the environment that names it, and its address without a
-    user. None for none.
+    The proxy that gRPC uses for an address: the environment variable that names it, and its URL without user and
+    password. None without a proxy.
 
     Source: https://github.com/grpc/grpc/blob/master/doc/environment_variables.md (http_proxy, no_proxy)
     """

@@ -1,5 +1,5 @@
 """
-Who a client says it is.
+The bearer token of a client.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class TokenFile:
     A token in a file, read again when the file changes.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it holds no token.
+        ValueError: it does not contain a valid token.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -33,7 +33,7 @@ class TokenFile:
 
     def read(self) -> str:
         """
-        The token. A file that is away, empty or half written for a moment leaves the token before it.
+        The token. While the file is missing, empty or incomplete, the last valid token is returned.
         """
         with contextlib.suppress(OSError, ValueError):
             self._look()
@@ -49,14 +49,14 @@ class TokenFile:
 
 def checked(text: str, what: str) -> str:
     """
-    A token without the blanks and line breaks around it.
+    A valid token without surrounding blanks and line breaks.
 
     Args:
         text: the token.
-        what: it is, for the error: the token itself is never shown.
+        what: its source, for the error message: the token itself is never shown.
 
     Raises:
-        ValueError: it has what no header can have.
+        ValueError: it contains characters that no header can carry.
     """
     token = text.strip()
     if not _TOKEN.fullmatch(token):
@@ -66,12 +66,12 @@ def checked(text: str, what: str) -> str:
 
 def choose_token(token: str | None, file: str | os.PathLike[str] | None) -> str | TokenFile | None:
     """
-    The token of a client: given as it is or in a file, else what the environment says in MODELYARD_TOKEN or
-    MODELYARD_TOKEN_FILE. An empty one is none.
+    The token of a client: *token*, or that in *file*, otherwise from MODELYARD_TOKEN or MODELYARD_TOKEN_FILE. An empty
+    token means none.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: there are two, or it is no token.
+        ValueError: both are given, or the token is invalid.
     """
     if token is not None and file is not None:
         raise ValueError("a token and a token file are given: one is enough")

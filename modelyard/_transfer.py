@@ -32,13 +32,13 @@ class Transfer:
 
     def close(self) -> None:
         """
-        Wait for nothing any more: the client is closed.
+        End all waits: the client is closed.
         """
         self._closed.set()
 
     def carry_out(self, plan: Plan[T]) -> T:
         """
-        Do the steps of *plan*, and return what it returns.
+        Execute *plan*, and return its result.
         """
         step = plan.send
         given: Any = None
@@ -62,11 +62,11 @@ class Transfer:
         pauses = PollDelays()
         while not incoming.begin():
             if self._closed.wait(pauses.next()):
-                raise ValueError("the client was closed while another download of the same file was waited for")
+                raise ValueError("the client was closed while it waited for another download of the same file")
 
     def receive(self, incoming: StreamDownload) -> None:
         """
-        Fetch the missing bytes of a small file.
+        Download the missing bytes of a small file.
         """
         self._begin(incoming)
         attempts = Attempts()
@@ -80,7 +80,7 @@ class Transfer:
 
     def receive_ranges(self, incoming: RangeDownload) -> None:
         """
-        Fetch the missing bytes of a large file, in several streams; the first that fails ends all.
+        Download the missing bytes of a large file in several streams; the first failure ends all.
         """
         self._begin(incoming)
         streams = _Streams()
@@ -107,7 +107,7 @@ class Transfer:
 
 
 class _Streams:
-    # The calls under way: cancelling one is the only way to reach a thread that waits for its next message.
+    # The calls in progress: only cancelling a call reaches a thread that waits for its next message.
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: set[Any] = set()
@@ -124,7 +124,7 @@ class _Streams:
         finally:
             with self._lock:
                 self._calls.discard(call)
-            # Whoever stops reading leaves the rest to be buffered otherwise.
+            # Without this, the rest of an abandoned stream is buffered.
             call.cancel()
 
     def stop(self) -> None:

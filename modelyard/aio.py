@@ -56,29 +56,27 @@ def connect(
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
     """
-    A client of the gateway, or of one service. The connection is made with the first call.
+    Connect to the gateway, or to one service. The connection is established by the first call.
 
     Args:
-        target: host:port, or an http:// or https:// address; https means TLS. By default what the environment says
-            (MODELYARD_TARGET, and with it MODELYARD_CA_FILE, MODELYARD_CERT_FILE and MODELYARD_KEY_FILE), else
-            127.0.0.1:8080. A proxy of the environment (https_proxy, no_proxy) is used as gRPC does, but never for
-            this machine's own loopback.
-        token: the caller's identity, sent as a bearer token; empty for none. By default what the environment says
-            (MODELYARD_TOKEN, or MODELYARD_TOKEN_FILE).
-        token_file: a file that holds it, read again when it changes; in place of *token*.
-        deadline: seconds that a unary call may take unless it is given a `timeout` of its own; None means forever.
-            Streams have no deadline but their own `timeout`.
+        target: host:port, or an http:// or https:// URL; https means TLS. Default: $MODELYARD_TARGET, with
+            $MODELYARD_CA_FILE, $MODELYARD_CERT_FILE and $MODELYARD_KEY_FILE, otherwise 127.0.0.1:8080. A proxy in the
+            environment (https_proxy, no_proxy) is used as by gRPC, but never for loopback.
+        token: bearer token; empty for none. Default: $MODELYARD_TOKEN, or the file in $MODELYARD_TOKEN_FILE.
+        token_file: file with the token, read again when it changes; instead of *token*.
+        deadline: timeout in seconds of unary calls without a `timeout` of their own; None for no timeout. Streams have
+            no timeout by default.
         ca_file: enables TLS: the CA bundle (PEM) that the server's certificate is verified against. Without it, an
             https:// target uses the system's.
-        cert_file, key_file: mean TLS: a certificate of your own and its key, for servers that ask for one. All three
-            files are read once, now.
-        credentials: for TLS, in place of files.
+        cert_file, key_file: enable TLS with a client certificate and its key, for servers that require one. All three
+            files are read once, when connecting.
+        credentials: TLS credentials, instead of files.
         options: further channel options, as in `grpc.aio.insecure_channel`.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: *target* is no address (the text says why), a token or credentials are given twice, a token is none,
-            or a file for TLS is not PEM.
+        ValueError: *target* is invalid, the token is invalid, a token or credentials are given twice, or a TLS file is
+            not PEM.
 
     Example:
         async with modelyard.aio.connect("127.0.0.1:8080", token) as yard:
@@ -100,8 +98,8 @@ class Client:
     As `modelyard.Client`, for asyncio: the stubs' methods are awaited, or iterated with `async for`.
 
     Args:
-        channel: a connection; closed with the client.
-        session: what goes along with every call.
+        channel: the channel; closed with the client.
+        session: state that every call carries.
     """
 
     def __init__(self, channel: grpc.aio.Channel, session: Session) -> None:
@@ -143,22 +141,22 @@ class Client:
         hashing: ProgressCallback = no_progress,
     ) -> assets_pb2.Asset:
         """
-        Store a file as an asset. Bytes that are stored already are not sent. Of a file above 8 MiB, the parts that came
-        survive a break of any kind: call this again to resume with the first missing part.
+        Upload a file as an asset. Bytes that are stored already are not sent. The upload of a file above 8 MiB is
+        resumable: after any failure, call this again to continue with the first missing part.
 
         Args:
-            path: of the file; or the file as an `UploadSource`, which is hashed and has a media type already.
-            media_type: such as text/plain; empty means by the file's name.
+            path: path of the file, or an `UploadSource`, which is already hashed and has its media type.
+            media_type: such as text/plain; empty derives it from the file name.
             owner: owner whose quota is charged: the full name of a version, or static/{path}; empty charges none.
             private: restrict it to presigned URLs: /assets/{sha256} does not serve it.
-            progress: called with the bytes that are there and the bytes in all.
-            hashing: called with the bytes hashed and the bytes in all, before anything is sent.
+            progress: called with the number of uploaded and of all bytes.
+            hashing: called with the number of hashed and of all bytes, before anything is sent.
 
         Raises:
             OSError: the file cannot be read.
-            FileChangedError: the file changed meanwhile; nothing was stored under the digest that it had.
-            grpc.RpcError: the upload failed for good, such as with UPLOAD_TAKEN_OVER when somebody else sends the same
-                file, or too often without progress.
+            FileChangedError: the file changed during the upload; nothing was stored under its former digest.
+            grpc.RpcError: the error is not retryable, or the attempts without progress are exhausted, such as with
+                UPLOAD_TAKEN_OVER while another client uploads the same file.
         """
         file = (
             path
@@ -171,19 +169,19 @@ class Client:
         self, name: str | assets_pb2.Asset, path: str | os.PathLike[str], *, progress: ProgressCallback = no_progress
     ) -> assets_pb2.Asset:
         """
-        Write an asset into a file, which appears complete and verified, or not at all. What an interrupted download
-        left beside it is used again. A file above 32 MiB comes in four streams at a time.
-        Of several downloads of it to the same path, in one process or in many, one does it and the others wait for it.
+        Download an asset to a file, which appears complete and verified, or not at all. An interrupted download is
+        resumed from the partial file beside it. A file above 32 MiB is received in four concurrent streams. Of several
+        downloads to the same path, in one process or in several, one proceeds and the others wait for it.
 
         Args:
-            name: of the asset, assets/{sha256}; or the asset, which is not asked for again.
-            path: of the file; one that is there is replaced.
-            progress: called with the bytes done and the bytes in all.
+            name: name of the asset, assets/{sha256}; or the asset, which saves a call.
+            path: target path; an existing file is replaced.
+            progress: called with the number of received and of all bytes.
 
         Raises:
             OSError: the file cannot be written.
             IntegrityError: the received bytes do not match the digest; they were discarded.
-            grpc.RpcError: the download failed, after a few attempts without progress.
+            grpc.RpcError: the error is not retryable, or the attempts without progress are exhausted.
         """
         asset = await self.assets.GetAsset(assets_pb2.GetAssetRequest(name=name)) if isinstance(name, str) else name
         if asset.size_bytes > RANGED_BYTES:
@@ -200,7 +198,7 @@ class Client:
 
     async def close(self) -> None:
         """
-        End the connection; calls under way are cancelled.
+        Close the connection and cancel the calls in progress.
         """
         await self._channel.close(None)
 

@@ -1,5 +1,5 @@
 """
-The contracts as descriptors: for whoever reads options and routes from them.
+The descriptors of the contracts, for code that reads their options and routes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def services() -> list[ServiceDescriptor]:
 
 def scopes() -> dict[str, str]:
     """
-    The scope that each RPC asks for, by its path: "/modelyard.registry.v1.ModelService/GetModel" and "registry.read".
-    An RPC whose contract names none is not in it.
+    The required scope of each RPC by its path, such as "registry.read" of
+    "/modelyard.registry.v1.ModelService/GetModel". RPCs without a scope are left out.
     """
     found = {
         f"/{service.full_name}/{method.name}": method.GetOptions().Extensions[access_pb2.scope]
@@ -74,21 +74,21 @@ def permissions() -> dict[str, tuple[Permission, ...]]:
 
 def is_internal(method: MethodDescriptor) -> bool:
     """
-    Whether services call an RPC among themselves only, so that the gateway has no route to it.
+    Whether only services call an RPC, so that the gateway has no route to it.
     """
     return bool(method.GetOptions().Extensions[access_pb2.internal])
 
 
 def public_services() -> list[str]:
     """
-    The full names of the services that clients may call anything of.
+    The full names of the services with at least one RPC for clients.
     """
     return [service.full_name for service in services() if not all(is_internal(method) for method in service.methods)]
 
 
 def public_scopes() -> dict[str, str]:
     """
-    As `scopes`, of what clients may call: without the internal RPCs.
+    As `scopes`, without the internal RPCs.
     """
     internal = {
         f"/{service.full_name}/{method.name}"

@@ -19,7 +19,7 @@ DETAILS = "grpc-status-details-bin"
 @dataclass(frozen=True, slots=True)
 class Violation:
     """
-    One field of the request that is wrong, and what would be right.
+    One invalid field of the request, and its rule.
     """
 
     field: str
@@ -36,9 +36,9 @@ class Problem:
         message: for people.
         reason: for programs, as documented with the RPC ("MODEL_NOT_FOUND"); empty when the server gave none.
         metadata: facts beside the reason, such as {"resource": "namespaces/default/models/m"}.
-        violations: the fields that are wrong, when the status is INVALID_ARGUMENT.
-        retry_after: seconds after which the same call may succeed, when the server says so.
-        request_id: under which the server logged the call; empty when it gave none.
+        violations: the invalid fields, if the status is INVALID_ARGUMENT.
+        retry_after: seconds after which the same call may succeed; None if the server does not say.
+        request_id: id of the call in the server's logs; empty if it gave none.
     """
 
     code: grpc.StatusCode
@@ -56,7 +56,10 @@ class Problem:
 
 def explain(error: grpc.RpcError) -> Problem:
     """
-    What went wrong in a call, from the error that a client raised.
+    The details of a failed call.
+
+    Args:
+        error: the error that a method of the client raised.
 
     Example:
         try:
@@ -64,7 +67,7 @@ def explain(error: grpc.RpcError) -> Problem:
         except grpc.RpcError as error:
             if modelyard.explain(error).reason == "MODEL_NOT_FOUND": ...
     """
-    # What a client raises is always a call, too; grpc's types do not say so.
+    # Errors that a client raises are also calls, which grpc's types do not express.
     call: Any = error
     trailers = dict(call.trailing_metadata() or ())
     status = status_pb2.Status()
@@ -88,10 +91,10 @@ def explain(error: grpc.RpcError) -> Problem:
 
 def error_info(details: bytes) -> error_details_pb2.ErrorInfo:
     """
-    The reason in the `DETAILS` of a call, and the facts beside it; empty when there are none.
+    The ErrorInfo in the `DETAILS` of a call; empty if there is none.
     """
     status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
-    # Whatever is between us and the service may have made something else of it.
+    # A proxy may have altered it.
     with contextlib.suppress(DecodeError):
         status.ParseFromString(details)
     for detail in status.details:

@@ -1,9 +1,9 @@
 """
-Which paths the files of a version may have: those that mean one and the same file on Linux, macOS and Windows, and that
-no tool takes for its own settings.
+Validation of the paths of a version's files: each must name one file on Linux, macOS and Windows, and must not be the
+settings of a tool.
 
-The registry applies this to what is written, push to what it finds, pull to what it is given. No imports beside the
-standard library: the registry's model stands on it (ADR 0031).
+The registry validates writes, push the files of a folder, pull the files of a version. Imports the standard library
+only: the registry's model depends on it (ADR 0031).
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ MOST_PARTS = 32
 MOST_PART_BYTES = 255
 
 _SHOWN = 200
-# Of a part in what is wrong with it: services tell 256 bytes of each field.
+# Length at which a part is cut in errors: services return 256 bytes per field.
 _QUOTED = 32
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\]')
-# C0, DEL and C1: they end lines, headers and what a terminal takes for text.
+# C0, DEL and C1 control characters.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Up to the first dot, whatever follows: NUL.txt is NUL. ("Naming Files, Paths, and Namespaces", Microsoft.)
+# With any extension: NUL.txt is NUL. ("Naming Files, Paths, and Namespaces", Microsoft.)
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³]) *(\..*)?", re.DOTALL)
-# What HFS+ leaves out when it compares names: git's utf8.c, next_hfs_char.
+# Characters that HFS+ ignores when it compares names: git's utf8.c, next_hfs_char.
 _IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
-# Git, Mercurial, Sapling, Jujutsu, Subversion and Bazaar run what is configured there. On NTFS, .git has the short name
-# GIT~1.
+# Git, Mercurial, Sapling, Jujutsu, Subversion and Bazaar execute what is configured there. On NTFS, .git has the short
+# name GIT~1.
 _REPOSITORY = re.compile(r"(\.(git|hg|sl|jj|svn|bzr)|(git|hg|sl|jj|svn|bzr)~[0-9]+)")
-# What makes a folder a repository of git, without a .git.
+# The contents of a bare git repository.
 _BARE = ("head", "objects", "refs")
-# Where a download gathers the bytes of a file, and its notes: transfer/parts.py.
+# Partial files of downloads and their recorded ranges: transfer/partial_file.py.
 _DOWNLOAD = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.ranges(\.new)?)?", re.DOTALL | re.IGNORECASE)
 _OWN = ".modelyard"
 
 
 def fault(path: str) -> str:
     """
-    Why *path* cannot be the path of a file of a version, and what to do; empty when it can.
+    The reason why *path* is invalid, and what to do; empty if it is valid.
     """
     if not path:
         return "is empty: a file has a name"
@@ -95,23 +95,23 @@ def _quoted(text: str) -> str:
 
 def is_repository(part: str) -> bool:
     """
-    Whether some file system takes *part* for the folder of a version control system.
+    Whether some file system treats *part* as the folder of a version control system.
     """
-    # NTFS takes away dots and spaces at the end, and what follows a colon is a stream of what is before it.
+    # NTFS strips trailing dots and spaces, and a colon starts the name of a stream.
     return _REPOSITORY.fullmatch(_key(part).partition(":")[0].rstrip(" .")) is not None
 
 
 def is_download(part: str) -> bool:
     """
-    Whether a file of this name is what an interrupted download left.
+    Whether a file of this name was left by an interrupted download.
     """
     return _DOWNLOAD.fullmatch(part) is not None
 
 
 def _key(text: str) -> str:
     """
-    The same for all names that some file system takes for one: HFS+, APFS and NTFS ignore case, the first two the form
-    of Unicode as well, and HFS+ what is invisible.
+    A key that is equal for names that some file system treats as equal: HFS+, APFS and NTFS ignore case, the first two
+    also Unicode normalization, HFS+ also invisible characters.
     """
     if text.isascii():
         return text.lower()
@@ -124,9 +124,9 @@ class Clash:
     Two paths of one version that cannot both be files of one folder.
 
     Args:
-        place: of the one that is wrong, among the paths.
-        other: the place of the one it clashes with, which is before it.
-        reason: why, and what to do.
+        place: index of the later path.
+        other: index of the earlier path.
+        reason: why they clash, and what to do.
     """
 
     place: int
@@ -136,11 +136,11 @@ class Clash:
 
 def clashes(paths: Sequence[str]) -> list[Clash]:
     """
-    Those of *paths* that are there twice, that are a folder to another one, that some systems take for another one, or
-    that make a folder a repository; by place.
+    The clashes among *paths*, by index: duplicates, a file that is the folder of another one, paths that some systems
+    treat as equal, and paths that make a folder a bare git repository.
     """
-    # Whatever clashes does so with a neighbour in this order, since neighbours share the longest beginnings. So nobody
-    # has to keep all beginnings of 10,000 paths.
+    # Clashing paths are neighbours in this order, since neighbours share the longest prefixes: the prefixes of 10,000
+    # paths need not be stored.
     parts = [(_key(path).split("/"), path.split("/"), place) for place, path in enumerate(paths)]
     parts.sort()
     found = []
@@ -169,7 +169,7 @@ def _clash(key: list[str], here: list[str], next_key: list[str], there: list[str
 
 
 def _bare(parts: list[tuple[list[str], list[str], int]]) -> Iterator[Clash]:
-    # By folder, as a whole: the parts below it whose names begin a repository, each with the place of one path.
+    # By folder: the names below it that belong to a bare repository, each with the index of one path.
     seen: dict[tuple[str, ...], dict[str, int]] = {}
     for key, _, place in parts:
         for depth, part in enumerate(key):
@@ -187,7 +187,7 @@ def _bare(parts: list[tuple[list[str], list[str], int]]) -> Iterator[Clash]:
 
 def shown(text: str, most: int = _SHOWN) -> str:
     """
-    *text* as one line that a terminal only shows: escapes for what is not printable, and cut after *most* characters.
+    *text* as one line without control characters: unprintable ones are escaped, and it is cut after *most* characters.
     """
     text = text if len(text) <= most else f"{text[:most]}…"
     if text.isprintable():

@@ -1,7 +1,7 @@
 """
-Tokens for development: a key of one's own, its public half as a key set, and what is signed with it.
+Development tokens: a signing key, its key set (JWKS), and signed tokens.
 
-It needs PyJWT and cryptography, which the client alone does not.
+Needs PyJWT and cryptography: the extra `tokens`.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def mint(file: Path, subject: str, scopes: Iterable[str], seconds: float, groups
 
     Args:
         file: the private key.
-        subject: whose token it is.
-        scopes: what its bearer may do.
-        seconds: for how long.
-        groups: that the subject belongs to.
+        subject: subject of the token.
+        scopes: granted scopes.
+        seconds: validity.
+        groups: names of the subject's groups.
 
     Raises:
         OSError: the file cannot be read.

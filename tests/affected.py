@@ -4,16 +4,24 @@ The test files that changes since the main branch affect: what `make quick` runs
 A test file is affected when it has changed, or when it imports a module that has changed (itself, or through a helper
 or a fixture of its own folder). Where no test file imports a changed module, all tests of its package are affected. It
 is a guess for a quick answer, and `make test` runs everything.
+
+The tests have `SECONDS` of time, the most relevant ones first; those that are left are skipped, and counted in the
+summary. This module is the pytest plugin for that.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
@@ -23,6 +31,10 @@ _ELSEWHERE = {"modelyard": "tests/client"}
 _PAGES = "tests/end_to_end/operations/test_pages.py"
 #: Files that every test depends on: for those there is `make test`.
 _EVERYWHERE = {"conftest.py", "embedded/testing.py"}
+#: For the tests; the rest of a minute is for lint, types, imports and collecting.
+SECONDS = 35
+# The changed files, for the plugin in the processes that run tests.
+_CHANGED = "MODELYARD_QUICK_CHANGED"
 
 
 def changed(root: Path = ROOT) -> set[str]:
@@ -101,20 +113,68 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False).stdout
 
 
+def rank(test: str, files: Iterable[str]) -> int:
+    """
+    How relevant a test file is: 0 when it is named like a changed module of its package, 1 when its package has
+    changed, 2 otherwise.
+
+    Args:
+        test: the file, relative to the root.
+        files: that were changed.
+    """
+    package = [PurePosixPath(name) for name in files if _package(name) == _package(test)]
+    if any(path.stem in PurePosixPath(test).stem for path in package):
+        return 0
+    return 1 if package else 2
+
+
+def _package(name: str) -> tuple[str, ...]:
+    parts = PurePosixPath(name).parts
+    return parts[:2] if parts[0] == "services" else parts[:1]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    The most relevant files first.
+    """
+    files = os.environ.get(_CHANGED, "").splitlines()
+    items.sort(key=lambda item: rank(item.path.relative_to(config.rootpath).as_posix(), files))
+
+
+@cache
+def _began() -> float:
+    return time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """
+    Skip what is left `SECONDS` after this process began with its first test.
+    """
+    if time.monotonic() - _began() > SECONDS and _CHANGED in os.environ:
+        pytest.skip(f"the {SECONDS} seconds of `make quick` are over; `make unit` runs it")
+
+
 def main() -> int:
     """
-    Run the affected tests but those that need the machine or a suite of their own.
+    Run the affected tests, without those that need the machine or a suite of their own, for `SECONDS`.
 
     Returns:
         The exit code.
     """
-    found = sorted(affected(changed()))
+    files = sorted(changed())
+    found = sorted(affected(files))
     if not found:
         print("No tests are affected.")  # noqa: T201
         return 0
     print(f"Affected: {' '.join(found)}", flush=True)  # noqa: T201
-    command = [sys.executable, "-m", "pytest", "--quiet", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-    done = subprocess.run([*command, "-m", "not alone and not own_suite and not drill", *found], cwd=ROOT, check=False)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.affected", "--quiet", "-n", "2", "--dist", "loadfile"]
+    command += ["--no-loadscope-reorder"]
+    environment = {**os.environ, _CHANGED: "\n".join(files)}
+    done = subprocess.run(
+        [*command, "-m", "not alone and not own_suite and not drill", *found], cwd=ROOT, env=environment, check=False
+    )
     # 5: all of them are deselected.
     return 0 if done.returncode == 5 else done.returncode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.affected import affected
+from tests.affected import affected, rank
 
 _TREE = {
     "services/a/store.py": "",
@@ -49,3 +49,13 @@ def test_affected(tmp_path: Path, name: str, wanted: set[str]) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     assert affected([name], tmp_path) == wanted
+
+
+def test_the_most_relevant_tests_come_first() -> None:
+    """
+    Tests that are named like a changed module, then those of its package, then others.
+    """
+    changed = ["services/a/store/pins.py"]
+    assert rank("services/a/tests/test_pins_of_versions.py", changed) == 0
+    assert rank("services/a/tests/test_rest.py", changed) == 1
+    assert rank("services/b/tests/test_pins.py", changed) == 2

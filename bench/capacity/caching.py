@@ -112,22 +112,21 @@ def characteristic_time(keys: Sequence[Keys], capacity: float) -> float:
         return math.inf
     # What does not depend on the time is computed once: this loop is nearly all that a capacity plan costs.
     terms = [(each.count * each.size, each.reads, limit) for each in keys if (limit := occupancy_limit(each)) > 0]
-    expm1 = math.expm1
-
-    def fits(time: float) -> bool:
-        occupied = 0.0
+    expm1, time = math.expm1, 0.0
+    # Newton's method: occupancy is concave in the time, so that the steps from below never pass the root.
+    while True:
+        occupied = slope = 0.0
         for weight, reads, limit in terms:
             share = -expm1(-reads * time)
-            occupied += weight * (min(limit, share))
-        return occupied < capacity
-
-    low, high = 0.0, 1.0
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > _PRECISION * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+            if share < limit:
+                occupied += weight * share
+                slope += weight * reads * (1 - share)
+            else:
+                occupied += weight * limit
+        step = (capacity - occupied) / slope if slope > 0 else 0.0
+        if step <= _PRECISION * time:
+            return time
+        time += step
 
 
 def occupancy(keys: Sequence[Keys], time: float) -> float:

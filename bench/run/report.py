@@ -8,6 +8,7 @@ import csv
 import html
 import io
 import json
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ import pygal  # type: ignore[import-untyped]
 from pygal.style import CleanStyle  # type: ignore[import-untyped]
 
 from bench.run.verdict import shown
+
+# Importing pygal adds a finder without find_spec, which the import system ignores and pytest does not.
+sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 _OBJECTIVE = ("objective", "measured", "bound", "")
 _CLASS = {"PASS": "verdict held", "FAIL": "verdict missed", "NO VERDICT": "verdict"}

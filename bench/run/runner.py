@@ -24,6 +24,8 @@ from bench.run.suite import Measured
 from bench.run.warmup import is_read_there, warm
 from bench.run.windows import CallStats, Record, Window, as_json, merged, recovery, slope
 
+# The share of the run after which a service is killed.
+_KILLED_AFTER = 0.5
 _KILLED_SECONDS = 2.0
 _MORE = 1.3  # requests than are meant to be sent: a closed loop may be a little faster
 
@@ -122,7 +124,7 @@ class Run:
         whole = sum(step.seconds for step in steps)
         killer = None
         if self._settings.kill:
-            killer = threading.Thread(target=self._kill, args=(whole / 2,), daemon=True)
+            killer = threading.Thread(target=self._kill, args=(_KILLED_AFTER * whole,), daemon=True)
             killer.start()
         for number, step in enumerate(steps, 1):
             at = time.time() - self._record.began
@@ -174,7 +176,7 @@ class Run:
     def _kill(self, after: float) -> None:
         name, stack = self._settings.kill, self._measured.stack
         if stack is None:
-            print("KILL is for a suite of its own: a deployed one is let alone", flush=True)
+            print("KILL applies to the embedded suite only; a deployed gateway is not touched", flush=True)
             return
         time.sleep(max(0.0, self._record.began + after - time.time()))
         self._killed = time.time() - self._record.began

@@ -1,5 +1,5 @@
 """
-What is measured: a suite of its own with a fresh database, or a deployed gateway.
+The system under test: an embedded suite with a fresh database, or a deployed gateway.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,18 @@ class Module:
         """
         All of it, without comments.
         """
-        whole = "\n".join(path.read_text() for path in sorted(self.folder.glob("*.tf")))
-        return re.sub(r"^\s*#.*$", "", whole, flags=re.MULTILINE)
+        return _without_comments("\n".join(path.read_text() for path in sorted(self.folder.glob("*.tf"))))
 
     @cached_property
     def blocks(self) -> dict[str, list[Any]]:
         """
         By kind: variable, output, resource, data, module, locals.
         """
-        return _plain(hcl2.loads(self.text))  # type: ignore[no-any-return]
+        found: dict[str, list[Any]] = {}
+        for path in sorted(self.folder.glob("*.tf")):
+            for kind, blocks in _parsed(_without_comments(path.read_text())).items():
+                found.setdefault(kind, []).extend(blocks)
+        return found
 
     def named(self, kind: str) -> dict[str, Any]:
         """
@@ -73,6 +76,16 @@ class Module:
             for sort, named in each.items()
             for name, body in named.items()
         }
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
+
+
+# Of a file: most tests change one of several.
+@cache
+def _parsed(text: str) -> dict[str, list[Any]]:
+    return _plain(hcl2.loads(text))  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> Any:

@@ -99,7 +99,7 @@ def test_nodes_become_a_cluster_once(nodes: tuple[list[Valkey], Path]) -> None:
 
 def test_a_full_valkey_keeps_account_everywhere() -> None:
     """
-    Each Valkey of ours lets go of what has a time-to-live only, and no other.
+    Every Valkey configuration here evicts only keys that have a TTL.
     """
     assert "maxmemory-policy volatile-lru\n" in (COMPONENT / "valkey.conf").read_text()
     with scratch() as folder:

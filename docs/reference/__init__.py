@@ -4,11 +4,13 @@ The reference pages of the documentation, generated from the sources: `pages()` 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from docs.reference import api, cli, errors, metrics, programs, settings
 
 
+@cache
 def pages() -> dict[str, str]:
     """
     The generated pages, as Markdown by file name.

@@ -126,12 +126,27 @@ def _constructors(path: Path, statuses: dict[str, str]) -> Iterator[tuple[str, s
                     yield reason, statuses[cls.name], _message(call)
 
 
+def _status_of_instances(cls: ast.ClassDef, statuses: dict[str, str]) -> str:
+    """
+    The status of the error that the methods of a class raise with `self.reason`; empty when they raise none.
+    """
+    for node in ast.walk(cls):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+            status = statuses.get(getattr(node.exc.func, "id", ""), "")
+            if status and ast.unparse(node.exc.args[0]) == "self.reason":
+                return status
+    return ""
+
+
 def _helpers(path: Path, statuses: dict[str, str]) -> dict[str, str]:
     """
-    Functions of a file with a parameter `reason` that return an error: a call of one makes it.
+    Functions of a file with a parameter `reason` that return an error, and classes with a field `reason` whose methods
+    raise one: a call of one makes it.
     """
     found = {}
     for node in ast.walk(sources.tree(path)):
+        if isinstance(node, ast.ClassDef) and node.body and (status := _status_of_instances(node, statuses)):
+            found[node.name] = status
         if isinstance(node, ast.FunctionDef) and node.args.args and node.args.args[0].arg == "reason":
             returned = getattr(node.returns, "id", "")
             if returned in statuses:

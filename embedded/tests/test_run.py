@@ -9,14 +9,19 @@ import http.client
 import json
 import os
 import pwd
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import grpc
@@ -25,14 +30,17 @@ import pytest
 import redis
 from botocore.config import Config
 
+import embedded.__main__ as program
 import modelyard
 from embedded.parts import EmbeddedError
 from embedded.postgres import Postgres
 from embedded.s3 import BUCKET, REGION, S3
+from embedded.shared import Servers
 from embedded.stack import Stack, StackSettings
 from embedded.supervisor import Supervisor
 from embedded.testing import scratch
 from embedded.valkey import Valkey
+from modelyard.cli.main import main as cli
 from modelyard.registry.v1 import models_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,20 +53,35 @@ def state() -> Iterator[Path]:
         yield folder / "state"
 
 
+# Runs `python -m embedded` with some parts only: what it does with a signal does not depend on how many there are.
+PARTIAL = """
+import sys
+from functools import partial
+import embedded.__main__ as program
+program.StackSettings = partial(program.StackSettings, parts=sys.argv.pop(1).split(","))
+sys.exit(program.main())
+"""
+
+
 class Run:
     """
-    A started `run`.
+    A started `python -m embedded run`.
+
+    Args:
+        parts: only these and what they need, separated by commas; empty means all.
     """
 
-    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "embedded", "run", "--state", str(state), *arguments]
+    def __init__(self, state: Path, *arguments: str, parts: str = "") -> None:
+        code = ["-c", PARTIAL, parts] if parts else ["-m", "embedded"]
+        command = [sys.executable, *code, "run", "--state", str(state), "--port", "0", *arguments]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **environment},
+            # These tests may run in the background of a shell, which ignores SIGINT.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )
         self.lines: list[str] = []
         self.family: list[psutil.Process] = []
@@ -85,20 +108,48 @@ class Run:
         """
         What still runs of it after a moment.
         """
-        _, alive = psutil.wait_procs(self.family, timeout=10)
+        _, alive = psutil.wait_procs(self.family, timeout=20)
         return alive
 
 
-def failed(state: Path, *arguments: str, **environment: str) -> str:
+@pytest.fixture
+def run_here(
+    state: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, str]]]:
     """
-    What a run that cannot start says; it says it without a traceback, exits with 1 and leaves nothing.
+    Runs `python -m embedded run` in this process, with some parts only: its exit code and what it printed. It prints no
+    traceback and leaves no process.
     """
-    run = Run(state, *arguments, **environment)
-    code, said = run.end()
-    assert code == 1, said
-    assert "Traceback" not in said
-    assert not [process for process in psutil.process_iter() if str(state) in " ".join(_arguments(process))]
-    return said
+
+    def run(port: int = 0, parts: Sequence[str] = ()) -> tuple[int, str]:
+        monkeypatch.setattr(program, "StackSettings", partial(StackSettings, parts=parts))
+        monkeypatch.setattr(program, "_started", threading.Event())
+        before = set(psutil.Process().children(recursive=True))
+        code = program.main(["run", "--state", str(state), "--port", str(port)])
+        printed = "".join(capfd.readouterr())
+        assert "Traceback" not in printed
+        own = set(psutil.Process().children(recursive=True)) - before
+        assert not [process for process in own if str(state) in " ".join(_arguments(process))]
+        return code, printed
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def failed(run_here: Callable[..., tuple[int, str]]) -> Callable[..., str]:
+    """
+    What a run that cannot start prints; it exits with 1.
+    """
+
+    def run(port: int = 0, parts: Sequence[str] = ()) -> str:
+        code, printed = run_here(port, parts)
+        assert code == 1, printed
+        return printed
+
+    return run
 
 
 def _arguments(process: psutil.Process) -> list[str]:
@@ -108,169 +159,214 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
-def create(gateway: str, model_id: str) -> None:
-    with modelyard.connect(gateway) as yard:
-        request = models_pb2.CreateModelRequest(parent=PARENT, model_id=model_id, model=models_pb2.Model())
-        yard.models.CreateModel(request)
-
-
-def models(gateway: str) -> list[str]:
-    with modelyard.connect(gateway) as yard:
-        answer = yard.models.ListModels(models_pb2.ListModelsRequest(parent=PARENT))
-        return [model.name.rpartition("/")[2] for model in answer.models]
-
-
+@pytest.mark.timeout(400)
 @pytest.mark.own_suite
-def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path) -> None:
+def test_it_serves_until_ctrl_c_and_keeps_the_data(state: Path, failed: Callable[..., str]) -> None:
     """
-    Ctrl-C stops everything with exit code 0; the next run has the data, and a kill -9 of it leaves no process.
+    A suite with TLS and access control: the printed commands work, a second run of it is refused, and Ctrl-C stops
+    everything with exit code 0. Later runs have the data, also after a kill -9, which leaves no process.
     """
-    first = Run(state, "--port", "0")
-    first.until("curl http")
+    first = Run(state, "--access", "on", "--tls", "on")
+    first.until("  curl ")
     gateway = json.loads((state / "run.json").read_text())["gateway"]
-    create(gateway, "kept")
+    works(*suggested(first.lines))
+    assert mode(state / "access" / "token") == 0o600
+    assert any("-protoset" in line and (state / "contracts.binpb").exists() for line in first.lines)
+    with modelyard.connect(gateway, ca_file=state / "tls" / "ca.pem", token_file=state / "access" / "token") as client:
+        model = models_pb2.Model()
+        client.models.CreateModel(models_pb2.CreateModelRequest(parent=PARENT, model_id="kept", model=model))
     metrics = json.loads((state / "run.json").read_text())["gateway_metrics"]
     with urllib.request.urlopen(metrics, timeout=10) as page:  # noqa: S310 - our own page
         assert b"envoy_server_live{} 1" in page.read()
-    second_run = Run(state, "--port", "0")
-    code, said = second_run.end()
-    assert (code, "is running already" in said, gateway in said) == (1, True, True)
-    assert "Traceback" not in said
-    code, said = first.end(signal.SIGINT)
+    printed = failed()
+    assert "is running already" in printed
+    assert gateway in printed
+    code, printed = first.end(signal.SIGINT)
     assert (code, first.left()) == (0, [])
-    assert "Traceback" not in said
-    assert "modelyard --target" in said
-    assert f"MODELYARD_STATE={state} .venv/bin/modelyard top" in said
-    assert "grpcurl -plaintext" in said
+    assert "Traceback" not in printed
+    assert f"MODELYARD_STATE={state} .venv/bin/modelyard top" in printed
+    assert not (state / "run.json").exists()
 
-    again = Run(state, "--port", "0")
-    again.until("curl http")
-    gateway = json.loads((state / "run.json").read_text())["gateway"]
-    assert models(gateway) == ["kept"]
-    create(gateway, "later")
+    # PostgreSQL, whose user may be another one; a service with worker processes and an Envoy; and what they need.
+    again = Run(state, parts="postgresql,cache")
+    again.until("  curl ")
+    postgres = Postgres.inside(state)
+    assert postgres.sql("SELECT count(*) FROM models", "modelyard") == "1"
+    postgres.sql("CREATE TABLE later AS SELECT 1", "modelyard")
     again.end(signal.SIGKILL)
+    assert len(again.family) > 4
     assert again.left() == []
     assert not (state / "run.json").exists()
 
     with Stack(StackSettings(state=state, gateway_port=0, parts=["postgresql"])) as stack:
-        assert stack.postgres.sql("SELECT count(*) FROM models", "modelyard") == "2"
+        assert (
+            stack.postgres.sql("SELECT count(*) FROM models, pg_tables WHERE tablename = 'later'", "modelyard") == "1"
+        )
 
 
-@pytest.mark.own_suite
-@pytest.mark.parametrize("tls", ["off", "on"])
-def test_what_it_says_to_try_works_with_access_control(state: Path, tls: str) -> None:
+def works(client: str, curl: str) -> None:
+    executable, *arguments = shlex.split(client)
+    assert (ROOT / executable).exists()
+    assert cli(arguments) == 0
+    command = ["bash", "-c", curl.replace("curl ", "curl -fsS ")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (curl, done.stdout, done.stderr)
+
+
+def suggested(lines: Sequence[str]) -> list[str]:
     """
-    The commands that are printed have the token that calls need, which is in a file of its owner's.
+    The commands that are printed for the client and for curl.
     """
-    run = Run(state, "--port", "0", "--access", "on", "--tls", tls)
-    run.until("  curl ")
-    try:
-        tried = [line.strip() for line in run.lines if line.startswith(("  .venv/bin/modelyard --target", "  curl "))]
-        assert len(tried) == 2
-        for command in tried:
-            done = subprocess.run(
-                ["bash", "-c", command.replace("curl ", "curl -fsS ")],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, (command, done.stdout, done.stderr)
+    tried = [line.strip() for line in lines if line.startswith(("  .venv/bin/modelyard --target", "  curl "))]
+    assert len(tried) == 2
+    return tried
+
+
+@pytest.mark.parametrize("access", ["off", "on"])
+def test_the_suggested_commands_work(run_servers: Servers, access: str) -> None:
+    """
+    Without TLS, with and without access control: the printed commands have the token that calls need, which is in a
+    file that only its owner reads.
+    """
+    kind = "plain" if access == "off" else f"access {access}"
+    stack = run_servers.stack(kind, StackSettings(state=Path(), gateway_port=0, access=access))
+    state = stack.settings.state
+    printed = program.welcome(stack, state, 1.5)
+    works(*suggested(printed.splitlines()))
+    assert "grpcurl -plaintext" in printed
+    assert f"MODELYARD_STATE={state} .venv/bin/modelyard top" in printed
+    if access == "on":
         assert mode(state / "access" / "token") == 0o600
-        assert any("-protoset" in line and (state / "contracts.binpb").exists() for line in run.lines)
-    finally:
-        run.end(signal.SIGINT)
-    assert run.left() == []
+        assert "-protoset" in printed
+        assert (state / "contracts.binpb").exists()
 
 
-@pytest.mark.own_suite
-def test_ctrl_c_while_starting_stops_what_was_started(state: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_starting_stops_what_was_started(state: Path, number: int) -> None:
     """
-    A start that is interrupted leaves nothing behind, and says no traceback.
+    A start that is interrupted leaves nothing behind, and prints no traceback.
     """
-    run = Run(state, "--port", "0")
-    run.until("postgresql")
-    code, said = run.end(signal.SIGINT)
+    # The other part is not ready yet then.
+    run = Run(state, parts="registry-migration,valkey" if number == signal.SIGINT else "s3,valkey")
+    run.until("valkey")
+    code, printed = run.end(number)
     assert (code, run.left()) == (0, [])
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
+    assert "Modelyard is ready" not in printed
 
 
-def test_a_taken_port_is_named_with_its_holder(state: Path) -> None:
+@contextmanager
+def once_it_serves(state: Path, act: Callable[[int], None]) -> Iterator[None]:
+    """
+    Act when the run in this process serves.
+
+    Args:
+        act: is given the process id of Valkey.
+    """
+
+    def watch() -> None:
+        if program._started.wait(60):
+            port = urlsplit(json.loads((state / "run.json").read_text())["valkey"]).port
+            # It changes its command line to its name and address.
+            (valkey,) = [each for each in psutil.Process().children() if f":{port}" in " ".join(_arguments(each))]
+            act(valkey.pid)
+
+    watcher = threading.Timer(0.2, watch)
+    watcher.start()
+    yield
+    watcher.join()
+
+
+def test_sigterm_while_serving_stops_it(state: Path, run_here: Callable[..., tuple[int, str]]) -> None:
+    """
+    SIGTERM stops everything with exit code 0.
+    """
+    with once_it_serves(state, lambda _: os.kill(os.getpid(), signal.SIGTERM)):
+        code, printed = run_here(parts=["valkey"])
+    assert code == 0
+    assert "Stopped; the data is kept" in printed
+
+
+def test_a_part_that_dies_while_serving_ends_the_run(state: Path, failed: Callable[..., str]) -> None:
+    """
+    The suite does not go on without one of its parts: exit code 1, with the part's name.
+    """
+    with once_it_serves(state, lambda valkey: os.kill(valkey, signal.SIGKILL)):
+        printed = failed(parts=["valkey"])
+    assert "cannot go on: valkey ended by itself (signal SIGKILL)" in printed
+
+
+def test_a_taken_port_is_named_with_its_holder(failed: Callable[..., str]) -> None:
     """
     A port that somebody listens on is named, with who it is and what to do.
     """
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = failed(state, "--port", str(port))
-    assert f"port {port} cannot be used" in said
-    assert f"process id {os.getpid()}" in said
-    assert "make run PORT=" in said
+        printed = failed(port)
+    assert f"port {port} cannot be used" in printed
+    assert f"process id {os.getpid()}" in printed
+    assert "make run PORT=" in printed
 
 
-def test_a_half_made_data_folder_is_named_and_kept(state: Path) -> None:
+def test_an_incomplete_data_folder_is_named_and_kept(state: Path, failed: Callable[..., str]) -> None:
     """
-    A data folder that is not whole is named; nothing in it is touched.
+    A data folder without its version is named; nothing in it is touched.
     """
-    folder = Postgres.inside(state).data
-    (folder / "PG_VERSION").unlink()
-    said = failed(state, "--port", "0")
-    assert f"{folder} is no whole PostgreSQL data folder" in said
-    assert (folder / "postgresql.conf").exists()
+    folder = state / "data" / "postgresql"
+    folder.mkdir(parents=True)
+    (folder / "postgresql.conf").touch()
+    assert f"{folder} is no whole PostgreSQL data folder" in failed()
+    assert [path.name for path in folder.iterdir()] == ["postgresql.conf"]
 
 
-def test_a_data_folder_of_another_version_is_named(state: Path) -> None:
+def test_a_data_folder_of_another_version_is_named(state: Path, failed: Callable[..., str]) -> None:
     """
-    Data of another PostgreSQL is not started on.
+    PostgreSQL is not started on the data of another version.
     """
-    (Postgres.inside(state).data / "PG_VERSION").write_text("17\n")
-    assert "holds data of PostgreSQL 17" in failed(state, "--port", "0")
+    folder = state / "data" / "postgresql"
+    folder.mkdir(parents=True)
+    (folder / "PG_VERSION").write_text("17\n")
+    assert "holds data of PostgreSQL 17" in failed()
 
 
-def test_an_initialisation_that_was_killed_is_made_again(state: Path) -> None:
+def test_a_state_folder_that_cannot_be_made_is_named(state: Path, failed: Callable[..., str]) -> None:
     """
-    What an interrupted initdb left beside the data folder does not matter.
-    """
-    (state / "data" / "postgresql.new").mkdir(parents=True)
-    (state / "data" / "postgresql.new" / "half").touch()
-    assert (Postgres.inside(state).data / "PG_VERSION").exists()
-
-
-def test_a_state_folder_that_cannot_be_made_is_named(state: Path) -> None:
-    """
-    A file in the place of the state folder is a clear line.
+    A file in the place of the state folder is one clear line.
     """
     state.write_text("in the way")
-    assert f"the state folder {state} cannot be written" in failed(state, "--port", "0")
+    assert f"the state folder {state} cannot be written" in failed()
 
 
-def test_an_unknown_host_is_named(state: Path) -> None:
+def test_an_unknown_host_is_named(state: Path, failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A wrong MODELYARD_HOST is a clear line before anything starts.
+    A wrong MODELYARD_HOST is one clear line before anything starts.
     """
-    assert "MODELYARD_HOST" in failed(state, "--port", "0", MODELYARD_HOST="nonsense")
+    monkeypatch.setenv("MODELYARD_HOST", "nonsense")
+    assert "MODELYARD_HOST is 'nonsense'" in failed()
+    assert not (state / "data").exists()
 
 
-@pytest.mark.own_suite
-def test_a_service_that_dies_at_start_is_told_with_its_reason(state: Path) -> None:
+def test_a_service_that_dies_at_start_is_told_with_its_reason(
+    failed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A service that does not start ends the whole start, with what it said.
     """
-    said = failed(state, "--port", "0", MODELYARD_MAX_MESSAGE_BYTES="none")
-    assert "ended while starting (exit code 1)" in said
-    assert "MODELYARD_MAX_MESSAGE_BYTES" in said
+    monkeypatch.setenv("MODELYARD_MAX_MESSAGE_BYTES", "none")
+    printed = failed(parts=["cache"])
+    assert "cannot start: cache ended while starting (exit code 1)" in printed
+    assert "MODELYARD_MAX_MESSAGE_BYTES" in printed
 
 
-def test_two_state_folders_run_side_by_side(state: Path) -> None:
+def test_two_state_folders_run_side_by_side(stack: Stack, suite: Stack) -> None:
     """
     Two suites do not know of each other.
     """
-    with (
-        Stack(StackSettings(state=state, gateway_port=0, parts=["postgresql", "valkey"])) as one,
-        Stack(StackSettings(state=state.with_name("other"), gateway_port=0, parts=["postgresql", "valkey"])) as other,
-    ):
-        one.postgres.sql("CREATE DATABASE mine")
-        assert "mine" not in other.postgres.sql("SELECT datname FROM pg_database").splitlines()
-        assert one.valkey.port != other.valkey.port
+    name = f"of_one_{suite.postgres.port}_{os.getpid()}"
+    stack.postgres.sql(f"CREATE DATABASE {name}")
+    assert name in stack.postgres.sql("SELECT datname FROM pg_database").splitlines()
+    assert name not in suite.postgres.sql("SELECT datname FROM pg_database").splitlines()
+    assert stack.valkey.port != suite.valkey.port
 
 
 def test_secrets_are_for_their_owner_only(state: Path) -> None:
@@ -292,13 +388,24 @@ def mode(path: Path) -> int:
 @pytest.fixture(scope="module")
 def suite() -> Iterator[Stack]:
     """
-    The data servers and a gateway's worth of nothing else.
+    The data servers alone, in a state folder where the initialisation of PostgreSQL was interrupted once.
     """
     with scratch() as folder:
         state = folder / "state"
+        (state / "data" / "postgresql.new").mkdir(parents=True)
+        (state / "data" / "postgresql.new" / "half").touch()
+        (state / "lock").touch()
         with Stack(StackSettings(state=state, gateway_port=0, parts=["postgresql", "valkey", "s3"])) as running:
             yield running
             running.kill("s3")
+
+
+def test_an_interrupted_initialisation_is_repeated(suite: Stack) -> None:
+    """
+    What an interrupted initdb left beside the data folder does not matter.
+    """
+    assert (suite.postgres.data / "PG_VERSION").exists()
+    assert not (suite.settings.state / "data" / "postgresql.new").exists()
 
 
 def test_nobody_else_enters_the_state_folder(suite: Stack) -> None:
@@ -430,20 +537,25 @@ def test_a_planted_folder_is_not_used(state: Path, planted: str) -> None:
 
 def test_a_folder_for_sockets_has_no_name_that_can_be_known(state: Path) -> None:
     """
-    Where the state folder's path is too long for a socket, it is in a folder of ours alone, of a name by chance,
-    which is found again; one that is not ours any more is not.
+    Where the state folder's path is too long for a socket, the server works all the same: its socket is in a folder of
+    ours alone, with a random name, which is found again; one that is not ours any more is not used.
     """
-    postgres = Postgres.inside(state / ("x" * 100))
+    long = state / ("x" * 100)
+    postgres, supervisor = Postgres.inside(long), Supervisor(state / "log")
     try:
+        supervisor.start([postgres.part()])
+        assert postgres.sql("SELECT 1") == "1"
+        supervisor.stop()
         folder = postgres.socket_folder
         assert mode(folder) == 0o700
         assert not folder.is_relative_to(state)
-        assert Postgres.inside(state / ("x" * 100)).socket_folder == folder
-        folder.rmdir()
+        assert Postgres.inside(long).socket_folder == folder
+        shutil.rmtree(folder)
         folder.symlink_to(state)
-        assert Postgres.inside(state / ("x" * 100)).socket_folder != folder
+        assert Postgres.inside(long).socket_folder != folder
         folder.unlink()
     finally:
+        supervisor.stop()
         postgres.forget()
 
 
@@ -465,27 +577,3 @@ def test_a_folder_that_only_root_may_enter(state: Path) -> None:
     assert count == "2"
     assert not str(postgres.data).startswith(str(state))
     postgres.forget()
-
-
-def test_a_long_path_has_room_for_a_socket(state: Path) -> None:
-    """
-    A state folder whose path is longer than a socket's may be works.
-    """
-    postgres = Postgres.inside(state / ("x" * 100))
-    supervisor = Supervisor(state / "log")
-    try:
-        supervisor.start([postgres.part()])
-        assert postgres.sql("SELECT 1") == "1"
-    finally:
-        supervisor.stop()
-        postgres.forget()
-
-
-def test_a_part_that_dies_while_serving_ends_the_suite(state: Path) -> None:
-    """
-    The suite does not go on without one of its parts.
-    """
-    with Stack(StackSettings(state=state, gateway_port=0, parts=["valkey"])) as stack:
-        threading.Timer(0.3, os.kill, (stack.pid("valkey"), signal.SIGKILL)).start()
-        with pytest.raises(EmbeddedError, match=r"valkey ended by itself \(signal SIGKILL\)"):
-            stack.serve(threading.Event())

@@ -14,7 +14,7 @@ import zstandard
 
 from embedded.s3 import BUCKET, S3
 from embedded.testing import scratch
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.echo import Echo
 
 if TYPE_CHECKING:
@@ -30,17 +30,26 @@ def bucket(s3: S3) -> Iterator[S3Client]:
     """
     The bucket, behind the gateway's back.
     """
-    client = front.client(s3)
+    client = harness.client(s3)
     yield client
     client.close()
 
 
 @pytest.fixture(scope="session")
-def door(s3: S3) -> Iterator[front.Front]:
+def edge(s3: S3) -> Iterator[harness.Edge]:
     """
     The gateway before the bucket.
     """
-    with scratch() as state, front.gateway(s3, state) as running:
+    with scratch() as state, harness.gateway(s3, state) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cors_edge(s3: S3) -> Iterator[harness.Edge]:
+    """
+    A gateway before the bucket with one allowed CORS origin, https://app.example.
+    """
+    with scratch() as state, harness.gateway(s3, state, origins=["https://app.example"]) as running:
         yield running
 
 

@@ -14,7 +14,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
-from gateway.tests import front
+from gateway.tests import harness
 
 
 class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has arguments for the type checker alone
@@ -62,22 +62,32 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has argument
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
-def call(door: front.Front, path: str, token: str | None, **metadata: str) -> tuple[grpc.StatusCode, str]:
+def call(
+    edge: harness.Edge, path: str, token: str | None, channel: grpc.Channel | None = None, **metadata: str
+) -> tuple[grpc.StatusCode, str]:
     """
     How an empty request ends: the code, and the reason if the gateway gives one.
+
+    Args:
+        edge: the gateway.
+        path: of the RPC.
+        token: the authorization; None sends none.
+        channel: an open one; by default each call opens one of its own.
     """
+    if channel is None:
+        with edge.connect_grpc() as own:
+            return call(edge, path, token, own, **metadata)
     sent = [(name.replace("_", "-"), value) for name, value in metadata.items()]
     if token is not None:
         sent.append(("authorization", token))
-    with grpc.insecure_channel(f"127.0.0.1:{door.port}") as channel:
-        ask: Any = channel.unary_unary(path)  # type: ignore[call-arg]  # bytes need no serializers
-        try:
-            ask(b"", metadata=sent, timeout=20, wait_for_ready=True)
-        except grpc.RpcError as error:
-            trailing: Any = error.trailing_metadata()
-            found = dict(trailing).get("grpc-status-details-bin", b"")
-            status, info = status_pb2.Status.FromString(found), error_details_pb2.ErrorInfo()
-            if status.details:
-                status.details[0].Unpack(info)
-            return error.code(), info.reason
+    ask: Any = channel.unary_unary(path)  # type: ignore[call-arg]  # bytes need no serializers
+    try:
+        ask(b"", metadata=sent, timeout=20, wait_for_ready=True)
+    except grpc.RpcError as error:
+        trailing: Any = error.trailing_metadata()
+        found = dict(trailing).get("grpc-status-details-bin", b"")
+        status, info = status_pb2.Status.FromString(found), error_details_pb2.ErrorInfo()
+        if status.details:
+            status.details[0].Unpack(info)
+        return error.code(), info.reason
     return grpc.StatusCode.OK, ""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import jwt
@@ -25,7 +26,7 @@ from embedded.s3 import S3
 from gateway import access
 from gateway.access import Tokens
 from gateway.openapi.bindings import bindings
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.echo import Echo, call
 from modelyard.contracts import scopes, services
 from services.chassis.access import AccessMode
@@ -38,18 +39,30 @@ SUBJECT, SCOPES = "x-modelyard-subject", "x-modelyard-scopes"
 
 
 @contextmanager
-def gateway(tokens: Tokens, state: Path, port: int) -> Iterator[front.Front]:
-    with front.gateway(S3(state, 1), state, tokens=tokens, services={"registry": port, "cache": port}) as running:
+def gateway(tokens: Tokens, state: Path, port: int) -> Iterator[harness.Edge]:
+    with harness.gateway(S3(state, 1), state, tokens=tokens, services={"registry": port, "cache": port}) as running:
         yield running
+
+
+SECRET = b"a secret that is as long as it has to be"
+CURVE = ec.generate_private_key(ec.SECP384R1())
 
 
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
-    return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+    """
+    An issuer whose key set also has keys that nobody may sign with: a shared secret, and one of another algorithm.
+    """
+    issuer = Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+    keys = json.loads(issuer.file.read_text())["keys"]
+    shared = {"kty": "oct", "kid": "shared", "k": base64.urlsafe_b64encode(SECRET).decode().rstrip("="), "alg": "HS256"}
+    longer = {**ECAlgorithm.to_jwk(CURVE.public_key(), as_dict=True), "kid": "longer", "alg": "ES384"}
+    issuer.file.write_text(json.dumps({"keys": [*keys, shared, longer]}))
+    return issuer
 
 
 @pytest.fixture(scope="module")
-def door(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def edge(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway that wants a token for everything.
     """
@@ -59,7 +72,7 @@ def door(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def public(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def public(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway where everybody reads.
     """
@@ -75,7 +88,7 @@ INVALID = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
 
 
-def test_what_a_token_has_to_be(door: front.Front, issuer: Issuer, tmp_path: Path) -> None:
+def test_what_a_token_has_to_be(edge: harness.Edge, issuer: Issuer, tmp_path: Path) -> None:
     """
     Signed by a known key, of the issuer, for us, not expired, with the scope as a word of its own; and the refusal says
     which of that it is not.
@@ -98,78 +111,76 @@ def test_what_a_token_has_to_be(door: front.Front, issuer: Issuer, tmp_path: Pat
         "in small letters": (f"bearer {mint('registry.read')}", OK),
         "a moment late": (f"Bearer {mint('registry.read', exp=now - 3)}", OK),
     }
-    found = {name: call(door, GET, token) for name, (token, _) in expected.items()}
+    with edge.connect_grpc() as channel:
+        found = {name: call(edge, GET, token, channel) for name, (token, _) in expected.items()}
     assert found == {name: wanted for name, (_, wanted) in expected.items()}
 
 
-@pytest.mark.parametrize("mode", [AccessMode.ON, AccessMode.READ_PUBLIC])
-def test_keys_of_other_kinds_sign_nothing(mode: AccessMode, echo: tuple[Echo, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["edge", "public"])
+def test_keys_of_other_kinds_sign_nothing(mode: str, request: pytest.FixtureRequest, issuer: Issuer) -> None:
     """
-    What the services do not take, the gateway does not take either, though its key set has it: a shared secret, which
-    all of its readers could sign with, and other algorithms. So it is for bytes, which no service looks after.
+    The gateway rejects what the services reject, though its key set has the key: a shared secret, which all readers of
+    the set could sign with, and other algorithms. The same holds for bytes, which no service checks.
     """
-    issuer, secret = Issuer(tmp_path / "jwks.json"), b"a secret that is as long as it has to be"
-    curve = ec.generate_private_key(ec.SECP384R1())
-    keys = json.loads(issuer.file.read_text())["keys"]
-    shared = {"kty": "oct", "kid": "shared", "k": base64.urlsafe_b64encode(secret).decode().rstrip("="), "alg": "HS256"}
-    longer = {**ECAlgorithm.to_jwk(curve.public_key(), as_dict=True), "kid": "longer", "alg": "ES384"}
-    issuer.file.write_text(json.dumps({"keys": [*keys, shared, longer]}))
+    running: harness.Edge = request.getfixturevalue(mode)
     claims = jwt.decode(issuer.mint("registry.read assets.read"), options={"verify_signature": False})
     forged = [
-        jwt.encode(claims, secret, "HS256", {"kid": "shared"}),
-        jwt.encode(claims, curve, "ES384", {"kid": "longer"}),
+        jwt.encode(claims, SECRET, "HS256", {"kid": "shared"}),
+        jwt.encode(claims, CURVE, "ES384", {"kid": "longer"}),
         issuer.resign(claims, "RS512"),
     ]
-    with gateway(Tokens(mode, ISSUER, AUDIENCE, issuer.file), tmp_path / "state", echo[1]) as running:
-        for _ in range(2):  # the second time from its memory
-            assert call(running, GET, f"Bearer {issuer.mint('registry.read')}") == OK
+    with running.connect_grpc() as channel:
+        for _ in range(2):  # the second time from its cache
+            assert call(running, GET, f"Bearer {issuer.mint('registry.read')}", channel) == OK
             for token in forged:
-                assert call(running, GET, f"Bearer {token}") == INVALID
+                assert call(running, GET, f"Bearer {token}", channel) == INVALID
                 answer = ask(running, "/v1/namespaces/default/models", token)
                 assert (answer.status, answer.error["details"][0]["reason"]) == (401, "TOKEN_INVALID")
-                assert ask(running, "/static/logo.svg", token).status == (401 if mode is AccessMode.ON else 503)
+                assert ask(running, "/static/logo.svg", token).status == (401 if mode == "edge" else 503)
 
 
-def test_a_token_without_an_end_is_refused(door: front.Front, issuer: Issuer) -> None:
+def test_a_token_without_an_end_is_refused(edge: harness.Edge, issuer: Issuer) -> None:
     """
     A token that never expires could never be taken back.
     """
     claims = jwt.decode(issuer.mint("registry.read"), options={"verify_signature": False})
     del claims["exp"]
-    assert call(door, GET, f"Bearer {issuer.sign(claims)}")[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert call(edge, GET, f"Bearer {issuer.sign(claims)}")[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_each_rpc_needs_its_own_scope(door: front.Front, issuer: Issuer) -> None:
+def test_each_rpc_needs_its_own_scope(edge: harness.Edge, issuer: Issuer) -> None:
     """
     Every unary call of the contracts: all scopes but its own do not open it. The services are not asked.
     """
     table = scopes()
     every = set(table.values())
-    found = {path: call(door, path, f"Bearer {issuer.mint(' '.join(every - {table[path]}))}") for path in table}
+    others = {scope: f"Bearer {issuer.mint(' '.join(every - {scope}))}" for scope in every}
+    with edge.connect_grpc() as channel:
+        found = {path: call(edge, path, others[scope], channel) for path, scope in table.items()}
     assert found == dict.fromkeys(table, DENIED)
 
 
-def test_services_are_told_who_calls(door: front.Front, echo: tuple[Echo, int], issuer: Issuer) -> None:
+def test_services_are_told_who_calls(edge: harness.Edge, echo: tuple[Echo, int], issuer: Issuer) -> None:
     """
     They get the subject and the scopes of the token, whatever the client says about itself.
     """
-    forged = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
-    assert call(door, GET, f"Bearer {issuer.mint('registry.read x')}", **forged) == OK
+    forged: dict[str, Any] = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
+    assert call(edge, GET, f"Bearer {issuer.mint('registry.read x')}", **forged) == OK
     told = echo[0].told[-1]
     assert (told[SUBJECT], told[SCOPES]) == ("ann", "registry.read x")
     assert told["authorization"].startswith("Bearer ")
 
 
-def test_nobody_is_nobody(public: front.Front, echo: tuple[Echo, int]) -> None:
+def test_nobody_is_nobody(public: harness.Edge, echo: tuple[Echo, int]) -> None:
     """
     Without a token a service is told of no identity, however often one is claimed.
     """
-    forged = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
+    forged: dict[str, Any] = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
     assert call(public, GET, None, **forged) == OK
     assert not {SUBJECT, SCOPES} & echo[0].told[-1].keys()
 
 
-def test_public_reading(public: front.Front, issuer: Issuer) -> None:
+def test_public_reading(public: harness.Edge, issuer: Issuer) -> None:
     """
     Reading needs no token, but a token that is sent has to be good; all else needs one, and its scope.
     """
@@ -200,29 +211,29 @@ def test_an_rpc_without_a_scope_is_denied(issuer: Issuer, echo: tuple[Echo, int]
             assert call(running, CREATE, everything) == OK
 
 
-def test_health_and_reflection(door: front.Front, public: front.Front, issuer: Issuer) -> None:
+def test_health_and_reflection(edge: harness.Edge, public: harness.Edge, issuer: Issuer) -> None:
     """
     How it is, anybody may ask; to watch it needs a token. Reflection is open where that was asked for, and else to
     nobody.
     """
     health, reflection = "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     every = f"Bearer {issuer.mint(' '.join(set(scopes().values())))}"
-    found = [call(door, health, None), call(door, reflection, None), call(door, reflection, every)]
+    found = [call(edge, health, None), call(edge, reflection, None), call(edge, reflection, every)]
     assert found == [OK, MISSING, DENIED]
     for method in ("Watch", "List"):
         path = f"/grpc.health.v1.Health/{method}"
-        assert [call(door, path, None), call(public, path, None), call(door, path, every)] == [MISSING, MISSING, OK]
+        assert [call(edge, path, None), call(public, path, None), call(edge, path, every)] == [MISSING, MISSING, OK]
     assert call(public, reflection, None) == OK
 
 
-def test_strangers_are_told_how_it_is_by_the_gateway(door: front.Front, echo: tuple[Echo, int]) -> None:
+def test_strangers_are_told_how_it_is_by_the_gateway(edge: harness.Edge, echo: tuple[Echo, int]) -> None:
     """
     No service is asked: the gateway says what its own health checks have found, of each service; of names that are not
     ours it knows nothing.
     """
     before = echo[0].asked
     found = {}
-    with grpc.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
         names = ("", "modelyard.registry.v1.ModelService", "modelyard.cdn.v1.AssetService", "grpc.health.v1.Health")
         for name in names:
@@ -234,7 +245,7 @@ def test_strangers_are_told_how_it_is_by_the_gateway(door: front.Front, echo: tu
     assert echo[0].asked == before
 
 
-def test_refusals_over_http(door: front.Front, issuer: Issuer) -> None:
+def test_refusals_over_http(edge: harness.Edge, issuer: Issuer) -> None:
     """
     JSON callers get 401 with WWW-Authenticate (RFC 6750, section 3) or 403, and google.rpc.Status with the reason.
     """
@@ -245,29 +256,29 @@ def test_refusals_over_http(door: front.Front, issuer: Issuer) -> None:
         (issuer.mint("registry.read", aud="another"), 401, 16, "TOKEN_INVALID"),
         (issuer.mint("assets.read"), 403, 7, "SCOPE_MISSING"),
     ):
-        answer = ask(door, path, token)
+        answer = ask(edge, path, token)
         assert (answer.status, answer.error["code"]) == (status, code)
         (info,) = answer.error["details"]
         assert (info["@type"], info["reason"]) == ("type.googleapis.com/google.rpc.ErrorInfo", reason)
         assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
-def test_what_is_open_to_everybody(door: front.Front) -> None:
+def test_what_is_open_to_everybody(edge: harness.Edge) -> None:
     """
     The page, the API's description, the gateway's health and browsers' questions before a call need no token.
     """
-    assert [door.ask(path).status for path in ("/", "/openapi.json", "/healthz")] == [200, 200, 200]
-    asked = door.ask(
+    assert [edge.ask(path).status for path in ("/", "/openapi.json", "/healthz")] == [200, 200, 200]
+    asked = edge.ask(
         "/v1/namespaces/default/models", "OPTIONS", origin="https://app.example", access_control_request_method="GET"
     )
     assert asked.status == 200
 
 
-def beginning(door: front.Front, path: str, token: str | None, kind: str, size: int) -> front.Answer:
+def beginning(edge: harness.Edge, path: str, token: str | None, kind: str, size: int) -> harness.Answer:
     """
     The answer to a POST whose body is announced and never sent.
     """
-    connection = door.connect()
+    connection = edge.connect()
     try:
         connection.putrequest("POST", path)
         connection.putheader("content-type", kind)
@@ -276,32 +287,34 @@ def beginning(door: front.Front, path: str, token: str | None, kind: str, size: 
             connection.putheader("authorization", f"Bearer {token}")
         connection.endheaders()
         answer = connection.getresponse()
-        return front.Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        return harness.Answer(
+            answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        )
     finally:
         connection.close()
 
 
-@pytest.mark.parametrize("mode", ["door", "public"])
+@pytest.mark.parametrize("mode", ["edge", "public"])
 def test_no_body_is_kept_of_who_is_refused(mode: str, request: pytest.FixtureRequest, issuer: Issuer) -> None:
     """
     Who has no token, or no good one, hears of it before the body is here: as gRPC, gRPC-Web and JSON. A token without
     the scope is refused at once over gRPC; of JSON it is known when it has been read which scope that is.
     """
-    door: front.Front = request.getfixturevalue(mode)
+    edge: harness.Edge = request.getfixturevalue(mode)
     bad, less = issuer.mint("registry.write", exp=int(time.time()) - 60), issuer.mint("assets.read")
     for kind in ("application/grpc", "application/grpc-web+proto"):
         found = {
-            token: beginning(door, CREATE, token, kind, 17 << 20).headers["grpc-status"] for token in (None, bad, less)
+            token: beginning(edge, CREATE, token, kind, 17 << 20).headers["grpc-status"] for token in (None, bad, less)
         }
         assert found == {None: "16", bad: "16", less: "7"}
     models = "/v1/namespaces/default/models"
     for token in (None, bad):
-        answer = beginning(door, models, token, "application/json", 2_000_000)
+        answer = beginning(edge, models, token, "application/json", 2_000_000)
         assert (answer.status, answer.error["code"]) == (401, 16)
         assert "www-authenticate" in answer.headers
 
 
-def test_what_anybody_reads_as_json(public: front.Front, issuer: Issuer) -> None:
+def test_what_anybody_reads_as_json(public: harness.Edge, issuer: Issuer) -> None:
     """
     Every JSON path of an RPC that reads models or assets is open where everybody reads, and no other one is, whatever
     the verb. (The service behind answers with nothing; there is none for assets.)
@@ -319,24 +332,24 @@ def test_what_anybody_reads_as_json(public: front.Front, issuer: Issuer) -> None
                 assert (answer.status == 401) != open_to_all, (binding, answer.status)
 
 
-def test_bytes_need_the_scope(door: front.Front, public: front.Front, issuer: Issuer) -> None:
+def test_bytes_need_the_scope(edge: harness.Edge, public: harness.Edge, issuer: Issuer) -> None:
     """
     /assets/ and /static/ are closed where reading needs a token, and open where it does not. (There is no S3 here: who
     may ask hears 503.)
     """
     for path in (f"/assets/{'0' * 64}", "/static/logo.svg"):
         asked = [None, issuer.mint("registry.read"), issuer.mint("assets.read")]
-        found = [ask(door, path, token) for token in asked]
+        found = [ask(edge, path, token) for token in asked]
         assert [answer.status for answer in found] == [401, 403, 503]
         assert [answer.error["code"] for answer in found] == [16, 7, 14]
         assert public.ask(path).status == 503
 
 
-def ask(door: front.Front, path: str, token: str | None) -> front.Answer:
+def ask(edge: harness.Edge, path: str, token: str | None) -> harness.Answer:
     """
     A GET with a token, or without one.
     """
-    return door.ask(path) if token is None else door.ask(path, authorization=f"Bearer {token}")
+    return edge.ask(path) if token is None else edge.ask(path, authorization=f"Bearer {token}")
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -372,7 +385,7 @@ def test_keys_in_a_file_change_without_a_restart(how: str, echo: tuple[Echo, int
         assert call(running, GET, f"Bearer {second.mint('registry.read')}") == OK
 
 
-def _fetched(running: front.Front, times: int) -> None:
+def _fetched(running: harness.Edge, times: int) -> None:
     name = "http.jwks.downstream_rq_total"
     before = running.count(name)[name]
     until(lambda: running.count(name)[name] >= before + times)

@@ -14,7 +14,7 @@ import zstandard
 from embedded.s3 import BUCKET, S3
 from embedded.testing import scratch
 from gateway.tests.conftest import Put
-from gateway.tests.front import Front, gateway
+from gateway.tests.harness import Edge, gateway
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -51,13 +51,11 @@ DATA = b"words that come again and again " * 50
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_preferred_encoding_is_served(
-    door: Front, put: Put, method: str, accept: str, expected: str | None
-) -> None:
+def test_the_preferred_encoding_is_served(edge: Edge, put: Put, method: str, accept: str, expected: str | None) -> None:
     """
     Accept-Encoding decides by RFC 9110: zstd before gzip, never what has q=0 or less than the original.
     """
-    answer = door.ask(put(DATA, "zstd", "gzip"), method, accept_encoding=accept)
+    answer = edge.ask(put(DATA, "zstd", "gzip"), method, accept_encoding=accept)
     assert (answer.status, answer.headers.get("content-encoding")) == (200, expected)
     assert (answer.headers["vary"], answer.headers["content-type"]) == ("accept-encoding", "text/plain")
     # Parts are parts of the original.
@@ -66,11 +64,11 @@ def test_the_preferred_encoding_is_served(
         assert DECODE[expected](answer.body) == DATA
 
 
-def test_without_the_header_the_original_is_served(door: Front, put: Put) -> None:
+def test_without_the_header_the_original_is_served(edge: Edge, put: Put) -> None:
     """
     A client that says nothing of encodings gets the original.
     """
-    answer = door.ask(put(DATA, "zstd", "gzip"))
+    answer = edge.ask(put(DATA, "zstd", "gzip"))
     assert (answer.body, answer.headers.get("content-encoding")) == (DATA, None)
 
 
@@ -85,37 +83,37 @@ def test_without_the_header_the_original_is_served(door: Front, put: Put) -> Non
     ],
 )
 def test_a_missing_variant_is_passed_over(
-    door: Front, put: Put, stored: tuple[str, ...], accept: str, expected: str | None
+    edge: Edge, put: Put, stored: tuple[str, ...], accept: str, expected: str | None
 ) -> None:
     """
     Where the preferred variant is not stored the next one is served, and the original when there is none.
     """
     data = DATA + repr((stored, accept)).encode()
-    answer = door.ask(put(data, *stored), accept_encoding=accept)
+    answer = edge.ask(put(data, *stored), accept_encoding=accept)
     assert (answer.status, answer.headers.get("content-encoding")) == (200, expected)
     assert expected is not None or answer.body == data
 
 
-def test_static_files_have_variants_too(door: Front, bucket: S3Client) -> None:
+def test_static_files_have_variants_too(edge: Edge, bucket: S3Client) -> None:
     """
     The variants of a static file lie under the same prefixes.
     """
     bucket.put_object(Bucket=BUCKET, Key="static/v.js", Body=b"original")
     bucket.put_object(Bucket=BUCKET, Key="gzip/static/v.js", Body=b"zipped", ContentEncoding="gzip")
-    assert door.ask("/static/v.js").body == b"original"
-    answer = door.ask("/static/v.js", accept_encoding="zstd, gzip")
+    assert edge.ask("/static/v.js").body == b"original"
+    answer = edge.ask("/static/v.js", accept_encoding="zstd, gzip")
     assert (answer.body, answer.headers["content-encoding"]) == (b"zipped", "gzip")
 
 
-def test_a_known_variant_is_not_sent_again(door: Front, put: Put) -> None:
+def test_a_known_variant_is_not_sent_again(edge: Edge, put: Put) -> None:
     """
     A variant has a tag of its own, which makes no other answer current.
     """
     path = put(DATA, "gzip")
-    zipped, plain = door.ask(path, accept_encoding="gzip"), door.ask(path)
+    zipped, plain = edge.ask(path, accept_encoding="gzip"), edge.ask(path)
     assert zipped.headers["etag"] != plain.headers["etag"]
-    assert door.ask(path, accept_encoding="gzip", if_none_match=zipped.headers["etag"]).status == 304
-    assert door.ask(path, if_none_match=zipped.headers["etag"]).status == 200
+    assert edge.ask(path, accept_encoding="gzip", if_none_match=zipped.headers["etag"]).status == 304
+    assert edge.ask(path, if_none_match=zipped.headers["etag"]).status == 200
 
 
 def test_looking_for_variants_keeps_connections(s3: S3, put: Put) -> None:
@@ -123,8 +121,8 @@ def test_looking_for_variants_keeps_connections(s3: S3, put: Put) -> None:
     A variant that is missing costs a question, not the connection to S3 and its handshake.
     """
     path = put(DATA + b"without variants")
-    with scratch() as state, gateway(s3, state) as door:
+    with scratch() as state, gateway(s3, state) as edge:
         for _ in range(20):
-            assert door.ask(path, accept_encoding="zstd, gzip").status == 200
-        counted = door.count("cluster.s3.upstream_cx_destroy", "cluster.s3.upstream_rq_total")
+            assert edge.ask(path, accept_encoding="zstd, gzip").status == 200
+        counted = edge.count("cluster.s3.upstream_cx_destroy", "cluster.s3.upstream_rq_total")
     assert counted == {"cluster.s3.upstream_cx_destroy": 0, "cluster.s3.upstream_rq_total": 60}

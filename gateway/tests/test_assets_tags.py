@@ -15,7 +15,7 @@ from embedded.s3 import BUCKET, S3
 from embedded.testing import scratch
 from gateway.access import Tokens
 from gateway.tests.conftest import FOREVER, Put
-from gateway.tests.front import Front, gateway
+from gateway.tests.harness import Edge, gateway
 from services.chassis.access import AccessMode
 from tests.tokens import AUDIENCE, ISSUER, Issuer
 
@@ -37,7 +37,7 @@ def path(put: Put) -> str:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_tag_is_the_digest(door: Front, path: str, method: str) -> None:
+def test_the_tag_is_the_digest(edge: Edge, path: str, method: str) -> None:
     """
     Strong, quoted, another one for each encoding; RFC 9530 says the original's digest, with a part as well.
     """
@@ -49,7 +49,7 @@ def test_the_tag_is_the_digest(door: Front, path: str, method: str) -> None:
         (BOTH, "bytes=1-3", PLAIN, digest),
     ):
         given = {"accept_encoding": accept, **({"range": part} if part else {})}
-        answer = door.ask(path, method, None, **given)
+        answer = edge.ask(path, method, None, **given)
         assert (answer.headers["etag"], answer.headers.get("repr-digest")) == (tag, said)
 
 
@@ -69,12 +69,12 @@ def test_the_tag_is_the_digest(door: Front, path: str, method: str) -> None:
         (f'"{"0" * 64}"', "", None),
     ],
 )
-def test_what_a_client_has_is_not_sent_again(door: Front, path: str, tags: str, accept: str, tag: str | None) -> None:
+def test_what_a_client_has_is_not_sent_again(edge: Edge, path: str, tags: str, accept: str, tag: str | None) -> None:
     """
     If-None-Match gets 304 when one of the tags is of an encoding that the client would be given, with the headers that
     RFC 9110, section 15.4.5, wants of it.
     """
-    answer = door.ask(path, accept_encoding=accept, if_none_match=tags, if_modified_since="nonsense")
+    answer = edge.ask(path, accept_encoding=accept, if_none_match=tags, if_modified_since="nonsense")
     assert answer.status == (304 if tag else 200)
     if tag:
         assert (answer.body, answer.headers["etag"], answer.headers["cache-control"]) == (b"", tag, FOREVER)
@@ -83,21 +83,21 @@ def test_what_a_client_has_is_not_sent_again(door: Front, path: str, tags: str, 
         assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
 
 
-def test_no_store_is_asked_for_what_a_client_has(door: Front) -> None:
+def test_no_store_is_asked_for_what_a_client_has(edge: Edge) -> None:
     """
     A client that has bytes of this digest has these bytes: nobody needs to look for them.
     """
-    assert door.ask(f"/assets/{'0' * 64}", if_none_match=f'"{"0" * 64}"').status == 304
-    assert door.ask(f"/assets/{'0' * 64}", if_none_match="*").status == 404
+    assert edge.ask(f"/assets/{'0' * 64}", if_none_match=f'"{"0" * 64}"').status == 304
+    assert edge.ask(f"/assets/{'0' * 64}", if_none_match="*").status == 404
 
 
-def test_a_date_of_a_client_is_looked_at(door: Front, path: str) -> None:
+def test_a_date_of_a_client_is_looked_at(edge: Edge, path: str) -> None:
     """
     If-Modified-Since gets 304 with tag and lifetime, too, whatever the object store says with it.
     """
-    modified = door.ask(path).headers["last-modified"]
+    modified = edge.ask(path).headers["last-modified"]
     for accept, tag in (("", PLAIN), ("gzip", GZIP)):
-        answer = door.ask(path, accept_encoding=accept, if_modified_since=modified)
+        answer = edge.ask(path, accept_encoding=accept, if_modified_since=modified)
         assert (answer.status, answer.headers["etag"], answer.headers["cache-control"]) == (304, tag, FOREVER)
 
 
@@ -115,36 +115,36 @@ def test_a_date_of_a_client_is_looked_at(door: Front, path: str) -> None:
         ('"other"', BOTH, 412, None),
     ],
 )
-def test_only_what_a_client_means(door: Front, path: str, tags: str, accept: str, status: int, tag: str | None) -> None:
+def test_only_what_a_client_means(edge: Edge, path: str, tags: str, accept: str, status: int, tag: str | None) -> None:
     """
     If-Match is served with what has one of the tags, and refused where nothing has that the client takes.
     """
-    answer = door.ask(path, accept_encoding=accept, if_match=tags, if_unmodified_since="Tue, 24 Nov 2020 00:00:00 GMT")
+    answer = edge.ask(path, accept_encoding=accept, if_match=tags, if_unmodified_since="Tue, 24 Nov 2020 00:00:00 GMT")
     assert (answer.status, answer.headers.get("etag")) == (status, tag)
     if status == 412:
         assert answer.error["code"] == 9
 
 
-def test_a_variant_that_is_not_there(door: Front, put: Put) -> None:
+def test_a_variant_that_is_not_there(edge: Edge, put: Put) -> None:
     """
     If-Match with the tag of a variant that is not there is refused: the original has another tag.
     """
     data = b"no variants"
     sha256 = hashlib.sha256(data).hexdigest()
-    assert door.ask(put(data), accept_encoding=BOTH, if_match=f'"{sha256}-gzip"').status == 412
-    assert door.ask(put(data), accept_encoding=BOTH, if_match=f'"{sha256}-gzip", "{sha256}"').status == 200
+    assert edge.ask(put(data), accept_encoding=BOTH, if_match=f'"{sha256}-gzip"').status == 412
+    assert edge.ask(put(data), accept_encoding=BOTH, if_match=f'"{sha256}-gzip", "{sha256}"').status == 200
 
 
-def test_static_files_match_in_any_encoding(door: Front, bucket: S3Client) -> None:
+def test_static_files_match_in_any_encoding(edge: Edge, bucket: S3Client) -> None:
     """
     If-Match with the tag of a static file's original is served with it, also where the client takes its variant.
     """
     bucket.put_object(Bucket=BUCKET, Key="static/tags/a.txt", Body=b"plain")
     bucket.put_object(Bucket=BUCKET, Key="gzip/static/tags/a.txt", Body=b"gzip", ContentEncoding="gzip")
-    etag = door.ask("/static/tags/a.txt").headers["etag"]
-    answer = door.ask("/static/tags/a.txt", accept_encoding="gzip", if_match=etag)
+    etag = edge.ask("/static/tags/a.txt").headers["etag"]
+    answer = edge.ask("/static/tags/a.txt", accept_encoding="gzip", if_match=etag)
     assert (answer.status, answer.body, answer.headers["etag"]) == (200, b"plain", etag)
-    assert door.ask("/static/tags/a.txt", accept_encoding="gzip", if_match='"other"').status == 412
+    assert edge.ask("/static/tags/a.txt", accept_encoding="gzip", if_match='"other"').status == 412
 
 
 @pytest.mark.parametrize(
@@ -162,15 +162,15 @@ def test_static_files_match_in_any_encoding(door: Front, bucket: S3Client) -> No
         ("?download=" + "a" * 601, None),
     ],
 )
-def test_a_name_to_save_it_as(door: Front, path: str, query: str, disposition: str | None) -> None:
+def test_a_name_to_save_it_as(edge: Edge, path: str, query: str, disposition: str | None) -> None:
     """
     Whoever links to an asset says what a browser saves it as, with nothing in it that leads elsewhere.
     """
-    assert door.ask(path + query).headers.get("content-disposition") == disposition
+    assert edge.ask(path + query).headers.get("content-disposition") == disposition
 
 
 @pytest.fixture(scope="module")
-def guarded(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Issuer]]:
+def guarded(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Edge, Issuer]]:
     """
     A gateway that gives bytes to those with a token only.
     """
@@ -180,13 +180,13 @@ def guarded(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
         yield running, issuer
 
 
-def test_who_may_not_read_is_told_nothing(guarded: tuple[Front, Issuer], path: str) -> None:
+def test_who_may_not_read_is_told_nothing(guarded: tuple[Edge, Issuer], path: str) -> None:
     """
     A condition lifts no token; what is answered to those who have one is theirs alone.
     """
-    door, issuer = guarded
+    edge, issuer = guarded
     for condition in ({"if_none_match": PLAIN}, {"if_match": '"other"'}):
-        assert door.ask(path, "GET", None, **condition).status == 401
+        assert edge.ask(path, "GET", None, **condition).status == 401
     token = f"Bearer {issuer.mint('assets.read')}"
-    answer = door.ask(path, authorization=token, if_none_match=PLAIN)
+    answer = edge.ask(path, authorization=token, if_none_match=PLAIN)
     assert (answer.status, answer.headers["cache-control"]) == (304, FOREVER.replace("public", "private"))

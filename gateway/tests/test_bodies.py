@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from embedded.s3 import S3
 from gateway.openapi.bindings import Binding, bindings
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.echo import Echo
 from modelyard.contracts import services
 
@@ -40,25 +40,25 @@ WITH_BODY = [
 
 
 @pytest.fixture(scope="module")
-def door(echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def edge(echo: tuple[Echo, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway before a service that takes everything.
     """
     state = tmp_path_factory.mktemp("bodies")
     ports = dict.fromkeys(("registry", "cache", "cdn"), echo[1])
-    with front.gateway(S3(state, 1), state, services=ports) as running:
+    with harness.gateway(S3(state, 1), state, services=ports) as running:
         yield running
 
 
-def send(door: front.Front, path: str, body: object, method: str = "POST") -> front.Answer:
+def send(edge: harness.Edge, path: str, body: object, method: str = "POST") -> harness.Answer:
     """
     Send *body* as JSON; bytes as they are.
     """
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return door.ask(path, method, data, content_type="application/json")
+    return edge.ask(path, method, data, content_type="application/json")
 
 
-def refused(answer: front.Answer) -> str:
+def refused(answer: harness.Answer) -> str:
     """
     The field that a refusal names.
     """
@@ -126,18 +126,18 @@ def _body(method: Any, binding: Binding, spelling: str) -> tuple[Descriptor, Any
 
 @pytest.mark.parametrize("spelling", ["json_name", "name"])
 @pytest.mark.parametrize(("method", "binding"), WITH_BODY)
-def test_known_fields_pass(door: front.Front, method: Any, binding: Binding, spelling: str) -> None:
+def test_known_fields_pass(edge: harness.Edge, method: Any, binding: Binding, spelling: str) -> None:
     """
     Every field of every contract is taken, as proto3 JSON spells it and as the contract does; keys of maps and of free
     JSON are nobody's business.
     """
     _, body = _body(method, binding, spelling)
-    answer = send(door, _path(binding), body, binding.verb.upper())
+    answer = send(edge, _path(binding), body, binding.verb.upper())
     assert b"no such field" not in answer.body, answer.body
 
 
 @pytest.mark.parametrize(("method", "binding"), WITH_BODY)
-def test_unknown_fields_are_refused(door: front.Front, echo: tuple[Echo, int], method: Any, binding: Binding) -> None:
+def test_unknown_fields_are_refused(edge: harness.Edge, echo: tuple[Echo, int], method: Any, binding: Binding) -> None:
     """
     A field that a message does not have is refused wherever it is, with its path, and no service hears of the call.
     """
@@ -148,7 +148,7 @@ def test_unknown_fields_are_refused(door: front.Front, echo: tuple[Echo, int], m
         wrong = copy.deepcopy(body)
         _, place = list(places(wrong, message, prefix))[index]
         place["licence"] = {"deep": [1]}
-        assert refused(send(door, _path(binding), wrong, binding.verb.upper())) == f"{path}licence"
+        assert refused(send(edge, _path(binding), wrong, binding.verb.upper())) == f"{path}licence"
     assert len(echo[0].told) == before
 
 
@@ -171,11 +171,11 @@ def _path(binding: Binding) -> str:
         (b'{"' + b"a" * 5000 + b'": 1}', "model." + "a" * 194 + "..."),
     ],
 )
-def test_as_it_is_written(door: front.Front, body: bytes, field: str) -> None:
+def test_as_it_is_written(edge: harness.Edge, body: bytes, field: str) -> None:
     """
     Blanks, escapes, quotes in texts and odd keys change nothing.
     """
-    assert refused(send(door, f"{MODELS}?model_id=m", body)) == field
+    assert refused(send(edge, f"{MODELS}?model_id=m", body)) == field
 
 
 @pytest.mark.parametrize(
@@ -188,20 +188,20 @@ def test_as_it_is_written(door: front.Front, body: bytes, field: str) -> None:
         b"{}",
     ],
 )
-def test_what_is_right_passes(door: front.Front, body: bytes) -> None:
+def test_what_is_right_passes(edge: harness.Edge, body: bytes) -> None:
     """
     Escaped names, nulls, keys of maps and long texts are taken.
     """
-    assert send(door, f"{MODELS}?model_id=m", body).status == 200
+    assert send(edge, f"{MODELS}?model_id=m", body).status == 200
 
 
 @pytest.mark.parametrize("body", [b'{"task"', b'{"task": "a', b"{task: 1}", b"[1]", b"\xef\xbb\xbf{}", b"[" * 100_000])
-def test_what_is_no_json_is_the_transcoders(door: front.Front, body: bytes) -> None:
+def test_what_is_no_json_is_the_transcoders(edge: harness.Edge, body: bytes) -> None:
     """
     What cannot be read is not what this looks for: the transcoder answers, and the gateway goes on.
     """
-    assert b"no such field" not in send(door, f"{MODELS}?model_id=m", body).body
-    assert send(door, f"{MODELS}?model_id=m", {"task": "a"}).status == 200
+    assert b"no such field" not in send(edge, f"{MODELS}?model_id=m", body).body
+    assert send(edge, f"{MODELS}?model_id=m", {"task": "a"}).status == 200
 
 
 @pytest.mark.parametrize(
@@ -214,19 +214,19 @@ def test_what_is_no_json_is_the_transcoders(door: front.Front, body: bytes) -> N
         ("GET", "/v1/urls:sign", "POST"),
     ],
 )
-def test_other_methods(door: front.Front, method: str, path: str, allow: str) -> None:
+def test_other_methods(edge: harness.Edge, method: str, path: str, allow: str) -> None:
     """
     A method that a path does not have is 405, with those that it has.
     """
-    answer = door.ask(path, method)
+    answer = edge.ask(path, method)
     assert (answer.status, answer.headers.get("allow")) == (405, allow)
     if method != "HEAD":
         assert answer.error == {"code": 12, "message": f"this path has {allow} only", "details": []}
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", f"{MODELS}/m/nothing", "/v1/"])
-def test_unknown_paths_stay_404(door: front.Front, path: str) -> None:
+def test_unknown_paths_stay_404(edge: harness.Edge, path: str) -> None:
     """
     A path that nothing has is not found, by any method.
     """
-    assert {door.ask(path, method).status for method in ("GET", "PUT", "OPTIONS")} == {404}
+    assert {edge.ask(path, method).status for method in ("GET", "PUT", "OPTIONS")} == {404}

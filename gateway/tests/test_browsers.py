@@ -14,7 +14,7 @@ import pytest
 from embedded.s3 import S3
 from gateway import browsers
 from gateway.access import Tokens
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.echo import Echo, call
 from services.chassis.access import AccessMode
 from tests.tokens import AUDIENCE, ISSUER, Issuer
@@ -32,12 +32,12 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
 
 
 @pytest.fixture(scope="module", params=["off", "on"])
-def door(
+def edge(
     request: pytest.FixtureRequest,
     issuer: Issuer,
     echo: tuple[Echo, int],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[front.Front]:
+) -> Iterator[harness.Edge]:
     """
     A gateway on loopback that one site's scripts may call, and which is also called yard.example.
     """
@@ -45,7 +45,7 @@ def door(
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file) if request.param == "on" else None
     services = dict.fromkeys(("registry", "cache"), echo[1])
     given: dict[str, Any] = {"origins": ["https://app.example"], "hosts": ["yard.example", "*.yard.example"]}
-    with front.gateway(S3(state, 1), state, tokens=tokens, services=services, **given) as running:
+    with harness.gateway(S3(state, 1), state, tokens=tokens, services=services, **given) as running:
         yield running
 
 
@@ -54,7 +54,7 @@ def token(issuer: Issuer) -> str:
     return f"Bearer {issuer.mint('registry.read registry.write admin')}"
 
 
-def reason(answer: front.Answer) -> tuple[int, int, str]:
+def reason(answer: harness.Answer) -> tuple[int, int, str]:
     """
     The status, the code and the reason of a refusal as JSON.
     """
@@ -65,34 +65,34 @@ def reason(answer: front.Answer) -> tuple[int, int, str]:
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "https://app.example.evil", "null", "http://localhost:1", ""]
 )
-def test_another_site_writes_nothing(door: front.Front, echo: tuple[Echo, int], token: str, origin: str) -> None:
+def test_another_site_writes_nothing(edge: harness.Edge, echo: tuple[Echo, int], token: str, origin: str) -> None:
     """
     A write that comes with the origin of another site is refused, as JSON by every method and as gRPC-Web, and no
     service hears of it.
     """
     before = len(echo[0].told)
     for method, path in WRITES.items():
-        answer = door.ask(path, method, b"{}", origin=origin, content_type=JSON, authorization=token)
+        answer = edge.ask(path, method, b"{}", origin=origin, content_type=JSON, authorization=token)
         assert reason(answer) == (403, 7, "ORIGIN_NOT_ALLOWED")
     kind = "application/grpc-web+proto"
-    answer = door.ask(CREATE, "POST", EMPTY, origin=origin, content_type=kind, x_grpc_web="1", authorization=token)
+    answer = edge.ask(CREATE, "POST", EMPTY, origin=origin, content_type=kind, x_grpc_web="1", authorization=token)
     assert answer.headers["grpc-status"] == "7"
     assert "origin" in answer.headers["grpc-message"]
     assert len(echo[0].told) == before
 
 
-def test_our_own_pages_and_named_sites_write(door: front.Front, echo: tuple[Echo, int], token: str) -> None:
+def test_our_own_pages_and_named_sites_write(edge: harness.Edge, echo: tuple[Echo, int], token: str) -> None:
     """
     The origin of the gateway itself, by whatever name it was called, and those of the setting may write; anybody may
     read, as far as CORS lets them see it.
     """
-    for host in (f"localhost:{door.port}", f"127.0.0.1:{door.port}", "yard.example"):
+    for host in (f"localhost:{edge.port}", f"127.0.0.1:{edge.port}", "yard.example"):
         for origin in (f"http://{host}", f"https://{host}", "https://app.example"):
             before = len(echo[0].told)
-            door.ask(MODELS, "POST", b"{}", host=host, origin=origin, content_type=JSON, authorization=token)
+            edge.ask(MODELS, "POST", b"{}", host=host, origin=origin, content_type=JSON, authorization=token)
             assert len(echo[0].told) == before + 1
     before = len(echo[0].told)
-    read = door.ask(MODELS, origin="https://evil.example", authorization=token)
+    read = edge.ask(MODELS, origin="https://evil.example", authorization=token)
     assert "access-control-allow-origin" not in read.headers
     assert len(echo[0].told) == before + 1
 
@@ -109,43 +109,43 @@ def test_our_own_pages_and_named_sites_write(door: front.Front, echo: tuple[Echo
         "",
     ],
 )
-def test_a_body_is_json_or_nothing(door: front.Front, echo: tuple[Echo, int], token: str, kind: str) -> None:
+def test_a_body_is_json_or_nothing(edge: harness.Edge, echo: tuple[Echo, int], token: str, kind: str) -> None:
     """
     What a page may send to another site without asking before, a text or a form, is no JSON, also where it is empty.
     """
     before = len(echo[0].told)
     for body in (b'{"owner": "evil"}', b""):
-        answer = door.ask(MODELS, "POST", body, content_type=kind, authorization=token)
+        answer = edge.ask(MODELS, "POST", body, content_type=kind, authorization=token)
         assert (answer.status, answer.error["code"]) == (415, 3)
         assert "content-type: application/json" in answer.error["message"]
     assert len(echo[0].told) == before
 
 
-def test_a_body_without_a_type_is_refused(door: front.Front, echo: tuple[Echo, int], token: str) -> None:
+def test_a_body_without_a_type_is_refused(edge: harness.Edge, echo: tuple[Echo, int], token: str) -> None:
     """
     A page may send a body without a type, which need not say how long it is; without a body there need not be one.
     """
     before = len(echo[0].told)
-    assert door.ask(MODELS, "POST", b"{}", authorization=token).status == 415
-    connection = door.connect()
+    assert edge.ask(MODELS, "POST", b"{}", authorization=token).status == 415
+    connection = edge.connect()
     connection.request("POST", MODELS, iter([b"{}"]), {"authorization": token, "host": "localhost"})
     assert connection.getresponse().status == 415
     connection.close()
     assert len(echo[0].told) == before
     for body in (None, b""):
-        door.ask(MODELS, "POST", body, authorization=token)
+        edge.ask(MODELS, "POST", body, authorization=token)
     assert len(echo[0].told) == before + 2
 
 
 @pytest.mark.parametrize(
     "kind", ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"]
 )
-def test_json_is_taken(door: front.Front, echo: tuple[Echo, int], token: str, kind: str) -> None:
+def test_json_is_taken(edge: harness.Edge, echo: tuple[Echo, int], token: str, kind: str) -> None:
     """
     JSON, in any spelling of its type.
     """
     before = len(echo[0].told)
-    door.ask(MODELS, "POST", b"{}", content_type=kind, authorization=token)
+    edge.ask(MODELS, "POST", b"{}", content_type=kind, authorization=token)
     assert len(echo[0].told) == before + 1
 
 
@@ -153,17 +153,17 @@ def test_json_is_taken(door: front.Front, echo: tuple[Echo, int], token: str, ki
     "name", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io", "yard.example.evil"]
 )
 def test_a_name_that_is_not_ours_leads_nowhere(
-    door: front.Front, echo: tuple[Echo, int], token: str, name: str
+    edge: harness.Edge, echo: tuple[Echo, int], token: str, name: str
 ) -> None:
     """
     A page whose name has come to lead to loopback (DNS rebinding) can neither read nor write, nor see the page.
     """
     before = len(echo[0].told)
     for method, body in (("GET", None), ("POST", b"{}")):
-        answer = door.ask(MODELS, method, body, host=name, content_type=JSON, authorization=token)
+        answer = edge.ask(MODELS, method, body, host=name, content_type=JSON, authorization=token)
         assert reason(answer) == (403, 7, "HOST_NOT_ALLOWED")
-    assert door.ask("/", host=name).status == 403
-    with grpc.insecure_channel(f"127.0.0.1:{door.port}", options=[("grpc.default_authority", name)]) as channel:
+    assert edge.ask("/", host=name).status == 403
+    with grpc.insecure_channel(f"127.0.0.1:{edge.port}", options=[("grpc.default_authority", name)]) as channel:
         ask: Any = channel.unary_unary(CREATE)  # type: ignore[call-arg]  # bytes need no serializers
         with pytest.raises(grpc.RpcError) as refused:
             ask(b"", metadata=[("authorization", token)], timeout=20)
@@ -171,7 +171,7 @@ def test_a_name_that_is_not_ours_leads_nowhere(
     assert len(echo[0].told) == before
 
 
-def test_names_of_its_own(door: front.Front, token: str) -> None:
+def test_names_of_its_own(edge: harness.Edge, token: str) -> None:
     """
     Those of loopback, with any port, and those that it was given.
     """
@@ -184,8 +184,8 @@ def test_names_of_its_own(door: front.Front, token: str) -> None:
         "a.yard.example",
         "YARD.example",
     ):
-        assert door.ask("/healthz", host=name).status == 200, name
-    assert call(door, CREATE, token)[0] is grpc.StatusCode.OK
+        assert edge.ask("/healthz", host=name).status == 200, name
+    assert call(edge, CREATE, token)[0] is grpc.StatusCode.OK
 
 
 def test_names_where_it_does_not_listen_on_loopback() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from embedded.s3 import S3
 from gateway.limits import Limits
-from gateway.tests import front, stand_in
+from gateway.tests import harness, stand_in
 from modelyard.registry.v1 import models_pb2
 from services.chassis.hosts import envoy
 from services.chassis.tests.behaviour import hpack
@@ -34,7 +34,7 @@ Given = Mapping[str, str | None]
 
 
 @pytest.fixture(scope="module", params=["envoy", "grpcio"])
-def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[front.Front]:
+def edge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Edge]:
     """
     A gateway before a service on each host in turn.
     """
@@ -45,7 +45,7 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     limits = Limits(read_seconds=READ_SECONDS, write_seconds=READ_SECONDS + 1)
     with (
         stand_in.served(request.param, state, **deadline) as port,
-        front.gateway(S3(state, 1), state / "gateway", limits=limits, services={"registry": port}) as running,
+        harness.gateway(S3(state, 1), state / "gateway", limits=limits, services={"registry": port}) as running,
     ):
         yield running
 
@@ -53,16 +53,16 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     "status", ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"]
 )
-async def test_what_a_service_answers_does_not_take_it_out(door: front.Front, status: str) -> None:
+async def test_what_a_service_answers_does_not_take_it_out(edge: harness.Edge, status: str) -> None:
     """
     However often a service answers one client with a failure, the next call of another client reaches it.
     """
-    async with Wire.open(door.port) as one, Wire.open(door.port) as other:
+    async with Wire.open(edge.port) as one, Wire.open(edge.port) as other:
         for path in (CREATE, GET):
             failed = [await one.call(path, BODY, {"x-answer": status}) for _ in range(12)]
             assert OK not in {reply.status for reply in failed}
             assert {(await other.call(path, BODY)).status for _ in range(4)} == {OK}
-    assert door.count(EJECTIONS) == {EJECTIONS: 0}
+    assert edge.count(EJECTIONS) == {EJECTIONS: 0}
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,24 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_headers_of_one_client_do_not_break_calls_of_another(door: front.Front, kind: str) -> None:
+async def test_headers_of_one_client_do_not_break_calls_of_another(edge: harness.Edge, kind: str) -> None:
     """
     A service's connections are shared. What grpcio cannot parse would break, from then on, all calls on the connection
     that have a header of that name: it is refused or taken away before it gets there.
     """
     bad = BAD[kind]
-    async with Wire.open(door.port) as one, Wire.open(door.port) as other:
+    async with Wire.open(edge.port) as one, Wire.open(edge.port) as other:
         # Each thread of the gateway has connections of its own.
         assert {(await one.call(GET, BODY, bad.sent)).status for _ in range(6)} == {bad.status}
         assert {(await other.call(GET, BODY, bad.good)).status for _ in range(6)} == {OK}
-    assert door.count(EJECTIONS) == {EJECTIONS: 0}
+    assert edge.count(EJECTIONS) == {EJECTIONS: 0}
 
 
-async def test_trailers_of_a_request_do_not_break_calls_of_another(door: front.Front) -> None:
+async def test_trailers_of_a_request_do_not_break_calls_of_another(edge: harness.Edge) -> None:
     """
     A request of gRPC has no trailers: they end at the gateway.
     """
-    async with Wire.open(door.port) as one, Wire.open(door.port) as other:
+    async with Wire.open(edge.port) as one, Wire.open(edge.port) as other:
         for _ in range(6):
             stream = one.begin(GET)
             one.data(stream, BODY)
@@ -123,40 +123,40 @@ async def test_trailers_of_a_request_do_not_break_calls_of_another(door: front.F
         assert {(await other.call(GET, BODY, {"x-a-bin": "AAE="})).status for _ in range(6)} == {OK}
 
 
-def test_json_callers_break_nothing_either(door: front.Front) -> None:
+def test_json_callers_break_nothing_either(edge: harness.Edge) -> None:
     """
     Their headers go to the services as well: 400, and code 3.
     """
-    answer = door.ask(f"{MODELS}/a", x_a_bin="!!!")
+    answer = edge.ask(f"{MODELS}/a", x_a_bin="!!!")
     assert (answer.status, answer.error["code"]) == (400, 3)
     assert "x-a-bin" in answer.error["message"]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json", "application/grpcfoo", None])
-async def test_what_is_no_call_is_no_service_s_affair(door: front.Front, content_type: str | None) -> None:
+async def test_what_is_no_call_is_no_service_s_affair(edge: harness.Edge, content_type: str | None) -> None:
     """
     What does not call itself gRPC is 415 at the paths of gRPC.
     """
-    async with Wire.open(door.port) as wire:
+    async with Wire.open(edge.port) as wire:
         assert (await wire.call(GET, BODY, {"content-type": content_type})).http == "415"
 
 
-async def test_good_binary_headers_arrive(door: front.Front) -> None:
+async def test_good_binary_headers_arrive(edge: harness.Edge) -> None:
     """
     Several values may be in one header, and padding may be missing.
     """
-    async with Wire.open(door.port) as wire:
+    async with Wire.open(edge.port) as wire:
         for sent, owner in (("AAE=", "0001"), ("AAE", "0001"), ("", ""), ("AAE=, AgM", "0203")):
             reply = await wire.call(GET, BODY, {"x-a-bin": sent})
             assert (reply.status, model(reply).owner) == (OK, owner)
 
 
-async def test_deadlines_are_those_of_the_caller_or_of_the_service(door: front.Front) -> None:
+async def test_deadlines_are_those_of_the_caller_or_of_the_service(edge: harness.Edge) -> None:
     """
     A service hears of its caller's deadline as far as the gateway's bound allows it; without one its own default counts
     (MODELYARD_DEFAULT_DEADLINE_SECONDS).
     """
-    async with Wire.open(door.port) as wire:
+    async with Wire.open(edge.port) as wire:
 
         async def left(path: str, timeout: str | None) -> float:
             return float(model(await wire.call(path, BODY, {"grpc-timeout": timeout})).description)
@@ -169,47 +169,47 @@ async def test_deadlines_are_those_of_the_caller_or_of_the_service(door: front.F
 
 
 @pytest.mark.parametrize("path", [GET, CREATE, WATCH])
-async def test_a_missed_deadline_is_deadline_exceeded(door: front.Front, path: str) -> None:
+async def test_a_missed_deadline_is_deadline_exceeded(edge: harness.Edge, path: str) -> None:
     """
     Always: gateway and service do not race for who ends the call, and no stream is reset.
     """
-    async with Wire.open(door.port) as wire:
+    async with Wire.open(edge.port) as wire:
         late = {"grpc-timeout": "300m", "x-wait": "9"}
         ended = await asyncio.gather(*(wire.call(path, BODY, late) for _ in range(20)))
         assert {(reply.status, reply.reset) for reply in ended} == {(DEADLINE_EXCEEDED, None)}
 
 
 @pytest.mark.parametrize("path", [GET, CREATE, WATCH])
-def test_a_missed_deadline_over_grpc_web(door: front.Front, path: str) -> None:
+def test_a_missed_deadline_over_grpc_web(edge: harness.Edge, path: str) -> None:
     """
     The same status, in the last frame or in the headers.
     """
-    answer = _web(door, path, grpc_timeout="300m", x_wait="9")
+    answer = _web(edge, path, grpc_timeout="300m", x_wait="9")
     assert answer.status == 200
     assert answer.headers.get("grpc-status") == "4" or b"grpc-status:4\r\n" in answer.body
 
 
 @pytest.mark.parametrize("timeout", ["300m", None], ids=["the caller's", "the service's"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_missed_deadline_as_json(door: front.Front, method: str, timeout: str | None) -> None:
+def test_a_missed_deadline_as_json(edge: harness.Edge, method: str, timeout: str | None) -> None:
     """
     504 and code 4.
     """
     given = {"x_wait": "9"} if timeout is None else {"x_wait": "9", "grpc_timeout": timeout}
-    answer = _json(door, method, given)
+    answer = _json(edge, method, given)
     assert (answer.status, answer.error["code"]) == (504, 4)
 
 
-async def test_a_missed_deadline_of_a_stream_as_json(door: front.Front) -> None:
+async def test_a_missed_deadline_of_a_stream_as_json(edge: harness.Edge) -> None:
     """
     What came is there, and the trailers say how it ended, over HTTP/2 and HTTP/1.1 (chunked: RFC 9112, section 7.1.2).
     """
-    async with Wire.open(door.port) as wire:
+    async with Wire.open(edge.port) as wire:
         given: Given = {":method": "GET", "content-type": None, "grpc-timeout": "300m", "x-wait": "9"}
         reply = await wire.reply(wire.begin("/v1/changes:watch", given, end=True))
         assert (reply.http, reply.reset, reply.trailers["grpc-status"]) == ("200", None, "4")
         assert b"appliedRevision" in reply.body
-    with socket.create_connection(("127.0.0.1", door.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as raw:
         raw.sendall(
             b"GET /v1/changes:watch HTTP/1.1\r\nhost: localhost\r\n"
             b"grpc-timeout: 300m\r\nx-wait: 9\r\nconnection: close\r\n\r\n"
@@ -225,11 +225,11 @@ def model(reply: Reply) -> models_pb2.Model:
     return models_pb2.Model.FromString(bytes(reply.body[5:]))
 
 
-def _web(door: front.Front, path: str, **headers: str) -> front.Answer:
-    return door.ask(path, "POST", BODY, content_type="application/grpc-web+proto", x_grpc_web="1", **headers)
+def _web(edge: harness.Edge, path: str, **headers: str) -> harness.Answer:
+    return edge.ask(path, "POST", BODY, content_type="application/grpc-web+proto", x_grpc_web="1", **headers)
 
 
-def _json(door: front.Front, method: str, headers: Mapping[str, str]) -> front.Answer:
+def _json(edge: harness.Edge, method: str, headers: Mapping[str, str]) -> harness.Answer:
     if method == "GET":
-        return door.ask(f"{MODELS}/a", method, None, **headers)
-    return door.ask(f"{MODELS}?model_id=a", method, b"{}", content_type="application/json", **headers)
+        return edge.ask(f"{MODELS}/a", method, None, **headers)
+    return edge.ask(f"{MODELS}?model_id=a", method, b"{}", content_type="application/json", **headers)

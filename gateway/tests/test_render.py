@@ -14,7 +14,7 @@ from gateway import site
 from gateway.access import Tokens
 from gateway.bucket import Bucket
 from gateway.render import Addresses, cached_methods, descriptor_set, render
-from gateway.tests.front import run_render
+from gateway.tests.harness import run_render
 from modelyard.contracts import is_internal, services
 from services.chassis.access import AccessMode
 

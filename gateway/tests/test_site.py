@@ -7,26 +7,23 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from embedded.s3 import S3
-from embedded.testing import scratch
 from gateway import site
 from gateway.access import Tokens
-from gateway.tests.front import Front, gateway, run_render
+from gateway.tests.harness import Edge, run_render
 from services.chassis.access import AccessMode
 
 CALLS = ["/v1/namespaces", "/modelyard.registry.v1.ModelService/GetModel"]
 PATHS = [file.path for file in site.files()]
 
 
-def test_the_page_is_there(door: Front) -> None:
+def test_the_page_is_there(edge: Edge) -> None:
     """
     / is a page that says what this is, and it may run nothing but its own scripts.
     """
-    answer = door.ask("/")
+    answer = edge.ask("/")
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"An AI model registry" in answer.body
     policy = answer.headers["content-security-policy"]
@@ -34,11 +31,11 @@ def test_the_page_is_there(door: Front) -> None:
     assert "frame-ancestors 'none'" in policy
 
 
-def test_the_document_is_there(door: Front) -> None:
+def test_the_document_is_there(edge: Edge) -> None:
     """
     /openapi.json is the document of the tree.
     """
-    answer = door.ask("/openapi.json")
+    answer = edge.ask("/openapi.json")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert json.loads(answer.body) == json.loads((site.PAGE / "openapi.json").read_text())
 
@@ -64,27 +61,27 @@ def test_the_page_says_what_is_so(mode: str | None, reflection: bool, said: list
     assert html.count("<dd>") == html.count("</dd>") == html.count("<dt>")
 
 
-def test_all_that_the_page_loads_is_here(door: Front) -> None:
+def test_all_that_the_page_loads_is_here(edge: Edge) -> None:
     """
     Every address in the page leads to this gateway, and what the page loads is there, for good.
     """
-    html = door.ask("/").body.decode()
+    html = edge.ask("/").body.decode()
     assert "//" not in html.replace("<!doctype html>", "")
     loaded = re.findall(r'(?:<link rel="stylesheet" href|<script src)="([^"]+)"', html)
     assert len(loaded) == 4
     for path in loaded:
-        answer = door.ask(path)
+        answer = edge.ask(path)
         assert (answer.status, answer.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
         assert answer.headers["content-type"] in ("text/css; charset=utf-8", "text/javascript; charset=utf-8")
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_it_is_compressed_for_who_takes_it(door: Front, path: str) -> None:
+def test_it_is_compressed_for_who_takes_it(edge: Edge, path: str) -> None:
     """
     A client that takes gzip gets the same bytes in less.
     """
-    plain, zipped = door.ask(path), door.ask(path, accept_encoding="gzip, deflate, br")
+    plain, zipped = edge.ask(path), edge.ask(path, accept_encoding="gzip, deflate, br")
     assert "content-encoding" not in plain.headers
     assert (zipped.headers["content-encoding"], zipped.headers["vary"]) == ("gzip", "accept-encoding")
     assert gzip.decompress(zipped.body) == plain.body
@@ -95,77 +92,68 @@ def test_it_is_compressed_for_who_takes_it(door: Front, path: str) -> None:
     ("accept", "encoding"),
     [("GZIP", "gzip"), ("br, gzip;q=0.5", "gzip"), ("gzip;q=0", None), ("gzip;q=0.0, br", None), ("xgzip", None)],
 )
-def test_no_encoding_that_is_not_taken(door: Front, accept: str, encoding: str | None) -> None:
+def test_no_encoding_that_is_not_taken(edge: Edge, accept: str, encoding: str | None) -> None:
     """
     gzip in any case and with a weight, but not with the weight 0.
     """
-    assert door.ask("/", accept_encoding=accept).headers.get("content-encoding") == encoding
+    assert edge.ask("/", accept_encoding=accept).headers.get("content-encoding") == encoding
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_known_is_not_sent_again(door: Front, path: str) -> None:
+def test_what_is_known_is_not_sent_again(edge: Edge, path: str) -> None:
     """
-    Whoever has the current bytes is told so.
+    A client that has the current bytes gets 304.
     """
-    tag = door.ask(path).headers["etag"]
-    answer = door.ask(path, if_none_match=f'"other", {tag}', accept_encoding="gzip")
+    tag = edge.ask(path).headers["etag"]
+    answer = edge.ask(path, if_none_match=f'"other", {tag}', accept_encoding="gzip")
     assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
-    assert door.ask(path, if_none_match='"other"').status == 200
+    assert edge.ask(path, if_none_match='"other"').status == 200
 
 
-def test_head_is_get_without_the_bytes(door: Front) -> None:
+def test_head_is_get_without_the_bytes(edge: Edge) -> None:
     """
     HEAD has the headers of GET.
     """
-    got, asked = door.ask("/openapi.json"), door.ask("/openapi.json", "HEAD")
+    got, asked = edge.ask("/openapi.json"), edge.ask("/openapi.json", "HEAD")
     assert (asked.status, asked.body) == (200, b"")
     assert asked.headers["content-length"] == got.headers["content-length"]
 
 
-def test_it_is_only_read(door: Front) -> None:
+def test_it_is_only_read(edge: Edge) -> None:
     """
     Other methods are refused with those that are not.
     """
-    answer = door.ask("/openapi.json", "POST", b"{}")
+    answer = edge.ask("/openapi.json", "POST", b"{}")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
 @pytest.mark.parametrize("path", CALLS)
-def test_other_sites_may_not_call(door: Front, path: str) -> None:
+def test_other_sites_may_not_call(edge: Edge, path: str) -> None:
     """
     Without the setting no site's scripts are let in.
     """
-    assert preflight(door, path, "https://app.example") is None
-    assert "access-control-allow-origin" not in door.ask(path, origin="https://app.example").headers
-
-
-@pytest.fixture(scope="module")
-def open_door(s3: S3) -> Iterator[Front]:
-    """
-    A gateway that another site's scripts may call.
-    """
-    with scratch() as state, gateway(s3, state, origins=["https://app.example"]) as running:
-        yield running
+    assert preflight(edge, path, "https://app.example") is None
+    assert "access-control-allow-origin" not in edge.ask(path, origin="https://app.example").headers
 
 
 @pytest.mark.parametrize("path", CALLS)
-def test_sites_that_are_named_may_call(open_door: Front, path: str) -> None:
+def test_sites_that_are_named_may_call(cors_edge: Edge, path: str) -> None:
     """
     A site of the setting may call in JSON and gRPC-Web, and read the status of what fails; another one may not.
     """
-    assert preflight(open_door, path, "https://app.example") == "https://app.example"
-    assert preflight(open_door, path, "https://app.example.evil") is None
-    answer = open_door.ask(path, origin="https://app.example")
+    assert preflight(cors_edge, path, "https://app.example") == "https://app.example"
+    assert preflight(cors_edge, path, "https://app.example.evil") is None
+    answer = cors_edge.ask(path, origin="https://app.example")
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     assert "grpc-status" in answer.headers["access-control-expose-headers"]
-    assert "access-control-allow-origin" not in open_door.ask(path, origin="https://app.example.evil").headers
+    assert "access-control-allow-origin" not in cors_edge.ask(path, origin="https://app.example.evil").headers
 
 
-def preflight(door: Front, path: str, origin: str) -> str | None:
+def preflight(edge: Edge, path: str, origin: str) -> str | None:
     """
     The origin that a browser would be told it may call from.
     """
-    answer = door.ask(
+    answer = edge.ask(
         path,
         "OPTIONS",
         origin=origin,

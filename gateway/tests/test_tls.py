@@ -29,7 +29,7 @@ from embedded.s3 import S3
 from gateway import tls
 from gateway.access import Tokens
 from gateway.render import descriptor_set, render
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.test_render import ADDRESSES
 from gateway.tls import NO_TLS, Listener, Services, Tls
 from services.chassis.access import AccessMode
@@ -103,9 +103,9 @@ def cdn(authority: Authority) -> Iterator[tuple[int, Health]]:
 
 
 @pytest.fixture(scope="module")
-def door(
+def edge(
     authority: Authority, own: TlsFiles, cdn: tuple[int, Health], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[front.Front]:
+) -> Iterator[harness.Edge]:
     """
     A gateway with TLS on both sides. The registry's certificate names another host, the cache's is a stranger's.
     """
@@ -119,7 +119,7 @@ def door(
     with (
         service(authority.issue("elsewhere", hosts=())) as (registry, _),
         service(stranger) as (cache, _),
-        front.gateway(
+        harness.gateway(
             S3(state, 1),
             state,
             tls=secure,
@@ -132,39 +132,39 @@ def door(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
-def test_what_it_speaks(door: front.Front, own: TlsFiles, version: ssl.TLSVersion, protocol: str) -> None:
+def test_what_it_speaks(edge: harness.Edge, own: TlsFiles, version: ssl.TLSVersion, protocol: str) -> None:
     """
     TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
     """
-    shown = handshake.shake(door.port, handshake.context(own.authority, version=version), [protocol])
+    shown = handshake.shake(edge.port, handshake.context(own.authority, version=version), [protocol])
     assert shown.protocol == protocol
     assert shown.version == version.name.replace("_", ".")
 
 
-def test_what_it_does_not_speak(door: front.Front, own: TlsFiles) -> None:
+def test_what_it_does_not_speak(edge: harness.Edge, own: TlsFiles) -> None:
     """
     TLS 1.1, and plain text.
     """
     with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-        handshake.shake(door.port, handshake.context(own.authority, version=ssl.TLSVersion.TLSv1_1))
+        handshake.shake(edge.port, handshake.context(own.authority, version=ssl.TLSVersion.TLSv1_1))
     # The first bytes are those of a TLS alert, or none.
     with pytest.raises((http.client.HTTPException, ConnectionError)):
-        replace(door, context=None).ask("/healthz")
+        replace(edge, context=None).ask("/healthz")
 
 
-def test_browsers_are_told_to_come_back_over_https(door: front.Front) -> None:
+def test_browsers_are_told_to_come_back_over_https(edge: harness.Edge) -> None:
     """
     Where it is asked for, every answer says so.
     """
     for path in ("/healthz", "/", "/v1/nonsense", "/assets/x", f"/assets/{'0' * 64}"):
-        assert door.ask(path).headers["strict-transport-security"] == f"max-age={HSTS}"
+        assert edge.ask(path).headers["strict-transport-security"] == f"max-age={HSTS}"
 
 
-def test_the_end_of_its_certificates_shows(door: front.Front) -> None:
+def test_the_end_of_its_certificates_shows(edge: harness.Edge) -> None:
     """
     The metric of the alert ModelyardCertificateExpiry counts down the days of certificates that come from files.
     """
-    assert door.count("server.days_until_first_cert_expiring") == {"server.days_until_first_cert_expiring": 100}
+    assert edge.count("server.days_until_first_cert_expiring") == {"server.days_until_first_cert_expiring": 100}
 
 
 @pytest.mark.parametrize("how", ["renamed", "mounted"])
@@ -178,7 +178,7 @@ def test_a_new_certificate_is_taken_without_a_restart(how: str, authority: Autho
     secure = Tls(tmp_path / "tls", Listener(mount / "tls.crt", mount / "tls.key"))
     # Of each kind its own: a handshake by hand asks for HTTP/2.
     client, caller = handshake.context(authority.certificate), handshake.context(authority.certificate)
-    with front.gateway(S3(tmp_path, 1), tmp_path / "state", tls=secure, context=caller) as running:
+    with harness.gateway(S3(tmp_path, 1), tmp_path / "state", tls=secure, context=caller) as running:
         old, enough = running.connect(), threading.Event()
         assert _answered(old) == 200
         answered: list[int] = []
@@ -195,7 +195,7 @@ def test_a_new_certificate_is_taken_without_a_restart(how: str, authority: Autho
         old.close()
 
 
-def _shows(running: front.Front, client: ssl.SSLContext, serial: int) -> bool:
+def _shows(running: harness.Edge, client: ssl.SSLContext, serial: int) -> bool:
     return handshake.shake(running.port, client).serial == serial
 
 
@@ -230,22 +230,22 @@ def _answered(connection: Any) -> int:
     return int(answer.status)
 
 
-def _call_on(running: front.Front, enough: threading.Event, answered: list[int]) -> None:
+def _call_on(running: harness.Edge, enough: threading.Event, answered: list[int]) -> None:
     while not enough.wait(0.02):
         answered.append(running.ask("/healthz").status)
 
 
-def test_only_the_right_services_are_asked(door: front.Front) -> None:
+def test_only_the_right_services_are_asked(edge: harness.Edge) -> None:
     """
     A service is taken for one only with a certificate of the authority that names the host of the service.
     """
     names = ("cluster.registry.ssl.fail_verify_san", "cluster.cache.ssl.fail_verify_error")
     healthy = {f"cluster.{name}.membership_healthy": name == "cdn" for name in ("registry", "cache", "cdn")}
-    until(lambda: all(door.count(*names).values()) and door.count(*healthy) == healthy)
+    until(lambda: all(edge.count(*names).values()) and edge.count(*healthy) == healthy)
 
 
 def test_services_come_to_see_a_new_certificate(
-    door: front.Front, cdn: tuple[int, Health], own: TlsFiles, authority: Authority
+    edge: harness.Edge, cdn: tuple[int, Health], own: TlsFiles, authority: Authority
 ) -> None:
     """
     The gateway shows the services its new certificate, and they stay healthy.
@@ -255,7 +255,7 @@ def test_services_come_to_see_a_new_certificate(
     authority.issue("gateway", days=100.5)
     until(lambda: handshake.serial(own.certificate) in cdn[1].asked)
     failures = "cluster.cdn.health_check.failure"
-    assert door.count(failures) == {failures: 0}
+    assert edge.count(failures) == {failures: 0}
 
 
 def test_clients_may_have_to_present_a_certificate(authority: Authority, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_clients_may_have_to_present_a_certificate(authority: Authority, tmp_pat
     client, stranger = authority.issue("client"), Authority(tmp_path / "stranger").issue("client")
     secure = Tls(tmp_path / "tls", Listener(own.certificate, own.key, client_ca=own.authority))
     context = handshake.context(own.authority, client)
-    with front.gateway(S3(tmp_path, 1), tmp_path / "state", tls=secure, context=context) as running:
+    with harness.gateway(S3(tmp_path, 1), tmp_path / "state", tls=secure, context=context) as running:
         assert running.ask("/healthz").status == 200
         for refused in (handshake.context(own.authority), handshake.context(own.authority, stranger)):
             # With TLS 1.3 a client learns it when it reads.
@@ -333,7 +333,7 @@ def test_bad_options_are_named(own: TlsFiles, authority: Authority, tmp_path: Pa
         (["--services-cert", cert, "--services-key", key, "--services-ca", "x"], "--services-ca x cannot be read"),
     ]
     for arguments, said in cases:
-        done = front.run_render("--descriptors", str(tmp_path / "contracts.binpb"), *arguments)
+        done = harness.run_render("--descriptors", str(tmp_path / "contracts.binpb"), *arguments)
         assert (done.returncode, done.stdout) == (2, ""), said
         assert said in done.stderr
     assert not (tmp_path / "contracts.binpb").exists()

@@ -18,7 +18,7 @@ _SHOWN = 10
 
 def warn(yard: Client, version: pb.Version, output: Output) -> None:
     """
-    Tell the warnings of the files of a READY version. A service that does not tell them keeps nobody from the version.
+    Print the service's warnings about the files of a READY version; none if the call fails.
     """
     if version.state != pb.Version.STATE_READY:
         return

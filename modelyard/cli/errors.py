@@ -7,7 +7,7 @@ from __future__ import annotations
 
 class RefusedError(Exception):
     """
-    A command will not do what it was told, and has done nothing of it; the text says what to change.
+    A command refuses its task before doing any of it; the message says what to change.
     """
 
 
@@ -16,8 +16,8 @@ class FileError(Exception):
     One of several files failed.
 
     Args:
-        name: which.
-        cause: what went wrong with it.
+        name: name of the file.
+        cause: its error.
     """
 
     def __init__(self, name: str, cause: Exception) -> None:

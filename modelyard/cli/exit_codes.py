@@ -11,10 +11,10 @@ import grpc
 from modelyard.cli.errors import FileError
 
 FAILED: Final = 1
-#: As shells say it of a program that Ctrl-C ended: 128 and SIGINT's number.
+#: As in shells: 128 plus the number of SIGINT.
 INTERRUPTED: Final = 130
 
-# 2 is also argparse's, for a command line that it cannot read.
+# argparse exits with 2 as well, for an invalid command line.
 _STATUSES: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: 2,
     grpc.StatusCode.OUT_OF_RANGE: 2,
@@ -48,6 +48,6 @@ def code_of(error: Exception) -> int:
     if isinstance(error, FileError):
         return code_of(error.cause)
     if isinstance(error, grpc.RpcError):
-        # What a client raises is always a call, too; grpc's types do not say so.
+        # Errors that a client raises are also calls, which grpc's types do not express.
         return _STATUSES.get(error.code(), FAILED)
     return FAILED

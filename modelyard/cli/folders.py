@@ -1,5 +1,5 @@
 """
-The files of a folder, as a version would have them.
+Scans a folder for the files of a version.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from modelyard.cli.errors import RefusedError
 from modelyard.cli.ignore_rules import IGNORE_FILE, Rules
 from modelyard.paths import clashes, fault, shown
 
-#: As many as a version may have.
+#: Maximum number of files of a version.
 MOST_FILES = 10_000
 _SHOWN = 5
-#: Of where a link leads: what is sent from outside is told in full.
+#: Length at which the target of a link is cut in messages.
 MOST_TARGET = 4096
 
 
@@ -28,8 +28,8 @@ class ScannedFile:
 
     Args:
         path: relative to the folder, with forward slashes.
-        place: where it is.
-        size_bytes: how large it is.
+        place: path on this machine.
+        size_bytes: size of the file.
     """
 
     path: str
@@ -40,14 +40,14 @@ class ScannedFile:
 @dataclass(slots=True)
 class Scan:
     """
-    What is in a folder.
+    The contents of a folder.
 
     Args:
-        files: by path.
-        left_out: what the rules leave out, folders with a slash at the end and without what is in them.
-        empty: folders without anything in them, which no version can hold.
-        followed: links to files outside of the folder, and where they lead.
-        wrong: what no version can hold.
+        files: files of the version, by path.
+        left_out: paths that the rules exclude; folders end with a slash and stand for all that is in them.
+        empty: empty folders, which a version cannot contain.
+        followed: links to files outside of the folder, with their targets.
+        wrong: errors about what a version cannot contain.
     """
 
     files: list[ScannedFile] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Scan:
     def check(self, folder: Path) -> None:
         """
         Raises:
-            RefusedError: it is no version; several things are told at once.
+            RefusedError: the folder cannot become a version; the message lists up to five errors.
         """
         wrong = self.wrong + [clash.reason for clash in clashes([each.path for each in self.files])]
         if not self.files and not wrong:
@@ -74,16 +74,17 @@ class Scan:
 
 def scan(place: Path, rules: Rules, *, follow_links: bool = False) -> Scan:
     """
-    All files below a folder, by path; or the one file that *place* is, whatever the rules. Links are followed as long
-    as they stay inside.
+    All files below a folder, by path; or the file *place* itself, regardless of the rules. Links inside of the folder
+    are followed.
 
     Args:
-        rules: what is left out.
-        follow_links: follow links to files outside of the folder, too.
+        place: folder or file.
+        rules: ignore rules.
+        follow_links: also follow links to files outside of the folder.
 
     Raises:
-        OSError: it is not there, or cannot be read.
-        RefusedError: it holds what a version cannot hold; several things are told at once.
+        OSError: it does not exist, or cannot be read.
+        RefusedError: it contains what a version cannot contain; the message lists up to five errors.
     """
     found = Scan()
     root = place.resolve(strict=True)
@@ -112,7 +113,7 @@ class _Walk:
     root: Path
 
     def folder(self, above: tuple[Path, ...], folder: Path, prefix: str) -> None:
-        # *above* are the folders on the way here, the outermost first, each as it really is.
+        # *above*: the resolved parent folders, the outermost first.
         names = sorted(_names(folder))
         if not names and prefix:
             self.found.empty.append(prefix)
@@ -134,7 +135,7 @@ class _Walk:
         elif not stat.S_ISDIR(there.st_mode):
             self.found.wrong.append(f"{shown(path)} is neither a file nor a folder: leave it out (--exclude)")
         elif reason := fault(path):
-            # Once, and not for each file in it.
+            # Reported once instead of for each file in it.
             self.found.wrong.append(f"{shown(path)}/ {reason}")
         else:
             self.folder((*above, place.resolve()), place, f"{path}/")
@@ -146,13 +147,13 @@ class _Walk:
         try:
             target = place.resolve(strict=True)
         except (OSError, RuntimeError):
-            return "is a link that leads nowhere: mend it, or leave it out (--exclude)"
+            return "is a broken link: fix it, or leave it out (--exclude)"
         if target in above:
             return "is a link to a folder that it is in: leave it out (--exclude)"
         if target.is_relative_to(self.root):
             return ""
         out = f"is a link out of the folder, to {shown(str(target), MOST_TARGET)}"
-        # A link to a folder may lead to everything that there is.
+        # A link to a folder could include any number of foreign files.
         if not target.is_file():
             return f"{out}: copy what it leads to, or leave it out (--exclude)"
         if not self.follow_links:

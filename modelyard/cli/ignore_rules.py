@@ -15,10 +15,10 @@ from modelyard.cli.errors import RefusedError
 #: In the folder that is pushed, with patterns as in a .gitignore.
 IGNORE_FILE = ".modelyardignore"
 
-# Ours: no version has such names.
+# Reserved: versions cannot contain such names.
 _ALWAYS = [".modelyard*"]
-# A version is for ever, and many read it: a secret that went in is lost. What is left out by mistake is told, and can
-# be pushed next time.
+# Versions are immutable and widely readable: a published secret is compromised. Files that are excluded by mistake are
+# reported, and can be pushed later.
 DEFAULTS = """\
 .git
 .hg
@@ -55,15 +55,15 @@ desktop.ini
 
 class Rules:
     """
-    What is left out. As in a .gitignore, the last pattern that matches counts, ``!`` takes back, and nothing below a
-    folder that is left out comes back.
+    Ignore rules. As in a .gitignore, the last matching pattern decides, ``!`` includes a file again, except below an
+    excluded folder.
 
     Args:
-        lines: patterns of what is left out, in the syntax of .gitignore.
-        include: patterns of the only files that are sent; none for all.
+        lines: patterns of excluded files, in the syntax of .gitignore.
+        include: patterns of the only files to include; empty for all.
 
     Raises:
-        RefusedError: a pattern is none.
+        RefusedError: a pattern is invalid.
     """
 
     def __init__(self, lines: Sequence[str] = (), include: Sequence[str] = ()) -> None:
@@ -75,11 +75,11 @@ class Rules:
         cls, folder: Path, *, defaults: bool = True, exclude: Sequence[str] = (), include: Sequence[str] = ()
     ) -> Rules:
         """
-        The rules for *folder*: the usual ones, those of its .modelyardignore, and what the command line adds.
+        The rules for *folder*: the defaults, its .modelyardignore, and the patterns of the command line.
 
         Raises:
             OSError: the .modelyardignore cannot be read.
-            RefusedError: it is not UTF-8, or a pattern is none.
+            RefusedError: it is not UTF-8, or a pattern is invalid.
         """
         file = folder / IGNORE_FILE
         try:
@@ -90,13 +90,13 @@ class Rules:
 
     def leave_folder(self, path: str) -> bool:
         """
-        Whether a folder is left out with everything in it.
+        Whether a folder is excluded with everything in it.
         """
         return self._leave.match_file(f"{path}/")
 
     def leave_file(self, path: str) -> bool:
         """
-        Whether a file is left out.
+        Whether a file is excluded.
         """
         return self._leave.match_file(path) or (self._include is not None and not self._include.match_file(path))
 

@@ -16,17 +16,17 @@ _LFS, _MOST_LFS = b"version https://git-lfs.github.com/spec/", 1024
 # onnx/onnx.proto: the graph of a model, its initializers, and of each of those where its bytes are.
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# Nobody shall keep us busy with a file of empty fields.
+# Bounds the work on a file that consists of empty fields.
 _MOST_FIELDS = 1_000_000
 _LONGEST = 4096
 
 
 def warnings(files: Sequence[ScannedFile]) -> list[str]:
     """
-    What is not right with the files of a version, for people.
+    Warnings about incomplete files of a version: git-lfs pointers, and ONNX models whose external weights are missing.
 
     Args:
-        files: all of them.
+        files: all files of the version.
 
     Raises:
         OSError: one cannot be read.
@@ -57,15 +57,15 @@ def _onnx(path: str, paths: set[str], file: BinaryIO, size_bytes: int) -> Iterat
 
 def external_data(file: BinaryIO, size_bytes: int) -> list[str]:
     """
-    The files that the initializers of an ONNX model are in (ExternalData.md in github.com/onnx/onnx). The fields of the
-    file are walked, and its weights passed over.
+    The files that hold the initializers of an ONNX model (ExternalData.md in github.com/onnx/onnx). Walks the fields of
+    the file and skips its weights.
 
     Args:
         file: the model.
-        size_bytes: how large it is.
+        size_bytes: size of the file.
 
     Returns:
-        What it names as `location`, as it is written; fewer when it is no model, or not a whole one.
+        The values of `location`, unchanged; fewer when the file is not a complete ONNX model.
     """
     return [location for location in _Fields(file).locations(size_bytes) if location]
 
@@ -103,7 +103,7 @@ class _Fields:
 
     def _fields(self, place: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """
-        Number, type, and where the content begins and ends.
+        Number and type of each field, with the offsets at which its content begins and ends.
         """
         while place < end:
             self._left -= 1

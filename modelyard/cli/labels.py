@@ -1,5 +1,5 @@
 """
-Labels on the command line: set and removed one at a time, so that others keep theirs.
+Labels on the command line: set and removed individually, without replacing the others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from modelyard.cli.parsing import pair
 
 def label_change(text: str) -> tuple[str, str]:
     """
-    ``key=value`` sets a label, ``key-`` removes it: the value is empty then. For arguments.
+    Parse ``key=value``, which sets a label, or ``key-``, which removes it: the value is empty then.
 
     Raises:
-        argparse.ArgumentTypeError: it is neither.
+        argparse.ArgumentTypeError: *text* is neither.
     """
     if "=" not in text and len(text) > 1 and text.endswith("-"):
         return text[:-1], ""
@@ -27,7 +27,7 @@ def label_change(text: str) -> tuple[str, str]:
 
 def change_labels(labels: MutableMapping[str, str], changes: Iterable[tuple[str, str]]) -> list[str]:
     """
-    Fill the labels of a resource that goes with an update.
+    Fill the labels of the resource in an update request.
 
     Args:
         changes: keys and values; an empty value removes the label.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -74,60 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run a command.
 
     Args:
-        arguments: without the program's name; those of the process by default.
+        arguments: the arguments after the program's name; default: those of the process.
 
     Returns:
-        The exit code, as `modelyard.cli.exit_codes` has it.
+        The exit code (`modelyard.cli.exit_codes`).
 
     Raises:
-        SystemExit: with 2, when the command line is wrong; with 0 after --help.
+        SystemExit: 2 for an invalid command line; 0 after --help and --version.
     """
     escape_unencodable()
     parser = _parser()
-    try:
-        args, rest = parser.parse_known_args(arguments)
-        if rest:
-            # argparse would show how the program is used, and not the command.
-            usage_error(args, f"unrecognized arguments: {' '.join(rest)}")
-        ProgressBar.wanted = not args.quiet
-        with contextlib.closing(_connect(args)) as yard:
-            args.run(yard, args, Output(args.json, quiet=args.quiet))
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
-        return _fail(_said(error, args.target), code_of(error))
-    except FileError as error:
-        return _fail(_file_line(error, args.target), code_of(error))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-def program() -> NoReturn:
-    """
-    Run the command of the process's arguments, and end the process.
-    """
-    code = main()
-    if code == INTERRUPTED:
-        # Threads of gRPC may be in the middle of what was called off: taking the interpreter down under them crashes
-        # now and then.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="modelyard",
-        description="A registry of AI models: models, versions, aliases, results and bytes.",
-        epilog=_NAMES + TABLE + "\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common()],
-    )
     parser.set_defaults(
         target=os.environ.get("MODELYARD_TARGET") or DEFAULT_TARGET,
         token=None,
@@ -139,6 +96,51 @@ def _parser() -> argparse.ArgumentParser:
         json=False,
         quiet=False,
     )
+    try:
+        args, rest = parser.parse_known_args(arguments)
+        if rest:
+            # argparse would print the usage of the program instead of the command's.
+            usage_error(args, f"unrecognized arguments: {' '.join(rest)}")
+        ProgressBar.wanted = not args.quiet
+        with contextlib.closing(_connect(args)) as yard:
+            args.run(yard, args, Output(args.json, quiet=args.quiet))
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader closed the pipe. Python would report it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
+        return _fail(_message(error, args.target), code_of(error))
+    except FileError as error:
+        return _fail(_file_message(error, args.target), code_of(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def program() -> NoReturn:
+    """
+    Run the command in the process's arguments and exit.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        # Threads of gRPC may still run: finalizing the interpreter under them crashes sometimes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+# Building it takes longer than a local call: a program that runs several commands builds it once.
+@functools.cache
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelyard",
+        description="A registry of AI models: models, versions, aliases, results and bytes.",
+        epilog=_NAMES + TABLE + "\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common()],
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     group = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in _COMMAND_MODULES:
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    # Looked up only when it is asked for: reading a package's metadata takes longer than parsing a command line.
+    # Read on demand: reading a package's metadata takes longer than parsing a command line.
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         try:
             version = metadata.version("modelyard")
@@ -172,14 +174,14 @@ def _connect(args: argparse.Namespace) -> Client:
         usage_error(args, str(error))
 
 
-def _file_line(error: FileError, target: str) -> str:
-    cause, said = error.cause, _said(error.cause, target)
-    # These say themselves where the file is.
+def _file_message(error: FileError, target: str) -> str:
+    cause, text = error.cause, _message(error.cause, target)
+    # These messages contain the path.
     names_it = isinstance(cause, FileChangedError) or (isinstance(cause, OSError) and cause.filename)
-    return said if names_it else f"{error.name}: {said}"
+    return text if names_it else f"{error.name}: {text}"
 
 
-def _said(error: Exception, target: str) -> str:
+def _message(error: Exception, target: str) -> str:
     if isinstance(error, grpc.RpcError):
         return _line(error, target)
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -193,11 +195,11 @@ def _line(error: grpc.RpcError, target: str) -> str:
     wrong = "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
     if problem.code is grpc.StatusCode.UNAVAILABLE and not problem.reason:
         if tls := re.search(r"[Hh]andshake.*|[Ss]sl.*", problem.message):
-            return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file says whom to trust)"
-        hint = "--target says where, and --ca-file that it is TLS"
-        return f"{problem.code.name}: nothing answers at {target}{_through(target)}: is it running? ({hint})"
+            return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file selects the CA bundle)"
+        hint = "--target selects the server, --ca-file enables TLS"
+        return f"{problem.code.name}: no server responds at {target}{_through(target)}: is it running? ({hint})"
     if problem.code is grpc.StatusCode.UNAUTHENTICATED:
-        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN says who you are)"
+        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN provides the token)"
     return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
 
 
@@ -205,7 +207,7 @@ def _through(target: str) -> str:
     proxy = proxy_of(parse_target(target, None)[0])
     if proxy is None:
         return ""
-    return f" through the proxy {proxy[1]} (${proxy[0]}; $no_proxy names hosts to ask directly)"
+    return f" through the proxy {proxy[1]} (${proxy[0]}; $no_proxy names hosts to connect to directly)"
 
 
 def _fail(line: str, code: int) -> int:

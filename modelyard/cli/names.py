@@ -10,7 +10,7 @@ from dataclasses import dataclass
 DEFAULT_NAMESPACE = "default"
 #: Not an alias: the newest READY version.
 LATEST = "latest"
-#: How a version is written, wherever a command takes one.
+#: The forms of a version in all commands.
 FORMS = "MODEL@3, MODEL@production, MODEL@latest or the full name"
 GRAMMAR = f"write {FORMS}"
 
@@ -50,14 +50,14 @@ def asset_name(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class VersionRef:
     """
-    What a command line says of a version, not looked up yet (see `modelyard.cli.refs`): ``MODEL@3`` or ``MODEL:3``,
+    A reference to a version, not resolved yet (see `modelyard.cli.refs`): ``MODEL@3`` or ``MODEL:3``,
     ``MODEL@production``, ``MODEL@latest``, ``MODEL`` alone, or a full name.
 
     Args:
         model: the model's full name.
-        number: of the version; empty when *alias* is given, or the newest is meant.
-        alias: the id of an alias; empty when *number* is given, or the newest is meant.
-        bare: it names the model alone.
+        number: version number; empty with *alias*, or for the newest version.
+        alias: id of an alias; empty with *number*, or for the newest version.
+        bare: the reference is the model alone.
     """
 
     model: str
@@ -68,8 +68,10 @@ class VersionRef:
     @classmethod
     def parse(cls, text: str) -> VersionRef:
         """
+        Parse a reference.
+
         Raises:
-            ValueError: it is none of these.
+            ValueError: *text* has none of these forms.
         """
         full = re.fullmatch(r"(namespaces/[^/]+/models/[^/@:]+)/(versions|aliases)/([^/]+)", text)
         if full is not None:
@@ -77,7 +79,7 @@ class VersionRef:
         model, mark, rest = re.fullmatch(r"([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
         is_number = rest.isascii() and rest.isdecimal()
         if not model or (mark and not rest) or (mark == ":" and not is_number and rest != LATEST):
-            raise ValueError(f"{text!r} is no version: {GRAMMAR}")
+            raise ValueError(f"{text!r} is not a version: {GRAMMAR}")
         if is_number:
             return cls(model_name(model), number=rest)
         return cls(model_name(model), alias="" if rest == LATEST else rest, bare=not mark)
@@ -85,14 +87,14 @@ class VersionRef:
     @property
     def newest(self) -> bool:
         """
-        Whether the newest READY version is meant.
+        Whether it refers to the newest READY version.
         """
         return not self.number and not self.alias
 
     @property
     def name(self) -> str:
         """
-        The full name of the version, of the alias, or of the model whose newest version is meant.
+        The full name of the version, of the alias, or of the model for its newest version.
         """
         if self.newest:
             return self.model

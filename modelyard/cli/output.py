@@ -17,8 +17,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-# Control characters, which move the cursor or begin commands; ends of lines; and what turns the direction of text
-# around, so that it shows what it does not say. What joins emoji and letters stays.
+# Control characters, which move the cursor or start escape sequences; line ends; and bidirectional controls, which make
+# text appear in another order. Joiners of emoji and letters are kept.
 _ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 M = TypeVar("M", bound=Message)
@@ -30,9 +30,9 @@ class Column(Generic[M]):
     A column of a table.
 
     Args:
-        title: its head.
-        value: the text in it.
-        right: whether it is numbers.
+        title: header.
+        value: the text of a message's cell.
+        right: align right, for numbers.
     """
 
     title: str
@@ -43,11 +43,11 @@ class Column(Generic[M]):
 @dataclass(frozen=True, slots=True)
 class Output:
     """
-    Where a command's answer goes.
+    Prints the result of a command.
 
     Args:
-        json: lines of JSON instead of tables.
-        quiet: the answer alone, without notes.
+        json: print lines of JSON instead of tables.
+        quiet: print the result without notes.
     """
 
     json: bool
@@ -55,7 +55,7 @@ class Output:
 
     def many(self, messages: Iterable[M], columns: Sequence[Column[M]], none: str) -> None:
         """
-        Print a list: a table, or *none* on stderr when there is nothing.
+        Print a list as a table, or the note *none* if it is empty.
         """
         if self.json:
             for message in messages:
@@ -70,7 +70,7 @@ class Output:
 
     def one(self, message: Message, facts: Iterable[tuple[str, str]]) -> None:
         """
-        Print one thing: *facts* about it, those that are not empty.
+        Print one resource: the names and values in *facts* that are not empty.
         """
         if self.json:
             self._line(message)
@@ -82,7 +82,7 @@ class Output:
 
     def line(self, message: Message, text: str) -> None:
         """
-        Print one of many things that come one by one.
+        Print one resource of a stream.
         """
         if self.json:
             self._line(message)
@@ -91,14 +91,14 @@ class Output:
 
     def note(self, text: str) -> None:
         """
-        Say something beside the answer.
+        Print a note on stderr, unless with --json or --quiet.
         """
         if not self.json and not self.quiet:
             print(plain(text), file=sys.stderr)
 
     def document(self, text: str) -> None:
         """
-        Print a file of somebody's as it is, byte for byte; on a terminal, what it shows of it.
+        Print a document byte for byte; on a terminal, with control characters escaped.
         """
         if sys.stdout.isatty():
             print("\n".join(plain(line.removesuffix("\r").expandtabs()) for line in text.split("\n")), end="")
@@ -108,18 +108,18 @@ class Output:
 
     def warn(self, text: str) -> None:
         """
-        Say something that nobody should miss, also those who read JSON.
+        Print a warning on stderr, also with --json and --quiet.
         """
         print(f"warning: {text}", file=sys.stderr)
 
     def _line(self, message: Message) -> None:
-        # As over HTTP: what is 0, false or empty is said.
+        # As over HTTP: fields that are 0, false or empty are included.
         print(json_line(MessageToDict(message, always_print_fields_with_no_presence=True)), flush=True)
 
 
 def escape_unencodable() -> None:
     """
-    Let consoles that have not every character show an escape in its place, instead of ending the command.
+    Print escapes for characters that the console's encoding lacks, instead of failing.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -128,14 +128,14 @@ def escape_unencodable() -> None:
 
 def plain(text: str) -> str:
     """
-    *text* as one line that does nothing to a terminal: somebody else may have written it.
+    *text* as one line without control characters: it may come from another user.
     """
     return _ACTIVE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def json_line(value: Any) -> str:
     """
-    *value* as a line of JSON, with escapes for what a terminal would do something with, or the console does not have.
+    *value* as a line of JSON, with control characters and those that the console lacks escaped.
     """
     utf8 = (sys.stdout.encoding or "").lower().replace("_", "-") in {"utf-8", "utf8"}
     line = json.dumps(value, ensure_ascii=not utf8)
@@ -144,7 +144,7 @@ def json_line(value: Any) -> str:
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """
-    The lines of a table: columns as wide as they need to be, two spaces between them.
+    The lines of a table with columns of minimal width, separated by two spaces.
     """
     cells = [list(titles), *map(list, rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(titles))]
@@ -160,7 +160,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
 
 def time_of(stamp: Timestamp) -> str:
     """
-    A time as people read it, in UTC; empty when it is not set.
+    A time in UTC as YYYY-MM-DD HH:MM:SS; empty if it is not set.
     """
     if not stamp.seconds and not stamp.nanos:
         return ""
@@ -169,14 +169,14 @@ def time_of(stamp: Timestamp) -> str:
 
 def count(number: int) -> str:
     """
-    A number with separators; empty for 0, which means not known.
+    A number with thousands separators; empty for 0, which means unknown.
     """
     return f"{number:,}" if number else ""
 
 
 def number(value: float) -> str:
     """
-    A measured number with all of its digits, and no more than it takes to tell it from every other.
+    A float as its shortest exact representation.
     """
     return repr(value).removesuffix(".0")
 

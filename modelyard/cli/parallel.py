@@ -23,7 +23,7 @@ from modelyard.transfer import IntegrityError, ProgressCallback
 T = TypeVar("T")
 R = TypeVar("R")
 
-# What the same command would be told again.
+# Errors that the same command would meet again.
 _FOR_GOOD = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -34,26 +34,26 @@ _FOR_GOOD = {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.DATA_LOSS,
 }
-# Once there is space again, the write continues.
+# Errors of a full disk: retryable once there is space.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-#: How many at a time.
+#: Concurrent transfers.
 WORKERS = 4
 
 
 class StoppedError(Exception):
     """
-    A transfer ends because another one failed, or somebody pressed Ctrl-C.
+    Ends a transfer because another one failed, or after Ctrl-C.
     """
 
 
 class Total:
     """
-    Adds up what several transfers say of themselves.
+    The total progress of several transfers.
 
     Args:
-        total: the bytes of all of them.
-        bar: told the sum, by one thread at a time.
+        total: bytes of all transfers.
+        bar: called with the sum, by one thread at a time.
     """
 
     def __init__(self, total: int, bar: ProgressBar) -> None:
@@ -66,10 +66,7 @@ class Total:
 
     def part(self) -> ProgressCallback:
         """
-        The progress to give to one of the transfers.
-
-        Raises:
-            StoppedError: (the progress) they are to stop.
+        The progress callback of one transfer. It raises StoppedError after `stop`.
         """
         last: int | None = None
 
@@ -87,13 +84,13 @@ class Total:
         return tell
 
     def _draw(self) -> None:
-        # A bar of nothing says nothing.
+        # No bar for 0 bytes.
         if self._total:
             self._bar(self.done, self._total)
 
     def stop(self) -> None:
         """
-        Let each transfer end with its next chunk.
+        End each transfer at its next chunk.
         """
         with self._lock:
             self._stopped = True
@@ -103,20 +100,20 @@ def in_parallel(
     yard: Client, do: Callable[[T, ProgressCallback], R], items: Iterable[T], total: Total, name: Callable[[T], str]
 ) -> list[R]:
     """
-    Do something for each item, some of them at a time.
+    Process items in WORKERS threads.
 
     Args:
-        yard: whose calls are cancelled when one fails, or on Ctrl-C: it is closed then.
-        do: is given an item and the progress to tell.
-        total: what adds that up.
-        name: of an item, for its error.
+        yard: the client; closed after a failure or Ctrl-C, which cancels its calls.
+        do: processes an item; its second argument is a progress callback.
+        total: the total progress.
+        name: the name of an item in errors.
 
     Returns:
-        What *do* returned, in the order of the items.
+        The results of *do*, in the order of the items.
 
     Raises:
-        FileError: what went wrong with the first that failed, if it is the file, its bytes or a call.
-        Exception: anything else that it raised.
+        FileError: the first failure of a file, its bytes or a call.
+        Exception: any other exception of *do*.
     """
 
     def named(item: T, told: ProgressCallback) -> R:
@@ -126,8 +123,8 @@ def in_parallel(
             raise FileError(name(item), error) from error
 
     with ThreadPoolExecutor(WORKERS, "modelyard") as pool:
-        futures = [pool.submit(named, item, total.part()) for item in items]
         try:
+            futures = [pool.submit(named, item, total.part()) for item in items]
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 if future.exception() is not None:
                     future.result()
@@ -142,8 +139,8 @@ def in_parallel(
 @contextmanager
 def resumable(title: str, size: int) -> Iterator[Total]:
     """
-    Draw a bar for several transfers of *size* bytes in all. When they are interrupted, or fail with what may be over by
-    the next time, say how to go on.
+    Draw a progress bar for transfers of *size* bytes in total. When they are interrupted or fail with a retryable
+    error, print how to resume.
     """
     total: Total | None = None
     try:
@@ -151,18 +148,18 @@ def resumable(title: str, size: int) -> Iterator[Total]:
             total = Total(size, bar)
             yield total
     except (KeyboardInterrupt, FileError) as error:
-        if _may_pass(error):
+        if _is_retryable(error):
             done = total.done if total else 0
             print(
-                f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to go on from there",
+                f"{amount(done, 'B')} of {amount(size, 'B')} done: run the same command again to resume",
                 file=sys.stderr,
             )
         raise
 
 
-def _may_pass(error: KeyboardInterrupt | FileError) -> bool:
+def _is_retryable(error: KeyboardInterrupt | FileError) -> bool:
     """
-    Whether the same command may get further the next time, given only disk space, permissions or time.
+    Whether the same command may get further when it is run again.
     """
     if isinstance(error, KeyboardInterrupt):
         return True

@@ -1,5 +1,5 @@
 """
-Parts that the commands' parsers share.
+Arguments and helpers that several commands share.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 else:
     Group = argparse.Action
 
-#: What a command does.
+#: The function of a command.
 Run = Callable[[Client, argparse.Namespace, Output], None]
 
 
 def common() -> argparse.ArgumentParser:
     """
-    The options that every command takes, after its name as well as before.
+    The options of every command, accepted before and after its name.
     """
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("connection and output")
@@ -50,7 +50,11 @@ def common() -> argparse.ArgumentParser:
 
 def command(group: Group, name: str, run: Run, help: str) -> argparse.ArgumentParser:  # noqa: A002 - as in argparse
     """
-    Add the command *name*, which does *run*.
+    Add the command *name*.
+
+    Args:
+        run: function that executes it.
+        help: help text, a sentence in the imperative without a full stop.
     """
     parser = group.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common()])
     parser.set_defaults(run=run, parser=parser)
@@ -59,7 +63,7 @@ def command(group: Group, name: str, run: Run, help: str) -> argparse.ArgumentPa
 
 def usage_error(args: argparse.Namespace, text: str) -> NoReturn:
     """
-    End with how the command is used, and what is wrong.
+    Print the usage of the command and an error, and exit with code 2.
     """
     parser: argparse.ArgumentParser = args.parser
     parser.error(text)
@@ -67,7 +71,7 @@ def usage_error(args: argparse.Namespace, text: str) -> NoReturn:
 
 def subcommands(group: Group, name: str, help: str) -> Group:  # noqa: A002 - as in argparse
     """
-    Add *name*, which has commands of its own.
+    Add the command group *name*.
     """
     parser = group.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -75,7 +79,7 @@ def subcommands(group: Group, name: str, help: str) -> Group:  # noqa: A002 - as
 
 def limit_argument(parser: argparse.ArgumentParser, default: int = 50) -> None:
     """
-    Let a list be limit_argument.
+    Add --limit to a list command.
     """
     parser.add_argument(
         "--limit",
@@ -88,7 +92,7 @@ def limit_argument(parser: argparse.ArgumentParser, default: int = 50) -> None:
 
 def namespace_argument(parser: argparse.ArgumentParser) -> None:
     """
-    Let a list be of a namespace: by --namespace as in all commands, or by its name alone.
+    Add the namespace to a list command: as --namespace, or as a positional argument.
     """
     parser.add_argument("place", metavar="NAMESPACE", nargs="?", default="", help="the same as --namespace")
     parser.add_argument("--namespace", metavar="NAMESPACE", default="", help=f"namespace; default: {DEFAULT_NAMESPACE}")
@@ -96,7 +100,7 @@ def namespace_argument(parser: argparse.ArgumentParser) -> None:
 
 def namespace_of(args: argparse.Namespace) -> str:
     """
-    The full name of what `namespace_argument` was given.
+    The full name of the namespace that `namespace_argument` parsed.
     """
     if args.place and args.namespace and namespace_name(args.place) != namespace_name(args.namespace):
         usage_error(args, "two namespaces are given: one is enough")
@@ -105,10 +109,10 @@ def namespace_of(args: argparse.Namespace) -> str:
 
 def pair(text: str) -> tuple[str, str]:
     """
-    ``key=value``, for options.
+    Parse ``key=value``.
 
     Raises:
-        argparse.ArgumentTypeError: it is not.
+        argparse.ArgumentTypeError: *text* has another form.
     """
     key, separator, value = text.partition("=")
     if not separator or not key:
@@ -118,10 +122,10 @@ def pair(text: str) -> tuple[str, str]:
 
 def timestamp(text: str) -> datetime:
     """
-    A time, for options; UTC unless it says another zone.
+    Parse a time in ISO 8601; UTC without a zone.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: *text* is not a time.
     """
     try:
         found = datetime.fromisoformat(text)
@@ -132,10 +136,10 @@ def timestamp(text: str) -> datetime:
 
 def duration(text: str) -> Duration:
     """
-    ``90s``, ``30m``, ``12h``, ``7d`` or a number of seconds, for options.
+    Parse ``90s``, ``30m``, ``12h``, ``7d`` or a number of seconds.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: *text* is not a duration.
     """
     match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
     if match is None:
@@ -145,7 +149,7 @@ def duration(text: str) -> Duration:
 
 def confirmation_argument(parser: argparse.ArgumentParser, what: str) -> None:
     """
-    Let a command that cannot be taken back ask for --yes.
+    Require --yes of an irreversible command.
     """
     parser.add_argument("--yes", action="store_true", required=True, help=f"yes, {what}")
 
@@ -159,14 +163,14 @@ def _at_least_0(text: str) -> int:
 
 def all_pages(call: Callable[[Any], Any], request: Message, field: str, limit: int, page: int = 1000) -> Iterator[Any]:
     """
-    What a list RPC gives, page after page.
+    The messages of a list RPC, page by page.
 
     Args:
-        call: the stub's method.
-        request: with everything but the page.
-        field: of the response that holds the list.
-        limit: at most this many; 0 for all.
-        page: the largest page that the RPC gives.
+        call: method of the stub.
+        request: request without page size and token.
+        field: field of the response with the list.
+        limit: maximum number of messages; 0 for all.
+        page: maximum page size of the RPC.
     """
     paged: Any = request
     given = 0

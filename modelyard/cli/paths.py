@@ -9,11 +9,11 @@ from pathlib import Path
 
 def leads_out(root: Path, path: str) -> bool:
     """
-    Whether something that is in the folder already, a link, makes *path* lead out of it.
+    Whether *path* leads out of the folder through an existing symbolic link.
 
     Args:
         root: the folder, resolved.
-        path: relative, and right.
+        path: valid relative path.
     """
     place = root
     for part in path.split("/"):

@@ -15,10 +15,10 @@ _NAMES_SHOWN = 5
 
 def public_already(yard: Client, files: Iterable[UploadSource]) -> list[UploadSource]:
     """
-    Those of *files* whose bytes are stored publicly.
+    The files whose bytes are already stored publicly.
 
     Raises:
-        grpc.RpcError: the service cannot be asked.
+        grpc.RpcError: FindMissing failed.
     """
     files = list(files)
     request = assets_pb2.FindMissingRequest(sha256={file.sha256 for file in files}, private=True)
@@ -28,7 +28,7 @@ def public_already(yard: Client, files: Iterable[UploadSource]) -> list[UploadSo
 
 def warning(files: list[UploadSource]) -> str:
     """
-    What people are told of them.
+    The warning that names these files.
     """
     names = ", ".join(str(file.path) for file in files[:_NAMES_SHOWN])
     more = f" and {len(files) - _NAMES_SHOWN:,} more" if len(files) > _NAMES_SHOWN else ""

@@ -18,20 +18,20 @@ _BAR = 24
 
 class ProgressBar:
     """
-    A bar with how much is done, how fast it goes and how long it will take. It can be given to `Client.upload_file` and
+    A progress bar with speed and remaining time; a `ProgressCallback` for `Client.upload_file` and
     `Client.download_file`.
 
     Args:
-        title: what is being done.
+        title: text before the bar.
         unit: "B" for bytes, otherwise the plural of what is counted.
-        stream: where to draw; only terminals are drawn on.
+        stream: output; nothing is drawn unless it is a terminal.
 
     Example:
         with ProgressBar("uploading weights.onnx") as progress:
             yard.upload_file("weights.onnx", progress=progress)
     """
 
-    #: Whether bars are drawn at all; --quiet says no.
+    #: Whether bars are drawn; False with --quiet.
     wanted: ClassVar[bool] = True
 
     def __init__(self, title: str, *, unit: str = "B", stream: TextIO | None = None) -> None:
@@ -40,7 +40,7 @@ class ProgressBar:
         self._stream = sys.stderr if stream is None else stream
         self._shown = self.wanted and self._stream.isatty()
         self._began = self._drawn = time.monotonic()
-        # What was there before the start, such as the part of a file: it says nothing about the speed.
+        # Done before the start, such as by an earlier transfer: excluded from the speed.
         self._first: int | None = None
         self._line = ""
 
@@ -58,7 +58,7 @@ class ProgressBar:
 
     def found(self, count: int) -> None:
         """
-        Of what will be told as done, *count* was there before: it says nothing about the speed.
+        Exclude *count* units that were done before from the speed.
         """
         self._first = (self._first or 0) + count
 
@@ -87,7 +87,7 @@ class ProgressBar:
 
 def span(seconds: float) -> str:
     """
-    A time as people read it: "40 s", "12 min", "3 h 20 min".
+    A duration for people: "40 s", "12 min", "3 h 20 min".
     """
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -97,7 +97,7 @@ def span(seconds: float) -> str:
 
 def amount(number: int, unit: str) -> str:
     """
-    A number as people read it: "1.4 GiB", "1,556 models".
+    An amount for people: "1.4 GiB", "1,556 models".
     """
     if unit != "B":
         return f"{number:,} {unit}"

@@ -31,7 +31,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True, slots=True)
 class Target:
     """
-    A file of a version, and where it is to be.
+    A file of a version and its target path.
     """
 
     artifact: pb.Artifact
@@ -40,7 +40,7 @@ class Target:
 
 def find(yard: Client, ref: VersionRef) -> pb.Version:
     """
-    The version that is meant, whose files are verified.
+    The version that *ref* names.
 
     Raises:
         grpc.RpcError: there is no such model, alias or version.
@@ -55,11 +55,11 @@ def find(yard: Client, ref: VersionRef) -> pb.Version:
 
 def targets(version: pb.Version, folder: Path) -> list[Target]:
     """
-    Where the files of *version* are to be. The registry's word is not taken for it that they stay inside of *folder*
-    and are no settings of a program: versions that were made before it checked that are there for ever.
+    The target path of each file of *version*. Paths are validated again: versions that were created before the registry
+    validated them may lead out of *folder*, or to settings that a program executes.
 
     Raises:
-        RefusedError: a path is none that a version may have, or leads out of the folder by a link that is there.
+        RefusedError: a path is invalid, or leads out of the folder through an existing link.
     """
     root = folder.resolve()
     for artifact in version.artifacts:
@@ -75,7 +75,7 @@ def targets(version: pb.Version, folder: Path) -> list[Target]:
 
 def changed(yard: Client, wanted: list[Target], progress: ProgressBar) -> list[Target]:
     """
-    Those that are not there, or not with these bytes.
+    The targets that are missing or have other contents.
 
     Raises:
         FileError: a file cannot be read.
@@ -111,7 +111,7 @@ def check_room(missing: list[Target], folder: Path) -> None:
         disk = shutil.disk_usage(folder)
     except OSError:
         return
-    # Some file systems do not tell.
+    # Some file systems report 0.
     if disk.total and needed > disk.free:
         raise RefusedError(
             f"nothing was downloaded: not enough disk space in {folder}: "
@@ -121,7 +121,7 @@ def check_room(missing: list[Target], folder: Path) -> None:
 
 def _gathered(target: Target) -> int:
     """
-    What an interrupted download of a file has written.
+    The bytes that an interrupted download of a file has written.
     """
     try:
         found = part_of(target.place, target.artifact.sha256).stat()
@@ -133,8 +133,8 @@ def _gathered(target: Target) -> int:
 
 def local_copies(wanted: list[Target], missing: list[Target]) -> dict[Path, Path]:
     """
-    Where the bytes of files are that are missing: in another file that is there, or in the first of those that are
-    fetched.
+    The source of each missing file that can be copied: an existing file with the same bytes, or the first of several
+    missing files with the same bytes.
     """
     lacking = {target.place for target in missing}
     sources = {target.artifact.sha256: target.place for target in wanted if target.place not in lacking}
@@ -149,14 +149,13 @@ def local_copies(wanted: list[Target], missing: list[Target]) -> dict[Path, Path
 
 def fetch(yard: Client, missing: list[Target], copies: dict[Path, Path], total: Total) -> None:
     """
-    Fetch files, the largest first, so that none of them is waited for at the end; then copy those whose bytes are in
-    another one.
+    Download files, the largest first, so that no large one is left for the end; then copy files with the same bytes.
 
     Args:
-        copies: from which other file, by the place of one.
+        copies: source by target, for files that are copied.
 
     Raises:
-        FileError: a file cannot be written, other bytes came, or its download failed.
+        FileError: a file cannot be written, its bytes do not match its digest, or its download failed.
     """
 
     def fetched(target: Target, told: ProgressCallback) -> None:

@@ -16,7 +16,7 @@ from modelyard.cli.paths import leads_out
 from modelyard.paths import fault
 from modelyard.transfer.upload_source import digest
 
-#: No version has a file of such a name, and push leaves it out.
+#: A reserved name: versions cannot contain it, and push excludes it.
 STATE_FILE = ".modelyard-pulled.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -36,7 +36,7 @@ class PullState:
 
     def add(self, files: Mapping[str, str]) -> None:
         """
-        Remember files before they are written, so that an interrupted pull has said so, too.
+        Record files before they are written, so that those of an interrupted pull are known.
 
         Raises:
             OSError: it cannot be written.
@@ -45,7 +45,7 @@ class PullState:
 
     def keep(self, paths: Iterable[str]) -> None:
         """
-        Forget all files but these.
+        Forget all files except *paths*.
 
         Raises:
             OSError: it cannot be written.
@@ -54,14 +54,14 @@ class PullState:
 
     def others(self, wanted: Iterable[str]) -> list[str]:
         """
-        The files that earlier pulls wrote and that are still there, but for those that are *wanted*.
+        The existing files of earlier pulls that are not *wanted*.
         """
         known = set(wanted)
         return sorted(path for path in self._files if path not in known and self._is_file(path))
 
     def changed(self, paths: Iterable[str]) -> list[str]:
         """
-        Those of *paths* whose bytes are not those that a pull wrote.
+        The *paths* whose bytes have changed since a pull wrote them.
 
         Raises:
             OSError: one cannot be read.
@@ -70,7 +70,7 @@ class PullState:
 
     def remove(self, paths: Iterable[str]) -> None:
         """
-        Remove files, and the folders that are empty then.
+        Delete files, and the folders that become empty.
 
         Raises:
             OSError: one cannot be removed.
@@ -101,7 +101,7 @@ class PullState:
             pairs = [(str(path), str(sha256)) for path, sha256 in found.items()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-        # Somebody else may have written it: nothing outside of the folder is touched.
+        # Another user may have written it: paths outside of the folder are dropped.
         return {
             path: sha256
             for path, sha256 in pairs

@@ -23,19 +23,19 @@ from modelyard.transfer import Attempts, ProgressCallback, UploadSource
 
 R = TypeVar("R")
 
-# Among as many of the newest versions one is looked for that an interrupted push has made. Each may be megabytes.
+# How many of the newest versions are searched for one that an interrupted push created. Each may have megabytes.
 _LOOKED_AT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    What is to be sent.
+    The uploads of a push.
 
     Args:
-        files: of the folder, hashed, in the order of what was found.
-        missing: one of each digest that is not stored.
-        names: as the version has them, by where they are.
+        files: the hashed files of the folder, in the order of the scan.
+        missing: one file of each digest that is not stored yet.
+        names: path in the version by path on this machine.
     """
 
     files: list[UploadSource]
@@ -45,7 +45,7 @@ class Plan:
     @property
     def stored(self) -> list[UploadSource]:
         """
-        The files whose bytes are there already.
+        The files whose bytes are already stored.
         """
         missing = {file.sha256 for file in self.missing}
         return [file for file in self.files if file.sha256 not in missing]
@@ -53,18 +53,18 @@ class Plan:
     @property
     def missing_bytes(self) -> int:
         """
-        How much is to be sent.
+        The number of bytes to upload.
         """
         return sum(file.size_bytes for file in self.missing)
 
 
 def prepare(yard: Client, found: list[ScannedFile], progress: ProgressBar) -> Plan:
     """
-    Hash the files, and ask which of them are not stored.
+    Hash the files, and ask the service which of them are missing.
 
     Raises:
-        FileError: a file cannot be read, or changed meanwhile.
-        grpc.RpcError: the service cannot be asked.
+        FileError: a file cannot be read, or changed while it was hashed.
+        grpc.RpcError: FindMissing failed.
     """
 
     def hashed(file: ScannedFile, told: ProgressCallback) -> UploadSource:
@@ -80,10 +80,10 @@ def prepare(yard: Client, found: list[ScannedFile], progress: ProgressBar) -> Pl
 
 def send(yard: Client, plan: Plan, private: bool, total: Total) -> None:
     """
-    Send what is missing, the largest first, so that none of them is waited for at the end.
+    Upload the missing files, the largest first, so that no large one is left for the end.
 
     Raises:
-        FileError: a file cannot be read or changed meanwhile, or its upload failed.
+        FileError: a file cannot be read or has changed, or its upload failed.
     """
 
     def sent(file: UploadSource, told: ProgressCallback) -> assets_pb2.Asset:
@@ -95,7 +95,7 @@ def send(yard: Client, plan: Plan, private: bool, total: Total) -> None:
 
 def artifacts(found: list[ScannedFile], files: Iterable[UploadSource]) -> list[pb.Artifact]:
     """
-    The files as a version names them.
+    The files as artifacts of a version.
     """
     return [
         pb.Artifact(path=each.path, sha256=file.sha256, size_bytes=file.size_bytes, media_type=file.media_type)
@@ -105,14 +105,14 @@ def artifacts(found: list[ScannedFile], files: Iterable[UploadSource]) -> list[p
 
 def version_of(yard: Client, model: str, wanted: pb.Version) -> tuple[pb.Version, bool]:
     """
-    The version of *model* that is as *wanted*, READY.
+    Create and finalize a version of *model*, or reuse an equal one: the newest, or a pending one of an interrupted
+    push, which is finalized.
 
     Returns:
-        The version, and whether it was there: the newest may be the same already, or one that an interrupted push has
-        made is finished.
+        The READY version, and whether it existed before.
 
     Raises:
-        grpc.RpcError: it cannot be made, or its files are not all there.
+        grpc.RpcError: it cannot be created, or files are missing.
     """
     request = pb.ListVersionsRequest(parent=model, page_size=_LOOKED_AT)
     for place, version in enumerate(yard.versions.ListVersions(request).versions):

@@ -1,5 +1,5 @@
 """
-Versions on the command line: one grammar for all commands (`modelyard.cli.names.VersionRef`), one way to look them up.
+Version references on the command line (`modelyard.cli.names.VersionRef`): parsing and resolution.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from modelyard.registry.v1 import versions_pb2 as pb
 
 def version_ref(text: str) -> VersionRef:
     """
-    A version, for options of commands that change it: which one has to be said.
+    Parse the reference of a command that changes a version: the model alone is rejected.
 
     Raises:
-        argparse.ArgumentTypeError: it is none, or the model alone.
+        argparse.ArgumentTypeError: *text* is not a version, or is the model alone.
     """
     found = version_or_model(text)
     if found.bare:
-        raise argparse.ArgumentTypeError(f"{text!r} says no version: {GRAMMAR}")
+        raise argparse.ArgumentTypeError(f"{text!r} names no version: {GRAMMAR}")
     return found
 
 
 def version_argument(parser: argparse.ArgumentParser) -> None:
     """
-    The argument VERSION of a command that is about one.
+    Add the argument VERSION.
     """
     parser.add_argument("version", type=version_ref, metavar="VERSION", help=FORMS)
 
 
 def version_or_model(text: str) -> VersionRef:
     """
-    A version, for options; the model alone means its newest READY version.
+    Parse a reference; the model alone means its newest READY version.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: *text* is not a version.
     """
     try:
         return VersionRef.parse(text)
@@ -47,20 +47,20 @@ def version_or_model(text: str) -> VersionRef:
 
 def resolve(yard: Client, ref: VersionRef) -> str:
     """
-    The full name of a version; an alias, or which is the newest, is looked up.
+    The full name of a version; an alias or the newest version is resolved by a call.
 
     Raises:
-        grpc.RpcError: there is no such model or alias, or none that is READY when the newest is meant.
+        grpc.RpcError: the model or alias does not exist, or the model has no READY version.
     """
     return ref.name if ref.number else fetch_version(yard, ref).name
 
 
 def fetch_version(yard: Client, ref: VersionRef) -> pb.Version:
     """
-    A version, in one call.
+    Get a version in one call.
 
     Raises:
-        grpc.RpcError: there is no such model, alias or version, or none that is READY when the newest is meant.
+        grpc.RpcError: the model, alias or version does not exist, or the model has no READY version.
     """
     if ref.number:
         return yard.versions.GetVersion(pb.GetVersionRequest(name=ref.name))
@@ -69,15 +69,15 @@ def fetch_version(yard: Client, ref: VersionRef) -> pb.Version:
 
 def resolve_in_model(yard: Client, model: str, text: str) -> str:
     """
-    The full name of a version of *model*: by its number, an alias or ``latest`` alone, or as other commands take it;
-    empty for no text.
+    The full name of a version of *model*, from its number, an alias or ``latest`` alone, or any other reference; empty
+    for an empty text.
 
     Args:
         model: the model's full name.
 
     Raises:
-        grpc.RpcError: there is no such alias.
-        RefusedError: it is no version, or one of another model.
+        grpc.RpcError: the alias does not exist.
+        RefusedError: *text* is not a version, or is one of another model.
     """
     if not text:
         return ""
@@ -86,5 +86,5 @@ def resolve_in_model(yard: Client, model: str, text: str) -> str:
     except ValueError as error:
         raise RefusedError(str(error)) from None
     if ref.model != model:
-        raise RefusedError(f"{text} is no version of {model}")
+        raise RefusedError(f"{text} is not a version of {model}")
     return resolve(yard, ref)

@@ -17,14 +17,14 @@ _PATIENCE = 2.0
 _LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
 _ESCAPED = re.compile(r"\\(.)")
-# Nothing of this machine's environment may stand between us and a page.
+# Metrics endpoints are never reached through a proxy of the environment.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """
-    A number of a page.
+    A sample of a metrics page.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Page:
     """
-    What a process said.
+    The metrics of a process.
 
     Args:
         address: host:port.
-        timestamp: when, by `time.monotonic`.
-        samples: its numbers; empty when it did not answer.
-        error: why it did not, or nothing.
+        timestamp: time of the scrape (`time.monotonic`), in seconds.
+        samples: its samples; empty if it did not respond.
+        error: the reason why it did not respond; otherwise empty.
     """
 
     address: str
@@ -60,7 +60,7 @@ class Page:
 
 def fetch(addresses: Sequence[str]) -> list[Page]:
     """
-    The pages at http://address/metrics, all at once.
+    Scrape http://address/metrics of all addresses concurrently.
     """
     with ThreadPoolExecutor(max_workers=min(len(addresses), 32)) as threads:
         return list(threads.map(_page, addresses))
@@ -68,10 +68,10 @@ def fetch(addresses: Sequence[str]) -> list[Page]:
 
 def parse(text: str) -> Iterator[Sample]:
     """
-    The numbers of a page.
+    The samples of a page in Prometheus' text format.
 
     Raises:
-        ValueError: a line is none of Prometheus' text format.
+        ValueError: a line is invalid.
     """
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
@@ -97,4 +97,4 @@ def _page(address: str) -> Page:
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Page(address, time.monotonic(), (), str(getattr(error, "reason", error)) or type(error).__name__)
     page = Page(address, time.monotonic(), samples)
-    return page if page.service else Page(address, page.timestamp, (), "no service of Modelyard")
+    return page if page.service else Page(address, page.timestamp, (), "not a service of Modelyard")

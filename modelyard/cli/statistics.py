@@ -19,13 +19,13 @@ _HITS = frozenset({"near", "shared"})
 @dataclass(slots=True)
 class Calls:
     """
-    The calls of a method or of a service within the time.
+    The calls of a method or of a service in an interval.
 
     Args:
-        ended: how many.
-        errors: how many of them ended with a fault of the suite.
-        running: how many run now.
-        seconds: how many took at most so many seconds.
+        ended: completed calls.
+        errors: completed calls with a server error.
+        running: calls in progress.
+        seconds: cumulative histogram: number of calls by upper bound in seconds.
     """
 
     ended: float = 0
@@ -35,7 +35,7 @@ class Calls:
 
     def add(self, other: Calls) -> None:
         """
-        Count *other* in.
+        Add *other*.
         """
         self.ended += other.ended
         self.errors += other.errors
@@ -45,8 +45,7 @@ class Calls:
 
     def quantile(self, share: float) -> float | None:
         """
-        Seconds that this share of the calls took at most, as histogram_quantile of Prometheus finds it; None without
-        calls.
+        A latency quantile in seconds, as histogram_quantile of Prometheus computes it; None without calls.
         """
         buckets = sorted(self.seconds.items())
         if not buckets or buckets[-1][1] <= 0:
@@ -54,7 +53,7 @@ class Calls:
         rank, lower, below = share * buckets[-1][1], 0.0, 0.0
         for bound, count in buckets:
             if count >= rank:
-                # Beyond the last bound nothing is known but that it is longer.
+                # The last bucket has no upper bound.
                 return lower if math.isinf(bound) else lower + (bound - lower) * (rank - below) / (count - below)
             lower, below = bound, count
         return lower
@@ -63,16 +62,16 @@ class Calls:
 @dataclass(slots=True)
 class Service:
     """
-    A service, all of its processes together.
+    A service with the sum of its processes.
 
     Args:
         name: registry, cache, cdn.
-        processes: how many answered.
-        calls: of its callers; health, reflection and watches are not among them.
-        cores: how many processors it kept busy.
-        memory: resident bytes.
-        hits, misses: of the cache.
-        used, most, waiting: connections to the database in use, allowed, and calls that wait for one.
+        processes: number of processes that responded.
+        calls: calls without health checks, reflection and watches.
+        cores: CPU usage in cores.
+        memory: resident memory in bytes.
+        hits, misses: reads that the cache answered, or did not.
+        used, most, waiting: database connections in use, their maximum, and calls that wait for one.
     """
 
     name: str
@@ -89,7 +88,7 @@ class Service:
     @property
     def hit_rate(self) -> float | None:
         """
-        The share of the cacheable reads that the cache answered; None where there were none.
+        The hit rate of cacheable reads; None without reads.
         """
         return self.hits / (self.hits + self.misses) if self.hits + self.misses else None
 
@@ -108,13 +107,13 @@ class Endpoint:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """
-    All that is shown.
+    The statistics of an interval.
 
     Args:
-        seconds: from the first look to the second.
-        services: by name.
-        endpoints: those that were called, the slowest first.
-        unreachable: addresses that did not answer, and why.
+        seconds: length of the interval.
+        services: services by name.
+        endpoints: methods with calls, the slowest first.
+        unreachable: addresses that did not respond, with the reason.
     """
 
     seconds: float
@@ -125,7 +124,7 @@ class Snapshot:
 
 def snapshot(first: Sequence[Page], second: Sequence[Page]) -> Snapshot:
     """
-    What happened between two looks at the same addresses.
+    The statistics between two scrapes of the same addresses.
     """
     services: dict[str, Service] = {}
     methods: dict[tuple[str, str], Calls] = {}
@@ -152,18 +151,18 @@ def snapshot(first: Sequence[Page], second: Sequence[Page]) -> Snapshot:
 
 def _add(service: Service, first: Page, second: Page) -> dict[str, Calls]:
     """
-    Add what a process did to its service.
+    Add the statistics of a process to its service.
 
     Returns:
         Its calls by method.
     """
     earlier = {_identity(each): each.value for each in first.samples}
-    # Of a process that did not answer before nothing is known but where it stands.
+    # Without an earlier scrape the counters of a process have no start value.
     known = not first.error
 
     def grown(sample: Sample) -> float:
         was = earlier.get(_identity(sample), 0.0) if known else sample.value
-        # What is less than it was has begun anew, with its process.
+        # A counter that decreased was reset by a restart.
         return sample.value - was if sample.value >= was else sample.value
 
     methods: dict[str, Calls] = defaultdict(Calls)
@@ -197,10 +196,10 @@ _GAUGES = {
 def _count(methods: dict[str, Calls], sample: Sample, grown: Callable[[Sample], float]) -> None:
     labels = sample.labels
     service, method = labels["grpc_service"], labels["grpc_method"]
-    # What nobody serves has no method, and its failures are its callers'.
+    # Calls of unknown services have no method, and are client errors.
     if service.startswith("grpc.") or service == "unknown" or method.startswith("Watch"):
         return
-    # The cache has the methods of the services behind it: the name of the service tells two of one name apart.
+    # Qualified by the gRPC service: the cache serves the methods of several services.
     calls = methods[f"{service.rpartition('.')[2]}/{method}"]
     match sample.name.removeprefix("grpc_server_"):
         case "started_total":

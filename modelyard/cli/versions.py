@@ -1,5 +1,5 @@
 """
-How a version is printed.
+Printing of versions.
 """
 
 from __future__ import annotations

@@ -25,15 +25,15 @@ class Download(ABC):
     Of several downloads to the same path, one proceeds and the others wait for it.
 
     Args:
-        asset: what to download.
-        path: of the file.
-        progress: told after each chunk.
+        asset: asset to download.
+        path: path of the file.
+        progress: called after each chunk.
 
     Raises:
-        IntegrityError: the asset's name is not that of its digest.
+        IntegrityError: the asset's name does not match its digest.
     """
 
-    #: Beside the gathered bytes, a file that says which are there; None when all before the end are.
+    #: The file beside the partial file that records the received ranges; None if bytes are received in order.
     _notes: Path | None = None
 
     def __init__(
@@ -44,12 +44,11 @@ class Download(ABC):
         self._path = Path(path)
         self._part = part_of(self._path, asset.sha256)
         self._progress = progress
-        # Under it the file is opened, written and closed: a thread that still writes must not find its file's number
-        # given to another file.
+        # Guards opening, writing and closing: a thread that still writes must not meet a reused file descriptor.
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._ended = False
-        # Somebody else was downloading the same.
+        # Another download of the same file was in progress.
         self._waited = False
         # The file is in place.
         self._settled = False
@@ -67,18 +66,17 @@ class Download(ABC):
             if self._file is None:
                 return
             file, self._file = self._file, None
-            # While it is open, nobody else begins with what is left.
+            # The lock is held until the file is closed.
             with about(self._path), file:
                 if not self._settled:
                     self._leave()
 
     def begin(self) -> bool:
         """
-        Take the place where the bytes are gathered, and see what an earlier download left there; does nothing when that
-        has been done.
+        Lock the partial file, and load what an earlier download left in it; does nothing if that is done already.
 
         Returns:
-            Whether it was. If not, somebody else downloads the same to the same place: ask again in a while.
+            Whether it is locked. If not, another download of the same file is in progress: call again later.
 
         Raises:
             OSError: the file cannot be written.
@@ -110,7 +108,7 @@ class Download(ABC):
         return None
 
     def _is_there(self) -> bool:
-        # Whoever was waited for has moved the file in place, or has given up.
+        # The other download has moved the file in place, or failed.
         if os.fstat(self._open_file.fileno()).st_size:
             return False
         try:
@@ -122,10 +120,10 @@ class Download(ABC):
 
     def finish(self) -> bool:
         """
-        Verify the digest and move the file in place.
+        Verify the digest, and move the file in place.
 
         Returns:
-            Whether that was done. If not, what an earlier download left was damaged, and all bytes are missing again.
+            Whether the file is in place. If not, what an earlier download left was damaged: download all bytes again.
 
         Raises:
             IntegrityError: the received bytes do not match the digest; they are discarded.
@@ -139,7 +137,9 @@ class Download(ABC):
                 if self._resumed:
                     self._resumed = False
                     return False
-                raise IntegrityError(f"the bytes that came for {self._asset.name} have another sha256: none were kept")
+                raise IntegrityError(
+                    f"the received bytes of {self._asset.name} have another sha256: they were discarded"
+                )
             settle(self._open_file, self._part, self._path, self._notes)
         self._settled = True
         return True
@@ -153,23 +153,23 @@ class Download(ABC):
     @abstractmethod
     def _look(self) -> None:
         """
-        See what an earlier download left.
+        Load what an earlier download left.
         """
 
     @abstractmethod
     def _digest(self) -> str:
         """
-        Of all bytes that are there.
+        The SHA-256 of the received bytes, in hexadecimal.
         """
 
     @abstractmethod
     def _leave(self) -> None:
         """
-        Throw away what is of no use to the next download, and keep the rest for it. The file is open, and ours.
+        Keep what the next download can resume from, and delete the rest. The file is open and locked.
         """
 
     @abstractmethod
     def _restart(self) -> None:
         """
-        Throw away what is there.
+        Discard the received bytes.
         """

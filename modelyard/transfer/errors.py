@@ -7,11 +7,11 @@ from __future__ import annotations
 
 class IntegrityError(Exception):
     """
-    Bytes do not have the digest that they are named by.
+    Bytes do not match their digest.
     """
 
 
 class FileChangedError(IntegrityError):
     """
-    A file is no longer the one that was hashed: it changed while it was sent, and nothing was stored under its digest.
+    A file changed while it was sent; nothing was stored under the digest that it had.
     """

@@ -10,7 +10,7 @@ import threading
 from typing import BinaryIO
 
 _BLOCK_BYTES = 1024 * 1024
-# After so many bytes the system is asked to have them on the disk.
+# Bytes between two fdatasync calls.
 _SYNC_BYTES = 16 * 1024 * 1024
 
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -18,16 +18,16 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 class BackgroundHasher:
     """
-    Reads a file in a thread behind those who write it, so that its digest is known soon after its last byte; and has
-    what was read written to the disk meanwhile, so that little is left to wait for in the end.
+    Hashes a file in a thread that follows its writers, so that the digest is known soon after the last byte; and
+    flushes it to disk meanwhile, so that the final fsync is short.
 
     Args:
-        file: what is written, past its buffer.
-        size: how many bytes it will have.
+        file: the file, written without its buffer.
+        size: final size in bytes.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        # A number of its own: the file may be closed at any time.
+        # A descriptor of its own: the file may be closed at any time.
         self._number = os.dup(file.fileno())
         self._size = size
         self._hash = hashlib.sha256()
@@ -40,7 +40,7 @@ class BackgroundHasher:
 
     def reach(self, there: int) -> None:
         """
-        All bytes before *there* are written.
+        Announce that all bytes before *there* are written.
         """
         with self._changed:
             self._there = there
@@ -48,7 +48,7 @@ class BackgroundHasher:
 
     def digest(self) -> str:
         """
-        Wait for the sha256 of the whole file. Not before `reach` was told of its end.
+        Wait for the SHA-256 of the whole file, after `reach` was called with its size.
 
         Raises:
             OSError: it cannot be read.
@@ -60,7 +60,7 @@ class BackgroundHasher:
 
     def close(self) -> None:
         """
-        Read no more.
+        Stop reading.
         """
         with self._changed:
             self._closed = True
@@ -82,7 +82,7 @@ class BackgroundHasher:
 
     def _beyond(self, done: int) -> int:
         """
-        Up to where there are bytes, once there are more than *done*; 0 when none are wanted any more.
+        Wait for bytes beyond *done*; returns the offset of their end, or 0 after `close`.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._there > done)

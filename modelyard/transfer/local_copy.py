@@ -19,17 +19,17 @@ def copy_file(
     source: Path, target: Path, sha256: str, size_bytes: int, progress: ProgressCallback = no_progress
 ) -> bool:
     """
-    Copy a file, verified on the way, and move the copy in place when it is complete.
+    Copy a file, verify the copy, and move it in place.
 
     Args:
-        source: which one.
-        target: where to.
-        sha256: of its bytes.
-        size_bytes: how many they are.
-        progress: told after each MiB.
+        source: file to copy.
+        target: path of the copy.
+        sha256: expected digest.
+        size_bytes: expected size.
+        progress: called after each MiB.
 
     Returns:
-        Whether that was done. If not, *source* has other bytes, or somebody else is writing *target*: download it.
+        Whether the copy is in place. If not, *source* has other bytes, or another transfer writes *target*: download.
 
     Raises:
         OSError: the copy cannot be written.
@@ -42,7 +42,7 @@ def copy_file(
         if not _copied(source, file.fileno(), sha256, size_bytes, progress):
             part.unlink(missing_ok=True)
             return False
-        # What an interrupted download of it has noted.
+        # The recorded ranges of an interrupted download are obsolete.
         settle(file, part, target, part.with_name(f"{part.name}.ranges"))
     return True
 

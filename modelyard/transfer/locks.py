@@ -1,5 +1,5 @@
 """
-Who may write into a file that several processes would write into, on one machine or on a shared volume.
+File locks between the processes of one machine, or of the machines of a shared volume.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import BinaryIO
 if sys.platform == "win32":
     import msvcrt
 
-    # A lock there keeps others from the bytes themselves: one byte, past the end of any file.
+    # Locks are mandatory on Windows: one byte past the end of any file.
     _PLACE = 1 << 62
 
     def try_lock(file: BinaryIO) -> bool:
         """
-        See below.
+        Lock *file* exclusively until it is closed; returns whether that succeeded.
         """
         place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
         os.lseek(file.fileno(), _PLACE, os.SEEK_SET)
@@ -33,10 +33,10 @@ else:
 
     def try_lock(file: BinaryIO) -> bool:
         """
-        Have *file* for oneself until it is closed, however the process ends; returns whether that is so. Where the file
-        system knows no locks it is: whoever is alone there must not be kept out.
+        Lock *file* exclusively until it is closed or the process ends; returns whether that succeeded. On a file system
+        without locks it succeeds: a single process must not be locked out.
         """
-        # Of the open file, not of the process: two threads that download the same are two, as well.
+        # flock locks the open file, not the process: it also excludes two threads of one process.
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -22,21 +22,21 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def check_asset(asset: assets_pb2.Asset) -> None:
     """
     Raises:
-        IntegrityError: its name is not that of its digest, or its size is none.
+        IntegrityError: its name does not match its digest, or its size is invalid.
     """
     if not _DIGEST.fullmatch(asset.sha256) or asset.name != f"assets/{asset.sha256}" or asset.size_bytes < 0:
         raise IntegrityError(
-            f"{asset.name!r} does not name the digest {asset.sha256!r}: the service is not to be trusted"
+            f"{asset.name!r} does not name the digest {asset.sha256!r}: the response of the service is invalid"
         )
 
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
     """
-    Have what goes wrong with an open file, such as a disk that is full, say which file it is.
+    Add the file name to errors of an open file, such as a full disk.
 
     Raises:
-        OSError: with the name of *path*.
+        OSError: the original error, with *path* as its file name.
     """
     try:
         yield
@@ -48,8 +48,8 @@ def about(path: Path) -> Iterator[None]:
 
 def part_of(path: Path, sha256: str) -> Path:
     """
-    Where the bytes of *path* are gathered: with the digest in the name, so that the bytes of two assets never mix. No
-    file of a version has such a name: `modelyard.paths.is_download`.
+    The partial file of *path*, with the digest in its name, so that the bytes of two assets never mix. No file of a
+    version has such a name (`modelyard.paths.is_download`).
     """
     # A file name has 255 bytes at most, and a character up to four.
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
@@ -58,11 +58,11 @@ def part_of(path: Path, sha256: str) -> Path:
 
 def open_part(part: Path, path: Path) -> BinaryIO:
     """
-    Open *part* for reading and writing, at its start; what is in it stays.
+    Open *part* for reading and writing, at its start, without truncating it.
 
     Raises:
-        IsADirectoryError: *path*, which it is for, is a folder.
-        OSError: it cannot be opened, for example because it is a link: it would lead to a file of somebody else's.
+        IsADirectoryError: *path*, the target, is a folder.
+        OSError: it cannot be opened, such as a symbolic link, which could lead to another user's file.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
@@ -72,7 +72,7 @@ def open_part(part: Path, path: Path) -> BinaryIO:
 
 def is_at(file: BinaryIO, part: Path) -> bool:
     """
-    Whether *part* is still the name of this open file: somebody else may have moved it in place, or thrown it away.
+    Whether *part* is still the name of this open file: another transfer may have moved or deleted it.
     """
     try:
         there = part.lstat()
@@ -83,10 +83,10 @@ def is_at(file: BinaryIO, part: Path) -> bool:
 
 def settle(file: BinaryIO, part: Path, path: Path, notes: Path | None = None) -> None:
     """
-    Move a complete *part* in place, so that after a power failure *path* is either what it was or complete.
+    Move a complete *part* to *path* atomically: after a power failure *path* is either the old file or complete.
 
     Args:
-        notes: a file that says what is in *part*; it goes first: others may begin a part of that name right afterwards.
+        notes: the recorded ranges of *part*, deleted first: another transfer may create a part right after.
 
     Raises:
         OSError: it cannot be written.
@@ -96,10 +96,10 @@ def settle(file: BinaryIO, part: Path, path: Path, notes: Path | None = None) ->
     if notes is not None:
         notes.unlink(missing_ok=True)
     if sys.platform == "win32":
-        # Nobody can move an open file there.
+        # Windows does not move open files.
         file.close()
     part.replace(path)
-    # Not everywhere can a folder be opened; where it cannot, the file system takes care by itself.
+    # Not every system can open a folder; where it cannot, the file system syncs it by itself.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:

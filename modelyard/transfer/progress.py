@@ -1,17 +1,17 @@
 """
-How far a transfer is.
+Progress callbacks of transfers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Called with the bytes done and the bytes in all, first with what was there before; what it raises ends the transfer.
-#: A transfer that has to send something again says so: the bytes done become fewer.
+#: Called with the transferred and the total number of bytes, first with those of earlier attempts. An exception ends
+#: the transfer. The number decreases when bytes have to be transferred again.
 ProgressCallback = Callable[[int, int], None]
 
 
 def no_progress(_done: int, _total: int) -> None:
     """
-    Tells nobody.
+    Ignore the progress.
     """

@@ -16,19 +16,19 @@ from modelyard.transfer.partial_file import about
 from modelyard.transfer.progress import ProgressCallback, no_progress
 from modelyard.transfer.ranges import Piece
 
-#: Larger files are received in ranges, where the system can write at a place.
+#: Larger files are received in ranges, on systems with positioned writes.
 RANGED_BYTES = 32 * 1024 * 1024 if hasattr(os, "pwrite") else 1 << 63
-#: How many at a time.
+#: Concurrent streams of one download.
 STREAMS = 4
 
-# After so many bytes it is written down what is there: as much is fetched again after a kill.
+# Bytes between two records of the received ranges: at most as many are downloaded again after a kill.
 _SAVE_BYTES = 16 * 1024 * 1024
 
 
 class RangeDownload(Download):
     """
-    A file to download in ranges: they are gathered in one file, with a small one that says which bytes are there. Safe
-    to use from several threads; the progress is told by one at a time.
+    A file to download in ranges, into one partial file and a small file that records the received ranges. Safe to use
+    from several threads; the progress callback is called by one at a time.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class RangeDownload(Download):
         self._notes: Path = self._part.with_name(f"{self._part.name}.ranges")
         self._pieces: list[Piece] = []
         self._waiting: list[Piece] = []
-        # How many of the pieces, from the first on, are there.
+        # The number of complete pieces at the start of the file.
         self._front = 0
         self._hasher: BackgroundHasher | None = None
         self._unsaved = 0
 
     def next(self) -> Piece | None:
         """
-        A piece that nobody fetches yet; None when there is none left.
+        The next piece to download; None if there is none left.
         """
         with self._lock:
             return self._waiting.pop(0) if self._waiting else None
@@ -60,14 +60,14 @@ class RangeDownload(Download):
 
     def take(self, piece: Piece, chunk: assets_pb2.Chunk) -> None:
         """
-        Write what came for *piece*.
+        Write a received chunk of *piece*.
 
         Raises:
-            IntegrityError: it does not go on where the last chunk ended, or goes past the end of the piece.
-            OSError: it cannot be written.
+            IntegrityError: its offset is not the end of the last chunk, or it exceeds the piece.
+            OSError: the file cannot be written.
         """
         if chunk.offset != piece.done or piece.done + len(chunk.data) > piece.end:
-            raise IntegrityError(f"a chunk of {self._asset.name} came for {chunk.offset}, not for {piece.done}")
+            raise IntegrityError(f"a chunk of {self._asset.name} has offset {chunk.offset}, expected {piece.done}")
         with self._lock, about(self._path):
             _write(self._open_file.fileno(), chunk.data, chunk.offset)
             piece.done += len(chunk.data)
@@ -81,17 +81,17 @@ class RangeDownload(Download):
 
     def ended(self, piece: Piece) -> None:
         """
-        The stream of *piece* has ended without an error.
+        Check that *piece* is complete after its stream ended without an error.
 
         Raises:
-            IntegrityError: before all its bytes came.
+            IntegrityError: bytes are missing.
         """
         if piece.missing:
             raise IntegrityError(f"a stream of {self._asset.name} ended at byte {piece.done}, not at {piece.end}")
 
     def _look(self) -> None:
         pieces = ranges.load(self._notes, self._asset.size_bytes)
-        # What is in a hole of a shorter file was never written.
+        # A shorter file than recorded has lost bytes.
         there = os.fstat(self._open_file.fileno()).st_size
         if pieces is None or any(piece.done > max(there, piece.start) for piece in pieces):
             self._restart()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _MIB = 1024 * 1024
-# Not so large that one slow stream is waited for at the end, or the digest, which follows the bytes in their order; not
-# so small that asking costs; and not so many that writing them down does.
+# Small enough that no slow stream, and not the hasher, which reads in order, delays the end; large enough that requests
+# are cheap; few enough that recording them is cheap.
 _LEAST, _USUAL = 8 * _MIB, 32 * _MIB
 _PIECES_OF_A_STREAM = 4
 _MOST_PIECES = 1024
@@ -20,12 +20,12 @@ _MOST_PIECES = 1024
 @dataclass(slots=True)
 class Piece:
     """
-    A range of a file that one stream brings.
+    A range of a file that one stream receives.
 
     Args:
-        start: its first byte.
-        end: the byte after its last.
-        done: the first byte that is missing; *end* when none is.
+        start: first byte.
+        end: the byte after the last.
+        done: first missing byte; *end* if none is missing.
     """
 
     start: int
@@ -42,7 +42,11 @@ class Piece:
 
 def cut(size: int, streams: int) -> list[Piece]:
     """
-    The pieces of a file of *size* bytes, for so many *streams* at a time.
+    Divide a file into pieces.
+
+    Args:
+        size: of the file in bytes.
+        streams: number of concurrent streams.
     """
     length = min(size // (streams * _PIECES_OF_A_STREAM), _USUAL)
     length = max(length, _LEAST, -(-size // _MOST_PIECES))
@@ -52,10 +56,10 @@ def cut(size: int, streams: int) -> list[Piece]:
 
 def load(path: Path, size: int) -> list[Piece] | None:
     """
-    The pieces as an interrupted download left them; None when there are none to rely on.
+    The pieces that an interrupted download recorded; None if they are missing or invalid.
     """
     try:
-        # A link would lead to a file of somebody else's.
+        # A link could lead to a file of another user.
         text = "" if path.is_symlink() else path.read_text(encoding="utf-8")
         pieces = [_piece(each) for each in json.loads(text)["pieces"]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -69,7 +73,7 @@ def load(path: Path, size: int) -> list[Piece] | None:
 
 def save(path: Path, pieces: list[Piece]) -> None:
     """
-    Keep the pieces.
+    Record the pieces.
 
     Raises:
         OSError: they cannot be written.

@@ -12,21 +12,21 @@ import grpc
 from modelyard.error_details import Problem, explain
 
 _ATTEMPTS = 8
-# In seconds; with the jitter they come to 8 to 16 s in all, in which a service has started again.
+# In seconds; with jitter 8 to 16 s in total, enough for a service to restart.
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 5.0
-# A stream ends with its token: by then the file that the token comes from may hold a new one. (TOKEN_MISSING is not
-# here: whoever has none gets none by waiting.)
+# A stream ends when its token expires: by then the token file may hold a new one. (Not TOKEN_MISSING: waiting does not
+# help a client without a token.)
 _RENEWED = frozenset({"TOKEN_EXPIRED", "TOKEN_INVALID"})
 _SHORTEST_TURN, _LONGEST_TURN = 0.005, 0.25
 
 
 class Attempts:
     """
-    Counts attempts at something that may be done again, as long as the service is just not available.
+    Counts the attempts of an operation that can be retried while the service is unavailable.
 
     Args:
-        reasons: of errors (`Problem.reason`) after which another attempt helps, too.
-        codes: of such errors.
+        reasons: further retryable error reasons (`Problem.reason`).
+        codes: further retryable status codes.
     """
 
     def __init__(self, reasons: Collection[str] = (), codes: Collection[grpc.StatusCode] = ()) -> None:
@@ -34,23 +34,23 @@ class Attempts:
         self._codes = {grpc.StatusCode.UNAVAILABLE, *codes}
         self._failed = 0
         self._gained = 0
-        self._ended = False  # with its token, and has not got on since
+        self._ended = False  # by an expired token, without progress since
 
     def delay(self, error: grpc.RpcError, gained: int = 0) -> float:
         """
-        Seconds to wait before the next attempt: twice as long each time, and never the same for all clients.
+        Seconds to wait before the next attempt: exponential backoff with jitter, or what the service asks for.
 
         Args:
-            error: what ended the last one.
-            gained: how far all of them came, in whatever unit; those that got on do not count.
+            error: the error of the last attempt.
+            gained: progress of all attempts, such as bytes; an attempt with progress resets the count.
 
         Raises:
-            grpc.RpcError: *error* itself, when another attempt cannot help or there were enough.
+            grpc.RpcError: *error* itself, if it is not retryable or the attempts are exhausted.
         """
         problem = explain(error)
         helps = problem.code in self._codes or problem.reason in self._reasons or _lost(problem)
         if problem.reason in _RENEWED:
-            # Once: a token that is not taken twice in a row is the caller's to renew.
+            # Once: when a token is rejected twice in a row, the caller has to renew it.
             helps, self._ended = not self._ended or gained > self._gained, True
         if not helps or not self.another(gained):
             raise error
@@ -58,7 +58,7 @@ class Attempts:
 
     def another(self, gained: int = 0) -> bool:
         """
-        Count an attempt that did not reach the end; returns whether there may be one more.
+        Count a failed attempt; returns whether another one is allowed.
         """
         if gained > self._gained:
             self._gained, self._failed = gained, 0
@@ -67,7 +67,7 @@ class Attempts:
 
     def pause(self) -> float:
         """
-        Seconds to wait now.
+        Seconds to wait before the next attempt.
         """
         longest = min(_FIRST_DELAY * 2.0 ** (self._failed - 1), _LONGEST_DELAY)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
@@ -75,7 +75,7 @@ class Attempts:
 
 class PollDelays:
     """
-    How long to wait before it is asked again whether somebody else is done: soon at first, since files may be small.
+    Delays between polls for the end of another transfer: short at first, since files may be small.
     """
 
     def __init__(self) -> None:
@@ -83,14 +83,14 @@ class PollDelays:
 
     def next(self) -> float:
         """
-        Seconds to wait now.
+        Seconds to wait before the next attempt.
         """
         seconds, self._seconds = self._seconds, min(2 * self._seconds, _LONGEST_TURN)
         return seconds
 
 
 def _lost(problem: Problem) -> bool:
-    # grpc.aio says the first, and not what the service said, when a message is on its way while the service ends the
-    # call. A proxy resets a stream whose service has died in the middle, and gRPC makes the second of that.
+    # grpc.aio reports the first instead of the service's status when a message is in flight while the service ends the
+    # call. The second is a stream that a proxy reset because its service died.
     said = ("Internal error from Core", "RST_STREAM")
     return problem.code is grpc.StatusCode.INTERNAL and any(each in problem.message for each in said)

@@ -1,6 +1,5 @@
 """
-The steps of a transfer: plans are written once, and each client executes them in its
-own way.
+The steps of a transfer: plans are written once and executed by both clients.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Call:
     """
-    Make a call.
+    An RPC to make.
 
     Args:
-        stub: the client's attribute, such as uploads.
-        method: of the stub.
-        request: the message, or what makes the stream of messages.
+        stub: attribute of the client, such as uploads.
+        method: method of the stub.
+        request: the request, or a function that returns the stream of requests.
     """
 
     stub: str
@@ -33,11 +32,14 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Pause:
     """
-    Wait.
+    A delay.
+
+    Args:
+        seconds: duration.
     """
 
     seconds: float
 
 
-#: Gives steps; is sent the answer of each call, or has its `grpc.RpcError` thrown in; returns the transfer's result.
+#: Yields steps; receives the response of each call, or has its `grpc.RpcError` thrown in; returns the result.
 Plan = Generator[Call | Pause, Any, T]

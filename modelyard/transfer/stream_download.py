@@ -42,14 +42,14 @@ class StreamDownload(Download):
 
     def take(self, chunk: assets_pb2.Chunk) -> None:
         """
-        Write what came.
+        Write a received chunk.
 
         Raises:
-            IntegrityError: it does not go on where the last chunk ended, or goes past the end.
-            OSError: it cannot be written.
+            IntegrityError: its offset is not the end of the last chunk, or it exceeds the asset.
+            OSError: the file cannot be written.
         """
         if chunk.offset != self.received or self.received + len(chunk.data) > self._asset.size_bytes:
-            raise IntegrityError(f"a chunk of {self._asset.name} came for {chunk.offset}, not for {self.received}")
+            raise IntegrityError(f"a chunk of {self._asset.name} has offset {chunk.offset}, expected {self.received}")
         with self._lock, about(self._path):
             self._open_file.write(chunk.data)
         self._hash.update(chunk.data)
@@ -58,10 +58,10 @@ class StreamDownload(Download):
 
     def ended(self) -> None:
         """
-        The stream has ended without an error.
+        Check that all bytes were received after the stream ended without an error.
 
         Raises:
-            IntegrityError: before all bytes came.
+            IntegrityError: bytes are missing.
         """
         if self.missing:
             raise IntegrityError(f"the stream of {self._asset.name} ended after {self.received} bytes")

@@ -1,5 +1,5 @@
 """
-A file that is sent.
+The source of an upload: a local file and its stream of chunks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from modelyard.transfer.progress import ProgressCallback, no_progress
 
 _CHUNK_BYTES = 1024 * 1024
 
-#: Tells a file that was written to, or another one in its place: bytes, nanoseconds. No inode: not every file system
-#: gives the same one twice.
+#: Detects that a file was modified or replaced: size in bytes and modification time in nanoseconds. Without the inode,
+#: which is not stable on every file system.
 _Stamp = tuple[int, int]
 
 
@@ -32,11 +32,11 @@ class UploadSource:
     A file to upload.
 
     Args:
-        path: where it is.
+        path: path of the file.
         sha256: its digest, 64 lower-case hexadecimal digits.
-        size_bytes: how large it is.
-        media_type: such as text/plain; empty when nobody knows.
-        stamp: size and time of the file that was hashed.
+        size_bytes: its size.
+        media_type: such as text/plain; empty if unknown.
+        stamp: size and modification time of the file when it was hashed.
     """
 
     path: Path
@@ -53,16 +53,16 @@ class UploadSource:
         The file at *path*, read once for its digest.
 
         Args:
-            media_type: such as text/plain; empty means by the file's name.
-            progress: called with the bytes hashed and the bytes in all.
+            media_type: such as text/plain; empty derives it from the file name.
+            progress: called with the hashed and the total number of bytes.
 
         Raises:
-            OSError: it cannot be read, or is none, such as a pipe.
-            FileChangedError: it changed meanwhile.
+            OSError: it cannot be read, or is not a regular file, such as a pipe.
+            FileChangedError: it changed while it was hashed.
         """
         path = Path(path)
         mode = path.stat().st_mode
-        # A pipe would be waited for when it is opened. What a folder is not, `open` says better.
+        # Opening a pipe would block. For a folder, `open` raises the better error.
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise OSError(errno.EINVAL, "is not a file that can be read twice", str(path))
         with path.open("rb") as file:
@@ -75,14 +75,14 @@ class UploadSource:
 
 def digest(file: BinaryIO, progress: ProgressCallback = no_progress) -> str:
     """
-    The sha256 of what is left of *file*, in hexadecimal.
+    The SHA-256 of *file* from its current position, in hexadecimal.
     """
     progress(0, os.fstat(file.fileno()).st_size)
     return hashlib.file_digest(_ReportingReader(file, progress), "sha256").hexdigest()
 
 
 class _ReportingReader:
-    # As much of a file as hashlib.file_digest asks for.
+    # The part of a file's interface that hashlib.file_digest uses.
     def __init__(self, file: BinaryIO, progress: ProgressCallback) -> None:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
@@ -101,12 +101,12 @@ class _ReportingReader:
 
 class UploadStream:
     """
-    The bytes of a file as streams of messages. A stream whose file fails just ends, since each kind of client makes
-    something else of what a request iterator raises; `check` raises what it was.
+    The bytes of a file as streams of messages. When reading fails the stream just ends, since the two clients handle
+    exceptions of a request iterator differently; `check` raises the error.
 
     Args:
-        file: what to send.
-        progress: told after each chunk.
+        file: the file to send.
+        progress: called after each chunk.
     """
 
     def __init__(self, file: UploadSource, progress: ProgressCallback) -> None:
@@ -128,7 +128,7 @@ class UploadStream:
 
         Args:
             name: of the upload.
-            offset: where to go on, in bytes.
+            offset: first byte to send.
         """
         for chunk in self._chunks(offset):
             yield uploads_pb2.WriteUploadRequest(name=name, chunk=chunk)
@@ -136,7 +136,7 @@ class UploadStream:
 
     def tell(self, done: int) -> None:
         """
-        Say that *done* bytes are there.
+        Report progress: *done* bytes are committed or sent.
         """
         self._progress(done, self.file.size_bytes)
 
@@ -145,18 +145,18 @@ class UploadStream:
         Raises:
             OSError: the file could not be read.
             FileChangedError: it changed.
-            BaseException: what the progress raised.
+            BaseException: raised by the progress callback.
         """
         if self._failure is not None:
             raise self._failure
 
     def check_digest(self) -> None:
         """
-        Read the file once more: the service has found other bytes than were declared.
+        Hash the file again, after the service found other bytes than were declared.
 
         Raises:
             OSError: the file cannot be read.
-            FileChangedError: it has another digest now.
+            FileChangedError: its digest has changed.
         """
         self.check()
         with self.file.path.open("rb") as opened:

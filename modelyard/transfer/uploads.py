@@ -16,19 +16,19 @@ from modelyard.transfer.retries import Attempts
 from modelyard.transfer.steps import Call, Pause, Plan
 from modelyard.transfer.upload_source import UploadSource, UploadStream
 
-#: Larger files are sent as an upload, of which the parts that came survive a break.
+#: Larger files are sent as a resumable upload, whose committed parts survive a broken connection.
 RESUMABLE_BYTES = 8 * 1024 * 1024
 
-# Nothing was sent for too long, as when the computer slept, or too little; or as much at once as one client may send;
-# or what was sent came damaged.
+# Retried: a damaged chunk; an idle stream, such as that of a suspended computer; a stream that is too slow; too many
+# uploads of one client at a time.
 _AGAIN = ("CHUNK_DAMAGED", "UPLOAD_IDLE", "UPLOAD_TOO_SLOW", "UPLOADS_BUSY")
-# After these, the upload is asked where it stands. The last is what may come of a stream of ours that broke here and
-# was still read there: it replaced bytes that the next one had sent.
+# After these, the upload resumes at its committed offset. PARTS_REPLACED happens when the service still reads a stream
+# that broke for the client: it replaced parts of the stream after it.
 _GOES_ON = (*_AGAIN, "OFFSET_GAP", "UPLOAD_INCOMPLETE", "UPLOAD_NOT_FOUND", "PARTS_REPLACED")
-# Another client sends the same file, or has taken over while this one stalled: it gets further, or stops some time.
+# Another client sends the same file, or took over while this one stalled: wait for it.
 _WAITS = ("UPLOAD_FINISHING", "UPLOAD_IN_USE", "UPLOAD_TAKEN_OVER")
-# Finishing may mean that many gigabytes are read back, and another client may be slow: so often it is asked again
-# without a byte gained, with so many seconds between.
+# Finishing may read many gigabytes back, and another client may be slow: the number of polls without progress, and the
+# seconds between them.
 _WAIT_ASKED, _WAIT_PAUSE = 120, 5.0
 
 
@@ -37,16 +37,16 @@ def upload(file: UploadSource, *, owner: str, private: bool, progress: ProgressC
     The steps that store a file.
 
     Args:
-        file: hashed already.
-        owner: whose quota it counts on; empty means nobody's.
-        private: whether it is reached over HTTP with a signed URL only.
-        progress: called with the bytes that are sent and the bytes in all.
+        file: the file, already hashed.
+        owner: owner whose quota is charged; empty charges none.
+        private: whether HTTP serves it with presigned URLs only.
+        progress: called with the committed and the total number of bytes.
 
     Raises:
         OSError: the file cannot be read.
         FileChangedError: it changed since it was hashed.
-        IntegrityError: the service takes no more bytes, and does not say why.
-        grpc.RpcError: it failed for good, or too often without getting on.
+        IntegrityError: the service accepts no more bytes, without an error.
+        grpc.RpcError: the error is not retryable, or the attempts are exhausted.
     """
     sending = UploadStream(file, progress)
     if file.size_bytes > RESUMABLE_BYTES:
@@ -76,8 +76,8 @@ def _at_once(sending: UploadStream, owner: str, private: bool) -> Plan[assets_pb
 
 
 class _Resumable:
-    # No state is kept between attempts, or on disk: StartUpload finds the open upload of the same digest and owner, and
-    # says how far it is, whoever began it.
+    # The client keeps no state between attempts or on disk: StartUpload finds the open upload of the same digest and
+    # owner, whichever client started it, and returns its committed offset.
     def __init__(self, sending: UploadStream, owner: str, private: bool) -> None:
         file = sending.file
         self._sending = sending
@@ -102,17 +102,17 @@ class _Resumable:
 
     def _attempt(self) -> Plan[assets_pb2.Asset | float]:
         """
-        Go on where the upload stands; returns the asset, or how many seconds to wait when it is not all there.
+        Resume the upload at its committed offset; returns the asset, or the seconds to wait if it is incomplete.
         """
         found: uploads_pb2.Upload = yield Call("uploads", "StartUpload", self._start)
         self._committed = self._size if found.complete else found.committed_bytes
         self._sending.tell(self._committed)
         if found.in_use and not found.complete:
-            # Another client sends the same file: what it sends counts for both.
+            # Another client sends the same file: its parts count for both.
             seconds = self._wait()
             if seconds is None:
                 raise IntegrityError(
-                    f"another client sends {self._sending.file.path}, too, and does not get on: start it again later"
+                    f"another client uploads {self._sending.file.path} without progress: try again later"
                 )
             return seconds
         if self._committed < self._size:
@@ -122,7 +122,7 @@ class _Resumable:
             self._committed = found.committed_bytes
             if self._committed < self._size:
                 return self._unfinished()
-        # Of one that is complete, this gives the asset, past any cache that has not heard of it yet.
+        # Returns the asset of a complete upload as well, past caches that have not been invalidated yet.
         asset: assets_pb2.Asset = yield Call(
             "uploads", "FinishUpload", uploads_pb2.FinishUploadRequest(name=found.name)
         )
@@ -150,14 +150,14 @@ class _Resumable:
     def _unfinished(self) -> float:
         if not self._attempts.another(self._committed):
             raise IntegrityError(
-                f"the upload of {self._sending.file.path} stands at byte {self._committed:,} of {self._size:,} "
-                "and does not go on: start it again later"
+                f"the upload of {self._sending.file.path} stopped at byte {self._committed:,} of {self._size:,} "
+                "without an error: try again later"
             )
         return self._attempts.pause()
 
 
 def _blame(error: grpc.RpcError, sending: UploadStream) -> None:
-    # A file that fails ends its stream early, and the service finds bytes missing: the file is what went wrong.
+    # A read error ends the stream early, and the service reports missing bytes: raise the read error instead.
     sending.check()
     if explain(error).reason in {"DIGEST_MISMATCH", "SIZE_MISMATCH"}:
         sending.check_digest()

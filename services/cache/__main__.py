@@ -14,7 +14,7 @@ from modelyard.cache.v1.cache_pb2_grpc import (
     add_KeyValueServiceServicer_to_server,
 )
 from modelyard.contracts import permissions, scopes
-from services.cache.instrumentation import show
+from services.cache.instrumentation import register_sources
 from services.cache.metrics import CacheMetrics
 from services.cache.model.coherence import Coherence
 from services.cache.model.hot_keys import HotKeys
@@ -119,7 +119,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
                 state.feed.start()
         server.add(add_KeyValueServiceServicer_to_server, KeyValueService(found, values, near, server.draining))
 
-        show(metrics, near, shared, streams, found, valkeys)
+        register_sources(metrics, near, shared, streams, found, valkeys)
         server.metrics.registry.register(metrics)
         await stack.enter_async_context(warmer.working(settings.warm_patience))
         yield

@@ -16,7 +16,7 @@ from services.cache.store.l2 import L2Cache
 from services.cache.store.valkey import Valkey
 
 
-def show(
+def register_sources(
     metrics: CacheMetrics,
     near: L1Cache,
     shared: L2Cache,
@@ -37,7 +37,7 @@ def show(
     compression = shared.compression
     metrics.evictions = near.evictions
     metrics.namespaces = {name: state.results for name, state in values.items()}
-    metrics.feeds = {name: partial(_age, state) for name, state in values.items() if state.namespace.near}
+    metrics.feeds = {name: partial(_feed_age, state) for name, state in values.items() if state.namespace.near}
     metrics.gauges.update(
         {
             "modelyard_cache_near_bytes": ("Bytes in L1", lambda: near.size),
@@ -71,13 +71,13 @@ def show(
         }
     )
     metrics.streams.update(
-        {name: partial(_told, follower, coherence) for name, (follower, coherence) in streams.items()}
+        {name: partial(_stream_stats, follower, coherence) for name, (follower, coherence) in streams.items()}
     )
 
 
-def _age(state: NamespaceState) -> float:
+def _feed_age(state: NamespaceState) -> float:
     return state.feed.coherence.age
 
 
-def _told(follower: Follower, coherence: Coherence) -> StreamStats:
+def _stream_stats(follower: Follower, coherence: Coherence) -> StreamStats:
     return StreamStats(coherence.age, coherence.applied, follower.breaks, follower.changes, follower.lag)

@@ -25,11 +25,11 @@ class InvalidationFeed:
     Args:
         namespace: whose log.
         store: where it is.
-        coherence: what is known of the changes.
+        coherence: where the changes are applied.
 
     Attributes:
-        coherence: what is known of the changes.
-        generation: grows when all cached entries become invalid. (The floor alone is not enough: entries may bear a
+        coherence: as given.
+        generation: grows when all cached entries become invalid. (The floor alone is not enough: entries may carry a
             sequence of a lost Valkey whose clock was ahead.)
     """
 

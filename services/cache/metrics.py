@@ -71,7 +71,7 @@ class CacheMetrics(Collector):
 
     def __init__(self) -> None:
         self._counts: dict[str, Counts] = {}
-        self._chores = Chores("write-shared-level")
+        self._background = Chores("write-shared-level")
         self.dropped = 0
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -90,17 +90,17 @@ class CacheMetrics(Collector):
         """
         Run *work* in the background; drop it when too much is pending.
         """
-        if len(self._chores) >= _MOST_BACKGROUND:
+        if len(self._background) >= _MOST_BACKGROUND:
             self.dropped += 1
             work.close()
             return
-        self._chores.add(work)
+        self._background.add(work)
 
     async def settle(self) -> None:
         """
         Wait for the background work to finish.
         """
-        await self._chores.finish()
+        await self._background.finish()
 
     def collect(self) -> Iterator[Metric]:
         """
@@ -164,7 +164,7 @@ class CacheMetrics(Collector):
         )
         revision = GaugeMetricFamily(f"{stream}_revision", "Last revision applied", labels=["service"])
         breaks = CounterMetricFamily(f"{stream}_breaks", "Streams that have ended", labels=["service"])
-        told = CounterMetricFamily(
+        invalidations = CounterMetricFamily(
             "modelyard_cache_invalidations", "Changes received from the stream", labels=["service"]
         )
         lag = HistogramMetricFamily(
@@ -177,6 +177,6 @@ class CacheMetrics(Collector):
             age.add_metric([service], now.age)
             revision.add_metric([service], now.revision)
             breaks.add_metric([service], now.breaks)
-            told.add_metric([service], now.changes)
+            invalidations.add_metric([service], now.changes)
             lag.add_metric([service], buckets=now.lag.buckets(), sum_value=now.lag.total)
-        yield from (age, revision, breaks, told, lag)
+        yield from (age, revision, breaks, invalidations, lag)

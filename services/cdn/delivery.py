@@ -70,7 +70,7 @@ async def serve_delivery(
         service = DeliveryService(
             StaticFileStore(database, objects, pins, has_edge=has_edge),
             PresignedUrls(database, signer, VersionCopies(database, sharer)),
-            settings.lives(),
+            settings.ttl_bounds(),
             InvalidationStore(database),
             Mutations(writer),
             Mutations(quick),

@@ -32,7 +32,7 @@ def ages() -> Kind[CacheAges]:
         for part in value.split(","):
             pattern, _, age = part.partition("=")
             if not _PATTERN.fullmatch(pattern.strip()) or not re.fullmatch(r"[0-9]{1,9}", age.strip()):
-                raise ValueError(f'"{part.strip()}" is not that')
+                raise ValueError(f'"{part.strip()}" is invalid')
             found[pattern.strip()] = int(age)
         return CacheAges(tuple(found.items()))
 
@@ -134,7 +134,7 @@ class DeliverySettings(LedgerSettings):
         help="delay before a call to CloudFront is retried; doubled each time, up to a minute",
     )
 
-    def lives(self) -> TtlBounds:
+    def ttl_bounds(self) -> TtlBounds:
         """
         Limits of the TTL of presigned URLs.
 
@@ -143,7 +143,7 @@ class DeliverySettings(LedgerSettings):
         """
         if not self.signed_url_least <= self.signed_url_seconds <= self.signed_url_most:
             raise SettingsError(
-                ["MODELYARD_SIGNED_URL_SECONDS must be from …_LEAST_SECONDS to …_MOST_SECONDS of the same name"]
+                ["MODELYARD_SIGNED_URL_SECONDS must be between …_LEAST_SECONDS and …_MOST_SECONDS of the same prefix"]
             )
         return TtlBounds(self.signed_url_seconds, self.signed_url_least, self.signed_url_most)
 

@@ -156,7 +156,7 @@ class CdnSettings(DeliverySettings):
         """
         if 0 < self.most_compressed < self.least_compressed:
             raise SettingsError(
-                ["MODELYARD_COMPRESS_LEAST_BYTES must be at most …_MOST_BYTES of the same name, or that is 0"]
+                ["MODELYARD_COMPRESS_LEAST_BYTES must be at most MODELYARD_COMPRESS_MOST_BYTES, unless that is 0"]
             )
         return Limits(self.upload_memory, self.least_compressed, self.most_compressed, self.upload_memory_each)
 

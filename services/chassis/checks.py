@@ -48,14 +48,14 @@ _LEAST_SECONDS, _MOST_SECONDS = -62135596800, 253402300799  # the years 1 to 999
 
 class Checks(Violations):
     """
-    Checks the fields of one request. Every method notes what is wrong and goes on; `raise_if_any` ends the check.
+    Checks the fields of one request. Every method collects violations and continues; `raise_if_any` raises them.
     """
 
     __slots__ = ()
 
     def name(self, kind: type[N], field: str, text: str) -> N:
         """
-        The name in *text*, or one of nowhere when it is not a name of that *kind*.
+        The name in *text*, or `kind.nowhere()` if it is not a name of that *kind*.
         """
         try:
             return kind.parse(text, field)
@@ -113,7 +113,7 @@ class Checks(Violations):
 
     def size(self, field: str, items: Sequence[object], most: int, least: int = 1) -> None:
         """
-        *items* must be from *least* to *most*.
+        *items* must have from *least* to *most* entries.
         """
         if not least <= len(items) <= most:
             self.add(field, f"must have {least:,} to {most:,} entries; it has {len(items):,}")
@@ -129,7 +129,7 @@ class Checks(Violations):
 
     def request_id(self, text: str) -> str:
         """
-        A request id must be short and printable: it ends up in the audit.
+        A request id must be short and printable: it is stored in the audit log.
         """
         if len(text) > MOST_REQUEST_ID or not text.isprintable():
             self.add("request_id", f"must be at most {MOST_REQUEST_ID} printable characters")

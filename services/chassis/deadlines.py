@@ -1,7 +1,7 @@
 """
 The remaining time of the call in progress, for outgoing calls and queries made on its behalf.
 
-Nothing here knows gRPC, so that stores may ask, too.
+This module does not depend on gRPC, so that stores may import it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ends_at = _ends.set  # in terms of time.monotonic(); for the deadline intercepto
 
 def remaining() -> float | None:
     """
-    Seconds until the call in progress has to be answered; None outside of calls and for streams without a deadline.
+    Seconds until the deadline of the call in progress; None outside of calls and for streams without a deadline.
     """
     ends = _ends.get()
     return None if ends == FOREVER else max(ends - time.monotonic(), 0.0)
@@ -35,14 +35,14 @@ def outgoing_timeout(context: Context | None = None, *, reserve: float = 0.05, o
 
     Args:
         context: of the call in progress, where no deadline interceptor ran; usually left out.
-        reserve: seconds kept back to answer in; never more than a tenth of what is left.
+        reserve: seconds reserved for the response; at most a tenth of the remaining time.
         otherwise: the timeout where the call in progress has no deadline.
 
     Returns:
-        Seconds, fewer than are left.
+        Seconds, fewer than remain.
 
     Raises:
-        DeadlineExceeded: nothing is left.
+        DeadlineExceeded: no time remains.
     """
     left = remaining()
     if left is None and context is not None:
@@ -56,6 +56,6 @@ def outgoing_timeout(context: Context | None = None, *, reserve: float = 0.05, o
 
 def exceeded() -> DeadlineExceeded:
     """
-    The error of a call that has no time left.
+    The error of a call whose deadline has passed.
     """
     return DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than its deadline allows")

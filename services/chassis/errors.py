@@ -2,8 +2,8 @@
 """
 The errors that models, stores and servicers raise.
 
-Each class is one gRPC status; its *reason* tells a program which of a method's documented errors it is, its message
-tells a person. Nothing here knows gRPC: `interceptors/errors.py` translates, once, for every service.
+Each class is one gRPC status code; *reason* identifies the documented error of the method for programs, the message is
+for people. This module does not depend on gRPC: `interceptors/errors.py` translates the errors for every service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 class ModelyardError(Exception):
     """
-    An error that the caller is told about.
+    An error that is returned to the caller.
 
     Args:
         reason: what went wrong, for programs: UPPER_SNAKE, as documented with the RPC ("MODEL_DEPLOYED").
@@ -48,7 +48,7 @@ class _ResourceError(ModelyardError):
     Args:
         reason: as documented with the RPC ("MODEL_NOT_FOUND").
         resource: the full name of the resource, "namespaces/a/models/m".
-        message: in place of the usual one.
+        message: replaces the default message.
     """
 
     usual: ClassVar[str] = "{resource}"
@@ -72,7 +72,7 @@ class NotFound(_ResourceError):
 
 class AlreadyExists(_ResourceError):
     """
-    The resource to create is there already.
+    The resource to create already exists.
     """
 
     code = "ALREADY_EXISTS"
@@ -89,7 +89,7 @@ class FailedPrecondition(ModelyardError):
 
 class Aborted(ModelyardError):
     """
-    Another change came first (an etag differs): read again, then retry the whole.
+    A concurrent change came first (the etag differs): read again, then retry the whole operation.
     """
 
     code = "ABORTED"
@@ -97,7 +97,7 @@ class Aborted(ModelyardError):
 
 class OutOfRange(ModelyardError):
     """
-    A valid request past the end of what there is, such as an offset beyond an asset.
+    A valid request past the end of the data, such as an offset beyond an asset.
     """
 
     code = "OUT_OF_RANGE"
@@ -113,7 +113,7 @@ class ResourceExhausted(ModelyardError):
 
 class Unavailable(ModelyardError):
     """
-    Something that the call needs is down for now: the same call may succeed later. Never what a client can bring about.
+    A dependency of the call is unavailable: the same call may succeed later. Never the result of client input.
     """
 
     code = "UNAVAILABLE"
@@ -145,7 +145,7 @@ class PermissionDenied(ModelyardError):
 
 class Unimplemented(ModelyardError):
     """
-    The contract has it, this server does not (yet).
+    The contract declares the method, but this server does not implement it.
     """
 
     code = "UNIMPLEMENTED"
@@ -153,7 +153,7 @@ class Unimplemented(ModelyardError):
 
 class DataLoss(ModelyardError):
     """
-    Stored data is lost or does not match its checksum. What a client sends and what it says of it is INVALID_ARGUMENT.
+    Stored data is lost or does not match its checksum. A mismatch in what a client sends is INVALID_ARGUMENT.
     """
 
     code = "DATA_LOSS"
@@ -171,11 +171,11 @@ class Internal(ModelyardError):
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """
-    One thing wrong with one field of a request.
+    A violation in one field of a request.
 
     Args:
         field: the path in the request, "model.display_name", "requests[2].name".
-        description: what would be right, "must be at most 256 characters".
+        description: the rule, such as "must be at most 256 characters".
     """
 
     field: str
@@ -202,7 +202,7 @@ class InvalidArgument(ModelyardError):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.violations = tuple(violations)
-        # What is wrong with the whole has no field.
+        # A violation of the whole request has no field.
         each = (f"{v.field}: {v.description}" if v.field else v.description for v in self.violations)
         super().__init__(reason, "; ".join(each), metadata=metadata)
 
@@ -223,7 +223,7 @@ class InvalidArgument(ModelyardError):
 
 class Violations:
     """
-    Collects what is wrong with a request, so that the caller hears of everything at once.
+    Collects the violations of a request, so that the caller gets all of them at once.
 
     Example:
         wrong = Violations()
@@ -239,13 +239,13 @@ class Violations:
 
     def add(self, field: str, description: str) -> None:
         """
-        Note that *field* is wrong and what would be right.
+        Add a violation of *field*.
         """
         self._found.append(FieldViolation(field, description))
 
     def extend(self, violations: Iterable[FieldViolation], *, under: str = "") -> None:
         """
-        Take over the violations of a part of the request.
+        Add the violations of a part of the request.
 
         Args:
             violations: for example those of an InvalidArgument that was caught.
@@ -261,7 +261,7 @@ class Violations:
     def raise_if_any(self, *, reason: str = "INVALID_FIELDS") -> None:
         """
         Raises:
-            InvalidArgument: something was added.
+            InvalidArgument: there are violations.
         """
         if self._found:
             raise InvalidArgument(self._found, reason=reason)

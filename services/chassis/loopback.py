@@ -1,5 +1,5 @@
 """
-Whether an address can only be reached from this machine.
+IP addresses as clients and settings write them.
 """
 
 from __future__ import annotations
@@ -7,17 +7,24 @@ from __future__ import annotations
 import ipaddress
 
 
-def is_loopback(host: str) -> bool:
+def parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """
-    Whether *host*, a name or an address without brackets, is this machine and nobody else's way to it.
-
-    A name other than localhost is not: who answers for it is up to a resolver.
+    The IP address in *host*, without its zone; an IPv4-mapped IPv6 address as IPv4. None if it is no IP address.
     """
-    if host.lower().rstrip(".") == "localhost":
-        return True
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_loopback(host: str) -> bool:
+    """
+    Whether *host*, a name or an address without brackets, can only be reached from this machine.
+
+    Host names other than localhost are not: a resolver decides what they stand for.
+    """
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    address = parse_ip(host)
+    return address is not None and address.is_loopback

@@ -1,10 +1,10 @@
 """
-Paths that no file of a version has: what registry, push and pull are given alike.
+Invalid paths of files, shared by the tests of registry, push and pull.
 """
 
 from __future__ import annotations
 
-#: Each with a word of what is said about it.
+#: With a part of the error message.
 WRONG = {
     "": "is empty",
     "/a": "relative",

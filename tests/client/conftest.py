@@ -1,5 +1,5 @@
 """
-The suite's gateway, and a server whose bytes and versions are in memory.
+Fixtures: commands at the suite's gateway, and a server that stores bytes and versions in memory.
 """
 
 from __future__ import annotations
@@ -9,22 +9,40 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
+from tests.client.commands import Run, runner
+from tests.client.limits import scale_down
 from tests.client.memory import Memory, Server, serving
 from tests.client.memory_registry import Registry
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The client's size limits at a sixteenth.
+    """
+    scale_down(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")
 def gateway(stack: Stack) -> str:
     """
-    The address of the gateway.
+    The gateway's host and port.
     """
     return stack.gateway
+
+
+@pytest.fixture(scope="session")
+def cli(gateway: str) -> Run:
+    """
+    Runs a command at the gateway.
+    """
+    return runner(gateway)
 
 
 @pytest.fixture
 def memory() -> Memory:
     """
-    What the server holds.
+    The state of the in-memory server.
     """
     return Memory()
 
@@ -40,7 +58,7 @@ def registry(memory: Memory) -> Registry:
 @pytest.fixture
 def server(memory: Memory, registry: Registry) -> Iterator[Server]:
     """
-    A server of both.
+    An in-memory asset service and registry.
     """
     with serving(memory, registry.serve) as running:
         yield running

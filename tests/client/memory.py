@@ -1,5 +1,5 @@
 """
-An asset service and a registry that keep everything in memory, on a real gRPC server: to break where no real one does.
+An asset service that stores everything in memory, on a real gRPC server, with faults that no real service shows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceServicer, add_AssetServ
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer, add_UploadServiceServicer_to_server
 
 MIB = 1024 * 1024
+#: What a MiB is for a client whose limits are scaled down (`tests.client.limits`).
+PART = 64 * 1024
 
 
 @dataclass
 class Open:
     """
-    An upload under way: what it declares, and what is committed.
+    An upload in progress: its declaration and the committed bytes.
     """
 
     message: uploads_pb2.Upload
@@ -41,29 +43,31 @@ class Open:
 @dataclass
 class Memory:
     """
-    What the services hold, what they saw, and what they are told to do wrong.
+    The stored assets, the recorded calls, and the faults to inject.
 
     Args:
-        part_bytes: of which whole ones are committed.
+        part_bytes: part size; whole parts are committed.
+        chunk_bytes: size of the chunks that Download sends.
         stored: bytes by digest.
-        in_use: how often StartUpload says that somebody else sends the bytes.
-        headers: media type, owner and whether it is private, by digest.
+        in_use: number of StartUpload calls that report another client's upload.
+        headers: media type, owner and privacy by digest.
         opened: uploads by name.
-        received: bytes that came in uploads, those that were sent again as well.
-        sent: bytes that went out in downloads.
-        calls: the methods that were called.
-        writes: the offsets at which WriteUpload began.
-        downloads: the offset and the limit of each download.
-        break_writes: after how many bytes a WriteUpload breaks; one for each, until there are none.
-        break_downloads: as well, for downloads.
-        answers: a reason for the next calls of a method to fail with, by method.
-        garble: what Download makes of the bytes.
-        warnings: of what the service warns, by digest.
-        pause: while it is clear, chunks of uploads and downloads wait.
-        pause_at: after how many bytes, in and out, it is cleared; 0 for never.
+        received: bytes received in uploads, including those that were sent again.
+        sent: bytes sent in downloads.
+        calls: names of the called methods.
+        writes: start offset of each WriteUpload.
+        downloads: offset and limit of each download.
+        break_writes: number of bytes after which each of the next WriteUpload streams breaks.
+        break_downloads: the same for downloads.
+        answers: errors of the next calls, by method.
+        garble: bytes that Download sends instead.
+        warnings: warnings of the service by digest.
+        pause: while it is clear, uploads and downloads wait.
+        pause_at: number of transferred bytes at which it is cleared; 0 for never.
     """
 
-    part_bytes: int = MIB
+    part_bytes: int = PART
+    chunk_bytes: int = PART // 8
     stored: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
     opened: dict[str, Open] = field(default_factory=dict)
@@ -109,7 +113,7 @@ class Memory:
 
     def put(self, data: bytes) -> assets_pb2.Asset:
         """
-        Have an asset.
+        Store an asset.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         self.stored[sha256] = data
@@ -132,7 +136,7 @@ class Memory:
 
     def called(self, method: str, context: Any) -> None:
         """
-        Note a call; it fails when it was told to.
+        Record a call, and fail if an error is configured.
         """
         with self.lock:
             self.calls.append(method)
@@ -159,7 +163,7 @@ def _check(chunk: assets_pb2.Chunk, context: Any) -> None:
 
 class Assets(AssetServiceServicer):
     """
-    AssetService, as far as clients move files with it.
+    The transfers of AssetService.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -218,7 +222,7 @@ class Assets(AssetServiceServicer):
         offset, end = request.offset, request.offset + request.limit if request.limit else len(data)
         while offset < end and context.is_active():
             memory.wait()
-            chunk = data[offset : min(offset + 64 * 1024, end)]
+            chunk = data[offset : min(offset + memory.chunk_bytes, end)]
             if 0 <= left < len(chunk):
                 with memory.lock:
                     memory.sent += left
@@ -310,11 +314,11 @@ class Uploads(UploadServiceServicer):
 
 class Server:
     """
-    Serves the memory, dies, and comes back on the same port.
+    A server of the memory that can stop and restart on the same port.
 
     Args:
-        memory: what it holds; survives the server.
-        registry: further servicers: how to add each to a server.
+        memory: its state, which survives a restart.
+        more: functions that add further servicers to a server.
     """
 
     def __init__(self, memory: Memory, *more: Any) -> None:
@@ -327,13 +331,13 @@ class Server:
     @property
     def target(self) -> str:
         """
-        Its address.
+        host:port.
         """
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """
-        Listen, on the port of the last time.
+        Listen on the same port as before.
         """
         self._server = grpc.server(ThreadPoolExecutor(24))
         add_AssetServiceServicer_to_server(Assets(self._memory), self._server)  # type: ignore[abstract]
@@ -345,7 +349,7 @@ class Server:
 
     def stop(self) -> None:
         """
-        Die, in the middle of whatever is under way.
+        Stop at once and cancel the calls in progress.
         """
         self._server.stop(None).wait()
 

@@ -1,5 +1,5 @@
 """
-A registry that keeps versions in memory and checks nothing: to see what clients make of what no real one says.
+A registry that stores versions in memory without validation, to test clients with responses that no real one returns.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Registry:
     The versions of one model, MODEL, and its aliases.
 
     Args:
-        memory: what it is told to fail with, and its calls.
-        versions: 1, 2, 3 …
-        aliases: versions' names by id.
+        memory: configured errors and recorded calls.
+        versions: versions in the order of their numbers.
+        aliases: names of versions by alias id.
     """
 
     memory: Memory
@@ -39,7 +39,7 @@ class Registry:
         self, *artifacts: versions_pb2.Artifact, state: versions_pb2.Version.State.ValueType = READY
     ) -> versions_pb2.Version:
         """
-        Have one more version.
+        Create a version.
         """
         number = len(self.versions) + 1
         version = versions_pb2.Version(

@@ -1,5 +1,5 @@
 """
-A gRPC server that remembers what clients send along and answers as it is told: to see what no service shows.
+A gRPC server that records the metadata and deadlines of calls, and returns configured responses.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import grpc
 class Probe:
     """
     Args:
-        target: its address.
-        calls: what came: the method, the metadata and the seconds until the deadline (None without one).
-        failures: statuses to answer with before calls succeed.
-        details: the google.rpc.Status of those.
-        revision: told in the trailer of each answer, unless 0.
+        target: host:port of the server.
+        calls: method, metadata and seconds until the deadline (None without one) of each call.
+        failures: statuses of the next calls; later calls succeed.
+        details: serialized google.rpc.Status of the failures.
+        revision: value of the trailer x-revision, unless 0.
     """
 
     target: str = ""
@@ -33,7 +33,7 @@ class Probe:
 
     def service(self, details: Any) -> Any:
         """
-        The handler of any method: empty messages out, whatever comes in.
+        The handler of any method: it returns empty messages.
         """
         method = details.method
         stream_in = method.endswith(("/Upload", "/ImportModels"))
@@ -64,7 +64,7 @@ class Probe:
 @contextmanager
 def probing() -> Iterator[Probe]:
     """
-    A probe that listens.
+    A running probe.
     """
     probe = Probe()
 

@@ -162,8 +162,8 @@ def test_gc(target: str, recorder: Recorder, capsys: pytest.CaptureFixture[str])
     """
     assert _run(target, "gc", "--dry-run", "--grace", "7d") == 0
     shown = capsys.readouterr().out
-    assert "would be taken away     25 assets, 3.0 GiB" in shown
-    assert "bytes would be deleted  1,234 assets, 5.0 MiB" in shown
+    assert "would be marked for deletion  25 assets, 3.0 GiB" in shown
+    assert "bytes would be deleted        1,234 assets, 5.0 MiB" in shown
     assert shown.count("assets/") == 20
     assert "…" in shown
     assert _run(target, "gc", "--json") == 0
@@ -181,8 +181,8 @@ def test_gc_in_parts(target: str, recorder: Recorder, capsys: pytest.CaptureFixt
     recorder.parts = 3
     assert _run(target, "gc", "--grace", "7d") == 0
     printed = capsys.readouterr()
-    assert "taken away     1,800 assets" in printed.out
-    assert "so far 1,200 assets taken away" in printed.err
+    assert "marked for deletion  1,800 assets" in printed.out
+    assert "so far 1,200 assets marked for deletion" in printed.err
     assert "the bytes of 3 assets" in printed.err
     assert [(each.page_token, each.grace.seconds) for each in recorder.requests] == [
         ("", 604800),

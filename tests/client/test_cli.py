@@ -5,81 +5,46 @@ The command line against real services: what it prints, how it fails, how it end
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from modelyard.cli.main import main
+from tests.client.commands import Done, Run, new_id, runner
 from tests.client.probe import probing
+from tests.client.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Done:
+class Imported:
     """
-    How a command ended and what it printed.
+    A namespace with the timm leaderboard, and what the import printed.
     """
 
-    code: int
-    out: str
-    err: str
-
-    def table(self) -> list[list[str]]:
-        """
-        The cells of the lines, the heads first.
-        """
-        return [line.split() for line in self.out.splitlines()]
-
-    def messages(self) -> list[dict[str, Any]]:
-        """
-        The lines of JSON.
-        """
-        return [json.loads(line) for line in self.out.splitlines()]
+    namespace: str
+    done: Done
 
 
-Run = Callable[..., Done]
-
-
-def _runner(target: str, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> Done:
-        capsys.readouterr()
-        try:
-            code = main(["--target", target, *arguments])
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return run
-
-
-@pytest.fixture
-def cli(gateway: str, capsys: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture(scope="module")
+def leaderboard(cli: Run) -> Imported:
     """
-    Runs a command at the gateway.
+    The timm leaderboard in a namespace of its own.
     """
-    return _runner(gateway, capsys)
-
-
-def _new(prefix: str) -> str:
-    return f"{prefix}-{random.SystemRandom().randbytes(4).hex()}"
+    namespace = new_id("timm")
+    cli("namespaces", "create", namespace)
+    return Imported(namespace, cli("import", "timm", "--namespace", namespace, "--json"))
 
 
 def test_namespaces(cli: Run) -> None:
     """
     A namespace is made, shown and listed.
     """
-    name = _new("team")
+    name = new_id("team")
     made = cli("namespaces", "create", name, "--owner", "ada", "--label", "floor=3")
     assert made.code == 0
     assert f"namespaces/{name}" in made.out
@@ -91,7 +56,7 @@ def test_a_model_by_all_its_names(cli: Run) -> None:
     """
     A short name, one with the namespace and the full one are the same model.
     """
-    model = _new("resnet50.a1_in1k")
+    model = new_id("resnet50.a1_in1k")
     assert cli("models", "create", model, "--task", "vision", "--parameter-count", "25560000").code == 0
     shown = {
         cli("models", "get", name).out for name in (model, f"default/{model}", f"namespaces/default/models/{model}")
@@ -104,7 +69,7 @@ def test_update_changes_what_is_given(cli: Run) -> None:
     """
     Fields that are not given stay; labels are added, replaced and, when empty, taken away.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model, "--task", "vision", "--owner", "ada", "--label", "a=1", "--label", "b=2")
     updated = cli("--json", "models", "update", model, "--owner", "bob", "--label", "b=3", "--label", "a=")
     (message,) = updated.messages()
@@ -119,7 +84,7 @@ def test_lists_in_pages(cli: Run) -> None:
     """
     A limit cuts, 0 gives all, however many pages that takes.
     """
-    namespace = _new("many")
+    namespace = new_id("many")
     cli("namespaces", "create", namespace)
     for number in range(3):
         cli("models", "create", f"{namespace}/m{number}")
@@ -133,7 +98,7 @@ def test_versions_and_aliases(cli: Run, tmp_path: Path) -> None:
     """
     Bytes are stored, a version points at them and is finalized, an alias points at the version and is followed.
     """
-    file, model = tmp_path / "weights.bin", _new("m")
+    file, model = tmp_path / "weights.bin", new_id("m")
     file.write_bytes(random.SystemRandom().randbytes(1000))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     assert cli("assets", "put", str(file)).code == 0
@@ -156,13 +121,12 @@ def test_versions_and_aliases(cli: Run, tmp_path: Path) -> None:
     assert refused.err.startswith("modelyard: ABORTED (ALIAS_MOVED): ")
 
 
-def test_timm(cli: Run) -> None:
+def test_timm(cli: Run, leaderboard: Imported) -> None:
     """
     The whole leaderboard comes in, is found, ranked and listed, and comes in only once.
     """
-    namespace = _new("timm")
-    cli("namespaces", "create", namespace)
-    (first,) = cli("import", "timm", "--namespace", namespace, "--json").messages()
+    namespace = leaderboard.namespace
+    (first,) = leaderboard.done.messages()
     assert (first["createdModels"], first["createdVersions"], first["recordedEvaluations"]) == ("1556", "1556", "18670")
     again = cli("import", "timm", "--namespace", namespace)
     assert (again.code, "ALREADY_EXISTS (MODEL_EXISTS)" in again.err) == (5, True)
@@ -192,7 +156,7 @@ def test_evaluations(cli: Run) -> None:
     Results are recorded, corrected and taken back, with ids as people write them; whole values are shown; a leaderboard
     goes by what is said of its metric, and one that is empty says what there is.
     """
-    namespace = _new("evals")
+    namespace = new_id("evals")
     cli("namespaces", "create", namespace)
     cli("models", "create", f"{namespace}/m")
     cli("versions", "create", f"{namespace}/m")
@@ -233,7 +197,7 @@ def test_assets(cli: Run, tmp_path: Path) -> None:
     A file is stored, shown, listed and brought back.
     """
     file, copy = tmp_path / "card.txt", tmp_path / "copy"
-    file.write_text(_new("text"))
+    file.write_text(new_id("text"))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     put = cli("assets", "put", str(file))
     assert f"assets/{sha256}" in put.out
@@ -288,17 +252,17 @@ def test_wrong_command_lines(cli: Run, arguments: list[str]) -> None:
     assert "Traceback" not in done.err
 
 
-def test_nobody_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_nobody_answers(tmp_path: Path) -> None:
     """
     An address where nobody listens, and a token file that is not there, are said in a line.
     """
-    nobody = _runner("127.0.0.1:1", capsys)
+    nobody = runner("127.0.0.1:1")
     done = nobody("models", "list")
     assert done == Done(
         6,
         "",
-        "modelyard: UNAVAILABLE: nothing answers at 127.0.0.1:1: is it running? "
-        "(--target says where, and --ca-file that it is TLS)\n",
+        "modelyard: UNAVAILABLE: no server responds at 127.0.0.1:1: is it running? "
+        "(--target selects the server, --ca-file enables TLS)\n",
     )
     missing = nobody("--token-file", str(tmp_path / "token"), "models", "list")
     assert missing == Done(1, "", f"modelyard: {tmp_path}/token: No such file or directory\n")
@@ -317,27 +281,15 @@ def test_options_before_and_after(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert [metadata.get("authorization") for _, metadata, _ in probe.calls] == ["Bearer secret", None]
 
 
-def _start(*arguments: str, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "modelyard.cli", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        **more,
-    )
-
-
 def test_watch_until_ctrl_c(cli: Run, gateway: str) -> None:
     """
     Changes show as they happen; Ctrl-C ends it quietly with exit code 130.
     """
-    model = _new("watched")
+    model = new_id("watched")
     cli("models", "create", model)
-    # A shell starts what goes to the background with Ctrl-C ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    watching = _start("--target", gateway, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}")
+    watching = interruptible(
+        "--target", gateway, "watch", "--from", "1", "--prefix", f"namespaces/default/models/{model}"
+    )
     try:
         assert watching.stdout is not None
         # What changed with all that is below it, such as the namespace, concerns the model, too, and may come first.
@@ -352,14 +304,11 @@ def test_watch_until_ctrl_c(cli: Run, gateway: str) -> None:
     assert (watching.returncode, err) == (130, "")
 
 
-def test_reader_that_has_enough(cli: Run, gateway: str) -> None:
+def test_reader_that_has_enough(leaderboard: Imported, gateway: str) -> None:
     """
     `modelyard … | head -1` ends without complaint.
     """
-    namespace = _new("piped")
-    cli("namespaces", "create", namespace)
-    cli("import", "timm", "--namespace", namespace)
-    listing = _start("--target", gateway, "models", "list", namespace, "--limit", "0", "--json")
+    listing = interruptible("--target", gateway, "models", "list", leaderboard.namespace, "--limit", "0", "--json")
     assert listing.stdout is not None
     assert listing.stdout.readline()
     listing.stdout.close()
@@ -372,7 +321,7 @@ def test_a_model_that_goes_and_comes_back(cli: Run) -> None:
     """
     A deleted model is left out of the list, comes back, and is purged only with --yes.
     """
-    namespace = _new("going")
+    namespace = new_id("going")
     cli("namespaces", "create", namespace)
     cli("models", "create", f"{namespace}/m")
     assert cli("models", "delete", f"{namespace}/m").code == 0
@@ -393,7 +342,7 @@ def test_namespace_update(cli: Run) -> None:
     """
     What is given of a namespace changes, a quota included, and the rest stays.
     """
-    namespace = _new("team")
+    namespace = new_id("team")
     cli("namespaces", "create", namespace, "--owner", "ada", "--label", "a=1")
     (changed,) = cli("--json", "namespaces", "update", namespace, "--max-models", "1", "--label", "b=2").messages()
     assert (changed["owner"], changed["labels"]) == ("ada", {"a": "1", "b": "2"})
@@ -407,7 +356,7 @@ def test_the_history_of_an_alias(cli: Run) -> None:
     """
     Where an alias pointed when is shown, also at a time; a rollback and a removal are part of it.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model)
     for _ in range(2):
         cli("versions", "create", model)
@@ -428,7 +377,7 @@ def test_versions_that_change_and_fail(cli: Run) -> None:
     """
     A version changes, its labels one at a time, and one that is given up says why.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model)
     for _ in range(2):
         cli("versions", "create", model)
@@ -447,7 +396,7 @@ def test_versions_that_go(cli: Run) -> None:
     """
     A version that an alias points at is deleted by force only; then lists show it when they are asked for it.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model)
     cli("versions", "create", model)
     cli("versions", "finalize", f"{model}@1")
@@ -471,7 +420,7 @@ def test_models_are_labelled(cli: Run) -> None:
     """
     Labels of a model are set and removed one at a time.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model, "--label", "a=1")
     assert "b=2" in cli("models", "update", model, "--label", "b=2").out
     out = cli("models", "label", model, "c=3", "a-").out
@@ -482,7 +431,7 @@ def test_cards(cli: Run, tmp_path: Path) -> None:
     """
     A README.md is imported, exported to the letter, and kept by its number.
     """
-    model, readme, copy = _new("m"), tmp_path / "README.md", tmp_path / "copy.md"
+    model, readme, copy = new_id("m"), tmp_path / "README.md", tmp_path / "copy.md"
     readme.write_bytes(b"---\r\nlicense: mit\r\nfoo: [1, 2]\r\n---\r\n# M\r\n")
     cli("models", "create", model)
     made = cli("cards", "import", model, str(readme))
@@ -493,7 +442,11 @@ def test_cards(cli: Run, tmp_path: Path) -> None:
     cli("cards", "import", model, str(readme))
     assert cli("cards", "export", model).out == "# other"
     assert cli("cards", "export", model, "--number", "1").out.startswith("---")
-    assert len(cli("cards", "numbers", model).table()) == 1 + 2
+    listed = cli("cards", "history", model)
+    assert (len(listed.table()), listed.err) == (1 + 2, "")
+    former = cli("cards", "numbers", model)
+    assert former.out == listed.out
+    assert former.err == "warning: `modelyard cards numbers` is deprecated: use `modelyard cards history`\n"
     readme.write_text(
         "---\npipeline_tag: t\ntags: [A B]\nmodel-index:\n- results:\n"
         "  - {dataset: {type: d}, metrics: [{type: m, value: 1}]}\n---\n"
@@ -514,7 +467,7 @@ def test_deployments(cli: Run) -> None:
     """
     A deployment is registered, moves only as it may, and is found by its environment.
     """
-    model, name, place = _new("m"), _new("d"), _new("edge")
+    model, name, place = new_id("m"), new_id("d"), new_id("edge")
     cli("models", "create", model)
     cli("versions", "create", model)
     cli("versions", "finalize", f"{model}@1")
@@ -542,7 +495,7 @@ def test_audit(cli: Run) -> None:
     """
     Who did what to a model is listed, the newest first, with what changed.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model, "--owner", "ada")
     cli("models", "update", model, "--owner", "bob")
     rows = cli("audit", f"namespaces/default/models/{model}").out.splitlines()

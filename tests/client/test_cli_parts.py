@@ -73,7 +73,7 @@ def test_names_of_no_version(text: str) -> None:
     """
     What names no version is refused, with what would.
     """
-    with pytest.raises(ValueError, match="is no version: write MODEL@3, MODEL@production, MODEL@latest or "):
+    with pytest.raises(ValueError, match="is not a version: write MODEL@3, MODEL@production, MODEL@latest or "):
         VersionRef.parse(text)
 
 

@@ -266,3 +266,22 @@ def test_http_addresses(probe: Probe) -> None:
     with modelyard.connect(f"http://{probe.target}/") as yard:
         yard.models.GetModel(GET)
     assert len(probe.calls) == 1
+
+
+def test_a_closed_client(probe: Probe) -> None:
+    """
+    A call of any kind with a closed client is a ValueError; gRPC's own channel would end the process.
+    """
+    with modelyard.connect(probe.target) as yard:
+        yard.models.GetModel(GET)
+    calls: list[Callable[[], Any]] = [
+        lambda: yard.models.GetModel(GET),
+        lambda: yard.models.CreateModel(CREATE),
+        lambda: list(yard.assets.Download(assets_pb2.DownloadRequest())),
+        lambda: yard.assets.Upload(iter([assets_pb2.UploadRequest()])),
+        lambda: list(yard.imports.ImportModels(iter([imports_pb2.ImportModelsRequest()]))),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    assert len(probe.calls) == 1

@@ -1,5 +1,5 @@
 """
-Large files on their way here: in several streams, resumed, verified, all or nothing.
+Downloads of large files: in several streams, resumed, verified, all or nothing.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ import asyncio
 import errno
 import os
 import random
-import shlex
-import subprocess
 import sys
 import threading
 import time
@@ -29,22 +27,15 @@ from modelyard.transfer import download as download_module
 from modelyard.transfer import range_download, ranges, retries
 from modelyard.transfer.locks import try_lock
 from modelyard.transfer.ranges import Piece, cut, load, save
-from tests.client.memory import MIB, Memory, Server, serving
+from tests.client.limits import scale_down
+from tests.client.memory import MIB, PART, Memory, Server, serving
+from tests.client.processes import limited_files, transfer
 
-ROOT = Path(__file__).resolve().parents[2]
-SIZE = 6 * MIB + 7
+SIZE = 6 * PART + 7
 DATA = random.Random(1).randbytes(SIZE)  # noqa: S311 - any bytes
 
 #: Downloads an asset with a client of one of the two kinds.
 Download = Callable[..., Any]
-
-
-@pytest.fixture
-def memory() -> Memory:
-    """
-    What the server holds.
-    """
-    return Memory()
 
 
 @pytest.fixture
@@ -65,14 +56,17 @@ def server(memory: Memory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Files are large from 1 MiB on, and nobody waits long between attempts.
+    Limits at a sixteenth, files received in ranges from 64 KiB on, and short delays between attempts.
     """
+    if request.node.name == "test_the_limits_that_users_have":
+        return
+    scale_down(monkeypatch.setattr)
     for module in (client, aio):
-        monkeypatch.setattr(module, "RANGED_BYTES", MIB)
-    monkeypatch.setattr(ranges, "_LEAST", 2 * MIB)
-    monkeypatch.setattr(range_download, "_SAVE_BYTES", MIB)
+        monkeypatch.setattr(module, "RANGED_BYTES", PART)
+    monkeypatch.setattr(ranges, "_LEAST", 2 * PART)
+    monkeypatch.setattr(range_download, "_SAVE_BYTES", PART)
     monkeypatch.setattr(retries, "_LONGEST_DELAY", 0.01)
 
 
@@ -104,7 +98,7 @@ def test_in_ranges(download: Download, memory: Memory, asset: assets_pb2.Asset, 
     assert download(asset.name, tmp_path / "copy", progress=lambda *step: steps.append(step)) == asset
     assert (tmp_path / "copy").read_bytes() == DATA
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
-    length = 2 * MIB
+    length = 2 * PART
     assert sorted(memory.downloads) == [(0, length), (length, length), (2 * length, length), (3 * length, 7)]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == ((0, SIZE), (SIZE, SIZE))
@@ -116,7 +110,7 @@ def test_breaks_go_on_at_the_last_byte(
     """
     A stream that breaks is asked for again from its last byte on, and no byte comes twice.
     """
-    memory.break_downloads = deque([1, 100_000, MIB + 3, 0, 5, 77_777])
+    memory.break_downloads = deque([1, 100_000, PART + 3, 0, 5, 77_777])
     download(asset.name, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == DATA
     assert not memory.break_downloads
@@ -158,7 +152,7 @@ def test_an_interrupted_download_goes_on(
     """
 
     def interrupt(done: int, _total: int) -> None:
-        if done > 4 * MIB:
+        if done > 4 * PART:
             raise LookupError("enough")
 
     with pytest.raises(LookupError, match="enough"):
@@ -168,7 +162,7 @@ def test_an_interrupted_download_goes_on(
     steps: list[int] = []
     download(asset.name, tmp_path / "copy", progress=lambda done, _total: steps.append(done))
     assert (tmp_path / "copy").read_bytes() == DATA
-    assert steps[0] > 4 * MIB
+    assert steps[0] > 4 * PART
     assert sum(limit for _, limit in memory.downloads) == SIZE - steps[0]
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
@@ -177,13 +171,11 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, tmp_path: Path)
     """
     A client that is killed leaves what it has written down, and the next one goes on with it.
     """
-    data = random.SystemRandom().randbytes(72 * MIB)
+    data = random.SystemRandom().randbytes(72 * PART)
     asset = memory.put(data)
-    script = f"import modelyard; modelyard.connect({server.target!r}).download_file({asset.name!r}, 'copy')"
-    command = [sys.executable, "-c", script]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    memory.pause_at = 50 * MIB
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    copy = tmp_path / "copy"
+    memory.pause_at = 50 * PART
+    process = transfer(server.target, f"download_file({asset.name!r}, {str(copy)!r})")
     memory.until_paused()
     while not list(tmp_path.glob("*.ranges")):
         time.sleep(0.001)
@@ -191,9 +183,10 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, tmp_path: Path)
     process.wait()
     memory.go_on()
     memory.downloads.clear()
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    assert (tmp_path / "copy").read_bytes() == data
-    assert sum(limit for _, limit in memory.downloads) < 60 * MIB
+    with modelyard.connect(server.target) as yard:
+        yard.download_file(asset.name, copy)
+    assert copy.read_bytes() == data
+    assert sum(limit for _, limit in memory.downloads) < 60 * PART
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
@@ -207,7 +200,7 @@ async def test_a_task_that_is_cancelled(
     loop = asyncio.get_running_loop()
 
     def watch(done: int, _total: int) -> None:
-        if done > 3 * MIB:
+        if done > 3 * PART:
             memory.pause.clear()
             loop.call_soon_threadsafe(enough.set)
 
@@ -221,12 +214,12 @@ async def test_a_task_that_is_cancelled(
         memory.downloads.clear()
         await yard.download_file(asset.name, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == DATA
-    assert sum(limit for _, limit in memory.downloads) <= SIZE - 3 * MIB
+    assert sum(limit for _, limit in memory.downloads) <= SIZE - 3 * PART
 
 
 def _interrupted(download: Download, asset: assets_pb2.Asset, path: Path) -> Path:
     def interrupt(done: int, _total: int) -> None:
-        if done > 4 * MIB:
+        if done > 4 * PART:
             raise LookupError
 
     with pytest.raises(LookupError):
@@ -331,7 +324,7 @@ def test_long_names(download: Download, asset: assets_pb2.Asset, tmp_path: Path)
         assert (tmp_path / name).read_bytes() == DATA
 
 
-@pytest.mark.parametrize("size", [1, MIB, MIB + 1, 40 * MIB, 5000 * MIB + 1])
+@pytest.mark.parametrize("size", [1, PART, PART + 1, 40 * PART, 5000 * PART + 1])
 def test_pieces(size: int, tmp_path: Path) -> None:
     """
     Pieces lie side by side, cover all, and are the same when loaded.
@@ -461,22 +454,26 @@ def test_a_full_disk(server: Server, memory: Memory, tmp_path: Path) -> None:
     """
     A file that cannot be written to its end is named, and what came of it is gone on with.
     """
-    for size in (2 * MIB - 1, SIZE):
+    for size in (PART, SIZE):
         asset = memory.put(DATA[:size])
-        script = f"import modelyard; modelyard.connect({server.target!r}).download_file({asset.name!r}, 'copy')"
-        limited = f"ulimit -f 700; exec {shlex.quote(sys.executable)} -c {shlex.quote(script)}"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            ["bash", "-c", limited],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.stderr.rstrip().endswith("OSError: [Errno 27] File too large: 'copy'")
         with modelyard.connect(server.target) as yard:
-            yard.download_file(asset, tmp_path / "copy")
+            with limited_files(PART // 2), pytest.raises(OSError, match="File too large") as caught:
+                yard.download_file(asset.name, tmp_path / "copy")
+            assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "copy"))
+            yard.download_file(asset.name, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == DATA[:size]
         assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_the_limits_that_users_have(server: Server, memory: Memory, tmp_path: Path) -> None:
+    """
+    A file of 32 MiB is received in one stream, a larger one in ranges of at least 8 MiB.
+    """
+    memory.chunk_bytes = MIB
+    for size, ranged in ((32 * MIB, []), (32 * MIB + 1, [8 * MIB] * 4 + [1])):
+        asset = memory.put(bytes(size))
+        memory.downloads.clear()
+        with modelyard.connect(server.target) as yard:
+            yard.download_file(asset, tmp_path / "copy")
+        assert (tmp_path / "copy").stat().st_size == size
+        assert [limit for _, limit in sorted(memory.downloads)] == (ranged or [0])

@@ -4,29 +4,20 @@
 
 from __future__ import annotations
 
-import uuid
-
-from tests.client.test_cli import Run, cli
-
-__all__ = ["cli"]
+from tests.client.commands import Run, new_id
 
 
 def test_policies(cli: Run) -> None:
     """
     Members are bound to one role at a time, and removed again; a namespace is made private and public again.
     """
-    name = f"p-{uuid.uuid4().hex[:8]}"
+    name = new_id()
     cli("namespaces", "create", name)
     assert "private  no" in cli("policies", "get", name).out
     cli("policies", "grant", name, "reader", "group:cats", "user:bob")
     cli("policies", "grant", name, "owner", "user:bob", "user:ann")
-    shown = cli("policies", "hide", name).table()
-    assert shown == [
-        ["name", f"namespaces/{name}/policy"],
-        ["private", "yes"],
-        ["reader", "group:cats"],
-        ["owner", "user:ann", "user:bob"],
-    ]
+    owners = ["owner", "user:ann", "user:bob"]
+    assert cli("policies", "hide", name).table()[1:] == [["private", "yes"], ["reader", "group:cats"], owners]
     cli("policies", "revoke", name, "group:cats")
     assert cli("policies", "unhide", name).table()[1:] == [["private", "no"], owners]
     assert cli("policies", "get", "-").table()[0] == ["name", "policy"]

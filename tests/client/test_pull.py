@@ -5,15 +5,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shlex
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,8 +19,9 @@ from modelyard.cli.pull_state import STATE_FILE
 from modelyard.paths import shown
 from modelyard.registry.v1 import versions_pb2
 from tests.client.bad_paths import CLASHING, RIGHT, WRONG
-from tests.client.memory import MIB, Memory, Server
+from tests.client.memory import MIB, PART, Memory, Server
 from tests.client.memory_registry import MODEL, PENDING, Registry
+from tests.client.processes import interruptible, limited_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,7 +121,7 @@ def test_what_somebody_changed_is_not_removed(
     assert _pull(server, "m:1", tmp_path) == 0
     (tmp_path / "two.bin").write_bytes(b"mine")
     assert _pull(server, "m:2", tmp_path, "--exact") == 1
-    assert "two.bin came with an earlier pull and was changed since" in capsys.readouterr().err
+    assert "two.bin was written by an earlier pull and changed since" in capsys.readouterr().err
     assert _files(tmp_path) == {"one.bin": b"one", "two.bin": b"mine"}
 
 
@@ -358,127 +355,125 @@ def test_which_file_failed(
     assert "again" not in said
 
 
-def test_a_full_disk(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("scaled")
+def test_a_full_disk(
+    server: Server, memory: Memory, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """
-    What has no room is named, and can be gone on with once there is room.
+    When the disk is full, the error names the file, and the pull can be resumed once there is space.
     """
-    registry.add(_artifact(memory, "sub/large.bin", random.SystemRandom().randbytes(MIB)))
-    limited = f"ulimit -f 700; exec {shlex.join(_command(server, tmp_path / 'folder'))}"
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        ["bash", "-c", limited], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert f"modelyard: {tmp_path / 'folder' / 'sub' / 'large.bin'}: File too large" in done.stderr
-    assert "run the same command again" in done.stderr
+    registry.add(_artifact(memory, "sub/large.bin", random.SystemRandom().randbytes(4 * PART)))
+    with limited_files(3 * PART):
+        assert _pull(server, "m", tmp_path / "folder") == 1
+    said = capsys.readouterr().err
+    assert f"modelyard: {tmp_path / 'folder' / 'sub' / 'large.bin'}: File too large" in said
+    assert "run the same command again" in said
     assert _pull(server, "m", tmp_path / "folder") == 0
 
 
-def _command(server: Server, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
+def _start(server: Server, folder: Path) -> subprocess.Popen[str]:
+    return interruptible("--target", server.target, "versions", "pull", "m", str(folder), scaled=True)
 
 
-@contextmanager
-def _pulling(server: Server, memory: Memory, folder: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+@pytest.mark.usefixtures("scaled")
+def test_several_into_one_folder(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
     """
-    Several pulls into one folder at once: the service sends nothing until all of them have asked for the version.
+    Pulls of one version into one folder all succeed, with the right files and nothing beside them: as the processes of
+    one machine, or the machines of one shared volume, start them at once. No large file is received twice.
     """
-    memory.pause_at = 1
-    running = [
-        subprocess.Popen(_command(server, folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
+    large = random.SystemRandom().randbytes(48 * PART)
+    files = {f"{number % 7}/{number}": random.SystemRandom().randbytes(number) for number in range(60)}
+    files["large.bin"] = large
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "folder"
+    # The service sends nothing until all pulls have asked for the version.
+    memory.pause_at = -1
+    memory.pause.clear()
+    running = [_start(server, folder) for _ in range(2)]
     try:
-        while memory.calls.count("ResolveVersion") < count:
-            assert all(each.poll() is None for each in running)
-            time.sleep(0.001)
-        yield running
+        with ThreadPoolExecutor(1) as pool:
+            third = pool.submit(_pull, server, "m", folder)
+            try:
+                while memory.calls.count("ResolveVersion") < 3:
+                    assert all(each.poll() is None for each in running)
+                    time.sleep(0.001)
+            finally:
+                memory.go_on()
+            ended = [(each.communicate(timeout=90)[1], each.returncode) for each in running]
+            assert third.result() == 0
     finally:
-        memory.go_on()
         for each in running:
             each.kill()
             each.communicate()
-
-
-@pytest.mark.parametrize("shape", ["small", "large"])
-def test_several_into_one_folder(
-    server: Server, memory: Memory, registry: Registry, tmp_path: Path, shape: str
-) -> None:
-    """
-    Pulls of one version into one folder all end well, with the right files and nothing beside them: as the processes of
-    one machine, or the machines of one shared volume, start them at once. No large file comes twice.
-    """
-    if shape == "large":
-        files = {"large.bin": random.SystemRandom().randbytes(48 * MIB)}
-    else:
-        files = {f"{number % 7}/{number}": random.SystemRandom().randbytes(number) for number in range(200)}
-    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
-    folder = tmp_path / "folder"
-    with _pulling(server, memory, folder, 3) as running:
-        memory.go_on()
-        ended = [(each.communicate(timeout=90)[1], each.returncode) for each in running]
-    assert [code for _, code in ended] == [0] * 3, ended
+    assert [code for _, code in ended] == [0] * 2, ended
     assert _files(folder) == files
-    if shape == "large":
-        assert memory.sent == 48 * MIB
+    assert sum(limit for _, limit in memory.downloads) == len(large)
 
 
+@pytest.mark.usefixtures("scaled")
 def test_one_of_several_is_killed(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
     """
-    Of two pulls into one folder, one is killed in the middle: the other goes on with what it left.
+    Of two pulls into one folder, one is killed during its transfer: the other resumes from what it left.
     """
-    data = random.SystemRandom().randbytes(64 * MIB)
+    data = random.SystemRandom().randbytes(64 * PART)
     registry.add(_artifact(memory, "large.bin", data))
     folder = tmp_path / "folder"
-    memory.pause_at = 40 * MIB
-    first = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
-    memory.until_paused()
-    while not list(folder.glob("*.ranges")):
-        time.sleep(0.001)
-    second = subprocess.Popen(_command(server, folder), cwd=ROOT, stderr=subprocess.DEVNULL)
-    try:
-        while memory.calls.count("ResolveVersion") < 2:
-            time.sleep(0.001)
-        first.kill()
-        first.wait()
-        memory.go_on()
-        assert second.wait(timeout=90) == 0
-    finally:
-        for each in (first, second):
-            each.kill()
-            each.wait()
-    assert _files(folder) == {"large.bin": data}
-    # What was written down at the last 16 MiB, and what was on the way, comes again.
-    assert memory.sent < (64 + 40) * MIB
-
-
-def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
-    """
-    Ctrl-C ends a pull soon and leaves no file that is not whole; the next one does not ask again for what came.
-    """
-    files = {f"{number}.bin": random.SystemRandom().randbytes(20 * MIB) for number in range(3)}
-    files["large.bin"] = random.SystemRandom().randbytes(40 * MIB)
-    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
-    folder = tmp_path / "folder"
-    command = [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "pull", "m", str(folder)]
-    # The service stops in the middle and answers nothing any more: it does not end the command.
-    memory.pause_at = 50 * MIB
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    pulling = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    memory.pause_at = 40 * PART
+    first = _start(server, folder)
     try:
         memory.until_paused()
+        while not list(folder.glob("*.ranges")):
+            time.sleep(0.001)
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(_pull, server, "m", folder)
+            while memory.calls.count("ResolveVersion") < 2:
+                time.sleep(0.001)
+            first.kill()
+            first.communicate()
+            memory.go_on()
+            assert second.result() == 0
+    finally:
+        memory.go_on()
+        first.kill()
+        first.communicate()
+    assert _files(folder) == {"large.bin": data}
+    # Up to 16 parts since the ranges were last recorded, and what was in flight, are received again.
+    assert memory.sent < (64 + 40) * PART
+
+
+@pytest.mark.usefixtures("scaled")
+def test_ctrl_c(server: Server, memory: Memory, registry: Registry, tmp_path: Path) -> None:
+    """
+    Ctrl-C ends a pull soon and leaves no incomplete file in place; the next pull does not receive again what it has.
+    """
+    files = {f"{number}.bin": random.SystemRandom().randbytes(20 * PART) for number in range(3)}
+    files["large.bin"] = random.SystemRandom().randbytes(40 * PART)
+    registry.add(*(_artifact(memory, path, data) for path, data in files.items()))
+    folder = tmp_path / "folder"
+    # The service stops in the middle and answers nothing any more: it does not end the command.
+    memory.pause_at = 50 * PART
+    pulling = _start(server, folder)
+    try:
+        memory.until_paused()
+        # What was sent has arrived, but for what the stream of each file buffers.
+        while _blocks(folder) < 8 * PART:
+            time.sleep(0.001)
         pulling.send_signal(signal.SIGINT)
         out, err = pulling.communicate(timeout=20)
     finally:
         pulling.kill()
         memory.go_on()
     assert (pulling.returncode, out) == (130, "")
-    assert err.endswith("run the same command again to go on from there\n")
+    assert err.endswith("run the same command again to resume\n")
     for path in folder.glob("*.bin"):
         assert path.read_bytes() == files[path.name]
-    kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-    # How much of what was sent had arrived is a matter of the machine; what had arrived is not asked for again.
-    assert kept > 8 * MIB
+    kept = _blocks(folder)
+    assert kept >= 8 * PART
     memory.sent = 0
-    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    assert _pull(server, "m", folder) == 0
     assert _files(folder) == files
-    assert memory.sent <= 100 * MIB - kept + 8 * MIB
+    assert memory.sent <= 100 * PART - kept + 8 * PART
+
+
+def _blocks(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.glob("*")) if folder.exists() else 0

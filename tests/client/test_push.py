@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -19,10 +18,13 @@ import grpc
 import pytest
 
 from modelyard.cli.main import main
-from tests.client.memory import MIB, Memory, Server
+from tests.client.memory import PART, Memory, Server
 from tests.client.memory_registry import PENDING, READY, Registry
+from tests.client.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures("scaled")
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     """
     root = tmp_path / "net"
     (root / "tokenizer").mkdir(parents=True)
-    (root / "weights.bin").write_bytes(random.SystemRandom().randbytes(12 * MIB))
+    (root / "weights.bin").write_bytes(random.SystemRandom().randbytes(12 * PART))
     (root / "config.json").write_text('{"layers": 1}')
     (root / "tokenizer" / "config.json").write_text('{"layers": 1}')
     (root / "tokenizer" / "词表.txt").write_text("一")
@@ -70,7 +72,7 @@ def test_a_folder_becomes_a_version(
     assert memory.received == len(b"".join(memory.stored.values()))
     assert all(private for _, _, private in memory.headers.values())
     assert memory.calls.count("FindMissing") == 1
-    assert "5 files, 12.0 MiB: 13 B there already or twice in the folder, 12.0 MiB to send" in printed.err
+    assert "5 files, 768.0 KiB: 13 B there already or twice in the folder, 768.0 KiB to send" in printed.err
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -154,8 +156,8 @@ def _deep(folder: Path) -> None:
         (shutil.rmtree, "No such file"),
         (lambda folder: (folder / "link").symlink_to(ROOT / "README.md"), "--follow-links sends the file"),
         (lambda folder: (folder / "link").symlink_to(".."), "is a link out of the folder"),
-        (lambda folder: (folder / "link").symlink_to("nowhere"), "is a link that leads nowhere"),
-        (lambda folder: (folder / "link").symlink_to("link"), "is a link that leads nowhere"),
+        (lambda folder: (folder / "link").symlink_to("nowhere"), "is a broken link"),
+        (lambda folder: (folder / "link").symlink_to("link"), "is a broken link"),
         (lambda folder: (folder / "tokenizer" / "up").symlink_to(".."), "is a link to a folder that it is in"),
         (lambda folder: (folder / "a\\b").touch(), 'a\\b has a \\ in "a\\b"'),
         (
@@ -279,18 +281,17 @@ def test_which_file_failed(
     assert ("run the same command again" in said) == passes
 
 
-def test_ctrl_c(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
+def test_ctrl_c(
+    server: Server, memory: Memory, registry: Registry, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """
     Ctrl-C ends a push soon, with exit code 130 and a line that says how to go on; the next one goes on, by itself.
     """
     for number in range(6):
-        (folder / f"{number}.bin").write_bytes(random.SystemRandom().randbytes(10 * MIB))
-    command = [sys.executable, "-m", "modelyard.cli", "--target", server.target, "versions", "push", "m", str(folder)]
+        (folder / f"{number}.bin").write_bytes(random.SystemRandom().randbytes(10 * PART))
     # The service stops in the middle and answers nothing any more: it does not end the command.
-    memory.pause_at = 30 * MIB
-    # A shell starts what goes to the background with Ctrl-C ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    pushing = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    memory.pause_at = 30 * PART
+    pushing = interruptible("--target", server.target, "versions", "push", "m", str(folder), scaled=True)
     try:
         memory.until_paused()
         pushing.send_signal(signal.SIGINT)
@@ -299,13 +300,13 @@ def test_ctrl_c(server: Server, memory: Memory, registry: Registry, folder: Path
         pushing.kill()
         memory.go_on()
     assert (pushing.returncode, out) == (130, "")
-    assert err.endswith("run the same command again to go on from there\n")
+    assert err.endswith("run the same command again to resume\n")
     assert "Traceback" not in err
     assert not registry.versions
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == f"{registry.versions[0].name}\n"
+    assert _push(server, folder) == 0
+    assert capsys.readouterr().out == f"{registry.versions[0].name}\n"
     total = sum(len(data) for data in memory.stored.values())
-    assert total > 72 * MIB
+    assert total > 72 * PART
     assert memory.received < total + 4 * 2 * memory.part_bytes
 
 
@@ -422,7 +423,7 @@ def test_dry_run(
     ]
     assert "1 left out by the rules" in printed.err
     assert ".env" in printed.err
-    assert "nothing was sent: 5 files, 12.0 MiB" in printed.err
+    assert "nothing was sent: 5 files, 768.0 KiB" in printed.err
     assert _push(server, folder, "--dry-run", "--json") == 0
     assert len(capsys.readouterr().out.splitlines()) == 5
     assert (memory.calls, registry.versions) == ([], [])
@@ -493,7 +494,7 @@ def test_what_the_service_warns_of(
 
 def test_two_that_finalize_one_version(server: Server, memory: Memory, registry: Registry, folder: Path) -> None:
     """
-    Of two pushes of one folder at once, the one that is told that the other finalizes the version asks again.
+    Of two concurrent pushes of one folder, the one whose FinalizeVersion is aborted by the other retries it.
     """
     memory.answers["FinalizeVersion"] = deque([(grpc.StatusCode.ABORTED, "PINS_TAKEN_BACK")])
     assert _push(server, folder) == 0

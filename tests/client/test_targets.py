@@ -73,8 +73,8 @@ def test_targets_that_work(probe: Probe, form: str) -> None:
         ("http://yard.example:80/registry", "has a path: /registry. A gateway is at the root of its address"),
         ("https://yard.example?x=1", "has a path: ?x=1"),
         ("yard.example:80/registry", "has a path: /registry"),
-        ("yard example:80", "has a blank in it"),
-        ("http://me:secret@yard.example", "has a user in it: a token is who you are"),
+        ("yard example:80", "contains a blank"),
+        ("http://me:secret@yard.example", "contains a user: clients authenticate with a token"),
         ("ftp://yard.example:1", "begins with ftp://; a target is host:port or an https:// address"),
         ("::1", "is an IPv6 address: write [::1]:8080"),
         ("fe80::1:8080", "is an IPv6 address: write [fe80::1:8080]:8080"),
@@ -174,7 +174,7 @@ def test_an_error_says_the_proxy(
     assert main(["--target", "yard.test:8080", "--deadline", "8", "models", "list"]) != 0
     said = capsys.readouterr().err
     assert (
-        "through the proxy http://127.0.0.1:9 ($https_proxy; $no_proxy names hosts to ask directly)" in said
+        "through the proxy http://127.0.0.1:9 ($https_proxy; $no_proxy names hosts to connect to directly)" in said
     ) is through
     assert "secret" not in said
 
@@ -251,7 +251,7 @@ def test_who_you_are(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
     """
     probe.failures.append(grpc.StatusCode.UNAUTHENTICATED)
     assert main(["--target", probe.target, "models", "get", "m"]) != 0
-    assert "(--token-file or $MODELYARD_TOKEN says who you are)" in capsys.readouterr().err
+    assert "(--token-file or $MODELYARD_TOKEN provides the token)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("request_", [{"name": "x"}, "x", namespaces_pb2.GetNamespaceRequest(), None])

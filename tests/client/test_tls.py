@@ -97,7 +97,7 @@ def test_the_command_line(
     target: str, own: TlsFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
-    Options and variables name the files; a server that is not trusted is told from one that is not there.
+    Options and variables name the files; the error of an untrusted server differs from that of an unreachable one.
     """
     get = ["models", "get", "m"]
     pair = ["--cert-file", str(own.certificate), "--key-file", str(own.key)]

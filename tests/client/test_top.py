@@ -221,7 +221,7 @@ def test_it_says_what_is_missing(
     assert "127.0.0.1:1: " in capsys.readouterr().err
     with _pages("up 1\n") as address:
         assert main(["top", "--once", "--interval", "0.1", "--metrics", address]) == 1
-    assert "no service of Modelyard" in capsys.readouterr().err
+    assert "not a service of Modelyard" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["top", "--metrics", "nowhere"])
     assert "'nowhere' is not HOST:PORT" in capsys.readouterr().err

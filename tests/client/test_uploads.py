@@ -1,5 +1,5 @@
 """
-Large files on their way there: what came survives breaks, and nobody waits for ever.
+Uploads: resumed after failures, and bounded in attempts and time.
 """
 
 from __future__ import annotations
@@ -7,12 +7,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import subprocess
-import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +18,16 @@ import pytest
 
 import modelyard
 from modelyard.transfer import retries, uploads
-from tests.client.memory import MIB, Memory, Server, serving
+from tests.client.memory import MIB, PART, Memory, Server, serving
+from tests.client.processes import transfer
 
-ROOT = Path(__file__).resolve().parents[2]
-SIZE = 12 * MIB + 5
+SIZE = 12 * PART + 5
 
 #: Uploads a file with a client of one of the two kinds.
 Upload = Callable[..., Any]
 
 
-@pytest.fixture
-def memory() -> Memory:
-    """
-    What the server holds.
-    """
-    return Memory()
+pytestmark = pytest.mark.usefixtures("scaled")
 
 
 @pytest.fixture
@@ -80,25 +72,30 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Nobody waits long between attempts.
+    Short delays between attempts, and half as many of them while another client sends the same file.
     """
     monkeypatch.setattr(retries, "_LONGEST_DELAY", 0.01)
-    monkeypatch.setattr(uploads, "_WAIT_PAUSE", 0.01)
+    monkeypatch.setattr(uploads, "_WAIT_PAUSE", 0.002)
+    monkeypatch.setattr(uploads, "_WAIT_ASKED", 60)
 
 
-def test_small_and_large(upload: Upload, memory: Memory, file: Path, tmp_path: Path) -> None:
+def test_small_and_large(upload: Upload, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A file of up to 8 MiB goes in one call, a larger one as an upload; owner and privacy go along with both.
+    A file of up to 8 MiB is sent in one call, a larger one as a resumable upload; both carry owner and privacy.
     """
-    small = tmp_path / "small.txt"
+    # With the limits that users have.
+    monkeypatch.undo()
+    memory.part_bytes = MIB
+    small, file = tmp_path / "small.txt", tmp_path / "weights.bin"
     small.write_bytes(bytes(8 * MIB))
+    file.write_bytes(bytes(8 * MIB + 1))
     for path, calls in ((small, ["Upload"]), (file, ["StartUpload", "WriteUpload", "FinishUpload"])):
         memory.calls.clear()
         asset = upload(path, owner="static/a", private=True)
         assert memory.calls == calls
         assert memory.stored[asset.sha256] == path.read_bytes()
         assert memory.headers[asset.sha256][1:] == ("static/a", True)
-    assert memory.received == 8 * MIB + SIZE
+    assert memory.received == 2 * 8 * MIB + 1
 
 
 def test_progress(upload: Upload, file: Path) -> None:
@@ -123,7 +120,7 @@ def test_what_is_there_is_not_sent(upload: Upload, memory: Memory, file: Path) -
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("breaks", [[1], [MIB - 1, MIB, MIB + 1], [5 * MIB + 7, 0, 3 * MIB, SIZE]])
+@pytest.mark.parametrize("breaks", [[1], [PART - 1, PART, PART + 1], [5 * PART + 7, 0, 3 * PART, SIZE]])
 def test_a_break_costs_less_than_two_parts(upload: Upload, memory: Memory, file: Path, breaks: list[int]) -> None:
     """
     Wherever a stream breaks, the next one begins where the upload stands.
@@ -146,7 +143,7 @@ def test_attempts_without_progress_are_bounded(upload: Upload, memory: Memory, f
         upload(file)
     assert modelyard.explain(caught.value).code is grpc.StatusCode.UNAVAILABLE
     assert 1 < len(memory.writes) < 20
-    memory.break_writes = deque([MIB] * 11)
+    memory.break_writes = deque([PART] * 11)
     assert upload(file).size_bytes == SIZE
     assert not memory.break_writes
 
@@ -158,7 +155,7 @@ def test_a_stream_that_ends_early(upload: Upload, memory: Memory, file: Path, mo
     """
     monkeypatch.setattr("tests.client.memory.Uploads._commit", lambda *_: None)
     memory.part_bytes = SIZE * 2
-    with pytest.raises(modelyard.IntegrityError, match="does not go on"):
+    with pytest.raises(modelyard.IntegrityError, match="without an error"):
         upload(file)
 
 
@@ -183,7 +180,7 @@ def test_another_client_that_does_not_get_on(upload: Upload, memory: Memory, fil
     Waiting for another client ends when nothing comes of it.
     """
     memory.in_use = 10_000
-    with pytest.raises(modelyard.IntegrityError, match="does not get on"):
+    with pytest.raises(modelyard.IntegrityError, match="without progress"):
         upload(file)
     assert "WriteUpload" not in memory.calls
 
@@ -216,8 +213,8 @@ def test_goes_on(upload: Upload, memory: Memory, file: Path, method: str, code: 
 @pytest.mark.parametrize("reason", ["TOKEN_EXPIRED", "TOKEN_INVALID"])
 def test_a_token_that_ends_in_an_upload(upload: Upload, memory: Memory, file: Path, reason: str) -> None:
     """
-    A stream ends with its token: the upload goes on with the one that the token's file holds by then; a second one that
-    is not taken is the caller's to mend.
+    A stream ends when its token expires: the upload resumes with the token that the file holds by then; when that one
+    is rejected as well, the upload fails.
     """
     refused = (grpc.StatusCode.UNAUTHENTICATED, reason)
     memory.answers["WriteUpload"] = deque([refused])
@@ -273,7 +270,7 @@ def test_what_does_not_help(upload: Upload, memory: Memory, file: Path, code: gr
     assert memory.calls == ["StartUpload"]
 
 
-@pytest.mark.parametrize("size", [MIB * 5, SIZE], ids=["small", "large"])
+@pytest.mark.parametrize("size", [PART * 5, SIZE], ids=["small", "large"])
 @pytest.mark.parametrize("how", ["same size", "shorter", "longer", "another file"])
 def test_a_file_that_changes(upload: Upload, memory: Memory, tmp_path: Path, size: int, how: str) -> None:
     """
@@ -284,22 +281,22 @@ def test_a_file_that_changes(upload: Upload, memory: Memory, tmp_path: Path, siz
     os.utime(file, (1, 1))
 
     def change(done: int, _total: int) -> None:
-        if done == 2 * MIB:
+        if done == 2 * PART:
             if how == "another file":
                 (tmp_path / "new").write_bytes(bytes(size))
                 (tmp_path / "new").replace(file)
             with file.open("r+b") as opened:
-                opened.seek(4 * MIB)
-                opened.write(bytes(MIB))
+                opened.seek(4 * PART)
+                opened.write(bytes(PART))
                 if how == "shorter":
-                    opened.truncate(4 * MIB)
+                    opened.truncate(4 * PART)
                 if how == "longer":
                     opened.seek(size)
                     opened.write(b"more")
 
     if how == "another file":
         # An open file stays what it was: only the next attempt meets the other one.
-        memory.break_writes = deque([3 * MIB])
+        memory.break_writes = deque([3 * PART])
         if size < SIZE:
             assert upload(file, progress=change).size_bytes == size
             return
@@ -325,10 +322,10 @@ def test_a_file_that_changes_unseen(upload: Upload, memory: Memory, file: Path) 
     times = file.stat()
 
     def change(done: int, _total: int) -> None:
-        if done == 2 * MIB:
+        if done == 2 * PART:
             with file.open("r+b") as opened:
-                opened.seek(4 * MIB)
-                opened.write(bytes(MIB))
+                opened.seek(4 * PART)
+                opened.write(bytes(PART))
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     with pytest.raises(modelyard.FileChangedError):
@@ -353,7 +350,7 @@ def test_what_the_progress_raises(upload: Upload, memory: Memory, file: Path) ->
     """
 
     def enough(done: int, _total: int) -> None:
-        if done > 3 * MIB:
+        if done > 3 * PART:
             raise LookupError("enough")
 
     with pytest.raises(LookupError, match="enough"):
@@ -366,22 +363,20 @@ def test_a_server_that_comes_back(upload: Upload, server: Server, memory: Memory
     """
     A server that dies in the middle and comes back goes on with what it had.
     """
-    restarts: list[threading.Thread] = []
+    memory.pause_at = 6 * PART
 
     def restart() -> None:
+        memory.until_paused()
         server.stop()
-        time.sleep(0.3)
+        memory.go_on()
         server.start()
 
-    def die(done: int, _total: int) -> None:
-        if done >= 6 * MIB and not restarts:
-            restarts.append(threading.Thread(target=restart))
-            restarts[0].start()
-
-    asset = upload(file, progress=die)
-    restarts[0].join()
+    with ThreadPoolExecutor(1) as pool:
+        restarted = pool.submit(restart)
+        asset = upload(file)
+        restarted.result()
     assert memory.stored[asset.sha256] == file.read_bytes()
-    assert memory.received < SIZE + 2 * memory.part_bytes + MIB
+    assert memory.received < SIZE + 2 * memory.part_bytes + PART
     assert len(memory.writes) > 1
 
 
@@ -389,22 +384,16 @@ async def test_a_task_that_is_cancelled(server: Server, memory: Memory, file: Pa
     """
     A cancelled upload ends, and the next one goes on with the parts that came.
     """
-    enough, data = asyncio.Event(), file.read_bytes()  # noqa: ASYNC240 - nothing else runs yet
+    data = file.read_bytes()  # noqa: ASYNC240 - nothing else runs yet
+    memory.pause_at = 6 * PART
     async with modelyard.aio.connect(server.target) as yard:
-        loop = asyncio.get_running_loop()
-
-        def watch(done: int, _total: int) -> None:
-            if done > 6 * MIB:
-                memory.pause.clear()
-                loop.call_soon_threadsafe(enough.set)
-
-        task = asyncio.create_task(yard.upload_file(file, progress=watch))
-        await enough.wait()
+        task = asyncio.create_task(yard.upload_file(file))
+        await asyncio.to_thread(memory.until_paused)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not memory.stored
-        memory.pause.set()
+        memory.go_on()
         await yard.upload_file(file)
     assert list(memory.stored.values()) == [data]
     assert memory.writes[-1] > 0
@@ -414,20 +403,19 @@ def test_a_client_that_is_killed(server: Server, memory: Memory, file: Path) -> 
     """
     A client that is killed and started again goes on by itself: nothing but the file is needed for that.
     """
-    script = f"import modelyard; modelyard.connect({server.target!r}).upload_file({str(file)!r})"
-    command = [sys.executable, "-c", script]
-    memory.part_bytes = 4 * MIB
-    memory.pause_at = 5 * MIB
-    client = subprocess.Popen(command, cwd=ROOT)
+    memory.part_bytes = 4 * PART
+    memory.pause_at = 5 * PART
+    sender = transfer(server.target, f"upload_file({str(file)!r})")
     memory.until_paused()
-    client.kill()
-    client.wait()
+    sender.kill()
+    sender.wait()
     memory.go_on()
     first = memory.received
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    with modelyard.connect(server.target) as yard:
+        yard.upload_file(file)
     assert list(memory.stored.values()) == [file.read_bytes()]
-    assert first >= 5 * MIB
-    assert memory.writes[-1] >= 4 * MIB
+    assert first >= 5 * PART
+    assert memory.writes[-1] >= 4 * PART
 
 
 def test_damaged_chunks_are_sent_again(upload: Upload, memory: Memory, tmp_path: Path) -> None:

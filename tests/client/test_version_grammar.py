@@ -8,26 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.test_cli import Run, _new, _runner
+from tests.client.commands import Run, new_id
 
 
-@pytest.fixture
-def cli(gateway: str, capsys: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture(scope="module")
+def model(cli: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
     """
-    Runs a command at the gateway.
+    A model with versions 1 and 2, which are READY, 3, which is PENDING, and the alias production on 1. Tests may move
+    other aliases, and create versions that stay PENDING.
     """
-    return _runner(gateway, capsys)
-
-
-@pytest.fixture
-def model(cli: Run, tmp_path: Path) -> str:
-    """
-    A model with versions 1 and 2, which are READY, 3, which is PENDING, and the alias production on 1.
-    """
-    model = _new("m")
+    file = tmp_path_factory.mktemp("model") / "weights.txt"
+    model = new_id("m")
     cli("models", "create", model)
     for number in (1, 2):
-        file = tmp_path / "weights.txt"
         file.write_text(f"{model} {number}")
         assert cli("versions", "push", model, str(file)).code == 0
     assert cli("versions", "create", model).code == 0
@@ -56,7 +49,7 @@ def test_in_every_command(cli: Run, model: str, form: str, number: int, tmp_path
     text, name = form.format(m=model), f"namespaces/default/models/{model}/versions/{number}"
     assert name in cli("versions", "get", text).out
     assert name in cli("versions", "pull", text, str(tmp_path / "copy")).out
-    assert name in cli("deployments", "create", _new("d"), text, "--environment", "x").out
+    assert name in cli("deployments", "create", new_id("d"), text, "--environment", "x").out
     # Found, and then only to be had where there is CloudFront.
     assert "SIGNER_LACKS" in cli("assets", "url", text).err
     assert name in cli("versions", "create", model, "--parent-version", text).out
@@ -84,7 +77,7 @@ def test_of_another_model(cli: Run, model: str) -> None:
     An alias of a model does not point at a version of another.
     """
     refused = cli("aliases", "set", model, "candidate", "other@1")
-    assert (refused.code, "other@1 is no version of namespaces/default/models/" in refused.err) == (1, True)
+    assert (refused.code, "other@1 is not a version of namespaces/default/models/" in refused.err) == (1, True)
 
 
 @pytest.mark.parametrize("command", [["update", "--stage", "x"], ["finalize"], ["fail", "broken"]])
@@ -95,7 +88,7 @@ def test_changes_say_which(cli: Run, model: str, command: list[str]) -> None:
     verb, *rest = command
     done = cli("versions", verb, model, *rest)
     assert done.code == 2
-    assert f"'{model}' says no version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
+    assert f"'{model}' names no version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
 
 
 @pytest.mark.parametrize("text", ["m@", "@3", "m:production", ""])
@@ -106,14 +99,14 @@ def test_one_error(cli: Run, command: list[str], text: str, tmp_path: Path) -> N
     """
     done = cli(*command, text, *([str(tmp_path)] if command[1] == "pull" else []))
     assert done.code == 2
-    assert f"{text!r} is no version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
+    assert f"{text!r} is not a version: write MODEL@3, MODEL@production, MODEL@latest or the full name" in done.err
 
 
 def test_nothing_is_ready(cli: Run) -> None:
     """
-    The newest version of a model that has none is told from a model that is not there.
+    The error of a model without a READY version differs from that of a missing model.
     """
-    model = _new("m")
+    model = new_id("m")
     cli("models", "create", model)
     assert "has no READY version" in cli("versions", "get", model).err
     assert "MODEL_NOT_FOUND" in cli("versions", "get", f"{model}x@latest").err

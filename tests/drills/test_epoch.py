@@ -1,8 +1,8 @@
 """
-A database that goes back to an older state: caches that were there all the time serve nothing of what is lost.
+A database that is restored to an older state: caches that kept running serve nothing that was lost.
 
-A real PostgreSQL is copied with pg_basebackup, goes on, is stopped, and the copy takes its place: commits are lost, and
-revisions repeat with another meaning. Nobody runs `--restored`.
+A real PostgreSQL is copied with pg_basebackup, gets further commits, is stopped, and is replaced by the copy: commits
+are lost, and their revisions are used again for other changes. `--restored` is not run.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from services.registry.tests.calls import create, revisions, watch
 from services.registry.tests.server import Registry, running
 
 OTHER = "other"
+pytestmark = pytest.mark.timeout(300)
 
 
 @dataclass
-class World:
+class Suite:
     """
-    A registry on a database of its own, and what a cache in front of it needs.
+    A registry on its own database, and what a cache in front of it needs.
     """
 
     supervisor: Supervisor
@@ -53,15 +54,15 @@ class World:
 
     def copy(self) -> Path:
         """
-        The data of the database as it is now.
+        Copy the database's data.
         """
         copied = self.postgres.replicate(self.state / "copy").data
         (copied / "standby.signal").unlink()
         return copied
 
-    def go_back(self, copied: Path) -> None:
+    def restore(self, copied: Path) -> None:
         """
-        Stop the database and start it again with what was copied.
+        Stop the database, and start it again with copied data.
         """
         self.supervisor.kill("postgresql")
         shutil.rmtree(self.postgres.data)
@@ -71,7 +72,7 @@ class World:
     @asynccontextmanager
     async def cache(self) -> AsyncIterator[Cache]:
         """
-        A cache that reaches the registry over the link.
+        A cache that reaches the registry through the link.
         """
         target = f"127.0.0.1:{self.link.port}"
         async with caches.running(target, Backend(self.valkey.url), MODELYARD_CACHE_STREAM_BOUND_SECONDS="2") as cache:
@@ -81,7 +82,7 @@ class World:
 @pytest.fixture
 def servers() -> Iterator[tuple[Supervisor, Postgres, Valkey, Path]]:
     """
-    A PostgreSQL and a Valkey of our own.
+    A PostgreSQL and a Valkey server.
     """
     with scratch() as state:
         supervisor = Supervisor(state / "log")
@@ -94,9 +95,9 @@ def servers() -> Iterator[tuple[Supervisor, Postgres, Valkey, Path]]:
 
 
 @pytest.fixture
-async def world(servers: tuple[Supervisor, Postgres, Valkey, Path]) -> AsyncIterator[World]:
+async def suite(servers: tuple[Supervisor, Postgres, Valkey, Path]) -> AsyncIterator[Suite]:
     """
-    The registry with one model.
+    The registry with two models.
     """
     supervisor, postgres, valkey, state = servers
     connection = await asyncpg.connect(postgres.url())
@@ -109,18 +110,18 @@ async def world(servers: tuple[Supervisor, Postgres, Valkey, Path]) -> AsyncIter
         link = Link(registry.port)
         await link.up()
         try:
-            yield World(supervisor, postgres, valkey, state, registry, link)
+            yield Suite(supervisor, postgres, valkey, state, registry, link)
         finally:
             await link.down()
 
 
-async def own(registry: Registry, name: str, owner: str) -> int:
+async def set_owner(registry: Registry, name: str, owner: str) -> int:
     """
-    Change a model, when the database is there, and return the revision.
+    Change a model, as soon as the database is available, and return the revision.
     """
     model = models_pb2.Model(name=name, owner=owner)
     request = models_pb2.UpdateModelRequest(model=model, update_mask=FieldMask(paths=["owner"]))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 return (await registry.models.UpdateModel(request)).revision
@@ -132,48 +133,48 @@ async def own(registry: Registry, name: str, owner: str) -> int:
 
 async def until(check: Callable[[], bool]) -> None:
     """
-    Wait until something is so.
+    Wait until a condition is true.
     """
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not check():
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("passes", [False, True], ids=["head-below", "head-beyond"])
-async def test_what_is_lost_is_not_served(world: World, *, passes: bool) -> None:
+@pytest.mark.parametrize("beyond", [False, True], ids=["head-below", "head-beyond"])
+async def test_lost_commits_are_not_served(suite: Suite, *, beyond: bool) -> None:
     """
-    A cache that ran all the time, and one that is new and finds what the first one left in Valkey, serve what the
-    database says after it went back: where its head is below what was told before, and where it has passed that.
+    A cache that kept running, and a new one that finds the entries of the first one in Valkey, serve the restored
+    state: both when the newest revision is lower than the last known one, and when it is already higher.
     """
     name, other = NAME, f"{NAME.rpartition('/')[0]}/{OTHER}"
-    registry = world.registry
-    async with world.cache() as cache:
-        copied = await asyncio.to_thread(world.copy)
+    registry = suite.registry
+    async with suite.cache() as cache:
+        copied = await asyncio.to_thread(suite.copy)
         for _ in range(5):
-            lost = await own(registry, name, "lost")
+            lost = await set_owner(registry, name, "lost")
         await cache.warm(name)
         assert (await cache.read(name, x_min_revision=str(lost))).owner == "lost"
         await cache.warm(name)
-        await world.link.down()
-        await asyncio.to_thread(world.go_back, copied)
+        await suite.link.down()
+        await asyncio.to_thread(suite.restore, copied)
         made = 0
-        while made < (lost + 3 if passes else lost - 2):
-            made = await own(registry, other, "new")
-        # While the link is down: after that the stream may be back before anybody looks.
+        while made < (lost + 3 if beyond else lost - 2):
+            made = await set_owner(registry, other, "new")
+        # While the link is down: once it is up, the stream may be re-established before the metric is read.
         await until(lambda: cache.number("modelyard_cache_stream_age_seconds", service="registry") > 2)
-        await world.link.up()
+        await suite.link.up()
         await until(lambda: cache.number("modelyard_cache_stream_age_seconds", service="registry") < 1)
         assert {(await cache.read(name)).owner for _ in range(30)} == {"kept"}
-        # It is kept again.
+        # It is cached again.
         await cache.warm(name)
-        async with world.cache() as another:
+        async with suite.cache() as another:
             await until(lambda: another.number("modelyard_cache_stream_age_seconds", service="registry") < 1)
             assert {(await another.read(name)).owner for _ in range(30)} == {"kept"}
 
 
-async def told(registry: Registry, start: int = 0) -> str:
+async def epoch_of_stream(registry: Registry, start: int = 0) -> str:
     """
-    The epoch that a stream begins with.
+    The epoch that a new stream states.
     """
     stream = watch(registry, start_revision=start, heartbeat_interval=Duration(nanos=200_000_000))
     async for message in stream:
@@ -189,39 +190,39 @@ async def collect(
     stream: AsyncGenerator[changes_pb2.WatchChangesResponse, None], found: list[changes_pb2.WatchChangesResponse]
 ) -> None:
     """
-    All that a stream tells until it breaks.
+    Collect the messages of a stream until it fails.
     """
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         async for message in stream:
-            found.append(message)  # noqa: PERF401 - it breaks, and what came before is kept
+            found.append(message)  # noqa: PERF401 - the stream fails, and the messages before are kept
 
 
-async def test_the_epoch_is_that_of_a_timeline(world: World) -> None:
+async def test_an_epoch_identifies_a_timeline(suite: Suite) -> None:
     """
-    Every stream of every process tells one epoch, however many writes there are, and `--restored` begins another one;
-    a stream that began before ends instead of going on in the new one.
+    Every stream of every process states the same epoch, regardless of writes, until `--restored` begins a new one; a
+    stream that began before then ends with an error.
     """
-    first = await told(world.registry)
+    first = await epoch_of_stream(suite.registry)
     assert first
-    await own(world.registry, NAME, "again")
-    assert await told(world.registry, 2) == first
-    url = world.postgres.url(user=SERVICE_ROLE)
+    await set_owner(suite.registry, NAME, "again")
+    assert await epoch_of_stream(suite.registry, 2) == first
+    url = suite.postgres.url(user=SERVICE_ROLE)
     async with running(url) as second:
-        assert await told(second) == first
+        assert await epoch_of_stream(second) == first
         ended: list[changes_pb2.WatchChangesResponse] = []
         stream = watch(second, heartbeat_interval=Duration(nanos=200_000_000))
         ended.append(await anext(stream))
-        connection = await asyncpg.connect(world.postgres.url())
+        connection = await asyncpg.connect(suite.postgres.url())
         await go_on_after_restore(connection)
         await connection.close()
         with pytest.raises(grpc.aio.AioRpcError, match="start a new stream"):
             await collect(stream, ended)
         assert {each.heartbeat.epoch for each in ended if each.HasField("heartbeat")} == {first}
-        again = await told(second)
+        again = await epoch_of_stream(second)
         assert again not in {"", first}
-        async with asyncio.timeout(20):
-            while await told(world.registry) != again:
+        async with asyncio.timeout(90):
+            while await epoch_of_stream(suite.registry) != again:
                 await asyncio.sleep(0.05)
-    # The stream goes on gaplessly from there.
-    made = await own(world.registry, NAME, "later")
-    assert [each.revision for each in await revisions(world.registry, made, made)] == [made]
+    # The stream continues without a gap from there.
+    made = await set_owner(suite.registry, NAME, "later")
+    assert [each.revision for each in await revisions(suite.registry, made, made)] == [made]

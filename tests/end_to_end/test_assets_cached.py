@@ -1,5 +1,5 @@
 """
-What is known of assets, through the gateway and the cache.
+Metadata of assets, through the gateway and the cache.
 """
 
 from __future__ import annotations

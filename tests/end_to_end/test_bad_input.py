@@ -1,9 +1,10 @@
 """
-Bad input on every RPC of the suite, through the gateway: INVALID_ARGUMENT, the field named, nothing written.
+Bad input on every RPC of the suite: INVALID_ARGUMENT, the field named (through the gateway), nothing written.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import urllib.error
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
 import modelyard
+from embedded.postgres import Postgres
 from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.changes.v1 import changes_pb2
@@ -29,8 +32,11 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
+from services.registry.tests.server import running
 
-LONG = "x" * 10_000_000
+LONG = "x" * 1_000_000
+#: Of one field of each kind: more than the 4 MiB that gRPC allows by default.
+HUGE = "x" * 10_000_000
 NAMESPACE = "bad-input"
 PARENT = f"namespaces/{NAMESPACE}"
 MODEL = f"{PARENT}/models/bad-input"
@@ -52,18 +58,22 @@ MALFORMED = (
 class Case:
     """
     A call that must be refused, and the field that the answer must name.
+
+    Args:
+        assets: whether the asset service answers it, not the registry.
     """
 
     id: str
     call: Callable[[modelyard.Client], object]
     field: str
+    assets: bool = False
 
 
 def unary(stub: str, method: str, request: Message, field: str, note: str) -> Case:
     def call(yard: modelyard.Client) -> object:
         return getattr(getattr(yard, stub), method)(request)
 
-    return Case(f"{method}: {note}", call, field)
+    return Case(f"{method}: {note}", call, field, stub == "assets")
 
 
 def stream(stub: str, method: str, requests: list[Message], field: str, note: str) -> Case:
@@ -71,7 +81,7 @@ def stream(stub: str, method: str, requests: list[Message], field: str, note: st
         answer = getattr(getattr(yard, stub), method)(iter(requests))
         return list(answer) if isinstance(answer, Iterator) else answer
 
-    return Case(f"{method}: {note}", call, field)
+    return Case(f"{method}: {note}", call, field, stub == "assets")
 
 
 def watch(request: changes_pb2.WatchChangesRequest, field: str, note: str) -> Case:
@@ -79,7 +89,7 @@ def watch(request: changes_pb2.WatchChangesRequest, field: str, note: str) -> Ca
 
 
 def download(request: assets_pb2.DownloadRequest, field: str, note: str) -> Case:
-    return Case(f"Download: {note}", lambda yard: list(yard.assets.Download(request)), field)
+    return Case(f"Download: {note}", lambda yard: list(yard.assets.Download(request)), field, True)
 
 
 def names() -> Iterator[Case]:
@@ -155,7 +165,7 @@ def pages() -> Iterator[Case]:
         for field, value in (("page_size", -1), ("page_token", "garbage"), ("page_token", LONG)):
             bad = type(request)()
             bad.CopyFrom(request)
-            setattr(bad, field, value)
+            setattr(bad, field, HUGE if value is LONG and name == "ListModels" else value)
             yield unary(stub, name, bad, field, f"{field} {str(value)[:10]}")
 
 
@@ -168,11 +178,12 @@ def values() -> Iterator[Case]:
         namespace = namespaces_pb2.CreateNamespaceRequest(namespace_id=bad)
         yield unary("namespaces", "CreateNamespace", namespace, "namespace_id", f"namespace_id {bad[:10]!r}")
     for name in ("display_name", "description", "owner", "task", "framework", "license"):
-        yield unary("models", "CreateModel", create(**{name: LONG}), f"model.{name}", f"10 MB {name}")
+        text = HUGE if name == "description" else LONG
+        yield unary("models", "CreateModel", create(**{name: text}), f"model.{name}", f"{len(text) // 10**6} MB {name}")
         yield unary("models", "CreateModel", create(**{name: "a\0b"}), f"model.{name}", f"NUL in {name}")
     yield unary("models", "CreateModel", create(parameter_count=-1), "model.parameter_count", "negative count")
     yield unary("models", "CreateModel", create(labels={"Team": "x"}), "model.labels", "label key")
-    yield unary("models", "CreateModel", create(labels={"team": LONG}), "model.labels", "10 MB label")
+    yield unary("models", "CreateModel", create(labels={"team": LONG}), "model.labels", "1 MB label")
     for mask in (["nonsense"], ["revision"], []):
         request = models_pb2.UpdateModelRequest(
             model=models_pb2.Model(name=MODEL), update_mask=field_mask_pb2.FieldMask(paths=mask)
@@ -188,7 +199,7 @@ def values() -> Iterator[Case]:
         board = evaluations_pb2.QueryLeaderboardRequest(parent=PARENT, dataset="d", metric="m", filter=bad)
         yield unary("evaluations", "QueryLeaderboard", board, "filter", f"filter {bad[:10]!r}")
     yield unary(
-        "models", "SearchModels", models_pb2.SearchModelsRequest(parent=PARENT, query=LONG), "query", "10 MB query"
+        "models", "SearchModels", models_pb2.SearchModelsRequest(parent=PARENT, query=HUGE), "query", "10 MB query"
     )
     order = models_pb2.SearchModelsRequest(parent=PARENT, order_by="nonsense")
     yield unary("models", "SearchModels", order, "order_by", "unknown order")
@@ -254,28 +265,79 @@ def written(yard: modelyard.Client, since: int) -> list[str]:
     return [name for name in found if not foreign.fullmatch(name)]
 
 
-@pytest.fixture(scope="module")
-def prepared(yard: modelyard.Client) -> modelyard.Client:
+def prepare(yard: modelyard.Client) -> None:
+    """
+    Create a model with a version, in the namespace of these tests.
+    """
     yard.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=NAMESPACE))
     yard.models.CreateModel(
         models_pb2.CreateModelRequest(parent=PARENT, model_id="bad-input", model=models_pb2.Model())
     )
     yard.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=MODEL, version=versions_pb2.Version()))
+
+
+@pytest.fixture(scope="module")
+def prepared(yard: modelyard.Client) -> modelyard.Client:
+    """
+    A client of the run's suite.
+    """
+    prepare(yard)
     return yard
 
 
-@pytest.mark.parametrize("case", [*names(), *pages(), *values()], ids=lambda case: case.id)
+CASES = [*names(), *pages(), *values()]
+
+
+def refused(case: Case, client: modelyard.Client) -> None:
+    """
+    The call answers INVALID_ARGUMENT with a violation that names the field.
+    """
+    with pytest.raises(grpc.RpcError) as error:
+        case.call(client)
+    problem = modelyard.explain(error.value)
+    assert problem.code == grpc.StatusCode.INVALID_ARGUMENT, (case.id, problem)
+    assert any(violation.field.startswith(case.field) for violation in problem.violations), (case.id, problem)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_bad_input_is_refused(prepared: modelyard.Client, case: Case) -> None:
     """
-    Bad input answers INVALID_ARGUMENT with a violation that names the field, and writes nothing.
+    Bad input answers INVALID_ARGUMENT with a violation that names the field. It writes nothing: see
+    `test_bad_input_writes_nothing`.
     """
-    before = head(prepared)
-    with pytest.raises(grpc.RpcError) as refused:
-        case.call(prepared)
-    problem = modelyard.explain(refused.value)
-    assert problem.code == grpc.StatusCode.INVALID_ARGUMENT, problem
-    assert any(violation.field.startswith(case.field) for violation in problem.violations), problem
-    assert not written(prepared, before)
+    refused(case, prepared)
+
+
+async def content(database: str) -> dict[str, tuple[int, str]]:
+    """
+    The number of rows of each table of a database, and a digest of them.
+    """
+    connection = await asyncpg.connect(database)
+    try:
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        digest = "coalesce(md5(string_agg(t::text, chr(10) ORDER BY t::text)), '')"
+        query = f"SELECT count(*) AS rows, {digest} AS digest FROM {{}} t"  # noqa: S608 - names of our own tables
+        rows = {name: (await connection.fetch(query.format(name)))[0] for (name,) in tables}
+        return {name: (row["rows"], row["digest"]) for name, row in rows.items()}
+    finally:
+        await connection.close()
+
+
+async def test_bad_input_writes_nothing(postgres: Postgres, new_database: Callable[[], str]) -> None:
+    """
+    On a registry of its own, whose database nobody else writes to, all bad requests leave every table as it was.
+    """
+    url = new_database()
+    owner = postgres.url(url.partition("@/")[2].partition("?")[0])
+    async with running(url) as registry:
+        with modelyard.connect(f"127.0.0.1:{registry.port}") as client:
+            await asyncio.to_thread(prepare, client)
+            before = await content(owner)
+            for case in CASES:
+                if not case.assets:
+                    await asyncio.to_thread(refused, case, client)
+            assert await content(owner) == before
+    assert before["models"][0] == before["versions"][0] == 1
 
 
 def test_a_page_token_belongs_to_its_query(prepared: modelyard.Client) -> None:
@@ -343,7 +405,7 @@ def test_a_long_text_in_json_names_the_field(prepared: modelyard.Client, stack: 
     """
     A text of nearly 2 MiB in JSON reaches the service and is refused by name.
     """
-    body = json.dumps({"description": LONG[:2_000_000]}).encode()
+    body = json.dumps({"description": HUGE[:2_000_000]}).encode()
     status, answer = post(stack, "/v1/namespaces/bad-input/models?model_id=json", body)
     assert status == 400, answer
     (bad_request,) = (detail for detail in answer["details"] if detail["@type"].endswith("BadRequest"))

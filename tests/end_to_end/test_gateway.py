@@ -1,5 +1,5 @@
 """
-The front door: one port for gRPC, gRPC-Web and JSON, and no read that fails because the cache is gone.
+The gateway: one port for gRPC, gRPC-Web and JSON. Reads while the cache is down: test_own_suite.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import struct
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 import modelyard
-from embedded.stack import Stack, StackSettings
-from embedded.testing import scratch
+from embedded.stack import Stack
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.contracts import public_services
 from modelyard.registry.v1 import models_pb2
-from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
 from services.chassis.tests.behaviour.wire import WINDOW, Reply, Wire, message
 
 NAME = "namespaces/default/models/front-door"
@@ -156,38 +153,6 @@ def test_an_uploaded_asset_is_served_over_http(stack: Stack, yard: modelyard.Cli
     file.write_bytes(b"through the front door")
     asset = yard.upload_file(file)
     assert get(stack, f"/assets/{asset.sha256}") == (200, b"through the front door")
-
-
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Stack]:
-    """
-    A suite whose cache is killed.
-    """
-    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0)) as running:
-        yield running
-
-
-@pytest.mark.own_suite
-def test_not_one_read_fails_when_the_cache_dies(fragile: Stack) -> None:
-    """
-    Reads under way while the cache is killed, and after, are answered by the origin. (But for one whose answer had
-    begun to arrive: a proxy cannot take that back, and gRPC says so.)
-    """
-    with modelyard.connect(fragile.gateway) as yard:
-        created = yard.models.CreateModel(
-            models_pb2.CreateModelRequest(parent="namespaces/default", model_id="m", model=models_pb2.Model())
-        )
-        request = models_pb2.GetModelRequest(name=created.name)
-        # Without the client's own retries: it is the gateway that goes elsewhere.
-        with grpc.insecure_channel(fragile.gateway, [("grpc.enable_retries", 0)]) as channel:
-            stub = ModelServiceStub(channel)
-            calls: list[Any] = [stub.GetModel.future(request, timeout=10) for _ in range(200)]
-            fragile.kill("cache")
-            calls += [stub.GetModel.future(request, timeout=10) for _ in range(200)]
-            cut = [call for call in calls if call.code() is not grpc.StatusCode.OK]
-            assert all("RST_STREAM" in call.details() and call.initial_metadata() for call in cut), cut
-            assert len(cut) < 5
-            assert {call.result().name for call in calls if call not in cut} == {created.name}
 
 
 async def test_window_used_up(yard: modelyard.Client, stack: Stack, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_everything_is_renewed_under_calls(secure: Stack, ca: Path, tmp_path: Pa
 
     def work(number: int) -> None:
         with modelyard.connect(secure.gateway, ca_file=ca) as yard:
-            while not enough.wait(0.1):
+            while not enough.wait(0.3):
                 file = tmp_path / f"{number}-{done[number]}"
                 file.write_text(file.name)
                 name = make(yard, f"renewed-{file.name}", file)
@@ -240,7 +240,7 @@ def test_another_authority(secure: Stack, ca: Path, tmp_path: Path) -> None:
     before, after = first.certificate.read_bytes(), second.issue("any").authority.read_bytes()
 
     def work() -> None:
-        while not enough.wait(0.05):
+        while not enough.wait(0.2):
             with modelyard.connect(secure.gateway, ca_file=ca, options=[_ALONE]) as fresh:
                 file = tmp_path / f"file-{calls[0]}"
                 file.write_text(file.name)
@@ -264,7 +264,7 @@ def test_another_authority(secure: Stack, ca: Path, tmp_path: Path) -> None:
             _move(ca, after)
             _noticed(secure, renewals + 2)
             seen = calls[0]
-            until(lambda: calls[0] > seen + 5, "no calls")
+            until(lambda: calls[0] > seen + 2, "no calls")
         finally:
             enough.set()
         working.result(60)
@@ -307,7 +307,7 @@ def _log(secure: Stack, name: str) -> str:
 
 
 def _grown(done: list[int], before: list[int]) -> bool:
-    return all(now > then + 2 for now, then in zip(done, before, strict=True))
+    return all(now > then + 1 for now, then in zip(done, before, strict=True))
 
 
 #: Not the connection of another client of this process.

@@ -17,14 +17,14 @@ from services.chassis.hosts import envoy
 from services.chassis.tests.behaviour.client import Stub, ask, channel_to
 from services.chassis.tests.behaviour.probe_process import running
 
-# What calls somebody: see objectives.py.
+# The burn rate that pages the on-call: see objectives.py.
 _PAGE = 14.4
 
 
 async def test_a_saturated_event_loop_burns_the_budget(tmp_path: Path) -> None:
     """
     Health checks that wait for the loop count as slow, although each takes microseconds once it is its turn: the burn
-    rate is one that calls somebody.
+    rate is one that pages the on-call.
     """
     program("prometheus")
     if (lacks := envoy.missing()) is not None:

@@ -124,8 +124,12 @@ class Outside:
 
     def stop(self) -> None:
         """
-        Stop everything. The data go with the run: nobody waits until they are written down in good order.
+        Stop everything, and wait for nothing to end in good order: the data are deleted with the run, and what an end
+        in good order is has tests of its own.
         """
+        for instance in (each for group in self.instances.values() for each in group):
+            with suppress(KeyError):
+                self._supervisor.kill(instance.name)
         for name, number in (
             ("s3", signal.SIGKILL),
             ("postgresql-replica", signal.SIGQUIT),

@@ -1,3 +1,3 @@
 """
-The commands, a file for each resource; each has `add(subparsers)`, which says what there is.
+The commands, one module per resource; its `add(subparsers)` registers them.
 """

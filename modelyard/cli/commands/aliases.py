@@ -112,7 +112,7 @@ def remove(yard: Client, args: argparse.Namespace, output: Output) -> None:
     move = pb.MoveAliasesRequest.Move(alias_id=args.alias)
     request = pb.MoveAliasesRequest(parent=model_name(args.model), moves=[move], request_id=uuid.uuid4().hex)
     yard.aliases.MoveAliases(request)
-    output.note(f"{_name(args)} is gone")
+    output.note(f"{_name(args)} is deleted")
 
 
 def _name(args: argparse.Namespace) -> str:

@@ -114,16 +114,16 @@ def stat(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 def remove(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Take assets away.
+    Delete assets.
     """
     for name in map(asset_name, args.asset):
         yard.assets.DeleteAsset(pb.DeleteAssetRequest(name=name, request_id=uuid.uuid4().hex))
-        output.note(f"{name} is gone; its bytes go in a while")
+        output.note(f"{name} is deleted; its bytes are deleted after the grace period")
 
 
 def url(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Sign an address.
+    Print a presigned URL of an asset or of the files of a version.
     """
     request = delivery_pb2.SignUrlRequest(ttl=args.ttl, ip_range=args.ip, download_name=args.name)
     if isinstance(args.resource, VersionRef):
@@ -137,14 +137,14 @@ def url(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 def collect(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Collect garbage.
+    Collect garbage: mark unreferenced assets for deletion, and delete bytes whose grace period is over.
     """
     done = _collected(yard, pb.CollectGarbageRequest(grace=args.grace, dry_run=args.dry_run), output)
     if done.failed_count:
         output.warn(f"the object store did not delete the bytes of {done.failed_count:,} assets: run it again later")
     verb = "would be " if args.dry_run else ""
     facts = [
-        (f"{verb}taken away", f"{done.condemned_count:,} assets, {amount(done.condemned_bytes, 'B')}"),
+        (f"{verb}marked for deletion", f"{done.condemned_count:,} assets, {amount(done.condemned_bytes, 'B')}"),
         (f"bytes {verb}deleted", f"{done.deleted_count:,} assets, {amount(done.deleted_bytes, 'B')}"),
         *(("", name) for name in done.names[:_NAMES_SHOWN]),
         ("", "…" if done.condemned_count > _NAMES_SHOWN else ""),
@@ -153,7 +153,7 @@ def collect(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 
 def _collected(yard: Client, request: pb.CollectGarbageRequest, output: Output) -> pb.CollectGarbageResponse:
-    # Each call does some seconds of work.
+    # The service limits the work of a call to some seconds.
     done = pb.CollectGarbageResponse()
     while True:
         part = yard.assets.CollectGarbage(request)
@@ -168,7 +168,9 @@ def _collected(yard: Client, request: pb.CollectGarbageRequest, output: Output) 
         if not part.next_page_token:
             return done
         request.page_token = part.next_page_token
-        output.note(f"so far {done.condemned_count:,} assets taken away, the bytes of {done.deleted_count:,} deleted")
+        output.note(
+            f"so far {done.condemned_count:,} assets marked for deletion, the bytes of {done.deleted_count:,} deleted"
+        )
 
 
 def _resource(text: str) -> VersionRef | str:

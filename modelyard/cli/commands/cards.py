@@ -47,9 +47,13 @@ def add(group: Group) -> None:
         metavar="VERSION",
         help="version of the card's results, such as MODEL@3; default: the newest",
     )
-    parser = command(commands, "numbers", numbers, "list the history of a card: number, author and time")
-    parser.add_argument("model", metavar="MODEL")
-    limit_argument(parser)
+    for name, run, about in (
+        ("history", history, "list the history of a card: number, author and time"),
+        ("numbers", _numbers, "deprecated alias of `cards history`"),
+    ):
+        parser = command(commands, name, run, about)
+        parser.add_argument("model", metavar="MODEL")
+        limit_argument(parser)
 
 
 def _card(parser: argparse.ArgumentParser) -> None:
@@ -103,9 +107,9 @@ def import_(yard: Client, args: argparse.Namespace, output: Output) -> None:
         output.note(f"warning: {each}")
 
 
-def numbers(yard: Client, args: argparse.Namespace, output: Output) -> None:
+def history(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    List who wrote which number of a card when.
+    List every number of a card with its author and time, the newest first.
     """
     columns: list[Column[pb.Card]] = [
         Column("NUMBER", lambda each: str(each.number), right=True),
@@ -115,6 +119,11 @@ def numbers(yard: Client, args: argparse.Namespace, output: Output) -> None:
     ]
     request = pb.ListCardNumbersRequest(parent=_name(args.model))
     output.many(all_pages(yard.cards.ListCardNumbers, request, "cards", args.limit), columns, "no card")
+
+
+def _numbers(yard: Client, args: argparse.Namespace, output: Output) -> None:
+    output.warn("`modelyard cards numbers` is deprecated: use `modelyard cards history`")
+    history(yard, args, output)
 
 
 def show(output: Output, card: pb.Card) -> None:

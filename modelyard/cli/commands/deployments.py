@@ -186,7 +186,7 @@ def status(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 def watch(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Show how a deployment stands, and again when it changes, until Ctrl-C or until it is gone.
+    Show the state of a deployment and each change of it, until Ctrl-C or until it is deleted.
     """
     for answer in yard.deployments.WatchDeployment(pb.WatchDeploymentRequest(name=_name(args.deployment))):
         deployment = answer.deployment

@@ -81,7 +81,7 @@ def delete(yard: Client, args: argparse.Namespace, output: Output) -> None:
     Delete a version.
     """
     name = resolve(yard, args.version)
-    gone = yard.versions.DeleteVersion(
+    version = yard.versions.DeleteVersion(
         pb.DeleteVersionRequest(name=name, force=args.force, request_id=uuid.uuid4().hex)
     )
-    output.note(f"{gone.name} is deleted: its bytes may be collected in some minutes, unless another version has them")
+    output.note(f"{version.name} is deleted: bytes that no other version has may be collected in some minutes")

@@ -174,7 +174,7 @@ def purge(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     name = model_name(args.model)
     yard.models.PurgeModel(pb.PurgeModelRequest(name=name, request_id=uuid.uuid4().hex))
-    output.note(f"{name} is gone")
+    output.note(f"{name} is deleted")
 
 
 def _fill(model: pb.Model, args: argparse.Namespace) -> list[str]:

@@ -103,7 +103,7 @@ def delete(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     name = namespace_name(args.namespace)
     yard.namespaces.DeleteNamespace(pb.DeleteNamespaceRequest(name=name, request_id=uuid.uuid4().hex))
-    output.note(f"{name} is gone")
+    output.note(f"{name} is deleted")
 
 
 def show(output: Output, namespace: pb.Namespace) -> None:

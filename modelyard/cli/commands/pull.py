@@ -38,8 +38,8 @@ def add(commands: Group) -> None:
 
 def pull(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Write the files of a version into a folder. Files that are right already stay, other files are not touched, but with
-    --exact those that an earlier pull wrote.
+    Download the files of a version into a folder. Files with the right bytes are kept; other files are not touched,
+    except that --exact removes those of earlier pulls.
     """
     version = find(yard, args.version)
     wanted = targets(version, args.folder)
@@ -48,7 +48,7 @@ def pull(yard: Client, args: argparse.Namespace, output: Output) -> None:
     others = pulled.others(each.artifact.path for each in wanted)
     if args.exact and (mine := pulled.changed(others)):
         raise RefusedError(
-            f"nothing was written: {_some(mine)} came with an earlier pull and was changed since: move it away first"
+            f"nothing was written: {_some(mine)} was written by an earlier pull and changed since: move it away first"
         )
     with ProgressBar("comparing") as progress:
         missing = changed(yard, wanted, progress)
@@ -65,7 +65,7 @@ def pull(yard: Client, args: argparse.Namespace, output: Output) -> None:
 
 
 def _leave(pulled: PullState, others: list[str], wanted: list[Target], output: Output, *, exact: bool) -> None:
-    # Only now: until all files of this version are there, the others may be in use.
+    # Last: until all files of this version are in place, the others may be in use.
     if exact:
         pulled.remove(others)
         pulled.keep(each.artifact.path for each in wanted)

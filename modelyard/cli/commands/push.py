@@ -24,7 +24,7 @@ from modelyard.paths import shown
 from modelyard.registry.v1 import aliases_pb2, models_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 
-# Of what is left out.
+# Of the excluded files.
 _NAMES_SHOWN = 10
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -39,9 +39,9 @@ def add(commands: Group) -> None:
         "folder", metavar="FOLDER", type=Path, help="folder or single file; run the command again to resume"
     )
     rules = parser.add_argument_group(
-        "what is sent",
+        "selection of files",
         f"Patterns are as in a .gitignore. What the folder's {IGNORE_FILE} names is left out, and so are repositories, "
-        "caches and secrets, such as .git, __pycache__ and .env; it is said which. !PATTERN takes one back.",
+        "caches and secrets, such as .git, __pycache__ and .env; the command lists them. !PATTERN includes one again.",
     )
     rules.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="patterns of files to exclude; repeatable"
@@ -69,7 +69,7 @@ def add(commands: Group) -> None:
 
 def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Store a folder as a version, or one file. Everything that can be refused is refused before the first byte is sent.
+    Store a folder or one file as a version. Everything is validated before the first byte is sent.
     """
     rules = Rules.of(args.folder, defaults=not args.no_default_ignores, exclude=args.exclude, include=args.include)
     scanned = scan(args.folder, rules, follow_links=args.follow_links)
@@ -96,11 +96,11 @@ def push(yard: Client, args: argparse.Namespace, output: Output) -> None:
     )
     version, there = version_of(yard, model, wanted)
     if there:
-        output.note("the newest version is just like this already")
+        output.note("the newest version already has these files and fields")
     if args.alias:
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=args.alias, version=version.name)
         yard.aliases.MoveAliases(aliases_pb2.MoveAliasesRequest(parent=model, moves=[move]))
-        output.note(f"{args.alias} points at it")
+        output.note(f"{args.alias} points at the version")
     warn(yard, version, output)
     output.line(version, version.name)
 

@@ -55,10 +55,10 @@ def add(group: Group) -> None:
 
 def top(_yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
-    Look, and look again. Where there is no terminal, once.
+    Show statistics at each interval; once without a terminal.
 
     Raises:
-        RefusedError: it is not known where the metrics are, or nothing answers there.
+        RefusedError: no endpoint is known, or none responds.
     """
     addresses = args.metrics or _running()
     shown = _snapshots(addresses, args.interval)
@@ -107,27 +107,27 @@ def lines(now: Snapshot, limit: int) -> list[str]:
 
 
 def _snapshots(addresses: Sequence[str], interval: float) -> Iterator[Snapshot]:
-    # Over some ten seconds, so that the times of few calls do not jump.
-    looks: deque[list[Page]] = deque([fetch(addresses)], maxlen=max(2, int(_WINDOW / interval) + 1))
+    # Over ten seconds, so that the latencies of few calls do not fluctuate.
+    scrapes: deque[list[Page]] = deque([fetch(addresses)], maxlen=max(2, int(_WINDOW / interval) + 1))
     while True:
         time.sleep(interval)
-        looks.append(fetch(addresses))
-        yield snapshot(looks[0], looks[-1])
+        scrapes.append(fetch(addresses))
+        yield snapshot(scrapes[0], scrapes[-1])
 
 
 def _running() -> list[str]:
     """
-    Where the metrics of the suite are that runs on this machine.
+    The metrics endpoints of the suite on this machine.
 
     Raises:
-        RefusedError: none runs.
+        RefusedError: no suite runs.
     """
     run = Path(os.environ.get("MODELYARD_STATE") or _STATE) / "run.json"
     try:
         pages = [url for urls in json.loads(run.read_text(encoding="utf-8"))["metrics"].values() for url in urls]
     except FileNotFoundError:
         raise RefusedError(
-            f"there is no {run}: is `make run` on? Or say where the metrics are with --metrics"
+            f"there is no {run}: start the suite with `make run`, or name the endpoints with --metrics"
         ) from None
     return [re.sub(r"^http://|/metrics$", "", page) for page in pages]
 
@@ -203,9 +203,9 @@ def _calls_json(calls: Calls, seconds: float) -> dict[str, Any]:
 @contextmanager
 def _screen() -> Iterator[None]:
     """
-    The terminal's other screen, without a cursor; whatever ends the block, the first one comes back.
+    Switch to the terminal's alternate screen without a cursor, and back when the block ends.
     """
-    sys.stdout.write(_ENTER + _HOME + "looking …")
+    sys.stdout.write(_ENTER + _HOME + "loading …")
     sys.stdout.flush()
     try:
         yield

@@ -1,10 +1,10 @@
 """
-When an entry may be served: by comparing revisions and by nothing else (ADR 0003).
+Decides whether an entry may be served, by comparing revisions only (ADR 0003).
 
-For every tag, this knows a revision not older than the newest one that touched it, learned from the origin's change
-stream. An entry that was read at revision r is served only if none of its tags was touched after r. So the order in
-which answers and changes arrive does not matter, nor do repeated changes: a slow answer that was read before a write
-bears a revision older than the write's, and is invalid from the moment it arrives.
+For every tag, it has a revision at least as new as the last one that touched it, learned from the origin's change
+stream. An entry that was read at revision r is valid only if none of its tags was touched after r. So answers and
+changes may arrive in any order, and more than once: a slow answer that was read before a write carries a revision older
+than the write's, and is invalid when it arrives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from services.cache.model.entries import Entry
 
-# A power of two: 8 MiB, however much is written (ADR 0039).
+# A power of two: 8 MiB, independent of the number of changes (ADR 0039).
 CELLS = 1 << 20
 
 
@@ -25,20 +25,20 @@ class Coherence:
     validated and are invalid.
 
     The newest revision of each name is in one cell of a table that never grows, by the name's hash. Names that share a
-    cell share the newest revision of both: the entry of one may be asked for once more than needed, and is never
-    served for longer. Nobody outside knows which names do, as Python hashes texts with a secret of each process.
+    cell share the newer revision: their entries may be loaded more often than needed, and are never served for longer.
+    Callers cannot provoke collisions, as Python's hash of strings is keyed with a random value of each process.
 
     Args:
         bound: maximum age of the stream in seconds; beyond it, nothing is served.
         cells: size of the table, a power of two.
-        nested: whether names have slashes in them, so that a change of a/b is one of a, too.
+        nested: whether names are hierarchical, so that a change of a/b is also one of a.
         clock: in seconds, for tests.
         hashed: the hash of a name, for tests.
 
     Attributes:
         bound: as given.
         applied: every revision up to this one is known.
-        epoch: of the revisions, as the stream tells; empty before that, and with origins that have none.
+        epoch: of the revisions, from the stream; empty before its first message, and with origins that have none.
         floor: entries read before this revision are invalid.
     """
 
@@ -46,9 +46,9 @@ class Coherence:
         "_cells",
         "_clock",
         "_depths",
+        "_generation",
         "_hashed",
         "_heard",
-        "_judgement",
         "_mask",
         "_nested",
         "_newest_subtree",
@@ -75,14 +75,14 @@ class Coherence:
         self._nested = nested
         self._hashed = hashed
         self._heard = float("-inf")
-        # A name's own changes are in the cell of its hash, those of all below it in the cell of the hash's complement.
+        # Changes of a name are in the cell of its hash, changes of its whole subtree in that of the hash's complement.
         self._cells = array("q", bytes(8 * cells))
         self._mask = cells - 1
-        # The newest change of everything below a name, by the number of slashes in the name.
+        # The newest subtree change, by the number of slashes in its name.
         self._depths: dict[int, int] = {}
         self._newest_subtree = 0
-        # Grows with each change: an entry validated since the last one is not validated again.
-        self._judgement = 0
+        # Incremented with each change: an entry validated since the last one is not validated again.
+        self._generation = 0
 
     def apply(self, revision: int, changes: Iterable[tuple[str, bool]]) -> None:
         """
@@ -90,7 +90,7 @@ class Coherence:
 
         Args:
             revision: its number; a repeated one changes nothing.
-            changes: the resources that it changed, and whether everything below changed with each.
+            changes: the resources that it changed, each with whether its whole subtree changed.
         """
         self.touch(revision, changes)
         self.applied = max(self.applied, revision)
@@ -99,7 +99,7 @@ class Coherence:
         """
         Apply changes learned otherwise than from the stream: earlier revisions may still arrive.
         """
-        self._judgement += 1
+        self._generation += 1
         cells, hashed, mask = self._cells, self._hashed, self._mask
         for resource, subtree in changes:
             for prefix in prefixes(resource) if self._nested else (resource,):
@@ -128,8 +128,8 @@ class Coherence:
         """
         Forget all changes: entries read before *head* are invalid from now on.
         """
-        self._judgement += 1
-        # Revisions of another database may be smaller than those that are known.
+        self._generation += 1
+        # Revisions of another database may be smaller than the known ones.
         self._cells = array("q", bytes(8 * len(self._cells)))
         self._depths.clear()
         self._newest_subtree = 0
@@ -153,11 +153,11 @@ class Coherence:
         """
         Whether an entry is valid; one comparison if it was validated since the last change.
         """
-        if entry.judged == self._judgement:
+        if entry.validated == self._generation:
             return True
         if not self.valid(entry.revision, entry.tags):
             return False
-        entry.judged = self._judgement
+        entry.validated = self._generation
         return True
 
     def valid(self, revision: int, tags: Sequence[str]) -> bool:
@@ -188,12 +188,12 @@ class Coherence:
 
     def _newest_above(self, revision: int, tags: Sequence[str]) -> int:
         """
-        The newest change of everything below a prefix of one of *tags*, as far as it is newer than *revision*. (What
-        such a change says of the name itself is in the name's own cell.)
+        The newest subtree change of a proper prefix of one of *tags*, if it is newer than *revision*. (A subtree change
+        is also in the cell of its own name.)
         """
         cells, hashed, mask = self._cells, self._hashed, self._mask
         newest = 0
-        # Each new model is a change of everything below it: what is not below any model is not looked at for that.
+        # Each new model is a subtree change: tags that are not deeper than a model need no lookup for it.
         for depth, changed in self._depths.items():
             if changed > revision:
                 for tag in tags:

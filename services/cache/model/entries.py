@@ -34,7 +34,7 @@ class Entry:
 
     Attributes:
         renewable: the earliest time of a refresh.
-        judged: the state of `Coherence` when it last found the entry valid.
+        validated: the state of `Coherence` when it last found the entry valid.
     """
 
     value: bytes
@@ -45,7 +45,7 @@ class Entry:
     took: float = 0.0
     absence: str | None = None
     renewable: float = field(init=False, compare=False)
-    judged: int = field(default=-1, init=False, compare=False)
+    validated: int = field(default=-1, init=False, compare=False)
 
     def __post_init__(self) -> None:
         """

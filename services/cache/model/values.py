@@ -1,5 +1,5 @@
 """
-What the key-value cache keeps and says.
+Values of the key-value cache, and the results of its operations.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Value:
     """
-    A value under its key.
+    A stored value.
 
     Args:
         key: its key.
         value: its bytes.
-        tags: what makes it stale.
+        tags: invalidating one of them invalidates the value.
         expires: when, in milliseconds since the epoch.
     """
 
@@ -32,7 +32,7 @@ class Draft:
     A value to store.
 
     Args:
-        ttl: milliseconds that it lives.
+        ttl: in milliseconds.
     """
 
     key: str
@@ -44,10 +44,10 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Found:
     """
-    What there was at *sequence*.
+    The result of a read, as of *sequence*.
 
     Args:
-        values: for each key, None where there is none.
+        values: one per key; None for a key that does not exist.
     """
 
     sequence: int
@@ -57,7 +57,7 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Hit:
     """
-    A value that was there at *sequence*.
+    A value, as of *sequence*.
     """
 
     sequence: int
@@ -67,11 +67,11 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """
-    A write that was done.
+    A completed write.
 
     Args:
-        sequence: its own.
-        expires: when what was written last goes, in milliseconds since the epoch.
+        sequence: of the write.
+        expires: when the last of the values expires, in milliseconds since the epoch.
     """
 
     sequence: int
@@ -84,8 +84,8 @@ class Lease:
     The right to fill a key.
 
     Args:
-        token: grows from lease to lease.
-        expires: when it ends, in milliseconds since the epoch.
+        token: increases from lease to lease.
+        expires: when, in milliseconds since the epoch.
     """
 
     token: str
@@ -95,10 +95,10 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """
-    Somebody else has the lease.
+    The lease is held by another caller.
 
     Args:
-        milliseconds: until it ends.
+        milliseconds: until it expires.
     """
 
     milliseconds: int
@@ -107,12 +107,12 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """
-    What a namespace holds.
+    The size of a namespace.
 
     Args:
-        entries: that have not expired.
-        bytes: that count against the quota.
-        evicted: entries that expired.
+        entries: number of entries that have not expired.
+        bytes: counted against the quota.
+        evicted: number of entries that expired or were evicted.
     """
 
     entries: int
@@ -123,7 +123,7 @@ class Sizes:
 @dataclass(frozen=True, slots=True)
 class Invalidation:
     """
-    What changed at *sequence*.
+    The keys and tags that changed at *sequence*.
     """
 
     sequence: int
@@ -134,14 +134,14 @@ class Invalidation:
 @dataclass(frozen=True, slots=True)
 class Log:
     """
-    A part of a namespace's log.
+    A page of a namespace's log.
 
     Args:
-        epoch: changes when everything was lost; 0 while there is nothing.
-        head: nothing is missing up to it once the last event is read.
-        kept: what follows it is in the log.
+        epoch: changes when all data was lost; 0 while the namespace is empty.
+        head: the newest sequence; the log is complete up to it.
+        kept: the log contains the changes after this sequence.
         events: in order.
-        complete: whether the events reach up to the head.
+        complete: whether the events reach the head.
     """
 
     epoch: int

@@ -37,7 +37,7 @@ class Follower:
     Args:
         origin: its WatchChanges is that of modelyard.{name}.v1.ChangeService.
         coherence: where the changes are applied.
-        forgotten: called when all cached entries are invalid: the revisions are those of another database.
+        on_reset: called when all cached entries are invalid: the revisions are those of another database.
 
     Attributes:
         breaks: streams that ended, except for those closed as redundant.
@@ -45,17 +45,17 @@ class Follower:
         lag: seconds from the commit of each revision to its arrival here, by the clocks of the two machines.
     """
 
-    def __init__(self, origin: Origin, coherence: Coherence, forgotten: Callable[[], object]) -> None:
+    def __init__(self, origin: Origin, coherence: Coherence, on_reset: Callable[[], object]) -> None:
         self._origin = origin
         self._coherence = coherence
-        self._forgotten = forgotten
+        self._on_reset = on_reset
         # 0 requests the changes from now on.
         self._next = 0
         # Several heartbeats per staleness bound: one lost heartbeat must not exceed it.
         self._heartbeat = min(HEARTBEAT, coherence.bound / 4)
         self._work = Work(f"follow-{origin.name}", f"follow the changes of {origin.name}", retry=_RETRY)
         self._streams: list[ChangeStream] = []
-        self._speaking: ChangeStream | None = None
+        self._current: ChangeStream | None = None
         # Set when a stream has begun or ended.
         self._news = asyncio.Event()
         self.breaks = 0
@@ -116,12 +116,12 @@ class Follower:
         """
         good = [each for each in self._streams if each.late <= self._coherence.bound / 2 and not each.silent]
         if good:
-            self._keep(good[-1])
+            self._keep_only(good[-1])
         elif len(self._streams) > 1 and all(each.late < float("inf") for each in self._streams):
-            self._keep(min(self._streams, key=lambda each: (each.silent, each.late)))
+            self._keep_only(min(self._streams, key=lambda each: (each.silent, each.late)))
         return bool(good)
 
-    def _keep(self, stream: ChangeStream) -> None:
+    def _keep_only(self, stream: ChangeStream) -> None:
         for other in self._streams:
             if other is not stream:
                 other.reading.cancel()
@@ -160,18 +160,18 @@ class Follower:
         Apply the messages of a stream until it ends; return the error that ended it, or None.
         """
         try:
-            async with aclosing(stream.events()) as words:
-                async for event in words:
-                    if self._speaking is not stream:
-                        self._speaking = stream
+            async with aclosing(stream.events()) as events:
+                async for event in events:
+                    if self._current is not stream:
+                        self._current = stream
                         self._news.set()
-                    self._take(event, stream.asked)
+                    self._apply(event, stream.asked)
                     self._work.succeeded()
         except Exception as error:  # noqa: BLE001 - any error is followed by another stream
             return error
         return None
 
-    def _take(self, event: changes_pb2.WatchChangesResponse, asked: float) -> None:
+    def _apply(self, event: changes_pb2.WatchChangesResponse, asked: float) -> None:
         match event.WhichOneof("event"):
             case "revision":
                 known = event.revision.revision <= self._coherence.applied
@@ -207,11 +207,11 @@ class Follower:
         Record the epoch of a stream, and return whether it replaced another one: revisions of different epochs are
         unrelated, even where their numbers continue. Streams of earlier releases have no epoch.
         """
-        before, told = self._coherence.epoch, epoch.encode()
-        if not told or told == before:
+        before, received = self._coherence.epoch, epoch.encode()
+        if not received or received == before:
             return False
         # The epoch is part of every key: entries of the previous one, in L1 and L2, are no longer found.
-        self._coherence.epoch = told
+        self._coherence.epoch = received
         return bool(before)
 
     def _reset(self, head: int, *, another: bool) -> None:
@@ -220,8 +220,8 @@ class Follower:
         otherwise the floor invalidates the entries of this origin, and L1 keeps those of the others.
         """
         # Another stream may be ahead: what it delivered after *head* is lost with the reset, so it is closed.
-        if self._speaking is not None:
-            self._keep(self._speaking)
+        if self._current is not None:
+            self._keep_only(self._current)
         self._coherence.reset(head)
         if another:
-            self._forgotten()
+            self._on_reset()

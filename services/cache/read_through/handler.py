@@ -33,8 +33,8 @@ from services.chassis.serving.context import Context
 _PATIENCE = 1.0
 # How many loads in progress a call joins before it calls the origin itself.
 _JOINS = 2
-_AWAY = {grpc.StatusCode.UNAVAILABLE}
-_OWN = {"x-cache", "age", "x-request-id", VISIBILITY}
+_UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE}
+_REPLACED_HEADERS = {"x-cache", "age", "x-request-id", VISIBILITY}
 
 
 class ReadThrough:
@@ -68,7 +68,7 @@ class ReadThrough:
         self._hot = hot
         self._prefix = policy.path.encode() + b"\0"
         self._counts = levels.metrics.of(policy.kind)
-        self._loads = Loader(policy, origin, coherence, levels)
+        self._loader = Loader(policy, origin, coherence, levels)
 
     def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
         """
@@ -81,34 +81,34 @@ class ReadThrough:
         Answer from the first level with a valid entry, else from the origin.
         """
         metadata = context.invocation_metadata() or ()
-        wanted = read_options(metadata)
-        asked = self._prefix + request
+        options = read_options(metadata)
+        name = self._prefix + request
         view = ALIKE
         if self._visibility is not None and (caller := identity()) is not None:
             try:
                 view = self._visibility.of(caller, request)
             except Unavailable:
                 # The origin decides.
-                return await self._pass(request, wanted, metadata, context)
-        key = self._coherence.epoch + view.key + asked
+                return await self._pass_through(request, options, metadata, context)
+        key = self._coherence.epoch + view.key + name
         if not view.key:
-            self._hot.read(asked)
+            self._hot.read(name)
         entry = None
-        if not wanted.fresh:
+        if not options.fresh:
             entry = self._near.get(key)
             if entry is not None:
                 now = time.time()
-                if self._serves(entry, wanted.minimum, now):
+                if self._may_serve(entry, options.minimum, now):
                     self._counts.near += 1
                     if now > entry.renewable:
-                        self._renew(Asked(key, request, entry.tags, view.visibility), metadata, entry, now)
-                    return await self._found(entry, "near", now, context)
+                        self._refresh_early(Asked(key, request, entry.tags, view.visibility), metadata, entry, now)
+                    return await self._respond_with_entry(entry, "near", now, context)
                 if not self._coherence.holds(entry):
                     self._near.drop(key, "invalid")
                     entry = None
         # A request that does not parse is rejected before L2, a lease or the origin is involved.
         tags = self.policy.tags(request) if view.tags is None else view.tags
-        return await self._further(Asked(key, request, tags, view.visibility), wanted, metadata, entry, context)
+        return await self._serve_further(Asked(key, request, tags, view.visibility), options, metadata, entry, context)
 
     async def warm(self, request: bytes) -> bool:
         """
@@ -119,29 +119,28 @@ class ReadThrough:
         """
         key = self._coherence.epoch + self._prefix + request
         entry = self._near.get(key) or await self._levels.shared.get(key)
-        if entry is not None and self._serves(entry, 0, time.time()):
+        if entry is not None and self._may_serve(entry, 0, time.time()):
             self._near.put(key, entry)
             return False
         visibility = None if self._visibility is None else VISIBLE
         asked = Asked(key, request, self.policy.tags(request), visibility)
-        await self._loads.call(asked, self._token.metadata(), 0, LOAD_SECONDS)
+        await self._loader.call(asked, self._token.metadata(), 0, LOAD_SECONDS)
         return True
 
-    async def _pass(self, request: bytes, wanted: ReadOptions, metadata: Metadata, context: Context) -> bytes:
+    async def _pass_through(self, request: bytes, options: ReadOptions, metadata: Metadata, context: Context) -> bytes:
         """
-        Pass a call through, without any of the cache's levels.
+        Forward a call, without any of the cache's levels.
         """
         self._counts.bypass += 1
         try:
-            answer = await self._loads.pass_through(
-                request, metadata, wanted.minimum, outgoing_timeout(otherwise=LOAD_SECONDS)
-            )
+            timeout = outgoing_timeout(otherwise=LOAD_SECONDS)
+            answer = await self._loader.pass_through(request, metadata, options.minimum, timeout)
         except grpc.aio.AioRpcError as error:
-            await _pass_on(error, context)
+            await _forward_error(error, context)
             raise
-        return await self._answered(answer, "bypass", context)
+        return await self._respond_with_answer(answer, "bypass", context)
 
-    def _serves(self, entry: Entry, minimum: int, now: float) -> bool:
+    def _may_serve(self, entry: Entry, minimum: int, now: float) -> bool:
         # Checked again after every await: the stream may have advanced or broken meanwhile.
         coherence = self._coherence
         return (
@@ -151,45 +150,45 @@ class ReadThrough:
             and (not minimum or coherence.reaches(minimum, entry.revision))
         )
 
-    async def _further(
-        self, asked: Asked, wanted: ReadOptions, metadata: Metadata, near: Entry | None, context: Context
+    async def _serve_further(
+        self, asked: Asked, options: ReadOptions, metadata: Metadata, near: Entry | None, context: Context
     ) -> bytes:
         key = asked.key
-        found = None if wanted.fresh else await self._levels.shared.get(key)
+        found = None if options.fresh else await self._levels.shared.get(key)
         now = time.time()
-        if found is not None and self._serves(found, wanted.minimum, now):
+        if found is not None and self._may_serve(found, options.minimum, now):
             self._near.put(key, found)
             self._counts.shared += 1
-            return await self._found(found, "shared", now, context)
-        if wanted.fresh or not self._coherence.live:
+            return await self._respond_with_entry(found, "shared", now, context)
+        if options.fresh or not self._coherence.live:
             self._counts.bypass += 1
             how = "bypass"
         else:
             self._counts.miss += 1
             how = "miss"
-        late = next((each for each in (near, found) if each is not None and self._may_be_late(each, wanted)), None)
+        late = next((each for each in (near, found) if each is not None and self._may_serve_stale(each, options)), None)
         try:
-            loaded = await self._loaded(asked, wanted, metadata, None if late is None else _PATIENCE)
+            loaded = await self._load(asked, options, metadata, None if late is None else _PATIENCE)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
-            away = isinstance(error, TimeoutError) or error.code() in _AWAY
+            unavailable = isinstance(error, TimeoutError) or error.code() in _UNAVAILABLE
             # Checked again after the await: the entry may have been invalidated meanwhile.
-            if away and late is not None and self._may_be_late(late, wanted):
+            if unavailable and late is not None and self._may_serve_stale(late, options):
                 self._counts.stale += 1
-                return await self._found(late, "stale", time.time(), context)
+                return await self._respond_with_entry(late, "stale", time.time(), context)
             if isinstance(error, TimeoutError):
                 raise
-            await _pass_on(error, context)
+            await _forward_error(error, context)
             raise
         if loaded.answer is not None:
-            return await self._answered(loaded.answer, how, context)
+            return await self._respond_with_answer(loaded.answer, how, context)
         if loaded.entry is not None:
-            return await self._found(loaded.entry, "shared", time.time(), context)
+            return await self._respond_with_entry(loaded.entry, "shared", time.time(), context)
         raise AssertionError("a load returns an answer or an entry")
 
-    async def _loaded(
+    async def _load(
         self,
         asked: Asked,
-        wanted: ReadOptions,
+        options: ReadOptions,
         metadata: Metadata,
         patience: float | None,
     ) -> LoadResult:
@@ -204,17 +203,17 @@ class ReadThrough:
             TimeoutError: the origin did not answer in time.
         """
         timeout = outgoing_timeout(otherwise=LOAD_SECONDS)
-        if wanted.fresh or self._loads.passes(asked.key):
-            return await self._loads.call(asked, metadata, wanted.minimum, timeout)
+        if options.fresh or self._loader.uncacheable(asked.key):
+            return await self._loader.call(asked, metadata, options.minimum, timeout)
         if patience is not None:
             timeout = min(timeout, patience)
         async with asyncio.timeout(timeout):
             # A minimum that is unknown here may be made up: such a load is not shared, so that nobody waits for it.
-            known = wanted.minimum <= self._coherence.applied
-            loaded = await self._together(asked, wanted.minimum, metadata) if known else None
-            return loaded or await self._loads.call(asked, metadata, wanted.minimum, timeout)
+            known = options.minimum <= self._coherence.applied
+            loaded = await self._join_or_load(asked, options.minimum, metadata) if known else None
+            return loaded or await self._loader.call(asked, metadata, options.minimum, timeout)
 
-    async def _together(self, asked: Asked, minimum: int, metadata: Metadata) -> LoadResult | None:
+    async def _join_or_load(self, asked: Asked, minimum: int, metadata: Metadata) -> LoadResult | None:
         """
         The result of a shared load: one in progress, or else a new one. None when the caller has to call the origin
         itself.
@@ -225,22 +224,23 @@ class ReadThrough:
         # A load that started earlier may predate changes that are known by now. A result of at least this revision
         # reflects all of them, the minimum included. A second load started after this call arrived.
         least = self._coherence.newest(asked.tags)
-        # While the stream is silent, changes are unknown: the load itself has to be within the staleness bound.
-        since = float("-inf") if self._coherence.live else time.monotonic() - self._coherence.bound
+        # While the stream is silent, changes are unknown, and only the origin bounds the age of its answer. The answer
+        # of a load that started before this call is older by the time since then, on top of a lagging replica's lag.
+        since = float("-inf") if self._coherence.live else time.monotonic()
 
-        def good(entry: Entry) -> bool:
-            return self._serves(entry, minimum, time.time())
+        def acceptable(entry: Entry) -> bool:
+            return self._may_serve(entry, minimum, time.time())
 
         for _ in range(_JOINS):
             # Shielded, because other calls may wait for the same load.
-            load = self._loads.under_way(asked.key)
+            load = self._loader.in_progress(asked.key)
             if load is None:
-                return await asyncio.shield(self._loads.start(asked, metadata, minimum, good))
+                return await asyncio.shield(self._loader.start(asked, metadata, minimum, acceptable))
             self._counts.waits += 1
             try:
                 loaded = await asyncio.shield(load)
             except grpc.aio.AioRpcError as error:
-                if error.code() in _AWAY:
+                if error.code() in _UNAVAILABLE:
                     raise
                 # The error may concern the caller that started the load, such as its token.
                 return None
@@ -250,37 +250,37 @@ class ReadThrough:
                 return loaded
         return None
 
-    def _may_be_late(self, entry: Entry, wanted: ReadOptions) -> bool:
+    def _may_serve_stale(self, entry: Entry, options: ReadOptions) -> bool:
         """
         Whether an entry may be served stale, past its TTL or while the stream is silent: not if it is known to be
         invalid, or older than the caller's minimum.
         """
         return (
-            not wanted.fresh
+            not options.fresh
             and entry.absence is None
             and time.time() < entry.expires + self._levels.grace
             and self._coherence.holds(entry)
-            and self._coherence.reaches(wanted.minimum, entry.revision)
+            and self._coherence.reaches(options.minimum, entry.revision)
         )
 
-    def _renew(self, asked: Asked, metadata: Metadata, entry: Entry, now: float) -> None:
+    def _refresh_early(self, asked: Asked, metadata: Metadata, entry: Entry, now: float) -> None:
         """
         Refresh a hot entry early, with a probability per read that grows towards its expiry: XFetch (Vattani,
         Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", PVLDB 8(8), 2015), with beta = 1.
         """
         if now - entry.took * math.log(1.0 - random.random()) < entry.expires:  # noqa: S311 - not for cryptography
             return
-        if self._loads.under_way(asked.key) is None:
+        if self._loader.in_progress(asked.key) is None:
             self._counts.renewals += 1
 
-            def good(other: Entry) -> bool:
-                return other.expires > entry.expires and self._serves(other, 0, time.time())
+            def acceptable(other: Entry) -> bool:
+                return other.expires > entry.expires and self._may_serve(other, 0, time.time())
 
-            load = self._loads.start(asked, metadata, 0, good)
+            load = self._loader.start(asked, metadata, 0, acceptable)
             # A failed refresh is ignored: the entry is valid until it expires.
             load.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def _found(self, entry: Entry, level: str, now: float, context: Context) -> bytes:
+    async def _respond_with_entry(self, entry: Entry, level: str, now: float, context: Context) -> bytes:
         age = str(max(0, int(now - entry.stored)))
         trailing = (("x-cache", level), ("x-revision", str(entry.revision)), ("age", age))
         if entry.absence is None:
@@ -292,15 +292,15 @@ class ReadThrough:
         await context.abort(grpc.StatusCode.NOT_FOUND, entry.absence)
         raise AssertionError("abort raises")
 
-    async def _answered(self, answer: Answer, how: str, context: Context) -> bytes:
-        kept = tuple((key, value) for key, value in answer.trailing if key not in _OWN)
+    async def _respond_with_answer(self, answer: Answer, how: str, context: Context) -> bytes:
+        kept = tuple((key, value) for key, value in answer.trailing if key not in _REPLACED_HEADERS)
         context.set_trailing_metadata((*kept, ("x-cache", how), ("age", "0")))
         if answer.absence is not None:
             await context.abort(grpc.StatusCode.NOT_FOUND, answer.absence)
         return answer.value
 
 
-async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> None:
+async def _forward_error(error: grpc.aio.AioRpcError, context: Context) -> None:
     """
     Return the origin's error unchanged: code, message, details.
     """

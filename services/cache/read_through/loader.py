@@ -24,12 +24,12 @@ from services.cache.store.l2 import L2Cache
 # A load outlives the call that started it, for the others that wait for it; this bounds it.
 LOAD_SECONDS = 20.0
 # How long loads of a key are not shared after its answer turned out not to be cacheable.
-_PASSING_SECONDS = 60.0
-_MOST_PASSING = 10_000
+_UNCACHEABLE_SECONDS = 60.0
+_MOST_UNCACHEABLE = 10_000
 # Polling intervals for an entry that another process loads: initial and maximum.
-_LOOKS = (0.001, 0.02)
+_POLL_SECONDS = (0.001, 0.02)
 
-_runs = itertools.count()
+_numbers = itertools.count()
 _process = f"{os.getpid()}-{os.urandom(6).hex()}"
 
 
@@ -123,16 +123,16 @@ class Loader:
         self._levels = levels
         self._counts = levels.metrics.of(policy.kind)
         self._loads: dict[bytes, asyncio.Task[LoadResult]] = {}
-        self._passing: dict[bytes, float] = {}
+        self._uncacheable: dict[bytes, float] = {}
 
-    def under_way(self, key: bytes) -> asyncio.Task[LoadResult] | None:
+    def in_progress(self, key: bytes) -> asyncio.Task[LoadResult] | None:
         """
         The load of *key* in progress, or None.
         """
         return self._loads.get(key)
 
     def start(
-        self, asked: Asked, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]
+        self, asked: Asked, metadata: Metadata, minimum: int, acceptable: Callable[[Entry], bool]
     ) -> asyncio.Task[LoadResult]:
         """
         Start a load that others may join.
@@ -141,13 +141,13 @@ class Loader:
             asked: what to load.
             metadata: of the caller that starts it.
             minimum: the revision that the answer must reflect.
-            good: whether an entry that another process loaded is acceptable.
+            acceptable: whether an entry that another process loaded is acceptable.
 
         Returns:
             The load. It raises grpc.aio.AioRpcError as the origin answered.
         """
         key = asked.key
-        load = asyncio.create_task(self._load(asked, metadata, minimum, good))
+        load = asyncio.create_task(self._load(asked, metadata, minimum, acceptable))
         self._loads[key] = load
         load.add_done_callback(lambda done: self._loads.pop(key) if self._loads.get(key) is done else None)
         return load
@@ -177,11 +177,11 @@ class Loader:
                     raise
                 # The origin no longer has this revision: it was restored to an older state, unknown here so far.
                 answer = await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
-            entry = self._keep(asked, answer, token)
+            entry = self._cache(asked, answer, token)
         finally:
             if token and entry is None:
                 self._levels.metrics.background(self._levels.shared.release(asked.key, token))
-        return LoadResult(answer, entry, began, not _shared(asked, answer))
+        return LoadResult(answer, entry, began, not _is_shared(asked, answer))
 
     async def pass_through(self, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
         """
@@ -196,28 +196,30 @@ class Loader:
         self._counts.loads += 1
         return await self._origin.call(self._policy.path, request, metadata, minimum, timeout)
 
-    def passes(self, key: bytes) -> bool:
+    def uncacheable(self, key: bytes) -> bool:
         """
         Whether the last answer for *key* was not cacheable: then loads are not shared.
         """
-        until = self._passing.get(key)
+        until = self._uncacheable.get(key)
         if until is None:
             return False
         if time.monotonic() < until:
             return True
-        del self._passing[key]
+        del self._uncacheable[key]
         return False
 
-    async def _load(self, asked: Asked, metadata: Metadata, minimum: int, good: Callable[[Entry], bool]) -> LoadResult:
+    async def _load(
+        self, asked: Asked, metadata: Metadata, minimum: int, acceptable: Callable[[Entry], bool]
+    ) -> LoadResult:
         key = asked.key
-        token = f"{_process}-{next(_runs)}"
+        token = f"{_process}-{next(_numbers)}"
         levels = self._levels
         ends = time.monotonic() + levels.lease_wait
-        pause, top = _LOOKS
+        pause, top = _POLL_SECONDS
         waited = False
         while True:
             held, entry = await levels.shared.lease(key, token)
-            if entry is not None and good(entry):
+            if entry is not None and acceptable(entry):
                 if held:
                     levels.metrics.background(levels.shared.release(key, token))
                 levels.near.put(key, entry)
@@ -230,7 +232,7 @@ class Loader:
             await asyncio.sleep(pause)
             pause = min(2 * pause, top)
 
-    def _keep(self, asked: Asked, answer: Answer, token: str) -> Entry | None:
+    def _cache(self, asked: Asked, answer: Answer, token: str) -> Entry | None:
         """
         Cache an answer that bears its revision and was not invalidated while in transit.
         """
@@ -242,9 +244,9 @@ class Loader:
         if answer.absence is not None:
             ttl = min(ttl, levels.absent_ttl)
         if answer.revision is None or ttl <= 0 or len(answer.value) > levels.most_value_bytes or answer.private:
-            if len(self._passing) >= _MOST_PASSING:
-                self._passing.clear()
-            self._passing[key] = time.monotonic() + _PASSING_SECONDS
+            if len(self._uncacheable) >= _MOST_UNCACHEABLE:
+                self._uncacheable.clear()
+            self._uncacheable[key] = time.monotonic() + _UNCACHEABLE_SECONDS
             return None
         if not self._coherence.valid(answer.revision, tags):
             return None
@@ -255,7 +257,7 @@ class Loader:
         return entry
 
 
-def _shared(asked: Asked, answer: Answer) -> bool:
+def _is_shared(asked: Asked, answer: Answer) -> bool:
     """
     Whether an answer is for all callers with the same key.
     """

@@ -22,7 +22,7 @@ from services.chassis.serving.tls import Identity
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 # Headers forwarded to the origin, besides the request id and the trace context.
-_PASSED_ON = {"authorization", "x-modelyard-subject", "x-modelyard-scopes"}
+_FORWARDED_HEADERS = {"authorization", "x-modelyard-subject", "x-modelyard-scopes"}
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -58,8 +58,8 @@ class Answer:
         """
         Whether it is for this caller only: `cache-control: private` or `no-store` (RFC 9111, section 5.2.2).
         """
-        said = [str(value) for key, value in self.trailing if key == "cache-control"]
-        return any("private" in value or "no-store" in value for value in said)
+        directives = [str(value) for key, value in self.trailing if key == "cache-control"]
+        return any("private" in value or "no-store" in value for value in directives)
 
     @property
     def visibility(self) -> str | None:
@@ -86,13 +86,13 @@ class Origin:
         self.name = name
         self.token = token
         self._peers = [Peer(target, identity, _OPTIONS) for target in targets]
-        self._turns = itertools.cycle(self._peers)
+        self._next_peer = itertools.cycle(self._peers)
 
     def channel(self) -> grpc.aio.Channel:
         """
         The channel of the next worker.
         """
-        return next(self._turns).channel()
+        return next(self._next_peer).channel()
 
     async def call(self, path: str, request: bytes, metadata: Metadata, minimum: int, timeout: float) -> Answer:
         """
@@ -109,21 +109,21 @@ class Origin:
             grpc.aio.AioRpcError: as the origin answered, or UNAVAILABLE when no worker did. A NOT_FOUND with a revision
                 is an answer.
         """
-        passed_on = tuple((key, value) for key, value in metadata if key in _PASSED_ON)
+        forwarded = tuple((key, value) for key, value in metadata if key in _FORWARDED_HEADERS)
         # The origin tells a service that follows the policies what an answer depends on.
-        passed_on = (*passed_on, *((FOLLOWER, token.removeprefix("Bearer ")) for _, token in self.token.metadata()))
+        forwarded = (*forwarded, *((FOLLOWER, token.removeprefix("Bearer ")) for _, token in self.token.metadata()))
         if minimum:
-            passed_on = (*passed_on, ("x-min-revision", str(minimum)))
+            forwarded = (*forwarded, ("x-min-revision", str(minimum)))
         for left in reversed(range(len(self._peers))):
             try:
-                return await self._ask(next(self._turns), path, request, passed_on, timeout)
+                return await self._call_peer(next(self._next_peer), path, request, forwarded, timeout)
             except grpc.aio.AioRpcError as error:
                 # Only reads pass here, so they may be retried on another worker.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or not left:
                     raise
         raise AssertionError("an origin has at least one worker")
 
-    async def _ask(self, peer: Peer, path: str, request: bytes, metadata: Metadata, timeout: float) -> Answer:
+    async def _call_peer(self, peer: Peer, path: str, request: bytes, metadata: Metadata, timeout: float) -> Answer:
         method = peer.made(_unary, path)
         began = time.monotonic()
         try:

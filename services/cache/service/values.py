@@ -33,7 +33,7 @@ from services.chassis.serving.context import Context
 _HEARTBEAT_SECONDS = 1.0
 _LEASE_SECONDS = (0.01, 5.0, 60.0)
 _PAGE = (100, 1000)
-_INT64 = 2**63
+_MOST_SEQUENCE = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         values = [value for value in found.values if value is not None]
         state.results["hit"] += len(values)
         state.results["miss"] += len(found.values) - len(values)
-        _say(context, "shared", found.sequence)
+        _set_trailing(context, "shared", found.sequence)
         return cache_pb2.BatchGetResponse(entries=map(_entry, values))
 
     async def Set(self, request: cache_pb2.SetRequest, context: Context) -> cache_pb2.SetResponse:
@@ -183,18 +183,18 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         seconds = usual if wanted is None else wanted
         if not least <= seconds <= most:
             raise InvalidArgument.of("lease_duration", f"must be from {least * 1000:g} ms to {most:g} s")
-        near = self._kept(state, request.key, read_options(context.invocation_metadata() or ()))
+        near = self._from_l1(state, request.key, read_options(context.invocation_metadata() or ()))
         if near is not None:
             value, revision = near
-            _say(context, "near", revision)
+            _set_trailing(context, "near", revision)
             return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
         near_key = state.prefix() + request.key.encode()
         outcome = await self._store.get_or_lease(state.namespace, request.key, int(seconds * 1000))
         if isinstance(outcome, Hit):
             value = outcome.value
             state.results["hit"] += 1
-            self._keep(state, near_key, outcome.sequence, value)
-            _say(context, "shared", outcome.sequence)
+            self._put_l1(state, near_key, outcome.sequence, value)
+            _set_trailing(context, "shared", outcome.sequence)
             return cache_pb2.GetOrLeaseResponse(entry=_entry(value))
         state.results["miss"] += 1
         if isinstance(outcome, Lease):
@@ -263,7 +263,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         Stream the invalidations of a namespace.
         """
         state = self._namespace_state(request.namespace, Permission.READ, context)
-        if not 0 <= request.start_sequence < _INT64:
+        if not 0 <= request.start_sequence < _MOST_SEQUENCE:
             raise InvalidArgument.of("start_sequence", "must not be negative")
         async for event in state.feed.watch(request.start_sequence, _HEARTBEAT_SECONDS, self._draining):
             match event:
@@ -279,7 +279,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         state = self._namespaces.get(name)
         if state is None or not permissions.visible(state.namespace, context):
             known = ", ".join(
-                sorted(each for each, state in self._namespaces.items() if _shown(state.namespace, context))
+                sorted(each for each, state in self._namespaces.items() if _visible(state.namespace, context))
             )
             raise InvalidArgument.of(
                 "namespace",
@@ -290,22 +290,22 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         return state
 
     async def _get(self, state: NamespaceState, key: str, wanted: ReadOptions, context: Context) -> Value | None:
-        near = self._kept(state, key, wanted)
+        near = self._from_l1(state, key, wanted)
         if near is not None:
             value, revision = near
-            _say(context, "near", revision)
+            _set_trailing(context, "near", revision)
             return value
         # Taken before the read: if the generation changes meanwhile, the answer must not be cached under the new one.
         near_key = state.prefix() + key.encode()
         found = await self._store.get(state.namespace, [key])
         (there,) = found.values
         state.results["miss" if there is None else "hit"] += 1
-        _say(context, "miss" if there is None else "shared", found.sequence)
+        _set_trailing(context, "miss" if there is None else "shared", found.sequence)
         if there is not None:
-            self._keep(state, near_key, found.sequence, there)
+            self._put_l1(state, near_key, found.sequence, there)
         return there
 
-    def _kept(self, state: NamespaceState, key: str, wanted: ReadOptions) -> tuple[Value, int] | None:
+    def _from_l1(self, state: NamespaceState, key: str, wanted: ReadOptions) -> tuple[Value, int] | None:
         """
         The value in L1 and the sequence that it reflects, if it is valid.
         """
@@ -325,7 +325,7 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         tags = tuple(tag[2:] for tag in entry.tags[1:])
         return Value(key, entry.value, tags, int(entry.expires * 1000)), entry.revision
 
-    def _keep(self, state: NamespaceState, near_key: bytes, sequence: int, value: Value) -> None:
+    def _put_l1(self, state: NamespaceState, near_key: bytes, sequence: int, value: Value) -> None:
         tags = names((value.key,), value.tags)
         if state.namespace.near and state.feed.coherence.valid(sequence, tags):
             entry = Entry(value.value, sequence, tags, time.time(), value.expires / 1000)
@@ -347,13 +347,13 @@ class KeyValueService(cache_pb2_grpc.KeyValueServiceServicer):
         context.set_trailing_metadata((("x-revision", str(sequence)),))
 
 
-def _shown(namespace: Namespace, context: Context) -> bool:
+def _visible(namespace: Namespace, context: Context) -> bool:
     with suppress(FailedPrecondition):
         return permissions.visible(namespace, context)
     return False
 
 
-def _say(context: Context, level: str, sequence: int) -> None:
+def _set_trailing(context: Context, level: str, sequence: int) -> None:
     context.set_trailing_metadata((("x-cache", level), ("x-revision", str(sequence))))
 
 

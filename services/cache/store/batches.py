@@ -63,7 +63,7 @@ class BatchedGets:
         try:
             values = await self._values([key for key, _ in batch])
             if not isinstance(values, list) or len(values) != len(batch):
-                self._valkey.doubt(batch[0][0])
+                self._valkey.malformed(batch[0][0])
                 raise Unreachable("the answer does not match the request")
         except (Unreachable, Refused) as error:
             _fail(batch, error)

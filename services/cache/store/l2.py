@@ -78,9 +78,9 @@ class L2Cache:
             return None
         entry = self._entry(key, data)
         if entry is None:
-            self.valkey.doubt(name)
+            self.valkey.malformed(name)
         else:
-            self.valkey.trust()
+            self.valkey.well_formed()
         return entry
 
     async def put(self, key: bytes, entry: Entry, seconds: float, token: str = "") -> None:
@@ -112,7 +112,7 @@ class L2Cache:
         except _FAILED:
             return None, None
         if not isinstance(found, list) or len(found) != 2:
-            self.valkey.doubt(name)
+            self.valkey.malformed(name)
             return None, None
         return bool(found[0]), self._entry(key, found[1])
 

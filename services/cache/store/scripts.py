@@ -1,40 +1,40 @@
 """
-The key-value store's steps as Valkey runs them: each script is one atomic step.
+The Lua scripts of the key-value cache; Valkey runs each of them atomically.
 
-A namespace lives in one hash slot, under names that begin with `base`:
+A namespace is in one hash slot, under names that begin with `base`:
 
-    meta    hash: epoch, seq (the newest sequence), kept (the log reaches back to what follows it), floor (what has tags
-            and was written up to it is void), bytes, tagged, logged (what entries, tags and the log take), evicted,
-            hand (where the search for what is gone goes on)
-    tags    sorted set: the sequence at which each tag was invalidated last; '' bears the epoch, negated
-    names   sorted set, all of score 0: the keys in order; '' is there always
-    sizes   hash: bytes by key; '' bears the epoch
-    ends    sorted set: the keys by the time at which they expire, in ms; '' is there always, and never expires
-    log     stream: what changed, by sequence; there always, even if empty
-    k:KEY   hash, expires: v (value), e (epoch), s (sequence of the write), t (tags, a line each)
+    meta    hash: epoch, seq (the newest sequence), kept (the log contains the changes after it), floor (values with
+            tags written up to it are invalid), bytes, tagged, logged (size of entries, tags and log), evicted, hand
+            (where the next patrol starts)
+    tags    sorted set: the sequence at which each tag was last invalidated; '' has the epoch, negated
+    names   sorted set with score 0: the keys in order; '' always exists
+    sizes   hash: bytes by key; '' has the epoch
+    ends    sorted set: the keys by expiry, in ms; '' always exists, and never expires
+    log     stream: the changes, by sequence; always exists, even if empty
+    k:KEY   hash, expires: v (value), e (epoch), s (sequence of the write), t (tags, one per line)
     l:KEY   the token of the lease to fill KEY, expires
 
-Sequences follow the clock in microseconds and never go back, so that they go on growing when Valkey comes back empty.
-An entry counts only while its epoch is that of `meta` and all the other parts are there, too: whichever of them Valkey
-has lost, to a restart or to its eviction, everything older is gone with it, and no invalidation is ever forgotten. A
-lost log alone is begun anew, after the newest sequence: whoever follows it learns that something is missing.
+Sequences follow the clock in microseconds and never decrease, so that they continue to grow after Valkey has lost its
+data. An entry is valid only while its epoch is that of `meta` and all other parts exist: when Valkey loses any of them,
+in a restart or by eviction, everything older is invalid, and no invalidation is ever lost. If only the log is lost, it
+is restarted after the newest sequence, and its followers see a discontinuity.
 
-Valkey has one thread, and a script that has written cannot be ended but with the whole server. So every loop here has a
-bound that does not depend on what is found: what takes more is told to the caller (AGAIN), who comes again.
+Valkey has one thread, and a script that has written can only be stopped together with the server. So every loop has a
+bound that does not depend on the data: when more work is left, the script returns AGAIN, and the caller runs it again.
 """
 
 from __future__ import annotations
 
 from services.cache.store.valkey import Script
 
-# What an entry costs in Valkey beside its key, its value and its tags (measured, docs/adr/0013).
+# Overhead of an entry in bytes, beside key, value and tags (measured, docs/adr/0013).
 OVERHEAD = 600
-# What a tag costs beside its name, and an entry of the log beside its names and with each (measured, docs/adr/0032).
+# Overhead of a tag, and of a log entry and of each name in it, in bytes (measured, docs/adr/0032).
 _TAG_OVERHEAD = 120
 _LOG_OVERHEAD = (60, 16)
-# How the quota is shared out, in sixteenths; the rest is for entries. The log is never larger than the last.
+# Shares of the quota in sixteenths, the rest is for entries; and the maximum size of the log.
 _TAGS_SHARE, _LOG_SHARE, _MOST_LOG_BYTES = 3, 1, 8 << 20
-# How many names a scan looks at, whatever it finds.
+# Maximum number of keys that a scan examines.
 SCANNED = 1000
 
 _COMMON = """
@@ -54,8 +54,8 @@ if epoch then
         or not redis.call('ZSCORE', names, '') or not redis.call('ZSCORE', ends, '') then epoch = false end
 end
 
--- Whether one of the tags, or all that were forgotten, was invalidated after a sequence.
-local function void(marks, sequence)
+-- Whether one of the tags, or a tag that was dropped, was invalidated after a sequence.
+local function invalidated(marks, sequence)
     if marks == '' then return false end
     if sequence <= floor then return true end
     for tag in string.gmatch(marks, '[^\\n]+') do
@@ -65,14 +65,14 @@ local function void(marks, sequence)
     return false
 end
 
--- The tags of an entry that counts. Its value is not read: it may be large.
-local function alive(key)
+-- The tags of a valid entry. The value is not read, because it may be large.
+local function valid_tags(key)
     local found = redis.call('HMGET', base .. ':k:' .. key, 'e', 's', 't')
-    if not epoch or found[1] ~= epoch or void(found[3], tonumber(found[2])) then return nil end
+    if not epoch or found[1] ~= epoch or invalidated(found[3], tonumber(found[2])) then return nil end
     return found[3]
 end
 
-local function told(key, marks)
+local function entry_of(key, marks)
     local name = base .. ':k:' .. key
     return {key, redis.call('HGET', name, 'v'), marks, redis.call('PEXPIRETIME', name)}
 end
@@ -88,8 +88,8 @@ local quota = tonumber(ARGV[2])
 local most_tagged, most_logged = quota * {_TAGS_SHARE} / 16, math.min(quota * {_LOG_SHARE} / 16, {_MOST_LOG_BYTES})
 local most_bytes = quota - most_tagged - most_logged
 
--- The log holds nothing that was before this, and says so.
-local function cut(seq)
+-- Restart the log after this sequence.
+local function restart_log(seq)
     redis.call('UNLINK', log)
     redis.call('XADD', log, seq .. '-0', 'e', '')
     redis.call('HSET', meta, 'kept', seq, 'logged', 0)
@@ -104,12 +104,12 @@ if not epoch then
     redis.call('ZADD', names, 0, '')
     redis.call('HSET', sizes, '', epoch)
     redis.call('ZADD', ends, '+inf', '')
-    cut(epoch)
+    restart_log(epoch)
 elseif redis.call('EXISTS', log) == 0 then
-    cut(redis.call('HGET', meta, 'seq'))
+    restart_log(redis.call('HGET', meta, 'seq'))
 end
 
-local function following()
+local function next_sequence()
     local seq = text(math.max(tonumber(redis.call('HGET', meta, 'seq')) + 1, micro))
     redis.call('HSET', meta, 'seq', seq)
     return seq
@@ -123,8 +123,8 @@ local function logged_size(fields)
     return size
 end
 
--- The oldest go until the log has its size again: about as many bytes as were added.
-local function shorten(seq, logged)
+-- Trim the oldest log entries until the log is within its limit: about as many bytes as were added.
+local function trim_log(seq, logged)
     local last = nil
     for _ = 1, 200 do
         local some = redis.call('XRANGE', log, last and '(' .. last or '-', '+', 'COUNT', 5)
@@ -134,21 +134,21 @@ local function shorten(seq, logged)
         end
         if logged <= most_logged or #some < 5 then break end
     end
-    if not last or logged > most_logged then return cut(seq) end
+    if not last or logged > most_logged then return restart_log(seq) end
     local kept = string.match(last, '%d+')
     redis.call('XTRIM', log, 'MINID', text(tonumber(kept) + 1) .. '-0')
     redis.call('HSET', meta, 'kept', kept, 'logged', math.max(0, logged))
 end
 
-local function tell(seq, fields)
+local function append_log(seq, fields)
     local size = logged_size(fields)
-    if size > most_logged then return cut(seq) end
+    if size > most_logged then return restart_log(seq) end
     redis.call('XADD', log, seq .. '-0', unpack(fields))
     local logged = redis.call('HINCRBY', meta, 'logged', size)
-    if logged > most_logged then shorten(seq, logged) end
+    if logged > most_logged then trim_log(seq, logged) end
 end
 
-local function forget(key)
+local function remove(key)
     local size = tonumber(redis.call('HGET', sizes, key) or 0)
     redis.call('HDEL', sizes, key)
     redis.call('ZREM', ends, key)
@@ -157,32 +157,32 @@ local function forget(key)
     redis.call('UNLINK', base .. ':k:' .. key)
 end
 
--- Forget what has expired.
+-- Remove expired entries.
 local function sweep(most)
     local expired = redis.call('ZRANGEBYSCORE', ends, '-inf', text(milli), 'LIMIT', 0, most)
-    for _, key in ipairs(expired) do forget(key) end
+    for _, key in ipairs(expired) do remove(key) end
     if #expired > 0 then redis.call('HINCRBY', meta, 'evicted', #expired) end
     return #expired
 end
 
--- Forget what is gone or void before its time: look at some names, and go on there the next time.
+-- Remove entries that were evicted or invalidated: examine some keys, and continue there the next time.
 local function patrol(most)
     local hand = redis.call('HGET', meta, 'hand') or ''
     local some = redis.call('ZRANGEBYLEX', names, '(' .. hand, '+', 'LIMIT', 0, most)
     local evicted, dead = {{}}, 0
     for _, key in ipairs(some) do
-        if not alive(key) then
+        if not valid_tags(key) then
             if redis.call('EXISTS', base .. ':k:' .. key) == 0 then
-                -- Whoever has it in memory would not be told by a Delete that finds no name any more.
+                -- L1 caches may still have it, and a later Delete would find no key to report to them.
                 evicted[#evicted + 1] = 'k'
                 evicted[#evicted + 1] = key
             end
-            forget(key)
+            remove(key)
             dead = dead + 1
         end
     end
     redis.call('HSET', meta, 'hand', #some < most and '' or some[#some])
-    if #evicted > 0 then tell(following(), evicted) end
+    if #evicted > 0 then append_log(next_sequence(), evicted) end
     if dead > 0 then redis.call('HINCRBY', meta, 'evicted', dead) end
     return dead
 end
@@ -193,8 +193,8 @@ local function growth(key, value, marks)
     return math.max(0, size_of(key, value, marks) - tonumber(redis.call('HGET', sizes, key) or 0))
 end
 
--- Make room for what `needed` says: nil, QUOTA, or AGAIN when there was something to forget, and more may be.
-local function refused(needed)
+-- Free as many bytes as `needed` returns: nil on success, QUOTA, or AGAIN when some were freed and more may be.
+local function make_room(needed)
     local freed = sweep(20) + patrol(5)
     if count('bytes') + needed() <= most_bytes then return nil end
     freed = freed + sweep(1000)
@@ -217,8 +217,8 @@ local function store(key, value, ttl, marks, seq)
     return tonumber(last)
 end
 
--- Forget the oldest tags, from a score on and up to another, until they take no more than `most`: their size.
-local function untag(last, most)
+-- Drop the oldest tags up to a score, until all take at most `most` bytes. Returns the newest dropped score.
+local function drop_tags(last, most)
     local tagged, newest = count('tagged'), nil
     for _ = 1, 100 do
         if tagged <= most then break end
@@ -244,13 +244,13 @@ GET = Script(
     + """
 local answer, size = {head()}, 0
 for index = 3, #ARGV do
-    local marks = alive(ARGV[index])
+    local marks = valid_tags(ARGV[index])
     if marks then
-        -- Asked for before it is read: a thousand large values would be memory that nobody gets.
+        -- Checked before the values are read: a thousand large values would exhaust the memory.
         size = size + redis.call('HSTRLEN', base .. ':k:' .. ARGV[index], 'v')
         if size > tonumber(ARGV[2]) and #ARGV > 3 then return 'LARGE' end
     end
-    answer[#answer + 1] = marks and told(ARGV[index], marks) or false
+    answer[#answer + 1] = marks and entry_of(ARGV[index], marks) or false
 end
 return answer
 """
@@ -265,20 +265,20 @@ local function needed()
     for index = 3, #ARGV, 4 do added = added + growth(ARGV[index], ARGV[index + 1], ARGV[index + 3]) end
     return added
 end
-local no = refused(needed)
+local no = make_room(needed)
 if no then return no end
-local seq, fields, last = following(), {}, 0
+local seq, fields, last = next_sequence(), {}, 0
 for index = 3, #ARGV, 4 do
     last = store(ARGV[index], ARGV[index + 1], ARGV[index + 2], ARGV[index + 3], seq)
     fields[#fields + 1] = 'k'
     fields[#fields + 1] = ARGV[index]
 end
-tell(seq, fields)
+append_log(seq, fields)
 return {seq, last}
 """
 )
 
-# ARGV: base, quota, key … → {sequence, how many there were}
+# ARGV: base, quota, key … → {sequence, how many existed}
 DELETE = Script(
     _WRITING
     + """
@@ -287,16 +287,16 @@ for index = 3, #ARGV do
     local key = ARGV[index]
     redis.call('UNLINK', base .. ':l:' .. key)
     if redis.call('ZSCORE', names, key) then
-        if alive(key) then deleted = deleted + 1 end
-        forget(key)
+        if valid_tags(key) then deleted = deleted + 1 end
+        remove(key)
         fields[#fields + 1] = 'k'
         fields[#fields + 1] = key
     end
 end
--- Of what is in no index nobody can have a copy: there is nothing to tell.
+-- A key that is in no index has no copies: no log entry is needed.
 if #fields == 0 then return {head(), 0} end
-local seq = following()
-tell(seq, fields)
+local seq = next_sequence()
+append_log(seq, fields)
 return {seq, deleted}
 """
 )
@@ -306,10 +306,10 @@ TOUCH = Script(
     _WRITING
     + """
 local key = ARGV[3]
-if not alive(key) then return false end
+if not valid_tags(key) then return false end
 local last = text(milli + tonumber(ARGV[4]))
--- Copies in memory live no longer than they were told to: only a shorter life has to be told.
-if tonumber(last) < redis.call('PEXPIRETIME', base .. ':k:' .. key) then tell(following(), {'k', key}) end
+-- Copies in L1 keep their expiry: only a shorter TTL has to be reported to them.
+if tonumber(last) < redis.call('PEXPIRETIME', base .. ':k:' .. key) then append_log(next_sequence(), {'k', key}) end
 redis.call('PEXPIREAT', base .. ':k:' .. key, last)
 redis.call('ZADD', ends, last, key)
 return tonumber(last)
@@ -320,7 +320,7 @@ return tonumber(last)
 INVALIDATE = Script(
     _WRITING
     + f"""
-local seq, fields, added = following(), {{}}, 0
+local seq, fields, added = next_sequence(), {{}}, 0
 for index = 4, #ARGV do
     local tag = ARGV[index]
     if redis.call('ZADD', tags, seq, tag) == 1 then added = added + #tag + {_TAG_OVERHEAD} end
@@ -328,12 +328,12 @@ for index = 4, #ARGV do
     fields[#fields + 1] = tag
 end
 redis.call('HINCRBY', meta, 'tagged', added)
--- What was invalidated longer ago than anything can live has nothing left to void.
-untag('(' .. text(micro - tonumber(ARGV[3]) * 1000), 0)
--- Of tags that there is no room for, all that was written up to the newest of them is void.
-local forgotten = untag('+inf', most_tagged)
+-- Tags invalidated longer ago than the maximum TTL have no older entries left.
+drop_tags('(' .. text(micro - tonumber(ARGV[3]) * 1000), 0)
+-- If tags were dropped for lack of space, values with tags written up to the newest of them are invalid.
+local forgotten = drop_tags('+inf', most_tagged)
 if forgotten then redis.call('HSET', meta, 'floor', text(tonumber(forgotten))) end
-tell(seq, fields)
+append_log(seq, fields)
 return seq
 """
 )
@@ -342,12 +342,12 @@ return seq
 GET_OR_LEASE = Script(
     _WRITING
     + """
-local found = alive(ARGV[3])
-if found then return {'entry', head(), told(ARGV[3], found)} end
+local found = valid_tags(ARGV[3])
+if found then return {'entry', head(), entry_of(ARGV[3], found)} end
 local name = base .. ':l:' .. ARGV[3]
 local left = redis.call('PTTL', name)
 if left > 0 and tonumber(redis.call('GET', name)) > tonumber(epoch) then return {'wait', left} end
-local token = following()
+local token = next_sequence()
 redis.call('SET', name, token, 'PX', ARGV[4])
 return {'lease', token, milli + tonumber(ARGV[4])}
 """
@@ -359,12 +359,12 @@ FILL = Script(
     + """
 local token, key, value, ttl, marks = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 if redis.call('GET', base .. ':l:' .. key) ~= token or tonumber(token) <= tonumber(epoch) then return 'LOST' end
-if void(marks, tonumber(token)) then return 'LOST' end
-local no = refused(function() return growth(key, value, marks) end)
+if invalidated(marks, tonumber(token)) then return 'LOST' end
+local no = make_room(function() return growth(key, value, marks) end)
 if no then return no end
-local seq = following()
+local seq = next_sequence()
 local last = store(key, value, ttl, marks, seq)
-tell(seq, {'k', key})
+append_log(seq, {'k', key})
 return {seq, last}
 """
 )
@@ -374,8 +374,8 @@ INCREMENT = Script(
     _WRITING
     + """
 local key, name = ARGV[3], base .. ':k:' .. ARGV[3]
-if not alive(key) then
-    local no = refused(function() return growth(key, '0', '') end)
+if not valid_tags(key) then
+    local no = make_room(function() return growth(key, '0', '') end)
     if no then return no end
     store(key, '0', ARGV[5], '', text(micro))
 end
@@ -383,15 +383,15 @@ local value = redis.pcall('HINCRBY', name, 'v', ARGV[4])
 if type(value) == 'table' then
     return string.find(value.err, 'overflow') and 'OVERFLOW' or 'NAN'
 end
-local seq = following()
+local seq = next_sequence()
 redis.call('HSET', name, 's', seq)
-tell(seq, {'k', key})
+append_log(seq, {'k', key})
 return {seq, redis.call('HGET', name, 'v')}
 """
 )
 
-# ARGV: base, the first name in ZRANGEBYLEX's terms, the last, how many → {the last name looked at, or '' when there are
-# no more, the keys in order}
+# ARGV: base, the first name in ZRANGEBYLEX's terms, the last, how many → {the last key examined, or '' at the end,
+# the keys in order}
 SCAN = Script(
     _COMMON
     + f"""
@@ -400,7 +400,7 @@ local some = redis.call('ZRANGEBYLEX', names, ARGV[2], ARGV[3], 'LIMIT', 0, {SCA
 local keys, last = {{}}, ''
 for index, key in ipairs(some) do
     if index > {SCANNED} or #keys == tonumber(ARGV[4]) then return {{last, keys}} end
-    if alive(key) then keys[#keys + 1] = key end
+    if valid_tags(key) then keys[#keys + 1] = key end
     last = key
 end
 return {{'', keys}}
@@ -418,13 +418,13 @@ return {redis.call('ZCOUNT', ends, '(' .. text(milli), '(+inf'), bytes, tonumber
 """
 )
 
-# ARGV: base, after, most bytes → {epoch, head, kept, 1 when there is no more, {{sequence, {"k", key …}} …}}
+# ARGV: base, after, most bytes → {epoch, head, kept, 1 when complete, {{sequence, {"k", key …}} …}}
 LOG = Script(
     _COMMON
     + """
 if not epoch then return {'0', '0', '0', 1, {}} end
 local answer, from, size = {}, '(' .. ARGV[2] .. '-0', 0
--- A log that is lost reaches back to nothing.
+-- A lost log contains no changes.
 local kept = redis.call('EXISTS', log) == 1 and redis.call('HGET', meta, 'kept') or head()
 for _ = 1, 200 do
     local some = redis.call('XRANGE', log, from, '+', 'COUNT', 5)

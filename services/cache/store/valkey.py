@@ -36,12 +36,12 @@ T = TypeVar("T")
 _CONNECTIONS = 32
 # Maximum number of callers that wait for a connection; each costs some kilobytes.
 _MOST_WAITING = 10_000
-_MOST_DOUBTS = 3
+_MOST_MALFORMED = 3
 # The key of commands without one: in a cluster, the server of this key runs them.
 _ANY = b"modelyard:any"
 
 
-class Unreachable(Exception):  # noqa: N818 - an outcome, not a fault of ours
+class Unreachable(Exception):  # noqa: N818 - an outcome, not a programming error
     """
     Valkey did not answer.
     """
@@ -53,7 +53,7 @@ class Busy(Unreachable):
     """
 
 
-class Refused(Exception):  # noqa: N818 - an outcome, not a fault of ours
+class Refused(Exception):  # noqa: N818 - an outcome, not a programming error
     """
     Valkey answered with an error, such as no memory left or a wrong type.
     """
@@ -112,12 +112,12 @@ class Valkey:
         self.timeout = timeout
         self.unreachable = 0
         self.refused = 0
-        self._doubts = 0
+        self._malformed = 0
         self.client: Any = (_cluster if cluster else _server)(url, password, timeout, connections)
         self._connections = connections
         self._patience = patience
         # Waiting for a pooled connection says nothing about Valkey: the timeout of a command starts after it.
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
         self._waiting = 0
         self.breakers = Breakers(self._trial)
 
@@ -161,10 +161,10 @@ class Valkey:
         breaker = self.breakers.of(shard, key)
         if not breaker.closed:
             raise Unreachable
-        turns = self._turns.get(shard)
-        if turns is None:
-            turns = self._turns[shard] = asyncio.Semaphore(self._connections)
-        await self._turn(turns)
+        slots = self._slots.get(shard)
+        if slots is None:
+            slots = self._slots[shard] = asyncio.Semaphore(self._connections)
+        await self._acquire(slots)
         try:
             # Concurrent calls may have opened it meanwhile.
             if not breaker.closed:
@@ -177,7 +177,7 @@ class Valkey:
                 # Malformed answers make redis-py raise errors of any type.
                 raise await self._failure(error, breaker) from error
         finally:
-            turns.release()
+            slots.release()
         breaker.succeeded()
         return found
 
@@ -208,24 +208,24 @@ class Valkey:
 
         return await self.run(call, key=keys[0], timeout=timeout)
 
-    def doubt(self, key: bytes) -> None:
+    def malformed(self, key: bytes) -> None:
         """
         Record a malformed answer: several in a row open the circuit breaker.
 
         Args:
             key: of the request.
         """
-        self._doubts += 1
-        if self._doubts >= _MOST_DOUBTS:
-            self.trust()
+        self._malformed += 1
+        if self._malformed >= _MOST_MALFORMED:
+            self.well_formed()
             self.unreachable += 1
             self.breakers.of(self.shard(key), key).trip()
 
-    def trust(self) -> None:
+    def well_formed(self) -> None:
         """
         Record a well-formed answer.
         """
-        self._doubts = 0
+        self._malformed = 0
 
     async def close(self) -> None:
         """
@@ -236,7 +236,7 @@ class Valkey:
             async with asyncio.timeout(1.0):
                 await self.client.aclose()
 
-    async def _turn(self, turns: asyncio.Semaphore) -> None:
+    async def _acquire(self, slots: asyncio.Semaphore) -> None:
         """
         Wait for a connection.
 
@@ -247,11 +247,11 @@ class Valkey:
             raise Busy
         self._waiting += 1
         try:
-            if turns.locked():
+            if slots.locked():
                 async with asyncio.timeout(self._patience):
-                    await turns.acquire()
+                    await slots.acquire()
             else:
-                await turns.acquire()
+                await slots.acquire()
         except TimeoutError:
             raise Busy from None
         finally:

@@ -1,5 +1,5 @@
 """
-The key-value cache in Valkey. The steps themselves are in scripts.py.
+The values of the key-value cache, in Valkey. The Lua scripts are in scripts.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from services.cache.store.valkey import Busy, Full, Refused, Script, Unreachable
 from services.chassis.errors import Aborted, FailedPrecondition, ResourceExhausted, Unavailable
 
 T = TypeVar("T")
-# The names in one answer of the log, and the values in one answer, in bytes: about, and at the most.
+# Bytes of names in one page of the log (approximate), and of values in one answer (a limit).
 _LOG_PAGE_BYTES = 256 << 10
 _MOST_ANSWER_BYTES = 15 << 20
-# A full namespace is swept a thousand entries at a time; who waits for room asks so often.
+# A script removes at most about a thousand entries of a full namespace; a write is retried so often.
 _SWEEPS = 100
-# There is nobody else to ask, so that a hiccup of Valkey is worth waiting for.
+# Minimum timeout in seconds. There is no other source of values, so that short delays of Valkey are tolerated.
 _SECONDS = 0.5
 _BLOCK_MILLISECONDS = 400
 
@@ -32,8 +32,8 @@ class ValueStore:
 
     Args:
         valkey: the connection.
-        waiting: another one, for what waits for changes: that takes its time, and would take the calls' connections.
-        prefix: what the keys begin with: one for each suite that uses the same Valkey.
+        waiting: a separate one for blocking reads of the logs, which would exhaust the connections of the calls.
+        prefix: of the keys; differs between suites that share a Valkey.
     """
 
     def __init__(self, valkey: Valkey, waiting: Valkey, prefix: str) -> None:
@@ -46,7 +46,7 @@ class ValueStore:
         The values of *keys*.
 
         Raises:
-            ResourceExhausted: they are too large for one answer.
+            ResourceExhausted: the values exceed the maximum size of an answer.
         """
 
         def read(answer: Any) -> Found:
@@ -68,13 +68,13 @@ class ValueStore:
 
     async def delete(self, namespace: Namespace, keys: Sequence[str]) -> tuple[int, int]:
         """
-        Remove *keys*: the sequence, and how many there were.
+        Remove *keys*, and return the sequence and how many existed.
         """
         return await self._write(scripts.DELETE, namespace, _two_integers, *keys)
 
     async def touch(self, namespace: Namespace, key: str, ttl: int) -> int | None:
         """
-        Give *key* a new time-to-live: when it expires, in ms since the epoch, or None where there is none.
+        Set the TTL of *key*, and return when it expires in ms since the epoch; None if there is no such key.
         """
         return await self._write(
             scripts.TOUCH, namespace, lambda found: None if found is None else int(found), key, ttl
@@ -82,13 +82,13 @@ class ValueStore:
 
     async def invalidate(self, namespace: Namespace, tags: Sequence[str]) -> int:
         """
-        Make every entry with one of *tags* stale: the sequence.
+        Invalidate all entries that have one of *tags*, and return the sequence.
         """
         return await self._write(scripts.INVALIDATE, namespace, int, int(namespace.most_ttl_seconds * 1000), *tags)
 
     async def get_or_lease(self, namespace: Namespace, key: str, milliseconds: int) -> Hit | Lease | Wait:
         """
-        The value of *key*, or the lease to fill it, or how long somebody else may take.
+        The value of *key*, or the lease to fill it, or how long another caller holds the lease.
         """
 
         def read(answer: Any) -> Hit | Lease | Wait:
@@ -116,32 +116,32 @@ class ValueStore:
 
     async def increment(self, namespace: Namespace, key: str, delta: int, ttl: int) -> tuple[int, int]:
         """
-        Add to a counter: the sequence, and its new value.
+        Add to a counter, and return the sequence and its new value.
 
         Raises:
-            FailedPrecondition: it is none, or would overflow.
+            FailedPrecondition: the value is not an integer, or would overflow.
             ResourceExhausted: the namespace's quota is used up.
         """
         return await self._write(scripts.INCREMENT, namespace, _two_integers, key, delta, ttl)
 
     async def scan(self, namespace: Namespace, prefix: str, after: str, most: int) -> tuple[list[str], str]:
         """
-        Keys in order, of as many names as one step looks at: those may all be of entries that are void.
+        Keys in order. One call examines a limited number of keys, which may all be of invalid entries.
 
         Args:
             prefix: of the keys.
-            after: the key after which to begin; empty for the beginning.
-            most: how many.
+            after: the key after which to start; empty for the start.
+            most: maximum number of keys.
 
         Returns:
-            The keys, and the one after which to go on; empty when there are no more.
+            The keys, and the one after which to continue; empty when there are no more.
         """
 
         def read(answer: Any) -> tuple[list[str], str]:
             last, keys = answer
             return [key.decode() for key in keys], last.decode()
 
-        # The empty name is there always, and no key.
+        # The empty name always exists, and is not a key.
         begin = f"({after}" if after else f"[{prefix}" if prefix else "("
         # Keys are ASCII: no byte of one is above 0x7f.
         end = f"({prefix}\x7f" if prefix else "+"
@@ -149,13 +149,13 @@ class ValueStore:
 
     async def sizes(self, namespace: Namespace) -> Sizes:
         """
-        What the namespace holds.
+        The number and size of the namespace's entries.
         """
         return await self._run(scripts.STATS, namespace, lambda found: Sizes(*map(int, found)))
 
     async def log(self, namespace: Namespace, after: int) -> Log:
         """
-        What changed after a sequence.
+        The changes after a sequence.
         """
 
         def read(answer: Any) -> Log:
@@ -167,7 +167,7 @@ class ValueStore:
 
     async def wait(self, namespace: Namespace, after: int) -> None:
         """
-        Return when something has changed after a sequence, or after a while.
+        Wait for a change after a sequence, up to a timeout.
         """
         log = self._base(namespace) + b":log"
         try:
@@ -180,7 +180,7 @@ class ValueStore:
             _translate(error)
 
     def _base(self, namespace: Namespace) -> bytes:
-        # In braces: all keys of a namespace are in one hash slot, where scripts can use them together.
+        # A hash tag in braces puts all keys of a namespace into one hash slot, where scripts can use them together.
         return f"{self._prefix}:v:{{{namespace.id}}}".encode()
 
     async def _write(
@@ -197,14 +197,14 @@ class ValueStore:
         try:
             found = read(answer)
         except (ValueError, TypeError, AttributeError) as error:
-            self._valkey.doubt(base + b":meta")
-            raise Unavailable("SHARED_STORE", "what the shared store says makes no sense", retry_after=0.5) from error
-        self._valkey.trust()
+            self._valkey.malformed(base + b":meta")
+            raise Unavailable("SHARED_STORE", "the answer of the shared store is malformed", retry_after=0.5) from error
+        self._valkey.well_formed()
         return found
 
     async def _answer(self, script: Script, base: bytes, arguments: Sequence[bytes | int | str]) -> Any:
         """
-        What a script says, once it is done with what it had to forget before.
+        The answer of a script, which is called again for as long as it had to remove entries first.
         """
         seconds = max(_SECONDS, self._valkey.timeout)
         for _ in range(_SWEEPS):
@@ -237,14 +237,16 @@ def _check(answer: Any, namespace: Namespace) -> None:
         case b"LARGE":
             raise ResourceExhausted(
                 "ANSWER_TOO_LARGE",
-                f"the values are larger than {_MOST_ANSWER_BYTES:,} bytes together: ask for fewer keys at once",
+                f"the values exceed {_MOST_ANSWER_BYTES:,} bytes in total: request fewer keys per call",
             )
         case b"LOST":
-            raise Aborted("LEASE_LOST", "the lease has ended, or the key was set or invalidated since: ask again")
+            raise Aborted(
+                "LEASE_LOST", "the lease expired, or the key changed or was invalidated: call GetOrLease again"
+            )
         case b"NAN":
-            raise FailedPrecondition("NOT_A_COUNTER", "the key holds something else than a whole number")
+            raise FailedPrecondition("NOT_A_COUNTER", "the value of the key is not an integer")
         case b"OVERFLOW":
-            raise FailedPrecondition("OVERFLOW", "the counter would leave the range of int64")
+            raise FailedPrecondition("OVERFLOW", "the counter would exceed the range of int64")
 
 
 def _stored(answer: Any) -> Stored:

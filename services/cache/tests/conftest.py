@@ -16,7 +16,7 @@ from embedded.valkey import Valkey
 from embedded.valkey_cluster import ValkeyCluster
 from services.cache.model.coherence import Coherence
 from services.cache.service import values as values_service
-from services.cache.tests.harness import Backend, Cache, Origin, running, serving
+from services.cache.tests.harness import Backend, Cache, Origin, SharedCaches, running, serving
 from services.cache.tests.values_client import SMALL, Values
 
 _CELLS = 1 << 12
@@ -35,27 +35,51 @@ def small_coherence_tables() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-async def origin() -> Origin:
+@pytest.fixture(scope="module")
+async def shared_origin() -> AsyncIterator[tuple[Origin, str]]:
     """
-    What is behind the cache.
+    The origin of the tests of a file, and its host:port.
     """
-    return Origin()  # type: ignore[abstract]  # it has the methods that the tests need
+    found = Origin()  # type: ignore[abstract]  # it has the methods that the tests need
+    async with serving(found) as address:
+        yield found, address
+
+
+@pytest.fixture(scope="module")
+async def shared_caches(
+    shared_origin: tuple[Origin, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[SharedCaches]:
+    """
+    The caches of the tests of a file. Starting one takes more CPU time than most tests.
+    """
+    path = tmp_path_factory.mktemp("shared") / "namespaces.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    caches = SharedCaches(shared_origin[1], MODELYARD_CACHE_NAMESPACES_FILE=str(path))
+    yield caches
+    await caches.close()
 
 
 @pytest.fixture
-async def target(origin: Origin) -> AsyncIterator[str]:
+async def origin(shared_origin: tuple[Origin, str]) -> Origin:
     """
-    The origin's address.
+    What is behind the cache, with one model.
     """
-    async with serving(origin) as address:
-        yield address
+    shared_origin[0].reset()
+    return shared_origin[0]
+
+
+@pytest.fixture
+def target(shared_origin: tuple[Origin, str], origin: Origin) -> str:
+    """
+    host:port of the origin.
+    """
+    return shared_origin[1]
 
 
 @pytest.fixture(scope="session")
 def valkey_cluster(servers: tuple[Supervisor, Path]) -> ValkeyCluster:
     """
-    Six Valkey servers that are one cluster.
+    A Valkey cluster of six servers.
     """
     supervisor, state = servers
     found = ValkeyCluster(state)
@@ -66,7 +90,7 @@ def valkey_cluster(servers: tuple[Supervisor, Path]) -> ValkeyCluster:
 @pytest.fixture(params=["standalone", "cluster"])
 def store(request: pytest.FixtureRequest) -> Backend:
     """
-    Valkey, alone and as a cluster, with nothing in it.
+    An empty Valkey: a single server, and a cluster.
     """
     if request.param == "cluster":
         nodes: ValkeyCluster = request.getfixturevalue("valkey_cluster")
@@ -79,9 +103,29 @@ def store(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-async def cache(target: str, store: Backend) -> AsyncIterator[Cache]:
+async def cache(origin: Origin, store: Backend, shared_caches: SharedCaches) -> Cache:
     """
-    A cache.
+    A cache with an empty L1. Its counters continue from earlier tests.
+    """
+    found = await shared_caches.of(store)
+    await found.reset(origin)
+    return found
+
+
+@pytest.fixture
+async def other(cache: Cache, origin: Origin, store: Backend, shared_caches: SharedCaches) -> Cache:
+    """
+    Another process of that cache.
+    """
+    found = await shared_caches.of(store, "other")
+    await found.reset(origin)
+    return found
+
+
+@pytest.fixture
+async def new_cache(target: str, store: Backend) -> AsyncIterator[Cache]:
+    """
+    A cache that was just started.
     """
     async with running(target, store) as found:
         yield found
@@ -100,7 +144,7 @@ def namespaces(tmp_path: Path) -> str:
 @pytest.fixture
 async def cached(target: str, store: Backend, namespaces: str) -> AsyncIterator[Cache]:
     """
-    A cache with the namespaces.
+    A cache that was just started, with the namespaces.
     """
     async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=namespaces) as found:
         yield found
@@ -116,8 +160,8 @@ async def neighbour(cached: Cache, target: str, store: Backend, namespaces: str)
 
 
 @pytest.fixture
-def values(cached: Cache) -> Values:
+def values(cache: Cache) -> Values:
     """
-    The namespace that is kept in Valkey alone.
+    The key-value client of a namespace without L1.
     """
-    return Values(cached)
+    return Values(cache)

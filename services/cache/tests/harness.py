@@ -1,5 +1,5 @@
 """
-A cache on the grpcio host in this process, and an origin behind it that a test can hold, break and ask.
+A cache on the grpcio host in this process, and an origin behind it that tests can pause, break and inspect.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from embedded.parts import free_port
+from modelyard.cache.v1 import cache_pb2, cache_pb2_grpc
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import changes_pb2_grpc, models_pb2, models_pb2_grpc
 from services.cache.__main__ import compose
@@ -40,7 +42,7 @@ class Backend:
 
     def client(self) -> Any:
         """
-        A client to look at it with.
+        A client.
         """
         return redis.RedisCluster.from_url(self.url) if self.cluster else redis.Redis.from_url(self.url)
 
@@ -53,7 +55,7 @@ class Backend:
 
 class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServiceServicer):
     """
-    Models in memory with one revision, as the registry has it.
+    Models in memory with one sequence of revisions, like the registry.
     """
 
     def __init__(self) -> None:
@@ -62,10 +64,11 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.log: list[tuple[int, str]] = [(1, NAME)]
         self.oldest = 1
         self.calls = 0
+        self.calls_of: Counter[str] = Counter()
         self.gate = asyncio.Event()
         self.gate.set()
         self.silent = False
-        # Seconds that the next watch takes to begin, and that every one does.
+        # Seconds that the next watch takes to start, and that every one does.
         self.late = 0.0
         self.always_late = 0.0
         self.backlog = asyncio.Event()
@@ -79,7 +82,8 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self.minimums: list[int] = []
         self._changed = asyncio.Event()
         self._breaks = 0
-        # What ends the streams that are broken, and the tokens that they began with.
+        self._highest = 1
+        # The status of broken streams, and the tokens of all streams.
         self.breaks_with = grpc.StatusCode.UNAVAILABLE
         self.tokens: list[str] = []
 
@@ -88,10 +92,26 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         Change a model and return the revision of the change.
         """
         self.revision += 1
+        self._highest = max(self._highest, self.revision)
         self.owners[name] = owner
         self.log.append((self.revision, name))
         self._tell()
         return self.revision
+
+    def reset(self) -> None:
+        """
+        Begin another test: the first model alone, at a new revision that invalidates everything that was cached.
+        """
+        highest = max(self._highest, self.revision)
+        tell, gate, backlog, breaks = self._tell, self.gate, self.backlog, self._breaks
+        waiting = self._changed
+        self.__init__()  # type: ignore[misc] # all its state, as at the beginning
+        for event in (gate, backlog):
+            event.set()
+        self.gate, self.backlog, self._breaks, self._changed = gate, backlog, breaks, waiting
+        self.revision = self._highest = self.oldest = highest + 1
+        self.log = [(self.revision, "namespaces/default")]
+        tell()
 
     async def break_streams(self) -> None:
         """
@@ -102,9 +122,10 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """
-        Read at once, answer when the gate is open.
+        Read at once, and answer when the gate is open.
         """
         self.calls += 1
+        self.calls_of[request.name] += 1
         asked: Any = dict(context.invocation_metadata() or ())
         minimum = int(asked.get("x-min-revision", "0"))
         self.minimums.append(minimum)
@@ -134,7 +155,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
         self, request: changes_pb2.WatchChangesRequest, context: Any
     ) -> AsyncIterator[changes_pb2.WatchChangesResponse]:
         """
-        As the registry: heartbeats first and between, every revision once.
+        Like the registry: a heartbeat first and between, every revision once.
         """
         sent: Any = dict(context.invocation_metadata() or ())
         self.tokens.append(str(sent.get("authorization", "")))
@@ -147,13 +168,14 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
             gap = changes_pb2.Discontinuity(oldest_revision=self.oldest, head_revision=self.revision)
             yield changes_pb2.WatchChangesResponse(discontinuity=gap)
         elif request.start_revision and after < self.revision:
-            # As the registry says it of a stream that is behind.
+            # Like the registry, for a stream that is behind.
             yield changes_pb2.WatchChangesResponse(heartbeat=changes_pb2.Heartbeat(applied_revision=after))
             await self.backlog.wait()
         while self._breaks == breaks:
             current, changed = time.monotonic_ns() - began, self._changed
             for revision, name in [entry for entry in self.log if entry[0] > after]:
-                change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED)
+                subtree = "/models/" not in name
+                change = changes_pb2.Change(resource=name, kind=changes_pb2.Change.KIND_UPDATED, subtree=subtree)
                 event = changes_pb2.Revision(revision=revision, changes=[change])
                 event.commit_time.FromNanoseconds(int((self.committed or time.time()) * 1e9))
                 after = revision
@@ -175,7 +197,7 @@ class Origin(models_pb2_grpc.ModelServiceServicer, changes_pb2_grpc.ChangeServic
 @dataclass(frozen=True)
 class Answer:
     """
-    What a read gave: the model's owner, and what the metadata says.
+    The result of a read: the model's owner, and the metadata.
     """
 
     owner: str
@@ -198,7 +220,7 @@ class Cache:
         GetModel, with metadata whose keys are written with underscores.
         """
         pairs = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
-        call = self._stub.GetModel(models_pb2.GetModelRequest(name=name), metadata=pairs, timeout=10)
+        call = self._stub.GetModel(models_pb2.GetModelRequest(name=name), metadata=pairs, timeout=30)
         model = await call
         trailing: dict[str, Any] = dict(await call.trailing_metadata())
         return Answer(model.owner, str(trailing["x-cache"]), trailing)
@@ -211,11 +233,24 @@ class Cache:
         assert found is not None, (metric, labels)
         return found
 
+    async def reset(self, origin: Origin) -> None:
+        """
+        Empty L1, and wait until the stream has delivered the revision at which *origin* was reset.
+        """
+        admin: Any = cache_pb2_grpc.CacheAdminServiceStub(self.channel)
+        async with asyncio.timeout(30):
+            while True:
+                stream = (await admin.GetStatus(cache_pb2.GetStatusRequest())).streams[0]
+                if stream.connected and stream.applied_revision == origin.revision:
+                    break
+                await asyncio.sleep(0.005)
+        await admin.Flush(cache_pb2.FlushRequest())
+
     async def warm(self, name: str = NAME) -> None:
         """
-        Wait until reads are served from memory.
+        Wait until reads are served from L1.
         """
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await self.read(name)).cache != "near":
                 await asyncio.sleep(0.02)
 
@@ -223,7 +258,7 @@ class Cache:
 @asynccontextmanager
 async def serving(origin: Origin) -> AsyncIterator[str]:
     """
-    The origin on a real server: its address.
+    Serve the origin, and yield its host:port.
     """
     server = grpc.aio.server()
     models_pb2_grpc.add_ModelServiceServicer_to_server(origin, server)
@@ -250,7 +285,7 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
                 "MODELYARD_CDN_TARGET": "127.0.0.1:1",
                 **valkey.environ(),
                 "MODELYARD_LISTEN": f"127.0.0.1:{port}",
-                # A busy machine is no broken Valkey, no stuck load and no silent stream.
+                # Generous, so that a slow machine does not look like a failure.
                 "MODELYARD_VALKEY_TIMEOUT_SECONDS": "5",
                 "MODELYARD_CACHE_LEASE_WAIT_SECONDS": "10",
                 "MODELYARD_CACHE_STREAM_BOUND_SECONDS": "10",
@@ -262,7 +297,7 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
             server = Server(settings, Metrics("services.cache", "grpcio"))
             await stack.enter_async_context(compose(server))
         finally:
-            # What is in the environment reaches every process that a test starts.
+            # Other processes that a test starts must not inherit these settings.
             os.environ.clear()
             os.environ.update(before)
         await stack.enter_async_context(server.ready())
@@ -274,3 +309,34 @@ async def running(origin: str, valkey: Backend, **environ: str) -> AsyncIterator
         finally:
             server.drain()
             await host.drain(2)
+
+
+class SharedCaches:
+    """
+    Caches that the tests of a file share: one per backend and name.
+
+    Args:
+        origin: host:port of the origin behind them.
+        environ: their settings.
+    """
+
+    def __init__(self, origin: str, **environ: str) -> None:
+        self._origin = origin
+        self._environ = environ
+        self._caches: dict[tuple[Backend, str], Cache] = {}
+        self._stack = AsyncExitStack()
+
+    async def of(self, backend: Backend, name: str = "") -> Cache:
+        """
+        The cache on *backend*; with a name, another process of it.
+        """
+        if (backend, name) not in self._caches:
+            started = await self._stack.enter_async_context(running(self._origin, backend, **self._environ))
+            self._caches[backend, name] = started
+        return self._caches[backend, name]
+
+    async def close(self) -> None:
+        """
+        Stop them.
+        """
+        await self._stack.aclose()

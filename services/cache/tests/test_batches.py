@@ -1,5 +1,5 @@
 """
-Gets that share round trips, on a real Valkey.
+Batched gets, on a real Valkey.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.cache.store.valkey import Unreachable, Valkey
 
 async def test_no_caller_is_left_behind(valkey: Any) -> None:
     """
-    Who asks in the moment in which all round trips of others end is answered, too.
+    A request that arrives at the moment when all round trips end is answered.
     """
     server = Valkey(valkey.url, timeout=1.0)
     await server.run(lambda client: client.set(b"k", b"v"))
@@ -45,8 +45,7 @@ async def test_no_caller_is_left_behind(valkey: Any) -> None:
 @pytest.mark.parametrize("garbage", [b"OK", 7, [], None])
 async def test_an_answer_of_another_shape_reaches_nobody(valkey: Any, garbage: object) -> None:
     """
-    When a round trip for several keys is answered with something else than a value for each, all of them hear at once
-    that there is no answer.
+    When the answer of a round trip does not have one value per key, all its callers get an error at once.
     """
     server = Valkey(valkey.url, timeout=1.0)
     gets = BatchedGets(server)
@@ -63,8 +62,7 @@ async def test_an_answer_of_another_shape_reaches_nobody(valkey: Any, garbage: o
 
 async def test_an_unforeseen_error_leaves_nobody_waiting(valkey: Any) -> None:
     """
-    Whatever is raised in a round trip, those who wait for it hear that there is no answer, and the lanes are free for
-    the next ones.
+    On any exception in a round trip, its callers get an error, and the lanes are free for the next requests.
     """
     server = Valkey(valkey.url, timeout=1.0)
     await server.run(lambda client: client.set(b"k", b"v"))
@@ -74,7 +72,7 @@ async def test_an_unforeseen_error_leaves_nobody_waiting(valkey: Any) -> None:
     async def mistaken(_keys: list[bytes]) -> Any:
         raise ZeroDivisionError("a mistake")
 
-    gets._values = mistaken  # type: ignore[method-assign, assignment] # it stands for a mistake of ours that nobody knows of
+    gets._values = mistaken  # type: ignore[method-assign, assignment] # stands for a programming error
     async with asyncio.timeout(5):
         found = await asyncio.gather(*(gets.get(b"k") for _ in range(5)), return_exceptions=True)
         assert all(isinstance(one, Unreachable) for one in found), found

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cache.model.coherence import Coherence
@@ -17,7 +17,7 @@ RESOURCES = ("a", "a/m", "a/m/x", "a/m/x/1", "a/m/y", "a/mm", "a/n", "b", "b/m")
 
 def exactly(name: str) -> int:
     """
-    A hash that no two of the names share, nor a name with the complement of another's.
+    A hash without collisions, neither of names nor of their complements.
     """
     return RESOURCES.index(name)
 
@@ -25,7 +25,7 @@ def exactly(name: str) -> int:
 @dataclass
 class Oracle:
     """
-    Remembers every change, and judges by going through all of them: by what ADR 0003 says, and nothing of its code.
+    Records every change, and validates against all of them: the rule of ADR 0003, without the code under test.
     """
 
     changes: list[tuple[int, str, bool]] = field(default_factory=list)
@@ -40,15 +40,16 @@ class Oracle:
 steps = st.lists(st.tuples(st.sampled_from(RESOURCES), st.booleans()), max_size=30)
 tables = st.one_of(
     st.builds(lambda cells: Coherence(cells=cells), st.sampled_from([1, 2, 8, 64])),
-    # The worst that an attacker could do.
+    # The worst case: all names collide.
     st.builds(lambda cells: Coherence(cells=cells, hashed=lambda _: 0), st.sampled_from([1, 64])),
 )
 
 
+@settings(deadline=None)
 @given(steps, tables)
 def test_nothing_stale_is_valid(changes: list[tuple[str, bool]], coherence: Coherence) -> None:
     """
-    However many names share a cell, an entry that any change has made stale is never valid, and `newest` knows.
+    However many names share a cell, an entry that any change invalidated is never valid, and `newest` reflects it.
     """
     oracle = Oracle()
     for revision, (resource, subtree) in enumerate(changes, start=1):
@@ -61,10 +62,11 @@ def test_nothing_stale_is_valid(changes: list[tuple[str, bool]], coherence: Cohe
                     assert coherence.newest([tag]) > read
 
 
+@settings(deadline=None)
 @given(steps, st.lists(st.sampled_from(RESOURCES), min_size=1, max_size=4))
-def test_what_nothing_has_touched_is_valid(changes: list[tuple[str, bool]], tags: list[str]) -> None:
+def test_untouched_entries_are_valid(changes: list[tuple[str, bool]], tags: list[str]) -> None:
     """
-    Where no names share a cell, exactly the entries that no change has touched are valid.
+    Without collisions, exactly the entries that no change touched are valid.
     """
     coherence, oracle = Coherence(cells=64, hashed=exactly), Oracle()
     for revision, (resource, subtree) in enumerate(changes, start=1):
@@ -74,10 +76,11 @@ def test_what_nothing_has_touched_is_valid(changes: list[tuple[str, bool]], tags
         assert coherence.valid(read, tags) is not any(oracle.stale(read, tag) for tag in tags)
 
 
+@settings(deadline=None)
 @given(steps, st.integers(0, 30), st.sampled_from(RESOURCES))
-def test_a_judgement_that_is_remembered_is_right(changes: list[tuple[str, bool]], read: int, tag: str) -> None:
+def test_a_memoized_validation_is_correct(changes: list[tuple[str, bool]], read: int, tag: str) -> None:
     """
-    An entry that was found valid is found invalid by the first change that touches it, however often it was asked for.
+    A validated entry becomes invalid with the first change that touches it, however often it was validated.
     """
     coherence, oracle = Coherence(cells=64, hashed=exactly), Oracle()
     entry = Entry(b"", read, (tag,), 0.0, 1e12)
@@ -90,9 +93,9 @@ def test_a_judgement_that_is_remembered_is_right(changes: list[tuple[str, bool]]
     assert not coherence.holds(entry)
 
 
-def test_changes_without_end_leave_most_of_what_is_kept() -> None:
+def test_many_changes_leave_most_entries_valid() -> None:
     """
-    There is no number of changed names after which everything that was read before is invalid.
+    No number of changed names invalidates all earlier entries.
     """
     coherence = Coherence(cells=1 << 17)
     kept = [f"namespaces/default/models/kept-{number}" for number in range(1000)]
@@ -103,10 +106,11 @@ def test_changes_without_end_leave_most_of_what_is_kept() -> None:
     assert coherence.floor == 0
 
 
+@settings(deadline=None)
 @given(steps, st.randoms(use_true_random=False))
 def test_the_order_and_number_of_events_do_not_matter(changes: list[tuple[str, bool]], dice: random.Random) -> None:
     """
-    Events that come twice or out of order lead to the same judgement.
+    Repeated and reordered events lead to the same validity.
     """
     ordered, shuffled = (Coherence(cells=64, hashed=exactly) for _ in range(2))
     events = list(enumerate(changes, start=1))
@@ -122,7 +126,7 @@ def test_the_order_and_number_of_events_do_not_matter(changes: list[tuple[str, b
 
 def test_it_is_live_only_within_the_bound() -> None:
     """
-    Nothing is served before the stream was heard of, nor later than the bound after it was.
+    Not live before the first message of the stream, nor later than the bound after the last one.
     """
     now = 0.0
     coherence = Coherence(bound=2.0, clock=lambda: now)
@@ -136,7 +140,7 @@ def test_it_is_live_only_within_the_bound() -> None:
 
 def test_a_reset_invalidates_what_was_read_before() -> None:
     """
-    After a reset at the head, what was read before it is invalid and what is read at it is valid.
+    After a reset, entries read before the head are invalid, and those read at it are valid.
     """
     coherence = Coherence()
     coherence.apply(5, [("a", False)])
@@ -157,26 +161,29 @@ entries = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(entries)
-def test_an_entry_comes_back_as_it_was(entry: Entry) -> None:
+def test_an_entry_round_trips(entry: Entry) -> None:
     """
-    What is written to the shared level is read again without a change.
+    Decoding returns the encoded entry.
     """
     assert Entry.decode(b"key", entry.encode(b"key")) == entry
 
 
+@settings(deadline=None)
 @given(entries)
 def test_an_entry_is_its_own_keys_only(entry: Entry) -> None:
     """
-    What is found under another key than the one that it was stored under is none at all.
+    An entry found under another key is rejected.
     """
     assert Entry.decode(b"other", entry.encode(b"key")) is None
 
 
+@settings(deadline=None)
 @given(entries, st.data())
 def test_a_damaged_entry_is_none(entry: Entry, data: st.DataObject) -> None:
     """
-    A byte that is changed, or an end that is missing, makes an entry none at all.
+    A changed byte, or a missing end, makes an entry invalid.
     """
     encoded = bytearray(entry.encode(b"key"))
     place = data.draw(st.integers(0, len(encoded) - 1))
@@ -189,9 +196,9 @@ def entry(size: int) -> Entry:
     return Entry(b"x" * size, 1, (), 0.0, 1e12)
 
 
-def test_the_near_level_keeps_within_its_bytes() -> None:
+def test_l1_stays_within_its_capacity() -> None:
     """
-    Entries go when the bytes are full, the count of bytes is that of what is there, and what is read often stays.
+    Entries are evicted when the capacity is reached, the size is exact, and frequently read entries stay.
     """
     near = L1Cache(20 * 1200)
     for number in range(500):
@@ -204,9 +211,9 @@ def test_the_near_level_keeps_within_its_bytes() -> None:
     assert near.size == 0
 
 
-def test_what_does_not_fit_is_not_kept() -> None:
+def test_an_entry_above_the_capacity_is_not_stored() -> None:
     """
-    An entry beyond the bound drives nothing else out.
+    An entry above the capacity evicts no other.
     """
     near = L1Cache(5000)
     near.put(b"small", entry(10))
@@ -218,7 +225,7 @@ def test_what_does_not_fit_is_not_kept() -> None:
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: policy.path)
 def test_every_policy_expands(policy: Policy) -> None:
     """
-    Every policy of the contracts names fields that its request has, and gives at least one tag for a filled one.
+    The templates of every policy name fields of the request, and expand to at least one tag.
     """
     request = policy.request()
     for template in policy.templates:
@@ -234,7 +241,7 @@ def test_every_policy_expands(policy: Policy) -> None:
 
 def test_names_that_are_not_nested() -> None:
     """
-    Where a slash means nothing, a name is one name, however many slashes there are in it, and touches no other.
+    Without nesting, slashes have no meaning: a change of a name touches no other name.
     """
     asked: list[str] = []
 

@@ -1,5 +1,5 @@
 """
-Waiting for one of our own connections says nothing of Valkey.
+Waiting for a pooled connection does not count as a failure of Valkey.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.cache.store.valkey import Busy, Valkey
 
 async def slow(_client: Any) -> str:
     """
-    A command that takes its time, and less than it may.
+    A slow command, faster than the timeout.
     """
     await asyncio.sleep(0.05)
     return "done"
@@ -22,7 +22,7 @@ async def slow(_client: Any) -> str:
 
 async def test_the_clock_starts_with_the_connection(valkey: Any) -> None:
     """
-    Who waits longer for a connection than a command may take is served all the same.
+    The timeout of a command starts when it has a connection.
     """
     server = Valkey(valkey.url, timeout=0.1, connections=1)
     assert await asyncio.gather(*(server.run(slow) for _ in range(20))) == ["done"] * 20
@@ -30,9 +30,9 @@ async def test_the_clock_starts_with_the_connection(valkey: Any) -> None:
     await server.close()
 
 
-async def test_waiting_is_bounded_where_there_is_somebody_else_to_ask(valkey: Any) -> None:
+async def test_waiting_is_bounded_by_patience(valkey: Any) -> None:
     """
-    Whoever may not wait so long is told that we are busy, and Valkey is not blamed.
+    A caller with bounded patience gets `Busy`, and no failure of Valkey is recorded.
     """
     server = Valkey(valkey.url, timeout=0.1, patience=0.01, connections=1)
     found = await asyncio.gather(*(server.run(slow) for _ in range(20)), return_exceptions=True)
@@ -42,9 +42,9 @@ async def test_waiting_is_bounded_where_there_is_somebody_else_to_ask(valkey: An
     await server.close()
 
 
-async def test_those_who_wait_are_told_when_it_is_silent() -> None:
+async def test_waiting_callers_fail_when_the_breaker_opens() -> None:
     """
-    When those before have found nobody there, the others do not wait for the same.
+    When earlier commands found the server unreachable, waiting ones fail without trying.
     """
     server, asked = Valkey("redis://127.0.0.1:1/0", timeout=0.1, connections=1), []
 
@@ -59,9 +59,9 @@ async def test_those_who_wait_are_told_when_it_is_silent() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-async def test_a_caller_that_gives_up_gives_its_turn_back(valkey: Any, count: int) -> None:
+async def test_a_cancelled_caller_releases_its_slot(valkey: Any, count: int) -> None:
     """
-    Callers that are cancelled, with a connection or without one, take nothing with them.
+    Cancelled callers, with a connection or without one, release their slots.
     """
     server = Valkey(valkey.url, timeout=5, connections=1)
     tasks = [asyncio.create_task(server.run(slow)) for _ in range(count)]

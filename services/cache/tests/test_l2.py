@@ -1,5 +1,5 @@
 """
-The level in Valkey by itself.
+L2 on its own.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def entry(revision: int) -> Entry:
 
 async def test_an_older_answer_replaces_no_newer_one(shared: L2Cache) -> None:
     """
-    Of two processes that keep the same answer the slower one does not put an older revision over a newer one; the same
-    revision renews it, and a newer one replaces it, however many digits they have.
+    An older revision does not overwrite a newer one; the same revision refreshes it, and a newer one replaces it, for
+    revisions with any number of digits.
     """
     for put, there in ((9, 9), (8, 9), (9, 9), (10, 10), (9, 10), (123, 123), (99, 123)):
         await shared.put(KEY, entry(put), 60)

@@ -33,7 +33,7 @@ Caller = Callable[..., tuple[tuple[str, str], ...]]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """
-    The file of the namespaces: those of the other tests, and one that names who may use it.
+    The namespaces file: those of the other tests, and one that is restricted.
     """
     (tmp_path / "own.toml").write_text(OWN)
     return tmp_path
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 async def guarded(target: str, store: Backend, folder: Path) -> AsyncIterator[Cache]:
     """
-    A cache that takes tokens.
+    A cache with access control.
     """
     make_key(folder / "key.pem")
     (folder / "jwks.json").write_text(key_set(folder / "key.pem"))
@@ -60,7 +60,7 @@ async def guarded(target: str, store: Backend, folder: Path) -> AsyncIterator[Ca
 @pytest.fixture
 def caller(folder: Path) -> Caller:
     """
-    Makes the metadata of a caller: their token, with scopes of theirs beside those of the calls.
+    Makes the metadata of a caller: a token with additional scopes.
     """
 
     def metadata(subject: str, *more: str) -> tuple[tuple[str, str], ...]:
@@ -72,7 +72,7 @@ def caller(folder: Path) -> Caller:
 
 async def refused(cache: Cache, method: MethodDescriptor, metadata: Any, namespace: str = "own") -> str:
     """
-    Why a call is refused for want of a right: the reason. Empty when it is not.
+    The reason why a call is denied; empty when it is allowed.
     """
     kind = cache.channel.unary_stream if method.server_streaming else cache.channel.unary_unary
     answers: Any = kind(
@@ -80,7 +80,7 @@ async def refused(cache: Cache, method: MethodDescriptor, metadata: Any, namespa
         request_serializer=lambda request: request.SerializeToString(),
         response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
     )
-    # Complete, so that a call that may be done would be.
+    # Complete, so that an allowed call succeeds.
     request: Any = message_factory.GetMessageClass(method.input_type)()
     request.namespace = namespace
     for name, value in (("key", "k"), ("lease_token", "1")):
@@ -105,10 +105,10 @@ async def refused(cache: Cache, method: MethodDescriptor, metadata: Any, namespa
     return ""
 
 
-async def test_every_call_asks_who_it_is(guarded: Cache, caller: Caller) -> None:
+async def test_every_rpc_checks_the_caller(guarded: Cache, caller: Caller) -> None:
     """
-    Readers may read and writers may write, by the scope that the call needs; whoever is neither is answered as if there
-    were no such namespace; and where nobody is named, whoever has the scope of the call may.
+    Readers may read and writers may write, according to the scope of the RPC; to other callers the namespace does not
+    exist; an unrestricted namespace is open to every caller with the scope of the RPC.
     """
     strangers = [caller("ann"), caller("ann", "own"), caller("scope:cache.read:own"), caller("login2")]
     writer, readers = caller("login"), [caller("reporter"), caller("ann", "cache.read:own")]
@@ -122,9 +122,9 @@ async def test_every_call_asks_who_it_is(guarded: Cache, caller: Caller) -> None
         assert await refused(guarded, method, strangers[0], "small") == "", method.name
 
 
-async def test_the_gateways_callers_find_what_is_for_them(target: str, store: Backend, folder: Path) -> None:
+async def test_callers_through_the_gateway_see_its_namespaces_only(target: str, store: Backend, folder: Path) -> None:
     """
-    A call that the gateway passed on finds the namespaces that are for the gateway, and no others.
+    A call forwarded by the gateway finds the namespaces with `gateway = true`, and no others.
     """
     (folder / "own.toml").write_text(SMALL.replace("near = true", "near = true\ngateway = true"))
     async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=str(folder / "own.toml")) as cache:
@@ -135,18 +135,18 @@ async def test_the_gateways_callers_find_what_is_for_them(target: str, store: Ba
             assert await refused(cache, method, (), "small") == "", method.name
 
 
-async def test_without_tokens_nobody_is_one_of_those_who_are_named(target: str, store: Backend, folder: Path) -> None:
+async def test_a_restricted_namespace_needs_access_control(target: str, store: Backend, folder: Path) -> None:
     """
-    Where calls need no token, a namespace that names who may use it is for nobody, and says why.
+    Without access control, a restricted namespace rejects all callers with NAMESPACE_NEEDS_ACCESS.
     """
     async with running(target, store, MODELYARD_CACHE_NAMESPACES_FILE=str(folder / "own.toml")) as cache:
         said = (("x-modelyard-subject", "login"), ("x-modelyard-scopes", "cache.read:own"))
         assert await refused(cache, SERVICE.methods_by_name["Get"], said) == "NAMESPACE_NEEDS_ACCESS"
 
 
-async def test_what_is_not_there_is_not_named(guarded: Cache, caller: Caller) -> None:
+async def test_the_error_lists_visible_namespaces_only(guarded: Cache, caller: Caller) -> None:
     """
-    The answer to an unknown namespace names those that are there for the caller.
+    The error for an unknown namespace lists those that the caller may use.
     """
     get: Any = guarded.channel.unary_unary(f"/{SERVICE.full_name}/Get", pb.GetRequest.SerializeToString, None)
     for metadata, there in ((caller("ann"), "close, small"), (caller("login"), "close, own, small")):
@@ -168,16 +168,16 @@ async def test_what_is_not_there_is_not_named(guarded: Cache, caller: Caller) ->
 )
 def test_bad_users_are_refused(text: str, says: str) -> None:
     """
-    Users that are no list of scopes and subjects are refused with the place and the fix.
+    Invalid readers and writers are rejected with the place and the fix.
     """
     with pytest.raises(ValueError, match=r"\w") as bad:
         parse(text)
     assert says in str(bad.value)
 
 
-def test_anybody_is_whoever_has_the_scope() -> None:
+def test_anybody_is_every_caller_with_the_scope() -> None:
     """
-    One of the two lists may be everybody.
+    One of the two lists may be ["anybody"].
     """
     found = parse(OWN.replace('["subject:login"]', '["anybody"]'))["own"]
     assert found.writers is None

@@ -1,5 +1,5 @@
 """
-Time-outs for the other side.
+Timeouts for a peer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import pytest
 from services.cache.store.timeouts import PeerTimeout
 
 
-async def test_a_silent_side_is_given_up() -> None:
+async def test_a_silent_peer_times_out() -> None:
     """
-    What does not end is ended, when its time is up.
+    A block that does not end is cancelled after the timeout.
     """
     began = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -23,9 +23,9 @@ async def test_a_silent_side_is_given_up() -> None:
     assert time.monotonic() - began >= 0.1
 
 
-async def test_our_own_work_is_no_silence() -> None:
+async def test_a_busy_loop_does_not_count() -> None:
     """
-    What comes while the loop is busy for longer than the time, in a few turns, is taken.
+    An answer that arrives while the loop is busy for longer than the timeout is accepted.
     """
     async with PeerTimeout(0.1):
         for _ in range(3):
@@ -35,7 +35,7 @@ async def test_our_own_work_is_no_silence() -> None:
 
 async def test_a_cancellation_is_passed_on() -> None:
     """
-    Who is cancelled within is cancelled, and not told of a time-out.
+    A cancellation inside the block is not turned into a timeout.
     """
 
     async def wait() -> None:

@@ -1,5 +1,5 @@
 """
-Whatever Valkey does, reads go on and nothing wrong is served.
+Failures of Valkey: reads continue, and no wrong answer is served.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
@@ -29,7 +29,7 @@ IMPATIENT = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.05"}
 
 async def status(cache: Cache) -> cache_pb2.GetStatusResponse:
     """
-    What the cache says of itself.
+    The status of the cache.
     """
     return await cache_pb2_grpc.CacheAdminServiceStub(cache.channel).GetStatus(cache_pb2.GetStatusRequest())
 
@@ -38,7 +38,7 @@ async def until(cache: Cache, state: str) -> None:
     """
     Wait for a state of the breaker while reads go on.
     """
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while (await status(cache)).breaker_state != state:
             await cache.read(f"{NAME}-{time.monotonic_ns()}", cache_control="no-cache")
             await asyncio.sleep(0.02)
@@ -47,7 +47,7 @@ async def until(cache: Cache, state: str) -> None:
 @asynccontextmanager
 async def linked(valkey: Valkey) -> AsyncIterator[tuple[Link, Backend]]:
     """
-    A link to Valkey, and its address.
+    A link to Valkey, and the backend behind it.
     """
     link = Link(valkey.port)
     await link.up()
@@ -59,7 +59,7 @@ async def linked(valkey: Valkey) -> AsyncIterator[tuple[Link, Backend]]:
 
 async def cold_reads(cache: Cache, origin: Origin, count: int) -> list[float]:
     """
-    Read what nobody has read, check every answer, and give the seconds that each read took.
+    Read new models, check every answer, and return the seconds that each read took.
     """
     took = []
     for number in range(count):
@@ -75,13 +75,16 @@ def fill(client: redis.Redis) -> None:
     """
     Store values until there is no memory for more.
     """
+    with suppress(redis.exceptions.OutOfMemoryError):
+        for number in range(1_000):
+            client.set(f"large-filler-{number}", b"x" * 200_000)
     for number in range(100_000):
         client.set(f"filler-{number}", b"x" * 10_000)
 
 
 async def test_valkey_killed_and_started_again(target: str, origin: Origin) -> None:
     """
-    When Valkey is killed not one read fails and the breaker opens; when it comes back, empty, it is used again.
+    When Valkey is killed, no read fails and the circuit breaker opens; when it is back, empty, it is used again.
     """
     with scratch() as state:
         supervisor, server = Supervisor(state / "log"), Valkey(free_port())
@@ -94,7 +97,7 @@ async def test_valkey_killed_and_started_again(target: str, origin: Origin) -> N
                 assert (await cache.read()).cache == "near"
                 assert (await status(cache)).breaker_state != "closed"
                 await asyncio.to_thread(supervisor.start, [server.part()])
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while (await status(cache)).breaker_state != "closed":
                         await asyncio.sleep(0.05)
                 await cold_reads(cache, origin, 3)
@@ -107,8 +110,8 @@ async def test_valkey_killed_and_started_again(target: str, origin: Origin) -> N
 
 async def test_valkey_slow(target: str, origin: Origin, valkey: Valkey) -> None:
     """
-    Behind a link that takes two seconds the first reads wait for a bound, and then the breaker keeps the others from
-    waiting at all.
+    Behind a link with a delay of two seconds, the first reads wait for the timeout, and then the circuit breaker
+    prevents further waits.
     """
     async with linked(valkey) as (link, backend), running(target, backend, **IMPATIENT) as cache:
         await cache.warm()
@@ -121,15 +124,15 @@ async def test_valkey_slow(target: str, origin: Origin, valkey: Valkey) -> None:
         assert later[25] < 0.05
         link.delay = 0.0
         link.cut()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await status(cache)).breaker_state != "closed":
                 await asyncio.sleep(0.05)
 
 
 async def test_a_node_of_the_cluster_killed(target: str, origin: Origin) -> None:
     """
-    When a node of a cluster dies, no read fails; when its replica has taken over, everything is shared again, and what
-    was invalidated stays so.
+    When a node of a cluster dies, no read fails; after the failover all keys are shared again, and invalidated values
+    stay invalidated.
     """
     with scratch() as state:
         nodes, supervisor = ValkeyCluster(state), Supervisor(state / "log")
@@ -146,7 +149,7 @@ async def test_a_node_of_the_cluster_killed(target: str, origin: Origin) -> None
                 await values.InvalidateTags(cache_pb2.InvalidateTagsRequest(namespace="sessions", tags=["user:ada"]))
                 with store.client() as client:
                     owner = client.get_node_from_key("modelyard:v:{sessions}")
-                    # What a primary has acknowledged and not yet told its replica dies with it.
+                    # Writes that a primary has acknowledged and not yet replicated are lost with it.
                     await asyncio.to_thread(client.wait, 1, 1000, target_nodes=owner)
                 supervisor.kill(next(node.name for node in nodes.nodes if node.port == owner.port))
                 await cold_reads(cache, origin, 100)
@@ -160,23 +163,23 @@ async def test_a_node_of_the_cluster_killed(target: str, origin: Origin) -> None
 
 async def test_a_silent_node_of_the_cluster(target: str, origin: Origin, valkey_cluster: ValkeyCluster) -> None:
     """
-    When a node of a cluster does not answer, what the others hold is found as before, also by reads that come together,
-    and only the breaker of that node opens.
+    When a node of a cluster does not answer, the keys of the others are found as before, also by concurrent reads, and
+    only the circuit breaker of that node opens.
     """
     valkey_cluster.clear()
     store = Backend(valkey_cluster.url, cluster=True)
-    # Long enough for a busy machine: it is the breaker that shows who was left alone.
+    # Long enough for a busy machine: the breaker shows which node was skipped.
     brief = {"MODELYARD_VALKEY_TIMEOUT_SECONDS": "0.3"}
     names = [f"{NAME}-{number}" for number in range(60)]
     forgetful = {**brief, "MODELYARD_CACHE_NEAR_BYTES": "0"}
     async with running(target, store, **brief) as cache, running(target, store, **forgetful) as other:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while other.number("modelyard_cache_stream_age_seconds", service="registry") > 10:
                 await asyncio.sleep(0.02)
         for name in names:
             await origin.write("owner", name)
             await cache.warm(name)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while {(await other.read(name)).cache for name in names} != {"shared"}:
                 await asyncio.sleep(0.05)
         with store.client() as client:
@@ -186,15 +189,17 @@ async def test_a_silent_node_of_the_cluster(target: str, origin: Origin, valkey_
             client.client_pause(4000)
         asked = sum(port == silent for port in nodes.values())
         before = other.number("modelyard_cache_reads_total", class_="models", result="miss")
+        opened = other.number("modelyard_cache_breaker_opened_total")
         for _ in range(5):
             found = await asyncio.gather(*(other.read(name) for name in names))
             assert {answer.owner for answer in found} == {"owner"}
             elsewhere = [answer.cache for name, answer in zip(names, found, strict=True) if nodes[name] != silent]
             assert set(elsewhere) == {"shared"}
-        assert (await status(other)).breaker_state != "closed"
-        # Who asks for the lease finds what the first look did not: an answer alone does not tell that it was a miss.
+        # Not the state: on a busy machine the node may answer again by now.
+        assert other.number("modelyard_cache_breaker_opened_total") > opened
+        # A lease request may find the entry after a miss: only the counter shows that it was one.
         assert other.number("modelyard_cache_reads_total", class_="models", result="miss") - before <= 5 * asked
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while {(await other.read(name)).cache for name in names} != {"shared"}:
                 await asyncio.sleep(0.1)
 
@@ -210,7 +215,7 @@ def key_of(name: str) -> str:
 
 async def shared(cache: Cache, other: Cache, origin: Origin) -> int:
     """
-    How many of 20 answers that one process has loaded are found by another one.
+    How many of 20 answers that one process loaded another one finds in L2.
     """
     names = [f"{NAME}-{time.monotonic_ns()}-{number}" for number in range(20)]
     for name in names:
@@ -222,7 +227,7 @@ async def shared(cache: Cache, other: Cache, origin: Origin) -> int:
 
 async def revoked(values: cache_pb2_grpc.KeyValueServiceStub, key: str) -> bool:
     """
-    Whether a session is gone.
+    Whether a session no longer exists.
     """
     try:
         await values.Get(cache_pb2.GetRequest(namespace="sessions", key=key))  # type: ignore[misc]
@@ -233,7 +238,7 @@ async def revoked(values: cache_pb2_grpc.KeyValueServiceStub, key: str) -> bool:
 
 async def test_valkey_full(target: str, origin: Origin) -> None:
     """
-    A Valkey without memory refuses writes and goes on answering: reads go on, and the breaker stays closed.
+    A Valkey without free memory rejects writes and still answers: reads continue, and the breaker stays closed.
     """
     with scratch() as state:
         supervisor = Supervisor(state / "log")
@@ -253,7 +258,7 @@ async def test_valkey_full(target: str, origin: Origin) -> None:
 
 async def test_valkey_that_answers_garbage(target: str, origin: Origin, valkey: Valkey) -> None:
     """
-    Bytes that are no answer, and answers to another question, are never served.
+    Malformed answers, and answers to another request, are never served.
     """
     for garbage in (
         b"\x00\xff\x17garbage\r\n",
@@ -268,7 +273,7 @@ async def test_valkey_that_answers_garbage(target: str, origin: Origin, valkey: 
             await cold_reads(cache, origin, 10)
             link.garbage = None
             link.cut()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while (await status(cache)).breaker_state != "closed":
                     await asyncio.sleep(0.05)
             await cold_reads(cache, origin, 3)
@@ -276,7 +281,7 @@ async def test_valkey_that_answers_garbage(target: str, origin: Origin, valkey: 
 
 async def test_garbage_in_valkey_is_a_miss(cache: Cache, target: str, store: Backend, origin: Origin) -> None:
     """
-    Whatever is found under an entry's key, only an entry of that key is served, and it is replaced.
+    Whatever is stored under an entry's key, only an entry of that key is served, and anything else is replaced.
     """
     for number in range(3):
         await origin.write(f"owner {number}", f"{NAME}-{number}")
@@ -301,7 +306,7 @@ async def test_garbage_in_valkey_is_a_miss(cache: Cache, target: str, store: Bac
 
 async def test_a_restart_that_lost_everything(cache: Cache, origin: Origin, store: Backend) -> None:
     """
-    A Valkey that has forgotten everything, the scripts included, is filled again.
+    A Valkey that lost all data, including the scripts, is filled again.
     """
     await cache.warm()
     with store.client() as client:

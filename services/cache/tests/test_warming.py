@@ -1,5 +1,5 @@
 """
-What is warm after a restart, and what can be looked at and moved.
+Warm-up after a restart and on demand, and the admin service.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def admin(cache: Cache) -> Any:
 
 async def read_often(cache: Cache, origin: Origin, count: int, reads: int = 50) -> None:
     """
-    Make models and read each of them often.
+    Create models and read each of them often.
     """
     for number in range(count):
         await origin.write(str(number), f"{NAME}-{number}")
@@ -37,9 +37,9 @@ async def read_often(cache: Cache, origin: Origin, count: int, reads: int = 50) 
             await cache.read(f"{NAME}-{number}")
 
 
-async def test_a_new_process_begins_warm(target: str, store: Backend, origin: Origin) -> None:
+async def test_a_new_process_starts_warm(target: str, store: Backend, origin: Origin) -> None:
     """
-    What the last run read most is in memory before the first call, without a call of the origin when Valkey has it.
+    The most-read answers of the last run are in L1 before the first call, without calls to the origin if L2 has them.
     """
     async with running(target, store) as cache:
         await read_often(cache, origin, 5)
@@ -53,7 +53,7 @@ async def test_a_new_process_begins_warm(target: str, store: Backend, origin: Or
 
 async def test_what_changed_is_loaded_anew(target: str, store: Backend, origin: Origin) -> None:
     """
-    A warm-up brings what is true now, not what was read last.
+    A warm-up loads current answers, not those of the last run.
     """
     async with running(target, store) as cache:
         await read_often(cache, origin, 3)
@@ -68,7 +68,7 @@ async def test_what_changed_is_loaded_anew(target: str, store: Backend, origin: 
 
 async def test_readiness_waits_only_so_long(target: str, store: Backend, origin: Origin) -> None:
     """
-    An origin that hangs does not keep the process from being ready.
+    An origin that does not respond does not block readiness.
     """
     async with running(target, store) as cache:
         await read_often(cache, origin, 3)
@@ -84,7 +84,7 @@ async def test_readiness_waits_only_so_long(target: str, store: Backend, origin:
 
 async def test_warm_on_demand(target: str, store: Backend, origin: Origin) -> None:
     """
-    Warm loads as many keys as it is told, at the rate that it is told, one warm-up at a time.
+    Warm loads the requested number of keys at the requested rate, one warm-up at a time.
     """
     async with running(target, store) as cache:
         await read_often(cache, origin, 8)
@@ -111,7 +111,7 @@ async def _warm(cache: Cache, **arguments: int) -> pb.WarmResponse:
 
 async def test_flush_drops_what_it_says(cache: Cache, origin: Origin, target: str, store: Backend) -> None:
     """
-    Flush drops this process's memory, and Valkey's entries when asked, and says how many those were.
+    Flush clears L1 of this process, and L2 on request, and returns the number of entries.
     """
     for number in range(4):
         await origin.write(str(number), f"{NAME}-{number}")
@@ -125,9 +125,9 @@ async def test_flush_drops_what_it_says(cache: Cache, origin: Origin, target: st
     assert origin.calls == calls + 1
 
 
-async def test_what_is_compressed_comes_back(target: str, store: Backend, origin: Origin) -> None:
+async def test_compressed_answers_are_read_by_other_processes(target: str, store: Backend, origin: Origin) -> None:
     """
-    Answers above 1 KiB are smaller in Valkey, by whichever method, and other processes read them.
+    Answers above 1 KiB are compressed in Valkey with any method, and other processes read them.
     """
     await origin.write("large", f"{NAME}-large")
     origin.size = 50_000
@@ -148,7 +148,7 @@ async def test_what_is_compressed_comes_back(target: str, store: Backend, origin
 
 async def test_one_bad_key_does_not_end_a_warm_up(target: str, store: Backend, origin: Origin) -> None:
     """
-    A request that nobody can read, which anybody may have sent, is skipped: the others are warm after a restart.
+    A malformed request, which any client may have sent, is skipped: the others are warm after a restart.
     """
     async with running(target, store) as cache:
         await read_often(cache, origin, 3)

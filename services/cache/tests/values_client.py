@@ -58,7 +58,7 @@ class Values:
 
     async def get(self, key: str, **metadata: str) -> tuple[bytes | None, str]:
         """
-        The value of a key, and where it came from.
+        The value of a key, and its level.
         """
         pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         call = self.stub.Get(pb.GetRequest(namespace=self.namespace, key=key), metadata=pairs)
@@ -72,9 +72,9 @@ class Values:
 
     async def in_memory(self, key: str) -> None:
         """
-        Wait until a key is served from the memory of the process.
+        Wait until a key is served from L1.
         """
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await self.get(key))[1] != "near":
                 await asyncio.sleep(0.01)
 
@@ -95,7 +95,7 @@ class Values:
 
     async def invalidate(self, *tags: str) -> int:
         """
-        Make what has the tags stale.
+        Invalidate the values with the tags.
         """
         answer = await self.stub.InvalidateTags(pb.InvalidateTagsRequest(namespace=self.namespace, tags=tags))
         return int(answer.sequence)
@@ -129,7 +129,7 @@ class Values:
 
     async def delete(self, *keys: str) -> int:
         """
-        Remove keys, and say how many there were.
+        Remove keys, and return how many existed.
         """
         answer = await self.stub.Delete(pb.DeleteRequest(namespace=self.namespace, keys=keys))
         return int(answer.deleted_count)
@@ -151,7 +151,7 @@ class Values:
 
     async def stats(self) -> pb.StatsResponse:
         """
-        What the namespace holds.
+        The size of the namespace.
         """
         found: pb.StatsResponse = await self.stub.Stats(pb.StatsRequest(namespace=self.namespace))
         return found
@@ -168,7 +168,7 @@ def seconds(number: float) -> Duration:
 
 async def code(call: Any) -> tuple[str, str]:
     """
-    The status and the reason with which a call fails.
+    The status code and reason of a failing call.
     """
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call

@@ -1,16 +1,16 @@
 """
-Which assets are worth a compressed variant, and which variants are worth their place.
+Which assets to compress, and which compressed variants to store.
 """
 
 from __future__ import annotations
 
 from services.cdn.model.media_types import essence, is_text, is_unknown
 
-#: Less fits in one packet either way.
+#: Smaller assets fit in one packet, compressed or not.
 LEAST_BYTES = 1024
-#: Compressed in memory and at once, so that there is a limit.
+#: Assets are compressed in memory and in one piece, so their size is limited.
 MOST_BYTES = 32 * 1024 * 1024
-#: Not text, and not compressed by their own format either.
+#: Neither text nor formats with their own compression.
 _LOOSE = frozenset(
     {
         "application/vnd.ms-fontobject",
@@ -35,16 +35,15 @@ def worth_trying(
     most_bytes: int = MOST_BYTES,
 ) -> bool:
     """
-    Whether an asset is of a kind and a size that compression helps.
-
-    Weights are not: their bytes look like noise, and readers want parts of them.
+    Whether compression is expected to help for an asset of this type and size. Not for weights, which are nearly
+    incompressible and read in ranges.
 
     Args:
-        media_type: what was declared.
+        media_type: as declared.
         size_bytes: of the original.
-        format: what it was recognised as (``formats.Inspection``): it decides when *media_type* says nothing.
-        least_bytes: smaller ones are left alone.
-        most_bytes: larger ones are left alone.
+        format: as detected (``formats.Inspection``), used if *media_type* is unspecific.
+        least_bytes: minimum size.
+        most_bytes: maximum size.
     """
     if not least_bytes <= size_bytes <= most_bytes:
         return False

@@ -74,8 +74,8 @@ class Terms:
         """
         The Content-Disposition of the response, or an empty string.
 
-        RFC 6266: `filename*` in the encoding of RFC 8187 is the name; `filename` is for those that do not know it, with
-        everything replaced that they read in different ways (appendix D).
+        RFC 6266: `filename*` is the name in the encoding of RFC 8187. `filename` is the fallback for clients without
+        support for it; characters that they interpret differently (appendix D) are replaced.
         """
         name = self.download_name
         if not name:
@@ -87,7 +87,7 @@ class Terms:
 
 def parse_ip_range(checks: Checks, field: str, text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     """
-    The network of a CIDR block (RFC 4632), None when there is no text.
+    Parse a CIDR block (RFC 4632); None if *text* is empty.
     """
     if not text:
         return None
@@ -102,7 +102,7 @@ def parse_ip_range(checks: Checks, field: str, text: str) -> ipaddress.IPv4Netwo
 
 def parse_download_name(checks: Checks, field: str, text: str) -> str:
     """
-    The name of a file. A control character would end the header that it goes into.
+    Validate the name of a file. A control character would terminate the header that contains it.
     """
     if len(text) > MOST_DOWNLOAD_NAME or has_control(text):
         checks.add(field, f"must be at most {MOST_DOWNLOAD_NAME} characters without control characters")
@@ -146,7 +146,7 @@ class InvalidationName:
         """
         own = text.removeprefix("invalidations/")
         if own == text or not _UUID.fullmatch(own):
-            raise InvalidArgument.of(field, "must be invalidations/{invalidation}, as InvalidatePaths gave it")
+            raise InvalidArgument.of(field, "must be invalidations/{invalidation}, as returned by InvalidatePaths")
         return cls(UUID(own))
 
     def __str__(self) -> str:
@@ -171,7 +171,7 @@ class Invalidation:
 
 def parse_paths(checks: Checks, field: str, paths: Sequence[str]) -> list[str]:
     """
-    The paths without repetitions, in their order; the first ten that are wrong are named.
+    Validate and deduplicate paths; their order is kept, and the first ten violations are reported.
     """
     if not 1 <= len(paths) <= MOST_PATHS:
         checks.add(field, f"must hold 1 to {MOST_PATHS:,} paths")
@@ -197,6 +197,6 @@ def _wrong_path(path: str) -> str:
 
 def count_wildcards(paths: Sequence[str]) -> int:
     """
-    How many of *paths* end in a *.
+    The number of *paths* that end in a *.
     """
     return sum(path.endswith("*") for path in paths)

@@ -1,5 +1,5 @@
 """
-Media types (RFC 9110, section 8.3.1), as far as their kind matters here.
+Media types (RFC 9110, section 8.3.1): syntax, and which of them are text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_media_type(text: str) -> bool:
     return len(text) <= _MOST_CHARACTERS and _MEDIA_TYPE.fullmatch(text) is not None
 
 
-#: What clients declare that do not know: it says nothing.
+#: Declared by clients that do not know the type.
 _UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _TEXT_SUFFIXES = ("+json", "+xml", "+yaml")
 _TEXT_SUBTYPES = frozenset(
@@ -58,14 +58,14 @@ def essence(media_type: str) -> str:
 
 def is_unknown(media_type: str) -> bool:
     """
-    Whether *media_type* leaves open what the bytes are.
+    Whether *media_type* is unspecific.
     """
     return essence(media_type) in _UNKNOWN
 
 
 def is_text(media_type: str) -> bool:
     """
-    Whether bytes of *media_type* are text that people and editors read, whatever its encoding.
+    Whether *media_type* is human-readable text, of any encoding.
     """
     plain = essence(media_type)
     return plain.startswith("text/") or plain.endswith(_TEXT_SUFFIXES) or plain in _TEXT_SUBTYPES

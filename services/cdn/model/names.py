@@ -1,5 +1,5 @@
 """
-Names and digests. Every ``parse_…`` names the field of the request that is wrong.
+Names and digests. Errors of ``parse_…`` name the invalid field of the request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def asset_name(sha256: str) -> str:
 
 def parse_name(name: str, field: str = "name") -> str:
     """
-    The digest that an asset's name holds.
+    Parse the digest of an asset's name.
 
     Raises:
         InvalidArgument: *name* is not assets/{sha256}.
@@ -43,7 +43,7 @@ def parse_name(name: str, field: str = "name") -> str:
 
 def parse_digests(digests: list[str], field: str = "sha256") -> list[str]:
     """
-    The digests without repetitions, in their order.
+    Validate and deduplicate digests; their order is kept.
 
     Raises:
         InvalidArgument: there are none or more than MAX_DIGESTS, or one is malformed (the first ten are named).
@@ -60,7 +60,7 @@ def parse_digests(digests: list[str], field: str = "sha256") -> list[str]:
 
 def parse_names(names: list[str], field: str = "names", *, least: int = 1) -> list[str]:
     """
-    The digests of assets' names, without repetitions, in their order.
+    Parse and deduplicate the digests of assets' names; their order is kept.
 
     Raises:
         InvalidArgument: there are too few or too many, or one is malformed (the first ten are named).
@@ -77,20 +77,20 @@ def parse_names(names: list[str], field: str = "names", *, least: int = 1) -> li
 
 def parse_upload(name: str, field: str = "name") -> str:
     """
-    The id that an upload's name holds.
+    Parse the id of an upload's name.
 
     Raises:
         InvalidArgument: *name* is not uploads/{upload}.
     """
     match = _UPLOAD.fullmatch(name)
     if match is None:
-        raise InvalidArgument.of(field, "must be uploads/{upload}, as StartUpload gave it")
+        raise InvalidArgument.of(field, "must be uploads/{upload}, as returned by StartUpload")
     return match[1]
 
 
 def check_owner(wrong: Violations, field: str, owner: str) -> None:
     """
-    Note it when *owner* is neither the full name of a version nor static/{path}.
+    Add a violation unless *owner* is the full name of a version or static/{path}.
     """
     if owner.startswith("static/"):
         try:
@@ -103,6 +103,6 @@ def check_owner(wrong: Violations, field: str, owner: str) -> None:
 
 def is_prefix(name: str) -> bool:
     """
-    Whether *name* may be that of a resource or of a collection of this service.
+    Whether *name* can be the name, or a prefix of names, of resources of this service.
     """
     return name.split("/", 1)[0] in {"assets", "static", "namespaces"} and name.isprintable() and len(name) <= 1024

@@ -17,11 +17,11 @@ from services.chassis.errors import InvalidArgument
 
 MOST_PATH_BYTES = 512
 MOST_HEADER = 512
-#: The seconds for what the table of content types does not have.
+#: max-age in seconds of content types without an entry in the table.
 USUAL_AGE = 600
 
 _PREFIX = "static/"
-# Some server on the way takes an escape of these for another path: the gateway serves no such name.
+# Some proxies decode an escape of these into another path, so the gateway serves no such name.
 _ESCAPES = frozenset("%\\")
 
 
@@ -37,7 +37,7 @@ class StaticName:
     def parse(cls, text: str, field: str = "name") -> StaticName:
         """
         Raises:
-            InvalidArgument: *text* is not static/{path}, or the path is not a relative one that means one thing only.
+            InvalidArgument: *text* is not static/{path}, or the path is not relative and unambiguous.
         """
         path = text.removeprefix(_PREFIX)
         if path == text or not path:
@@ -62,7 +62,7 @@ class StaticName:
     @property
     def url_path(self) -> str:
         """
-        The path of its address, percent-encoded: what an edge has cached it under.
+        The path of its URL, percent-encoded, which is the cache key of an edge.
         """
         return quote(f"/{self}")
 
@@ -72,7 +72,7 @@ class StaticName:
 
 def has_control(text: str) -> bool:
     """
-    Whether there is a control character in *text*: one in a key or a header means something else to somebody.
+    Whether *text* contains a control character, which proxies and clients interpret differently in a key or a header.
     """
     return any(unicodedata.category(character) == "Cc" for character in text)
 
@@ -80,11 +80,11 @@ def has_control(text: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class StaticDraft:
     """
-    What a client says of a static file.
+    A static file as requested by a client.
 
     Args:
         sha256: of the asset.
-        cache_control: empty means by the table of content types.
+        cache_control: empty means from the table of content types.
         content_disposition: empty means none.
         content_type: empty means the asset's media type.
     """
@@ -96,7 +96,7 @@ class StaticDraft:
 
     def check(self, checks: Checks, at: str) -> None:
         """
-        Note what is wrong with it; *at* is its path in the request.
+        Add the violations of its fields; *at* is its path in the request.
         """
         for field in ("cache_control", "content_disposition"):
             value = getattr(self, field)
@@ -107,7 +107,7 @@ class StaticDraft:
 
     def image(self) -> Mapping[str, Any]:
         """
-        What the audit keeps of it.
+        Its fields in audit entries.
         """
         return {
             "sha256": self.sha256,
@@ -132,7 +132,7 @@ class StaticFile:
 @dataclass(frozen=True, slots=True)
 class Headers:
     """
-    What an object in the bucket is served with; an empty header is not sent.
+    The response headers of an object in the bucket; empty ones are omitted.
     """
 
     content_type: str
@@ -144,17 +144,17 @@ class Headers:
 @dataclass(frozen=True, slots=True)
 class CacheAges:
     """
-    The table of content types: how long each may be kept by those who have it.
+    The table of max-age by content type.
 
     Args:
-        entries: seconds by "text/html", "text/*" or "*"; the closest one counts.
+        entries: seconds by "text/html", "text/*" or "*"; the most specific one applies.
     """
 
     entries: tuple[tuple[str, int], ...] = ()
 
     def control(self, media_type: str) -> str:
         """
-        The Cache-Control of a static file of this type.
+        Cache-Control of a static file of this type.
         """
         essence = media_type.partition(";")[0].strip().lower()
         kind = f"{essence.partition('/')[0]}/*"

@@ -1,5 +1,5 @@
 """
-What an upload declares, and the rules that its chunks keep to.
+Uploads: what a client declares, validation of chunks, and the state of an upload session.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from services.chassis.errors import InvalidArgument, PermissionDenied, Violation
 
 MIB = 1024 * 1024
 
-#: The largest piece of an asset in one message of a stream, either way.
+#: Maximum size of a chunk in one message, for uploads and downloads.
 MAX_CHUNK_BYTES = 4 * MIB
-#: S3 takes at most 10,000 parts, and a part is at most this large here, so that a few of them fit in memory.
+#: S3 allows at most 10,000 parts. The size of a part is limited so that a few of them fit in memory.
 MAX_PARTS = 10_000
 MIN_PART_BYTES = 8 * MIB
 MAX_PART_BYTES = 16 * MIB
 MAX_ASSET_BYTES = MAX_PARTS * MAX_PART_BYTES
-#: What one upload may hold in memory: parts on their way to S3 and the one that is being filled.
+#: Maximum memory of one upload: the parts being sent to S3 and the one being received.
 UPLOAD_MEMORY_BYTES = 24 * MIB
-#: How long the one stream of an upload that cannot be taken up again may take.
+#: Maximum duration of a one-shot upload's stream.
 MOST_STREAM = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
     """
-    What an upload declares, checked.
+    The declaration of an upload, validated.
 
     Args:
-        sha256: the digest of all bytes.
-        size_bytes: how many they are.
-        media_type: what they are.
-        owner: whose quota they count on; empty for nobody's.
-        private: whether they are kept from /assets/{sha256}.
+        sha256: digest of all bytes.
+        size_bytes: number of bytes.
+        media_type: their media type.
+        owner: whose quota they count towards; empty for none.
+        private: whether the asset is private, so that it is not served at /assets/{sha256}.
     """
 
     sha256: str
@@ -52,10 +52,10 @@ class Draft:
     def parse(cls, sha256: str, size_bytes: int, media_type: str, owner: str, *, private: bool, where: str) -> Draft:
         """
         Args:
-            where: what the fields are in: "header.", or empty.
+            where: prefix of the fields' names in errors: "header.", or empty.
 
         Raises:
-            InvalidArgument: says everything that is wrong at once.
+            InvalidArgument: names every invalid field.
         """
         wrong = Violations()
         if not DIGEST.fullmatch(sha256):
@@ -72,21 +72,21 @@ class Draft:
     @property
     def key(self) -> str:
         """
-        Where the bytes go when they are verified.
+        Key of the verified bytes.
         """
         return asset_key(self.sha256, private=self.private)
 
     @property
     def name(self) -> str:
         """
-        The name of the asset that it becomes.
+        Name of the resulting asset.
         """
         return asset_name(self.sha256)
 
     @property
     def part_bytes(self) -> int:
         """
-        How large a part of a multipart upload is, so that MAX_PARTS of them hold the asset.
+        Size of a part of the multipart upload, such that MAX_PARTS of them hold the asset.
         """
         needed = -(-self.size_bytes // MAX_PARTS)
         return max(MIN_PART_BYTES, -(-needed // MIB) * MIB)
@@ -94,12 +94,12 @@ class Draft:
     def check_digest(self, sha256: str) -> None:
         """
         Raises:
-            InvalidArgument: *sha256*, the digest of what came, is not the declared one (DIGEST_MISMATCH).
+            InvalidArgument: *sha256*, the digest of the received bytes, is not the declared one (DIGEST_MISMATCH).
         """
         if sha256 != self.sha256:
             raise InvalidArgument.of(
                 "sha256",
-                f"the bytes that came have the sha256 {sha256}, {self.sha256} was declared: nothing was stored",
+                f"the received bytes have the sha256 {sha256}, but {self.sha256} was declared: nothing was stored",
                 reason="DIGEST_MISMATCH",
                 metadata={"declared": self.sha256, "received": sha256},
             )
@@ -107,12 +107,12 @@ class Draft:
     def check_size(self, size_bytes: int) -> None:
         """
         Raises:
-            InvalidArgument: *size_bytes*, the number of bytes that came, is not the declared one (SIZE_MISMATCH).
+            InvalidArgument: *size_bytes*, the number of received bytes, is not the declared one (SIZE_MISMATCH).
         """
         if size_bytes != self.size_bytes:
             raise InvalidArgument.of(
                 "size_bytes",
-                f"{size_bytes} bytes came, {self.size_bytes} were declared: nothing was stored",
+                f"{size_bytes} bytes were received, but {self.size_bytes} were declared: nothing was stored",
                 reason="SIZE_MISMATCH",
                 metadata={"declared": str(self.size_bytes), "received": str(size_bytes)},
             )
@@ -121,11 +121,11 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """
-    Who uploads.
+    The caller of an upload method.
 
     Args:
         subject: of the verified token; empty while access control is off.
-        client: whom bounds are counted for: the subject, or an address where there is none.
+        client: to whom limits apply: the subject, or the client's address if there is none.
     """
 
     subject: str
@@ -134,7 +134,7 @@ class Caller:
 
 class ChunkSequence:
     """
-    Holds the chunks of an upload to the rules: consecutive, of a size, and no more than declared.
+    Validates the chunks of an upload: consecutive, of limited size, and no more bytes than declared.
     """
 
     __slots__ = ("_draft", "received")
@@ -145,16 +145,16 @@ class ChunkSequence:
 
     def accept(self, offset: int, size: int) -> None:
         """
-        Count a chunk of *size* bytes that claims to begin at *offset*.
+        Accept a chunk of *size* bytes at *offset*.
 
         Raises:
-            InvalidArgument: it is too large, *offset* is not where the last one ended (OFFSET_GAP), or more
-                bytes came than were declared (SIZE_MISMATCH).
+            InvalidArgument: it is too large, *offset* is not the end of the previous one (OFFSET_GAP), or there are
+                more bytes than declared (SIZE_MISMATCH).
         """
         if size > MAX_CHUNK_BYTES:
             raise InvalidArgument.of("chunk.data", f"must be at most {MAX_CHUNK_BYTES} bytes")
         if offset != self.received:
-            rule = f"must be {self.received}, where the last chunk ended"
+            rule = f"must be {self.received}, the end of the previous chunk"
             raise InvalidArgument.of("chunk.offset", rule, reason="OFFSET_GAP")
         self.received += size
         if self.received > self._draft.size_bytes:
@@ -163,14 +163,14 @@ class ChunkSequence:
     def finish(self) -> None:
         """
         Raises:
-            InvalidArgument: the stream ended before all declared bytes came (SIZE_MISMATCH).
+            InvalidArgument: the stream ended before all declared bytes were received (SIZE_MISMATCH).
         """
         self._draft.check_size(self.received)
 
 
 class UploadWay(StrEnum):
     """
-    How the bytes of an upload come; nothing is said before the first ones.
+    How the bytes of an upload are sent: streamed through WriteUpload, or directly to S3. Unset before the first bytes.
     """
 
     UNSAID = ""
@@ -181,22 +181,22 @@ class UploadWay(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Upload:
     """
-    An upload that can be taken up again.
+    A resumable upload.
 
     Args:
-        id: of it.
-        draft: what it declares.
-        part_bytes: the size of every part but the last.
-        way: how the bytes come.
-        key: where the parts go; empty before the first one.
-        multipart: what the object store calls that.
-        parts: how many came through us and are stored for good.
+        id: of the upload.
+        draft: its declaration.
+        part_bytes: size of every part except the last.
+        way: how the bytes are sent.
+        key: of the multipart upload; empty before the first part.
+        multipart: id of the multipart upload in the object store.
+        parts: number of streamed parts that are committed.
         hash_state: of SHA-256 after those.
-        inspection: what the first part was recognised as.
-        writer: the fencing token of who writes.
-        expire_time: when it is given up.
+        inspection: of the first part.
+        writer: fencing token of the current writer.
+        expire_time: when it expires.
         subject: of the token that it was started with; empty for none.
-        in_use: whether somebody writes.
+        in_use: whether a writer holds the lease.
     """
 
     id: str
@@ -223,34 +223,34 @@ class Upload:
     def check_subject(self, caller: Caller) -> None:
         """
         Raises:
-            PermissionDenied: it is somebody else's (UPLOAD_OF_ANOTHER).
+            PermissionDenied: it was started by another subject (UPLOAD_OF_ANOTHER).
         """
         if self.subject and caller.subject and self.subject != caller.subject:
-            raise PermissionDenied("UPLOAD_OF_ANOTHER", f"{self.name} was started by somebody else: start your own")
+            raise PermissionDenied("UPLOAD_OF_ANOTHER", f"{self.name} was started by another subject: start your own")
 
     @property
     def committed_bytes(self) -> int:
         """
-        What came through us and is stored for good.
+        Number of streamed bytes that are committed.
         """
         return min(self.parts * self.part_bytes, self.draft.size_bytes)
 
     @property
     def part_count(self) -> int:
         """
-        How many parts it has in all.
+        Total number of parts.
         """
         return -(-self.draft.size_bytes // self.part_bytes)
 
     @property
     def staged(self) -> bool:
         """
-        Whether the parts go where nobody has verified them yet.
+        Whether the parts are uploaded to a staging key, for bytes that are not verified yet.
         """
         return self.key.startswith("staging/")
 
     def part_size(self, number: int) -> int:
         """
-        How large part *number* is, from 1 on.
+        Size of part *number*, counted from 1.
         """
         return min(self.part_bytes, self.draft.size_bytes - (number - 1) * self.part_bytes)

@@ -1,5 +1,5 @@
 """
-AssetService: messages in, messages out; decides nothing.
+AssetService: converts and validates messages; the rules are in `model`, the SQL in `store`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from services.chassis.serving.context import Context
 from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect, subject
 
-#: More than a header has that is indexed.
+#: More than any indexed header has.
 _MOST_TENSORS = 1_000_000
-#: After so long a call of CollectGarbage answers, well within a client's deadline.
+#: Maximum duration of a CollectGarbage call, well within a client's deadline.
 _COLLECT_SECONDS = 5.0
 
 
@@ -49,15 +49,15 @@ class AssetService(AssetServiceServicer):
     The servicer of modelyard.cdn.v1.AssetService.
 
     Args:
-        assets: the bytes.
-        records: what is known of them.
-        pins: who keeps them.
-        collection: forgets what nobody keeps.
-        storing: makes assets visible.
-        mutations: does the writes.
-        privacy: who may know of private assets.
-        grace: how long what nobody keeps is left alone.
-        patience: how slow the stream of an upload may be.
+        assets: the byte store.
+        records: of assets.
+        pins: references to assets.
+        collection: deletes unpinned assets.
+        registration: makes assets visible.
+        mutations: runs the writes.
+        privacy: who may see private assets.
+        grace: periods of the garbage collection.
+        patience: limits for slow streams.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class AssetService(AssetServiceServicer):
         messages = UploadStream(request_iterator, self._patience, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
         self._privacy.check_upload(private=draft.private)
-        stored = await self._registration.there(context, draft)
+        stored = await self._registration.find_stored(context, draft)
         if stored is not None:
             return stored
         async with self._assets.write(draft, caller().client) as writer:
             async for data in _chunks(messages, draft):
                 await writer.write(data)
-            arrival = await writer.finish()
-        return await self._registration.arrived(context, header, arrival)
+            verified = await writer.finish()
+        return await self._registration.register(context, header, verified)
 
     async def Download(  # type: ignore[override] # serialised already
         self, request: pb.DownloadRequest, context: Context
@@ -147,7 +147,7 @@ class AssetService(AssetServiceServicer):
             pb.PinResponse,
             lambda tx: self._pins.add(tx, owner, digests),
             lambda count: pb.PinResponse(pinned_count=count),
-            # Locks many rows, so no group commit: see pins.py.
+            # Locks many rows, so no group commit (see pins.py).
             touches=None,
         )
 

@@ -39,7 +39,7 @@ class DeliveryService(DeliveryServiceServicer):
     Args:
         static_files: the store of static files.
         links: presigns URLs.
-        lives: limits of their TTL.
+        ttl_bounds: limits of their TTL.
         invalidations: the queue of invalidations.
         mutations: runs the writes of static files, which wait for the object store.
         quick: runs the other writes.
@@ -51,7 +51,7 @@ class DeliveryService(DeliveryServiceServicer):
         self,
         static_files: StaticFileStore,
         links: PresignedUrls,
-        lives: TtlBounds,
+        ttl_bounds: TtlBounds,
         invalidations: InvalidationStore,
         mutations: Mutations,
         quick: Mutations,
@@ -59,7 +59,7 @@ class DeliveryService(DeliveryServiceServicer):
         *,
         has_edge: bool,
     ) -> None:
-        self._static_files, self._links, self._lives = static_files, links, lives
+        self._static_files, self._links, self._ttl_bounds = static_files, links, ttl_bounds
         self._invalidations, self._mutations, self._has_edge = invalidations, mutations, has_edge
         self._quick, self._privacy = quick, privacy
 
@@ -142,7 +142,7 @@ class DeliveryService(DeliveryServiceServicer):
     def _terms(self, checks: Checks, request: pb.SignUrlRequest) -> Terms:
         seconds = request.ttl.seconds if request.HasField("ttl") else None
         return Terms(
-            self._lives.check(checks, "ttl", seconds),
+            self._ttl_bounds.check(checks, "ttl", seconds),
             parse_ip_range(checks, "ip_range", request.ip_range),
             parse_download_name(checks, "download_name", request.download_name),
         )

@@ -30,7 +30,7 @@ class Registration:
     def __init__(self, records: Records, pins: Pins, mutations: Mutations, privacy: Privacy) -> None:
         self._records, self._pins, self._mutations, self._privacy = records, pins, mutations, privacy
 
-    async def there(self, context: Context, draft: Draft) -> pb.Asset | None:
+    async def find_stored(self, context: Context, draft: Draft) -> pb.Asset | None:
         """
         Find the asset that *draft* declares, if its bytes need not be uploaded, and report the response's revision.
         Making a private asset public requires its bytes: knowing the digest is not enough. The same holds for callers
@@ -50,7 +50,7 @@ class Registration:
         say_revision(context, found.revision)
         return from_asset(found.value)
 
-    async def arrived(self, context: Context, request: Message, arrival: VerifiedBytes) -> pb.Asset:
+    async def register(self, context: Context, request: Message, verified: VerifiedBytes) -> pb.Asset:
         """
         Register an asset whose bytes are verified and in S3.
         """
@@ -58,7 +58,7 @@ class Registration:
             context,
             request,
             pb.Asset,
-            lambda tx: self._records.register(tx, arrival),
+            lambda tx: self._records.register(tx, verified),
             from_asset,
-            touches=[asset_name(arrival.sha256)],
+            touches=[asset_name(verified.sha256)],
         )

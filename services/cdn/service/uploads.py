@@ -41,7 +41,7 @@ class UploadService(UploadServiceServicer):
         records: of assets.
         uploads: the upload sessions.
         completer: verifies and completes them.
-        storing: makes assets visible.
+        registration: makes assets visible.
         privacy: who may see private assets.
         patience: limits for slow streams.
     """
@@ -70,7 +70,7 @@ class UploadService(UploadServiceServicer):
         )
         self._privacy.check_upload(private=draft.private)
         who = caller()
-        if await self._registration.there(context, draft) is not None:
+        if await self._registration.find_stored(context, draft) is not None:
             # Not counted against the limits, so that a stored asset can always be pushed again.
             name, left = await self._uploads.stored(draft, who)
             if left is not None:
@@ -168,22 +168,22 @@ class UploadService(UploadServiceServicer):
     async def _finish(self, name: str, request: pb.FinishUploadRequest, context: Context) -> assets_pb2.Asset:
         (await self._uploads.get(name)).check_subject(caller())
         async with self._completer.claimed(name) as upload:
-            asset = await self._registration.there(context, upload.draft)
+            asset = await self._registration.find_stored(context, upload.draft)
             if asset is None:
-                arrival = await self._completer.verify(upload)
-                asset = await self._registration.arrived(context, request, arrival)
+                verified = await self._completer.verify(upload)
+                asset = await self._registration.register(context, request, verified)
             await self._completer.finished(upload)
         return asset
 
     async def _taken(self, upload: Upload, *, begins: bool) -> Upload:
         check_way(upload, UploadWay.STREAM)
-        upload = await self._uploads.take(upload.id)
+        upload = await self._uploads.acquire_lease(upload.id)
         if not begins or not upload.draft.size_bytes:
             return upload
         try:
             return await begin(self._assets.bucket, self._uploads, upload, UploadWay.STREAM)
         except BaseException:
-            self._assets.chores.add(self._uploads.stop_writing(upload))
+            self._assets.chores.add(self._uploads.release_lease(upload))
             raise
 
 

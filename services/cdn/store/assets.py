@@ -99,7 +99,7 @@ class AssetStore:
         Copy an object within the bucket, with the headers of immutable content.
 
         Raises:
-            Missing: there is no *source*.
+            NoSuchKey: there is no *source*.
         """
         await self._copier.copy(source, key, Headers(media_type, cache_control(key)), size_bytes)
 

@@ -274,7 +274,7 @@ class Records:
         reserved: datetime = rows[0]["create_time"]
         return reserved
 
-    async def register(self, transaction: Transaction, arrival: VerifiedBytes) -> Asset:
+    async def register(self, transaction: Transaction, verified: VerifiedBytes) -> Asset:
         """
         Make an asset visible whose bytes are in S3. An existing asset is not changed, except that a private one becomes
         public when its bytes were uploaded publicly; the private object stays for its presigned URLs.
@@ -282,36 +282,36 @@ class Records:
         Raises:
             Aborted: its reservation was lost.
         """
-        row = await transaction.row(_LOCK, arrival.sha256)
+        row = await transaction.row(_LOCK, verified.sha256)
         if row is None or row["state"] in {"CONDEMNED", "DELETING"}:
-            raise asset_going(arrival.sha256)
+            raise asset_going(verified.sha256)
         before = to_asset(row)
         # Another reservation protects another upload's bytes: ours may have been deleted.
-        ours = before.create_time == arrival.reserved
+        ours = before.create_time == verified.reserved
         if row["state"] == "LIVE":
-            if before.private and not arrival.private:
+            if before.private and not verified.private:
                 if not ours:
-                    raise asset_going(arrival.sha256)
+                    raise asset_going(verified.sha256)
                 image = {"private": True, "media_type": before.media_type}
-                journal = Journal.updated(before.name, image, {"private": False, "media_type": arrival.media_type})
-                args = arrival.sha256, arrival.media_type, list(arrival.encodings)
+                journal = Journal.updated(before.name, image, {"private": False, "media_type": verified.media_type})
+                args = verified.sha256, verified.media_type, list(verified.encodings)
                 return to_asset((await transaction.last(_PUBLISH, journal, *args))[0])
             await transaction.nothing()
             return before
         if not ours:
-            raise asset_going(arrival.sha256)
-        seen = arrival.inspection
-        image = {"size_bytes": arrival.size_bytes, "media_type": arrival.media_type, "private": arrival.private}
+            raise asset_going(verified.sha256)
+        seen = verified.inspection
+        image = {"size_bytes": verified.size_bytes, "media_type": verified.media_type, "private": verified.private}
         rows = await transaction.last(
             _REGISTER,
             Journal.created(before.name, image),
-            arrival.sha256,
-            arrival.size_bytes,
-            arrival.media_type,
-            arrival.private,
+            verified.sha256,
+            verified.size_bytes,
+            verified.media_type,
+            verified.private,
             seen.format,
             list(seen.warnings),
-            list(arrival.encodings),
+            list(verified.encodings),
             seen.parameter_count,
             None if seen.tensors is None else seen.tensors.encode(),
             seen.scan.verdict,

@@ -20,7 +20,7 @@ __all__ = ["AccessControlled", "access_controlled"]
 @dataclass(frozen=True)
 class AccessControlled:
     """
-    A service that takes tokens.
+    A service that accepts tokens.
 
     Args:
         key: that signs them.
@@ -31,7 +31,7 @@ class AccessControlled:
 
     def as_(self, subject: str, *scopes: str) -> aio.Client:
         """
-        A client with a token of somebody.
+        A client with a token of the given subject.
         """
         return aio.connect(self.cdn.target, mint(self.key, subject, scopes or ("assets.read", "assets.write"), 600.0))
 
@@ -41,7 +41,7 @@ async def access_controlled(
     world: World, folder: Path, mode: str = "read-public", **more: Any
 ) -> AsyncIterator[AccessControlled]:
     """
-    Serve for as long as the block lasts.
+    Serve while the block lasts.
 
     Args:
         more: further settings.

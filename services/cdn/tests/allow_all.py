@@ -1,5 +1,5 @@
 """
-Rules for tests of what is behind the rules: everybody may know of private assets, and give access to them.
+Privacy rules for tests of other rules: every caller may see and sign private assets.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ class AllowAll(Privacy):
 
     def sees(self) -> bool:
         """
-        They do.
+        Always.
         """
         return True
 
     def signs(self) -> bool:
         """
-        They may.
+        Always.
         """
         return True
 
     def check_upload(self, *, private: bool) -> None:
         """
-        Take everything.
+        Accept every upload.
         """

@@ -1,5 +1,5 @@
 """
-Short forms of what the tests do again and again.
+Helpers for calls to the asset service.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ MIB = 1024 * 1024
 
 def some_bytes(size: int) -> bytes:
     """
-    Bytes that nobody has uploaded before.
+    Random bytes, which no other test has uploaded.
     """
     return random.SystemRandom().randbytes(size)
 
 
 def digest(data: bytes) -> str:
     """
-    The sha256 of *data* as assets are named.
+    The sha256 of *data* in hexadecimal digits.
     """
     return hashlib.sha256(data).hexdigest()
 
@@ -56,7 +56,7 @@ def header(
     data: bytes = b"", *, sha256: str | None = None, size: int | None = None, media_type: str = ""
 ) -> pb.UploadRequest:
     """
-    The first message of an upload of *data*, or one that lies.
+    The first message of an upload of *data*, or one with other declarations.
     """
     declared = pb.UploadRequest.Header(
         sha256=digest(data) if sha256 is None else sha256,
@@ -82,14 +82,14 @@ def chunks(data: bytes, size: int = MIB) -> list[pb.UploadRequest]:
 
 async def upload(stub: Stub, data: bytes, media_type: str = "") -> pb.Asset:
     """
-    Upload *data* as it should be done.
+    Upload *data* in chunks of 1 MiB.
     """
     return await stub.Upload(stream(header(data, media_type=media_type), *chunks(data)), timeout=60)
 
 
 async def stream(*messages: pb.UploadRequest) -> AsyncIterator[pb.UploadRequest]:
     """
-    *messages*, one by one.
+    Yield *messages*.
     """
     for message in messages:
         yield message
@@ -97,7 +97,7 @@ async def stream(*messages: pb.UploadRequest) -> AsyncIterator[pb.UploadRequest]
 
 async def download(stub: Stub, name: str, offset: int = 0, limit: int = 0) -> tuple[bytes, str]:
     """
-    The bytes of a part of an asset, which must come without gaps, and the digest in the trailer.
+    A range of an asset, whose chunks must be contiguous, and the digest in the trailer.
     """
     call = stub.Download(pb.DownloadRequest(name=name, offset=offset, limit=limit), timeout=60)
     found = bytearray()
@@ -112,7 +112,7 @@ async def download(stub: Stub, name: str, offset: int = 0, limit: int = 0) -> tu
 @dataclass(frozen=True)
 class Failure:
     """
-    How a call failed.
+    The status of a failed call.
     """
 
     code: grpc.StatusCode
@@ -123,7 +123,7 @@ class Failure:
 
 def failure(error: grpc.RpcError) -> Failure:
     """
-    The status of *error*, with its details read.
+    The status of *error* with its decoded details.
     """
     problem = explain(error)
     fields = {violation.field for violation in problem.violations}

@@ -1,5 +1,5 @@
 """
-A real asset service in a process of its own, on a real S3 server behind a link that can be cut, over a real channel.
+A real asset service on a real S3 server behind a link that can be interrupted, called over a real channel.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,11 +38,13 @@ from services.chassis.settings import load
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+# Only a hang takes as long: a process starts in a second, and on a busy machine in a minute.
+_MOST_START_SECONDS = 100
 ROOT = Path(__file__).resolve().parents[3]
 _OPTIONS = [
     ("grpc.max_receive_message_length", 8 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    # The first attempts come before the service listens. By default the next ones wait for seconds.
+    # The first attempts fail, before the service listens. By default the backoff is seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
@@ -50,7 +53,7 @@ _OPTIONS = [
 @dataclass(frozen=True)
 class Store:
     """
-    The bucket, seen from behind the service's back.
+    The bucket, accessed past the service.
     """
 
     client: S3Client
@@ -65,21 +68,21 @@ class Store:
 
     def keys(self, prefix: str) -> list[str]:
         """
-        The keys that begin with *prefix*.
+        The keys with this prefix.
         """
         found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
         return [entry["Key"] for entry in found.get("Contents", [])]
 
     def open_uploads(self, of: str | tuple[str, ...] = "") -> list[str]:
         """
-        The keys of the multipart uploads that are open, of those that begin with *of*.
+        The keys of open multipart uploads with this prefix.
         """
         found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return [each["Key"] for each in found if each["Key"].startswith(of)]
 
     async def no_open_uploads(self, of: str | tuple[str, ...], patience: float = 10) -> None:
         """
-        Fails unless within *patience* seconds no multipart upload of these is open any more.
+        Fails unless no multipart upload with this prefix is open within *patience* seconds.
 
         Args:
             of: what their keys begin with. In a bucket that tests share, only what this test has begun: others may
@@ -96,7 +99,7 @@ class Store:
 @dataclass(frozen=True)
 class Place:
     """
-    Where a service keeps everything: a bucket and a database.
+    The storage of a service: a bucket and a database.
     """
 
     bucket: str
@@ -106,7 +109,7 @@ class Place:
 @dataclass(frozen=True)
 class World:
     """
-    What services need.
+    What services depend on.
     """
 
     s3: S3
@@ -116,7 +119,7 @@ class World:
 
     def place(self) -> Place:
         """
-        A new one.
+        A new bucket and a new database.
         """
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         self.client.create_bucket(Bucket=bucket)
@@ -124,7 +127,7 @@ class World:
 
     def straight(self, bucket: str) -> S3Settings:
         """
-        The way to a bucket that leads past the link.
+        Settings of a bucket that bypass the link.
         """
         keys = (self.s3.access_key_file.read_text().strip(), self.s3.secret_key_file.read_text().strip())
         return S3Settings(bucket, REGION, self.s3.endpoint, *keys)
@@ -133,7 +136,7 @@ class World:
 @dataclass(frozen=True)
 class Cdn:
     """
-    A running asset service: how to call it, its link to S3, its bucket, its process.
+    A running asset service: its channel, its link to S3, its bucket and its process.
     """
 
     stub: Stub
@@ -148,7 +151,7 @@ class Cdn:
 @pytest.fixture(scope="session")
 def s3_client(s3: S3) -> S3Client:
     """
-    boto3, straight to the server.
+    A boto3 client of the S3 server, not through the link.
     """
     return client_of(s3)
 
@@ -156,7 +159,7 @@ def s3_client(s3: S3) -> S3Client:
 @pytest.fixture(scope="session")
 async def link(s3: S3) -> AsyncIterator[Link]:
     """
-    The way from the service to S3.
+    The TCP proxy between the service and S3.
     """
     link = Link(s3.port)
     await link.up()
@@ -167,7 +170,7 @@ async def link(s3: S3) -> AsyncIterator[Link]:
 @pytest.fixture(scope="session")
 def world(s3: S3, s3_client: S3Client, link: Link, new_assets_database: Callable[[], str]) -> World:
     """
-    What services need.
+    What services depend on.
     """
     return World(s3, s3_client, link, new_assets_database)
 
@@ -175,19 +178,10 @@ def world(s3: S3, s3_client: S3Client, link: Link, new_assets_database: Callable
 @pytest.fixture(scope="session")
 async def cdn(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cdn]:
     """
-    The asset service that the tests share.
+    The shared asset service, in a process of the production host.
     """
-    # So that tests of writers that stall need not wait for long.
+    # Short, for the tests of writers that stall.
     async with serving(world, tmp_path_factory.mktemp("cdn"), MODELYARD_UPLOAD_LEASE_SECONDS="0.5") as running:
-        yield running
-
-
-@pytest.fixture
-async def own_cdn(world: World, tmp_path: Path) -> AsyncIterator[Cdn]:
-    """
-    An asset service in a process of its own for one test, with an empty bucket and an empty database.
-    """
-    async with serving(world, tmp_path) as running:
         yield running
 
 
@@ -211,14 +205,14 @@ def stub(cdn: Cdn) -> Stub:
 @pytest.fixture(scope="session")
 def store(cdn: Cdn) -> Store:
     """
-    Its bucket.
+    The bucket of the shared service.
     """
     return cdn.store
 
 
 def client_of(s3: S3) -> S3Client:
     """
-    boto3, straight to a server.
+    A boto3 client of a server.
     """
     client: S3Client = boto3.client(
         "s3",
@@ -242,7 +236,8 @@ async def serving(
     **more: str,
 ) -> AsyncIterator[Cdn]:
     """
-    `python -m services.cdn`, with a place of its own unless one is given; ends with exit code 0 unless it *dies*.
+    `python -m services.cdn`, with its own bucket and database unless given. It must end with exit code 0 unless it
+    *dies*.
 
     Args:
         more: further settings.
@@ -288,7 +283,7 @@ async def serving_here(world: World, *, place: Place | None = None, **more: str)
 
 def settings(s3: S3, link: Link, place: Place) -> dict[str, str]:
     """
-    The environment of the service.
+    The environment variables of the service.
     """
     return {
         "MODELYARD_S3_ENDPOINT": f"http://127.0.0.1:{link.port}",
@@ -303,7 +298,7 @@ def settings(s3: S3, link: Link, place: Place) -> dict[str, str]:
 @asynccontextmanager
 async def process(environment: dict[str, str], folder: Path, *, dies: bool) -> AsyncIterator[tuple[str, int]]:
     """
-    Run the service; gives its address and its process id.
+    Run the service; yields its address and its process id.
     """
     listen, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     log = folder / "log"
@@ -313,7 +308,7 @@ async def process(environment: dict[str, str], folder: Path, *, dies: bool) -> A
     finally:
         running.terminate()
         try:
-            # In a thread: the link to S3, which the service may need to its end, is on this loop.
+            # In a thread: the link to S3, which the service may need for its shutdown, runs on this loop.
             code = await asyncio.to_thread(running.wait, 40)
         except subprocess.TimeoutExpired:
             running.kill()
@@ -336,13 +331,14 @@ def _start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
 
 async def ready(channel: grpc.aio.Channel) -> None:
     """
-    Wait until the service says that it can work.
+    Wait until the health service reports SERVING.
     """
     health = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service="modelyard.cdn.v1.AssetService")
-    for _ in range(300):
+    ends = time.monotonic() + _MOST_START_SECONDS
+    while time.monotonic() < ends:
         try:
-            if (await health.Check(request, timeout=1)).status == health_pb2.HealthCheckResponse.SERVING:
+            if (await health.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING:
                 return
         except grpc.RpcError:
             pass

@@ -1,5 +1,5 @@
 """
-The asset service twice, as two processes would run it, in one process and in steps.
+Two asset services in this process, as two processes would run them, whose steps a test may control.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Call:
 
 def call() -> Context:
     """
-    A call without metadata; the servicers here ask for no more of it.
+    A call without metadata, sufficient for the servicers here.
     """
     return cast("Context", _Call())
 
@@ -102,7 +102,7 @@ class _Store(AssetStore):
 @dataclass(frozen=True)
 class Machine:
     """
-    One process.
+    The objects of one service process.
     """
 
     assets: AssetService
@@ -115,7 +115,7 @@ class Machine:
 
 def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: GracePeriods) -> Machine:
     """
-    What `services.cdn.__main__` puts together.
+    Compose a service as `services.cdn.__main__` does.
     """
     records, writer, pins = Records(database), Writer(database), Pins(database, 0)
     store = _Store(bucket, records)
@@ -137,7 +137,7 @@ def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: GracePeriod
 
 async def upload_at_once(machine: Machine, data: bytes, *, private: bool) -> None:
     """
-    Upload by AssetService.
+    Upload with AssetService.Upload.
     """
     first = header(data)
     first.header.private = private
@@ -146,7 +146,7 @@ async def upload_at_once(machine: Machine, data: bytes, *, private: bool) -> Non
 
 async def upload_resumably(machine: Machine, data: bytes, *, private: bool) -> None:
     """
-    Upload by UploadService.
+    Upload with UploadService.
     """
     start = uploads_pb2.StartUploadRequest(sha256=digest(data), size_bytes=len(data), private=private)
     upload = await machine.uploads.StartUpload(start, call())
@@ -158,7 +158,7 @@ async def upload_resumably(machine: Machine, data: bytes, *, private: bool) -> N
 
 async def stream(*messages: Any) -> AsyncIterator[Any]:
     """
-    What a client sends.
+    The messages of a client's stream.
     """
     for message in messages:
         yield message
@@ -167,7 +167,7 @@ async def stream(*messages: Any) -> AsyncIterator[Any]:
 @dataclass(frozen=True)
 class Seen:
     """
-    What is committed at a moment.
+    The committed state at one moment.
 
     Args:
         assets: the state and the key of each digest.
@@ -180,7 +180,7 @@ class Seen:
 
 class Shop:
     """
-    The databases of two processes, a bucket, and a connection that looks at what is committed.
+    The databases of two service processes, their bucket, and a connection that reads the committed state.
 
     Args:
         bucket: where the bytes are.
@@ -194,7 +194,7 @@ class Shop:
 
     async def begin(self, steps: Steps | None, grace: GracePeriods) -> list[Machine]:
         """
-        Two processes that start with nothing.
+        Compose two services on an empty database and an empty bucket.
 
         Args:
             steps: None for processes that wait for no turns.
@@ -207,7 +207,7 @@ class Shop:
 
     async def end(self, machines: list[Machine]) -> None:
         """
-        Wait for what goes on in the background.
+        Wait for background work.
         """
         for each in machines:
             await each.writer.close()
@@ -216,14 +216,14 @@ class Shop:
 
     async def waiting(self) -> int:
         """
-        How many statements wait for a lock.
+        The number of statements that wait for a lock.
         """
         found: int = await self.eye.fetchval(_WAITING)
         return found
 
     async def look(self) -> Seen:
         """
-        What is committed; fails when it contradicts itself.
+        The committed state; fails if it is inconsistent.
         """
         found = json.loads(await self.eye.fetchval(_LOOK))
         assert not found["miscounted"], "the totals are not the sums"
@@ -233,7 +233,7 @@ class Shop:
 
     async def has(self, key: str) -> bool:
         """
-        Whether there are bytes under a key.
+        Whether there is an object with this key.
         """
         try:
             await self.bucket.head(key)
@@ -243,7 +243,7 @@ class Shop:
 
     async def age(self, before: float) -> None:
         """
-        Let two hours pass for what was last touched before a time.
+        Subtract two hours from the timestamps of assets that were last touched before a time.
 
         Args:
             before: seconds since 1970.
@@ -268,7 +268,7 @@ UPDATE assets SET touch_time = touch_time - interval '2 hours', condemn_time = c
 @asynccontextmanager
 async def open_shop(url: str, bucket: CopyingBucket, keys: Callable[[], set[str]]) -> AsyncIterator[Shop]:
     """
-    A Shop for as long as the block lasts.
+    A Shop while the block lasts.
 
     Args:
         url: of its database.

@@ -1,5 +1,5 @@
 """
-A bucket in memory: for tests that need thousands of requests and know when each is carried out.
+An in-memory bucket, for tests that make thousands of requests or control when each is carried out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.cdn.store.objects.s3 import AlreadyExists, NoSuchKey, S3Settings
 
 class CopyingBucket(Bucket):
     """
-    A bucket that copies, too, so that one object stands for all requests to S3.
+    A bucket with the copy operation, so that one object makes all requests to S3.
     """
 
     def __init__(self, settings: S3Settings) -> None:
@@ -41,7 +41,7 @@ class CopyingBucket(Bucket):
 
 class MemoryBucket(CopyingBucket):
     """
-    Has the methods of a bucket that storing and forgetting need. Each is carried out at once.
+    Implements the operations that uploads and garbage collection need. Each is carried out at once.
 
     Attributes:
         objects: the bytes by key.
@@ -115,7 +115,7 @@ class MemoryBucket(CopyingBucket):
 
     async def close(self) -> None:
         """
-        Nothing.
+        Nothing to close.
         """
 
     def _object(self, key: str) -> bytes:

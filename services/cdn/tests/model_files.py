@@ -1,5 +1,5 @@
 """
-Model files made by hand, for tests.
+Model files for tests.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ BITS = {
 
 def framed(header: bytes, data: bytes = b"") -> bytes:
     """
-    A safetensors file: the header's length, the header, the tensors' bytes.
+    A safetensors file: the length of the header, the header, the bytes of the tensors.
     """
     return len(header).to_bytes(8, "little") + header + data
 
 
 def safetensors(header: dict[str, Any], size: int, padding: int = 0) -> bytes:
     """
-    A safetensors file with this header, spaces behind it, and *size* bytes of tensors.
+    A safetensors file with this header, padded with spaces, and *size* bytes of tensors.
     """
     return framed(json.dumps(header).encode() + b" " * padding, bytes(size))
 
 
 def tensor(first: int, last: int, shape: list[Any], dtype: str = "F32") -> dict[str, Any]:
     """
-    The header's entry of a tensor.
+    The header's entry for a tensor.
     """
     return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
 
 
 def varint(number: int) -> bytes:
     """
-    A number as protocol buffers write it.
+    A varint of the protobuf wire format.
     """
     low, rest = number & 0x7F, number >> 7
     return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
@@ -64,7 +64,7 @@ def varint(number: int) -> bytes:
 
 def field(number: int, value: int | bytes) -> bytes:
     """
-    A field of a message of protocol buffers: a varint or bytes.
+    A field of a protobuf message: a varint or bytes.
     """
     if isinstance(value, int):
         return varint(number << 3) + varint(value)

@@ -1,6 +1,6 @@
 """
-Runs actors one step at a time, in an order that the test chooses: before every statement and every request to the
-object store each of them waits for its turn.
+Runs actors one step at a time in a random order: each waits for its turn before every statement and every request to
+the object store.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Who is at work, for the order and for the trace.
+#: The current actor, for the order and for the trace.
 actor: ContextVar[str] = ContextVar("actor", default="?")
 
-# Of no consequence to others: a transaction takes its snapshots and locks later.
+# Not visible to others: a transaction takes its snapshots and locks later.
 _AT_ONCE = {"write.begin"}
 _PATIENCE_SECONDS = 20.0
 
 
 class Steps:
     """
-    Hands out the turns.
+    A scheduler that gives turns to actors.
 
     Args:
         seed: decides the order.
@@ -80,7 +80,7 @@ class Steps:
 
     async def statement(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """
-        Do *work*, which may wait for a lock, in a turn of its own.
+        Run *work*, which may wait for a lock, in a turn of its own.
         """
         if what not in _AT_ONCE:
             await self.turn(what)
@@ -93,8 +93,8 @@ class Steps:
 
     async def request(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """
-        Send a request to the object store: it is carried out in one turn and answered in another. It is carried out
-        even when its caller is cancelled, as the threads of `S3Executor` do.
+        Send a request to the object store: it is carried out in one turn and answered in another one. It is carried out
+        even when its caller is cancelled, as by the threads of `S3Executor`.
         """
 
         async def carry_out() -> T:
@@ -124,7 +124,7 @@ class Steps:
 
     def next(self) -> bool:
         """
-        Give somebody a turn; whether anybody waited for one.
+        Give a turn to one actor. Returns whether any waited.
         """
         if not self._parked:
             return False
@@ -139,7 +139,7 @@ class Steps:
 
     async def settle(self, waiting: Callable[[], Awaitable[int]], ended: Callable[[], bool]) -> None:
         """
-        Wait until everybody waits for a turn or for a lock, or all have ended.
+        Wait until every actor waits for a turn or for a lock, or has ended.
 
         Args:
             waiting: how many statements wait for a lock at this moment.
@@ -162,7 +162,7 @@ class Steps:
 
     def release(self) -> None:
         """
-        From now on nobody waits for turns.
+        From now on no actor waits for turns.
         """
         self.free = True
         for _, _, future in self._parked:
@@ -172,7 +172,7 @@ class Steps:
 
 def acting(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """
-    An actor.
+    Start an actor.
     """
     token = actor.set(name)
     try:
@@ -183,7 +183,7 @@ def acting(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 class SteppedServer(Server):
     """
-    A server whose statements take turns.
+    A database server whose statements wait for a turn.
     """
 
     steps: Steps | None = None
@@ -199,7 +199,7 @@ class SteppedServer(Server):
 
 class SteppedDatabase(Database):
     """
-    A database in which also those take a turn who ask for a connection.
+    A database where acquiring a connection waits for a turn, too.
     """
 
     steps: Steps | None = None
@@ -222,7 +222,7 @@ class _SteppedTaken(ConnectionLease):
 
 class SteppedBucket(CopyingBucket):
     """
-    A bucket whose requests take turns.
+    A bucket whose requests wait for a turn.
 
     Args:
         inner: carries them out.
@@ -272,7 +272,7 @@ class SteppedBucket(CopyingBucket):
             await self._delete(key, until)
 
     async def delete_many(self, keys: Sequence[str], *, until: float | None = None) -> set[str]:
-        # Each of the keys goes at a moment of its own.
+        # Each key is deleted in a step of its own.
         await self.delete(keys, until=until)
         return set()
 
@@ -287,7 +287,7 @@ class SteppedBucket(CopyingBucket):
 
     async def close(self) -> None:
         """
-        Nothing: the inner one is others', too.
+        Nothing: the inner bucket is shared.
         """
 
 

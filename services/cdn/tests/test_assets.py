@@ -1,5 +1,5 @@
 """
-What is known of assets: one, a list, and which are missing.
+GetAsset, ListAssets and FindMissing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOWHERE = digest(b"nobody uploads this")
 
 async def test_get(stub: Stub) -> None:
     """
-    GetAsset gives what Upload gave.
+    GetAsset returns what Upload returned.
     """
     asset = await upload(stub, some_bytes(5), "application/json")
     assert await stub.GetAsset(pb.GetAssetRequest(name=asset.name)) == asset
@@ -59,7 +59,8 @@ async def test_get_malformed(stub: Stub, name: str) -> None:
 
 async def test_list_in_pages(own_place: Cdn) -> None:
     """
-    Pages hold every asset once, by name, with all that GetAsset knows; whatever else lies in the bucket stays out.
+    Pages contain every asset once, ordered by name, with the same fields as GetAsset; other objects in the bucket are
+    not listed.
     """
     assets = [await upload(own_place.stub, some_bytes(size), "text/plain") for size in range(1, 8)]
     for key in ("assets/README", f"assets/{NOWHERE}.part", "assets/zzz", f"other/{NOWHERE}"):
@@ -79,7 +80,7 @@ async def test_list_in_pages(own_place: Cdn) -> None:
 
 async def test_list_malformed(stub: Stub) -> None:
     """
-    A negative page size or a token of something else is INVALID_ARGUMENT.
+    A negative page size or a page token of another method is INVALID_ARGUMENT.
     """
     for size in range(2):
         await upload(stub, some_bytes(10 + size))
@@ -104,7 +105,7 @@ async def test_list_malformed(stub: Stub) -> None:
 
 async def test_find_missing(stub: Stub) -> None:
     """
-    FindMissing gives the digests that are not stored, once each and in the order of the request.
+    FindMissing returns the digests that are not stored, without duplicates and in the order of the request.
     """
     stored = [(await upload(stub, some_bytes(4))).sha256 for _ in range(3)]
     missing = [digest(some_bytes(9)) for _ in range(300)]
@@ -115,7 +116,7 @@ async def test_find_missing(stub: Stub) -> None:
 
 async def test_find_missing_malformed(stub: Stub) -> None:
     """
-    A malformed digest, none at all and too many are INVALID_ARGUMENT.
+    A malformed digest, no digest, and too many digests are INVALID_ARGUMENT.
     """
     for digests, fields in [
         ([], {"sha256"}),

@@ -1,5 +1,5 @@
 """
-Memory that uploads share: in turn, never more than there is, and nothing lost when somebody gives up.
+Memory budgets: fair, never exceeded, and complete after cancellations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.chassis.errors import ResourceExhausted, Unavailable
 
 async def test_in_turn() -> None:
     """
-    A large demand is not overtaken by small ones that would fit.
+    A large request is not overtaken by small ones that would fit.
     """
     budget, order = Budget(10), []
     await budget.take(6)
@@ -35,7 +35,7 @@ async def test_in_turn() -> None:
 
 async def test_patience_ends() -> None:
     """
-    Who waits too long is told to come back, and the line moves on.
+    A request that waits too long is UNAVAILABLE with a retry delay, and the queue moves on.
     """
     budget = Budget(10, patience=0.05)
     await budget.take(10)
@@ -49,8 +49,8 @@ async def test_patience_ends() -> None:
 
 async def test_a_client_waits_for_itself() -> None:
     """
-    Who holds its whole share waits in line, is told so when its patience ends, and holds up nobody else; what it wants
-    comes in the order in which it wanted it.
+    A client that holds its whole share waits in the queue, is RESOURCE_EXHAUSTED after the timeout, and does not block
+    other clients; its own requests are served in order.
     """
     budget, order = Budget(10, patience=0.1, share=4), []
     await budget.take(4, "greedy")
@@ -72,7 +72,7 @@ async def test_a_client_waits_for_itself() -> None:
 
 async def test_small_ones_have_their_own() -> None:
     """
-    Large demands that hold all of the memory that they may leave room for small ones.
+    Large requests leave a reserve for small ones.
     """
     memory = UploadMemory(32 << 20)
     attacks = [asyncio.create_task(memory.of("attacker").take(4 << 20)) for _ in range(9)]
@@ -87,7 +87,7 @@ async def test_small_ones_have_their_own() -> None:
 @settings(max_examples=60, deadline=None)
 async def test_nothing_is_lost(demands: list[tuple[int, bool]]) -> None:
     """
-    Whoever is cancelled and whenever, in the end all of the budget is there again.
+    Whichever requests are cancelled, the whole budget is available afterwards.
     """
     budget, held, most = Budget(10), 0, 0
 

@@ -1,5 +1,6 @@
 """
-A collection of many assets: in batches, with a bound for each call, and with an end whatever the object store says.
+Garbage collection of many assets: in batches, with a time limit per call, and terminating even if the object store
+refuses deletions.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _COUNT = "UPDATE totals SET assets = assets + $1, bytes = bytes + 3 * $1"
 @dataclass(frozen=True)
 class Yard:
     """
-    What collects, and what is collected.
+    A garbage collector, its bucket and its database.
     """
 
     collection: GarbageCollector
@@ -48,7 +49,7 @@ class Yard:
 
     async def add(self, count: int, state: str, keys: Callable[[str], Sequence[str]] = lambda _: ()) -> list[str]:
         """
-        Assets that nobody pins, of yesterday.
+        Add unpinned assets that were last touched yesterday.
 
         Args:
             keys: those of an asset under which there are objects.
@@ -71,7 +72,7 @@ class Yard:
 
     async def states(self) -> dict[str, int]:
         """
-        How many assets there are, by state.
+        The number of assets by state.
         """
         connection = await asyncpg.connect(self.url)
         try:
@@ -81,10 +82,17 @@ class Yard:
         return {row["state"]: row["count"] for row in rows}
 
 
+def some_keys(sha256: str) -> list[str]:
+    """
+    From one to all keys of every sixteenth asset, none of the others.
+    """
+    return all_keys(sha256)[: 1 + int(sha256[0], 16) % 6] if sha256[1] == "0" else []
+
+
 @pytest.fixture
 async def yard(world: World) -> AsyncIterator[Yard]:
     """
-    With an empty bucket and an empty database, in this process.
+    A garbage collector in this process, with an empty bucket and an empty database.
     """
     place = world.place()
     bucket = Bucket(world.straight(place.bucket))
@@ -99,7 +107,7 @@ async def yard(world: World) -> AsyncIterator[Yard]:
 
 async def chain(yard: Yard, grace: GracePeriods = _AT_ONCE) -> list[CollectionResult]:
     """
-    Calls that each stop as soon as they may, until all is done.
+    Calls with a time limit of zero, until the collection is complete.
     """
     calls = [await yard.collection.collect(grace, seconds=0)]
     while calls[-1].after:
@@ -110,10 +118,10 @@ async def chain(yard: Yard, grace: GracePeriods = _AT_ONCE) -> list[CollectionRe
 
 async def test_each_call_does_a_part(yard: Yard) -> None:
     """
-    A call ends when its time is over and says where to go on. All of them together delete what was due, with every key
-    that it may have, and condemn the rest; what they condemn is for the next collection.
+    A call ends at its time limit and returns a cursor. Together the calls delete all condemned assets with every key
+    they may have, and condemn the others, which the next collection deletes.
     """
-    await yard.add(250, "CONDEMNED", lambda sha256: all_keys(sha256)[: 1 + int(sha256[0], 16) % 6])
+    await yard.add(250, "CONDEMNED", some_keys)
     await yard.add(450, "LIVE")
     calls = await chain(yard)
     assert [(each.deleted_count, each.condemned_count) for each in calls[:-2]] == [
@@ -129,7 +137,7 @@ async def test_each_call_does_a_part(yard: Yard) -> None:
 
 async def test_a_batch_is_one_request(yard: Yard) -> None:
     """
-    The keys of a hundred assets go with one request to the object store.
+    The keys of a hundred assets are deleted with one request to the object store.
     """
     await yard.add(200, "CONDEMNED")
     before = traffic().calls()
@@ -141,7 +149,7 @@ async def test_a_batch_is_one_request(yard: Yard) -> None:
 
 async def test_a_dry_run_is_about_all_of_it(yard: Yard) -> None:
     """
-    What would be done is counted whole, however much it is, and nothing is done.
+    A dry run counts everything at once and changes nothing.
     """
     await yard.add(250, "CONDEMNED")
     await yard.add(1010, "LIVE")
@@ -153,11 +161,12 @@ async def test_a_dry_run_is_about_all_of_it(yard: Yard) -> None:
 
 async def test_what_the_store_does_not_delete(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    An object that the object store refuses to delete keeps its asset from being forgotten, and no other one: they are
-    counted, the calls have an end, and the next collection deletes it.
+    An asset whose object the store refuses to delete keeps its row, unlike the others of its batch. It is counted as
+    failed, the calls terminate, and the next collection deletes it.
     """
-    digests = await yard.add(250, "CONDEMNED", lambda sha256: all_keys(sha256)[:1])
+    digests = await yard.add(250, "CONDEMNED", some_keys)
     locked = all_keys(min(digests))[0]
+    yard.store.client.put_object(Bucket=yard.store.bucket, Key=locked, Body=b"?")
     real = Bucket.delete_many
 
     async def refusing(bucket: Bucket, keys: Sequence[str], *, until: float | None = None) -> set[str]:
@@ -174,7 +183,7 @@ async def test_what_the_store_does_not_delete(yard: Yard, monkeypatch: pytest.Mo
 
 async def test_a_call_answers_in_time(new_assets_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A call of CollectGarbage has a bound of its own; a client that follows its tokens comes to an end with all of it.
+    CollectGarbage has a time limit per call; a client that follows the page tokens completes the collection.
     """
     monkeypatch.setattr("services.cdn.service.assets._COLLECT_SECONDS", 0)
     bucket = MemoryBucket()
@@ -193,7 +202,7 @@ async def test_a_call_answers_in_time(new_assets_database: Callable[[], str], mo
 
 async def test_tokens_of_others(stub: Stub) -> None:
     """
-    A token that no call gave is refused.
+    An invalid page token is rejected.
     """
     with pytest.raises(grpc.RpcError) as caught:
         await stub.CollectGarbage(pb.CollectGarbageRequest(page_token="~"))

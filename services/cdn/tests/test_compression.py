@@ -1,5 +1,5 @@
 """
-Compressed variants: only of what is worth it, only those that save, and always the same bytes again.
+Compressed variants: only for suitable assets, only if smaller, and deterministic.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NOISE = hashlib.shake_256(b"noise").digest(2**20)
 
 def unpacked(encoding: str, data: bytes) -> bytes:
     """
-    What a client makes of a variant.
+    A decompressed variant.
     """
     return gzip.decompress(data) if encoding == "gzip" else zstandard.ZstdDecompressor().decompress(data)
 
 
 def test_text() -> None:
     """
-    Text has both variants; they are smaller, and decompress to the original.
+    Text has both variants, which are smaller and decompress to the original.
     """
     found = compressed(TEXT, "text/plain; charset=utf-8")
     assert set(found) == {"gzip", "zstd"}
@@ -40,7 +40,7 @@ def test_text() -> None:
 
 def test_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The same bytes give the same variants at another time, too.
+    The same bytes give the same variants at another time.
     """
     first = compressed(TEXT, "text/plain")
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
@@ -50,14 +50,14 @@ def test_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_noise() -> None:
     """
-    What does not become a tenth smaller has no variants, whatever it was declared to be.
+    Bytes that do not shrink by a tenth have no variants, whatever their media type.
     """
     assert compressed(NOISE, "text/plain") == {}
 
 
 def test_only_the_encodings_that_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    An encoding that does not save is left out, the other one stays.
+    An encoding that does not save enough is omitted, the other one is kept.
     """
     monkeypatch.setitem(compression._COMPRESSORS, "gzip", lambda data: data[: len(data) * 9 // 10 + 1])
     assert set(compressed(TEXT, "text/plain")) == {"zstd"}
@@ -65,7 +65,7 @@ def test_only_the_encodings_that_save(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sizes() -> None:
     """
-    What is too small or too large is left alone; the limits themselves are not.
+    Assets outside the size limits are not compressed; the limits are inclusive.
     """
     assert compressed(b"a" * 1023, "text/plain") == {}
     assert set(compressed(b"a" * 1024, "text/plain")) == {"gzip", "zstd"}
@@ -101,15 +101,15 @@ def test_sizes() -> None:
 )
 def test_kinds(media_type: str, format_: str, worth: bool) -> None:
     """
-    Text and loose binary formats are worth it; weights, and what is dense already, are not. What was recognised decides
-    when nothing was declared.
+    Text and uncompressed binary formats are compressed; weights and compressed formats are not. The detected format
+    decides if no media type is declared.
     """
     assert worth_trying(media_type, 5000, format=format_) is worth
 
 
 def test_a_tenth() -> None:
     """
-    A variant is kept when it saves a tenth, to the byte.
+    A variant is kept if it saves at least a tenth, exact to the byte.
     """
     assert worth_keeping(1000, 900)
     assert not worth_keeping(1000, 901)
@@ -117,7 +117,7 @@ def test_a_tenth() -> None:
 
 def test_the_window() -> None:
     """
-    A zstd frame says how large the original is, and needs no more memory than HTTP clients must have for it (RFC 9659).
+    A zstd frame contains the size of the original, and needs a window that HTTP clients must support (RFC 9659).
     """
     data = NOISE * 12
     frame = zstandard.get_frame_parameters(compressed(data, "text/plain")["zstd"])

@@ -1,5 +1,5 @@
 """
-Two processes that write to the same assets and owners at the same time.
+Concurrent writes of two processes to the same assets and owners.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from services.ledger.store.transactions import Transaction
 from services.ledger.store.writer import Writer
 
 CLIENTS = 32
-SECONDS = float(os.environ.get("MODELYARD_CONTENTION_SECONDS", "3"))
+SECONDS = float(os.environ.get("MODELYARD_CONTENTION_SECONDS", "1.5"))
 DIGESTS = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(12)]
 OWNERS = [f"namespaces/default/models/m/versions/{number}" for number in range(4)]
 PATHS = [StaticName.parse(f"static/{number}") for number in range(4)]
@@ -39,23 +39,23 @@ PATHS = [StaticName.parse(f"static/{number}") for number in range(4)]
 
 class Objects:
     """
-    A bucket that takes everything.
+    A bucket that accepts everything.
     """
 
     async def write(self, *_: object) -> None:
         """
-        Done.
+        Accept.
         """
 
     async def remove(self, *_: object) -> None:
         """
-        Done.
+        Accept.
         """
 
 
 class Client:
     """
-    Writes of every kind in turn.
+    Makes writes of every kind in turn.
     """
 
     def __init__(self, database: Database, writers: tuple[Writer, Writer], number: int) -> None:
@@ -74,7 +74,7 @@ class Client:
                 await self._write(turn)
                 self.done += 1
             except (Aborted, FailedPrecondition, NotFound):
-                # What others do may be in the way, and says so.
+                # Expected conflicts with the other writes.
                 pass
 
     async def _write(self, turn: int) -> None:
@@ -84,8 +84,8 @@ class Client:
             case 0 | 1:
                 reserved = await self._records.reserve(digest, 1, "text/plain", private=False)
                 seen = Inspection("TEXT")
-                arrival = VerifiedBytes(digest, 1, "text/plain", private=False, reserved=reserved, inspection=seen)
-                await self._do(lambda tx: self._records.register(tx, arrival), [f"assets/{digest}"])
+                verified = VerifiedBytes(digest, 1, "text/plain", private=False, reserved=reserved, inspection=seen)
+                await self._do(lambda tx: self._records.register(tx, verified), [f"assets/{digest}"])
             case 2:
                 several = dice.sample(DIGESTS, 3)
                 await self._do(lambda tx: self._pins.add(tx, owner, several), None)
@@ -112,11 +112,11 @@ class Client:
 @pytest.mark.timeout(120)
 async def test_two_processes_never_deadlock(new_assets_database: Callable[[], str]) -> None:
     """
-    Whatever two processes write at the same time, the database never has to break a deadlock.
+    Concurrent writes of two processes never deadlock in the database.
     """
     url = new_assets_database()
     connection = await asyncpg.connect(url.replace(SERVICE_ROLE, "postgres"))
-    # A deadlock is broken soon, so that many fit into the time.
+    # Deadlocks are detected quickly, so that many can occur in the time.
     await connection.execute(
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = ''50ms''', current_database()); END $$"
     )
@@ -128,7 +128,7 @@ async def test_two_processes_never_deadlock(new_assets_database: Callable[[], st
         await asyncio.gather(*(client.run(until) for client in clients))
         told = [database.retries.counts[Cause.CONFLICT] for database in (one, two)]
     assert sum(client.done for client in clients) > CLIENTS
-    # The server counts the deadlocks of a connection when it ends, at the latest.
+    # The statistics include a connection's deadlocks when it has ended, at the latest.
     found = await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     await connection.close()
     assert (found, told) == (0, [0, 0])

@@ -1,5 +1,5 @@
 """
-Variants are made in memory: of a few large texts at a time, however many arrive; and which texts get any.
+Compression in memory: a few large texts at a time, however many are uploaded concurrently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.chassis.settings import SettingsError, load
 
 class Body:
     """
-    Bytes that come from a bucket.
+    An object's bytes.
     """
 
     def close(self) -> None:
@@ -29,7 +29,7 @@ class Body:
 
 class Counting:
     """
-    A bucket that counts how much is read from it and not yet stored again.
+    A bucket that counts the bytes that were read and whose variants are not stored yet.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Counting:
 
     async def put(self, key: str, *_: object, **__: object) -> None:
         """
-        Store a variant; a text is done with its last one.
+        Store a variant; the last one completes a text.
         """
         await asyncio.sleep(0.01)
         self.stored += 1
@@ -62,7 +62,7 @@ class Counting:
 
 async def test_memory_is_bounded() -> None:
     """
-    Of ten large texts that arrive at once, two are in memory at a time, and each gets its variants.
+    Of ten concurrent large texts two are in memory at a time, and each gets its variants.
     """
     counting = Counting()
     variants = Variants(cast("Bucket", counting), least_bytes=0, most_bytes=MIB)
@@ -75,7 +75,7 @@ async def test_memory_is_bounded() -> None:
 
 async def test_small_ones_do_not_wait_for_large_ones() -> None:
     """
-    As many small texts as fit into that memory are compressed at once.
+    As many small texts as fit into that memory are compressed concurrently.
     """
     counting = Counting()
     variants = Variants(cast("Bucket", counting), least_bytes=0, most_bytes=8 * MIB)
@@ -86,7 +86,7 @@ async def test_small_ones_do_not_wait_for_large_ones() -> None:
 
 def test_bounds_that_leave_nothing() -> None:
     """
-    Settings under which no size would be compressed are refused, unless that is what they say.
+    Settings under which no size would be compressed are rejected, unless compression is disabled explicitly.
     """
     environ = {
         "MODELYARD_DATABASE_URL": "postgresql://me@localhost/cdn",

@@ -1,5 +1,5 @@
 """
-How long what nobody pins is left alone.
+Grace periods of unpinned assets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OWNER = "namespaces/default/models/m/versions/1"
 
 async def age(cdn: Cdn, name: str) -> None:
     """
-    As if an asset had been left alone for a week.
+    Make an asset as old as a week.
     """
     connection = await asyncpg.connect(cdn.place.database)
     sha256 = name.removeprefix("assets/")
@@ -30,14 +30,14 @@ async def age(cdn: Cdn, name: str) -> None:
 
 async def collect(stub: Stub) -> pb.CollectGarbageResponse:
     """
-    Collect.
+    Call CollectGarbage.
     """
     return await stub.CollectGarbage(pb.CollectGarbageRequest())
 
 
 async def test_what_loses_its_pin_has_its_grace(own_place: Cdn) -> None:
     """
-    The grace time of what was pinned for long begins when its last pin goes: whoever is about to pin it again finds it.
+    The grace period begins when the last pin is removed, however old the asset is.
     """
     stub = own_place.stub
     name, idle = (await upload(stub, some_bytes(10))).name, (await upload(stub, some_bytes(11))).name
@@ -51,7 +51,7 @@ async def test_what_loses_its_pin_has_its_grace(own_place: Cdn) -> None:
 
 async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World) -> None:
     """
-    What is condemned is not found any more, and its bytes stay in the bucket for the delay: somebody may read them now.
+    A condemned asset is not found any more, while its bytes remain for the delay, for downloads in progress.
     """
     nothing: dict[str, Any] = {f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "EVERY")}
     async with serving_here(world, MODELYARD_COLLECT_DELAY_SECONDS="3600", **nothing) as cdn:
@@ -67,7 +67,7 @@ async def test_the_bytes_of_what_is_condemned_stay_for_a_time(world: World) -> N
 
 async def test_what_is_pinned_while_a_collection_waits_stays(own_place: Cdn) -> None:
     """
-    A collection that waited for the lock of an asset looks again: somebody may have pinned it meanwhile.
+    A collection that waited for the lock of an asset checks again whether it is pinned.
     """
     name = (await upload(own_place.stub, some_bytes(13))).name
     await age(own_place, name)

@@ -1,5 +1,5 @@
 """
-The index of a large file holds up nobody, and is read once for many calls.
+The cache of tensor indexes: decoding does not block the event loop, and is done once for many calls.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Known:
 
     async def tensors(self, sha256: str, *, private: bool) -> bytes:
         """
-        The index as it is stored.
+        A stored index.
         """
         self.asked.append(sha256)
         return self._data
@@ -35,14 +35,14 @@ class Known:
 
 def indexes(known: Known, most: int) -> TensorIndexCache:
     """
-    What keeps up to *most*.
+    A cache of up to *most* tensors.
     """
     return TensorIndexCache(cast("Records", known), most)
 
 
 async def test_what_was_asked_for_last_is_kept() -> None:
     """
-    An index is read again only when others have taken its place; the one that was asked for longest ago goes first.
+    An LRU cache: an index is decoded again only after it was evicted, least recently used first.
     """
     known = Known(9)
     kept = indexes(known, 25)
@@ -54,7 +54,7 @@ async def test_what_was_asked_for_last_is_kept() -> None:
 
 async def test_one_that_is_too_large_is_not_kept() -> None:
     """
-    An index that would take all the room, and more, takes none.
+    An index larger than the cache is not cached.
     """
     known = Known(30)
     kept = indexes(known, 25)
@@ -65,7 +65,7 @@ async def test_one_that_is_too_large_is_not_kept() -> None:
 
 async def test_it_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Reading an index is no work of the event loop's thread, and many who ask for one at once do not all read it.
+    Decoding runs outside the event loop's thread, and concurrent requests for an index decode it once.
     """
     threads: list[threading.Thread] = []
     decode = TensorIndex.decode

@@ -1,10 +1,10 @@
 """
-No interleaving of uploads, pins and collections in two processes loses a byte that somebody refers to (docs/adr/0015).
+No interleaving of uploads, pins and collections in two processes loses bytes that are referenced (docs/adr/0015).
 
-All that happens between two requests, to PostgreSQL or to the object store, happens at once here, and who goes next is
-drawn. PostgreSQL is real. The bucket is in memory, where every step can be looked at, and a real one for a few runs.
-MODELYARD_TEST_INTERLEAVINGS is how many runs there are, 30 unless it is set; ten take about a second, so that more than
-a thousand need `--timeout 0`.
+Everything between two requests, to PostgreSQL or to the object store, is one step, and the order of the steps is
+random. PostgreSQL is real. The bucket is in memory, so that every step can be checked, and a real one in a few runs.
+MODELYARD_TEST_INTERLEAVINGS is the number of runs, 12 by default (`make check-properties`: 80); ten take about a
+second, so more than a thousand need `--timeout 0`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from services.cdn.tests.memory_bucket import CopyingBucket, MemoryBucket
 from services.cdn.tests.stepping import Steps, acting
 from services.chassis.errors import ModelyardError
 
-RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "30"))
+RUNS = int(os.environ.get("MODELYARD_TEST_INTERLEAVINGS", "12"))
 CONTENTS = (b"a", b"bb")
 DIGESTS = tuple(map(digest, CONTENTS))
 OWNERS = ("namespaces/default/models/m/versions/1", "namespaces/default/models/m/versions/2")
@@ -49,7 +49,7 @@ contents = st.integers(0, 1)
 @dataclass(frozen=True)
 class Upload:
     """
-    Somebody who uploads, as often as said.
+    An actor that uploads a number of times.
     """
 
     process: int
@@ -62,7 +62,7 @@ class Upload:
 @dataclass(frozen=True)
 class Keep:
     """
-    A pin, or one taken back.
+    Adds or removes pins.
     """
 
     process: int
@@ -73,7 +73,7 @@ class Keep:
 @dataclass(frozen=True)
 class Plan:
     """
-    What happens in a run.
+    The actors of a run, and the parameters of their order.
 
     Args:
         hasty: nothing is left alone for any time, not even what is being uploaded.
@@ -121,7 +121,7 @@ plans = st.builds(
 @dataclass
 class Run:
     """
-    A plan on its way.
+    A plan in progress.
     """
 
     shop: Shop
@@ -136,7 +136,7 @@ class Run:
 
     async def play(self) -> None:
         """
-        Do it all, and look after every step.
+        Run the plan, and check after every step.
         """
         grace = (
             GracePeriods(timedelta(0), timedelta(0), timedelta(0))
@@ -189,7 +189,7 @@ class Run:
 
     def _oldest(self) -> float:
         """
-        What was touched before this, nobody is uploading.
+        The time since when something is being uploaded.
         """
         if self.steps.sent:
             return min(self.began.values())
@@ -248,7 +248,7 @@ class Run:
 
     async def _tidy(self) -> None:
         """
-        After two collections there is only what is pinned.
+        Two collections delete everything that is not pinned.
         """
         for _ in range(2):
             await self.shop.age(time.time() + 1)
@@ -257,15 +257,15 @@ class Run:
         seen = await self.shop.look()
         assert set(seen.assets) == {sha256 for _, sha256 in seen.pins}
         if not self.plan.hasty:
-            # What is hasty may take a row away whose bytes are still on their way, and leaves them.
+            # Without grace periods, a row may be deleted while its bytes are being uploaded, and these are left.
             known = {key for sha256 in seen.assets for key in all_keys(sha256)}
-            assert self.shop.keys() <= known, "bytes are left that nobody knows"
+            assert self.shop.keys() <= known, "unreferenced objects are left"
 
 
 @pytest.fixture(scope="module")
 async def shop(postgres: Postgres, new_assets_database: Callable[[], str]) -> AsyncIterator[Shop]:
     """
-    With a bucket in memory.
+    Two services with a bucket in memory.
     """
     bucket = MemoryBucket()
     async with open_shop(_hasty_deadlocks(postgres, new_assets_database()), bucket, lambda: set(bucket.objects)) as it:
@@ -275,7 +275,7 @@ async def shop(postgres: Postgres, new_assets_database: Callable[[], str]) -> As
 @pytest.fixture(scope="module")
 async def real_shop(postgres: Postgres, world: World) -> AsyncIterator[Shop]:
     """
-    With a real bucket.
+    Two services with a real bucket.
     """
     name = f"test-{uuid.uuid4().hex[:12]}"
     world.client.create_bucket(Bucket=name)
@@ -291,7 +291,7 @@ def _keys(world: World, bucket: str) -> set[str]:
 
 
 def _hasty_deadlocks(postgres: Postgres, url: str) -> str:
-    # A second for each deadlock would be most of the time.
+    # At the default of a second, deadlocks would take most of the time.
     postgres.sql(f"ALTER DATABASE {urlsplit(url).path[1:]} SET deadlock_timeout = '20ms'")
     return url
 
@@ -301,7 +301,7 @@ async def _play(shop: Shop, plan: Plan) -> None:
     try:
         await run.play()
     except BaseException as error:
-        # Of this very run: the database's timing may make the next one another.
+        # Of this run: the database's timing may make another run differ.
         error.add_note("\n".join([repr(plan), *run.steps.trace]))
         raise
 
@@ -317,14 +317,14 @@ _like = partial(
 @_like(max_examples=RUNS)
 async def test_nothing_is_lost(shop: Shop, plan: Plan) -> None:
     """
-    At every step: what is LIVE has its bytes under its key, what is pinned is LIVE, a pin that was acknowledged is
-    there, and the sums are right. In the end two collections leave only what is pinned.
+    At every step, LIVE assets have their bytes under their key, pinned assets are LIVE, acknowledged pins exist, and
+    the totals are right. At the end, two collections leave only what is pinned.
     """
     await _play(shop, plan)
 
 
 @given(plan=plans)
-@_like(max_examples=max(5, RUNS // 10))
+@_like(max_examples=max(3, RUNS // 10))
 async def test_nothing_is_lost_in_a_real_bucket(real_shop: Shop, plan: Plan) -> None:
     """
     The same with a real bucket.

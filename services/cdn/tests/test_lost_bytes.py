@@ -1,5 +1,5 @@
 """
-Orders of events in which bytes that somebody refers to were once lost, each made on purpose.
+Interleavings in which referenced bytes were lost once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AT_ONCE = GracePeriods(timedelta(0), timedelta(0), timedelta(0))
 
 class SlowBucket(MemoryBucket):
     """
-    Carries out one deletion only when it is told to, also when nobody waits for it any more.
+    Carries out one deletion only on demand, even if its caller was cancelled.
 
     Attributes:
         slow: the key whose first deletion that is.
@@ -69,7 +69,7 @@ def bucket() -> SlowBucket:
 @pytest.fixture
 async def shop(new_assets_database: Callable[[], str], bucket: SlowBucket) -> AsyncIterator[Shop]:
     """
-    Two processes' databases, and the bucket.
+    The databases of two services, and the bucket.
     """
     async with open_shop(new_assets_database(), bucket, lambda: set(bucket.objects)) as shop:
         yield shop
@@ -77,7 +77,7 @@ async def shop(new_assets_database: Callable[[], str], bucket: SlowBucket) -> As
 
 async def collect(machine: Machine) -> None:
     """
-    Collect.
+    Call CollectGarbage.
     """
     await machine.assets.CollectGarbage(pb.CollectGarbageRequest(), call())
 
@@ -92,7 +92,7 @@ async def done_or_waiting(shop: Shop, task: asyncio.Task[None]) -> None:
 
 async def is_stored(shop: Shop) -> bool:
     """
-    Whether the asset is there; fails when it is there and its bytes are not.
+    Whether the asset exists; fails if it exists without its bytes.
     """
     state, key = (await shop.look()).assets.get(SHA256, ("", ""))
     assert state != "LIVE" or await shop.has(key)
@@ -101,41 +101,41 @@ async def is_stored(shop: Shop) -> bool:
 
 async def test_a_reservation_counts_for_its_own_bytes(shop: Shop) -> None:
     """
-    An upload whose row and bytes were collected does not become visible by the reservation of the next upload, whose
-    bytes have not come yet.
+    An upload whose row and bytes were collected does not become visible through the reservation of the next upload,
+    whose bytes have not been stored yet.
     """
     machine, other = await shop.begin(None, AT_ONCE)
     async with machine.store.write(Draft(SHA256, len(DATA), "text/plain")) as writer:
         await writer.write(DATA)
-        arrival = await writer.finish()
+        verified = await writer.finish()
     await collect(other)
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=False)
     with pytest.raises(Aborted):
-        await machine.registration.arrived(call(), pb.UploadRequest(), arrival)
+        await machine.registration.register(call(), pb.UploadRequest(), verified)
     assert not await is_stored(shop)
 
 
 async def test_a_second_life_of_a_reservation(shop: Shop) -> None:
     """
-    A private upload does not become visible by a reservation that began after its bytes were taken away, which happens
-    when others publish the asset and take it away meanwhile.
+    A private upload does not become visible through a reservation made after its bytes were deleted, as when others
+    publish and delete the asset meanwhile.
     """
     machine, other = await shop.begin(None, AT_ONCE)
     await upload_at_once(other, DATA, private=True)
     async with machine.store.write(Draft(SHA256, len(DATA), "text/plain", private=True)) as writer:
         await writer.write(DATA)
-        arrival = await writer.finish()
+        verified = await writer.finish()
     await upload_at_once(other, DATA, private=False)
     await other.assets.DeleteAsset(pb.DeleteAssetRequest(name=NAME), call())
     await other.records.reserve(SHA256, len(DATA), "text/plain", private=True)
     with pytest.raises(Aborted):
-        await machine.registration.arrived(call(), pb.UploadRequest(), arrival)
+        await machine.registration.register(call(), pb.UploadRequest(), verified)
     assert not await is_stored(shop)
 
 
 async def test_a_finish_that_ends_while_another_begins(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A call that finishes an upload, and finds it finished by another one since it asked, gives the asset as well.
+    FinishUpload returns the asset when another call has finished the upload since it checked.
     """
     machine, other = await shop.begin(None, AT_ONCE)
     start = uploads_pb2.StartUploadRequest(sha256=SHA256, size_bytes=len(DATA))
@@ -158,7 +158,7 @@ async def test_a_finish_that_ends_while_another_begins(shop: Shop, monkeypatch: 
 
 async def test_a_collection_that_is_cancelled(shop: Shop, bucket: SlowBucket) -> None:
     """
-    The caller of a collection goes away while S3 is asked to delete: until that is done, nobody stores the bytes anew.
+    A collection is cancelled while S3 is deleting: nobody stores the bytes again until that has completed.
     """
     machine, other = await shop.begin(None, AT_ONCE)
     await upload_at_once(machine, DATA, private=False)

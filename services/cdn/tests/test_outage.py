@@ -1,5 +1,5 @@
 """
-S3 goes away and comes back: quick and clear answers meanwhile, and no restart after.
+S3 becomes unavailable and recovers: fast failures with clear errors, and no restart.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from services.cdn.tests.conftest import Cdn
 
 async def test_every_call_while_s3_is_away(cdn: Cdn) -> None:
     """
-    What needs S3 answers UNAVAILABLE with a time to retry after, well within its deadline, and works again when S3
-    does. What is known of assets is answered all the same.
+    Calls that need S3 are UNAVAILABLE with a retry delay, well within their deadline, and work again once S3 does.
+    Metadata is served throughout.
     """
     data, fresh = some_bytes(100), some_bytes(100)
     asset = await upload(cdn.stub, data)
@@ -48,16 +48,16 @@ async def test_every_call_while_s3_is_away(cdn: Cdn) -> None:
 
 async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
     """
-    An upload that loses S3 answers UNAVAILABLE without waiting for the rest of the stream, and what it left in S3 is
-    taken away once S3 is back.
+    An upload that loses S3 is UNAVAILABLE without waiting for the rest of the stream, and its multipart upload is
+    aborted once S3 is back.
     """
-    data = some_bytes(64 * MIB)
+    data = some_bytes(32 * MIB)
     loop = asyncio.get_running_loop()
 
     def messages() -> Iterator[pb.UploadRequest]:
         yield header(data)
         for place, message in enumerate(chunks(data)):
-            if place == 30:
+            if place == 10:
                 asyncio.run_coroutine_threadsafe(cdn.link.down(), loop).result()
             time.sleep(0.01)
             yield message
@@ -80,7 +80,7 @@ async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
 
 async def test_s3_that_hangs(cdn: Cdn) -> None:
     """
-    A call with a deadline is not held longer than that by an S3 that accepts and says nothing.
+    The deadline of a call holds when S3 accepts connections and does not respond.
     """
     name = (await upload(cdn.stub, some_bytes(10))).name
     cdn.link.hang()
@@ -98,8 +98,8 @@ async def test_s3_that_hangs(cdn: Cdn) -> None:
 
 async def test_static_files_that_wait_for_s3(cdn: Cdn) -> None:
     """
-    While some writes of static files wait for an S3 that hangs, all other writes of the process go on: pins, and those
-    of static files that need nothing of S3.
+    While writes of static files wait for S3, all other writes of the process continue: pins, and writes of static files
+    that fail before they need S3.
     """
     delivery = DeliveryServiceStub(cdn.channel)
     names = [(await upload(cdn.stub, some_bytes(10))).name for _ in range(4)]
@@ -120,7 +120,7 @@ async def test_static_files_that_wait_for_s3(cdn: Cdn) -> None:
         assert failure(caught.value).reason == "ASSET_NOT_FOUND"
     finally:
         cdn.link.go_on()
-    # Cut off in the middle, each is tried again or told to try again; none is lost in between.
+    # Interrupted, each is retried or UNAVAILABLE; none fails otherwise.
     for each in await asyncio.gather(*waiting, return_exceptions=True):
         assert not isinstance(each, BaseException) or failure(each).code is grpc.StatusCode.UNAVAILABLE  # type: ignore[arg-type]
     await cdn.stub.Unpin(pb.UnpinRequest(owner="static/pinned"))

@@ -1,5 +1,5 @@
 """
-Who keeps what, and what is forgotten.
+Pins and quotas, and the deletion of unpinned assets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.cdn.tests.conftest import Cdn, World, serving_here
 OWNER = "namespaces/default/models/m/versions/1"
 OTHER = "static/img/logo.png"
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-# Nothing is collected but when it is asked for, and then what nobody pins goes without delay.
+# No automatic collection, and no grace periods: a collection deletes unpinned assets at once.
 AT_ONCE: dict[str, Any] = {
     f"MODELYARD_COLLECT_{name}_SECONDS": "0" for name in ("GRACE", "GRACE_LEAST", "DELAY", "EVERY")
 }
@@ -31,7 +31,7 @@ AT_ONCE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 async def hasty(world: World) -> AsyncIterator[Cdn]:
     """
-    A service that forgets at once what nobody pins, when it is asked, and lets an owner pin 1,000 bytes.
+    A service without grace periods and automatic collection, and with a quota of 1,000 bytes.
     """
     async with serving_here(
         world,
@@ -50,21 +50,21 @@ async def pin(stub: Stub, owner: str, *names: str) -> int:
 
 async def unpin(stub: Stub, owner: str, *names: str) -> int:
     """
-    Take pins back.
+    Remove pins.
     """
     return (await stub.Unpin(pb.UnpinRequest(owner=owner, names=names))).unpinned_count
 
 
 async def collect(stub: Stub, *, dry: bool = False) -> pb.CollectGarbageResponse:
     """
-    Collect.
+    Call CollectGarbage.
     """
     return await stub.CollectGarbage(pb.CollectGarbageRequest(dry_run=dry))
 
 
 async def is_there(stub: Stub, name: str) -> bool:
     """
-    Whether an asset is there.
+    Whether an asset exists.
     """
     try:
         await stub.GetAsset(pb.GetAssetRequest(name=name))
@@ -77,7 +77,7 @@ async def is_there(stub: Stub, name: str) -> bool:
 
 async def test_pins_are_idempotent(hasty: Cdn) -> None:
     """
-    Pinning and unpinning say what changed, and doing either twice changes nothing.
+    Pin and Unpin return the number of changes, and repeating them changes nothing.
     """
     stub = hasty.stub
     names = [(await upload(stub, some_bytes(10 + n))).name for n in range(3)]
@@ -98,7 +98,7 @@ async def test_pins_are_idempotent(hasty: Cdn) -> None:
 
 async def test_all_or_none(hasty: Cdn) -> None:
     """
-    When one of the assets is missing none is pinned, and the error names it.
+    If one of the assets does not exist, none is pinned, and the error names it.
     """
     there = (await upload(hasty.stub, some_bytes(10))).name
     missing = f"assets/{digest(some_bytes(9))}"
@@ -111,8 +111,8 @@ async def test_all_or_none(hasty: Cdn) -> None:
 
 async def test_quota(hasty: Cdn) -> None:
     """
-    An owner pins as much as its quota and no more; what it has pinned already counts once; uploads for it are refused
-    before their bytes come.
+    An owner can pin up to its quota; repeated pins count once, and uploads that exceed it are rejected before their
+    bytes are sent.
     """
     stub = hasty.stub
     names = [(await upload(stub, some_bytes(400))).name for _ in range(3)]
@@ -136,7 +136,8 @@ async def test_quota(hasty: Cdn) -> None:
 
 async def test_what_nobody_pins_is_forgotten(hasty: Cdn) -> None:
     """
-    A collection takes away what nobody pins, a dry one says so and changes nothing; the next one deletes the bytes.
+    A collection condemns unpinned assets, and the next one deletes their bytes; a dry run reports them and changes
+    nothing.
     """
     stub = hasty.stub
     await collect(stub)
@@ -162,7 +163,7 @@ async def test_what_nobody_pins_is_forgotten(hasty: Cdn) -> None:
 
 async def test_collections_at_once(hasty: Cdn) -> None:
     """
-    Collections that run at once do the work of one: each asset is taken away once, and its bytes are deleted once.
+    Concurrent collections do the work of one: each asset is condemned and deleted once.
     """
     stub = hasty.stub
     await collect(stub)
@@ -176,7 +177,7 @@ async def test_collections_at_once(hasty: Cdn) -> None:
 
 async def test_what_is_uploaded_again_is_back(hasty: Cdn) -> None:
     """
-    An asset that was taken away comes back with an upload of its bytes, whether they were deleted or not.
+    Uploading the bytes of a condemned asset restores it, whether they were deleted or not.
     """
     data = some_bytes(50)
     name = (await upload(hasty.stub, data)).name
@@ -194,7 +195,7 @@ async def test_what_is_uploaded_again_is_back(hasty: Cdn) -> None:
 
 async def test_grace(cdn: Cdn) -> None:
     """
-    What was uploaded lately stays, and a call may not ask for less than the least grace.
+    A recent upload is not collected, and a call cannot request less than the minimum grace period.
     """
     name = (await upload(cdn.stub, some_bytes(10))).name
     assert name not in (await collect(cdn.stub)).names
@@ -206,7 +207,7 @@ async def test_grace(cdn: Cdn) -> None:
 
 async def test_delete(hasty: Cdn) -> None:
     """
-    DeleteAsset takes away what nobody pins at once, and nothing else.
+    DeleteAsset deletes an unpinned asset at once, and rejects a pinned one.
     """
     stub = hasty.stub
     name = (await upload(stub, some_bytes(10))).name
@@ -227,7 +228,7 @@ async def test_delete(hasty: Cdn) -> None:
 
 async def test_a_collection_that_lost_s3(world: World) -> None:
     """
-    A collection that cannot reach S3 loses nothing it should keep, and the next one ends what it began.
+    A collection that cannot reach S3 loses nothing, and the next one completes it.
     """
     async with serving_here(world, **AT_ONCE) as cdn:
         asset = await upload(cdn.stub, some_bytes(10))
@@ -237,14 +238,14 @@ async def test_a_collection_that_lost_s3(world: World) -> None:
             assert (await collect(cdn.stub)).deleted_count == 0
         finally:
             await cdn.link.up()
-        # Its bytes may be gone at any moment: until they are, nobody can bring it back.
+        # Its bytes may be deleted at any moment, so it cannot be restored before they are.
         assert (await collect(cdn.stub)).deleted_count == 1
         assert not cdn.store.has(asset.sha256)
 
 
 async def test_bad_requests(cdn: Cdn) -> None:
     """
-    What is malformed is named.
+    Errors name the invalid fields.
     """
     good = f"assets/{digest(b'x')}"
     calls: list[tuple[Awaitable[object], set[str]]] = [
@@ -268,7 +269,7 @@ async def test_bad_requests(cdn: Cdn) -> None:
 
 async def test_pins_that_come_and_go_at_once(hasty: Cdn) -> None:
     """
-    Pinning and unpinning for one owner at once, from several processes, never wait for each other in a circle.
+    Concurrent Pin and Unpin calls of one owner at several processes never deadlock.
     """
     names = [(await upload(hasty.stub, some_bytes(9))).name for _ in range(20)]
     connection = await asyncpg.connect(hasty.place.database)
@@ -289,7 +290,7 @@ async def test_pins_that_come_and_go_at_once(hasty: Cdn) -> None:
 
 async def test_pins_and_static_files_of_one_owner_at_once(hasty: Cdn) -> None:
     """
-    Pinning and unpinning under the name of a static file that is being written never waits in a circle with the write.
+    Pin and Unpin under the name of a static file never deadlock with writes of that file.
     """
     names = [(await upload(hasty.stub, some_bytes(9), "text/plain")).name for _ in range(4)]
     owner, delivery = "static/circle", DeliveryServiceStub(hasty.channel)
@@ -317,7 +318,7 @@ async def test_pins_and_static_files_of_one_owner_at_once(hasty: Cdn) -> None:
 
 async def test_many_pins_at_once(hasty: Cdn) -> None:
     """
-    Pins of the same assets by many owners at once all count, in whatever order they lock.
+    Concurrent pins of the same assets by many owners all succeed, whatever the lock order.
     """
     names = [(await upload(hasty.stub, some_bytes(9))).name for _ in range(20)]
     owners = [f"static/many/{n}" for n in range(16)]

@@ -1,7 +1,6 @@
 # ruff: noqa: S608 - only numbers of our own go into these texts
 """
-Every statement about assets, pins and uploads finds its rows by an index: the planner is asked, in front of as many
-rows as make the difference.
+Every statement on assets, pins and uploads uses an index: asserted by the planner's plans on large tables.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from services.ledger.store.writer import Writer
 
 MANY = 100_000
 OWNER = "namespaces/default/models/m7/versions/1"
-# A row, by nature; and those of the ledger, which are the registry's test's.
+# Tables of one row; and those of the ledger, which the registry's test covers.
 _SMALL = {"epoch", "pg_database", "revision", "totals", "schema_migrations", "changes", "requests", "audit"}
-# There are as many open uploads as a setting allows: whoever opens one counts them, and the sweep looks at all.
+# The number of open uploads is limited by a setting: opening one counts them, and the sweep reads all of them.
 _COUNTED = {"uploads.open": {"uploads"}, "uploads.known": {"uploads"}}
 
 POPULATE = f"""
@@ -87,7 +86,7 @@ Asked = dict[str, tuple[Statement, tuple[Any, ...]]]
 @pytest.fixture(scope="module")
 async def asked(url: str) -> Asked:
     """
-    Every statement that is sent, with the values of one time, by name.
+    Every statement that is executed, with the arguments of one call, by name.
     """
     found: Asked = {}
     original = Server.on
@@ -109,7 +108,7 @@ async def asked(url: str) -> Asked:
 
 async def assets(database: Database, writer: Writer) -> None:
     """
-    What is known of assets, and what is forgotten.
+    Statements on assets, and of garbage collection.
     """
     records, sha256 = Records(database), digest("new")
     await records.find(digest("7"), private=False)
@@ -118,9 +117,9 @@ async def assets(database: Database, writer: Writer) -> None:
         first = await records.list_page(page("ListAssets", of), of, private=False)
         await records.list_page(page("ListAssets", of, first.token), of, private=False)
     reserved = await records.reserve(sha256, 3, "text/plain", private=True)
-    arrival = VerifiedBytes(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
-    await write(writer, lambda tx: records.register(tx, arrival))
-    public = replace(arrival, private=False, reserved=await records.reserve(sha256, 3, "text/plain", private=False))
+    verified = VerifiedBytes(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
+    await write(writer, lambda tx: records.register(tx, verified))
+    public = replace(verified, private=False, reserved=await records.reserve(sha256, 3, "text/plain", private=False))
     await write(writer, lambda tx: records.register(tx, public))
     await write(writer, lambda tx: records.condemn(tx, sha256))
     collection = GarbageCollector(database, writer, cast("Bucket", Emptied()))
@@ -131,19 +130,19 @@ async def assets(database: Database, writer: Writer) -> None:
 
 class Emptied:
     """
-    A bucket that deletes whatever it is asked to.
+    A bucket that deletes everything.
     """
 
     async def delete_many(self, *_: object, **__: object) -> set[str]:
         """
-        Done.
+        Everything is deleted.
         """
         return set()
 
 
 async def pins(database: Database, writer: Writer) -> None:
     """
-    Who keeps what.
+    Statements on pins.
     """
     pins = Pins(database, 1 << 40)
     digests = [digest(str(n)) for n in range(5003, 6000)]
@@ -164,21 +163,21 @@ async def pins(database: Database, writer: Writer) -> None:
 
 async def uploads(database: Database, _writer: Writer) -> None:
     """
-    How far uploads are.
+    Statements on upload sessions.
     """
     lease = timedelta(seconds=1)
     uploads, who = UploadSessions(database, UploadLimits(timedelta(days=1), MANY, MANY, lease)), Caller("ann", "ann")
-    upload = await uploads.take((await uploads.open(Draft(digest("up"), 10, "text/plain"), who)).id)
+    upload = await uploads.acquire_lease((await uploads.open(Draft(digest("up"), 10, "text/plain"), who)).id)
     with pytest.raises(Aborted):
-        await uploads.take(upload.id)
-    await uploads.keep_writing(upload)
+        await uploads.acquire_lease(upload.id)
+    await uploads.renew_lease(upload)
     begun = await uploads.begin(upload, UploadWay.STREAM, "assets/x", "multipart")
     await uploads.record(upload, Progress(Part(1, "etag"), b"state", None))
     await uploads.parts(begun)
-    await uploads.stop_writing(upload)
+    await uploads.release_lease(upload)
     claimed = await uploads.claim(upload.id, 60)
-    await uploads.keep_claim(claimed, 60)
-    await uploads.let_go(claimed)
+    await uploads.renew_claim(claimed, 60)
+    await uploads.release_claim(claimed)
     await uploads.finished(upload.id, upload.draft.sha256)
     await uploads.was_finished(upload.id)
     await uploads.stored(Draft(digest("up"), 10, "text/plain"), who)
@@ -195,7 +194,7 @@ async def uploads(database: Database, _writer: Writer) -> None:
 
 def digest(text: str) -> str:
     """
-    Of the asset that was made of a number.
+    A made-up digest.
     """
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -209,14 +208,14 @@ def page(method: str, of: str, token: str = "") -> Page:
 
 async def write(writer: Writer, work: Callable[[Transaction], Awaitable[object]]) -> None:
     """
-    Do a write.
+    Run a write.
     """
     await writer.run(Write("me", "Test", str(uuid.uuid4()), "", b""), work, lambda _: b"", None)
 
 
 async def test_reads_leave_the_hot_row_alone(asked: Asked, url: str) -> None:
     """
-    No read looks at the row that every write updates: while a snapshot is open its dead versions stay.
+    No read accesses the row that every write updates, where dead tuples accumulate while a snapshot is open.
     """
     connection = await asyncpg.connect(owner(url))
     hot = set()
@@ -233,7 +232,7 @@ async def test_reads_leave_the_hot_row_alone(asked: Asked, url: str) -> None:
 
 async def test_every_statement_uses_an_index(asked: Asked, url: str) -> None:
     """
-    No statement reads a table from one end to the other that grows with what is stored.
+    No statement scans a growing table sequentially.
     """
     assert len(asked) >= 45
     scans: dict[str, set[str]] = {}

@@ -1,5 +1,5 @@
 """
-Private assets: where their bytes are, how they become public, and that pushing them says what became of them.
+Private assets: where their bytes are, how they become public, and what uploads report about it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from services.cdn.tests.conftest import World
 
 
 @pytest.fixture(scope="module")
-async def house(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AccessControlled]:
+async def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AccessControlled]:
     """
-    A service where everybody reads what is public.
+    A service where everybody may read public assets.
     """
-    async with access_controlled(world, tmp_path_factory.mktemp("house")) as found:
+    async with access_controlled(world, tmp_path_factory.mktemp("guarded")) as found:
         yield found
 
 
@@ -34,13 +34,13 @@ def privately(data: bytes, media_type: str = "") -> list[pb.UploadRequest]:
     return [pb.UploadRequest(header=declared), chunk(0, data)]
 
 
-async def test_changes_are_told(house: AccessControlled) -> None:
+async def test_changes_are_told(guarded: AccessControlled) -> None:
     """
-    The change stream tells its epoch first, and when an asset comes, becomes public, and goes; GetAsset says which
-    revision it reflects.
+    The change stream reports its epoch first, and when an asset is stored, published and deleted; GetAsset reports the
+    revision that it reflects.
     """
     data = some_bytes(10)
-    async with house.as_("ann", "assets.read", "assets.write", "admin") as ann:
+    async with guarded.as_("ann", "assets.read", "assets.write", "admin") as ann:
         call = ann.assets.GetAsset(pb.GetAssetRequest(name=(await upload(ann.assets, some_bytes(5))).name))
         await call
         start = int(dict(await call.trailing_metadata())["x-revision"]) + 1
@@ -64,14 +64,14 @@ async def test_changes_are_told(house: AccessControlled) -> None:
     assert kinds == [change.KIND_CREATED, change.KIND_UPDATED, change.KIND_DELETED]
 
 
-async def test_private_bytes(house: AccessControlled) -> None:
+async def test_private_bytes(guarded: AccessControlled) -> None:
     """
-    Private bytes are not under the public key until somebody uploads them publicly, which takes the bytes: their digest
-    and size do not suffice. The private ones stay, for the addresses that were signed for them.
+    Private bytes are not under the public key until they are uploaded publicly, which requires the bytes: digest and
+    size are not enough. The private object remains, for presigned URLs in use.
     """
-    data, store = some_bytes(20), house.cdn.store
+    data, store = some_bytes(20), guarded.cdn.store
     sha256 = digest(data)
-    async with house.as_("ann") as ann:
+    async with guarded.as_("ann") as ann:
         await ann.assets.Upload(stream(*privately(data)))
         assert not store.has(sha256)
         assert (await download(ann.assets, f"assets/{sha256}"))[0] == data
@@ -87,13 +87,13 @@ async def test_private_bytes(house: AccessControlled) -> None:
         assert (await download(ann.assets, f"assets/{sha256}"))[0] == data
 
 
-async def test_what_is_public_stays_so_and_says_so(house: AccessControlled) -> None:
+async def test_what_is_public_stays_so_and_says_so(guarded: AccessControlled) -> None:
     """
-    Bytes that are public stay public when they are pushed as private: every way to push them says so.
+    Public bytes stay public when they are pushed as private, and the response says so, for every way to push.
     """
     data = some_bytes(20)
     sha256 = digest(data)
-    async with house.as_("ann") as ann:
+    async with guarded.as_("ann") as ann:
         await upload(ann.assets, data)
         hidden = some_bytes(5)
         await ann.assets.Upload(stream(*privately(hidden)))
@@ -110,25 +110,24 @@ async def test_what_is_public_stays_so_and_says_so(house: AccessControlled) -> N
         assert not (await ann.assets.FindMissing(pb.FindMissingRequest(sha256=asked))).public
 
 
-async def test_private_text_has_no_variants(house: AccessControlled) -> None:
+async def test_private_text_has_no_variants(guarded: AccessControlled) -> None:
     """
-    No compressed variants of private text are made, which nobody could be served; once it is public it has them.
+    Private text has no compressed variants, which could not be served; it gets them when it becomes public.
     """
     data = b"a text that repeats itself, " * 100 + some_bytes(16).hex().encode()
-    async with house.as_("ann") as ann:
+    async with guarded.as_("ann") as ann:
         assert not (await ann.assets.Upload(stream(*privately(data, "text/plain")))).content_encodings
         for encoding in ("gzip", "zstd"):
-            assert not house.cdn.store.keys(f"{encoding}/private/{digest(data)}")
+            assert not guarded.cdn.store.keys(f"{encoding}/private/{digest(data)}")
         assert list((await upload(ann.assets, data, "text/plain")).content_encodings) == ["gzip", "zstd"]
 
 
-async def test_no_shared_cache_keeps_it(house: AccessControlled) -> None:
+async def test_no_shared_cache_keeps_it(guarded: AccessControlled) -> None:
     """
-    The object store says of private bytes that they are for one reader alone, and of public ones that all may keep
-    them.
+    Objects of private assets have Cache-Control: private, and those of public ones allow shared caches.
     """
-    data, client, bucket = some_bytes(20), house.cdn.store.client, house.cdn.store.bucket
-    async with house.as_("ann") as ann:
+    data, client, bucket = some_bytes(20), guarded.cdn.store.client, guarded.cdn.store.bucket
+    async with guarded.as_("ann") as ann:
         await ann.assets.Upload(stream(*privately(data)))
         await upload(ann.assets, data)
     for key, who in ((f"private/{digest(data)}", "private"), (f"assets/{digest(data)}", "public")):

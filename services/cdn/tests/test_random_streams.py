@@ -1,5 +1,5 @@
 """
-Whatever a client streams at Upload: the documented statuses, and nothing visible but what was declared and verified.
+Random streams to Upload: documented statuses, and only declared and verified bytes become visible.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from services.cdn.tests.calls import chunk, digest, failure, header
 from services.cdn.tests.conftest import Cdn, Store
+from tests.examples import examples
 
 DOCUMENTED = {grpc.StatusCode.INVALID_ARGUMENT}
 
@@ -36,7 +37,7 @@ nothing = st.just(pb.UploadRequest())
 @st.composite
 def nearly_right(draw: st.DrawFn) -> list[pb.UploadRequest]:
     """
-    A right upload with a few messages left out, doubled, moved or put in between.
+    A valid upload with some messages dropped, doubled or inserted.
     """
     pieces = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=4))
     data = b"".join(pieces)
@@ -54,7 +55,7 @@ def nearly_right(draw: st.DrawFn) -> list[pb.UploadRequest]:
 
 def accepted(messages: list[pb.UploadRequest]) -> bytes | None:
     """
-    The bytes of an upload that follows every rule; None when it breaks one.
+    The bytes of an upload that follows every rule; None if it violates one.
     """
     if not messages or messages[0].WhichOneof("part") != "header":
         return None
@@ -63,7 +64,7 @@ def accepted(messages: list[pb.UploadRequest]) -> bytes | None:
         if message.WhichOneof("part") != "chunk":
             return None
         if not message.chunk.data:
-            continue  # an empty chunk is ignored, wherever it claims to begin
+            continue  # an empty chunk is ignored, whatever its offset
         if message.chunk.offset != len(data):
             return None
         data += message.chunk.data
@@ -75,18 +76,18 @@ def accepted(messages: list[pb.UploadRequest]) -> bytes | None:
 @pytest.fixture
 def sender(cdn: Cdn) -> Iterator[AssetServiceStub]:
     """
-    A stub of plain grpc: grpc.aio calls it an error of its own when the service has answered before all was sent.
+    A stub of synchronous gRPC: grpc.aio reports an error of its own when the service responds before all was sent.
     """
     with grpc.insecure_channel(cdn.target) as channel:
         yield AssetServiceStub(channel)
 
 
 @given(messages=st.one_of(nearly_right(), st.lists(st.one_of(any_header, any_chunk, nothing), max_size=4)))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_random_streams(sender: AssetServiceStub, store: Store, messages: list[pb.UploadRequest]) -> None:
     """
-    A stream that follows every rule becomes an asset. Any other is refused with a documented status, and the digest
-    that it declared does not become visible, unless those very bytes are stored already.
+    A stream that follows every rule becomes an asset. Any other one is rejected with a documented status, and the
+    declared digest does not become visible unless those bytes were stored before.
     """
     declared = messages[0].header.sha256 if messages else ""
     sound = re.fullmatch("[0-9a-f]{64}", declared) is not None
@@ -108,7 +109,7 @@ async def test_random_streams(sender: AssetServiceStub, store: Store, messages: 
 
 def test_the_oracle() -> None:
     """
-    The oracle itself tells right from wrong.
+    The oracle itself distinguishes valid streams from invalid ones.
     """
     assert accepted([header(b"ab"), chunk(0, b"a"), chunk(1, b"b")]) == b"ab"
     assert accepted([header(b"ab"), chunk(0, b"a")]) is None

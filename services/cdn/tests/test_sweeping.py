@@ -1,5 +1,5 @@
 """
-What uploads leave in S3 when nobody goes on with them is taken away, and nothing that somebody still fills.
+Maintenance: leftovers of abandoned uploads are deleted from S3, and uploads in progress are not.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.writer import Writer
 
 _NONE, _HOUR = timedelta(0), timedelta(hours=1)
-# S3 tells times in whole seconds.
+# S3 reports times in whole seconds.
 _ANY_AGE = timedelta(seconds=-1)
 
 
 class Paged(Bucket):
     """
-    A bucket that is asked for two open uploads at a time.
+    A bucket that lists two open uploads per request.
     """
 
     async def open_uploads(self, at_once: int = 2) -> list[Multipart]:
@@ -51,7 +51,7 @@ class Paged(Bucket):
 @dataclass(frozen=True)
 class Yard:
     """
-    What sweeps, and what is swept.
+    A maintenance job and its bucket.
 
     Args:
         maintenance: for multipart uploads of an age.
@@ -64,7 +64,7 @@ class Yard:
 
     def leave(self, key: str) -> None:
         """
-        Leave a multipart upload that belongs to nothing.
+        Start a multipart upload without a session.
         """
         self.store.client.create_multipart_upload(Bucket=self.store.bucket, Key=key)
 
@@ -72,7 +72,7 @@ class Yard:
 @pytest.fixture
 async def yard(world: World) -> AsyncIterator[Yard]:
     """
-    With an empty bucket and an empty database, in this process.
+    Maintenance in this process, with an empty bucket and an empty database.
     """
     place = world.place()
     settings = world.straight(place.bucket)
@@ -105,12 +105,12 @@ async def _no_shares() -> int:
 
 async def test_what_belongs_to_nothing(yard: Yard) -> None:
     """
-    Parts that belong to nothing are taken away when they are old, wherever they would have gone; and so is what was
-    completed for its verification. What is younger stays, and what belongs to an open upload.
+    Old multipart uploads and staged objects without a session are deleted, whatever their key. Younger ones stay, and
+    those of an open upload.
     """
     for key in (f"assets/{digest(b'?')}", "static/large.bin", f"versions/name/{digest(b'?')}"):
         yard.leave(key)
-    # Its row went first.
+    # Its row was deleted first.
     staged = f"staging/{uuid.uuid4()}"
     yard.store.client.put_object(Bucket=yard.store.bucket, Key=staged, Body=b"?")
     upload = await yard.uploads.open(Draft(digest(b"!"), 1, "text/plain"), Caller("", ""))
@@ -123,7 +123,7 @@ async def test_what_belongs_to_nothing(yard: Yard) -> None:
 
 async def test_more_than_a_page(yard: Yard) -> None:
     """
-    All that belongs to nothing is taken away, though S3 lists some of it at a time; several of one key, too.
+    All orphaned uploads are aborted although S3 lists them in pages, including several of one key.
     """
     for key in ("static/a", "static/b", "static/b", "static/b", "static/c"):
         yard.leave(key)
@@ -135,12 +135,12 @@ async def test_more_than_a_page(yard: Yard) -> None:
 
 async def test_variants_of_private_bytes(yard: Yard) -> None:
     """
-    Compressed variants of private bytes, which an earlier release has made, are taken away; those of public ones stay.
+    Compressed variants of private assets, created by an earlier release, are deleted; those of public assets stay.
     """
     keys = [f"{encoding}/{prefix}/{digest(b'?')}" for encoding in ("gzip", "zstd") for prefix in ("private", "assets")]
     for key in keys:
         yard.store.client.put_object(Bucket=yard.store.bucket, Key=key, Body=b"?")
-    # S3 tells times in whole seconds.
+    # S3 reports times in whole seconds.
     maintenance = yard.maintenance(_HOUR)
     async with asyncio.timeout(10):
         while yard.store.keys("gzip/private/") + yard.store.keys("zstd/private/"):
@@ -151,8 +151,8 @@ async def test_variants_of_private_bytes(yard: Yard) -> None:
 
 async def test_each_chore_fails_by_itself(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Where uploads may not be listed, which is a permission of its own, the rest is swept and collected all the same; and
-    soon after the start, however rarely it is done: a process may be restarted often.
+    Jobs fail independently: if listing uploads is forbidden, the others still run. The first run is soon after the
+    start, however long the interval, since processes may be restarted often.
     """
     seen: list[str] = []
 
@@ -179,7 +179,7 @@ async def test_each_chore_fails_by_itself(yard: Yard, monkeypatch: pytest.Monkey
 
 async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path) -> None:
     """
-    An upload in one stream may take longer than abandoned uploads are kept.
+    A one-shot upload may take longer than the TTL of abandoned uploads.
     """
     async with serving_here(world, MODELYARD_UPLOAD_TTL_SECONDS="1", MODELYARD_SWEEP_EVERY_SECONDS="0.1") as cdn:
         data = some_bytes(PART + 1)
@@ -190,7 +190,7 @@ async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path)
             for message in sent[:-1]:
                 yield message
             await Client(cdn, data).has_begun(data)
-            # The second is swept when the first sweep of which the stream could fall a victim has ended.
+            # When the second is deleted, a sweep that could have aborted the stream's upload has ended.
             for _ in range(2):
                 await swept(cdn)
             yield sent[-1]
@@ -201,7 +201,7 @@ async def test_a_stream_outlives_abandoned_uploads(world: World, tmp_path: Path)
 
 async def swept(cdn: Cdn) -> None:
     """
-    Abandon an upload, and wait until it is taken away.
+    Abandon an upload, and wait until it is deleted.
     """
     client = Client(cdn, some_bytes(10))
     await client.start()

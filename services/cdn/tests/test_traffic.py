@@ -1,5 +1,5 @@
 """
-What is said to S3 is counted, by what it was and how it ended.
+Metrics of S3 requests, by operation and outcome.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.chassis.errors import ResourceExhausted, Unavailable
 
 class _Counted:
     """
-    How much more the metrics say than when this was made.
+    The increase of the metrics since this was created.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class _Counted:
 
     def more(self, name: str, **labels: str) -> float:
         """
-        By how much a series has grown.
+        The increase of a series.
         """
         key = f"modelyard_s3_{name}", tuple(sorted(labels.items()))
         return self._all().get(key, 0) - self._before.get(key, 0)
@@ -49,7 +49,7 @@ class _Counted:
 
 async def test_calls_bytes_and_durations(world: World) -> None:
     """
-    Each call counts once under its operation and its outcome; bytes are those of objects, both ways.
+    Each call counts once under its operation and outcome; bytes are those of objects, in both directions.
     """
     name = f"traffic-{uuid.uuid4().hex[:12]}"
     world.client.create_bucket(Bucket=name)
@@ -72,13 +72,13 @@ async def test_calls_bytes_and_durations(world: World) -> None:
         assert counted.more("calls_total", operation=operation, outcome=how) == 1
     assert counted.more("call_seconds_count", operation="PutObject") == 2
     assert counted.more("bytes_total", operation="PutObject", direction="sent") == 1000
-    # What was asked for and not taken has not been moved.
+    # Bytes that were requested and not read do not count.
     assert counted.more("bytes_total", operation="GetObject", direction="received") == 600
 
 
 async def test_a_silent_store_is_counted() -> None:
     """
-    A call that nobody answers counts once, after all attempts.
+    A call without a response counts once, after all attempts.
     """
     bucket, counted = (
         Bucket(S3Settings("any", endpoint="http://127.0.0.1:1", access_key="a", secret_key="b")),
@@ -103,19 +103,19 @@ async def test_a_silent_store_is_counted() -> None:
 )
 def test_outcomes(status: int, how: str) -> None:
     """
-    Whatever S3 answers, the outcome is one of a handful.
+    Every response of S3 has one of a few outcomes.
     """
     assert outcome(status) == how
 
 
 class _Full(BaseHTTPRequestHandler):
     """
-    An object store without room.
+    An object store that is full.
     """
 
     def do_PUT(self) -> None:
         """
-        Refuse.
+        Reject.
         """
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(507)
@@ -130,7 +130,7 @@ class _Full(BaseHTTPRequestHandler):
 
 async def test_a_full_store_is_told_as_full() -> None:
     """
-    An object store that has no room is not one that does not answer: to try again would not help.
+    A full object store is distinguished from an unavailable one: a retry would not help.
     """
     server = HTTPServer(("127.0.0.1", 0), _Full)
     threading.Thread(target=server.serve_forever, daemon=True).start()

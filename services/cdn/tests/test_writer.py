@@ -1,5 +1,5 @@
 """
-A caller that goes away in the middle of an upload: memory is free when nobody reads it any more, and not before.
+A call that is cancelled during an upload: its memory is released when no thread reads it any more, and not before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.chassis.serving.background import Chores
 
 class Slow:
     """
-    A bucket and the records in front of it; the bucket takes no part before it may.
+    A bucket and records; the bucket accepts parts on demand.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,8 @@ class Slow:
 
 async def test_a_caller_that_goes_away_while_parts_are_sent() -> None:
     """
-    Whoever goes away while the last parts are on their way neither frees their memory nor aborts before they are there.
+    When a call is cancelled while its last parts are being sent, their memory is not released and the upload is not
+    aborted before they are.
     """
     slow, data = Slow(), bytes(9 * MIB)
     bucket, budget, chores = cast("Bucket", slow), Budget(16 * MIB, patience=0.05), Chores("uploads")

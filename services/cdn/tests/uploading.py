@@ -1,5 +1,5 @@
 """
-An upload that can be taken up again, as a client sees it.
+A client of resumable uploads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART = 8 * MIB
 
 class Client:
     """
-    One upload, as a client sees it.
+    One resumable upload.
     """
 
     def __init__(self, cdn: Cdn, data: bytes, **more: object) -> None:
@@ -41,6 +41,12 @@ class Client:
         other.name = self.name
         return other
 
+    def continue_at(self, cdn: Cdn) -> None:
+        """
+        From now on, call another process.
+        """
+        self.cdn, self.stub = cdn, UploadServiceStub(cdn.channel)
+
     async def start(self) -> pb.Upload:
         found = await self.stub.StartUpload(self._request, timeout=20)
         self.name = found.name
@@ -51,7 +57,7 @@ class Client:
 
     async def is_free(self) -> None:
         """
-        Wait until nobody writes any more.
+        Wait until no writer holds the lease.
         """
         async with asyncio.timeout(20):
             while (await self.query()).in_use:
@@ -70,7 +76,7 @@ class Client:
 
     async def has_begun(self, data: bytes) -> None:
         """
-        Wait until the first message of a write has arrived.
+        Wait until the first message of a write was received.
         """
         while not self.cdn.store.open_uploads(f"assets/{digest(data)}"):
             await asyncio.sleep(0.05)
@@ -86,7 +92,7 @@ class Client:
 
     async def left_nothing(self) -> None:
         """
-        Fails unless soon nothing of it is in S3 but the asset.
+        Fails unless the bucket soon contains nothing of it except the asset.
         """
         staging = f"staging/{self.name.removeprefix('uploads/')}"
         await self.cdn.store.no_open_uploads((staging, f"assets/{digest(self.data)}"))
@@ -112,7 +118,7 @@ class Client:
 
 def put(url: str, data: bytes) -> int:
     """
-    PUT to a presigned address: the status.
+    PUT to a presigned URL; returns the status.
     """
     request = urllib.request.Request(url, data=data, method="PUT", headers={"content-type": ""})  # noqa: S310 - http
     try:

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
+from services.chassis.loopback import parse_ip
 from services.chassis.serving.context import Context, fit, values_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
-#: What the gateway says of whose call it is; what clients send of that name, it drops.
+#: The client's address as the gateway states it; the gateway strips this header from client requests.
 CLIENT = "x-modelyard-client"
 _MOST_CLIENT = 64
 
 
 def peer_of(context: Context) -> str:
     """
-    Where a call comes from; "unknown:" when it has ended, because grpcio ends the process that asks it then.
+    The peer of a call; "unknown:" when the call has ended: asking grpcio for it then crashes the process.
     """
     return "unknown:" if context.done() else context.peer()
 
@@ -29,10 +30,10 @@ def peer_of(context: Context) -> str:
 @dataclass(frozen=True, slots=True)
 class Proxies:
     """
-    The trusted proxies, such as the gateway: only they may state who their own callers are.
+    The trusted proxies, such as the gateway: only they may state the original caller.
 
     Args:
-        networks: where they call from.
+        networks: that they connect from.
         everybody: trust every caller, because mutual TLS admits only our own services.
     """
 
@@ -41,7 +42,7 @@ class Proxies:
 
     def trust(self, peer: str) -> bool:
         """
-        Whether *peer* is one.
+        Whether *peer* is a trusted proxy.
 
         Args:
             peer: as of `Context.peer`: "ipv4:127.0.0.1:41234".
@@ -53,7 +54,7 @@ class Proxies:
         The address of the original caller, as far as it is known.
 
         Args:
-            peer: where it came from, if *context* cannot be asked any more.
+            peer: of the call, if *context* can no longer be asked.
         """
         peer = peer or peer_of(context)
         if self.trust(peer):
@@ -69,8 +70,8 @@ class Bounds:
     How many streams may be open in a process at a time.
 
     Args:
-        per_client: of one client, who is the subject of a token, and an address without one; 0 for no bound.
-        most: of all of them; 0 for no bound.
+        per_client: of one client: the subject of a token, or without a token the address; 0 for no limit.
+        most: of all clients; 0 for no limit.
     """
 
     per_client: int = 1000
@@ -80,7 +81,7 @@ class Bounds:
 def _host(peer: str) -> str:
     kind, _, rest = peer.partition(":")
     if kind not in {"ipv4", "ipv6"}:
-        # A socket's file, which has permissions.
+        # A Unix socket, which has file permissions.
         return peer
     return unquote(rest).rpartition(":")[0].strip("[]")
 
@@ -89,9 +90,5 @@ def _host(peer: str) -> str:
 def _within(host: str, networks: tuple[Network, ...]) -> bool:
     if host.startswith("unix:"):
         return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in networks)
+    address = parse_ip(host)
+    return address is not None and any(address in network for network in networks)

@@ -145,7 +145,7 @@ class Keys:
         self._raw, self._keys = raw, keys
         self.version += 1
         if self.version > 1:
-            _log.info("the keys that sign tokens have changed: %d now", len(keys))
+            _log.info("the keys to verify tokens with have changed: %d keys", len(keys))
             for tell in self._told:
                 tell()
 

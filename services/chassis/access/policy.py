@@ -17,7 +17,7 @@ from services.chassis.serving.context import Context, values_of
 
 Check = Callable[[Context], Identity]
 
-#: The scopes that nobody needs a token for where reading is public.
+#: The scopes that need no token where reading is public.
 PUBLIC: Final = frozenset({"registry.read", "assets.read"})
 #: What the scope `admin` includes: break-glass access to the registry.
 ADMINISTERED: Final = "registry."
@@ -27,10 +27,10 @@ REFLECTION: Final = "/grpc.reflection."
 
 class AccessMode(StrEnum):
     """
-    Whether calls need a token: none does, all but reading do, all do.
+    Which calls need a token.
 
-    `off` is for a machine of one's own: with it, a process serves on loopback only. Whoever wants to serve a network
-    without tokens has to say so in so many words.
+    `off` is for local development: the process then serves on loopback only. To serve a network without tokens, set
+    `open-to-everybody`.
     """
 
     OFF = "off"
@@ -49,12 +49,12 @@ class AccessMode(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Access:
     """
-    What is checked of every call.
+    The access check of every call.
 
     Args:
         mode: on or read-public.
-        verifier: of tokens.
-        reflection: whether reflection is open to everybody; else it is to nobody.
+        verifier: verifies tokens.
+        reflection: whether reflection is open to everybody; otherwise it is denied.
     """
 
     mode: AccessMode
@@ -63,14 +63,14 @@ class Access:
 
     def check(self, path: str, scopes: Mapping[str, str]) -> Check:
         """
-        What says who calls one method, and raises when that is nobody who may:
+        The check of one method: it returns the caller's identity, or raises
 
-        * Unauthenticated: nobody who is known (TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID).
-        * PermissionDenied: somebody who may not do this (SCOPE_MISSING).
+        * Unauthenticated: no valid token (TOKEN_MISSING, TOKEN_EXPIRED, TOKEN_INVALID).
+        * PermissionDenied: the token lacks the scope (SCOPE_MISSING).
 
         Args:
             path: of the method.
-            scopes: which one each method needs, by path. A method that is not in it is denied to everybody.
+            scopes: the required scope of each method, by path. A method without one is denied to everybody.
         """
         if path.startswith(HEALTH) or (path.startswith(REFLECTION) and self.reflection):
             return lambda _: ANYBODY
@@ -81,7 +81,7 @@ class Access:
 
 
 def _check_public(verify: Callable[[str], Identity], context: Context) -> Identity:
-    # A token that is sent has to be good: its bearer would not expect to be nobody.
+    # A token that is sent has to be valid: its sender does not expect to be anonymous.
     token = bearer(context)
     return ANYBODY if token is None else verify(token)
 
@@ -102,7 +102,7 @@ def bearer(context: Context) -> str | None:
     The token that came with a call.
 
     Raises:
-        Unauthenticated: it came as something else, or twice.
+        Unauthenticated: the header has another scheme, or there are two.
     """
     found = values_of(context, "authorization")
     if not found:

@@ -25,7 +25,7 @@ class ServiceToken:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """
-        What goes along with a call. A file that cannot be read leaves the token before it.
+        The metadata of a call. If the file cannot be read, the previous token stays in use.
         """
         if self._file is None:
             return ()
@@ -36,5 +36,5 @@ class ServiceToken:
                 self._token = self._file.read_text(encoding="utf-8").strip()
                 self._state = state
         except (OSError, UnicodeDecodeError) as error:
-            _log.warning("the token of this service was not read from %s: %s", self._file, error)
+            _log.warning("cannot read the token of this service from %s: %s", self._file, error)
         return (("authorization", f"Bearer {self._token}"),) if self._token else ()

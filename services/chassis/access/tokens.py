@@ -1,5 +1,5 @@
 """
-Whether a token is good: signed by a known key, for us, by the right issuer, and not expired.
+Verification of tokens: signature by a known key, issuer, audience, and expiry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.chassis.access.keys import Keys
 from services.chassis.errors import Unauthenticated, Unavailable
 
 ALGORITHMS = ("RS256", "ES256")
-#: Seconds by which clocks may differ.
+#: Allowed clock skew in seconds.
 LEEWAY = 10
 _MOST_REMEMBERED = 10_000
 _MOST_TOKEN = 8192
@@ -21,12 +21,12 @@ _MOST_TOKEN = 8192
 
 class Verifier:
     """
-    Verifies tokens. A good one is remembered until it expires or the keys change: then a call costs one look-up.
+    Verifies tokens. A valid token is cached until it expires or the keys change, so that a call costs one lookup.
 
     Args:
-        keys: that sign tokens.
-        issuer: who has to have issued a token (`iss`).
-        audience: who a token has to be for (`aud`).
+        keys: the public keys that tokens are signed with.
+        issuer: the required issuer (`iss`).
+        audience: the required audience (`aud`).
         groups: the claim with the names of the subject's groups, a list of texts or one text with spaces between them.
 
     Attributes:
@@ -43,14 +43,14 @@ class Verifier:
 
     def verify(self, token: str) -> Identity:
         """
-        Who a token speaks for.
+        The identity in a token.
 
         Raises:
-            Unauthenticated: it has expired (TOKEN_EXPIRED), or something else is wrong with it (TOKEN_INVALID).
+            Unauthenticated: it has expired (TOKEN_EXPIRED), or is invalid (TOKEN_INVALID).
             Unavailable: the keys have not been fetched yet, or are too old (TOKEN_KEYS_UNAVAILABLE).
         """
         if not self.keys.current:
-            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to check tokens with are not there", retry_after=1)
+            raise Unavailable("TOKEN_KEYS_UNAVAILABLE", "the keys to verify tokens are not available", retry_after=1)
         if self._version != self.keys.version:
             self._known.clear()
             self._version = self.keys.version
@@ -71,7 +71,7 @@ class Verifier:
         try:
             key = self.keys.find(jwt.get_unverified_header(token).get("kid"))
             if key is None:
-                raise _invalid("it is signed with a key that is not known")
+                raise _invalid("it is signed with an unknown key")
             claims = jwt.decode(
                 token,
                 key,

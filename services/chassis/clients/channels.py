@@ -15,20 +15,20 @@ from services.chassis.settings.tls import Certificate
 
 T = TypeVar("T")
 
-_IN_TURNS = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+_ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 
 class Peer:
     """
-    Another service, or one worker of it. When its name stands for several addresses, as that of a headless Service in
-    Kubernetes does, they take turns.
+    Another service, or one worker of it. If its name resolves to several addresses, as that of a headless Service in
+    Kubernetes does, calls are balanced round-robin.
 
-    A renewed certificate means a new channel for the calls from then on. Calls under way go on where they are: a
-    channel that nobody holds is closed when the last of its calls has ended (gRPC's core counts them). The one before
-    is held until the next renewal, because a call that still waits for its connection would fail with it.
+    After a certificate renewal, new calls use a new channel. Calls in flight continue on the old one: gRPC core closes
+    a channel without references when its last call has ended. The previous channel is referenced until the next
+    renewal, because a call that is still waiting for a connection would fail with it.
 
     Args:
-        target: host:port. With TLS, the host is what the worker's certificate has to name.
+        target: host:port. With TLS, the worker's certificate has to name the host.
         identity: of this service; None means plain text.
         options: of the channel.
     """
@@ -36,7 +36,7 @@ class Peer:
     def __init__(self, target: str, identity: Identity | None = None, options: Sequence[tuple[str, Any]] = ()) -> None:
         self._target = target
         self._identity = identity
-        self._options = [("grpc.service_config", _IN_TURNS), *options]
+        self._options = [("grpc.service_config", _ROUND_ROBIN), *options]
         self._shown: Certificate | None = None
         self._made: dict[Hashable, Any] = {}
         self._before: grpc.aio.Channel | None = None
@@ -44,7 +44,7 @@ class Peer:
 
     def channel(self) -> grpc.aio.Channel:
         """
-        The channel for a call that begins now. Do not keep it.
+        The channel for a new call. Do not keep a reference to it.
         """
         if self._identity is not None and self._identity.current() is not self._shown:
             self._made = {}
@@ -53,7 +53,7 @@ class Peer:
 
     def made(self, make: Callable[..., T], *arguments: Hashable) -> T:
         """
-        `make(channel, *arguments)`, such as a stub: made once for each channel.
+        `make(channel, *arguments)`, such as a stub, cached per channel.
         """
         channel = self.channel()
         key = (make, arguments)
@@ -64,7 +64,7 @@ class Peer:
 
     async def close(self) -> None:
         """
-        End the calls, and close the channels.
+        Cancel the calls and close the channels.
         """
         for channel in (self._before, self._channel):
             if channel is not None:

@@ -18,8 +18,8 @@ Headers = tuple[tuple[str, str], ...]
 
 class outgoing:  # noqa: N801 - used as a function, like contextlib.suppress
     """
-    Say on whose behalf a call is made, and how it ended: make it in the block, with the metadata that this gives.
-    Outside of calls, each begins a trace.
+    Propagate the context of the call in progress to an outgoing call, which is made in the block with the metadata that
+    this returns; end its span. Outside of calls, each outgoing call begins a trace.
 
     Args:
         path: of the RPC, "/modelyard.cdn.v1.AssetService/Pin".

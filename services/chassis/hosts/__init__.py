@@ -1,4 +1,4 @@
 """
-What serves the calls: `envoy` and `grpcio` (DESIGN D1). Both take the same handlers; docs/hosts.md says where they
-differ.
+The servers of calls: `envoy` and `grpcio` (DESIGN D1). Both serve the same handlers; docs/hosts.md lists the
+differences.
 """

@@ -15,7 +15,7 @@ class Admin:
     Envoy's administration interface.
 
     Args:
-        path: of its unix socket.
+        path: of its Unix socket.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,10 +23,10 @@ class Admin:
 
     async def drain(self) -> None:
         """
-        Take no new connections, and with each answer ask the client to take its next calls elsewhere (GOAWAY).
+        Accept no new connections, and send GOAWAY with the next response on each connection.
         """
-        # In this order: a client that hears GOAWAY connects anew at once, and must not find us again. The graceful
-        # form of drain_listeners listens on until the drain is over.
+        # In this order: a client that receives GOAWAY reconnects at once, and must not reach this worker again. The
+        # graceful form of drain_listeners keeps listening until the drain has ended.
         await self._ask("POST", "/drain_listeners")
         await self._ask("POST", "/healthcheck/fail")
 

@@ -30,7 +30,7 @@ _GRPC = b"application/grpc"
 
 class Route:
     """
-    A handler with everything looked up that is the same for each of its calls.
+    A handler with everything that is the same for all of its calls.
 
     Args:
         handler: of one method.
@@ -53,7 +53,7 @@ class GrpcApp:
 
     Args:
         handlers: by path, "/package.Service/Method".
-        most: bytes that a message may have.
+        most: maximum size of a message in bytes.
         pulse: watches the calls in progress.
         recorders: count and log every request.
     """
@@ -70,7 +70,7 @@ class GrpcApp:
         """
         headers = dict(scope["headers"])
         arrived = time.perf_counter() - waited(headers.get(ARRIVAL))
-        # As it came, not decoded: a gateway's rules go by paths, and must not be walked round by another spelling.
+        # Not decoded: the gateway's rules match paths, and another spelling must not bypass them.
         route = None if scope["query_string"] else self._routes.get(scope["raw_path"])
         recorder = self._unknown if route is None else route.recorder
         recorder.begin()
@@ -178,7 +178,7 @@ def _is_grpc(content_type: bytes) -> bool:
 
 def refuse(scope: Scope, send: Send) -> None:
     """
-    Answer what is not gRPC, with the statuses that the specification asks for.
+    Respond to requests that are not gRPC, with the status codes that the specification requires.
     """
     status = 415 if scope["method"] == "POST" else 405
     headers = [(b"content-type", b"text/plain"), (b"allow", b"POST"), (b"accept", _GRPC)]

@@ -42,7 +42,7 @@ _LARGE = 2 << 20
 
 class Call(CallContext):
     """
-    A call in progress; to its handler it is the context.
+    A call in progress, which is also its handler's context.
 
     `send` of pyvoy does its work when it is called, not when it is awaited; so a response can be ended from a timer.
 
@@ -89,12 +89,12 @@ class Call(CallContext):
 
     def begin(self, timeout: float | None, accepts: bytes | None, pulse: CallWatcher) -> None:
         """
-        Start the clock. In the task that runs the handler.
+        Start the deadline. Call this in the task that runs the handler.
 
         Args:
-            timeout: seconds that the client gives.
+            timeout: the client's timeout in seconds.
             accepts: its `grpc-accept-encoding`.
-            pulse: notices when the deadline passes or the client goes away.
+            pulse: notices when the deadline passes or the client disconnects.
         """
         self._accepts = accepts
         self._task = asyncio.current_task()
@@ -104,7 +104,7 @@ class Call(CallContext):
 
     def answer(self, message: bytes) -> None:
         """
-        The one response of a call that has ended well.
+        Send the single response of a successful call.
         """
         if self.closed:
             return
@@ -118,10 +118,10 @@ class Call(CallContext):
 
     async def write(self, message: bytes) -> None:
         """
-        One of several responses. Waits when the client reads more slowly than the handler writes.
+        Send one of several responses. Waits while the client reads more slowly than the handler writes.
 
         Raises:
-            CancelledError: the client is gone, or its deadline has passed.
+            CancelledError: the client has disconnected, or the deadline has passed.
         """
         if self.closed:
             raise asyncio.CancelledError
@@ -153,7 +153,7 @@ class Call(CallContext):
 
     def refuse(self, error: StatusError) -> asyncio.CancelledError:
         """
-        End the call because of what the client has sent within a stream; to be raised in the handler.
+        End the call because of an invalid message in the client's stream. Raise the result in the handler.
 
         Not *error* itself: the handler could catch it, and the interceptors would take it for a fault of the handler's.
         """
@@ -176,7 +176,7 @@ class Call(CallContext):
 
     def lost(self) -> None:
         """
-        The client has cancelled the call or gone away.
+        The client has cancelled the call or disconnected.
         """
         if not self.closed:
             self._leave()
@@ -184,14 +184,14 @@ class Call(CallContext):
 
     def settle(self, loop: asyncio.AbstractEventLoop) -> None:
         """
-        The call takes long enough to be worth a timer of its own.
+        Start a timer for the deadline: the call takes long enough to need one.
         """
         if self._deadline is not None and self._timer is None:
             self._timer = loop.call_at(self._deadline, self.expire)
 
     def end(self) -> None:
         """
-        The handler has returned, and nothing more will happen.
+        The handler has returned: run the callbacks and stop the timer.
         """
         if not self.closed:
             self._leave()
@@ -245,7 +245,8 @@ class Call(CallContext):
 
     def _leave(self) -> None:
         """
-        The client is gone, and sees nothing more. Whoever waits for a deadline is gone when it passes.
+        The client has disconnected and receives nothing more. A client that waits for its deadline disconnects when it
+        passes.
         """
         self.closed = self._gone = True
         self.over = time.perf_counter()

@@ -34,8 +34,8 @@ class WatchedCall(Protocol):
 
     Attributes:
         closed: whether it has ended.
-        request_ended: whether its request has been received whole.
-        probing: whether Envoy is being asked whether its client is still there.
+        request_ended: whether its request has been received completely.
+        probing: whether Envoy is being asked whether the client is still connected.
     """
 
     closed: bool
@@ -75,7 +75,7 @@ class CallWatcher:
         Watch *call* until it is closed.
 
         Args:
-            timeout: seconds to its deadline. One that is near is kept to the millisecond.
+            timeout: seconds to its deadline. A near one is enforced to the millisecond.
         """
         if timeout is not None and timeout <= 2 * _TICK:
             call.settle(self._loop)

@@ -23,7 +23,7 @@ Send = Callable[[Event], Awaitable[None]]
 
 class CallContext:
     """
-    What a call has been told by its client and by its handler.
+    The state of a call that its client and its handler have set.
 
     Args:
         scope: of ASGI.
@@ -79,7 +79,7 @@ class CallContext:
 
     def values_of(self, name: str) -> list[str]:
         """
-        All that the client sent under *name*, which is not one of binary values. Without decoding the rest.
+        The values of the header *name*, which must not be binary, without decoding the other headers.
         """
         wanted = name.encode("ascii")
         return [value.decode("latin-1") for key, value in self._scope["headers"] if key == wanted]
@@ -87,7 +87,7 @@ class CallContext:
     async def send_initial_metadata(self, initial_metadata: Metadata, /) -> None:
         """
         Raises:
-            ValueError: something in it cannot be sent.
+            ValueError: a key or a value cannot be sent.
             grpc.aio.UsageError: it is sent already.
         """
         if self._started:

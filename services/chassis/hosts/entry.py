@@ -36,8 +36,8 @@ class Worker:
     The ASGI application of a worker: `lifespan` composes the service, everything else is a call.
 
     Args:
-        assignment: of this process.
-        control: to the launcher.
+        assignment: the assignment of this process.
+        control: the control channel to the launcher.
     """
 
     def __init__(self, assignment: Assignment, control: Control) -> None:
@@ -49,7 +49,7 @@ class Worker:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
-        Serve a request, or the process's own life.
+        Serve a request, or the lifespan of the process.
         """
         if self._serve is not None:
             await self._serve(scope, receive, send)

@@ -136,7 +136,7 @@ class Arrival:
         recorder: of its method.
 
     Attributes:
-        failed: what became of it outside of its handler; that is what the client sees.
+        failed: its outcome outside of its handler, which is what the client sees.
         code: what its handler ended with; None if it did not get so far. Its client has cancelled then, or its request
             was larger than it may be: core does not say which.
         context: of the call.
@@ -188,7 +188,7 @@ class _Unreadable:
 def _plain(handler: Handler, most: int) -> Handler:
     """
     *handler* in the only forms that grpcio takes for asynchronous: coroutine functions and async generator functions.
-    What becomes of a call is written down on the way.
+    They record the outcome of each call.
 
     All of them read a stream of requests, which over the wire is the same as one: where one is asked for, grpcio takes
     a request without any for one that was cancelled, and waits for ever; and it never looks whether there are two.

@@ -22,7 +22,7 @@ UNREADABLE = "the request does not parse"
 NO_MESSAGE = "no message in a unary request"
 SECOND_MESSAGE = "more than one message in a unary request"
 
-# One more piece of the body is asked for while less than this lies here unread, so that a client that goes away is
+# One more piece of the body is asked for while less than this lies here unread, so that a client that disconnects is
 # noticed. A piece is at most what Envoy buffers of a stream.
 _AHEAD = 65536
 

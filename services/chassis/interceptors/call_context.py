@@ -23,22 +23,22 @@ _MOST_CHARACTERS = 128
 _MOST_SUBJECT = 256
 _NOBODY = Proxies(())
 
-# Ids made here are unique by the process's random prefix: a counter is ten times cheaper than a uuid per call.
+# Generated ids are unique by the process's random prefix: a counter is ten times cheaper than a UUID per call.
 _prefix = secrets.token_hex(6)
 _numbers = itertools.count(1)
 
 
 class CurrentCall:
     """
-    A call, its request id and its trace, which are looked for only when somebody asks for them.
+    A call, its request id and its trace, which are determined on first use.
 
     Attributes:
         method, context: of the call.
-        span: what is exported of it; None unless spans are.
-        identity: what its token says; None while access control is off.
-        proxies: who may say on whose behalf they call; None: nobody.
+        span: its span; None unless spans are exported.
+        identity: from its verified token; None while access control is off.
+        proxies: the trusted proxies, which may state the original caller; None for none.
         verifier: of tokens; None while access control is off.
-        peer: where it comes from, asked for while the call is in progress: grpcio releases a cancelled call without
+        peer: the address of the connection, read when the call begins: grpcio releases a cancelled call without
             reporting it as done, and asking then ends the process.
     """
 
@@ -58,11 +58,11 @@ class CurrentCall:
     @property
     def request_id(self) -> str:
         """
-        The client's `x-request-id`, or one of our own making if it sent none that is fit to be logged.
+        The client's `x-request-id`, or a generated id if the client sent none that is fit to be logged.
         """
         if self._request_id is None:
-            # Made first, because grpcio logs what it cannot decode when it is asked for metadata, and a record of the
-            # log asks for the request id.
+            # Generated first: grpcio logs metadata that it cannot decode when it is read, and log records read the
+            # request id.
             self._request_id = f"{_prefix}-{next(_numbers):x}"
             self._request_id = self._sent(REQUEST_ID, _MOST_CHARACTERS) or self._request_id
         return self._request_id
@@ -70,7 +70,7 @@ class CurrentCall:
     @property
     def trace(self) -> Trace:
         """
-        Where the call is: below its caller, or at the beginning of a trace if that did not say where it is.
+        The trace context: a child of the caller's, or a new trace if the caller sent none.
         """
         if self._trace is None:
             if self.span is not None:
@@ -84,8 +84,8 @@ class CurrentCall:
     @property
     def caller(self) -> str:
         """
-        Who calls: as their token says, or, while access control is off, as somebody says who may; empty when nobody
-        does.
+        The subject of the caller's token; while access control is off, the subject that a trusted proxy states, or an
+        empty string.
         """
         if self.identity is not None:
             return self.identity.subject
@@ -96,7 +96,7 @@ class CurrentCall:
     @property
     def client(self) -> str:
         """
-        The address of who calls: as a gateway says, or else where the call comes from.
+        The caller's IP address: as a trusted proxy states it, otherwise that of the connection.
         """
         return (self.proxies or _NOBODY).client(self.context, self.peer)
 
@@ -111,7 +111,7 @@ enter = _current.set
 
 def current_call() -> CurrentCall | None:
     """
-    The call that the running task serves, or None outside of calls.
+    The call that the running task serves; None outside of calls.
     """
     return _current.get()
 
@@ -126,7 +126,7 @@ def request_id() -> str | None:
 
 def caller() -> str:
     """
-    Who makes the call in progress (see `CurrentCall.caller`).
+    The caller of the call in progress (see `CurrentCall.caller`).
     """
     call = _current.get()
     return "" if call is None else call.caller
@@ -134,7 +134,7 @@ def caller() -> str:
 
 def client() -> str:
     """
-    The address of who makes the call in progress (see `CurrentCall.client`).
+    The client address of the call in progress (see `CurrentCall.client`).
     """
     call = _current.get()
     return "" if call is None else call.client
@@ -142,7 +142,7 @@ def client() -> str:
 
 def identity() -> Identity | None:
     """
-    Who makes the call in progress, as its token says; None while access control is off.
+    The verified identity of the caller; None while access control is off.
     """
     call = _current.get()
     return None if call is None else call.identity
@@ -150,6 +150,6 @@ def identity() -> Identity | None:
 
 def named(call: CurrentCall) -> dict[str, str]:
     """
-    What log records say of *call*.
+    The fields of log records that belong to *call*.
     """
     return {"request_id": call.request_id, "trace_id": call.trace.trace_id, "span_id": call.trace.span_id}

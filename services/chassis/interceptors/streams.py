@@ -154,8 +154,8 @@ class _Stay:
     would become of a cancellation there is the host's affair.
 
     Args:
-        token: that it was let in with.
-        until: when that is not taken any more, in seconds since 1970.
+        token: that it was accepted with.
+        until: when the token expires, in seconds since 1970.
     """
 
     __slots__ = ("_error", "_task", "_timer", "_until", "_waits", "token")

@@ -62,7 +62,7 @@ class Health:
     """
     What this process answers when it is asked how it is.
 
-    `""` is liveness: SERVING for as long as anything answers at all, whatever becomes of the dependencies, because a
+    `""` is liveness: SERVING for as long as the process responds, even while dependencies are unavailable, because a
     dead database must not restart a pod. The name of a service is its readiness: SERVING while every dependency
     answers its ping. Draining turns everything to NOT_SERVING for good.
 

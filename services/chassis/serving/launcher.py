@@ -1,8 +1,8 @@
 """
-The parent process of a service: starts its workers, waits until they serve, and ends them all in order.
+The parent process of a service: starts its workers, waits until they serve, and shuts them down.
 
-Nothing is restarted here: a worker that dies ends the service with a clear line, and whatever runs the service
-(Kubernetes, systemd, the embedded supervisor) decides what to do.
+Workers are not restarted: if one exits, the launcher logs it and shuts the service down. Restarting it is up to what
+runs the service (Kubernetes, systemd, the embedded supervisor).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.chassis.settings import CommonSettings, SettingsError, describe, l
 
 _log = logging.getLogger(__name__)
 
-# Beyond the drain itself: for the service to close what it has opened.
+# Seconds beyond the drain: for the service to close its connections.
 _CLOSING = 10.0
 _START_SECONDS = 60.0
 _TWICE = 1.0
@@ -37,14 +37,14 @@ def main(
     argv: Sequence[str] | None = None,
 ) -> None:
     """
-    Run a service until SIGTERM or SIGINT, and exit: 0 after a drain, 1 if it could not start or lost a worker, 2 for
-    a wrong command line.
+    Run a service until SIGTERM or SIGINT, and exit: with 0 after a drain, 1 if it could not start or a worker exited, 2
+    for a usage error.
 
     Args:
-        program: its name, "services.registry": what its lines and its metrics call it.
+        program: its name in logs and metrics, such as "services.registry".
         compose: the composition root, an async context manager of the module that calls this.
         settings: the class of its settings.
-        argv: in place of the command line.
+        argv: arguments; by default those of the command line.
     """
     arguments = _parse(program, settings, argv)
     try:
@@ -62,7 +62,7 @@ def main(
         )
         if arguments.check:
             plan.check()
-            sys.stdout.write(f"{program}: the settings are fine, and the ports are free\n")
+            sys.stdout.write(f"{program}: the settings are valid, and the ports are free\n")
             sys.exit(0)
         sys.exit(asyncio.run(Launcher(plan).run()))
     except (SettingsError, StartError) as error:
@@ -118,12 +118,12 @@ class Launcher:
                 await starting
             return await self._end(hurry=True)
         await starting
-        self._say_ready()
+        self._log_ready()
         deaths = {asyncio.create_task(worker.wait()): worker for worker in self._workers}
         done, _ = await asyncio.wait({stop, *deaths}, return_when=asyncio.FIRST_COMPLETED)
         dead = [deaths[task] for task in done if task in deaths]
         for worker in dead:
-            _log.error("%s; the service ends", worker.obituary())
+            _log.error("%s; the service shuts down", worker.exit_description())
         return max(await self._end(hurry=False), 1 if dead else 0)
 
     def _on_signal(self, number: int) -> None:
@@ -131,16 +131,19 @@ class Launcher:
         if self._signalled is None:
             self._signalled = now
         elif now - self._signalled > _TWICE:
-            # The second Ctrl-C: whoever sends it does not want to wait for calls in flight. Two at once are one that
-            # came on two ways, from the terminal and from a supervisor.
-            _log.warning("%s again: ending without waiting for calls in flight", signal.Signals(number).name)
+            # The second Ctrl-C: do not wait for calls in flight. Two signals at once count as one that arrived twice,
+            # from the terminal and from a supervisor.
+            _log.warning("%s again: stopping without waiting for calls in flight", signal.Signals(number).name)
             for worker in self._workers:
                 worker.terminate()
         self._stop.set()
 
     async def _end(self, *, hurry: bool) -> int:
         """
-        End all workers, and return 0 if all of them have ended well.
+        Stop all workers.
+
+        Returns:
+            0 if all of them exited with 0, otherwise 1.
         """
         settings = self._plan.settings
         for worker in self._workers:
@@ -149,7 +152,7 @@ class Launcher:
         results = await asyncio.gather(*(worker.end_within(patience) for worker in self._workers))
         return 0 if all(results) else 1
 
-    def _say_ready(self) -> None:
+    def _log_ready(self) -> None:
         plan = self._plan
         listen, metrics = plan.settings.listen, plan.settings.metrics
         places = ", ".join(str(listen.plus(index)) for index in range(plan.workers))
@@ -161,21 +164,25 @@ def _parse(program: str, settings: type[CommonSettings], argv: Sequence[str] | N
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"settings, from the environment:\n{describe(settings)}",
+        epilog=f"settings (environment variables):\n{describe(settings)}",
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes; each has a port of its own, counted up"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of worker processes, on consecutive ports; default 1",
     )
-    parser.add_argument("--check", action="store_true", help="only look whether the service could start")
+    parser.add_argument("--check", action="store_true", help="check the settings and the ports, and exit")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.workers <= 64:
-        parser.error("--workers goes from 1 to 64")
+        parser.error("--workers must be from 1 to 64")
     return arguments
 
 
 def _importable(module: str, program: str) -> str:
     """
-    The name under which another process imports what is `__main__` here.
+    The name under which another process can import a module that is `__main__` in this one.
     """
     if module != "__main__":
         return module

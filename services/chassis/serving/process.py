@@ -1,5 +1,5 @@
 """
-A worker as its launcher sees it.
+A worker process, as controlled by the launcher.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Process:
 
     Args:
         name: for messages, "services.registry worker 0".
-        process: as started.
-        control: the launcher's end of the pair.
-        folder: the worker's own, if it has one; removed with it.
-        verbose: show at once what the worker's libraries write.
+        process: the started process.
+        control: the launcher's end of the control channel.
+        folder: the worker's temporary folder, if it has one; deleted with it.
+        verbose: forward the output of the worker's libraries at once.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Process:
         Start worker *index* of *plan*.
 
         Raises:
-            StartError: it cannot even be started.
+            StartError: the process cannot be started.
         """
-        # For Envoy's administration socket: a folder that nobody else can enter.
+        # For Envoy's admin socket: a folder that only this user may access.
         folder = Path(tempfile.mkdtemp(prefix="modelyard-")) if plan.host == "envoy" else None
         ours, theirs = socket.socketpair()
         log = os.dup(sys.stderr.fileno())
@@ -117,7 +117,7 @@ class Process:
         Wait until the worker serves.
 
         Raises:
-            StartError: it says that it cannot, or it has ended, or it has said nothing for *seconds*.
+            StartError: it reports an error, has exited, or is not ready within *seconds*.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -128,11 +128,11 @@ class Process:
             raise StartError(said["message"])
         if said["event"] == "end":
             await self.wait()
-            raise StartError(self.obituary())
+            raise StartError(self.exit_description())
 
     def drain(self) -> None:
         """
-        Ask the worker to finish its calls and end.
+        Tell the worker to drain: finish its calls and exit.
         """
         self._asked_to_end = True
         with suppress(OSError):
@@ -140,7 +140,7 @@ class Process:
 
     def terminate(self) -> None:
         """
-        Ask the worker to end at once.
+        Tell the worker to exit at once.
         """
         self._asked_to_end = True
         if self._process.returncode is None:
@@ -148,7 +148,10 @@ class Process:
 
     async def wait(self) -> int:
         """
-        Wait until the worker has ended; its exit status, negative for a signal.
+        Wait until the worker has exited.
+
+        Returns:
+            Its exit status; negative for a signal.
         """
         status = await self._process.wait()
         await self._reading
@@ -156,10 +159,10 @@ class Process:
 
     async def end_within(self, seconds: float) -> bool:
         """
-        Wait for the end, kill what does not end, clean up.
+        Wait until the worker has exited, kill it after *seconds*, and clean up.
 
         Returns:
-            Whether the worker ended by itself, and well.
+            Whether the worker exited by itself with status 0.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -174,9 +177,9 @@ class Process:
             shutil.rmtree(self._folder, ignore_errors=True)
         return status in {0, -signal.SIGTERM} if self._asked_to_end else False
 
-    def obituary(self) -> str:
+    def exit_description(self) -> str:
         """
-        Who ended, and how, and its last words.
+        Which worker ended, with which exit status or signal, and its last log lines.
         """
         status = self._process.returncode or 0
         how = f"exit status {status}" if status >= 0 else f"signal {-status} ({signal.Signals(-status).name})"

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Variable:
     """
-    What is known of one setting.
+    The description of one setting.
 
     Args:
         name: of the environment variable.

@@ -89,7 +89,7 @@ async def test_a_bad_token_is_refused_with_the_reason(issuer: Issuer) -> None:
 
 async def test_who_is_refused_is_counted_and_logged(issuer: Issuer, lines: io.StringIO) -> None:
     """
-    A call without a good token, or without a right, leaves a line with the client's address, and no token.
+    A call without a valid token, or without the scope, is logged with the client's address, and without the token.
     """
     calls, denied = CallMetrics(), issuer.mint("registry.read")
     client = ("x-modelyard-client", "203.0.113.9")

@@ -120,7 +120,7 @@ def test_many_quiet_calls_are_never_asked_about_together() -> None:
 
 def test_one_call_is_asked_about_soon_and_then_more_rarely() -> None:
     """
-    A client that goes away early is noticed within 0.1 s, and one that has been quiet for long, within 16 s.
+    A disconnect of a new call is noticed within 0.1 s, and of a call that has been idle for long, within 16 s.
     """
     clock, (call,), asked = watched(1)
     clock.run(1)

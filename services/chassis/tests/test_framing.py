@@ -86,7 +86,7 @@ def test_bad(body: bytes, encoding: str, code: grpc.StatusCode) -> None:
 
 def test_cut_short_within_gzip() -> None:
     """
-    A packed message that lacks its end is not taken for a whole one.
+    A truncated compressed message is rejected.
     """
     packed = gzip.compress(b"abc" * 100)[:-9]
     unframer = Unframer("gzip", _MOST)

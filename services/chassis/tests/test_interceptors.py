@@ -245,7 +245,7 @@ async def test_one_interceptor_serves_all_kinds(kind: Kind) -> None:
 
 async def test_a_clients_cancel_reaches_the_handler_of_a_stream() -> None:
     """
-    When the client goes away, the handler's cleanup runs at once and every interceptor hears of the cancellation.
+    When the client disconnects, the handler's cleanup runs at once and every interceptor hears of the cancellation.
     """
     diary: list[str] = []
     cleaned = asyncio.Event()

@@ -5,12 +5,10 @@ Starts that fail, and services that lose a worker: one clear line, an exit code,
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,9 +16,9 @@ import psutil
 import pytest
 
 from services.chassis.hosts import envoy
-from services.chassis.serving import launcher
-from services.chassis.tests import failing_service, probe
+from services.chassis.tests import failing_service
 from services.chassis.tests.behaviour.probe_process import ROOT, free_ports, running
+from services.chassis.tests.conftest import Launch
 
 _PROBE = "services.chassis.tests.probe"
 _HIDDEN = "raise ModuleNotFoundError(\"No module named 'pyvoy'\", name='pyvoy')\n"
@@ -61,32 +59,6 @@ async def _start(module: str, *arguments: str, **environment: str) -> tuple[int,
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
-
-
-Launch = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
-    """
-    Calls the launcher's `main` in this process, for failures before a worker is started: exit code and output.
-    """
-    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
-
-    def main(*arguments: str, **environment: str) -> tuple[int, str]:
-        listen, metrics = free_ports(2)
-        own = {"MODELYARD_LISTEN": f"127.0.0.1:{listen}", "MODELYARD_METRICS": f"127.0.0.1:{metrics}"}
-        for name, value in {**own, "MODELYARD_LOG_FORMAT": "text", **environment}.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            launcher.main(_PROBE, probe.compose, argv=arguments)
-        output, errors = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, output + errors
-
-    yield main
-    logging.getLogger().handlers[:] = handlers
-    logging.getLogger().setLevel(level)
 
 
 @pytest.mark.parametrize("setting", ["MODELYARD_LISTEN", "MODELYARD_METRICS"])
@@ -150,11 +122,11 @@ async def test_composition_fails(host: str) -> None:
     assert failing_service.WHY in said
 
 
-async def test_check(host: str) -> None:
+def test_check(launch: Launch, host: str) -> None:
     """
     --check starts nothing and says that all is well.
     """
-    code, said = await _start(_PROBE, "--check", MODELYARD_HOST=host)
+    code, said = launch("--check", MODELYARD_HOST=host)
     assert (code, said.count("\n")) == (0, 1)
 
 
@@ -167,16 +139,25 @@ def test_wrong_command_line(launch: Launch) -> None:
     assert "--workers" in said
 
 
-async def test_without_envoy(tmp_path: Path) -> None:
+def test_without_envoy(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Where the Envoy host cannot run, auto serves with grpcio and says so once, and envoy is an error that says why.
+    Where the Envoy host cannot run, asking for it is an error that says why.
+    """
+    for name in [each for each in sys.modules if each.partition(".")[0] == "pyvoy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyvoy", None)
+    code, said = launch(MODELYARD_HOST="envoy")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "is not installed" in said
+    assert "MODELYARD_HOST=grpcio" in said
+
+
+async def test_auto_without_envoy(tmp_path: Path) -> None:
+    """
+    Where the Envoy host cannot run, auto serves with grpcio and says so once.
     """
     (tmp_path / "pyvoy.py").write_text(_HIDDEN)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    code, said = await _start(_PROBE, MODELYARD_HOST="envoy", PYTHONPATH=path)
-    assert (code, said.count("\n")) == (1, 1)
-    assert "pyvoy is not installed" in said
-    assert "MODELYARD_HOST=grpcio" in said
     async with running("auto", tmp_path, PYTHONPATH=path) as own:
         log = own.log.read_text()
         assert log.count("pyvoy is not installed") == 1
@@ -195,13 +176,3 @@ async def test_worker_dies(host: str, tmp_path: Path) -> None:
             assert await own.process.wait() == 1
         assert "worker 1 ended with signal 9 (SIGKILL)" in own.log.read_text()
         assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
-async def test_taken_meanwhile(host: str, tmp_path: Path) -> None:
-    """
-    A second launcher on the ports of the first one is refused, and the first one serves on: ports are not shared.
-    """
-    async with running(host, tmp_path) as own:
-        code, said = await _start(_PROBE, MODELYARD_HOST=host, MODELYARD_LISTEN=own.target)
-        assert code == 1
-        assert "already in use" in said

@@ -159,7 +159,7 @@ async def test_failures_are_counted_by_their_code() -> None:
 
 async def test_cancelled_calls_are_counted_as_such() -> None:
     """
-    A client that goes away leaves Canceled, a deadline that passes DeadlineExceeded.
+    A client that disconnects counts as Canceled, a deadline that passes as DeadlineExceeded.
     """
     calls = CallMetrics()
 

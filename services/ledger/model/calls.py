@@ -24,7 +24,7 @@ class Write:
         action: the RPC, "UpdateModel".
         request_id: makes a retry safe; empty when the client does not care.
         trace: the id of the call, for the audit, when there is no request id.
-        digest: SHA-256 of the method and the request, to tell a retry from another use of the same id.
+        digest: SHA-256 of the method and the request, to distinguish a retry from another use of the same id.
         dry: check and answer as if it had been done, but write nothing (`validate_only`).
         least: the revision that the caller has seen (`x-min-revision`): if it does not exist, nothing is written.
     """

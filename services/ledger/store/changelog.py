@@ -56,14 +56,14 @@ _MOST_TIMES = 100
 _TRIM = Statement(
     "changes.trim",
     f"""
-WITH gone AS (
+WITH removed AS (
     DELETE FROM changes WHERE revision = ANY (ARRAY(
         SELECT revision FROM (SELECT revision, commit_time FROM changes ORDER BY revision LIMIT {_AT_ONCE}) AS oldest
          WHERE commit_time < now() - $1::interval AND revision < (SELECT value FROM {HEAD})
          ORDER BY revision))
     RETURNING 1
 )
-SELECT count(*) AS count FROM gone
+SELECT count(*) AS count FROM removed
 """,
 )
 
@@ -72,14 +72,14 @@ SELECT count(*) AS count FROM gone
 _FORGET = Statement(
     "requests.forget",
     f"""
-WITH gone AS (
+WITH removed AS (
     DELETE FROM requests
      WHERE create_time < now() - interval '24 hours' AND (actor, request_id) IN (
            SELECT actor, request_id FROM requests WHERE create_time < now() - interval '24 hours'
             ORDER BY create_time LIMIT {_AT_ONCE} FOR UPDATE SKIP LOCKED)
     RETURNING 1
 )
-SELECT count(*) AS count FROM gone
+SELECT count(*) AS count FROM removed
 """,
 )
 

@@ -155,7 +155,7 @@ class GroupCommit:
 
     Args:
         wait: seconds that it waits for a lock, before it takes the revision.
-        channel: what the watchers of changes listen to; empty to let a trigger tell them.
+        channel: the NOTIFY channel of the change feed; empty if a trigger notifies it.
     """
 
     def __init__(self, server: Server, group: list[WriteJob[Any]], wait: float, channel: str = "") -> None:

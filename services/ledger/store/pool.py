@@ -244,5 +244,5 @@ class ConnectionLease:
 
 
 def _raise_translated(error: BaseException) -> None:
-    if (ours := translate_error(error)) is not None:
-        raise ours from error
+    if (translated := translate_error(error)) is not None:
+        raise translated from error

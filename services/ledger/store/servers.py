@@ -177,7 +177,7 @@ class Explainer:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._told: dict[str, float] = {}
+        self._explained: dict[str, float] = {}
         self._chores = Chores("explain-statements")
 
     def __call__(self, statement: Statement) -> None:
@@ -186,9 +186,9 @@ class Explainer:
         """
         now = time.monotonic()
         planned = statement.sql.split(None, 1)[0].upper() in _PLANNED
-        if not planned or now - self._told.get(statement.name, float("-inf")) < _EXPLAIN_EVERY_SECONDS:
+        if not planned or now - self._explained.get(statement.name, float("-inf")) < _EXPLAIN_EVERY_SECONDS:
             return
-        self._told[statement.name] = now
+        self._explained[statement.name] = now
         self._chores.add(self._explain(statement))
 
     async def _explain(self, statement: Statement) -> None:

@@ -1,6 +1,6 @@
 # ruff: noqa: S608 - only numbers of our own go into these texts
 """
-The log of changes and the remembered requests are trimmed at the pace at which they grow, and cost what is trimmed.
+The change log and the stored responses are trimmed as fast as they grow, at a cost proportional to what is trimmed.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from embedded.postgres import SERVICE_ROLE
 from services.ledger.store.changelog import _TRIM, Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 
-LOG = 200_000
+LOG = 30_000
+# More than a statement takes.
+OLD = 12_000
 DAY = timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
 async def url(new_database: Callable[[], str]) -> str:
     """
-    A database with a long log: 25,000 revisions are two days old, the others are of today.
+    A database with a long log: OLD revisions are two days old, the others are of today.
     """
     url = new_database()
     async with owner(url) as connection:
         await connection.execute(f"""
 INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
-SELECT n, now() - CASE WHEN n <= 25000 THEN 2 ELSE 0 END * interval '1 day', ARRAY['namespaces/default'], '{{1}}',
+SELECT n, now() - CASE WHEN n <= {OLD} THEN 2 ELSE 0 END * interval '1 day', ARRAY['namespaces/default'], '{{1}}',
        '{{false}}'
   FROM generate_series(2, {LOG}) AS n;
 UPDATE changes SET commit_time = now() - interval '2 days' WHERE revision = 1;
 UPDATE revision SET value = {LOG};
 INSERT INTO requests (actor, request_id, action, digest, create_time)
-SELECT 'ann', n::text, 'x', '', now() - interval '2 days' FROM generate_series(1, 25000) AS n;
+SELECT 'ann', n::text, 'x', '', now() - interval '2 days' FROM generate_series(1, {OLD}) AS n;
 ANALYZE;
 """)
     return url
@@ -47,7 +49,7 @@ ANALYZE;
 @asynccontextmanager
 async def owner(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """
-    A connection of the one who may do everything.
+    A connection of the database's owner.
     """
     connection = await asyncpg.connect(url.replace(SERVICE_ROLE, "postgres"))
     try:
@@ -65,14 +67,14 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def test_all_that_is_old_is_trimmed(url: str) -> None:
     """
-    A turn trims and forgets all that is old, though a statement takes only some of it, and nothing else.
+    One run deletes everything that is old, although a statement deletes only a part of it, and nothing else.
     """
     async with open_database(DatabaseSettings(url=url)) as database:
         log = Changelog(database)
-        assert (await log.trim(DAY), await log.forget()) == (25_000, 25_000)
+        assert (await log.trim(DAY), await log.forget()) == (OLD, OLD)
         assert (await log.trim(DAY), await log.forget()) == (0, 0)
     async with owner(url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM changes") == LOG - 25_000
+        assert await connection.fetchval("SELECT count(*) FROM changes") == LOG - OLD
 
 
 async def test_trimming_reads_only_what_it_may_trim(url: str) -> None:
@@ -89,7 +91,7 @@ async def test_trimming_reads_only_what_it_may_trim(url: str) -> None:
 
 async def test_a_request_that_is_claimed_again_stays(url: str) -> None:
     """
-    An old request id that is claimed anew while old ones are forgotten is kept.
+    An old request id that is claimed again while old ones are deleted is kept.
     """
     async with owner(url) as connection, open_database(DatabaseSettings(url=url)) as database:
         await connection.execute("""
@@ -99,7 +101,10 @@ VALUES ('ann', 'again', 'x', '', now() - interval '2 days')
         async with connection.transaction():
             await connection.execute("UPDATE requests SET create_time = now() WHERE request_id = 'again'")
             forgetting = asyncio.ensure_future(Changelog(database).forget())
-            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%requests%'"
+            waits = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%requests%'
+"""
             while not forgetting.done() and not await connection.fetchval(waits):
                 await connection.execute("SELECT pg_stat_clear_snapshot()")
                 await asyncio.sleep(0.01)

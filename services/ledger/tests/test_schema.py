@@ -37,16 +37,22 @@ SELECT privilege_type FROM information_schema.role_table_grants
 """
 
 
+@pytest.fixture(scope="module")
+def urls(new_database: Callable[[], str], new_assets_database: Callable[[], str]) -> list[str]:
+    """
+    A database of the registry and one of the asset service, which are only read.
+    """
+    return [new_database(), new_assets_database()]
+
+
 @pytest.mark.parametrize("asked", [COLUMNS, RULES, TRIGGERS, MAY], ids=["columns", "rules", "triggers", "grants"])
 @pytest.mark.parametrize("table", TABLES)
-async def test_same_in_both(
-    new_database: Callable[[], str], new_assets_database: Callable[[], str], table: str, asked: str
-) -> None:
+async def test_same_in_both(urls: list[str], table: str, asked: str) -> None:
     """
     A table of the ledger has the columns, keys, checks, triggers and grants in the asset service's database that it has
     in the registry's: the statements of the ledger run on both.
     """
-    registry, cdn = [await ask(url, asked, table) for url in (new_database(), new_assets_database())]
+    registry, cdn = [await ask(url, asked, table) for url in urls]
     assert registry == cdn
     # The revision and the epoch have no trigger, and the key of the audit is an index of its partitions.
     nothing = {("audit", RULES), *((each, TRIGGERS) for each in ("epoch", "requests", "revision"))}
@@ -65,13 +71,11 @@ SELECT conrelid::regclass::text || ': ' || pg_get_constraintdef(constraints.oid)
 """
 
 
-async def test_what_refers_to_a_row_is_found_by_an_index(
-    new_database: Callable[[], str], new_assets_database: Callable[[], str]
-) -> None:
+async def test_what_refers_to_a_row_is_found_by_an_index(urls: list[str]) -> None:
     """
     Every foreign key has an index: otherwise each row that is deleted reads all those that might refer to it.
     """
-    for url in (new_database(), new_assets_database()):
+    for url in urls:
         connection = await asyncpg.connect(url)
         try:
             assert [row[0] for row in await connection.fetch(UNFOUND)] == []

@@ -206,7 +206,7 @@ def _metric(
         return None
     if metric.get("verified"):
         # Any author of a card can claim this; the proof is a token that only the Hub can verify.
-        warnings.append(f"{place}.verified: is not taken over, since only the Hub can check it")
+        warnings.append(f"{place}.verified: is not imported, since only the Hub can check it")
     said = {**more, **dataset[1], "metric_config": metric.get("config"), "metric_args": metric.get("args")}
     return CardResult(dataset[0], found, value, dict(_parameters(said, place, warnings)))
 

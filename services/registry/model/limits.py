@@ -4,69 +4,62 @@ Limits per model or version for resources that are not garbage collected (docs/a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from services.chassis.errors import ResourceExhausted
 
-#: Numbers of a card: each keeps the whole card as it was.
-MOST_CARD_NUMBERS = 10_000
-#: Results of one version.
-MOST_RESULTS = 100_000
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """
+    The most items of one kind that a resource may have.
+
+    Args:
+        reason: of the error.
+        field: of the request that would exceed it.
+        most: the limit.
+        items: what is counted.
+        advice: what to do instead.
+    """
+
+    reason: str
+    field: str
+    most: int
+    items: str
+    advice: str
+
+    def check(self, resource: object, count: int) -> None:
+        """
+        Args:
+            resource: whose items are counted.
+            count: including those that are about to be written.
+
+        Raises:
+            ResourceExhausted: *count* exceeds the limit.
+        """
+        if count > self.most:
+            raise ResourceExhausted(
+                self.reason,
+                f"{self.field}: {resource} may have {self.most:,} {self.items}: {self.advice}",
+                metadata={"field": self.field, "resource": str(resource), "most": str(self.most)},
+            )
+
+
+#: Numbers of a card: each stores the whole card.
+CARD_NUMBERS = Limit(
+    "CARD_NUMBERS",
+    "card",
+    10_000,
+    "numbers",
+    "record what changes with every run as evaluations or labels, or begin another model",
+)
+#: Evaluations of one version.
+EVALUATIONS = Limit(
+    "EVALUATION_COUNT",
+    "evaluations",
+    100_000,
+    "results",
+    "record summaries in place of every step, delete old ones, or record them for another version",
+)
 #: Aliases of one model at a time.
-MOST_ALIASES = 1_000
-
-
-def check_card_numbers(card: object, numbers: int) -> None:
-    """
-    Args:
-        numbers: with the one that is about to be written.
-
-    Raises:
-        ResourceExhausted: a card may not have so many.
-    """
-    if numbers > MOST_CARD_NUMBERS:
-        raise _too_many(
-            "CARD_NUMBERS",
-            "card",
-            card,
-            MOST_CARD_NUMBERS,
-            "numbers: record what changes with every run as evaluations or labels, or begin another model",
-        )
-
-
-def check_results(version: object, results: int) -> None:
-    """
-    Args:
-        results: with those that are about to be written, as far as they were counted.
-
-    Raises:
-        ResourceExhausted: a version may not have so many.
-    """
-    if results > MOST_RESULTS:
-        raise _too_many(
-            "EVALUATION_COUNT",
-            "evaluations",
-            version,
-            MOST_RESULTS,
-            "results: record summaries in place of every step, delete old ones, or record them for another version",
-        )
-
-
-def check_aliases(model: object, aliases: int) -> None:
-    """
-    Args:
-        aliases: with those that are about to be made, as far as they were counted.
-
-    Raises:
-        ResourceExhausted: a model may not have so many.
-    """
-    if aliases > MOST_ALIASES:
-        raise _too_many(
-            "ALIAS_COUNT", "moves", model, MOST_ALIASES, "aliases: remove some, or use labels of versions instead"
-        )
-
-
-def _too_many(reason: str, field: str, resource: object, most: int, fix: str) -> ResourceExhausted:
-    return ResourceExhausted(
-        reason,
-        f"{field}: {resource} may have {most:,} {fix}",
-        metadata={"field": field, "resource": str(resource), "most": str(most)},
-    )
+ALIASES = Limit("ALIAS_COUNT", "moves", 1_000, "aliases", "remove some, or use labels of versions instead")

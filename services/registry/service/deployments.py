@@ -147,7 +147,7 @@ class DeploymentService(DeploymentServiceServicer):
         name = DeploymentName.parse(request.name)
         found = await reflect(context, self._deployments.get(name))
         yield pb.WatchDeploymentResponse(deployment=from_deployment(found.value))
-        told = found.value.revision
+        sent = found.value.revision
         # Watch from the revision of the read, so that changes between the read and the watch are not missed.
         async with aclosing(self._feed.watch(found.revision + 1, str(name), _HEARTBEAT)) as events:
             async for event in events:
@@ -156,8 +156,8 @@ class DeploymentService(DeploymentServiceServicer):
                 # The read may include later changes, too; these are sent only once.
                 min_revision.set(event.number if isinstance(event, Revision) else event.head)
                 deployment = (await self._deployments.get(name)).value
-                if deployment.revision > told:
-                    told = deployment.revision
+                if deployment.revision > sent:
+                    sent = deployment.revision
                     yield pb.WatchDeploymentResponse(deployment=from_deployment(deployment))
 
 

@@ -245,11 +245,11 @@ async def _check_count(
     transaction: Transaction, parent: ModelName, model: int, moves: Sequence[Move], points_at: Mapping[str, int | None]
 ) -> None:
     made = sum(move.version is not None and points_at.get(move.alias) is None for move in moves)
-    gone = sum(move.version is None for move in moves)
-    if made > gone:
-        row = await transaction.row(_COUNT, model, limits.MOST_ALIASES + gone)
+    removed = sum(move.version is None for move in moves)
+    if made > removed:
+        row = await transaction.row(_COUNT, model, limits.ALIASES.most + removed)
         assert row is not None  # noqa: S101 - for the type checker: a count has one row
-        limits.check_aliases(parent, row["count"] + made - gone)
+        limits.ALIASES.check(parent, row["count"] + made - removed)
 
 
 async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:

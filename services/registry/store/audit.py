@@ -20,7 +20,7 @@ from services.ledger.store.statements import Statement
 from services.registry.model.audit import AuditEntry, AuditFilter
 from services.registry.store.search.filters import Parameters
 
-# What the JSON of a page may take, and of an entry: one that is larger comes without its images, and says so.
+# The most JSON of a page, and of an entry: a larger one comes without its images and is marked as shortened.
 _MOST_JSON = 1 << 20
 _COLUMNS = f"""revision, ordinal, time, actor, action, resource, request_id,
        CASE WHEN json.octets < {_MOST_JSON} THEN before END AS before,

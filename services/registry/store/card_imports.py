@@ -14,10 +14,10 @@ from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Change, Entry, Journal
 from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction, last
+from services.registry.model import limits
 from services.registry.model.card_metadata import CardMetadata, CardResult
 from services.registry.model.cards import Card, CardImported, CardUpdate
 from services.registry.model.evaluations import EvaluationDraft
-from services.registry.model.limits import check_card_numbers
 from services.registry.model.names import ModelName, VersionName
 from services.registry.store import rows
 from services.registry.store.cards import MADE, next_card
@@ -57,7 +57,7 @@ _IMPORT = last(
            revision = CASE WHEN $23 THEN next.value ELSE models.revision END
       FROM next
      WHERE id = $10
-), gone AS (
+), removed AS (
     DELETE FROM evaluations WHERE id = ANY ($24::bigint[])
 ), recorded AS (
     INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time,
@@ -83,7 +83,7 @@ class _Results:
 
     version: VersionName | None
     drafts: tuple[EvaluationDraft, ...] = ()
-    gone: tuple[DeletedResult, ...] = ()
+    removed: tuple[DeletedResult, ...] = ()
 
 
 async def import_card(
@@ -110,21 +110,21 @@ async def import_card(
         warnings.append("model-index: the model has no version that the results could be of")
     found = await _results(transaction, card.key, name, number, facts.results if number is not None else ())
     try:
-        await check_counts(transaction, {name.model: card.key}, found.drafts, found.gone)
+        await check_counts(transaction, {name.model: card.key}, found.drafts, found.removed)
     except ResourceExhausted as error:
         warnings.append(f"model-index: {error}")
         found = _Results(found.version)
-    imported = CardImported(tuple(fields), found.version, len(found.drafts), len(found.gone), tuple(warnings))
-    if card.unchanged is not None and not (fields or found.drafts or found.gone):
+    imported = CardImported(tuple(fields), found.version, len(found.drafts), len(found.removed), tuple(warnings))
+    if card.unchanged is not None and not (fields or found.drafts or found.removed):
         await transaction.nothing()
         return replace(card.unchanged, imported=imported)
-    check_card_numbers(update.name, card.columns[1])
-    journal = _with(card.journal, journal_of(found.drafts, found.gone))
+    limits.CARD_NUMBERS.check(update.name, card.columns[1])
+    journal = _with(card.journal, journal_of(found.drafts, found.removed))
     if fields:
         journal = _with(journal, Journal.updated(name, before.image(), draft.image()))
     columns = [draft.task, draft.framework, draft.license, rows.packed(draft.labels), model_columns(name, draft)[-1]]
     results = result_columns([(card.key, each.version.number, each) for each in found.drafts])
-    more = [*columns, bool(fields), [each.id for each in found.gone], name.namespace, *results]
+    more = [*columns, bool(fields), [each.id for each in found.removed], name.namespace, *results]
     written = (await transaction.last(_IMPORT, journal, *card.columns, *more))[0]
     return replace(rows.to_card(written, update.name), imported=imported)
 
@@ -148,15 +148,15 @@ async def _results(
     for row in await transaction.rows(_SAME, key, number, *columns, parameters):
         same = CardResult(row["dataset"], row["metric"], row["value"], json.loads(row["parameters"]))
         there.setdefault(same.key, []).append((row["id"], row["value"]))
-    drafts, gone = [], []
+    drafts, removed = [], []
     for each in results:
         known = there.get(each.key, [])
         # The same card again writes no result again.
         if [value for _, value in known] == [each.value]:
             continue
         drafts.append(each.of(version))
-        gone += [DeletedResult(id_, version, [each.dataset, each.metric, value]) for id_, value in known]
-    return _Results(version, tuple(drafts), tuple(gone))
+        removed += [DeletedResult(id_, version, [each.dataset, each.metric, value]) for id_, value in known]
+    return _Results(version, tuple(drafts), tuple(removed))
 
 
 def _with(journal: Journal, other: Journal) -> Journal:

@@ -16,8 +16,8 @@ from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.transactions import Transaction, last
+from services.registry.model import limits
 from services.registry.model.cards import SECTIONS, Card, CardDraft, CardUpdate
-from services.registry.model.limits import check_card_numbers
 from services.registry.model.names import CardName, ModelName
 from services.registry.store import rows
 from services.registry.store.locks import lock_model
@@ -137,7 +137,7 @@ class CardStore:
         """
         card = await next_card(transaction, update)
         if card.unchanged is not None:
-            # It says so already: tools that write a card after every run do not fill its history.
+            # Unchanged content: tools that write a card after every run do not fill its history.
             await transaction.nothing()
             return card.unchanged
         return rows.to_card((await transaction.last(_WRITE, card.journal, *card.columns))[0], update.name)
@@ -168,6 +168,6 @@ async def next_card(transaction: Transaction, update: CardUpdate) -> NextCard:
     sections = rows.packed({each: text for each, text in draft.own.items() if each in (*SECTIONS, "license")})
     number = before.number + 1 if before is not None else 1
     if unchanged is None:
-        check_card_numbers(name, number)
+        limits.CARD_NUMBERS.check(name, number)
     columns = [model["id"], number, sections, draft.markdown, rows.packed(draft.extra), draft.front]
     return NextCard(model["id"], draft, journal, [*columns, 512 + len(sections.encode()), draft.text], unchanged)

@@ -130,7 +130,7 @@ SELECT made.revision AS written, made.* FROM made
 _DELETE = last(
     "deployments.delete",
     """
-, gone AS (DELETE FROM deployments WHERE namespace_id = $10 AND deployment_id = $11)
+, removed AS (DELETE FROM deployments WHERE namespace_id = $10 AND deployment_id = $11)
 SELECT next.value AS written FROM next
 """,
 )

@@ -81,7 +81,7 @@ _UPDATE = last(
     SELECT $10, $11, $12::text, next.moment, next.value FROM next WHERE $12 IS NOT NULL
     ON CONFLICT (namespace_id, metric) DO UPDATE
     SET direction = excluded.direction, update_time = excluded.update_time, revision = excluded.revision
-), gone AS (
+), removed AS (
     DELETE FROM metrics WHERE namespace_id = $10 AND metric = $11 AND $12 IS NULL
 )
 SELECT next.value AS written, next.moment FROM next

@@ -75,11 +75,11 @@ _COUNT = "SELECT next.value AS written, (SELECT count(*) FROM made) AS made_coun
 _RECORD = last("evaluations.record", _MADE + _COUNT)
 _REPLACE = last(
     "evaluations.replace",
-    f"{_MADE}, gone AS (DELETE FROM evaluations WHERE id = ANY ($19::bigint[])) {_COUNT}",
+    f"{_MADE}, removed AS (DELETE FROM evaluations WHERE id = ANY ($19::bigint[])) {_COUNT}",
 )
 _DELETE = last(
     "evaluations.delete",
-    ", gone AS (DELETE FROM evaluations WHERE id = ANY ($10::bigint[])) SELECT next.value AS written FROM next",
+    ", removed AS (DELETE FROM evaluations WHERE id = ANY ($10::bigint[])) SELECT next.value AS written FROM next",
 )
 
 _GOING = "evaluations.id, evaluations.model, version, dataset, metric, value"
@@ -153,11 +153,11 @@ class EvaluationStore:
         found = await transaction.rows(_SAME, *columns[:4], columns[5])
         if len(found) > MOST_DELETED:
             raise too_many(parent)
-        gone = _going(parent, models, found)
-        await check_counts(transaction, models, drafts, gone)
-        ids = [each.id for each in gone]
-        row = (await transaction.last(_REPLACE, journal_of(drafts, gone), parent.namespace, *columns, ids))[0]
-        return RecordedEvaluations(row["made_count"], row["written"], len(gone))
+        removed = _going(parent, models, found)
+        await check_counts(transaction, models, drafts, removed)
+        ids = [each.id for each in removed]
+        row = (await transaction.last(_REPLACE, journal_of(drafts, removed), parent.namespace, *columns, ids))[0]
+        return RecordedEvaluations(row["made_count"], row["written"], len(removed))
 
     async def delete_named(
         self, transaction: Transaction, parent: NamespaceName, names: Sequence[EvaluationName]
@@ -259,12 +259,12 @@ async def _lock(
     return models
 
 
-async def _delete(transaction: Transaction, gone: Sequence[DeletedResult]) -> RecordedEvaluations:
-    if not gone:
+async def _delete(transaction: Transaction, removed: Sequence[DeletedResult]) -> RecordedEvaluations:
+    if not removed:
         await transaction.nothing()
         return RecordedEvaluations(0, transaction.revision)
-    row = (await transaction.last(_DELETE, journal_of((), gone), [each.id for each in gone]))[0]
-    return RecordedEvaluations(len(gone), row["written"])
+    row = (await transaction.last(_DELETE, journal_of((), removed), [each.id for each in removed]))[0]
+    return RecordedEvaluations(len(removed), row["written"])
 
 
 def _going(parent: NamespaceName, models: dict[str, int], found: Sequence[Row]) -> list[DeletedResult]:
@@ -284,22 +284,22 @@ async def check_counts(
     transaction: Transaction,
     models: Mapping[str, int],
     drafts: Sequence[EvaluationDraft],
-    gone: Sequence[DeletedResult] = (),
+    removed: Sequence[DeletedResult] = (),
 ) -> None:
     """
     Args:
         models: the keys of their models, by id.
-        gone: what the write takes away.
+        removed: the evaluations that the write deletes.
 
     Raises:
         ResourceExhausted: a version may not have so many results.
     """
     more = Counter(draft.version for draft in drafts)
-    fewer = Counter(each.name for each in gone)
+    fewer = Counter(each.name for each in removed)
     wanted = [[models[name.model] for name in more], [name.number for name in more]]
-    there = await transaction.rows(_COUNTS, *wanted, limits.MOST_RESULTS)
+    there = await transaction.rows(_COUNTS, *wanted, limits.EVALUATIONS.most)
     for (name, count), row in zip(more.items(), there, strict=True):
-        limits.check_results(name, row["results"] - fewer[name] + count)
+        limits.EVALUATIONS.check(name, row["results"] - fewer[name] + count)
 
 
 def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) -> list[list[Any]]:
@@ -326,7 +326,7 @@ def result_columns(results: Sequence[tuple[int | str, int, EvaluationDraft]]) ->
     ]
 
 
-def journal_of(drafts: Sequence[EvaluationDraft], gone: Sequence[DeletedResult] = ()) -> Journal:
+def journal_of(drafts: Sequence[EvaluationDraft], removed: Sequence[DeletedResult] = ()) -> Journal:
     """
     What a write of results tells: one change for each version, not for each result, since ten thousand of them touch
     the same tags. A version's results are changed, not deleted, when some of them go.
@@ -335,7 +335,7 @@ def journal_of(drafts: Sequence[EvaluationDraft], gone: Sequence[DeletedResult] 
     for draft in drafts:
         made[draft.version].append([draft.dataset, draft.metric, draft.value])
     lost: defaultdict[VersionName, list[list[Any]]] = defaultdict(list)
-    for each in gone:
+    for each in removed:
         lost[each.name].append(each.shown)
     changes, entries = [], []
     for version in dict.fromkeys([*made, *lost]):

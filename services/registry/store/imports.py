@@ -147,7 +147,7 @@ async def _check_parents(transaction: Transaction, items: Sequence[Item]) -> Non
 
 
 def _journal(items: Sequence[Item]) -> Journal:
-    # A model that is new is new with all that is below it: one change says so.
+    # A new model is new with its whole subtree, which one change event expresses.
     names = [str(item.name) for item in items]
     changes = [Change(name, ChangeKind.CREATED, subtree=True) for name in names]
     return Journal(changes, [Entry(name, None, item.image()) for name, item in zip(names, items, strict=True)])

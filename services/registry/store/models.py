@@ -141,16 +141,16 @@ SELECT (SELECT coalesce(sum(size_bytes), 0)::bigint FROM versions WHERE model = 
 )
 
 # Every CTE sees the versions that the deletion takes with it. What is too much to be deleted with the revision in hand
-# is gone by then (purging.py).
+# is already deleted by then (purging.py).
 _PURGE = last(
     "models.purge",
     f"""
-, gone AS (
+, removed AS (
     DELETE FROM models USING next WHERE id = $10 RETURNING next.value
 )
 {count("$11", "-1", "-$12::bigint")}
 {release_pins("SELECT $13::text || '/versions/' || number AS owner FROM versions WHERE model = $10")}
-SELECT gone.value AS written FROM gone, used
+SELECT removed.value AS written FROM removed, used
 """,
 )
 
@@ -334,9 +334,9 @@ class ModelStore:
             return False
         remains = await transaction.row(_REMAINS, key)
         assert remains is not None  # noqa: S101 - for the type checker: a SELECT without FROM has one row
-        gone = deployments_deleted(name, remains["deployments"])
+        removed = deployments_deleted(name, remains["deployments"])
         own = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
-        journal = Journal([*own.changes, *gone.changes], [*own.entries, *gone.entries])
+        journal = Journal([*own.changes, *removed.changes], [*own.entries, *removed.entries])
         await transaction.last(_PURGE, journal, key, name.namespace, remains["size"], str(name))
         return True
 

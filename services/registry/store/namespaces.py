@@ -88,10 +88,10 @@ _FIRST = Statement("namespaces.first_model", "SELECT model_id FROM models WHERE 
 _DELETE = last(
     "namespaces.delete",
     """
-, gone AS (
+, removed AS (
     DELETE FROM namespaces USING next WHERE namespace_id = $10 RETURNING next.value
 )
-SELECT gone.value AS written FROM gone
+SELECT removed.value AS written FROM removed
 """,
 )
 

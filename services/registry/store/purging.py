@@ -65,8 +65,8 @@ class _Kind:
         return Statement(f"{self.table}.purge", sql)
 
 
-# In this order: deployments are told one by one, so that none may go with a version; the others go with their versions,
-# which must not be too many. A card or the list of a version's artifacts may have a megabyte.
+# In this order: each deployment needs a change event, so none may be deleted with a version; the others go with their
+# versions, which must not be too many. A card or the list of a version's artifacts may have a megabyte.
 _KINDS = (
     _Kind("evaluations", few=1000, most=10_000),
     _Kind("aliases", few=1000, most=10_000),
@@ -163,13 +163,13 @@ class Purging:
         if row is None or table is None:
             await transaction.nothing()
             return False
-        gone = {"deployments": await transaction.rows(PARTS["deployments"], key)} if table == "versions" else {}
-        gone[table] = await transaction.rows(PARTS[table], key)
+        removed = {"deployments": await transaction.rows(PARTS["deployments"], key)} if table == "versions" else {}
+        removed[table] = await transaction.rows(PARTS[table], key)
         name = ModelName(row["namespace_id"], row["model_id"])
-        versions = gone.get("versions", [])
+        versions = removed.get("versions", [])
         size = sum(each["size"] for each in versions)
         numbers = [each["number"] for each in versions]
-        await transaction.last(_PART, _journal(name, gone), key, name.namespace, size, str(name), numbers)
+        await transaction.last(_PART, _journal(name, removed), key, name.namespace, size, str(name), numbers)
         return True
 
 
@@ -184,9 +184,9 @@ def deployments_deleted(name: ModelName, ids: Sequence[str]) -> Journal:
     )
 
 
-def _journal(name: ModelName, gone: dict[str, list[Row]]) -> Journal:
-    more = deployments_deleted(name, [row["deployment_id"] for row in gone.get("deployments", ())])
-    counts = {table: sum(row["count"] for row in rows) for table, rows in gone.items() if rows}
+def _journal(name: ModelName, removed: dict[str, list[Row]]) -> Journal:
+    more = deployments_deleted(name, [row["deployment_id"] for row in removed.get("deployments", ())])
+    counts = {table: sum(row["count"] for row in rows) for table, rows in removed.items() if rows}
     return Journal(
         [Change(str(name), ChangeKind.UPDATED, subtree=True), *more.changes],
         [Entry(str(name), {"purged": counts}, None), *more.entries],

@@ -75,7 +75,7 @@ _MANY = Statement(
 _PART = last(
     "evaluations.delete_part",
     f"""
-, gone AS (
+, removed AS (
     DELETE FROM evaluations
      WHERE id = ANY (ARRAY(SELECT id FROM evaluations WHERE model = $10 AND version = $11 LIMIT {FEW_RESULTS}))
 )
@@ -216,7 +216,7 @@ async def _locked(transaction: Transaction, deletion: VersionDeletion) -> _Found
 def _journal(found: _Found, results: int) -> Journal:
     name = found.version.name
     removed = [str(AliasName(name.namespace, name.model, alias)) for alias in found.aliases]
-    gone = {"state": found.version.state, **found.version.draft.image()}
+    before = {"state": found.version.state, **found.version.draft.image()}
     moved = Journal([], [])
     if found.newest is not None:
         moved = Journal.updated(name.parent, {"latest_version": name.number}, {"latest_version": found.newest})
@@ -228,7 +228,7 @@ def _journal(found: _Found, results: int) -> Journal:
             *moved.changes,
         ],
         [
-            Entry(str(name), gone, {"deleted": True, "evaluations": results}),
+            Entry(str(name), before, {"deleted": True, "evaluations": results}),
             *(Entry(alias, {"version": name.number}, None) for alias in removed),
             *moved.entries,
         ],

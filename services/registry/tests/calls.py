@@ -8,11 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import asyncpg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from embedded.postgres import owner
 from modelyard.changes.v1 import changes_pb2
 from modelyard.registry.v1 import (
     aliases_pb2,
@@ -188,10 +186,7 @@ async def revisions(registry: Registry, start: int, upto: int, prefix: str = "")
 
 async def sql(registry: Registry, statement: str, *args: Any) -> Any:
     """
-    The first value that a statement returns, behind the registry's back.
+    The first value that a statement returns, run by the database's owner.
     """
-    connection = await asyncpg.connect(owner(registry.database))
-    try:
+    async with registry.owner() as connection:
         return await connection.fetchval(statement, *args)
-    finally:
-        await connection.close()

@@ -4,40 +4,52 @@ A migrated database and a registry on it for each test.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from modelyard.registry.v1 import namespaces_pb2
 from services.registry.tests.calls import add_version, create, deploy, move, record, result, write_card
 from services.registry.tests.databases import Databases
-from services.registry.tests.server import Registry, running
+from services.registry.tests.server import RecycledRegistry, Registry, running
 
 
 @pytest.fixture(scope="session")
-def databases(new_database: Callable[[], str]) -> Databases:
+async def databases(new_database: Callable[[], str]) -> AsyncIterator[Databases]:
     """
-    The database that the tests of this process use one after the other.
+    The database that tests with registries of their own use one after the other.
     """
-    return Databases(new_database)
+    found = Databases(new_database)
+    yield found
+    await found.close()
 
 
 @pytest.fixture
-def database(databases: Databases) -> Iterator[str]:
+async def database(databases: Databases) -> AsyncIterator[str]:
     """
     The URL of a migrated database with its initial rows, for the service's role.
     """
-    yield databases.acquire()
-    databases.release()
+    yield await databases.acquire()
+    await databases.release()
+
+
+@pytest.fixture(scope="session")
+async def recycled(new_database: Callable[[], str]) -> AsyncIterator[RecycledRegistry]:
+    """
+    The registry that tests use one after the other.
+    """
+    async with RecycledRegistry(Databases(new_database)) as found:
+        yield found
 
 
 @pytest.fixture
-async def registry(database: str) -> AsyncIterator[Registry]:
+async def registry(recycled: RecycledRegistry) -> AsyncIterator[Registry]:
     """
-    A registry on a database in its initial state.
+    A registry on a database in its initial state. It stays for the next test: a test that stops it or blocks its
+    connections serves its own (`running`).
     """
-    async with running(database) as found:
-        yield found
+    yield await recycled.acquire()
+    await recycled.release()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """
-An asset service that tests control: it says what it stores, and keeps pins as the contract has it. The whole suite
-(tests/) finalizes against the real one.
+A fake asset service that tests control. It implements pins as in the contract; the end-to-end tests finalize against
+the real service.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from services.chassis.serving.context import Context
 
 class Hold:
     """
-    A call that is kept from being done.
+    Calls that are held before they are executed.
 
     Args:
-        times: how many are kept; later ones pass.
+        times: how many are held; later ones pass.
     """
 
     def __init__(self, times: int) -> None:
@@ -35,20 +35,20 @@ class Hold:
 
 class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
     """
-    Answers for the assets that it was told of.
+    Answers for the assets in `sizes`.
 
-    What is asked of it is done even if whoever asked has gone, as in any server that has begun to commit.
+    A request is executed even if its caller has disconnected, as in any server that has begun to commit.
     """
 
     def __init__(self) -> None:
-        # Bytes that are stored, and those of them that a Pin does not find: collected a moment ago.
+        # Stored bytes by digest, and the digests that Pin does not find: they have just been collected.
         self.sizes: dict[str, int] = {}
         self.collected: set[str] = set()
-        # What an owner pins, by name of the asset.
+        # The names of the assets that an owner pins.
         self.pins: dict[str, set[str]] = {}
         self.calls: list[str] = []
         self.down = False
-        # How a method's calls end: before anything is done, or although it was done.
+        # How a method's calls fail: before they are executed, or afterwards.
         self.refuse: dict[str, ModelyardError] = {}
         self.lose_answers = False
         # Delays and loses calls and answers.
@@ -59,7 +59,7 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
 
     def hold(self, method: str, times: int = 1) -> Hold:
         """
-        Keep the next calls of a method until `Hold.over` is set.
+        Hold the next calls of a method until `Hold.over` is set.
         """
         self._holds[method] = Hold(times)
         return self._holds[method]
@@ -72,7 +72,7 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
 
     async def idle(self) -> None:
         """
-        Wait for what is still being done.
+        Wait for the requests that are still being executed.
         """
         while self._working:
             await asyncio.wait(self._working)
@@ -93,7 +93,7 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
 
     async def Unpin(self, request: pb.UnpinRequest, context: Context) -> pb.UnpinResponse:
         assert context.time_remaining() is not None, "an outgoing call without a deadline"
-        assert request.request_id, "taken back under no request id"
+        assert request.request_id, "unpinned without a request id"
         return pb.UnpinResponse(unpinned_count=await self._answer("Unpin", request, context))
 
     async def _answer(self, method: str, request: pb.PinRequest | pb.UnpinRequest, context: Context) -> int:
@@ -111,7 +111,7 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
 
     def _end(self, task: asyncio.Task[int]) -> None:
         self._working.discard(task)
-        # Nobody may be there any more to hear of it.
+        # The caller may have disconnected.
         if not task.cancelled():
             task.exception()
 
@@ -129,7 +129,7 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
         count = self._pin(request) if isinstance(request, pb.PinRequest) else self._unpin(request)
         await self._suffer()
         if self.lose_answers:
-            raise Unavailable("LOST", "done, but nobody hears of it")
+            raise Unavailable("LOST", "executed, but the response is lost")
         return count
 
     async def _suffer(self) -> None:
@@ -149,7 +149,7 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
         return len(mine) - before
 
     def _unpin(self, request: pb.UnpinRequest) -> int:
-        # A request is done once, however late its copies come.
+        # A request is executed once, however late its retries arrive.
         if request.request_id in self._done:
             return 0
         self._done.add(request.request_id)
@@ -157,12 +157,12 @@ class FakeAssets(assets_pb2_grpc.AssetServiceServicer):
 
 
 @asynccontextmanager
-async def serving(shelf: FakeAssets) -> AsyncIterator[str]:
+async def serving(assets: FakeAssets) -> AsyncIterator[str]:
     """
-    Serve it for as long as the block lasts: its address.
+    Serve it while the block runs; yields its host and port.
     """
     server = grpc.aio.server()
-    assets_pb2_grpc.add_AssetServiceServicer_to_server(shelf, server)
+    assets_pb2_grpc.add_AssetServiceServicer_to_server(assets, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -173,6 +173,6 @@ async def serving(shelf: FakeAssets) -> AsyncIterator[str]:
 
 def new_fake_assets() -> FakeAssets:
     """
-    An empty one.
+    A fake asset service without assets.
     """
     return FakeAssets()  # type: ignore[abstract]  # nobody calls the rest

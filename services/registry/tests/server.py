@@ -1,19 +1,22 @@
 """
-A real registry on the grpcio host in this process, on a real database, and what the tests call it with.
+A real registry on the grpcio host in this process, on a real database, and the stubs that tests call it with.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from embedded.parts import free_port
+from embedded.postgres import owner
 from modelyard.registry.v1 import (
     aliases_pb2_grpc,
     audit_pb2_grpc,
@@ -33,6 +36,7 @@ from services.chassis.serving.server import Server
 from services.chassis.settings import load
 from services.registry.__main__ import compose
 from services.registry.settings import RegistrySettings
+from services.registry.tests.databases import Connection, Databases
 
 
 class Registry:
@@ -40,9 +44,9 @@ class Registry:
     A running registry.
 
     Args:
-        channel: to it.
-        server: as composed.
-        database: the address of its database.
+        channel: a channel to it.
+        server: its servicers, as composed.
+        database: the URL of its database.
         port: where it listens.
     """
 
@@ -62,6 +66,40 @@ class Registry:
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self.changes = changes_pb2_grpc.ChangeServiceStub(channel)
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
+        self._owners: list[Connection] = []
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncIterator[Connection]:
+        """
+        A connection of the database's owner, which the next one who asks gets again: opening one costs more than most
+        statements.
+        """
+        connection = self._owners.pop() if self._owners else None
+        if connection is None or connection.is_closed():
+            connection = await asyncpg.connect(owner(self.database))
+        try:
+            yield connection
+        except BaseException:
+            connection.terminate()
+            raise
+        self._owners.append(connection)
+
+    async def close(self) -> None:
+        """
+        Close the owner's connections.
+        """
+        while self._owners:
+            self._owners.pop().terminate()
+
+    async def idle(self) -> bool:
+        """
+        Whether all calls have ended; it waits for those that were cancelled.
+        """
+        for _ in range(50):
+            if not any(each.started - sum(each.codes.values()) for each in self.server.metrics.calls._stats.values()):
+                return True
+            await asyncio.sleep(0.01)
+        return False
 
 
 @asynccontextmanager
@@ -70,8 +108,8 @@ async def running(database: str, cdn: str = "127.0.0.1:1", **environ: str) -> As
     Serve the registry for as long as the block lasts.
 
     Args:
-        database: its address.
-        cdn: where the asset service answers.
+        database: its URL.
+        cdn: host and port of the asset service.
         environ: more settings.
     """
     port = free_port()
@@ -93,10 +131,57 @@ async def running(database: str, cdn: str = "127.0.0.1:1", **environ: str) -> As
         await host.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Registry(channel, server, database, port)
+                registry = Registry(channel, server, database, port)
+                try:
+                    yield registry
+                finally:
+                    await registry.close()
         finally:
             server.drain()
             await host.drain(2)
+
+
+class RecycledRegistry:
+    """
+    A registry that stays between tests while its database is restored: starting one costs more than most tests do, and
+    connections that are kept have their statements prepared.
+
+    Args:
+        databases: hands out its database.
+    """
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._resources = AsyncExitStack()
+        self._registry: Registry | None = None
+
+    async def __aenter__(self) -> RecycledRegistry:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._stop()
+        await self._databases.close()
+
+    async def acquire(self) -> Registry:
+        """
+        The registry, on a database in its initial state.
+        """
+        if self._registry is None:
+            self._registry = await self._resources.enter_async_context(running(await self._databases.acquire()))
+        return self._registry
+
+    async def release(self) -> None:
+        """
+        Restore the database, and replace the registry if a test left it busy or altered the database.
+        """
+        if not (self._registry and await self._registry.idle()):
+            await self._stop()
+        if not await self._databases.release():
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self._registry = None
+        await self._resources.aclose()
 
 
 @contextmanager
@@ -143,7 +228,7 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
 
 class Failing:
     """
-    Expects a call to fail, and keeps how.
+    Expects a call to fail, and holds the error.
 
     Example:
         with failing() as failed:
@@ -157,7 +242,7 @@ class Failing:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        assert error is not None, "the call was answered"
+        assert error is not None, "the call succeeded"
         if not isinstance(error, grpc.aio.AioRpcError):
             return False
         self.failure = failure_of(error)

@@ -115,7 +115,7 @@ async def test_validate_only(registry: Registry) -> None:
 
 async def test_remove(registry: Registry) -> None:
     """
-    A removed alias is gone, and its history is not; removing what is not there is no move.
+    A removed alias no longer exists, but its history is retained; removing an alias that does not exist is no move.
     """
     await model_with_versions(registry, 1)
     await move(registry, "m", ("production", 1))
@@ -145,7 +145,7 @@ async def test_same_version_is_no_move(registry: Registry) -> None:
 
 async def test_as_it_was(registry: Registry) -> None:
     """
-    GetAlias with a time answers where the alias pointed then; the future is refused.
+    GetAlias with a time returns the version that the alias pointed at then; a future time is rejected.
     """
     await model_with_versions(registry, 3)
     for number in (1, 2, 3):
@@ -253,7 +253,7 @@ async def test_concurrent_moves(registry: Registry) -> None:
 )
 async def test_bad_moves(shared: Registry, field: str, request_: pb.MoveAliasesRequest) -> None:
     """
-    A malformed move is refused, and the field is named.
+    A malformed move is rejected, and the field is named.
     """
     with Failing() as failed:
         await shared.aliases.MoveAliases(request_)

@@ -29,6 +29,12 @@ from services.registry.tests.calls import (
 from services.registry.tests.server import Failing, Registry
 from services.registry.tests.test_tags import WRITES
 
+_COPIES = """
+INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after, octets)
+SELECT revision, ordinal + n, time, actor, action, resource, request_id, before, after, octets
+  FROM audit, generate_series(1, $1::integer) AS n WHERE action = 'RecordEvaluations'
+"""
+
 
 async def entries(registry: Registry, size: int = 0, **request: Any) -> list[pb.AuditEntry]:
     """
@@ -48,7 +54,7 @@ async def entries(registry: Registry, size: int = 0, **request: Any) -> list[pb.
 
 async def test_who_did_what(registry: Registry) -> None:
     """
-    An entry says who did what to which resource, before and after, under which request id, at which revision.
+    An entry states who did what to which resource, its images before and after, the request id and the revision.
     """
     request = models_pb2.CreateModelRequest(
         parent=DEFAULT, model_id="m", model=models_pb2.Model(owner="ann", parameter_count=7), request_id="r-1"
@@ -76,16 +82,19 @@ async def test_large_numbers_are_exact(registry: Registry) -> None:
 
 async def test_pages_fit_a_message(registry: Registry) -> None:
     """
-    A page holds as many entries as a client takes by default, whatever is in them; one that is too large for any page
-    says so.
+    A page holds as many entries as fit the default message size of clients; an entry that is too large for any page
+    comes without its images and says so.
     """
     await create(registry, "m")
     await add_version(registry, "m")
-    for turn in range(30):
-        await record(registry, *(result("m", 1, f"d{n}", "m", float(turn)) for n in range(2000)))
+    await record(registry, *(result("m", 1, f"d{n}", "m", float(n)) for n in range(2000)))
+    # More of the same size, which need not be recorded.
+    await sql(registry, _COPIES, 44)
     await record(registry, *(result("m", 1, f"d{n}", "m", float(n)) for n in range(10_000)))
+    request = pb.ListAuditEntriesRequest(page_size=1000, resource_prefix=f"{DEFAULT}/models/m")
+    assert (await registry.audit.ListAuditEntries(request)).next_page_token, "a page held all of them"
     found = await entries(registry, size=1000, resource_prefix=f"{DEFAULT}/models/m")
-    assert [len(each.after["evaluations"]) for each in found[1:31]] == [2000] * 30  # type: ignore[arg-type]
+    assert [len(each.after["evaluations"]) for each in found[1:46]] == [2000] * 45  # type: ignore[arg-type]
     assert found[0].shortened or len(found[0].after["evaluations"]) == 10_000  # type: ignore[arg-type]
 
 
@@ -114,7 +123,8 @@ async def test_every_write_is_audited_once(registry: Registry) -> None:
 
 async def test_filters(registry: Registry) -> None:
     """
-    By resource and what is below it, but not what is named alike; by actor, action and time; and all together.
+    Entries are filtered by resource, including everything below it but no similarly named one, by actor, by action, by
+    time, and by all of them together.
     """
     for model in ("m", "mm"):
         await create(registry, model)
@@ -142,7 +152,7 @@ async def test_filters(registry: Registry) -> None:
 
 async def test_bad_requests(shared: Registry) -> None:
     """
-    What does not make sense is refused by the field's name.
+    An invalid request is rejected, and the field is named.
     """
     now = datetime.now(UTC)
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -175,7 +185,7 @@ async def test_pages_while_others_write(registry: Registry) -> None:
 
 async def test_an_entry_larger_than_an_answer(registry: Registry) -> None:
     """
-    An entry whose images would not fit comes without them and says so, and does not stop the others.
+    An entry whose images would not fit comes without them and says so; other entries are not affected.
     """
     await create(registry, "m")
     await add_version(registry, "m")
@@ -201,7 +211,7 @@ async def test_an_entry_larger_than_an_answer(registry: Registry) -> None:
 )
 async def test_append_only(shared: Registry, role: str, statement: str) -> None:
     """
-    Nobody changes or removes entries: the service's role may not, and the owner is stopped by the table itself.
+    Entries cannot be changed or deleted: the service's role lacks the privilege, and a trigger stops the owner.
     """
     database = owner(shared.database) if role == "owner" else shared.database
     connection = await asyncpg.connect(database)

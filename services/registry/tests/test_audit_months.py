@@ -52,8 +52,8 @@ async def connected(url: str) -> AsyncIterator[Any]:
 
 async def test_what_is_there_becomes_the_first_month(postgres: Postgres) -> None:
     """
-    The service writes entries all the while the table is switched: none fails, none is lost, and all that came before
-    is one partition, which was not copied.
+    While the service writes, the table becomes partitioned: no write fails, no entry is lost, and all earlier entries
+    are one partition that was not copied.
     """
     name = "audit_switched"
     postgres.sql(f"CREATE DATABASE {name}")
@@ -127,8 +127,8 @@ async def test_months_come_by_themselves(new_database: Callable[[], str]) -> Non
 
 async def test_old_months_are_taken_out(new_database: Callable[[], str]) -> None:
     """
-    What is older than the months that are kept is taken out and stays as it is; a copy of it is checked by its
-    checksum; by default nothing is.
+    Partitions older than the retention are detached unchanged; a copy is verified by its checksum; by default nothing
+    is detached.
     """
     url = new_database()
     async with connected(owner(url)) as connection, running(url) as registry:

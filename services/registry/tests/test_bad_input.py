@@ -113,7 +113,7 @@ def put(request: Any, path: str, value: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 async def test_malformed_names(shared: Registry, name: str) -> None:
     """
-    A malformed name is refused by every method, whatever else the request says.
+    Every method rejects a malformed name, whatever else the request contains.
     """
     for text in MALFORMED:
         if name == "CreateNamespace" and text == "x":
@@ -170,7 +170,7 @@ async def test_too_many_labels(shared: Registry) -> None:
 
 async def test_ten_megabytes(shared: Registry) -> None:
     """
-    A text of megabytes is refused: by the bound of its field, or, past what a message may have, as a whole.
+    A text of megabytes is rejected: by the limit of its field or, beyond the message size limit, as a whole.
     """
     with Failing() as failed:
         await create(shared, "m", models_pb2.Model(description="x" * 6_000_000))
@@ -187,7 +187,7 @@ async def test_ten_megabytes(shared: Registry) -> None:
 @pytest.mark.parametrize("size", [-1, -(2**31)])
 async def test_negative_page_size(shared: Registry, name: str, size: int) -> None:
     """
-    A negative page size is refused.
+    A negative page size is rejected.
     """
     with Failing() as failed:
         await call(shared, METHODS[name], put(type(LISTS[name])(), "page_size", size))
@@ -198,7 +198,8 @@ async def test_negative_page_size(shared: Registry, name: str, size: int) -> Non
 @pytest.mark.parametrize("name", LISTS)
 async def test_tokens_belong_to_their_query(full: Registry, name: str) -> None:
     """
-    A token of another list, of the same list asked differently, a cut one and a made-up one are all refused.
+    A page token of another list, of the same list with other parameters, a truncated one and an invented one are all
+    rejected.
     """
 
     async def token_of(list_: str, request: Message) -> str:
@@ -225,7 +226,7 @@ async def test_tokens_belong_to_their_query(full: Registry, name: str) -> None:
 
 async def test_page_sizes(shared: Registry) -> None:
     """
-    0 means the usual size, and what is more than the most is taken as the most.
+    0 means the default size; a size above the maximum means the maximum.
     """
     items = [imports_pb2.ImportModelsRequest.Item(model_id=f"s{n:04}") for n in range(1000)]
     await import_items(
@@ -241,7 +242,7 @@ async def test_page_sizes(shared: Registry) -> None:
 
 async def test_pages_fit_a_message(registry: Registry) -> None:
     """
-    A page of huge models is cut so that every client can take it, and the next one goes on where it ended.
+    A page of huge models is cut to the message size of every client, and the next page continues after it.
     """
     annotations = {f"k{n}": "x" * 4096 for n in range(64)}
     for n in range(30):

@@ -73,7 +73,8 @@ async def model(registry: Registry) -> Registry:
 
 async def test_fields_and_labels(model: Registry) -> None:
     """
-    Task, framework, license, tags and data sets of a card reach the model, are searched, told and audited.
+    Task, framework, license, tags and data sets of a card are copied to the model, searched, streamed as changes and
+    audited.
     """
     before = await get(model, "m")
     card = await bring(model)
@@ -131,7 +132,7 @@ async def test_results(model: Registry) -> None:
     assert list(card.imported.warnings) == [
         'tags[2]: "license:mit" cannot be the key of a label',
         "tags[3]: is not a text",
-        f"{at}[0].metrics[0].verified: is not taken over, since only the Hub can check it",
+        f"{at}[0].metrics[0].verified: is not imported, since only the Hub can check it",
         f'{at}[0].metrics[2].value: "high" is not a finite number',
         f"{at}[2].dataset: is missing, or not a mapping",
     ]
@@ -141,8 +142,8 @@ async def test_results(model: Registry) -> None:
 
 async def test_the_same_card_again(model: Registry) -> None:
     """
-    Results that are there are not recorded again; one with another value takes the place of the one before; results
-    that were measured otherwise stay.
+    Results that exist are not recorded again; one with another value replaces the previous one; results that were
+    measured otherwise stay.
     """
     await bring(model)
     await record(model, result("m", 1, "glue/sst2", "accuracy", 0.5))
@@ -158,7 +159,7 @@ async def test_the_same_card_again(model: Registry) -> None:
 
 async def test_a_version_of_choice(model: Registry) -> None:
     """
-    The results may be of a version that is named; one that is not there, or of another model, is refused.
+    The results may be recorded for a version that is named; one that does not exist, or of another model, is rejected.
     """
     await add_version(model, "m")
     card = await bring(model, version=f"{M}/versions/1")

@@ -75,7 +75,7 @@ def test_an_update_leaves_every_other_line_alone(shape: str) -> None:
 @pytest.mark.parametrize("shape", list(SHAPES))
 def test_a_new_key_is_a_new_line(shape: str) -> None:
     """
-    A key that was not there comes last, with the card's own line ends; nothing else changes.
+    A new key is appended, with the card's own line endings; nothing else changes.
     """
     before = draft(SHAPES[shape])
     after = updated(before, extra={**before.extra, "pipeline_tag": "yes"})
@@ -88,7 +88,7 @@ def test_a_new_key_is_a_new_line(shape: str) -> None:
 @pytest.mark.parametrize("shape", list(SHAPES))
 def test_a_key_that_goes_takes_its_lines_along(shape: str) -> None:
     """
-    Without its licence a card has one line less.
+    Removing a key removes its lines and no others.
     """
     content = SHAPES[shape]
     after = updated(draft(content), license="")
@@ -101,7 +101,7 @@ def test_a_key_that_goes_takes_its_lines_along(shape: str) -> None:
 
 def test_an_anchor_that_goes_takes_no_alias_along() -> None:
     """
-    When the value with the anchor is replaced, the other keys say what they said.
+    When a value with an anchor is replaced, the keys that refer to the anchor keep their values.
     """
     before = draft(SHAPES["anchors"])
     after = updated(before, extra={**before.extra, "base": 5})
@@ -120,7 +120,7 @@ def test_an_anchor_that_goes_takes_no_alias_along() -> None:
 )
 def test_errors_name_the_line_of_the_card(content: str, words: str) -> None:
     """
-    A line is counted from the beginning of the card, whatever comes before the front matter.
+    Lines are counted from the beginning of the card, whatever precedes the front matter.
     """
     checks = Checks()
     parse_card(checks, "content", content, SECTIONS)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 import urllib.request
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -26,10 +27,20 @@ def sample(registry: Registry, name: str, **labels: str) -> float:
     return registry.server.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def test_statements_are_counted(registry: Registry) -> None:
+@pytest.fixture
+async def fresh(database: str) -> AsyncIterator[Registry]:
+    """
+    A registry whose counters are zero.
+    """
+    async with running(database) as found:
+        yield found
+
+
+async def test_statements_are_counted(fresh: Registry) -> None:
     """
     Each statement is counted by its name: how often, how long, its rows, its errors.
     """
+    registry = fresh
     await create(registry, "m")
     for _ in range(3):
         await get(registry, "m")
@@ -63,8 +74,7 @@ async def test_pool_is_measured(database: str) -> None:
 
 async def test_slow_statements_are_logged(database: str, caplog: pytest.LogCaptureFixture) -> None:
     """
-    A statement that takes longer than it should is logged with its name and time, with its plan if that is wanted, and
-    never with a value.
+    A slow statement is logged with its name and time, with its plan if configured, and never with a value.
     """
     slow = {"MODELYARD_SLOW_QUERY_SECONDS": "0", "MODELYARD_SLOW_QUERY_PLANS": "true"}
     async with running(database, **slow) as registry:

@@ -64,7 +64,7 @@ async def listed(registry: Registry, **request: Any) -> list[str]:
 
 async def test_create_then_get(ready: Registry) -> None:
     """
-    A deployment comes back as it was created, PENDING, with what the server adds.
+    A deployment is returned as it was created, PENDING, with the fields that the server sets.
     """
     made = await deploy(ready, "d", "m", status_message="soon", endpoint="grpc://m:1", replicas=3, labels={"a": "b"})
     assert made == await get(ready, "d")
@@ -78,7 +78,7 @@ async def test_create_then_get(ready: Registry) -> None:
 
 async def test_only_ready_versions(ready: Registry) -> None:
     """
-    What is deployed exists, is READY and its model is not deleted.
+    Only an existing READY version of a model that is not deleted can be deployed.
     """
     with Failing() as failed:
         await deploy(ready, "d", "none")
@@ -143,7 +143,8 @@ async def test_bad_fields(shared: Registry) -> None:
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(DeploymentState, DeploymentState)))
 async def test_transitions(full: Registry, before: DeploymentState, after: DeploymentState) -> None:
     """
-    Of all pairs of states the legal ones are moved, staying is allowed, and the others are refused and change nothing.
+    Of all pairs of states the legal transitions succeed, as does staying in a state; the others are rejected and change
+    nothing.
     """
     name = f"t-{before}-{after}".lower()
     await deploy(full, name, "n")
@@ -164,7 +165,7 @@ async def test_transitions(full: Registry, before: DeploymentState, after: Deplo
 
 async def test_concurrent_updates(ready: Registry) -> None:
     """
-    Of many who move it at once each sees a legal state: the audit tells one legal path.
+    Concurrent transitions each see a legal state: the audit shows one legal path.
     """
     await deploy(ready, "d", "m")
     states = [state for state in DeploymentState for _ in range(6)]
@@ -226,7 +227,7 @@ async def test_a_live_deployment_holds_its_model(ready: Registry) -> None:
 
 async def test_watch(ready: Registry) -> None:
     """
-    A watcher is told how it stands, then every later state, never an older one, until it is gone.
+    A watcher receives the current state, then every later one, never an older one, until the deployment is deleted.
     """
     await deploy(ready, "d", "m")
     call: Any = ready.deployments.WatchDeployment(pb.WatchDeploymentRequest(name=f"{DEFAULT}/deployments/d"))
@@ -248,7 +249,7 @@ async def test_watch(ready: Registry) -> None:
 
 async def test_watchers_of_a_busy_deployment(ready: Registry) -> None:
     """
-    However fast it changes, every watcher ends up with the last state and goes forward only.
+    However fast the state changes, every watcher ends with the last one and never goes backwards.
     """
     await deploy(ready, "d", "m")
 
@@ -373,7 +374,7 @@ async def test_a_rollout_moves_the_hold(ready: Registry) -> None:
 )
 async def test_bad_updates(shared: Registry, field: str, paths: list[str], content: pb.Deployment) -> None:
     """
-    A malformed update is refused, and the field is named.
+    A malformed update is rejected, and the field is named.
     """
     sent = pb.Deployment(name=f"{DEFAULT}/deployments/d")
     sent.MergeFrom(content)
@@ -385,7 +386,8 @@ async def test_bad_updates(shared: Registry, field: str, paths: list[str], conte
 
 async def test_delete(ready: Registry) -> None:
     """
-    What runs nothing any more is deleted, told and audited; its id is free again. What may run goes by force only.
+    An ended deployment is deleted, streamed as a change and audited, and its id can be reused. One that may be running
+    is deleted only by force.
     """
     await deploy(ready, "d", "m")
     with Failing() as failed:

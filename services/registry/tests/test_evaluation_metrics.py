@@ -169,7 +169,7 @@ async def test_one_form_of_unicode(registry: Registry) -> None:
 @pytest.mark.parametrize("bad", ["", " a", "a ", "a\nb", "a\tb", "a\0", "a\u200bb", "a\u00a0b", "\u202ea", "a" * 251])
 async def test_what_is_no_id(shared: Registry, bad: str) -> None:
     """
-    What is empty, too long, or cannot be told from another id by looking, is refused; the field is named.
+    An id that is empty, too long, or looks like another one is rejected; the field is named.
     """
     calls = [
         (record(shared, result("m", 1, bad, "b", 1)), "evaluations[0].dataset"),
@@ -198,7 +198,7 @@ async def test_longest_ids(registry: Registry) -> None:
 
 async def test_delete_by_name(registry: Registry) -> None:
     """
-    A result that is taken back is gone from lists and leaderboards; the next best one stands in its place.
+    A deleted result disappears from lists and leaderboards; the next best one takes its place.
     """
     await models(registry, "m")
     await record(registry, result("m", 1, "d", "top1", 99.9), result("m", 1, "d", "top1", 71.2))
@@ -281,7 +281,7 @@ async def test_delete_by_selection(registry: Registry) -> None:
 )
 async def test_bad_deletions(shared: Registry, field: str, request_: pb.DeleteEvaluationsRequest) -> None:
     """
-    A malformed deletion is refused, and the field is named.
+    A malformed deletion is rejected, and the field is named.
     """
     with Failing() as failed:
         await shared.evaluations.DeleteEvaluations(request_)
@@ -290,7 +290,7 @@ async def test_bad_deletions(shared: Registry, field: str, request_: pb.DeleteEv
 
 async def test_replace(registry: Registry) -> None:
     """
-    A result takes the place of those that were measured of the same version in the same way, and of no others.
+    A result replaces those of the same version that were measured in the same way, and no others.
     """
     await models(registry, "m", versions=2)
     small, large = {"img_size": "224"}, {"img_size": "448"}
@@ -357,7 +357,8 @@ async def test_direction_of_a_condition(registry: Registry) -> None:
 
 async def test_direction_changes_between_pages(registry: Registry) -> None:
     """
-    The token of a leaderboard that has turned around meanwhile is refused: its page would be of another order.
+    The page token of a leaderboard whose direction has changed meanwhile is rejected: its page would have another
+    order.
     """
     await models(registry, "abc")
     await record(registry, *(result(m, 1, "d", "loss", n) for n, m in enumerate("abc")))
@@ -371,7 +372,7 @@ async def test_direction_changes_between_pages(registry: Registry) -> None:
 
 async def test_update_metric_is_told(registry: Registry) -> None:
     """
-    A direction is told as a change of the metrics, and audited with what was said before.
+    A direction is streamed as a change of the metrics, and audited with its previous value.
     """
     await direct(registry, "loss", LOWER)
     said = await direct(registry, "loss", HIGHER)
@@ -392,7 +393,7 @@ async def test_update_metric_is_told(registry: Registry) -> None:
 
 async def test_what_there_is(registry: Registry) -> None:
     """
-    Data sets and metrics are listed with what there is of them, and no longer when the last result is gone.
+    Data sets and metrics are listed with their counts, until their last result is deleted.
     """
     await models(registry, "mn")
     await record(
@@ -439,7 +440,7 @@ async def test_failed_versions_do_not_count(registry: Registry) -> None:
 
 async def test_a_purge_takes_all_of_it(registry: Registry) -> None:
     """
-    What a purged model had is counted no more; what a deleted one has comes back with it.
+    The results of a purged model no longer count; those of a deleted model count again after it is undeleted.
     """
     await models(registry, "mn")
     await record(registry, result("m", 1, "d", "a", 1), result("n", 1, "d", "a", 2), result("m", 1, "e", "b", 1))
@@ -542,7 +543,7 @@ async def test_other_namespaces(registry: Registry) -> None:
 
 async def test_a_model_with_many_results(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Of a model with a hundred thousand results a leaderboard reads the best one, and a page of its results as many as
+    Of a model with twenty thousand results a leaderboard reads the best one, and a page of its results as many as
     the page has.
     """
     await models(registry, ["m", "n"])
@@ -553,7 +554,7 @@ async def test_a_model_with_many_results(registry: Registry, monkeypatch: pytest
 INSERT INTO evaluations (namespace_id, model, version, dataset, metric, value, parameters, evaluate_time, create_time,
                          revision, octets)
 SELECT 'default', id, 1, 'd', 'a', n % 1000, '{}', now(), now(), 1, 512
-  FROM models, generate_series(1, 100000) AS n WHERE model_id = 'm'""")
+  FROM models, generate_series(1, 20000) AS n WHERE model_id = 'm'""")
         await connection.execute("ANALYZE")
         asked: list[tuple[str, str, tuple[Any, ...]]] = []
         original = Server.on

@@ -121,7 +121,7 @@ async def test_all_or_none(registry: Registry) -> None:
 
 async def test_ten_thousand_in_one_write(registry: Registry) -> None:
     """
-    Ten thousand results are one write with one revision, told as one change for each version.
+    Ten thousand results are one write with one revision, and one change for each version.
     """
     await import_items(registry, [Item(model_id=f"m{n}", versions=[versions_pb2.Version()] * 5) for n in range(20)])
     answer = await record(
@@ -194,7 +194,7 @@ async def test_leaderboard_leaves_deleted_models_out(registry: Registry) -> None
 )
 async def test_bad_results(shared: Registry, field: str, evaluation: pb.Evaluation) -> None:
     """
-    A malformed result is refused, and the field is named.
+    A malformed result is rejected, and the field is named.
     """
     with Failing() as failed:
         await record(shared, evaluation)
@@ -215,7 +215,7 @@ async def test_bad_results(shared: Registry, field: str, evaluation: pb.Evaluati
 )
 async def test_bad_boards(shared: Registry, field: str, request_: pb.QueryLeaderboardRequest) -> None:
     """
-    A malformed question is refused, and the field is named.
+    A malformed query is rejected, and the field is named.
     """
     with Failing() as failed:
         await shared.evaluations.QueryLeaderboard(request_)

@@ -118,7 +118,7 @@ async def test_a_retry_gets_the_first_answer(stocked: Registry, method: str) -> 
 @pytest.mark.parametrize("method", MUTATIONS)
 async def test_another_request_with_the_same_id(stocked: Registry, method: str) -> None:
     """
-    The same id with other content, or with another method, is refused and does nothing.
+    The same request id with other content, or with another method, is rejected and does nothing.
     """
     request, other = MUTATIONS[method]
     await call(stocked, method, request, "r")

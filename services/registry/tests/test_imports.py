@@ -181,7 +181,7 @@ async def test_concurrent_imports_do_not_double(registry: Registry) -> None:
 )
 async def test_bad_items(shared: Registry, fields: list[str], items: list[pb.ImportModelsRequest.Item]) -> None:
     """
-    A malformed item is refused, named by its place.
+    A malformed item is rejected, and its index is named.
     """
     with Failing() as failed:
         await import_items(shared, items)

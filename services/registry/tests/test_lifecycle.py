@@ -95,7 +95,7 @@ async def add_files(registry: Registry, size: int, model: str = "m") -> versions
 
 async def test_delete_then_undelete(registry: Registry) -> None:
     """
-    A deleted model is left out of lists and searches, is still read, keeps its name, and comes back as it was.
+    A deleted model is excluded from lists and searches, can still be read, keeps its name, and is restored unchanged.
     """
     made = await create(registry, "m", models_pb2.Model(description="pelican", owner="ann"))
     deleted = await delete(registry)
@@ -134,7 +134,7 @@ async def test_delete_with_an_etag(registry: Registry) -> None:
 
 async def test_below_a_deleted_model(registry: Registry) -> None:
     """
-    What is below a deleted model is read, and not written.
+    Resources below a deleted model can be read, but not written.
     """
     await create(registry, "m")
     await add_version(registry, "m")
@@ -181,7 +181,7 @@ async def test_purge(registry: Registry) -> None:
 
 async def test_purge_when_due(database: str) -> None:
     """
-    The sweeper purges what is due, once, whoever sweeps; what was undeleted in time stays.
+    The purge job purges expired models, once, whichever process runs it; models that were undeleted in time stay.
     """
     async with running(database, MODELYARD_PURGE_AFTER_SECONDS="0") as registry:
         for model in ("m", "n", "o"):
@@ -329,7 +329,7 @@ async def test_namespace_update(registry: Registry) -> None:
 
 async def test_namespace_delete(registry: Registry) -> None:
     """
-    Only an empty namespace goes, and never `default`; no model is ever left without one.
+    Only an empty namespace can be deleted, and never `default`; no model is ever left without a namespace.
     """
 
     async def gone(name: str) -> None:

@@ -1,8 +1,10 @@
 """
-What is never deleted by itself has a bound, whose error names the field and what to do.
+Resources that are not garbage collected are limited; the error names the field and what to do.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -25,9 +27,9 @@ async def numbers(registry: Registry) -> int:
 
 async def test_numbers_of_a_card(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A card has so many numbers and no more; writing what it says already is not another one.
+    The numbers of a card are limited; writing unchanged content does not create another one.
     """
-    monkeypatch.setattr(limits, "MOST_CARD_NUMBERS", 2)
+    monkeypatch.setattr(limits, "CARD_NUMBERS", replace(limits.CARD_NUMBERS, most=2))
     await create(registry, "m")
     first = await write_card(registry, "m", markdown="one")
     assert await write_card(registry, "m", markdown="one") == first
@@ -43,9 +45,9 @@ async def test_numbers_of_a_card(registry: Registry, monkeypatch: pytest.MonkeyP
 
 async def test_results_of_a_version(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A version has so many results and no more; another one of the model has its own.
+    The evaluations of a version are limited; the limit applies to each version of a model by itself.
     """
-    monkeypatch.setattr(limits, "MOST_RESULTS", 3)
+    monkeypatch.setattr(limits, "EVALUATIONS", replace(limits.EVALUATIONS, most=3))
     await create(registry, "m")
     for _ in range(2):
         await add_version(registry, "m")
@@ -61,9 +63,9 @@ async def test_results_of_a_version(registry: Registry, monkeypatch: pytest.Monk
 
 async def test_aliases_of_a_model(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A model has so many aliases at a time; those that are moved or removed take no room.
+    The aliases of a model are limited; moved and removed ones do not count.
     """
-    monkeypatch.setattr(limits, "MOST_ALIASES", 2)
+    monkeypatch.setattr(limits, "ALIASES", replace(limits.ALIASES, most=2))
     await create(registry, "m")
     for _ in range(2):
         await add_version(registry, "m")

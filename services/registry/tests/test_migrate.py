@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from embedded.postgres import SERVICE_ROLE, Postgres
+from embedded.postgres import SERVICE_ROLE, Postgres, owner
 from modelyard.registry.v1 import aliases_pb2, evaluations_pb2, models_pb2, versions_pb2
-from services.ledger.migrate import AHEAD, Migration, MigrationError, _statements, grant, migrate, migrations
+from services.ledger.migrate import AHEAD, Migration, MigrationError, _statements, grant, main, migrate, migrations
 from services.registry.migrate import FOLDER
 from services.registry.tests.server import running
 from services.registry.tests.test_evaluation_metrics import WRONG
@@ -32,7 +34,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def empty(postgres: Postgres) -> str:
     """
-    The address of an empty database.
+    The URL of an empty database.
     """
     name = f"empty_{next(_numbers)}"
     postgres.sql(f"CREATE DATABASE {name}")
@@ -128,105 +130,148 @@ def test_refuses_wrong_numbers(tmp_path: Path, names: list[str]) -> None:
         migrations(tmp_path)
 
 
-def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """
+    A run of the command: its exit code and what it logged.
+    """
+
+    code: int
+    log: str
+
+
+Run = Callable[..., Coroutine[Any, Any, Done]]
+
+
+@pytest.fixture
+def run(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """
+    Runs the command in this process: with arguments, on a database.
+    """
+    caplog.set_level(logging.INFO, "services.ledger.migrate")
+    # It is the first to configure logging when it is a process of its own.
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    async def run(url: str, *arguments: str) -> Done:
+        monkeypatch.setenv("MODELYARD_DATABASE_URL", url)
+        caplog.clear()
+        code = await asyncio.to_thread(main, FOLDER, arguments)
+        return Done(code, "\n".join(caplog.messages))
+
+    return run
+
+
+def command(**environ: str) -> subprocess.CompletedProcess[str]:
     """
     `python -m services.registry.migrate`.
     """
-    command = [sys.executable, "-m", "services.registry.migrate", *arguments]
+    argv = [sys.executable, "-m", "services.registry.migrate"]
     return subprocess.run(
-        command, env={"PATH": "", **environ}, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        argv, env={"PATH": "", **environ}, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )
 
 
-def test_command(empty: str) -> None:
+async def test_command(empty: str, run: Run) -> None:
     """
-    The command says what it did.
+    The command says what it did, on stderr.
     """
-    first, second = (run(MODELYARD_DATABASE_URL=empty) for _ in range(2))
-    assert (first.returncode, first.stderr.strip()) == (
-        0,
-        "migrated: " + ", ".join(each.name for each in migrations(FOLDER)),
-    )
-    assert (second.returncode, second.stderr.strip()) == (0, "the database has the newest schema")
+    first = await asyncio.to_thread(command, MODELYARD_DATABASE_URL=empty)
+    names = ", ".join(each.name for each in migrations(FOLDER))
+    assert (first.returncode, first.stderr.strip()) == (0, f"migrated: {names}")
+    assert await run(empty) == Done(0, "the database has the newest schema")
 
 
-async def test_a_rollback_leaves_the_schema_alone(empty: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+@pytest.fixture
+def migrated_url(new_database: Callable[[], str]) -> str:
+    """
+    The owner's URL of a database with the newest schema.
+    """
+    return owner(new_database())
+
+
+@pytest.fixture
+async def migrated_connection(migrated_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """
+    A connection to it.
+    """
+    found = await asyncpg.connect(migrated_url)
+    yield found
+    await found.close()
+
+
+async def test_a_rollback_leaves_the_schema_alone(
+    migrated_url: str, migrated_connection: asyncpg.Connection[asyncpg.Record], run: Run
+) -> None:
     """
     The migration of an earlier release, which a rollback runs again, succeeds on a newer schema and changes nothing: no
     table, and no right of the role, with which the newer programs still run.
     """
-    assert run(MODELYARD_DATABASE_URL=empty).returncode == 0
+    connection = migrated_connection
     await connection.execute("CREATE TABLE later (x int)")
     await connection.execute(f"GRANT SELECT, INSERT ON later TO {SERVICE_ROLE}")
     await connection.execute(
         "INSERT INTO schema_migrations (number, name, sha256) VALUES (9999, '9999_later.sql', 'x')"
     )
-    done = run(MODELYARD_DATABASE_URL=empty)
-    assert (done.returncode, done.stderr.strip()) == (
-        0,
-        "the database has 9999_later.sql, which is newer than this program: nothing is changed",
-    )
+    newer = "the database has 9999_later.sql, which is newer than this program: nothing is changed"
+    assert await run(migrated_url) == Done(0, newer)
     assert await connection.fetchval("SELECT has_table_privilege($1, 'later', 'INSERT')", SERVICE_ROLE)
 
 
 async def test_a_changed_file_is_refused_on_a_newer_schema_too(
-    empty: str, connection: asyncpg.Connection[asyncpg.Record]
+    migrated_url: str, migrated_connection: asyncpg.Connection[asyncpg.Record], run: Run
 ) -> None:
     """
-    A newer schema does not hide that a file has changed since it ran.
+    A changed migration file is detected on a newer schema, too.
     """
-    assert run(MODELYARD_DATABASE_URL=empty).returncode == 0
+    connection = migrated_connection
     await connection.execute(
         "INSERT INTO schema_migrations (number, name, sha256) VALUES (9999, '9999_later.sql', 'x')"
     )
     await connection.execute("UPDATE schema_migrations SET sha256 = 'y' WHERE number = 1")
-    done = run(MODELYARD_DATABASE_URL=empty)
-    assert (done.returncode, "has changed since it ran" in done.stderr) == (1, True)
+    done = await run(migrated_url)
+    assert (done.code, "has changed since it ran" in done.log) == (1, True)
 
 
-async def test_going_on_after_a_restore(empty: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def test_going_on_after_a_restore(
+    empty: str, migrated_url: str, migrated_connection: asyncpg.Connection[asyncpg.Record], run: Run
+) -> None:
     """
-    --restored moves the revision far ahead and leaves a gap, of which watchers are told; without a schema it says
-    what to do first.
+    --restored moves the revision far ahead and leaves a gap that watchers are notified of; without a schema the error
+    says what to do first.
     """
-    command = [sys.executable, "-m", "services.registry.migrate"]
-    given = {"MODELYARD_DATABASE_URL": empty, "PATH": ""}
-
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *options], env=given, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    early = run("--restored")
-    assert (early.returncode, "Restore the database first" in early.stderr) == (1, True)
-    assert run().returncode == 0
+    early = await run(empty, "--restored")
+    assert (early.code, "Restore the database first" in early.log) == (1, True)
+    connection = migrated_connection
     before = await connection.fetchval("SELECT value FROM revision")
-    assert run("--restored").returncode == 0
+    assert (await run(migrated_url, "--restored")).code == 0
     rows = await connection.fetch("SELECT revision, size FROM changes ORDER BY revision DESC LIMIT 2")
     assert [tuple(row) for row in rows] == [(before + AHEAD, 0), (before, 1)]
     assert await connection.fetchval("SELECT value FROM revision") == before + AHEAD
 
 
-async def test_waiting_for_the_schema(empty: str) -> None:
+async def test_waiting_for_the_schema(empty: str, connection: asyncpg.Connection[asyncpg.Record], run: Run) -> None:
     """
     With --wait nothing is changed: it fails as long as the schema is older than the program's, and then it does not.
     """
-    waited = await asyncio.to_thread(run, "--wait", "0", MODELYARD_DATABASE_URL=empty)
-    assert waited.returncode == 1
-    assert f"the database has migration 0 of {len(migrations(FOLDER))}" in waited.stderr
-    waiting = asyncio.create_task(asyncio.to_thread(run, "--wait", "20", MODELYARD_DATABASE_URL=empty))
-    assert (await asyncio.to_thread(run, MODELYARD_DATABASE_URL=empty)).returncode == 0
-    assert (await waiting).returncode == 0
+    waited = await run(empty, "--wait", "0")
+    assert waited.code == 1
+    assert f"the database has migration 0 of {len(migrations(FOLDER))}" in waited.log
+    waiting = asyncio.create_task(run(empty, "--wait", "20"))
+    await asyncio.sleep(0)
+    assert await migrate(connection, migrations(FOLDER))
+    assert (await waiting).code == 0
 
 
-def test_an_owner_who_may_make_no_roles(postgres: Postgres, empty: str) -> None:
+async def test_an_owner_who_may_make_no_roles(postgres: Postgres, empty: str, run: Run) -> None:
     """
-    The owner of a managed database may often make no roles: the migration takes the role that was made beforehand.
+    The owner of a managed database often cannot create roles: the migration uses a role that was created beforehand.
     """
     name = empty.partition("@/")[2].partition("?")[0]
     postgres.sql("DO $$ BEGIN CREATE ROLE modest LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     postgres.sql("DO $$ BEGIN CREATE ROLE modelyard_service LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     postgres.sql(f"ALTER DATABASE {name} OWNER TO modest")
-    done = run(MODELYARD_DATABASE_URL=postgres.url(name, "modest"))
-    assert done.returncode == 0, done.stderr
+    done = await run(postgres.url(name, "modest"))
+    assert done.code == 0, done.log
 
 
 @pytest.mark.parametrize(
@@ -242,9 +287,9 @@ def test_an_owner_who_may_make_no_roles(postgres: Postgres, empty: str) -> None:
 )
 def test_command_that_cannot(environ: dict[str, str], says: str) -> None:
     """
-    What is wrong is said without a traceback, and the exit code is 1.
+    An error is logged without a traceback, and the exit code is 1.
     """
-    done = run(**environ)
+    done = command(**environ)
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -456,7 +501,7 @@ async def test_an_index_that_was_interrupted_is_built_again(connection: asyncpg.
 
 async def test_a_role_that_is_no_name(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """
-    The service's role goes into statements as text: nothing but a plain name is taken.
+    The service's role is interpolated into statements: only a plain name is accepted.
     """
     with pytest.raises(MigrationError, match="MODELYARD_DATABASE_SERVICE_ROLE must match"):
         await grant(connection, FOLDER, "x; DROP TABLE audit")

@@ -19,7 +19,7 @@ from services.registry.tests.server import Failing, Registry, revision_of
 
 async def test_create_then_get(registry: Registry) -> None:
     """
-    A model comes back as it was created, with what the server adds.
+    A model is returned as it was created, with the fields that the server sets.
     """
     sent = pb.Model(
         display_name="ConvNeXt Base",
@@ -75,7 +75,7 @@ async def test_minimum_revision(registry: Registry) -> None:
 
 async def test_create_twice(registry: Registry) -> None:
     """
-    A name is taken once; the second creation fails and takes no revision.
+    A model id can be used once; the second creation fails and takes no revision.
     """
     await create(registry, "m")
     with Failing() as failed:
@@ -155,7 +155,7 @@ async def test_update_changes_what_the_mask_names(registry: Registry) -> None:
 
 async def test_update_all(registry: Registry) -> None:
     """
-    The mask * takes every field from the request, also those that it leaves empty.
+    The mask * copies every field of the request, including empty ones.
     """
     await create(registry, "m", pb.Model(owner="a", task="t", parameter_count=5))
     after = await update(registry, "m", pb.Model(owner="b"), ["*"])
@@ -190,7 +190,7 @@ async def test_etag(registry: Registry) -> None:
 )
 async def test_update_refuses(registry: Registry, paths: list[str], field: str) -> None:
     """
-    An empty mask, one with an unknown or output-only field, and a bad value are refused and named.
+    An empty mask, one with an unknown or output-only field, and an invalid value are rejected and named.
     """
     await create(registry, "m")
     with Failing() as failed:
@@ -232,7 +232,8 @@ async def test_concurrent_updates_all_count(registry: Registry) -> None:
 
 async def test_every_write_is_audited(registry: Registry) -> None:
     """
-    The audit has who, what, before and after of every write, in its revision, and lets nobody change it.
+    The audit has actor, action and the images before and after of every write, with its revision, and cannot be
+    changed.
     """
     request = pb.CreateModelRequest(parent=DEFAULT, model_id="m", request_id="r-1", model=pb.Model(owner="a"))
     await registry.models.CreateModel(request, metadata=(("x-modelyard-subject", "ann@example.org"),))

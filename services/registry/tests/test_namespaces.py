@@ -27,7 +27,7 @@ async def test_default_is_there(registry: Registry) -> None:
 
 async def test_create_then_get(registry: Registry) -> None:
     """
-    A namespace comes back as it was created, with what the server adds.
+    A namespace is returned as it was created, with the fields that the server sets.
     """
     sent = pb.Namespace(
         display_name="Vision",

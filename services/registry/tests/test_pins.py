@@ -1,5 +1,5 @@
 """
-Pins: a READY version has its artifacts pinned, a version that is gone has none, whatever comes in between.
+Pins: a READY version has its artifacts pinned, a deleted one has none, whatever happens concurrently.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from services.registry.tests.test_properties import real
 _contents = itertools.count(1)
 
 
-class Yard:
+class PinSetup:
     """
-    A registry, its asset service, and another process of the registry that only takes pins back.
+    A registry, its asset service, and another process of the registry that only releases pins.
     """
 
-    def __init__(self, registry: Registry, shelf: FakeAssets, pins: Pins, versions: VersionStore) -> None:
-        self.registry, self.shelf, self.pins, self.versions = registry, shelf, pins, versions
+    def __init__(self, registry: Registry, assets: FakeAssets, pins: Pins, versions: VersionStore) -> None:
+        self.registry, self.assets, self.pins, self.versions = registry, assets, pins, versions
 
     async def add(self, model: str = "m", files: int = 1) -> pb.Version:
         """
         Add a PENDING version with files that are stored.
         """
         digests = [hashlib.sha256(str(next(_contents)).encode()).hexdigest() for _ in range(files)]
-        self.shelf.sizes.update(dict.fromkeys(digests, 5))
+        self.assets.sizes.update(dict.fromkeys(digests, 5))
         artifacts = [pb.Artifact(path=f"f/{each}", sha256=each, size_bytes=5) for each in digests]
         return await add_version(self.registry, model, artifacts=artifacts)
 
@@ -82,21 +82,21 @@ class Yard:
 
     async def owed(self) -> int:
         """
-        How many claims and releases there are.
+        The number of claims and releases.
         """
         return int(await sql(self.registry, "SELECT count(*) FROM unpins"))
 
     async def pass_time(self) -> None:
         """
-        As if minutes had passed: everything is due.
+        Make every claim and release due.
         """
         await sql(self.registry, "UPDATE unpins SET due = now()")
 
     async def settle(self) -> None:
         """
-        Pay all that is owed.
+        Release all pins that are due.
         """
-        await self.shelf.idle()
+        await self.assets.idle()
         async with asyncio.timeout(30):
             while await self.owed():
                 await self.pass_time()
@@ -104,23 +104,23 @@ class Yard:
 
 
 @asynccontextmanager
-async def on(database: str) -> AsyncIterator[Yard]:
+async def on(database: str) -> AsyncIterator[PinSetup]:
     """
-    All of it, for as long as the block lasts.
+    A registry with its asset service, while the block runs.
     """
-    shelf = new_fake_assets()
+    assets = new_fake_assets()
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serving(shelf))
+        address = await stack.enter_async_context(serving(assets))
         registry = await stack.enter_async_context(running(database, address))
         other = await stack.enter_async_context(open_database(DatabaseSettings(url=database)))
         peer = Peer(address)
         stack.push_async_callback(peer.close)
         pins = Pins(Assets([peer], ServiceToken()), PinReleaseStore(other))
-        yield Yard(registry, shelf, pins, VersionStore(other))
+        yield PinSetup(registry, assets, pins, VersionStore(other))
 
 
 @pytest.fixture
-async def yard(database: str) -> AsyncIterator[Yard]:
+async def yard(database: str) -> AsyncIterator[PinSetup]:
     """
     A registry with a model.
     """
@@ -130,9 +130,9 @@ async def yard(database: str) -> AsyncIterator[Yard]:
 
 
 @pytest.fixture(scope="module")
-async def busy(new_database: Callable[[], str]) -> AsyncIterator[Yard]:
+async def busy(new_database: Callable[[], str]) -> AsyncIterator[PinSetup]:
     """
-    A registry for many examples.
+    A registry that the examples of a property test share.
     """
     async with on(new_database()) as found:
         yield found
@@ -145,53 +145,53 @@ def names(version: pb.Version) -> set[str]:
     return {f"assets/{each.sha256}" for each in version.artifacts}
 
 
-async def test_finalize_pins_the_artifacts(yard: Yard) -> None:
+async def test_finalize_pins_the_artifacts(yard: PinSetup) -> None:
     """
     A READY version pins its artifacts under its full name, each once, and nothing else; nothing of it is owed.
     """
     version, other = await yard.add(files=3), await yard.add()
     ready = await yard.finalize(version.name)
     assert ready.state == pb.Version.STATE_READY
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
     await yard.finalize(other.name)
-    assert yard.shelf.pins == {version.name: names(version), other.name: names(other)}
+    assert yard.assets.pins == {version.name: names(version), other.name: names(other)}
     assert await yard.owed() == 0
 
 
-async def test_finalize_a_ready_version(yard: Yard) -> None:
+async def test_finalize_a_ready_version(yard: PinSetup) -> None:
     """
     Finalizing a READY version again asks the asset service for nothing.
     """
     version = await yard.add()
     ready = await yard.finalize(version.name)
     assert await yard.finalize(version.name) == ready
-    assert yard.shelf.calls == ["Pin"]
+    assert yard.assets.calls == ["Pin"]
     assert await yard.owed() == 0
 
 
-async def test_nothing_to_pin(yard: Yard) -> None:
+async def test_nothing_to_pin(yard: PinSetup) -> None:
     """
     A version without artifacts becomes READY without the asset service.
     """
-    yard.shelf.down = True
+    yard.assets.down = True
     version = await add_version(yard.registry, "m")
     assert version.state == pb.Version.STATE_READY
-    assert (yard.shelf.calls, await yard.owed()) == ([], 0)
+    assert (yard.assets.calls, await yard.owed()) == ([], 0)
 
 
-async def test_an_artifact_goes_before_it_is_pinned(yard: Yard) -> None:
+async def test_an_artifact_goes_before_it_is_pinned(yard: PinSetup) -> None:
     """
-    An artifact that is collected between the look and the pin is missing, and the version is not READY.
+    An artifact that is collected between the check and the pin is missing, and the version does not become READY.
     """
     version = await yard.add(files=2)
     gone = version.artifacts[1]
-    yard.shelf.collected = {gone.sha256}
+    yard.assets.collected = {gone.sha256}
     with Failing() as failed:
         await yard.finalize(version.name)
     assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ASSET_MISSING")
     assert failed.metadata == {"path": gone.path, "sha256": gone.sha256}
     assert (await yard.get(version.name)).state == pb.Version.STATE_PENDING
-    yard.shelf.collected = set()
+    yard.assets.collected = set()
     assert (await yard.finalize(version.name)).state == pb.Version.STATE_READY
 
 
@@ -208,56 +208,56 @@ async def test_an_artifact_goes_before_it_is_pinned(yard: Yard) -> None:
     ],
     ids=["quota", "busy", "broken"],
 )
-async def test_a_refused_pin(yard: Yard, error: ModelyardError, code: grpc.StatusCode, reason: str) -> None:
+async def test_a_refused_pin(yard: PinSetup, error: ModelyardError, code: grpc.StatusCode, reason: str) -> None:
     """
-    A quota that is used up is said; other trouble of the asset service is UNAVAILABLE. The version stays PENDING, and
-    becomes READY when the trouble is over.
+    An exhausted quota is reported; other errors of the asset service are UNAVAILABLE. The version stays PENDING, and
+    becomes READY once the error is gone.
     """
     version = await yard.add()
-    yard.shelf.refuse["Pin"] = error
+    yard.assets.refuse["Pin"] = error
     with Failing() as failed:
         await yard.finalize(version.name)
     assert (failed.code, failed.reason) == (code, reason)
     assert (await yard.get(version.name)).state == pb.Version.STATE_PENDING
-    yard.shelf.refuse.clear()
+    yard.assets.refuse.clear()
     assert (await yard.finalize(version.name)).state == pb.Version.STATE_READY
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
     assert await yard.owed() == 0
 
 
-async def test_fail_unpins(yard: Yard) -> None:
+async def test_fail_unpins(yard: PinSetup) -> None:
     """
-    A version that was pinned and then fails lets go of everything.
+    A version that was pinned and then fails releases all its pins.
     """
     version = await yard.add()
-    yard.shelf.lose_answers = True
+    yard.assets.lose_answers = True
     with Failing() as failed:
         await yard.finalize(version.name)
     assert failed.code is grpc.StatusCode.UNAVAILABLE
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
     await yard.fail(version.name)
-    yard.shelf.lose_answers = False
+    yard.assets.lose_answers = False
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
-async def test_what_is_never_finalized_is_unpinned(yard: Yard) -> None:
+async def test_what_is_never_finalized_is_unpinned(yard: PinSetup) -> None:
     """
     A registry that dies between the pin and the transaction leaves a PENDING version and pins; they are taken back.
     """
     version = await yard.add()
     claim = await yard.pins.pin((await yard.versions.get(VersionName.parse(version.name))).value)
     assert claim is not None
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
     assert (await yard.finalize(version.name)).state == pb.Version.STATE_READY
 
 
 @pytest.mark.parametrize("by", ["call", "sweeper"])
-async def test_purge_unpins(yard: Yard, by: str) -> None:
+async def test_purge_unpins(yard: PinSetup, by: str) -> None:
     """
-    A purge takes back the pins of all versions of the model, whoever purges, and of no other model.
+    A purge releases the pins of all versions of the model, whichever process purges, and of no other model.
     """
     await create(yard.registry, "other")
     for _ in range(3):
@@ -273,57 +273,57 @@ async def test_purge_unpins(yard: Yard, by: str) -> None:
             await sweeper(database).purge_due()
     assert await yard.owed() == 3
     await yard.settle()
-    assert yard.shelf.pins == {kept.name: names(kept)}
+    assert yard.assets.pins == {kept.name: names(kept)}
 
 
-async def test_deletion_keeps_the_pins(yard: Yard) -> None:
+async def test_deletion_keeps_the_pins(yard: PinSetup) -> None:
     """
     A model that can still be undeleted keeps the bytes of its versions.
     """
     version = await yard.finalize((await yard.add()).name)
     await yard.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{DEFAULT}/models/m"))
     assert await yard.owed() == 0
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
 
 
-async def test_asset_service_away(yard: Yard) -> None:
+async def test_asset_service_away(yard: PinSetup) -> None:
     """
-    While the asset service is away versions fail and models are purged; what is owed stays, and is paid later.
+    While the asset service is unavailable versions fail and models are purged; the pins are released later.
     """
     failing, ready = await yard.add(), await yard.add()
     await yard.finalize(ready.name)
-    yard.shelf.down = True
+    yard.assets.down = True
     await yard.fail(failing.name)
     await yard.purge()
     for _ in range(2):
         await yard.pass_time()
         assert await yard.pins.release_due() == 0
     assert await yard.owed() == 3
-    assert yard.shelf.pins == {ready.name: names(ready)}
+    assert yard.assets.pins == {ready.name: names(ready)}
     assert await sql(yard.registry, "SELECT bool_and(due > now()) FROM unpins")
-    yard.shelf.down = False
+    yard.assets.down = False
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
-async def test_killed_while_paying(yard: Yard) -> None:
+async def test_killed_while_paying(yard: PinSetup) -> None:
     """
     What was paid when the process died, or when the answer was lost, is paid again and then forgotten.
     """
     await yard.finalize((await yard.add()).name)
     await yard.purge()
-    yard.shelf.lose_answers = True
+    yard.assets.lose_answers = True
     await yard.pass_time()
     assert await yard.pins.release_due() == 0
-    assert (yard.shelf.pins, await yard.owed()) == ({}, 1)
-    yard.shelf.lose_answers = False
+    assert (yard.assets.pins, await yard.owed()) == ({}, 1)
+    yard.assets.lose_answers = False
     await yard.settle()
     assert await yard.owed() == 0
 
 
-async def test_the_background_pays(yard: Yard) -> None:
+async def test_the_background_pays(yard: PinSetup) -> None:
     """
-    A registry pays by itself what is due.
+    The registry's background job releases pins that are due.
     """
     await yard.finalize((await yard.add()).name)
     await yard.purge()
@@ -331,10 +331,10 @@ async def test_the_background_pays(yard: Yard) -> None:
     async with asyncio.timeout(60):
         while await yard.owed():
             await asyncio.sleep(0.1)
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
-async def test_a_name_that_is_made_again(yard: Yard) -> None:
+async def test_a_name_that_is_made_again(yard: PinSetup) -> None:
     """
     A version with the name of a purged one is READY only after the old one's pins were taken back, and keeps its own.
     """
@@ -344,24 +344,24 @@ async def test_a_name_that_is_made_again(yard: Yard) -> None:
     await create(yard.registry, "m")
     new = await yard.add()
     assert new.name == old.name
-    yard.shelf.refuse["Unpin"] = Internal("INTERNAL", "a mistake")
+    yard.assets.refuse["Unpin"] = Internal("INTERNAL", "a mistake")
     with Failing() as failed:
         await yard.finalize(new.name)
     assert failed.code is grpc.StatusCode.UNAVAILABLE
     assert (await yard.get(new.name)).state == pb.Version.STATE_PENDING
-    yard.shelf.refuse.clear()
+    yard.assets.refuse.clear()
     await yard.finalize(new.name)
     assert await yard.owed() == 0
-    assert yard.shelf.pins == {new.name: names(new)}
+    assert yard.assets.pins == {new.name: names(new)}
 
 
-async def test_an_old_debt_arrives_late(yard: Yard) -> None:
+async def test_an_old_debt_arrives_late(yard: PinSetup) -> None:
     """
-    A process that pays an old release so late that the name is READY again takes nothing from it.
+    A release that is sent so late that the name is READY again does not unpin the new version.
     """
     await yard.finalize((await yard.add()).name)
     await yard.purge()
-    held = yard.shelf.hold("Unpin")
+    held = yard.assets.hold("Unpin")
     await yard.pass_time()
     paying = asyncio.create_task(yard.pins.release_due())
     await held.reached.wait()
@@ -371,15 +371,15 @@ async def test_an_old_debt_arrives_late(yard: Yard) -> None:
     held.over.set()
     await paying
     await yard.settle()
-    assert yard.shelf.pins == {new.name: names(new)}
+    assert yard.assets.pins == {new.name: names(new)}
 
 
-async def test_a_claim_is_taken_back_meanwhile(yard: Yard) -> None:
+async def test_a_claim_is_taken_back_meanwhile(yard: PinSetup) -> None:
     """
-    Whoever takes so long that the pins are taken back does not make the version READY, and may retry.
+    A call that takes so long that the pins are released does not make the version READY, and may be retried.
     """
     version = await yard.add()
-    held = yard.shelf.hold("Pin")
+    held = yard.assets.hold("Pin")
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.pass_time()
@@ -390,15 +390,15 @@ async def test_a_claim_is_taken_back_meanwhile(yard: Yard) -> None:
         await finalizing
     assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "PINS_TAKEN_BACK")
     assert (await yard.finalize(version.name)).state == pb.Version.STATE_READY
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
 
 
-async def test_a_debt_in_other_hands(yard: Yard) -> None:
+async def test_a_debt_in_other_hands(yard: PinSetup) -> None:
     """
-    While another process is asking to take the pins back, and has not heard, a version does not become READY.
+    While another process is releasing the pins and has no response yet, a version does not become READY.
     """
     version = await yard.add()
-    held, unheard = yard.shelf.hold("Pin"), yard.shelf.hold("Unpin")
+    held, unheard = yard.assets.hold("Pin"), yard.assets.hold("Unpin")
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.pass_time()
@@ -411,35 +411,35 @@ async def test_a_debt_in_other_hands(yard: Yard) -> None:
     unheard.over.set()
     await paying
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
-async def test_fail_while_pinning(yard: Yard) -> None:
+async def test_fail_while_pinning(yard: PinSetup) -> None:
     """
     A version that fails while its artifacts are being pinned keeps no pins, though they are made after it failed.
     """
     version = await yard.add()
-    held = yard.shelf.hold("Pin")
+    held = yard.assets.hold("Pin")
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.fail(version.name)
-    # Too early: what is taken back now would be pinned afterwards.
+    # Too early: pins that are released now would be set again afterwards.
     assert await yard.pins.release_due() == 0
     held.over.set()
     with Failing() as failed:
         await finalizing
     assert failed.reason == "VERSION_FAILED"
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
-async def test_purge_while_pinning(yard: Yard) -> None:
+async def test_purge_while_pinning(yard: PinSetup) -> None:
     """
     A model that is purged while artifacts of a version are being pinned leaves no pins.
     """
     version = await yard.add()
-    held = yard.shelf.hold("Pin")
+    held = yard.assets.hold("Pin")
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     await yard.purge()
@@ -449,30 +449,31 @@ async def test_purge_while_pinning(yard: Yard) -> None:
         await finalizing
     assert failed.code is grpc.StatusCode.NOT_FOUND
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
-async def test_finalized_twice_at_once(yard: Yard) -> None:
+async def test_finalized_twice_at_once(yard: PinSetup) -> None:
     """
-    Of two that finalize the same version the later one makes it READY, and the earlier one, who comes last, sees that.
+    Of two calls that finalize the same version the later one makes it READY, and the earlier one, which completes last,
+    sees that.
     """
     version = await yard.add()
-    held = yard.shelf.hold("Pin")
+    held = yard.assets.hold("Pin")
     first = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     ready = await yard.finalize(version.name)
     held.over.set()
     assert await first == ready
     await yard.settle()
-    assert yard.shelf.pins == {version.name: names(version)}
+    assert yard.assets.pins == {version.name: names(version)}
 
 
-async def test_other_artifacts_meanwhile(yard: Yard) -> None:
+async def test_other_artifacts_meanwhile(yard: PinSetup) -> None:
     """
     A version whose artifacts change while they are being pinned does not become READY, and then pins only the new ones.
     """
     version, other = await yard.add(), await yard.add()
-    held = yard.shelf.hold("Pin")
+    held = yard.assets.hold("Pin")
     finalizing = asyncio.create_task(yard.finalize(version.name))
     await held.reached.wait()
     changed = pb.Version(name=version.name, artifacts=other.artifacts)
@@ -483,7 +484,7 @@ async def test_other_artifacts_meanwhile(yard: Yard) -> None:
         await finalizing
     assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "VERSION_CHANGED")
     await yard.finalize(version.name)
-    assert yard.shelf.pins == {version.name: names(other)}
+    assert yard.assets.pins == {version.name: names(other)}
 
 
 STEPS = st.sampled_from(["finalize", "finalize", "fail", "purge", "add", "pay", "pay"])
@@ -499,20 +500,20 @@ EXPECTED = {
 @real(40)
 @given(
     people=st.lists(st.lists(STEPS, min_size=1, max_size=6), min_size=2, max_size=4),
-    hasty=st.booleans(),
+    early=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-async def test_whatever_comes_in_between(busy: Yard, people: list[list[str]], hasty: bool, seed: int) -> None:
+async def test_whatever_comes_in_between(busy: PinSetup, people: list[list[str]], early: bool, seed: int) -> None:
     """
-    Whoever finalizes, fails, purges, makes again and takes pins back at the same time, with an asset service that is
-    slow and loses calls and answers: a READY version has its artifacts pinned, and in the end nothing else is pinned.
+    Concurrent finalization, failure, purge, re-creation and release of pins, with an asset service that is slow and
+    loses calls and responses: a READY version has its artifacts pinned, and finally nothing else is pinned.
 
-    When pins are taken back in haste (*hasty*), before those that are under way can have arrived, some may be left.
+    When pins are released early (*early*), before pins in progress can have arrived, some may be left.
     """
     model = f"m{next(_contents)}"
     await create(busy.registry, model)
     name = (await busy.add(model)).name
-    busy.shelf.chaos = random.Random(seed)  # noqa: S311 - a test's dice
+    busy.assets.chaos = random.Random(seed)  # noqa: S311 - a test's dice
 
     async def again() -> None:
         await busy.purge(model)
@@ -520,7 +521,7 @@ async def test_whatever_comes_in_between(busy: Yard, people: list[list[str]], ha
         await busy.add(model)
 
     async def pay() -> None:
-        if hasty:
+        if early:
             await busy.pass_time()
         await busy.pins.release_due()
 
@@ -540,16 +541,16 @@ async def test_whatever_comes_in_between(busy: Yard, people: list[list[str]], ha
                 assert error.code() in EXPECTED, error  # noqa: PT017 - most calls end well
 
     await asyncio.gather(*map(act, people))
-    busy.shelf.chaos = None
+    busy.assets.chaos = None
     await _check(busy, model)
     await busy.settle()
     left = await _check(busy, model)
-    if not hasty:
+    if not early:
         assert left == set()
-    busy.shelf.pins.clear()
+    busy.assets.pins.clear()
 
 
-async def _check(yard: Yard, model: str) -> set[str]:
+async def _check(yard: PinSetup, model: str) -> set[str]:
     """
     Whether every READY version of a model has its artifacts pinned.
 
@@ -562,5 +563,5 @@ async def _check(yard: Yard, model: str) -> set[str]:
         found = await yard.registry.versions.ListVersions(pb.ListVersionsRequest(parent=f"{DEFAULT}/models/{model}"))
         ready = {each.name: each for each in found.versions if each.state == pb.Version.STATE_READY}
     for owner, version in ready.items():
-        assert names(version) <= yard.shelf.pins.get(owner, set())
-    return set(yard.shelf.pins) - set(ready)
+        assert names(version) <= yard.assets.pins.get(owner, set())
+    return set(yard.assets.pins) - set(ready)

@@ -52,7 +52,7 @@ from services.registry.tests.fake_assets import new_fake_assets, serving
 from services.registry.tests.server import Registry, running
 
 SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
-SMALL = 3000
+SMALL = 400
 SHA256 = "a" * 64
 # A row or a handful, by nature.
 _TINY = {"epoch", "revision", "namespaces", "namespace_usage", "schema_migrations"}
@@ -97,9 +97,9 @@ async def asked(database: str) -> Asked:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Server, "on", on)
-        shelf = new_fake_assets()
-        shelf.sizes[SHA256] = 1
-        async with serving(shelf) as cdn, running(database, cdn) as registry:
+        assets = new_fake_assets()
+        assets.sizes[SHA256] = 1
+        async with serving(assets) as cdn, running(database, cdn) as registry:
             for call in (reads, searches, writes, others):
                 await call(registry)
     return found
@@ -107,7 +107,7 @@ async def asked(database: str) -> Asked:
 
 async def reads(registry: Registry) -> None:
     """
-    Every read but searches.
+    Every read except searches.
     """
     ids = [each.model_id for each in drawn() if each.number % 50 == 0]
     name = f"{DEFAULT}/models/{ids[0]}"
@@ -325,7 +325,7 @@ async def test_reads_leave_the_hot_row_alone(asked: Asked, database: str) -> Non
 
 async def test_every_statement_uses_an_index(asked: Asked, database: str) -> None:
     """
-    No statement reads a table from one end to the other that grows with what is registered.
+    No statement scans a whole table that grows with the number of registered models.
     """
     assert len(asked) > 60
     connection = await asyncpg.connect(owner(database))

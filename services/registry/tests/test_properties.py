@@ -100,7 +100,7 @@ def test_names_come_back(name: Name) -> None:
 @given(name=NAMES, at=st.integers(0, 300), put=st.characters())
 def test_no_other_text_is_a_name(name: Name, at: int, put: str) -> None:
     """
-    A text with another character in it is refused, or is the name that it says.
+    A name with one character replaced is rejected, or is another valid name.
     """
     text = str(name)
     changed = text[:at] + put + text[at + 1 :]
@@ -114,7 +114,7 @@ def test_no_other_text_is_a_name(name: Name, at: int, put: str) -> None:
 @given(text=st.text(max_size=60))
 def test_any_text_as_a_name(text: str) -> None:
     """
-    Whatever is no name is refused as such, and never with another error.
+    A text that is no name is rejected as such, and never with another error.
     """
     for kind in KINDS:
         with suppress(InvalidArgument):
@@ -336,7 +336,7 @@ DRAFTS = st.builds(
 )
 def test_masks(before: ModelDraft, other: ModelDraft, paths: list[str]) -> None:
     """
-    An update changes exactly the fields of its mask, and a mask with anything else in it is refused.
+    An update changes exactly the fields of its mask; a mask with any other path is rejected.
     """
     checks = Checks()
     taken = check_mask(checks, paths, MUTABLE)
@@ -513,7 +513,7 @@ async def test_the_stream_has_no_gaps(
     new_registry: Registry, population: list[Known], cuts: list[int], prefixed: bool, writes: int
 ) -> None:
     """
-    However often a watcher comes back, and whatever it asks for, it is told each revision that concerns it once, in
+    However often a watcher reconnects, and whatever its prefix, it receives each revision that concerns it once, in
     order.
     """
     del population

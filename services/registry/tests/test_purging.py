@@ -62,9 +62,9 @@ SELECT 'default', 'd' || n, id, $1, 1 + n % {VERSIONS}, 'e', 'RETIRED', '', '', 
 
 
 @pytest.fixture
-async def hasty(database: str) -> AsyncIterator[Registry]:
+async def unretained(database: str) -> AsyncIterator[Registry]:
     """
-    A registry whose deleted models are due at once.
+    A registry that retains deleted models for no time: they are due for purging at once.
     """
     async with running(database, MODELYARD_PURGE_AFTER_SECONDS="0") as found:
         yield found
@@ -118,26 +118,26 @@ def statements() -> Iterator[list[tuple[str, str]]]:
         yield found
 
 
-async def test_a_large_model_goes_in_parts(hasty: Registry) -> None:
+async def test_a_large_model_goes_in_parts(unretained: Registry) -> None:
     """
-    A large model is purged in several writes: each tells what it took, none deletes many rows with the revision in
-    hand, and in the end nothing is left but what is owed to the asset service.
+    A large model is purged in several writes: each reports what it deleted, none deletes many rows while it holds the
+    revision, and finally only the pins to be released are left.
     """
-    await grow(hasty, "m")
-    head = await sql(hasty, "SELECT value FROM revision")
+    await grow(unretained, "m")
+    head = await sql(unretained, "SELECT value FROM revision")
     with statements() as seen:
-        async with open_database(DatabaseSettings(url=hasty.database)) as database:
+        async with open_database(DatabaseSettings(url=unretained.database)) as database:
             assert await sweeper(database).purge_due() == 1
     held = False
     for _, name in seen:
         held = name == "revision.take" or (held and name not in {"write.commit", "write.rollback"})
         assert not (held and name.endswith(".purge") and name != "models.purge"), name
-    assert set((await left(hasty)).values()) == {0}
-    owed = await sql(hasty, "SELECT count(DISTINCT owner) FROM unpins WHERE owner LIKE $1", f"{M}/versions/%")
+    assert set((await left(unretained)).values()) == {0}
+    owed = await sql(unretained, "SELECT count(DISTINCT owner) FROM unpins WHERE owner LIKE $1", f"{M}/versions/%")
     assert owed == VERSIONS
-    assert await sql(hasty, "SELECT (models, asset_bytes)::text FROM namespace_usage") == "(0,0)"
+    assert await sql(unretained, "SELECT (models, asset_bytes)::text FROM namespace_usage") == "(0,0)"
     parts = await sql(
-        hasty, "SELECT json_agg(before->'purged')::text FROM audit WHERE before ? 'purged' AND resource = $1", M
+        unretained, "SELECT json_agg(before->'purged')::text FROM audit WHERE before ? 'purged' AND resource = $1", M
     )
     taken: dict[str, int] = {}
     for part in json.loads(parts):
@@ -153,13 +153,13 @@ async def test_a_large_model_goes_in_parts(hasty: Registry) -> None:
     }
     assert all(total[table] - taken[table] <= few[table] for table in few), taken
     gone = "SELECT count(*) FROM changes, unnest(resources) AS name WHERE revision > $1 AND name ~ '/deployments/'"
-    assert await sql(hasty, gone, head) == DEPLOYMENTS
-    assert await sql(hasty, "SELECT count(*) = max(revision) FROM changes")
+    assert await sql(unretained, gone, head) == DEPLOYMENTS
+    assert await sql(unretained, "SELECT count(*) = max(revision) FROM changes")
 
 
 async def test_what_is_half_gone_does_not_come_back(registry: Registry) -> None:
     """
-    A model of which a part has been purged cannot be undeleted, and is due: the sweeper takes the rest.
+    A partly purged model cannot be undeleted, and is due: the purge job deletes the rest.
     """
     await grow(registry, "m")
     async with open_database(DatabaseSettings(url=registry.database)) as database:
@@ -194,14 +194,14 @@ async def test_a_retry_purges_no_other_model(registry: Registry) -> None:
     assert before["evaluations"] == RESULTS
 
 
-async def test_one_that_cannot_be_purged_stops_no_other(hasty: Registry, caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_that_cannot_be_purged_stops_no_other(unretained: Registry, caplog: pytest.LogCaptureFixture) -> None:
     """
     A model whose purge fails is left for the next time, counted and logged; those that are due after it are purged.
     """
     for model in ("stuck", "m", "n"):
-        await create(hasty, model)
-        await delete(hasty, model)
-    connection = await asyncpg.connect(owner(hasty.database))
+        await create(unretained, model)
+        await delete(unretained, model)
+    connection = await asyncpg.connect(owner(unretained.database))
     await connection.execute("""
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF old.model_id = 'stuck' THEN RAISE EXCEPTION 'no'; END IF;
@@ -210,19 +210,19 @@ async def test_one_that_cannot_be_purged_stops_no_other(hasty: Registry, caplog:
     CREATE TRIGGER refuses BEFORE DELETE ON models FOR EACH ROW EXECUTE FUNCTION refuse();
     """)
     await connection.close()
-    async with open_database(DatabaseSettings(url=hasty.database)) as database:
+    async with open_database(DatabaseSettings(url=unretained.database)) as database:
         own = sweeper(database)
         with caplog.at_level(logging.WARNING):
             assert await own.purge_due() == 2
         assert own.failures == 1
     assert "could not purge namespaces/default/models/stuck" in caplog.text
-    assert await sql(hasty, "SELECT array_agg(model_id) FROM models") == ["stuck"]
+    assert await sql(unretained, "SELECT array_agg(model_id) FROM models") == ["stuck"]
 
 
 @pytest.mark.parametrize("ahead", ["1 hour", "-1 hour"])
 async def test_clocks_that_disagree(database: str, ahead: str) -> None:
     """
-    What is due is due by the database's clock, whatever this process's clock says; purging comes to an end.
+    Retention is measured by the database's clock, whatever this process's clock says; purging terminates.
     """
     connection = await asyncpg.connect(owner(database))
     name = await connection.fetchval("SELECT current_database()")
@@ -241,15 +241,15 @@ CREATE FUNCTION public.{function}() RETURNS timestamptz LANGUAGE sql STABLE
         assert await sql(registry, "SELECT count(*) FROM models") == 0
 
 
-async def test_chores_fail_separately(hasty: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_chores_fail_separately(unretained: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     While the log cannot be trimmed, yesterday's requests are forgotten and deleted models are purged all the same.
     """
     monkeypatch.setattr("services.registry.store.cleanup._EVERY_SECONDS", 0.05)
-    await create(hasty, "m", request_id="r")
-    await sql(hasty, "UPDATE requests SET create_time = now() - interval '2 days' RETURNING 1")
-    await delete(hasty, "m")
-    async with open_database(DatabaseSettings(url=hasty.database)) as database:
+    await create(unretained, "m", request_id="r")
+    await sql(unretained, "UPDATE requests SET create_time = now() - interval '2 days' RETURNING 1")
+    await delete(unretained, "m")
+    async with open_database(DatabaseSettings(url=unretained.database)) as database:
         log = Changelog(database)
 
         async def fails(_keep: timedelta) -> int:
@@ -257,5 +257,5 @@ async def test_chores_fail_separately(hasty: Registry, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(log, "trim", fails)
         async with background_cleanup(log, timedelta(days=1), sweeper(database)), asyncio.timeout(30):
-            while await sql(hasty, "SELECT (SELECT count(*) FROM models) + (SELECT count(*) FROM requests)"):
+            while await sql(unretained, "SELECT (SELECT count(*) FROM models) + (SELECT count(*) FROM requests)"):
                 await asyncio.sleep(0.02)

@@ -126,7 +126,7 @@ DOCUMENTED = {
 @given(data=st.data())
 async def test_random_requests(full: Registry, name: str, data: st.DataObject) -> None:
     """
-    Whatever comes, the answer is one that the contract knows, never INTERNAL, and the server goes on.
+    Every random request is answered with a documented status, never INTERNAL, and the server keeps working.
     """
     method = METHODS[name]
     request = data.draw(messages(request_class(method)))

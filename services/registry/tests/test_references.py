@@ -111,7 +111,7 @@ async def test_no_model(shared: Registry) -> None:
 @pytest.mark.parametrize("reference", ["", "0", "-1", "Production", "a b", "9" * 30, "@production", "latest/"])
 async def test_bad_references(shared: Registry, reference: str) -> None:
     """
-    What is neither a number, an alias nor "latest" is refused.
+    A reference that is neither a number, an alias nor "latest" is rejected.
     """
     with Failing() as failed:
         await resolved(shared, reference)
@@ -170,7 +170,7 @@ async def test_aliases_of_a_version(registry: Registry) -> None:
 
 async def test_only_if_absent(registry: Registry) -> None:
     """
-    A move can be made for the case that there is no such alias: the second of two is refused. A removed one is absent.
+    A move can require that the alias does not exist: the second of two is rejected. A removed alias does not exist.
     """
     await of(registry, 2)
 

@@ -305,7 +305,7 @@ async def test_words_and_filter(stocked: Registry) -> None:
 )
 async def test_filter_mistakes(stocked: Registry, filter_: str, position: int) -> None:
     """
-    A filter that does not parse is refused with the position of the mistake.
+    A filter that does not parse is rejected with the position of the error.
     """
     with Failing() as failed:
         await found(stocked, filter_=filter_)
@@ -319,7 +319,7 @@ async def test_filter_mistakes(stocked: Registry, filter_: str, position: int) -
 )
 async def test_order_mistakes(stocked: Registry, order: str, position: int) -> None:
     """
-    An order that does not parse is refused with the position of the mistake.
+    An order that does not parse is rejected with the position of the error.
     """
     with Failing() as failed:
         await found(stocked, order=order)
@@ -342,7 +342,7 @@ async def test_order_mistakes(stocked: Registry, order: str, position: int) -> N
 @pytest.mark.parametrize("query", ["", "word"])
 async def test_pages_are_exact(shared: Registry, way: str, query: str, order: str) -> None:
     """
-    Page by page, every model comes exactly once and in order, with many equal keys, whatever the order.
+    Page by page, every model is listed exactly once and in order, with many equal keys, whatever the order.
     """
     dice = random.Random(way + order)  # noqa: S311 - test data
     prefix = f"p{dice.randrange(10**9)}{'q' if query else 'n'}"
@@ -367,7 +367,7 @@ async def test_pages_are_exact(shared: Registry, way: str, query: str, order: st
 
 async def test_rows_that_come_and_go(registry: Registry) -> None:
     """
-    What is added before the page's begin does not repeat a row, what is taken away does not hide one.
+    A row that is inserted before the page does not repeat another, and a row that is deleted does not hide one.
     """
     await import_items(registry, [Item(model_id=f"m{n}") for n in range(6)])
     request = pb.SearchModelsRequest(parent=DEFAULT, page_size=3, order_by="name")
@@ -381,7 +381,7 @@ async def test_rows_that_come_and_go(registry: Registry) -> None:
 
 async def test_too_slow(database: str) -> None:
     """
-    A search that takes longer than a search may answers DEADLINE_EXCEEDED with a reason, and the pool stays usable.
+    A search that exceeds its time limit fails with DEADLINE_EXCEEDED and a reason, and the pool stays usable.
     """
     async with running(database, MODELYARD_SEARCH_SECONDS="0.5") as registry:
         await create(registry, "m", Model(description="word"))

@@ -122,7 +122,7 @@ async def test_filters(stocked: Registry, filter_: str, expected: str) -> None:
 )
 async def test_filter_mistakes(stocked: Registry, filter_: str, position: int) -> None:
     """
-    A filter that does not parse is refused with the position of the mistake.
+    A filter that does not parse is rejected with the position of the error.
     """
     with Failing() as failed:
         await found(stocked, filter_)
@@ -211,7 +211,7 @@ async def test_order_by_a_result_of_what_is_searched(stocked: Registry) -> None:
 )
 async def test_order_mistakes(stocked: Registry, order: str, position: int) -> None:
     """
-    An order that does not parse is refused with the position of the mistake.
+    An order that does not parse is rejected with the position of the error.
     """
     with Failing() as failed:
         await found(stocked, order=order)

@@ -114,7 +114,7 @@ async def test_a_filter_is_no_typo(space: Space) -> None:
 @pytest.mark.parametrize("order", ["", "name desc"])
 async def test_pages_of_typos(space: Space, order: str) -> None:
     """
-    What a mended search finds comes in pages, each model once, even when a model with the typo comes in between.
+    The results of a corrected search are paged, each model once, even when a model with the typo is created in between.
     """
     for number in range(5):
         await space.create(f"m{number}", description="efficientnet")
@@ -150,6 +150,27 @@ async def test_two_letters(space: Space, typed: str) -> None:
     assert await space.found(typed) == ["m"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("resnt", ["n", "m"]),
+        ("rensnet", ["n", "m"]),
+        ("lama", ["o"]),
+        ("resnt50", ["m"]),
+        ("rexnxt", []),
+    ],
+)
+async def test_digits_at_the_end_of_a_name(space: Space, typed: str, expected: list[str]) -> None:
+    """
+    A mistyped word without digits finds names that end in digits, such as a size or a release; one with digits finds
+    those that are spelt like it as a whole.
+    """
+    await space.create("m", description="resnet50")
+    await space.create("n", description="resnet18")
+    await space.create("o", description="llama2")
+    assert await space.found(typed) == expected
+
+
 async def test_words_of_machines_are_not_learnt(space: Space) -> None:
     """
     Digests, ids and timestamps do not fill the vocabulary, and are found all the same, by their beginnings, too.
@@ -169,7 +190,7 @@ async def test_words_of_machines_are_not_learnt(space: Space) -> None:
 
 async def test_words_go_when_no_model_has_them(registry: Registry) -> None:
     """
-    A word goes when no model has had it for a minute; one that a model has again in the meantime stays.
+    A word is deleted when no model has had it for a minute; one that a model has again in the meantime stays.
     """
     space = await new_space(registry)
     for model in ("gone", "kept"):
@@ -328,7 +349,7 @@ async def test_names_that_begin_with_the_query(space: Space, size: int) -> None:
 
 async def test_the_beginning_and_deletions(space: Space) -> None:
     """
-    The next page begins after the last name of the page before, even if that model is gone.
+    The next page begins after the last name of the previous page, even if that model has been deleted.
     """
     for number in range(4):
         await space.create(f"net{number}")
@@ -362,7 +383,8 @@ async def test_what_is_not_known_does_not_compare(registry: Registry) -> None:
 
 async def test_texts_that_are_not_given_do_not_compare(space: Space) -> None:
     """
-    A license, task or owner that nobody gave is neither other nor less than any; `= ""` asks for just those.
+    A license, task or owner that is not set is neither unequal to nor less than any value; `= ""` matches exactly
+    those.
     """
     await space.create("mit", license="MIT")
     await space.create("none")

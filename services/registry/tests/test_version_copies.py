@@ -17,14 +17,14 @@ from modelyard.registry.v1 import versions_pb2 as pb
 from services.chassis.errors import ResourceExhausted
 from services.registry.tests.calls import DEFAULT, add_version, create, get, sql
 from services.registry.tests.server import Failing, Registry
-from services.registry.tests.test_pins import Yard, names, on
+from services.registry.tests.test_pins import PinSetup, names, on
 
 M, N = f"{DEFAULT}/models/m", f"{DEFAULT}/models/n"
 SPACE = "namespaces/space"
 
 
 @pytest.fixture
-async def yard(database: str) -> AsyncIterator[Yard]:
+async def yard(database: str) -> AsyncIterator[PinSetup]:
     """
     A registry with two models, and its asset service.
     """
@@ -34,14 +34,14 @@ async def yard(database: str) -> AsyncIterator[Yard]:
         yield found
 
 
-async def copy(yard: Yard, source: str = f"{M}/versions/1", parent: str = N, **more: str) -> pb.Version:
+async def copy(yard: PinSetup, source: str = f"{M}/versions/1", parent: str = N, **more: str) -> pb.Version:
     """
     Copy a version.
     """
     return await yard.registry.versions.CopyVersion(pb.CopyVersionRequest(parent=parent, source=source, **more))
 
 
-async def ready(yard: Yard, files: int = 2) -> pb.Version:
+async def ready(yard: PinSetup, files: int = 2) -> pb.Version:
     """
     A READY version of m with files.
     """
@@ -64,9 +64,9 @@ async def find(registry: Registry, sha256: str, parent: str = DEFAULT, size: int
             return found
 
 
-async def test_a_copy_is_the_same(yard: Yard) -> None:
+async def test_a_copy_is_the_same(yard: PinSetup) -> None:
     """
-    A copy is the next version of its model, READY, with all that the source has, and says where it comes from.
+    A copy is the next version of its model, READY, with all content of the source, and states its source.
     """
     await add_version(yard.registry, "n")
     version = await ready(yard)
@@ -81,7 +81,7 @@ async def test_a_copy_is_the_same(yard: Yard) -> None:
     assert (await get(yard.registry, "n")).latest_version == 2
 
 
-async def test_a_copy_stands_by_itself(yard: Yard) -> None:
+async def test_a_copy_stands_by_itself(yard: PinSetup) -> None:
     """
     A copy has pins of its own: the source can be deleted, and its bytes stay for the copy.
     """
@@ -89,11 +89,11 @@ async def test_a_copy_stands_by_itself(yard: Yard) -> None:
     made = await copy(yard)
     await yard.registry.versions.DeleteVersion(pb.DeleteVersionRequest(name=source.name))
     await yard.settle()
-    assert yard.shelf.pins == {made.name: names(source)}
+    assert yard.assets.pins == {made.name: names(source)}
     assert (await yard.get(made.name)).copied_from == source.name
 
 
-async def test_into_another_namespace(yard: Yard) -> None:
+async def test_into_another_namespace(yard: PinSetup) -> None:
     """
     The copy counts against the quota of the namespace that it is in, and where that is used up nothing is copied.
     """
@@ -112,7 +112,7 @@ async def test_into_another_namespace(yard: Yard) -> None:
     assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA")
 
 
-async def test_what_cannot_be_copied(yard: Yard) -> None:
+async def test_what_cannot_be_copied(yard: PinSetup) -> None:
     """
     Only a READY version of a model that is not deleted can be copied, and only to such a model.
     """
@@ -136,9 +136,9 @@ async def test_what_cannot_be_copied(yard: Yard) -> None:
     assert failed.reason == "VERSION_NOT_FOUND"
 
 
-async def test_a_retry_makes_one_copy(yard: Yard) -> None:
+async def test_a_retry_makes_one_copy(yard: PinSetup) -> None:
     """
-    The same request id returns the first answer, whatever has become of the source and the copy since.
+    The same request id returns the first response, whatever the state of the source and the copy since.
     """
     source = await ready(yard)
     made = await copy(yard, request_id="x")
@@ -150,30 +150,30 @@ async def test_a_retry_makes_one_copy(yard: Yard) -> None:
     assert (failed.code, failed.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
 
-async def test_a_retry_goes_on(yard: Yard) -> None:
+async def test_a_retry_goes_on(yard: PinSetup) -> None:
     """
-    When the asset service did not answer, a retry with the same request id goes on with the copy that was begun.
+    When the asset service did not respond, a retry with the same request id continues the copy that was begun.
     """
     source = await ready(yard)
-    yard.shelf.down = True
+    yard.assets.down = True
     with Failing() as failed:
         await copy(yard, request_id="x")
     assert failed.code is grpc.StatusCode.UNAVAILABLE
     assert (await yard.get(f"{N}/versions/1")).state == pb.Version.STATE_PENDING
-    yard.shelf.down = False
+    yard.assets.down = False
     made = await copy(yard, request_id="x")
     assert (made.name, made.state) == (f"{N}/versions/1", pb.Version.STATE_READY)
     await yard.settle()
-    assert yard.shelf.pins[made.name] == names(source)
+    assert yard.assets.pins[made.name] == names(source)
 
 
 @pytest.mark.parametrize("request_id", ["", "x"])
-async def test_a_copy_that_fails_holds_nothing(yard: Yard, request_id: str) -> None:
+async def test_a_copy_that_fails_holds_nothing(yard: PinSetup, request_id: str) -> None:
     """
     A copy whose artifacts cannot be pinned becomes FAILED, so that it does not count against the quota.
     """
     await ready(yard)
-    yard.shelf.refuse["Pin"] = ResourceExhausted("ASSET_QUOTA", "too much")
+    yard.assets.refuse["Pin"] = ResourceExhausted("ASSET_QUOTA", "too much")
     with Failing() as failed:
         await copy(yard, request_id=request_id)
     assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "ASSET_QUOTA")
@@ -182,28 +182,28 @@ async def test_a_copy_that_fails_holds_nothing(yard: Yard, request_id: str) -> N
     assert await sql(yard.registry, "SELECT asset_bytes FROM namespace_usage") == 10
 
 
-async def test_the_source_is_deleted_meanwhile(yard: Yard) -> None:
+async def test_the_source_is_deleted_meanwhile(yard: PinSetup) -> None:
     """
     A source that is deleted while it is copied does not take its bytes with it.
     """
     source = await ready(yard)
-    hold = yard.shelf.hold("Pin")
+    hold = yard.assets.hold("Pin")
     copying = asyncio.ensure_future(copy(yard))
     await hold.reached.wait()
     await yard.registry.versions.DeleteVersion(pb.DeleteVersionRequest(name=source.name))
     hold.over.set()
     made = await copying
     await yard.settle()
-    assert yard.shelf.pins == {made.name: names(source)}
+    assert yard.assets.pins == {made.name: names(source)}
 
 
-async def test_versions_that_contain_an_asset(yard: Yard) -> None:
+async def test_versions_that_contain_an_asset(yard: PinSetup) -> None:
     """
     FindVersions finds each READY version with these bytes and where it has them, page by page, in one namespace or in
     all; not those that are PENDING, deleted, or of a deleted model.
     """
     weights, other = (hashlib.sha256(text).hexdigest() for text in (b"weights", b"other"))
-    yard.shelf.sizes.update({weights: 1, other: 1})
+    yard.assets.sizes.update({weights: 1, other: 1})
     await yard.registry.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="space"))
     await yard.registry.models.CreateModel(models_pb2.CreateModelRequest(parent=SPACE, model_id="x"))
 
@@ -253,7 +253,7 @@ async def test_made_ready_by_others(registry: Registry) -> None:
 )
 async def test_bad_look_ups(shared: Registry, parent: str, sha256: str, field: str) -> None:
     """
-    A malformed digest or parent is refused.
+    A malformed digest or parent is rejected.
     """
     with Failing() as failed:
         await shared.versions.FindVersions(pb.FindVersionsRequest(parent=parent, sha256=sha256))

@@ -29,13 +29,13 @@ from services.registry.tests.calls import (
     status,
 )
 from services.registry.tests.server import Failing, Registry
-from services.registry.tests.test_pins import Yard, on
+from services.registry.tests.test_pins import PinSetup, on
 
 M = f"{DEFAULT}/models/m"
 
 
 @pytest.fixture
-async def yard(database: str) -> AsyncIterator[Yard]:
+async def yard(database: str) -> AsyncIterator[PinSetup]:
     """
     A registry with a model, and its asset service.
     """
@@ -77,7 +77,7 @@ async def of(registry: Registry, count: int) -> None:
 
 async def test_a_deleted_version_is_gone(registry: Registry) -> None:
     """
-    A deleted version is not found, with a reason that says why, and lists leave it out unless they are asked for it.
+    A deleted version is not found, with a reason that says why, and is listed only on request.
     """
     await of(registry, 3)
     gone = await delete(registry, 2)
@@ -134,7 +134,7 @@ async def test_numbers_are_never_given_again(registry: Registry) -> None:
     assert (await get(registry, "m")).latest_version == 4
 
 
-async def test_bytes_and_quota_come_back(yard: Yard) -> None:
+async def test_bytes_and_quota_come_back(yard: PinSetup) -> None:
     """
     The pins of a deleted version are taken back, and its size no longer counts: a full namespace has room again.
     A purge of the model afterwards does not count it twice.
@@ -154,7 +154,7 @@ async def test_bytes_and_quota_come_back(yard: Yard) -> None:
     assert failed.reason == "ASSET_QUOTA"
     await delete(yard.registry, 1)
     await yard.settle()
-    assert set(yard.shelf.pins) == {other.name}
+    assert set(yard.assets.pins) == {other.name}
     assert (await yard.add()).number == 3
     await yard.fail(f"{M}/versions/3")
     await delete(yard.registry, 3)
@@ -164,12 +164,12 @@ async def test_bytes_and_quota_come_back(yard: Yard) -> None:
     assert await sql(yard.registry, used) == 0
 
 
-async def test_a_pending_version(yard: Yard) -> None:
+async def test_a_pending_version(yard: PinSetup) -> None:
     """
     A PENDING version can be deleted, too; what was pinned for it meanwhile is taken back.
     """
     version = await yard.add()
-    hold = yard.shelf.hold("Pin")
+    hold = yard.assets.hold("Pin")
     finalizing = yard.finalize(version.name)
     task = asyncio.ensure_future(finalizing)
     await hold.reached.wait()
@@ -179,12 +179,12 @@ async def test_a_pending_version(yard: Yard) -> None:
         await task
     assert failed.reason == "VERSION_DELETED"
     await yard.settle()
-    assert yard.shelf.pins == {}
+    assert yard.assets.pins == {}
 
 
 async def test_an_aliased_version(registry: Registry) -> None:
     """
-    A version that aliases point at is deleted only by force, which removes them: their history goes on.
+    A version that aliases point at is deleted only by force, which removes the aliases and retains their history.
     """
     await of(registry, 2)
     await move(registry, "m", ("a", 1), ("b", 1), ("c", 2))
@@ -220,7 +220,7 @@ async def test_a_deployed_version(registry: Registry) -> None:
 
 async def test_a_retired_deployment(registry: Registry) -> None:
     """
-    A deployment that has ended keeps nobody from deleting the version that it ran.
+    A deployment that has ended does not prevent the deletion of the version that it ran.
     """
     await of(registry, 1)
     await deploy(registry, "d", "m")
@@ -269,8 +269,8 @@ async def test_many_results_go_in_parts(registry: Registry) -> None:
 
 async def test_it_is_told_and_audited(registry: Registry) -> None:
     """
-    The change stream tells the version, the aliases that went with it, and the model, whose latest_version is another
-    one, in one revision; so does the audit.
+    The change stream names the version, the aliases that were removed with it, and the model, whose latest_version
+    changed, in one revision; so does the audit.
     """
     await of(registry, 1)
     await move(registry, "m", ("a", 1))
@@ -288,7 +288,7 @@ async def test_it_is_told_and_audited(registry: Registry) -> None:
 
 async def test_a_retry(registry: Registry) -> None:
     """
-    The same request id returns the first answer; validate_only writes nothing; another etag is refused.
+    The same request id returns the first response; validate_only writes nothing; another etag is rejected.
     """
     await of(registry, 2)
     await delete(registry, 1, validate_only=True)
@@ -302,7 +302,7 @@ async def test_a_retry(registry: Registry) -> None:
 
 async def test_children_keep_their_parent(registry: Registry) -> None:
     """
-    Where a version comes from stays known when that is deleted, and may still be said of a new one.
+    The parent of a version stays known after it is deleted, and may still be given for a new one.
     """
     await of(registry, 1)
     lineage = pb.Lineage(parent_version=f"{M}/versions/1")

@@ -26,21 +26,21 @@ OTHER = hashlib.sha256(b"other").hexdigest()
 
 
 @pytest.fixture
-async def shelf() -> AsyncIterator[tuple[FakeAssets, str]]:
+async def assets() -> AsyncIterator[tuple[FakeAssets, str]]:
     """
     An asset service and its address.
     """
-    shelf = new_fake_assets()
-    async with serving(shelf) as address:
-        yield shelf, address
+    assets = new_fake_assets()
+    async with serving(assets) as address:
+        yield assets, address
 
 
 @pytest.fixture
-async def yard(database: str, shelf: tuple[FakeAssets, str]) -> AsyncIterator[Registry]:
+async def yard(database: str, assets: tuple[FakeAssets, str]) -> AsyncIterator[Registry]:
     """
     A registry that asks that asset service.
     """
-    async with running(database, shelf[1]) as registry:
+    async with running(database, assets[1]) as registry:
         await create(registry, "m")
         yield registry
 
@@ -61,7 +61,7 @@ def artifact(path: str = "model.onnx", sha256: str = SHA256, size: int = len(BYT
 
 async def test_create_then_get(registry: Registry) -> None:
     """
-    A version comes back as it was created: the next number, PENDING, with the sum of its artifacts' sizes.
+    A version is returned as it was created: the next number, PENDING, with the sum of its artifacts' sizes.
     """
     await create(registry, "m")
     await add_version(registry, "m")
@@ -123,7 +123,7 @@ async def test_list_newest_first(registry: Registry) -> None:
     assert numbers == [[5, 4], [3, 2], [1]]
 
 
-async def test_finalize_verifies(yard: Registry, shelf: tuple[FakeAssets, str]) -> None:
+async def test_finalize_verifies(yard: Registry, assets: tuple[FakeAssets, str]) -> None:
     """
     A version becomes READY once all its artifacts are stored with their sizes; finalizing it again changes nothing.
     """
@@ -132,11 +132,11 @@ async def test_finalize_verifies(yard: Registry, shelf: tuple[FakeAssets, str]) 
         await finalize(yard, version.name)
     assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ASSET_MISSING")
     assert failed.metadata == {"path": "a", "sha256": SHA256}
-    shelf[0].sizes[SHA256] = len(BYTES) + 1
+    assets[0].sizes[SHA256] = len(BYTES) + 1
     with Failing() as failed:
         await finalize(yard, version.name)
     assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ASSET_SIZE_MISMATCH")
-    shelf[0].sizes[SHA256] = len(BYTES)
+    assets[0].sizes[SHA256] = len(BYTES)
     done = await finalize(yard, version.name)
     assert done.state == pb.Version.STATE_READY
     assert done.revision == version.revision + 1
@@ -144,12 +144,12 @@ async def test_finalize_verifies(yard: Registry, shelf: tuple[FakeAssets, str]) 
     assert await sql(yard, "SELECT value FROM revision") == done.revision
 
 
-async def test_finalize_without_asset_service(yard: Registry, shelf: tuple[FakeAssets, str]) -> None:
+async def test_finalize_without_asset_service(yard: Registry, assets: tuple[FakeAssets, str]) -> None:
     """
     While the asset service does not answer, the call is UNAVAILABLE and the version stays PENDING.
     """
     version = await add_version(yard, "m", artifacts=[artifact()])
-    shelf[0].down = True
+    assets[0].down = True
     with Failing() as failed:
         await finalize(yard, version.name)
     assert failed.code is grpc.StatusCode.UNAVAILABLE
@@ -157,12 +157,12 @@ async def test_finalize_without_asset_service(yard: Registry, shelf: tuple[FakeA
     assert found.state == pb.Version.STATE_PENDING
 
 
-async def test_finalize_many_artifacts(yard: Registry, shelf: tuple[FakeAssets, str]) -> None:
+async def test_finalize_many_artifacts(yard: Registry, assets: tuple[FakeAssets, str]) -> None:
     """
     A thousand files are verified in one call.
     """
     digests = [hashlib.sha256(str(index).encode()).hexdigest() for index in range(1000)]
-    shelf[0].sizes = dict.fromkeys(digests, 5)
+    assets[0].sizes = dict.fromkeys(digests, 5)
     version = await add_version(yard, "m", artifacts=[artifact(f"f/{each}", each, 5) for each in digests])
     assert (await finalize(yard, version.name)).state == pb.Version.STATE_READY
 
@@ -181,7 +181,7 @@ async def test_finalize_many_artifacts(yard: Registry, shelf: tuple[FakeAssets, 
 )
 async def test_bad_artifacts(shared: Registry, field: str, artifacts: list[pb.Artifact]) -> None:
     """
-    A malformed artifact is refused, and the field is named.
+    A malformed artifact is rejected, and the field is named.
     """
     with Failing() as failed:
         await shared.versions.CreateVersion(
@@ -198,7 +198,7 @@ def _created(artifacts: list[pb.Artifact]) -> pb.CreateVersionRequest:
 @pytest.mark.parametrize("path", WRONG, ids=ascii)
 async def test_wrong_paths(shared: Registry, path: str) -> None:
     """
-    What push and pull refuse, no version can have: the field is named, and what is wrong with it.
+    Paths that push and pull reject are rejected in versions, too: the error names the field and the rule.
     """
     with Failing() as failed:
         await shared.versions.CreateVersion(_created([artifact("good"), artifact(path)]))
@@ -246,11 +246,11 @@ async def test_wrong_paths_elsewhere(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("paths", [[".git/config"], ["a", "a/b"]])
-async def test_wrong_paths_of_old(yard: Registry, shelf: tuple[FakeAssets, str], paths: list[str]) -> None:
+async def test_wrong_paths_of_old(yard: Registry, assets: tuple[FakeAssets, str], paths: list[str]) -> None:
     """
-    A PENDING version whose paths nobody checked when it was made does not become READY, until they are changed.
+    A PENDING version with paths that were not checked when it was created becomes READY only after they are changed.
     """
-    shelf[0].sizes[SHA256] = len(BYTES)
+    assets[0].sizes[SHA256] = len(BYTES)
     version = await add_version(yard, "m", artifacts=[artifact()])
     old = json.dumps([[path, SHA256, len(BYTES), ""] for path in paths])
     await sql(yard, "UPDATE versions SET artifacts = $1::jsonb", old)
@@ -266,7 +266,7 @@ async def test_wrong_paths_of_old(yard: Registry, shelf: tuple[FakeAssets, str],
 
 async def test_no_such_version(registry: Registry) -> None:
     """
-    What is missing is said: the version, or for a list the model.
+    The error names what is missing: the version, or for a list the model.
     """
     await create(registry, "m")
     with Failing() as failed:

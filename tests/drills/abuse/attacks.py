@@ -1,5 +1,5 @@
 """
-What an edge has to stand: each attack, bounded in time and in count, and what has to come of it.
+Attacks that the gateway has to withstand, each bounded in time and count, with the response that it must get.
 
 Sources: RFC 9113, section 10.5; CVE-2023-44487 (rapid reset); CVE-2024-27919 (CONTINUATION flood); slowloris (2009).
 """
@@ -28,7 +28,6 @@ from tests.drills.abuse.keyvalue import burst_of_increments, script_damage
 GET = "/modelyard.registry.v1.ModelService/GetModel"
 MODELS = "/v1/namespaces/default/models"
 CLOSED_WITHIN = 20.0  # seconds
-_STREAMS = 10_000
 _REFUSED_STREAM = 7
 _PART = 8 << 20
 
@@ -37,7 +36,7 @@ Attack = Callable[[int], Coroutine[Any, Any, None]]
 
 async def rapid_reset(port: int) -> None:
     """
-    Calls that are cancelled as soon as they are made: the connection is ended.
+    Calls that are cancelled as soon as they are sent: the connection is closed.
     """
     async with Wire.open(port) as wire:
         for _ in range(100):
@@ -51,7 +50,7 @@ async def rapid_reset(port: int) -> None:
 
 async def header_bombs(port: int) -> None:
     """
-    More headers than fit: 431, or the end of the stream or of the connection; no service hears of it.
+    Headers above the size limit: 431, or the stream or the connection is closed; no service is called.
     """
     bombs: list[dict[str, str | None]] = [
         {"x-bomb": "x" * 12_000, "x-bomb-two": "x" * 12_000, "x-bomb-three": "x" * 12_000},
@@ -59,11 +58,11 @@ async def header_bombs(port: int) -> None:
     ]
     for bomb in bombs:
         async with Wire.open(port) as wire:
-            reply = await _large_begin(wire, bomb)
+            reply = await _send_large_headers(wire, bomb)
             assert reply.http in ("431", "") or reply.status not in (None, 0), reply
 
 
-async def _large_begin(wire: Wire, bomb: dict[str, str | None]) -> Reply:
+async def _send_large_headers(wire: Wire, bomb: dict[str, str | None]) -> Reply:
     stream = wire.begin(GET, {"warm": "up"}, end=True)
     await wire.reply(stream)
     usual = [(":method", "POST"), (":scheme", "http"), (":path", GET), (":authority", "localhost"), ("te", "trailers")]
@@ -82,7 +81,7 @@ async def _large_begin(wire: Wire, bomb: dict[str, str | None]) -> Reply:
 
 async def continuation_flood(port: int) -> None:
     """
-    Headers without an end: the connection is ended long before memory is.
+    Endless headers: the connection is closed long before memory is exhausted.
     """
     async with Wire.open(port) as wire:
         wire.frame(HEADERS, 0, 1, hpack.encode([(":method", "POST"), (":scheme", "http"), (":path", GET)]))
@@ -92,27 +91,27 @@ async def continuation_flood(port: int) -> None:
             if wire.closed.is_set():
                 return
             await asyncio.sleep(0.001)
-        raise AssertionError("16 MB of headers were taken")
+        raise AssertionError("16 MB of headers were accepted")
 
 
-async def ten_thousand_streams(port: int) -> None:
+async def ten_thousand_streams(port: int, count: int = 10_000) -> None:
     """
-    Streams that begin and never go on: what is above the bound is refused or ends the connection, the others wait.
+    Streams that are opened and left incomplete: those above the limit are refused or end the connection.
     """
     async with Wire.open(port) as wire:
         streams = []
-        for number in range(_STREAMS):
+        for number in range(count):
             streams.append(wire.begin(GET))
             if number % 500 == 0:
                 await asyncio.sleep(0.01)
-        await _asked(wire)
+        await _processed(wire)
         refused = [stream for stream in streams if wire.expect(stream).reset == _REFUSED_STREAM]
-        assert wire.closed.is_set() or len(refused) >= _STREAMS - 512
+        assert wire.closed.is_set() or len(refused) >= count - 512
 
 
-async def _asked(wire: Wire) -> None:
+async def _processed(wire: Wire) -> None:
     """
-    Everything that was sent has been looked at, or the connection has been closed.
+    Wait until everything that was sent has been processed, or the connection has been closed.
     """
 
     async def ping() -> None:
@@ -130,9 +129,9 @@ async def _closed(wire: Wire) -> None:
     await wire.closed.wait()
 
 
-async def slowloris(port: int) -> None:
+async def slowloris(port: int, count: int = 200) -> None:
     """
-    Requests whose headers never end: their connections are closed, and others get in meanwhile.
+    Requests whose headers never end: their connections are closed, and other clients can connect meanwhile.
     """
 
     async def one() -> None:
@@ -143,21 +142,21 @@ async def slowloris(port: int) -> None:
             while asyncio.get_running_loop().time() < ends:
                 writer.write(b"x")
                 with suppress(TimeoutError):
-                    # The answer, 408, and then the end.
+                    # The response is 408; then the connection is closed.
                     if not await asyncio.wait_for(reader.read(1000), 1):
                         return
-            raise AssertionError("it may be as slow as it likes")
+            raise AssertionError("the connection was not closed")
         except ConnectionError:
             return
         finally:
             writer.close()
 
-    await asyncio.gather(*(one() for _ in range(200)))
+    await asyncio.gather(*(one() for _ in range(count)))
 
 
 async def large_json(port: int) -> None:
     """
-    100 MB of JSON, a text or a name without an end: 413 long before it is all here.
+    100 MB of JSON, an unterminated value or name: 413 long before all of it has arrived.
     """
     for beginning in (b'{"description": "', b'{"description": "x", '):
         await asyncio.to_thread(_large_json, port, beginning)
@@ -177,13 +176,13 @@ def _large_json(port: int, beginning: bytes) -> None:
         answer = b""
         with suppress(ConnectionError):
             answer = raw.recv(1000)
-        # A connection that was reset while we still sent may have taken the answer with it.
+        # If the connection was reset while data was still being sent, the response may be lost.
         assert answer[9:12] in (b"413", b""), answer
 
 
 async def endless_json(port: int) -> None:
     """
-    The most JSON that is read, and no sense in it: 400, soon.
+    Invalid JSON of the maximum size: 400, quickly.
     """
     for beginning in (b'{"description": "x", ', b'{"description": "', b"{ ", b"["):
         began = time.monotonic()
@@ -193,7 +192,7 @@ async def endless_json(port: int) -> None:
 
 async def deep_json(port: int) -> None:
     """
-    JSON that is nested a hundred thousand times: 400.
+    JSON that is nested 100,000 levels deep: 400.
     """
     for deep in (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b"[" * 100_000, b'{"labels":{"a":' * 100):
         status, body = await asyncio.to_thread(_post, port, deep)
@@ -233,7 +232,7 @@ TRICKS = {
 
 async def path_tricks(port: int) -> None:
     """
-    Paths that mean to get somewhere else: the same place, or nowhere.
+    Path traversal: the normalized path is served, or the request is rejected.
     """
     wrong = []
     for path, wanted in TRICKS.items():
@@ -255,7 +254,7 @@ def _get(port: int, path: str) -> int:
 
 async def without_te(port: int) -> None:
     """
-    A gRPC call that does not say that it takes trailers might lose its status on the way: it is INVALID_ARGUMENT.
+    A gRPC call without `te: trailers`, whose status a proxy may drop: INVALID_ARGUMENT.
     """
     async with Wire.open(port) as wire:
         reply = await wire.call(GET, message(b""), {"te": None})
@@ -264,8 +263,8 @@ async def without_te(port: int) -> None:
 
 async def opened_uploads(port: int, most: int = 10_000) -> None:
     """
-    Uploads of made-up digests that are opened and never sent: the client is told that it has too many, long before all
-    have.
+    Uploads of random digests that are opened and never sent: the client's own limit is reached long before the global
+    one.
     """
     async with aio.connect(f"127.0.0.1:{port}") as yard:
         opened, refused = 0, ""
@@ -282,8 +281,8 @@ async def opened_uploads(port: int, most: int = 10_000) -> None:
 
 async def dripping_uploads(port: int, streams: int = 33, seconds: float = 5) -> None:
     """
-    Uploads that send a byte now and then, so that each holds a part's memory: they are ended, or told that they are too
-    many, and small ones get through meanwhile.
+    Uploads that send a byte now and then, so that each occupies the memory of a part: they are ended or rejected, and
+    small uploads succeed meanwhile.
     """
     async with aio.connect(f"127.0.0.1:{port}") as yard:
         ends = asyncio.get_running_loop().time() + seconds
@@ -295,7 +294,7 @@ async def dripping_uploads(port: int, streams: int = 33, seconds: float = 5) -> 
                 header = assets_pb2.UploadRequest.Header(sha256=hashlib.sha256(data).hexdigest(), size_bytes=13)
                 chunk = assets_pb2.Chunk(offset=0, data=data)
                 messages = [assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=chunk)]
-                await yard.assets.Upload(_all(messages), timeout=CLOSED_WITHIN)
+                await yard.assets.Upload(_stream(messages), timeout=CLOSED_WITHIN)
         finally:
             for task in tasks:
                 task.cancel()
@@ -306,7 +305,7 @@ async def _drip(yard: aio.Client, ends: float) -> None:
     request = uploads_pb2.StartUploadRequest(sha256=os.urandom(32).hex(), size_bytes=2 * _PART)
     name = (await yard.uploads.StartUpload(request, timeout=CLOSED_WITHIN)).name
 
-    async def bytes_now_and_then() -> AsyncIterator[uploads_pb2.WriteUploadRequest]:
+    async def slow_bytes() -> AsyncIterator[uploads_pb2.WriteUploadRequest]:
         offset = 0
         while asyncio.get_running_loop().time() < ends:
             chunk = assets_pb2.Chunk(offset=offset, data=b"x")
@@ -316,33 +315,33 @@ async def _drip(yard: aio.Client, ends: float) -> None:
 
     try:
         with suppress(grpc.RpcError):
-            await yard.uploads.WriteUpload(bytes_now_and_then())
+            await yard.uploads.WriteUpload(slow_bytes())
     finally:
         await yard.uploads.AbortUpload(uploads_pb2.AbortUploadRequest(name=name), timeout=CLOSED_WITHIN)
 
 
-async def _all(messages: list[assets_pb2.UploadRequest]) -> AsyncIterator[assets_pb2.UploadRequest]:
+async def _stream(messages: list[assets_pb2.UploadRequest]) -> AsyncIterator[assets_pb2.UploadRequest]:
     for each in messages:
         yield each
 
 
-async def unreachable_revision(port: int) -> None:
+async def unreachable_revision(port: int, count: int = 200) -> None:
     """
-    Reads that ask for a revision that nobody has made: FAILED_PRECONDITION, and for nobody else.
+    Reads that ask for a revision that does not exist: FAILED_PRECONDITION, and other clients are not affected.
     """
     async with aio.connect(f"127.0.0.1:{port}") as yard:
-        for number in range(200):
+        for number in range(count):
             name = "namespaces/default" if number % 2 else f"namespaces/none-{number}"
             request = namespaces_pb2.GetNamespaceRequest(name=name)
             try:
                 await yard.namespaces.GetNamespace(request, metadata=(("x-min-revision", "999999999999"),), timeout=10)
             except grpc.RpcError as error:
-                assert explain(error).code is grpc.StatusCode.FAILED_PRECONDITION, error  # noqa: PT017 - it is what is wanted
+                assert explain(error).code is grpc.StatusCode.FAILED_PRECONDITION, error  # noqa: PT017 - expected
             else:
-                raise AssertionError("it was answered")
+                raise AssertionError("the read succeeded")
 
 
-#: What takes the asset service's memory and places, for as long as it takes with the real bounds.
+#: Attacks on the asset service's memory and upload slots; they take long with the default limits.
 UPLOAD_ATTACKS: dict[str, Attack] = {"dripping_uploads": dripping_uploads, "opened_uploads": opened_uploads}
 ATTACKS: dict[str, Attack] = {
     each.__name__: each

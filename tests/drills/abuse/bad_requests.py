@@ -1,6 +1,6 @@
 """
-Every kind of bad request that the suite knows, each with a name and a callable that sends one to a gateway's port and
-tells how it ended. All of them are their sender's fault, and answered as that.
+Every kind of bad request that the suite knows: a name, and a callable that sends one to a gateway's port and returns
+how it ended. All of them have to be rejected as client errors.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class Ending:
     How a request ended.
 
     Args:
-        http: the status; 0 if the stream or the connection ended without one.
-        code: of gRPC, over whatever protocol; None if none came.
+        http: the HTTP status; 0 if the stream or the connection ended without one.
+        code: the gRPC status, over any protocol; None if there was none.
     """
 
     http: int
     code: int | None
 
     @property
-    def refused(self) -> bool:
+    def rejected(self) -> bool:
         """
-        As its sender's fault: by a status that is neither OK nor UNKNOWN, INTERNAL, UNAVAILABLE or DATA_LOSS; or by one
-        of HTTP's own for what is no call.
+        Whether it was rejected as a client error: by a gRPC status other than OK, UNKNOWN, INTERNAL, UNAVAILABLE and
+        DATA_LOSS, or by an HTTP status 4xx if it was no gRPC call.
         """
         if self.code is None:
             return 400 <= self.http < 500
@@ -63,7 +63,7 @@ Kind = Callable[[int], Awaitable[Ending]]
 
 def call(path: str, body: bytes = _GOOD, headers: Headers | None = None) -> Kind:
     """
-    A gRPC call of a whole body.
+    A gRPC call with a given body.
     """
 
     async def ask(port: int) -> Ending:
@@ -80,7 +80,7 @@ def call(path: str, body: bytes = _GOOD, headers: Headers | None = None) -> Kind
 
 def rpc(path: str, *requests: object, headers: Headers | None = None) -> Kind:
     """
-    A gRPC call of proper messages.
+    A gRPC call of well-formed messages.
     """
     return call(path, b"".join(message(each.SerializeToString()) for each in requests), headers)  # type: ignore[attr-defined]
 
@@ -140,7 +140,7 @@ def _plain(method: str, path: str, body: bytes | None, headers: Mapping[str, str
 
 def _undecodable() -> Iterator[tuple[str, Kind]]:
     """
-    To each service what is no message of it: to its reads that the cache answers, and to its other calls.
+    Bytes that no protobuf parser accepts, to every RPC: cached reads and other calls.
     """
     for service in services():
         for method in service.methods:
@@ -171,7 +171,7 @@ def _upload(sha256: str, size: int, data: bytes, offset: int = 0) -> list[assets
 
 def _calls() -> Iterator[tuple[str, Kind]]:
     """
-    gRPC that is not what gRPC's documents say, or not what a contract says.
+    Calls that violate the gRPC protocol or a contract.
     """
     yield "not UTF-8, cached read", call(GET, message(NOT_UTF_8))
     yield "not UTF-8, write", call(CREATE, message(NOT_UTF_8))
@@ -210,7 +210,7 @@ def _calls() -> Iterator[tuple[str, Kind]]:
 
 def _requests() -> Iterator[tuple[str, Kind]]:
     """
-    Well-formed messages that no service can do anything with.
+    Well-formed messages with invalid content.
     """
     yield "NaN", rpc(f"{REGISTRY}.CardService/UpdateCard", _not_a_number())
     yield "infinity", rpc(f"{REGISTRY}.EvaluationService/RecordEvaluations", _evaluation())
@@ -287,8 +287,8 @@ async def send(kind: Kind, port: int, times: int) -> list[Ending]:
 
 async def bad_requests(port: int) -> None:
     """
-    Twenty bad requests of every kind: none of them is a fault of anybody's but their sender's.
+    Twenty bad requests of every kind: all of them are rejected as client errors.
     """
     for name, kind in KINDS.items():
         for ending in await send(kind, port, 20):
-            assert ending.refused, (name, ending)
+            assert ending.rejected, (name, ending)

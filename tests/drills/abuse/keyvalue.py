@@ -1,5 +1,5 @@
 """
-Attacks on the key-value cache, by way of the gateway and behind its back.
+Attacks on the key-value cache, through the gateway and directly on its Valkey.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from google.protobuf.duration_pb2 import Duration
 from modelyard.cache.v1 import cache_pb2 as pb
 from modelyard.cache.v1.cache_pb2_grpc import KeyValueServiceStub
 
-# Where the Valkey is that is damaged, its password included. Nobody gets there through the gateway: this stands for
-# evictions and failovers.
+# The environment variable with the URL, including the password, of the Valkey to damage. Clients of the gateway cannot
+# reach it: this simulates evictions and failovers.
 VALKEY = "ABUSE_VALKEY_URL"
 _PARTS = ("meta", "tags", "names", "sizes", "ends", "log")
-# What is there for the callers of the gateway.
+# The namespaces that clients of the gateway may use.
 _NAMESPACES = ("shared",)
 _INCREMENTS = 1500
-# The gateway holds up what is above 512 calls on a connection.
+# The gateway queues calls above 512 per connection.
 _CONNECTIONS = 4
 _SECONDS = 30.0
 
 
 async def script_damage(port: int) -> None:
     """
-    Whatever Valkey loses of what keeps account of a namespace, with expired values in it: calls go on, Valkey answers.
+    Delete each key of a namespace's bookkeeping while it has expired values: calls succeed, and Valkey responds.
     """
     url = os.environ[VALKEY]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -50,7 +50,7 @@ async def script_damage(port: int) -> None:
 
 async def _use(stub: Any, namespace: str) -> None:
     """
-    What a service does with its namespace.
+    Use a namespace as a service does.
     """
     await stub.Set(pb.SetRequest(namespace=namespace, entry=_entry("revoked")), timeout=_SECONDS)
     await stub.InvalidateTags(pb.InvalidateTagsRequest(namespace=namespace, tags=["user:1"]), timeout=_SECONDS)
@@ -72,12 +72,12 @@ def _entry(key: str, ttl: Duration | None = None) -> pb.Entry:
 
 async def burst_of_increments(port: int) -> None:
     """
-    1,500 increments at once: each is counted, or refused because there are too many; the cache goes on asking Valkey.
+    1,500 increments at once: each succeeds or is rejected with RESOURCE_EXHAUSTED; the circuit breaker stays closed.
     """
     async with AsyncExitStack() as stack:
         stubs: list[Any] = []
         for number in range(_CONNECTIONS):
-            # One each, where channels to one address share a connection otherwise.
+            # Channels with equal options to one address share a connection.
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("abuse", number)])
             stubs.append(KeyValueServiceStub(await stack.enter_async_context(channel)))
         request = pb.IncrementRequest(namespace="shared", key="burst")

@@ -1,5 +1,5 @@
 """
-Many who watch and say nothing: not an attack by itself, but what holds up others if a host looks after it badly.
+Many idle watchers: no attack, but a load that slows down other clients if a host handles it badly.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from contextlib import AsyncExitStack
 from services.chassis.tests.behaviour.wire import Wire, message
 
 _WATCH = "/grpc.health.v1.Health/Watch"
-# As many as the gateway takes on one connection.
+# The gateway's limit per connection is slightly higher.
 _PER_CONNECTION = 500
 _AT_ONCE = 50
 
 
 async def watch(port: int, count: int, opened: Callable[[int], None], enough: Callable[[], bool]) -> None:
     """
-    Open *count* watches of health, and hold them until it is enough.
+    Open *count* health watches, and hold them until *enough* returns true.
 
     Args:
         port: of the gateway.
-        opened: called when all of them were asked for, with how many are open: those that were answered and go on.
-        enough: asked now and then.
+        opened: called when all have been requested, with the number of watches that are open.
+        enough: polled.
     """
     async with AsyncExitStack() as stack:
         replies = []

@@ -1,5 +1,5 @@
 """
-Writes to the asset service: files that come and go, and names under static/ that point at them.
+Writes to the asset service: assets that are created and deleted, and names under static/ that refer to them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.drills.coherence.history import History
 from tests.drills.coherence.writers import Origin
 
 _FILES = tuple(safetensors({"w": tensor(0, 4 * size, [size])}, 4 * size) for size in (1, 2))
-#: The first is there throughout, the second comes and goes.
+#: The first exists throughout, the second is created and deleted repeatedly.
 ASSETS = [f"assets/{hashlib.sha256(data).hexdigest()}" for data in _FILES]
 STATIC = ["static/there.bin", "static/sometimes.bin"]
 
@@ -32,35 +32,35 @@ class Assets(Origin):
         # The stubs' types are of the blocking client.
         self.assets: Any = assets_pb2_grpc.AssetServiceStub(channel)
         self.delivery: Any = delivery_pb2_grpc.DeliveryServiceStub(channel)
-        self._there: set[str] = set()
+        self._existing: set[str] = set()
 
     async def prepare(self) -> None:
         """
-        What is there before anything is asked.
+        Create what exists before the first read.
         """
         await self._upload(0)
         await self.put_file()
 
     async def upload_or_delete(self) -> None:
         name = ASSETS[1]
-        if name in self._there:
+        if name in self._existing:
             await self.do(self.assets.DeleteAsset(assets_pb2.DeleteAssetRequest(name=name)))
-            self._there.discard(name)
+            self._existing.discard(name)
         else:
             await self._upload(1)
-            self._there.add(name)
+            self._existing.add(name)
 
     async def put_file(self) -> None:
         await self._put(STATIC[0])
 
     async def put_or_delete_file(self) -> None:
         name = STATIC[1]
-        if name in self._there:
+        if name in self._existing:
             await self.do(self.delivery.DeleteStaticFile(delivery_pb2.DeleteStaticFileRequest(name=name)))
-            self._there.discard(name)
+            self._existing.discard(name)
         else:
             await self._put(name)
-            self._there.add(name)
+            self._existing.add(name)
 
     async def _put(self, name: str) -> None:
         content = delivery_pb2.StaticFile(

@@ -1,5 +1,5 @@
 """
-Caches in processes of their own, whose ways to everything can be held, cut and slowed down.
+Cache processes whose connections to their upstreams can be stalled, cut and slowed down.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _OPTIONS = [("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_bac
 
 
 @dataclass(frozen=True)
-class Ways:
+class Upstreams:
     """
-    What is behind a cache: ports.
+    The ports of a cache's upstreams.
 
     Args:
         registries: one or more.
@@ -38,35 +38,36 @@ class Ways:
 
 class Cache:
     """
-    One process.
+    A cache process.
 
     Args:
-        name: for people.
+        name: of its part.
         supervisor: starts and kills it.
-        ways: to what is behind it.
-        bound: how stale what it serves may be, in seconds.
+        upstreams: the ports that its links lead to.
+        bound: the staleness bound in seconds.
         host: envoy or grpcio.
-        module: what is run in place of the cache.
+        module: the module to run, the cache by default.
 
     Attributes:
-        registries: its links to them.
-        cdn: its link to the asset service.
-        valkey: its link to Valkey.
-        busy: held by who does something to it.
+        registries: the links to the registries.
+        cdn: the link to the asset service.
+        valkey: the link to Valkey.
+        busy: held while a fault is injected.
+        counts: metrics, including those from before restarts.
     """
 
     def __init__(
         self,
         name: str,
         supervisor: Supervisor,
-        ways: Ways,
+        upstreams: Upstreams,
         bound: float,
         host: str,
         module: str = "services.cache",
     ) -> None:
         self.name = name
-        self.registries = [Link(port) for port in ways.registries]
-        self.cdn, self.valkey = Link(ways.cdn), Link(ways.valkey)
+        self.registries = [Link(port) for port in upstreams.registries]
+        self.cdn, self.valkey = Link(upstreams.cdn), Link(upstreams.valkey)
         self.busy = asyncio.Lock()
         self.counts: Counter[str] = Counter()
         self._before = 0
@@ -78,13 +79,13 @@ class Cache:
     @property
     def links(self) -> list[Link]:
         """
-        All of them.
+        All links.
         """
         return [*self.registries, self.cdn, self.valkey]
 
     async def start(self) -> None:
         """
-        Start it.
+        Start the process and its links.
         """
         for link in self.links:
             await link.up()
@@ -114,29 +115,29 @@ class Cache:
 
     async def restart(self) -> None:
         """
-        kill -9, and start it again.
+        Kill the process, and start it again.
         """
         assert self._part is not None
-        await self.look()
+        await self.read_metrics()
         self._before = self.counts["joined"]
         await asyncio.to_thread(self._supervisor.kill, self.name)
         await asyncio.to_thread(self._supervisor.start, [self._part])
 
     async def stop(self) -> None:
         """
-        Kill it, and close what is ours.
+        Kill the process, and close the channel and the links.
         """
         with suppress(KeyError):
-            # Unless it has not been started.
+            # It may not have been started.
             await asyncio.to_thread(self._supervisor.kill, self.name)
         if self.channel is not None:
             await self.channel.close(None)
         for link in self.links:
             await link.down()
 
-    async def look(self) -> None:
+    async def read_metrics(self) -> None:
         """
-        See how many reads have joined a load, since its start; what it had counted before it was killed is added.
+        Update the number of reads that have joined a load, including those from before restarts.
         """
 
         def read() -> str:

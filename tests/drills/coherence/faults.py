@@ -1,5 +1,5 @@
 """
-What goes wrong: each kind at least once, in an order that is drawn, and then on and on.
+Fault injection: every kind of fault in random order, repeatedly.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from embedded.postgres import Postgres
 from embedded.supervisor import Supervisor
 from tests.drills.coherence.caches import Cache
 
-_Kind = Callable[["Troubles", Cache], Awaitable[None]]
+_Kind = Callable[["FaultInjector", Cache], Awaitable[None]]
 
 
-class Troubles:
+class FaultInjector:
     """
-    Does bad things to caches and to what is behind them.
+    Injects faults into caches and their upstreams.
 
     Args:
-        caches: the last one knows only the second registry.
-        supervisor: kills and starts.
-        registry: the second one, which serves caches and is killed; it reads from the replica, too.
-        valkey: the shared level.
+        caches: the last one uses only the second registry.
+        supervisor: kills and starts processes.
+        registry: the second one, which serves caches and is killed; it also reads from the replica.
+        valkey: its part and URL.
         databases: the primary and its replica.
-        longest: seconds; more than the bound.
-        dice: what is done to whom, and for how long.
+        longest: the longest stall in seconds; more than the bound.
+        dice: chooses faults, caches and durations.
 
     Attributes:
-        done: how often each kind was.
+        done: how often each kind was injected.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Troubles:
     @property
     def missing(self) -> set[str]:
         """
-        The kinds that were not yet.
+        The kinds that have not been injected yet.
         """
         return set(KINDS) - set(self.done)
 
-    async def go_on(self) -> None:
+    async def run(self) -> None:
         """
-        One after the other, each to one cache.
+        Inject one fault after the other, each into one cache, until cancelled.
         """
         while True:
             if not self._left:
@@ -95,7 +95,7 @@ class Troubles:
         await self._hold(self._one(cache), there=False)
 
     async def _hold(self, links: Sequence[Link], **ways: bool) -> None:
-        # Longer than the bound, and all that was held arrives afterwards.
+        # Longer than the bound; everything that was held arrives afterwards.
         for link in links:
             link.hang(**ways)
         await asyncio.sleep(self._dice.uniform(self._longest - 2, self._longest))
@@ -104,7 +104,7 @@ class Troubles:
 
     def _one(self, cache: Cache) -> Sequence[Link]:
         """
-        One way out of two: what comes by the other tells meanwhile what has changed.
+        One of the links: changes still arrive over the other one.
         """
         return [self._dice.choice(cache.registries)]
 
@@ -130,7 +130,7 @@ class Troubles:
 
     async def _kill_valkey(self, _cache: Cache) -> None:
         async with self._killing:
-            await self._again(self._valkey)
+            await self._restart(self._valkey)
 
     async def _flush_valkey(self, _cache: Cache) -> None:
         async with self._killing:
@@ -147,14 +147,14 @@ class Troubles:
 
     async def _trim(self, cache: Cache) -> None:
         """
-        The revisions that a cache has not heard of are no more, and nobody remembers them.
+        Delete the revisions that a cache has not received from the log, and restart the registry, which buffers them.
         """
         for link in cache.registries:
             link.hang()
         async with self._killing:
             await asyncio.sleep(1)
             await self._sql(self._primary, "DELETE FROM changes WHERE revision < (SELECT max(revision) FROM changes)")
-            await self._again(self._registry)
+            await self._restart(self._registry)
         for link in cache.registries:
             link.go_on()
 
@@ -165,12 +165,12 @@ class Troubles:
 
     async def _kill_registry(self, _cache: Cache) -> None:
         async with self._killing:
-            await self._again(self._registry)
+            await self._restart(self._registry)
 
     async def _kill_cache(self, cache: Cache) -> None:
         await cache.restart()
 
-    async def _again(self, part: Part) -> None:
+    async def _restart(self, part: Part) -> None:
         await asyncio.to_thread(self._supervisor.kill, part.name)
         await asyncio.to_thread(self._supervisor.start, [part])
 
@@ -185,21 +185,21 @@ class Troubles:
 
 
 KINDS: dict[str, _Kind] = {
-    "cut": Troubles._cut,
-    "stall": Troubles._stall,
-    "stall requests": Troubles._stall_requests,
-    "stall answers": Troubles._stall_answers,
-    "slow": Troubles._slow,
-    "stall assets": Troubles._stall_assets,
-    "cut valkey": Troubles._cut_valkey,
-    "stall valkey": Troubles._stall_valkey,
-    "kill valkey": Troubles._kill_valkey,
-    "flush valkey": Troubles._flush_valkey,
-    "lose keys": Troubles._lose_keys,
-    "trim the log": Troubles._trim,
-    "lag": Troubles._lag,
-    "kill registry": Troubles._kill_registry,
-    "kill cache": Troubles._kill_cache,
+    "cut": FaultInjector._cut,
+    "stall": FaultInjector._stall,
+    "stall requests": FaultInjector._stall_requests,
+    "stall answers": FaultInjector._stall_answers,
+    "slow": FaultInjector._slow,
+    "stall assets": FaultInjector._stall_assets,
+    "cut valkey": FaultInjector._cut_valkey,
+    "stall valkey": FaultInjector._stall_valkey,
+    "kill valkey": FaultInjector._kill_valkey,
+    "flush valkey": FaultInjector._flush_valkey,
+    "lose keys": FaultInjector._lose_keys,
+    "trim the log": FaultInjector._trim,
+    "lag": FaultInjector._lag,
+    "kill registry": FaultInjector._kill_registry,
+    "kill cache": FaultInjector._kill_cache,
 }
-# Of these more can come: one cache, one way, and much that is asked.
+# More often, because they expose most: one cache has one link with and one without changes.
 _TWICE = ("stall answers", "stall requests")

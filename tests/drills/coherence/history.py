@@ -1,9 +1,9 @@
 """
-What an origin answered at each of its revisions, told by itself, and what may be answered by it.
+The history of an origin's responses, and the check of cached responses against it.
 
-Between two writes, while nobody writes, every question is put to an origin of our own that nothing is done to. What is
-answered then is true from that write to the next. Nothing of the cache's own judgement is in it, nor of the tags that
-a write touches: an answer is right or wrong by its bytes.
+Between writes, while no write is in progress, every query is sent directly to an origin into which no fault is
+injected. Its responses are valid from the write before until the next one. The check does not depend on the cache's
+logic or on the tags that a write touches: it compares bytes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from tests.drills.coherence.queries import Question, Said
+from tests.drills.coherence.queries import Answer, Question
 
 
 @dataclass(frozen=True)
 class Point:
     """
-    A moment at which nobody wrote.
+    An observation of the origin while no write was in progress.
 
     Args:
-        revision: the newest one.
-        acknowledged: when the last write before it was.
+        revision: the origin's revision.
+        acknowledged: when the last write before it was acknowledged.
     """
 
     revision: int
@@ -36,34 +36,35 @@ class Point:
 @dataclass(frozen=True)
 class Answered:
     """
-    An answer that is to be judged.
+    A cached response that is to be checked.
 
     Args:
         minimum: the `x-min-revision` that was sent; 0 for none.
-        began, ended: when.
-        who: of which cache.
+        began, ended: times of the call.
+        cache: the name of the cache.
     """
 
     question: Question
-    said: Said
+    said: Answer
     minimum: int
     began: float
     ended: float
-    who: str
+    cache: str
 
 
 @dataclass
 class Seen:
     """
-    What was judged.
+    Results of the checks.
 
     Args:
-        answers: by `x-cache`.
-        paths: by RPC.
-        minimums: how many had one, and how many were judged by the bound.
-        staleness: in seconds, of the answers that are not marked and had no minimum.
-        unsure: answers at a revision between two points at which something else was said.
-        wrong: what must not be.
+        answers: checked responses, by `x-cache`.
+        paths: the same by RPC.
+        minimums: responses checked against `x-min-revision`.
+        bounded: responses checked against the staleness bound.
+        staleness: of responses without a minimum that are not marked stale, in seconds.
+        unsure: responses at a revision between two observations, both of which differ.
+        wrong: violations.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -77,16 +78,16 @@ class Seen:
 
 class History:
     """
-    One origin's.
+    The history of one origin.
 
     Args:
-        questions: that are put to it.
-        bound: how stale an answer may be that is not marked, in seconds.
-        seen: where to note what was judged.
+        questions: the queries.
+        bound: the staleness bound in seconds, for responses that are not marked stale.
+        seen: collects the results.
 
     Attributes:
-        known: the newest revision of which a write has told: whoever asks for it must not get an older answer.
-        points: the moments so far.
+        known: the newest acknowledged revision: a read with it as `x-min-revision` must not get an older response.
+        points: the observations so far.
     """
 
     def __init__(self, questions: Sequence[Question], bound: float, seen: Seen) -> None:
@@ -95,24 +96,24 @@ class History:
         self.points: list[Point] = []
         self._bound = bound
         self._seen = seen
-        # By question: the numbers of the points since which something else is said, and that.
+        # By query: the numbers of the observations at which the response changed, and the responses.
         self._said: dict[Question, tuple[list[int], list[bytes]]] = {question: ([], []) for question in questions}
         self._waiting: list[Answered] = []
         self._often: Sequence[Question] = questions
 
-    async def look(self, channel: grpc.aio.Channel, acknowledged: float) -> None:
+    async def observe(self, channel: grpc.aio.Channel, acknowledged: float) -> None:
         """
-        Put all questions, while nobody writes.
+        Send all queries while no write is in progress.
 
         Args:
-            acknowledged: when the last write was.
+            acknowledged: when the last write was acknowledged.
         """
         asked = [question.ask(channel, 20, x_min_revision=str(self.known)) for question in self.questions]
         answers = await asyncio.gather(*asked)
         revisions = {said.revision for said in answers}
         if len(revisions) > 1:
-            # Something of the origin's own came in between, such as a chore.
-            await self.look(channel, acknowledged)
+            # A background task of the origin has written in between.
+            await self.observe(channel, acknowledged)
             return
         self.known = max(self.known, *revisions)
         number = len(self.points)
@@ -123,57 +124,57 @@ class History:
                 numbers.append(number)
                 texts.append(said.text)
         self._often = sorted(self.questions, key=lambda question: -len(self._said[question][0]))
-        self._judge_those_that_can_be()
+        self._check_complete()
 
     def often(self, count: int) -> Sequence[Question]:
         """
-        The questions that had most answers so far.
+        The queries whose responses have changed most often so far.
         """
         return self._often[:count]
 
     def add(self, answered: Answered) -> None:
         """
-        Judge an answer, once it is known what was said meanwhile.
+        Check a response, as soon as the origin has been observed after it.
         """
         self._waiting.append(answered)
 
     @property
     def waiting(self) -> int:
         """
-        How many answers are not judged yet.
+        The number of responses that are not checked yet.
         """
         return len(self._waiting)
 
-    def _judge_those_that_can_be(self) -> None:
+    def _check_complete(self) -> None:
         last = self.points[-1]
         later = []
         for answered in self._waiting:
             if max(answered.said.revision, answered.minimum) <= last.revision and answered.ended <= last.acknowledged:
-                self._judge(answered)
+                self._check(answered)
             else:
                 later.append(answered)
         self._waiting = later
 
-    def _judge(self, answered: Answered) -> None:
+    def _check(self, answered: Answered) -> None:
         seen, said = self._seen, answered.said
         seen.answers[said.how] += 1
         seen.paths[answered.question.path] += 1
-        if said.revision >= 0 and not self._was_said(answered):
-            self._wrong(answered, f"was not said at {said.revision}")
+        if said.revision >= 0 and not self._is_right(answered):
+            self._wrong(answered, f"is not the response at {said.revision}")
         if answered.minimum:
             seen.minimums += 1
-            if not self._said_since(answered, self._before(answered.minimum)):
-                self._wrong(answered, f"is from before {answered.minimum}, which was asked for")
+            if not self._current_since(answered, self._before(answered.minimum)):
+                self._wrong(answered, f"is from before the requested revision {answered.minimum}")
         if said.how != "stale":
             seen.bounded += 1
-            if not self._said_since(answered, self._acknowledged_before(answered.began - self._bound)):
+            if not self._current_since(answered, self._acknowledged_before(answered.began - self._bound)):
                 self._wrong(answered, f"is staler than {self._bound} s")
             elif not answered.minimum:
                 seen.staleness.append(self._staleness(answered))
 
-    def _was_said(self, answered: Answered) -> bool:
+    def _is_right(self, answered: Answered) -> bool:
         """
-        Whether it was said at the revision that it bears.
+        Whether the origin's response at the stated revision was the same.
         """
         question, said = answered.question, answered.said
         number = self._before(said.revision)
@@ -181,13 +182,13 @@ class History:
             return True
         if self.points[number].revision == said.revision:
             return False
-        # Of several writes at once: what was between them nobody has asked.
+        # Between concurrent writes the origin was not observed.
         self._seen.unsure += self._at(question, number + 1) != said.text
         return True
 
-    def _said_since(self, answered: Answered, number: int) -> bool:
+    def _current_since(self, answered: Answered, number: int) -> bool:
         """
-        Whether it was said at a point or later. What it was at the revision that it bears is another matter.
+        Whether the origin's response was the same at an observation or later, or the stated revision is not older.
         """
         if answered.said.revision >= self.points[number].revision:
             return True
@@ -196,7 +197,7 @@ class History:
 
     def _staleness(self, answered: Answered) -> float:
         """
-        How long before its read began an answer was replaced; 0 for what was still said.
+        How long before the read began the response was replaced; 0 if it was still current.
         """
         numbers, texts = self._said[answered.question]
         for place in range(len(texts) - 1, -1, -1):
@@ -212,7 +213,7 @@ class History:
 
     def _before(self, revision: int) -> int:
         """
-        The last point that is not after a revision.
+        The number of the last observation that is not after a revision.
         """
         return max(bisect.bisect_right(self.points, revision, key=lambda point: point.revision) - 1, 0)
 
@@ -222,6 +223,6 @@ class History:
     def _wrong(self, answered: Answered, what: str) -> None:
         said = answered.said
         self._seen.wrong.append(
-            f"{answered.who}: {answered.question}: {said.text[:200]!r} {what} ({said.how} at {said.revision}, "
+            f"{answered.cache}: {answered.question}: {said.text[:200]!r} {what} ({said.how} at {said.revision}, "
             f"after {answered.ended - answered.began:.2f} s)"
         )

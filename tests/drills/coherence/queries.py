@@ -1,5 +1,5 @@
 """
-What the readers ask: every RPC whose answers may be cached, of what is there, of what comes and goes, and of nothing.
+The readers' queries: every cacheable RPC, for resources that exist, that come and go, and that never exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from modelyard.registry.v1 import (
 PARENT = "namespaces/default"
 OTHER, TEMPORARY = "namespaces/other", "namespaces/temporary"
 MODELS = tuple(f"{PARENT}/models/m{number}" for number in range(4))
-#: It is created, deleted, brought back and purged over and over.
+#: It is created, deleted, undeleted and purged repeatedly.
 GHOST = f"{PARENT}/models/ghost"
 ALIASES = ("production", "staging")
 
@@ -49,10 +49,10 @@ class Question:
     A read.
 
     Args:
-        origin: who answers it: registry or cdn.
+        origin: the service that answers it: registry or cdn.
         path: of the RPC.
-        request: serialised.
-        answer: the class of its answers.
+        request: serialized.
+        answer: the class of the response.
     """
 
     origin: str
@@ -63,16 +63,16 @@ class Question:
     def __str__(self) -> str:
         return f"{self.path.rpartition('/')[2]} {self.request!r}"
 
-    async def ask(self, channel: grpc.aio.Channel, timeout: float, **metadata: str) -> Said:
+    async def ask(self, channel: grpc.aio.Channel, timeout: float, **metadata: str) -> Answer:
         """
-        Ask it.
+        Send the request.
 
         Args:
             timeout: in seconds.
-            metadata: with underscores in its keys.
+            metadata: with underscores in place of hyphens.
 
         Raises:
-            grpc.aio.AioRpcError: there is neither an answer nor an absence.
+            grpc.aio.AioRpcError: the call failed with another status than NOT_FOUND.
         """
         make: Any = channel.unary_unary(self.path, request_serializer=None, response_deserializer=None)
         sent = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
@@ -84,17 +84,17 @@ class Question:
                 raise
             said = b"-" + (error.details() or "").encode()
         trailing = dict(await call.trailing_metadata())
-        return Said(said, int(trailing.get("x-revision", -1)), str(trailing.get("x-cache", "")))
+        return Answer(said, int(trailing.get("x-revision", -1)), str(trailing.get("x-cache", "")))
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """
-    What a read gave.
+    The response to a read.
 
     Args:
-        text: the answer, its maps in order, or the message of an absence.
-        revision: that it bears; -1 when it bears none.
+        text: "+" and the deterministically serialized message, or "-" and the message of NOT_FOUND.
+        revision: `x-revision`; -1 without it.
         how: `x-cache`.
     """
 
@@ -105,7 +105,7 @@ class Said:
 
 def cached() -> dict[str, MethodDescriptor]:
     """
-    Every RPC whose contract says that its answers may be cached, by its path.
+    Every cacheable RPC, according to the contracts, by its path.
     """
     return {
         f"/{service.full_name}/{method.name}": method
@@ -117,12 +117,12 @@ def cached() -> dict[str, MethodDescriptor]:
 
 def questions(assets: list[str], texts: list[str], page: str) -> list[Question]:
     """
-    All of them.
+    All queries.
 
     Args:
-        assets: names of safetensors files: the first is there throughout, the others come and go.
+        assets: names of safetensors files.
         texts: names of files under static/.
-        page: the token of the second page of two models.
+        page: the token of the second page of `first_page`.
     """
     methods = cached()
     by_request = {method.input_type.full_name: path for path, method in methods.items()}
@@ -136,7 +136,7 @@ def questions(assets: list[str], texts: list[str], page: str) -> list[Question]:
 
 def first_page() -> models_pb2.ListModelsRequest:
     """
-    The list whose second page is asked for.
+    The list whose second page is among the queries.
     """
     return models_pb2.ListModelsRequest(parent=PARENT, page_size=2)
 

@@ -1,5 +1,5 @@
 """
-A cache that tells few tags apart: the table of what was touched overflows all the time.
+A cache that tracks only few tags, so that its table of touched tags overflows all the time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.chassis.serving.server import Server, main
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
     """
-    As the cache's own.
+    Compose the cache with a small table.
     """
     few: Any = small()
     with mock.patch.object(cache, "Coherence", partial(Coherence, **few)):

@@ -1,15 +1,15 @@
 """
-The checker of the cache's coherence: reads of every RPC that may be cached, through several cache processes, beside
-writes of every kind, while links stall, processes are killed with -9, Valkey loses what it has, the log of changes is
-trimmed and a replica is behind. It judges every answer by what the registry and the asset service say themselves:
+The coherence checker: reads of every cacheable RPC through several cache processes, concurrently with writes of every
+kind, while links stall, processes are killed, Valkey loses data, the change log is trimmed and a replica lags. It
+compares every response with those of the registry and the asset service themselves:
 
-* An answer is, to the byte, what was said at the revision that it bears.
-* A read that sends `x-min-revision` is never answered with what was replaced at or before that revision.
-* Nothing that is not marked stale was replaced for longer than the bound that the setting gives.
+* A response is, byte for byte, the origin's response at the revision that it states.
+* A read that sends `x-min-revision` never gets a response that was replaced at or before that revision.
+* A response that is not marked stale was replaced at most as long ago as the configured bound.
 
-`make check-coherence MINUTES=10 SEED=…` is the long form; `make test` runs it with a third of the readers until every
-kind of fault, of write and of answer has occurred (services/cache/tests/test_schedules.py tries many more schedules in
-virtual time). Both print their seed, and how stale reads were.
+`make check-coherence MINUTES=10 SEED=…` is the long form. `make test` runs it with a third of the readers until every
+kind of fault, write and response has occurred (services/cache/tests/test_schedules.py tries many more schedules in
+virtual time). Both print their seed and the measured staleness.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from embedded.s3 import S3
 from embedded.supervisor import Supervisor
 from embedded.testing import scratch
 from modelyard.registry.v1 import models_pb2_grpc
 from tests.drills.coherence import assets, writers
-from tests.drills.coherence.caches import Cache, Ways
-from tests.drills.coherence.faults import Troubles
+from tests.drills.coherence.caches import Cache, Upstreams
+from tests.drills.coherence.faults import FaultInjector
 from tests.drills.coherence.history import Answered, History, Seen
 from tests.drills.coherence.queries import Question, cached, first_page, questions
 from tests.drills.coherence.servers import Servers
@@ -41,27 +42,34 @@ SECONDS = float(os.environ.get("MODELYARD_CHECK_SECONDS", "0"))
 SEED = int(os.environ.get("MODELYARD_CHECK_SEED") or random.SystemRandom().randrange(2**32))
 BOUND = 2.0
 READERS = 36 if SECONDS else 12
-# By then everything has been, on a machine of which much is asked.
-_PATIENCE = 90.0
-_PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+#: Seconds between two reads of a reader, and between two writes, at most.
+READ_PAUSE, WRITE_PAUSE = 0.03, 0.05
+# Time for every kind to occur on a loaded machine.
+_PATIENCE = 180.0
+_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 
 @dataclass
 class Check:
     """
-    A run on its way.
+    A run of the checker.
+
+    Attributes:
+        failed: reads without a response, because of faults.
+        seconds: since the start.
     """
 
     caches: Sequence[Cache]
     origins: dict[str, writers.Origin]
-    troubles: Troubles
+    faults: FaultInjector
     seen: Seen
     failed: int = 0
     seconds: float = 0.0
 
     async def read(self, number: int) -> None:
         """
-        Ask a cache anything, until cancelled; half of it what all readers ask, and what has changed most so far.
+        Read through a cache until cancelled. Half of the reads are of a few queries that all readers share and of those
+        that have changed most often so far.
         """
         cache = self.caches[number % len(self.caches)]
         dice = random.Random(f"{SEED} {number}")  # noqa: S311 - test data
@@ -73,22 +81,22 @@ class Check:
             history = self.origins[question.origin].history
             luck = dice.random()
             minimum = history.known if luck < 0.4 else 0
-            wishes = {"x_min_revision": str(minimum)} if minimum else {}
+            headers = {"x_min_revision": str(minimum)} if minimum else {}
             if luck > 0.97:
-                wishes = {"cache_control": "no-cache"}
-            await self._ask(cache, question, history, minimum, wishes)
-            await asyncio.sleep(dice.uniform(0, 0.03))
+                headers = {"cache_control": "no-cache"}
+            await self._ask(cache, question, history, minimum, headers)
+            await asyncio.sleep(dice.uniform(0, READ_PAUSE))
 
     async def _ask(
-        self, cache: Cache, question: Question, history: History, minimum: int, wishes: dict[str, str]
+        self, cache: Cache, question: Question, history: History, minimum: int, headers: dict[str, str]
     ) -> None:
         assert cache.channel is not None
         began = time.monotonic()
         try:
-            said = await question.ask(cache.channel, 3, **wishes)
+            said = await question.ask(cache.channel, 3, **headers)
         except grpc.aio.AioRpcError as error:
-            if error.code() not in _PASSING:
-                self.seen.wrong.append(f"{cache.name}: {question} with {wishes}: {error.code()} {error.details()}")
+            if error.code() not in _TRANSIENT:
+                self.seen.wrong.append(f"{cache.name}: {question} with {headers}: {error.code()} {error.details()}")
             self.failed += 1
             await asyncio.sleep(0.01)
             return
@@ -97,55 +105,55 @@ class Check:
     @property
     def joined(self) -> int:
         """
-        How many reads have waited for a load that somebody else began.
+        The number of reads that have joined the load of another one.
         """
         return sum(cache.counts["joined"] for cache in self.caches)
 
     def missing(self) -> list[str]:
         """
-        What has not been yet, and what nothing was learnt about so far.
+        The kinds of faults, writes and responses that have not occurred yet.
         """
-        lacks = [f"trouble: {kind}" for kind in sorted(self.troubles.missing)]
+        missing = [f"fault: {kind}" for kind in sorted(self.faults.missing)]
         for origin, kinds in (("registry", writers.WRITES), ("cdn", assets.WRITES)):
-            lacks += [f"write: {kind}" for kind in sorted(set(kinds) - set(self.origins[origin].done))]
-        lacks += [
-            f"answers: {how}" for how in ("near", "shared", "miss", "bypass", "stale") if not self.seen.answers[how]
+            missing += [f"write: {kind}" for kind in sorted(set(kinds) - set(self.origins[origin].done))]
+        missing += [
+            f"responses: {how}" for how in ("near", "shared", "miss", "bypass", "stale") if not self.seen.answers[how]
         ]
-        lacks += [f"answers of {path}" for path in sorted(set(cached()) - set(self.seen.paths))]
-        lacks += [] if self.joined else ["answers of a load that was joined"]
-        return lacks
+        missing += [f"responses of {path}" for path in sorted(set(cached()) - set(self.seen.paths))]
+        missing += [] if self.joined else ["responses of a joined load"]
+        return missing
 
-    async def go_on(self) -> None:
+    async def run(self) -> None:
         """
-        Do all of it for as long as said, and until nothing is missing.
+        Run everything for the configured time and until nothing is missing.
         """
         registry, cdn = self.origins["registry"], self.origins["cdn"]
         tasks = [
-            asyncio.create_task(registry.go_on(writers.WRITES, 0.05)),
-            asyncio.create_task(cdn.go_on(assets.WRITES, 1.0)),
-            *(asyncio.create_task(self.troubles.go_on()) for _ in self.caches),
+            asyncio.create_task(registry.run(writers.WRITES, WRITE_PAUSE)),
+            asyncio.create_task(cdn.run(assets.WRITES, 1.0)),
+            *(asyncio.create_task(self.faults.run()) for _ in self.caches),
             *(asyncio.create_task(self.read(number)) for number in range(READERS)),
         ]
-        async with _working(tasks):
+        async with _running(tasks):
             began = time.monotonic()
             while not self.seen.wrong and not any(task.done() for task in tasks):
                 await asyncio.sleep(0.5)
                 self.seconds = time.monotonic() - began
-                if self.seconds >= SECONDS and (self.seconds >= SECONDS + _PATIENCE or not await self._lacks()):
+                if self.seconds >= SECONDS and (self.seconds >= SECONDS + _PATIENCE or not await self._missing_now()):
                     break
 
-    async def _lacks(self) -> list[str]:
+    async def _missing_now(self) -> list[str]:
         for cache in self.caches:
             if not cache.busy.locked():
                 async with cache.busy:
-                    await cache.look()
+                    await cache.read_metrics()
         return self.missing()
 
 
 @contextlib.asynccontextmanager
-async def _working(tasks: list[asyncio.Task[None]]) -> AsyncIterator[None]:
+async def _running(tasks: list[asyncio.Task[None]]) -> AsyncIterator[None]:
     """
-    Run tasks for as long as the block lasts; one that fails ends it.
+    Run tasks while the block lasts, and raise the error of one that fails.
     """
     try:
         yield
@@ -158,25 +166,25 @@ async def _working(tasks: list[asyncio.Task[None]]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_every_cached_rpc_is_asked() -> None:
+def test_every_cacheable_rpc_is_queried() -> None:
     """
-    An RPC whose answers may be cached is among the questions: a new one has to be added.
+    Every cacheable RPC is among the queries: a new one has to be added.
     """
     asked = {question.path for question in questions(assets.ASSETS, assets.STATIC, "")}
     assert asked == set(cached())
 
 
 @pytest.fixture
-def servers() -> Iterator[Servers]:
+def servers(s3: S3) -> Iterator[Servers]:
     """
-    Servers of our own.
+    The origins and data services of this test.
     """
     with scratch() as state:
         supervisor = Supervisor(Path(state) / "log")
         try:
-            found = Servers.start(Path(state), supervisor)
+            found = Servers.start(Path(state), supervisor, s3)
             yield found
-            found.drop()
+            found.kill()
         finally:
             supervisor.stop()
 
@@ -200,23 +208,23 @@ async def _check(servers: Servers) -> AsyncIterator[Check]:
         both, second = (servers.first, servers.second[1]), (servers.second[1],)
         one, supervisor = servers.valkey.port, servers.supervisor
         caches = [
-            Cache("cache-1", supervisor, Ways(both, servers.cdn, one), BOUND, "envoy"),
+            Cache("cache-1", supervisor, Upstreams(both, servers.cdn, one), BOUND, "envoy"),
             Cache(
                 "cache-2",
                 supervisor,
-                Ways(both, servers.cdn, one),
+                Upstreams(both, servers.cdn, one),
                 BOUND,
                 "grpcio",
                 "tests.drills.coherence.small_table_cache",
             ),
-            Cache("cache-3", supervisor, Ways(second, servers.cdn, one), BOUND, "grpcio"),
+            Cache("cache-3", supervisor, Upstreams(second, servers.cdn, one), BOUND, "grpcio"),
         ]
         valkey = (servers.valkey.part(), servers.valkey.url)
         databases = (servers.postgres, servers.replica)
-        troubles = Troubles(caches, supervisor, servers.second[0], valkey, databases, BOUND + 3, dice)
+        faults = FaultInjector(caches, supervisor, servers.second[0], valkey, databases, BOUND + 3, dice)
         try:
             await asyncio.gather(*(cache.start() for cache in caches))
-            yield Check(caches, {"registry": registry, "cdn": cdn}, troubles, seen)
+            yield Check(caches, {"registry": registry, "cdn": cdn}, faults, seen)
         finally:
             for cache in caches:
                 await cache.stop()
@@ -225,13 +233,13 @@ async def _check(servers: Servers) -> AsyncIterator[Check]:
 @pytest.mark.timeout(SECONDS + _PATIENCE + 240)
 async def test_no_answer_is_wrong(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    No answer was never said at its revision, or is from before what its caller has seen, or, unless it is marked, is
-    staler than the bound; and every kind of answer, of write and of trouble was there.
+    Every response is the origin's at its revision, is not older than the caller's `x-min-revision` and, unless marked
+    stale, not older than the bound; and every kind of response, write and fault has occurred.
     """
     async with _check(servers) as check:
         with capsys.disabled():
             sys.stdout.write(f"\ncoherence: MODELYARD_CHECK_SEED={SEED}\n")
-        await check.go_on()
+        await check.run()
         with capsys.disabled():
             sys.stdout.write(_report(check))
         assert check.seen.wrong == []
@@ -246,13 +254,13 @@ def _report(check: Check) -> str:
     points = {name: len(origin.history.points) for name, origin in check.origins.items()}
     waiting = sum(origin.history.waiting for origin in check.origins.values())
     lines = (
-        f"  {sum(seen.answers.values()):,} answers judged in {check.seconds:.0f} s ({dict(seen.answers)}), "
-        f"{check.joined:,} joined, {seen.unsure:,} of them between writes at once; "
-        f"{waiting:,} not judged, {check.failed:,} reads without one",
+        f"  {sum(seen.answers.values()):,} responses checked in {check.seconds:.0f} s ({dict(seen.answers)}), "
+        f"{check.joined:,} joined, {seen.unsure:,} of them between concurrent writes; "
+        f"{waiting:,} not checked, {check.failed:,} failed reads",
         f"  {seen.minimums:,} with x-min-revision; {seen.bounded:,} by the bound: p50 {at[0]:.0f} ms, "
         f"p99 {at[1]:.0f} ms, max {at[2]:.0f} ms stale",
-        f"  moments at which all was asked: {points}; writes: {dict(check.origins['registry'].done)}, "
+        f"  observations of the origins: {points}; writes: {dict(check.origins['registry'].done)}, "
         f"{dict(check.origins['cdn'].done)}",
-        f"  troubles: {dict(check.troubles.done)}",
+        f"  faults: {dict(check.faults.done)}",
     )
     return "\n".join((*lines, *(f"  WRONG {each}" for each in seen.wrong[:5]), ""))

@@ -1,5 +1,5 @@
 """
-Writes of every kind, one after the other or some at once, and after each of them the origin's own answers.
+Writes of every kind, one after the other or several at once, each followed by an observation of the origin.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _WORDS = ("convnext", "vit", "resnet")
 
 class Origin:
     """
-    An origin that is written to and asked directly, and its history.
+    An origin that is written to and read directly, and its history.
 
     Args:
-        channel: to it.
-        history: of its answers.
-        dice: what is written.
+        channel: to the origin.
+        history: of its responses.
+        dice: chooses the writes.
 
     Attributes:
-        done: how often each kind of write was.
+        done: how often each kind of write was made.
     """
 
     def __init__(self, channel: grpc.aio.Channel, history: History, dice: random.Random) -> None:
@@ -61,36 +61,36 @@ class Origin:
 
     async def do(self, call: Any) -> Any:
         """
-        Await the call of a write; its revision is known from then on.
+        Await a write, and remember its revision.
         """
         answer = await call
-        self._knows(await call.trailing_metadata())
+        self._remember(await call.trailing_metadata())
         return answer
 
     async def last(self, call: Any) -> Any:
         """
-        Read the answers of a write that has several to their end; the last one.
+        Read all responses of a streaming write, and return the last one.
         """
         answer = None
         async for each in call:
             answer = each
-        self._knows(await call.trailing_metadata())
+        self._remember(await call.trailing_metadata())
         return answer
 
-    async def go_on(self, kinds: dict[str, Callable[[Any], Awaitable[None]]], pause: float) -> None:
+    async def run(self, kinds: dict[str, Callable[[Any], Awaitable[None]]], pause: float) -> None:
         """
-        Write until cancelled: mostly one thing, now and then three at once.
+        Write until cancelled: mostly one write at a time, sometimes three at once.
 
         Args:
-            kinds: of writes, by name.
-            pause: seconds between them at the most.
+            kinds: the writes, by name.
+            pause: the longest time between them, in seconds.
         """
-        await self.history.look(self.channel, time.monotonic())
+        await self.history.observe(self.channel, time.monotonic())
         while True:
-            for_once = [self._next(kinds) for _ in range(self.dice.choice((1, 1, 1, 3)))]
-            await asyncio.gather(*(kinds[kind](self) for kind in dict.fromkeys(for_once)))
-            self.done.update(dict.fromkeys(for_once, 1))
-            await self.history.look(self.channel, time.monotonic())
+            chosen = [self._next(kinds) for _ in range(self.dice.choice((1, 1, 1, 3)))]
+            await asyncio.gather(*(kinds[kind](self) for kind in dict.fromkeys(chosen)))
+            self.done.update(dict.fromkeys(chosen, 1))
+            await self.history.observe(self.channel, time.monotonic())
             await asyncio.sleep(self.dice.uniform(0, pause))
 
     def _next(self, kinds: dict[str, Callable[[Any], Awaitable[None]]]) -> str:
@@ -98,7 +98,7 @@ class Origin:
             self._left = self.dice.sample(sorted(kinds), len(kinds))
         return self._left.pop()
 
-    def _knows(self, trailing: Any) -> None:
+    def _remember(self, trailing: Any) -> None:
         revision = int(dict(trailing)["x-revision"])
         self.history.known = max(self.history.known, revision)
 
@@ -125,7 +125,7 @@ class Registry(Origin):
 
     async def prepare(self) -> None:
         """
-        What is there before anything is asked.
+        Create what exists before the first read.
         """
         await self.do(
             self.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=OTHER.split("/")[1]))
@@ -150,7 +150,7 @@ class Registry(Origin):
 
     async def ghost(self) -> None:
         """
-        The next step of a model that comes and goes.
+        The next step of a model that is created, deleted, undeleted and purged.
         """
         if not self._ghost:
             self._ghost = ["purge", "delete", "undelete", "delete", "create"]
@@ -204,7 +204,7 @@ class Registry(Origin):
                 self.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=f"{MODELS[0]}/aliases/production"))
             )
         except grpc.aio.AioRpcError as error:
-            # It never moved, or never was.
+            # It has not moved yet, or does not exist.
             if error.code() not in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND}:
                 raise
 

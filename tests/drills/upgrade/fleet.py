@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import tomllib
 import urllib.request
@@ -17,22 +18,24 @@ from pathlib import Path
 
 from embedded import suite
 from embedded.parts import Part, free_port, socket_file
-from embedded.postgres import ASSETS_DATABASE, DATABASE, SERVICE_ROLE, Postgres
+from embedded.postgres import SERVICE_ROLE, Postgres
 from embedded.s3 import BUCKET, REGION, S3
 from embedded.supervisor import Supervisor
-from embedded.testing import NOT_DURABLE
 from embedded.valkey import Valkey
 from gateway.bucket import Bucket
 from gateway.render import Addresses
 
 ROOT = Path(__file__).resolve().parents[3]
+#: Extracted source trees of earlier releases, one per commit; kept between runs, with their bytecode.
+_TREES = ROOT / ".modelyard" / "releases"
 HEALTH = {
     "registry": "modelyard.registry.v1.ModelService",
     "cdn": "modelyard.cdn.v1.AssetService",
     "cache": "modelyard.cache.v1.CacheAdminService",
 }
-_DATABASES = {"registry": DATABASE, "cdn": ASSETS_DATABASE}
-_NOBODY = ("127.0.0.1", 1)
+#: The services that have a database.
+MIGRATED = ("registry", "cdn")
+_UNUSED = ("127.0.0.1", 1)
 
 
 class NoHistoryError(Exception):
@@ -44,14 +47,14 @@ class NoHistoryError(Exception):
 @dataclass(frozen=True, slots=True)
 class Release:
     """
-    What is upgraded from.
+    An earlier release, to upgrade from.
 
     Args:
-        name: for people.
-        commit: where its source is.
-        services: that it had, as they are now.
-        without: kinds of calls that it did not have.
-        retried: reasons of ABORTED that a write may end with beside it, and is repeated on.
+        name: its date.
+        commit: its source.
+        services: the services that it has in common with this release.
+        without: kinds of calls (see `Load`) that it does not support.
+        retried: reasons of ABORTED on which a write is repeated while both releases run.
     """
 
     name: str
@@ -60,11 +63,29 @@ class Release:
     without: tuple[str, ...]
     retried: tuple[str, ...]
 
-    def unpack(self, folder: Path) -> None:
+    def tree(self) -> Path:
         """
+        The folder with the release's source, which is extracted at the first call.
+
         Raises:
-            NoHistoryError: see there.
+            NoHistoryError: the commit is not in this clone.
         """
+        folder = _TREES / self.commit
+        if not folder.exists():
+            _TREES.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=_TREES) as temporary:
+                self._extract(Path(temporary))
+                try:
+                    # Atomic: another test process may do the same.
+                    Path(temporary).rename(folder)
+                except OSError:
+                    if not folder.exists():
+                        raise
+                else:
+                    Path(temporary).mkdir()
+        return folder
+
+    def _extract(self, folder: Path) -> None:
         command = ["git", "-C", str(ROOT), "archive", self.commit, "services", "modelyard"]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
         if done.returncode:
@@ -75,7 +96,7 @@ class Release:
 
 def releases() -> list[Release]:
     """
-    Those of releases.toml, the newest first.
+    The releases in releases.toml, the newest first.
     """
     found = tomllib.loads(Path(__file__).with_name("releases.toml").read_text(encoding="utf-8"))["release"]
     return [
@@ -84,61 +105,80 @@ def releases() -> list[Release]:
     ]
 
 
-class Fleet:
+@dataclass(frozen=True, slots=True)
+class Data:
     """
+    The data services that both releases use.
+
     Args:
-        release: what is upgraded from.
-        state: a folder that every user may enter.
+        postgres: the server.
+        databases: the name of each service's empty database.
+        valkey: empty.
+        s3: with its bucket.
     """
 
-    def __init__(self, release: Release, state: Path) -> None:
-        self._release, self._state = release, state
+    postgres: Postgres
+    databases: dict[str, str]
+    valkey: Valkey
+    s3: S3
+
+
+class Fleet:
+    """
+    The services of two releases, "old" and "new", and the gateway of the new one in front of both.
+
+    Args:
+        release: the old one.
+        data: what both use.
+        state: a folder for logs and sockets.
+    """
+
+    def __init__(self, release: Release, data: Data, state: Path) -> None:
+        self._release, self._data, self._state = release, data, state
         self._supervisor = Supervisor(state / "log")
-        self._trees = {"old": state / "old", "new": ROOT}
-        release.unpack(self._trees["old"])
-        self._postgres, self._valkey, self._s3 = Postgres.inside(state), Valkey(free_port()), S3(state, free_port())
+        self._trees = {"old": release.tree(), "new": ROOT}
         self._ports = {(age, name): (free_port(), free_port()) for age in ("old", "new") for name in HEALTH}
         self._operations = free_port()
         self.gateway = f"127.0.0.1:{free_port()}"
 
     def start(self) -> None:
         """
-        The data services, the old release on its own schema, and the gateway before both releases.
+        Start the old release on its own schema, and the gateway.
         """
-        self._supervisor.start([self._postgres.part(**NOT_DURABLE), self._valkey.part(), self._s3.part()])
         for name in self._release.services:
-            if name in _DATABASES:
+            if name in MIGRATED:
                 self.migrate(name, "old")
-        self.begin("old")
         host, _, port = self.gateway.rpartition(":")
         addresses = Addresses(
             listen=(host, int(port)),
             admin=socket_file(self._state, "admin.sock"),
             operations=("127.0.0.1", self._operations),
-            bucket=Bucket(BUCKET, REGION, self._s3.endpoint),
+            bucket=Bucket(BUCKET, REGION, self._data.s3.endpoint),
             registry=self._both("registry"),
             cdn=self._both("cdn"),
             cache=self._both("cache"),
         )
 
         def ready() -> None:
-            self._sees(1)
+            self._check_healthy(1)
 
-        part = suite.gateway(self._state, addresses, ready, self._s3.environment)
-        self._supervisor.start([replace(part, needs=())])
+        part = suite.gateway(self._state, addresses, ready, self._data.s3.environment)
+        self._supervisor.start([replace(part, needs=()), *self._parts("old")])
 
     def stop(self) -> None:
         """
-        End everything; the data go with the run.
+        Kill everything: the data is discarded.
         """
-        self._supervisor.kill("s3")
+        for name in self._supervisor.pids():
+            self._supervisor.kill(name)
         self._supervisor.stop()
 
     def migrate(self, name: str, age: str) -> None:
         """
-        Bring a database to the schema of a release.
+        Migrate a service's database to the schema of a release.
         """
-        environment = self._environment(age) | {"MODELYARD_DATABASE_URL": self._postgres.url(_DATABASES[name])}
+        url = self._data.postgres.url(self._data.databases[name])
+        environment = self._environment(age) | {"MODELYARD_DATABASE_URL": url}
         command = [sys.executable, "-m", f"services.{name}.migrate"]
         done = subprocess.run(
             command, env=environment, cwd=self._trees[age], capture_output=True, text=True, timeout=100, check=False
@@ -147,15 +187,32 @@ class Fleet:
 
     def schema(self, name: str) -> int:
         """
-        The number of the newest migration of a database.
+        The number of the newest migration in a service's database.
         """
-        return int(self._postgres.sql("SELECT max(number) FROM schema_migrations", _DATABASES[name]))
+        query = "SELECT max(number) FROM schema_migrations"
+        return int(self._data.postgres.sql(query, self._data.databases[name]))
 
-    def begin(self, age: str) -> None:
+    def start_services(self, age: str) -> None:
         """
-        Start the services of a release, and wait until they are ready.
+        Start the services of a release, and wait until the gateway uses both releases.
         """
-        self._supervisor.start([self._part(name, age) for name in self._release.services])
+        self._supervisor.start(self._parts(age))
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self._check_healthy(2)
+            except RuntimeError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+    def terminate(self, name: str, age: str) -> None:
+        """
+        End a service of a release with SIGTERM, as a rollout does.
+        """
+        self._supervisor.kill(f"{age}-{name}", 15)
+
+    def _parts(self, age: str) -> list[Part]:
+        return [self._part(name, age) for name in self._release.services]
 
     def _part(self, name: str, age: str) -> Part:
         port, _ = self._ports[age, name]
@@ -168,57 +225,48 @@ class Fleet:
             bare=True,
         )
 
-    def end(self, name: str, age: str) -> None:
-        """
-        End a service of a release as a rollout does.
-        """
-        self._supervisor.kill(f"{age}-{name}", 15)
-
-    def wait_for_both(self) -> None:
-        """
-        Wait until the gateway sends calls to both releases.
-        """
-        ends = time.monotonic() + 60
-        while True:
-            try:
-                return self._sees(2)
-            except RuntimeError:
-                assert time.monotonic() < ends
-                time.sleep(0.1)
-
     def _both(self, name: str) -> list[tuple[str, int]]:
         if name not in self._release.services:
-            return [_NOBODY]
+            return [_UNUSED]
         return [("127.0.0.1", self._ports[age, name][0]) for age in ("old", "new")]
 
-    def _sees(self, count: int) -> None:
+    def _check_healthy(self, count: int) -> None:
         url = f"http://127.0.0.1:{self._operations}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             page = answer.read().decode()
         for name in self._release.services:
             if f'envoy_cluster_membership_healthy{{envoy_cluster_name="{name}"}} {count}\n' not in page:
-                raise RuntimeError(f"the gateway does not see {count} of {name}")
+                raise RuntimeError(f"the gateway does not have {count} healthy instances of {name}")
 
     def _environment(self, age: str) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(self._trees[age]), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(self._trees[age])}
 
     def _settings(self, name: str, age: str) -> dict[str, str]:
         port, metrics = self._ports[age, name]
+        s3 = self._data.s3
         cdn = {"MODELYARD_CDN_TARGET": f"127.0.0.1:{self._ports[age, 'cdn'][0]}"}
         own: dict[str, dict[str, str]] = {
-            "registry": {"MODELYARD_DATABASE_URL": self._postgres.url(user=SERVICE_ROLE), **cdn},
+            "registry": {"MODELYARD_DATABASE_URL": self._database_url("registry"), **cdn},
             "cdn": {
-                "MODELYARD_DATABASE_URL": self._postgres.url(ASSETS_DATABASE, SERVICE_ROLE),
-                "MODELYARD_S3_ENDPOINT": self._s3.endpoint,
+                "MODELYARD_DATABASE_URL": self._database_url("cdn"),
+                "MODELYARD_S3_ENDPOINT": s3.endpoint,
                 "MODELYARD_S3_BUCKET": BUCKET,
-                "MODELYARD_S3_ACCESS_KEY_FILE": str(self._s3.access_key_file),
-                "MODELYARD_S3_SECRET_KEY_FILE": str(self._s3.secret_key_file),
+                "MODELYARD_S3_ACCESS_KEY_FILE": str(s3.access_key_file),
+                "MODELYARD_S3_SECRET_KEY_FILE": str(s3.secret_key_file),
             },
             "cache": {
                 "MODELYARD_REGISTRY_TARGET": f"127.0.0.1:{self._ports[age, 'registry'][0]}",
-                "MODELYARD_VALKEY_URL": self._valkey.url,
+                "MODELYARD_VALKEY_URL": self._data.valkey.url,
                 **cdn,
             },
         }
-        common = {"MODELYARD_LISTEN": f"127.0.0.1:{port}", "MODELYARD_METRICS": f"127.0.0.1:{metrics}"}
+        common = {
+            "MODELYARD_LISTEN": f"127.0.0.1:{port}",
+            "MODELYARD_METRICS": f"127.0.0.1:{metrics}",
+            # See releases.toml.
+            "MODELYARD_DRAIN_DELAY_SECONDS": "2",
+        }
         return {**common, "MODELYARD_HOST": "envoy", **own[name]}
+
+    def _database_url(self, name: str) -> str:
+        return self._data.postgres.url(self._data.databases[name], SERVICE_ROLE)

@@ -1,5 +1,5 @@
 """
-Migrations since a release only add: its programs go on with the newest schema.
+Migrations since a release are additive: its programs can run on the newest schema.
 """
 
 from __future__ import annotations
@@ -7,14 +7,15 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
+import asyncpg
 import pytest
 
-from embedded.postgres import Postgres
+from embedded.postgres import SERVICE_ROLE, Postgres
 from embedded.shared import Servers
+from services.ledger.migrate import grant, migrate, migrations
 from tests.drills.upgrade.fleet import ROOT, NoHistoryError, Release, releases
-from tests.drills.upgrade.schemas import Schema, taken_away
+from tests.drills.upgrade.schemas import Schema, breaking_changes
 
 _numbers = itertools.count(1)
 _KNOWN = [(release, service) for release in releases() for service in release.services if service != "cache"]
@@ -30,10 +31,21 @@ def newest(postgres: Postgres, run_servers: Servers, worker: str) -> str:
     return name
 
 
-def _migrate(postgres: Postgres, service: str, database: str, tree: Path) -> None:
+def _migrate_as(release: Release, postgres: Postgres, service: str, database: str) -> None:
+    tree = release.tree()
     environment = {"MODELYARD_DATABASE_URL": postgres.url(database), "PATH": "", "PYTHONPATH": str(tree)}
     command = [sys.executable, "-m", f"services.{service}.migrate"]
     subprocess.run(command, env=environment, cwd=tree, check=True, timeout=100)
+
+
+async def _migrate(postgres: Postgres, service: str, database: str) -> None:
+    folder = ROOT / "services" / service / "migrations"
+    connection = await asyncpg.connect(postgres.url(database))
+    try:
+        await migrate(connection, migrations(folder))
+        await grant(connection, folder, SERVICE_ROLE)
+    finally:
+        await connection.close()
 
 
 @pytest.fixture
@@ -47,47 +59,45 @@ def database(postgres: Postgres, worker: str) -> str:
 
 
 @pytest.mark.parametrize(("release", "service"), _KNOWN, ids=[f"{each.name}-{name}" for each, name in _KNOWN])
-def test_nothing_is_taken_away(
-    postgres: Postgres, database: str, release: Release, service: str, tmp_path: Path
-) -> None:
+async def test_migrations_are_additive(postgres: Postgres, database: str, release: Release, service: str) -> None:
     """
-    What the release's schema had, the newest has, and it refuses no row that the release's refused not; its files of
-    migrations are as they were.
+    The newest schema has everything that the release's schema had, and accepts every row that that one accepted. The
+    release's migration files are unchanged.
     """
     try:
-        release.unpack(tmp_path)
+        tree = release.tree()
     except NoHistoryError as error:
         pytest.skip(str(error))
-    for file in (tmp_path / "services" / service / "migrations").glob("[0-9]*.sql"):
-        assert (ROOT / file.relative_to(tmp_path)).read_bytes() == file.read_bytes(), file.name
-    _migrate(postgres, service, database, tmp_path)
+    for file in (tree / "services" / service / "migrations").glob("[0-9]*.sql"):
+        assert (ROOT / file.relative_to(tree)).read_bytes() == file.read_bytes(), file.name
+    _migrate_as(release, postgres, service, database)
     before = Schema.read(postgres, database)
-    _migrate(postgres, service, database, ROOT)
-    assert list(taken_away(before, Schema.read(postgres, database))) == []
+    await _migrate(postgres, service, database)
+    assert list(breaking_changes(before, Schema.read(postgres, database))) == []
 
 
 @pytest.mark.parametrize(
-    ("sql", "says"),
+    ("sql", "message"),
     [
-        ("ALTER TABLE models DROP COLUMN owner", "column models.owner is gone"),
-        ("DROP TABLE deployments CASCADE", "column deployments.replicas is gone"),
-        ("ALTER TABLE revision ALTER value TYPE numeric", "column revision.value was bigint"),
-        ("ALTER TABLE models ALTER owner SET NOT NULL, ALTER owner DROP DEFAULT", "has to be given now"),
-        ("ALTER TABLE models ADD team text NOT NULL", "column models.team is new, and has neither"),
-        ("ALTER TABLE models ADD CHECK (owner <> 'root')", "is new, and may refuse rows"),
-        ("CREATE UNIQUE INDEX ON models (owner)", "is new, and may refuse rows"),
+        ("ALTER TABLE models DROP COLUMN owner", "column models.owner was removed"),
+        ("DROP TABLE deployments CASCADE", "column deployments.replicas was removed"),
+        ("ALTER TABLE revision ALTER value TYPE numeric", "column revision.value changed from bigint"),
+        ("ALTER TABLE models ALTER owner SET NOT NULL, ALTER owner DROP DEFAULT", "has no default any more"),
+        ("ALTER TABLE models ADD team text NOT NULL", "column models.team is new, NOT NULL and without a default"),
+        ("ALTER TABLE models ADD CHECK (owner <> 'root')", "is new, and may reject rows"),
+        ("CREATE UNIQUE INDEX ON models (owner)", "is new, and may reject rows"),
         ("REVOKE SELECT ON models FROM modelyard_service", "SELECT on models.owner is no longer granted"),
     ],
 )
-def test_what_is_taken_away_is_found(postgres: Postgres, newest: str, sql: str, says: str) -> None:
+def test_breaking_changes_are_found(postgres: Postgres, newest: str, sql: str, message: str) -> None:
     """
-    Every way to break an older program is told; what only adds is not.
+    Every change that breaks an older program is reported; additive changes are not.
     """
     postgres.sql("ALTER TABLE models ALTER owner DROP NOT NULL", newest)
     before = Schema.read(postgres, newest)
     postgres.sql(
         "ALTER TABLE models ADD note text; CREATE TABLE more (x int NOT NULL); CREATE INDEX ON models (owner)", newest
     )
-    assert list(taken_away(before, Schema.read(postgres, newest))) == []
+    assert list(breaking_changes(before, Schema.read(postgres, newest))) == []
     postgres.sql(sql, newest)
-    assert says in "\n".join(taken_away(before, Schema.read(postgres, newest)))
+    assert message in "\n".join(breaking_changes(before, Schema.read(postgres, newest)))

@@ -57,6 +57,14 @@ def guarded() -> Iterator[tuple[Stack, Issuer]]:
             running.kill("s3")
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    """
+    Another issuer with the same name of its key, so that only the signature differs.
+    """
+    return Issuer(tmp_path_factory.mktemp("stranger") / "jwks.json")
+
+
 def path_of(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
@@ -112,15 +120,13 @@ def expected(
 
 
 @pytest.mark.parametrize("way", ["gateway", "service"])
-def test_the_matrix(guarded: tuple[Stack, Issuer], way: str, tmp_path: Path) -> None:
+def test_the_matrix(guarded: tuple[Stack, Issuer], stranger: Issuer, way: str) -> None:
     """
     Without a token, or with one that is not good: UNAUTHENTICATED. With all scopes but the right one:
     PERMISSION_DENIED. With the right scope alone, an empty request is judged: INVALID_ARGUMENT, or OK where it asks for
     nothing in particular; what services call among themselves is denied to everybody at the gateway.
     """
     stack, issuer = guarded
-    # The same name of a key, so that only the signature can tell.
-    stranger = Issuer(tmp_path / "stranger.json")
     with ExitStack() as stacked, ThreadPoolExecutor(8) as threads:
         first = {package: service.addresses[0] for package, service in stack.services.items()}
         targets = {package: f"{host}:{port}" for package, (host, port) in first.items()}
@@ -139,12 +145,11 @@ def test_the_matrix(guarded: tuple[Stack, Issuer], way: str, tmp_path: Path) -> 
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_matrix_as_json(guarded: tuple[Stack, Issuer], tmp_path: Path) -> None:
+def test_the_matrix_as_json(guarded: tuple[Stack, Issuer], stranger: Issuer) -> None:
     """
     The same for every JSON path: 401, 403, and for the right scope neither, with google.rpc.Status in each body.
     """
     stack, issuer = guarded
-    stranger = Issuer(tmp_path / "stranger.json")
     status = {grpc.StatusCode.UNAUTHENTICATED: 401, grpc.StatusCode.PERMISSION_DENIED: 403}
     wrong: list[str] = []
     connection = http.client.HTTPConnection(stack.gateway, timeout=30)

@@ -58,10 +58,10 @@ def models(yard: modelyard.Client) -> None:
         yard.models.CreateModel(request)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser: Chrome, stack: Stack) -> Chrome:
     """
-    The browser with the page in it, as soon as the reference is there.
+    The browser with the page in it, as soon as the reference is there. It is loaded once.
     """
     browser.get_log("browser")  # type: ignore[no-untyped-call]
     browser.get(f"http://{stack.gateway}/")

@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from embedded.s3 import S3
 from embedded.testing import scratch
 from gateway.access import Tokens
-from gateway.tests import front
+from gateway.tests import harness
 from gateway.tests.echo import Echo
 from services.chassis.access import AccessMode
 from tests.tokens import AUDIENCE, ISSUER, Issuer
@@ -26,7 +26,7 @@ LIST = "#operations-ModelService-ModelService_ListModels"
 
 
 @pytest.fixture(scope="module")
-def closed() -> Iterator[tuple[front.Front, Echo, Issuer]]:
+def closed() -> Iterator[tuple[harness.Edge, Echo, Issuer]]:
     """
     A gateway that wants a token for everything, its service, and who issues tokens.
     """
@@ -35,8 +35,8 @@ def closed() -> Iterator[tuple[front.Front, Echo, Issuer]]:
         issuer = Issuer(state / "jwks.json")
         tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
         services = {"registry": port, "cache": port}
-        with front.gateway(S3(state, 1), state, tokens=tokens, services=services) as door:
-            yield door, echo, issuer
+        with harness.gateway(S3(state, 1), state, tokens=tokens, services=services) as edge:
+            yield edge, echo, issuer
 
 
 def find(browser: Chrome, selector: str) -> WebElement:
@@ -54,15 +54,15 @@ def execute(browser: Chrome, status: str) -> str:
 
 
 def test_the_console_signs_in_with_a_token(
-    browser: Chrome, closed: tuple[front.Front, Echo, Issuer], pictures: Path
+    browser: Chrome, closed: tuple[harness.Edge, Echo, Issuer], pictures: Path
 ) -> None:
     """
     Without a token a call is refused and says why; with the one that was given to Authorize it is made. The token is in
     the page alone, which forgets it, and the page's strict policy is in nobody's way.
     """
-    door, echo, issuer = closed
+    edge, echo, issuer = closed
     browser.get_log("browser")  # type: ignore[no-untyped-call]
-    browser.get(f"http://127.0.0.1:{door.port}/")
+    browser.get(f"http://127.0.0.1:{edge.port}/")
     find(browser, "#operations-tag-ModelService").click()
     find(browser, f"{LIST} .opblock-summary-control").click()
     assert "TOKEN_MISSING" in execute(browser, "401")

@@ -1,3 +1,3 @@
 """
-End to end and drill: what docs/operations says, run as it is written there.
+End to end and drill: the commands of docs/operations, run as they are.
 """

@@ -8,10 +8,10 @@ from embedded.testing import scratch
 from tests.end_to_end.operations.estate import Estate
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def estate() -> Iterator[Estate]:
     """
-    A suite with passwords, a Valkey Cluster and two instances of each service.
+    A suite with passwords, a Valkey Cluster and two instances of each service and of the gateway.
     """
     with scratch() as state:
         found = Estate(state)

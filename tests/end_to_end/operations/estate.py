@@ -1,11 +1,12 @@
 """
-A suite as a platform team has it: passwords everywhere, a Valkey Cluster, two instances of each service.
+A suite as in production: passwords, a Valkey Cluster, two instances of each service and of the gateway.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import time
 import urllib.request
@@ -22,7 +23,7 @@ from embedded.supervisor import Supervisor
 from embedded.valkey_cluster import ValkeyCluster
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations"
-#: Clients that have lost a gateway try again after one second and then after 1.6: docs/rolling.md.
+#: Clients that have lost a gateway reconnect after one second and then after 1.6: docs/rolling.md.
 CLIENT_SECONDS = 3.0
 FIRST = "first-password"
 
@@ -35,16 +36,15 @@ class Estate:
     Attributes:
         stack: the suite.
         cluster: the cache's Valkey nodes.
-        supervisor: of those, and of what joins them.
-        role: what the registry logs in as.
-        valkey_password: that the nodes take now.
+        supervisor: of the nodes.
+        valkey_password: the password that the nodes currently accept.
     """
 
     def __init__(self, state: Path) -> None:
         self.state = state
         self.supervisor = Supervisor(state / "valkey-log")
         self.cluster = ValkeyCluster(state, password=FIRST)
-        self.role, self.valkey_password = SERVICE_ROLE, FIRST
+        self.valkey_password = FIRST
         self.valkey_password_file = self.secret("valkey", FIRST)
         self.database_password_file = self.secret("database", FIRST)
         environment = {
@@ -52,6 +52,8 @@ class Estate:
             "MODELYARD_VALKEY_CLUSTER": "true",
             "MODELYARD_VALKEY_PASSWORD_FILE": self.valkey_password_file,
             "MODELYARD_DATABASE_PASSWORD_FILE": self.database_password_file,
+            # Longer than the gateway's health check interval, as deployed: docs/rolling.md.
+            "MODELYARD_DRAIN_DELAY_SECONDS": "2",
         }
         settings = StackSettings(
             state=state, gateway_port=0, instances=2, gateways=2, drain_seconds=1, environment=environment
@@ -64,21 +66,22 @@ class Estate:
         """
         self.cluster.start(self.supervisor)
         self.stack.start()
-        self.ask_for_passwords()
+        self.require_passwords()
 
     def stop(self) -> None:
         """
-        Stop everything; nobody waits for calls under way, or for S3 to write its data down, which goes with the run.
+        Kill everything: the data is discarded.
         """
-        for name in list(self.stack._supervisor._running):
-            if name != "postgresql":
-                self.stack.kill(name)
+        # PostgreSQL would leave its shared memory behind after SIGKILL.
+        for supervisor in (self.stack._supervisor, self.supervisor):
+            for name in supervisor.pids():
+                supervisor.kill(name, signal.SIGQUIT if name.startswith("postgresql") else signal.SIGKILL)
+            supervisor.stop()
         self.stack.stop()
-        self.supervisor.stop()
 
     def secret(self, name: str, text: str) -> str:
         """
-        A file with a secret, as a mounted Secret is.
+        Write a secret into a file, and return the path.
         """
         path = self.state / "own-secrets" / name
         secret_file(path, lambda: text)
@@ -87,18 +90,18 @@ class Estate:
     @property
     def nodes(self) -> str:
         """
-        The addresses of Valkey's nodes, as the pages' commands take them.
+        The addresses of Valkey's nodes, in the form that the pages' commands expect.
         """
         return " ".join(f"127.0.0.1:{node.port}" for node in self.cluster.nodes)
 
-    def ask_for_passwords(self) -> None:
+    def require_passwords(self) -> None:
         """
-        From now on PostgreSQL lets the services' roles in by password alone.
+        Make PostgreSQL require passwords of all roles but its owner.
         """
         self.sql(f"ALTER ROLE {SERVICE_ROLE} PASSWORD '{FIRST}'")
         rules = self.stack.postgres.data / "pg_hba.conf"
-        asked = "local all postgres trust\nlocal replication all trust\nlocal all all scram-sha-256\n"
-        rules.write_text(asked)
+        required = "local all postgres trust\nlocal replication all trust\nlocal all all scram-sha-256\n"
+        rules.write_text(required)
         self.sql("SELECT pg_reload_conf()")
 
     def sql(self, statement: str, database: str = "postgres") -> str:
@@ -109,11 +112,11 @@ class Estate:
 
     def roll(self, **environments: dict[str, str]) -> None:
         """
-        Replace both instances of some services, one instance after the other, with settings in place of those that they
-        had. The next one ends when the one before is in use again, which `minReadySeconds` is for.
+        Replace both instances of some services with changed settings, the second ones when the first ones are in use
+        again (`minReadySeconds` of a Deployment).
 
         Args:
-            environments: by service; also of the gateway.
+            environments: the changed settings by service, or "gateway".
         """
         for suffix in ("", "-2"):
             instances = {f"{name}{suffix}": more for name, more in environments.items()}
@@ -122,21 +125,21 @@ class Estate:
 
     def settle(self, least: float = 0) -> None:
         """
-        Wait until each gateway has found each instance well, after all that happened before this call.
+        Wait until each gateway has checked each instance since this call, and all are healthy.
 
         Args:
-            least: seconds to wait at any rate.
+            least: the minimum time in seconds.
         """
         before = self._checks()
         time.sleep(least)
-        until(partial(self._asked, before), "not all gateways use all instances")
+        until(partial(self._checked, before), "not all gateways use all instances")
 
     def replace(self, instances: Mapping[str, Mapping[str, str]]) -> None:
         """
-        End some instances and start others in their place, all at once.
+        Terminate some instances at the same time, and start them again with changed settings.
 
         Args:
-            instances: settings by name, in place of those that they had.
+            instances: the changed settings by name of the instance.
         """
         parts = [self.stack._parts[name] for name in instances]
         with ThreadPoolExecutor() as threads:
@@ -145,10 +148,10 @@ class Estate:
         self.stack._parts |= {part.name: part for part in changed}
         self.stack._supervisor.start(changed)
 
-    def _asked(self, before: Sequence[float]) -> bool:
+    def _checked(self, before: Sequence[float]) -> bool:
         """
-        Whether each gateway has asked each instance for its health since *before*, and all are well: they ask both in
-        turn.
+        Whether each gateway has made four health checks of each service since *before*, of both instances in turn, and
+        all are healthy.
         """
         enough = all(now >= then + 4 for now, then in zip(self._checks(), before, strict=True))
         return enough and set(self._of_gateways("envoy_cluster_membership_healthy")) == {2.0}
@@ -166,10 +169,10 @@ class Estate:
 
     def metric(self, service: str, name: str) -> list[float]:
         """
-        What each instance of a service says of a metric; nothing where it has none.
+        The values of a metric of all instances of a service that export it.
 
         Args:
-            name: with its labels, as on the page.
+            name: with its labels, as in the exposition format.
         """
         found = []
         for page in self.stack.services[service].metrics:
@@ -179,26 +182,30 @@ class Estate:
 
 def blocks(page: Path, language: str) -> list[str]:
     """
-    The fenced blocks of a page.
+    The fenced code blocks of a page.
     """
     text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def run(page: str, name: str, **environment: str) -> str:
+def run(page: str, name: str, *, before: str = "", **environment: str) -> str:
     """
-    Run commands as a page has them: the block of docs/operations whose first line is `# name: what it does`.
+    Run the commands of a page: the block of docs/operations whose first line is `# name: description`.
+
+    Args:
+        before: shell commands that run first, in the same shell.
+        environment: variables of the shell.
 
     Returns:
-        What they print.
+        Their output.
 
     Raises:
-        AssertionError: the page has no such block, or it fails.
+        AssertionError: the page has no such block, or the commands fail.
     """
     found = [block for block in blocks(DOCS / page, "sh") if block.startswith(f"# {name}:")]
     assert len(found) == 1, f"{page} has {len(found)} blocks called {name}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", found[0]],
+        ["bash", "-euo", "pipefail", "-c", f"{before}\n{found[0]}"],
         env={"PATH": os.environ["PATH"], "TERM": "dumb", **environment},
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
@@ -206,9 +213,12 @@ def run(page: str, name: str, **environment: str) -> str:
     return done.stdout
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 30) -> None:
+def until(true: Callable[[], object], what: str, seconds: float = 60) -> None:
     """
-    Wait until something is true.
+    Wait until a condition is true.
+
+    Args:
+        what: the message if that takes too long.
     """
     ends = time.monotonic() + seconds
     while not true():
@@ -217,6 +227,6 @@ def until(true: Callable[[], object], what: str, seconds: float = 30) -> None:
 
 
 def _page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own page
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - on loopback
         text: str = answer.read().decode()
     return text

@@ -1,5 +1,5 @@
 """
-What the pages name is there: settings, files, targets, commands, Secrets, metrics, and whatever a link leads to.
+Everything that the pages mention exists: settings, files, targets, commands, Secrets, metrics, and link targets.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from functools import cache
@@ -20,11 +19,12 @@ import pytest
 import yaml
 
 from deploy.checks.__main__ import problems
-from deploy.checks.building import NoKustomizeError, build, build_all
-from docs import reference
+from deploy.checks.building import OVERLAYS, NoKustomizeError, build
+from docs.reference import api
 from docs.site.staging import links
 from embedded.stack import Stack
-from modelyard.cli.main import _parser
+from modelyard.cli.main import _parser, main
+from modelyard.contracts import services
 from tests.end_to_end.operations.estate import DOCS, blocks, run
 
 ROOT = DOCS.parents[1]
@@ -42,9 +42,10 @@ def _named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def _settings() -> str:
     """
-    The programs' sources, in which each setting is named.
+    The programs' sources, which contain the name of each setting.
     """
     files = (path for folder in _SOURCES for path in (ROOT / folder).rglob("*.py") if "tests" not in path.parts)
     return "\n".join(path.read_text(encoding="utf-8") for path in files)
@@ -53,7 +54,7 @@ def _settings() -> str:
 @pytest.mark.parametrize("page", PAGES, ids=_named)
 def test_settings_exist(page: Path) -> None:
     """
-    Each MODELYARD_… is one that a program reads.
+    Each MODELYARD_… is a setting that a program reads.
     """
     sources = _settings()
     named = set(re.findall(r"\bMODELYARD_[A-Z0-9_]*[A-Z0-9]\b", page.read_text(encoding="utf-8")))
@@ -61,36 +62,41 @@ def test_settings_exist(page: Path) -> None:
     assert not missing
 
 
-#: Of variables whose name is put together where it is read.
+#: Variables whose name is composed where it is read.
 _BUILT = {"MODELYARD_TARGET", "MODELYARD_TOKEN_FILE", "MODELYARD_CA_FILE"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)
 def test_files_and_targets_exist(page: Path) -> None:
     """
-    Each path of the tree is there, each `make …` is a target, and each `python -m …` can be run.
+    Each path of the repository exists, each `make …` is a target, and each `python -m …` is a module.
     """
     text = page.read_text(encoding="utf-8")
     paths = re.findall(rf"(?<![\w/.-])((?:{_TOP})/[\w./-]*[\w/])", text)
-    assert not [path for path in paths if not (ROOT / path).exists() and path not in _MADE]
+    assert not [path for path in paths if not (ROOT / path).exists() and path not in _CREATED]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
     modules = re.findall(r"python -m ([\w.]+)", text)
     assert not [module for module in modules if importlib.util.find_spec(module) is None]
 
 
-#: By a command of the page.
-_MADE = {"deploy/overlays/local/secrets"}
+#: Created by a command of the page.
+_CREATED = {"deploy/overlays/local/secrets"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)
 def test_commands_exist(page: Path) -> None:
     """
-    Each `modelyard …` is a command of the command line.
+    Each `modelyard …` is a command.
     """
     text = page.read_text(encoding="utf-8")
     found = re.findall(r"(?:`|^ *)modelyard (?:--target \S+ )?((?:[a-z]+ ?)+)", text, re.MULTILINE)
-    assert not [words for words in found if not _command(_parser(), words.split())]
+    assert not [words for words in found if not _command(_commands(), words.split())]
+
+
+@cache
+def _commands() -> argparse.ArgumentParser:
+    return _parser()
 
 
 def _command(within: argparse.ArgumentParser, words: list[str]) -> bool:
@@ -101,10 +107,9 @@ def _command(within: argparse.ArgumentParser, words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("page", LINKING, ids=_named)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     """
-    Each relative link of the tree's pages leads to a file that exists or is generated for the site, and to a heading
-    where it names one.
+    Each relative link leads to a file that exists or is generated for the site, and its anchor to a heading.
     """
     broken = []
     for link in links(page.read_text(encoding="utf-8")):
@@ -121,12 +126,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @cache
 def _generated() -> set[Path]:
-    return {ROOT / "docs" / "reference" / name for name in reference.pages()}
+    names = {"api/index.md", *(f"api/{api.page_of(service)}" for service in services())}
+    names |= {"cli.md", "programs.md", "settings.md", "metrics.md", "errors.md"}
+    return {ROOT / "docs" / "reference" / name for name in names}
 
 
 def _anchors(page: Path) -> set[str]:
     """
-    As GitHub makes them of headings.
+    The anchors that GitHub creates for headings.
     """
     headings = re.findall(
         r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
@@ -136,10 +143,10 @@ def _anchors(page: Path) -> set[str]:
 
 def test_every_secret_is_in_the_table() -> None:
     """
-    docs/operations/install.md lists each Secret that staging or production need, with each of its keys.
+    docs/operations/install.md lists each Secret that staging or production needs, with each of its keys.
     """
     try:
-        suites = [suite for name, suite in build_all().items() if name != "local"]
+        suites = [build(overlay) for overlay in sorted(OVERLAYS.iterdir()) if overlay.name != "local"]
     except NoKustomizeError as error:
         pytest.skip(str(error))
     rows = [line for line in (DOCS / "install.md").read_text().splitlines() if line.startswith("| `")]
@@ -160,12 +167,21 @@ def _secrets(spec: dict[str, object]) -> Iterator[str]:
             yield volume["secret"]["secretName"]
 
 
-def test_the_installation_is_verified(stack: Stack) -> None:
+def test_the_installation_is_verified(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """
-    The commands by which docs/operations/install.md verifies an installation do so with one that runs.
+    The commands by which docs/operations/install.md verifies an installation succeed. Those of `modelyard` run in this
+    process, with the target that the commands export.
     """
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    printed = run("install.md", "verify", TARGET=stack.gateway, PATH=path)
+    record = 'modelyard() { printf "modelyard %s %s\\n" "$(printenv MODELYARD_TARGET)" "$*"; }'
+    lines = run("install.md", "verify", before=record, TARGET=stack.gateway).splitlines()
+    calls = [line.split() for line in lines if line.startswith("modelyard ")]
+    assert len(calls) == 5
+    for _, target, *arguments in calls:
+        monkeypatch.setenv("MODELYARD_TARGET", target)
+        assert main(arguments) == 0
+    printed = capsys.readouterr().out
     assert "install-check" in printed
     assert all(name in printed for name in ("registry", "cdn"))
 
@@ -174,9 +190,9 @@ def _queries() -> list[str]:
     return [block for page in PAGES for block in blocks(page, "promql")]
 
 
-def test_queries_are_understood(tmp_path: Path) -> None:
+def test_queries_are_valid(tmp_path: Path) -> None:
     """
-    Prometheus takes each query of the pages.
+    Prometheus accepts each query of the pages.
     """
     promtool = shutil.which("promtool")
     if promtool is None:
@@ -189,9 +205,9 @@ def test_queries_are_understood(tmp_path: Path) -> None:
     assert len(rules) > 10
 
 
-def test_queries_ask_for_what_there_is(stack: Stack) -> None:
+def test_queried_metrics_exist(stack: Stack) -> None:
     """
-    Each name in a query is a metric of a running suite, one of replicas (of which it has none), or made by our rules.
+    Each name in a query is a metric of a running suite, one of replicas (it has none), or recorded by a rule.
     """
     pages = [stack.gateway_metrics, *(page for service in stack.services.values() for page in service.metrics)]
     known = {name for page in pages for name in _metrics(page)}
@@ -205,14 +221,14 @@ def test_queries_ask_for_what_there_is(stack: Stack) -> None:
 
 
 def _metrics(url: str) -> set[str]:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own page
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - on loopback
         return set(re.findall(r"^(\w+)[{ ]", answer.read().decode(), re.MULTILINE))
 
 
 @pytest.mark.parametrize(("page", "name"), [("ttl.md", "times"), ("backup.md", "restored")])
 def test_overlays_build(page: str, name: str, tmp_path: Path) -> None:
     """
-    What the pages put into an overlay builds on top of the overlay `staging`, and breaks no policy.
+    The additions to an overlay build on top of the overlay `staging`, and violate no policy.
     """
     (block,) = (each for each in blocks(DOCS / page, "yaml") if each.startswith(f"# {name}:"))
     staging = os.path.relpath(ROOT / "deploy" / "overlays" / "staging", tmp_path)
@@ -225,9 +241,9 @@ def test_overlays_build(page: str, name: str, tmp_path: Path) -> None:
     except NoKustomizeError as error:
         pytest.skip(str(error))
     if name == "restored":
-        # No overlay to be applied as a whole, so that the policies do not count.
+        # It is not applied as a whole, so the policies do not matter.
         jobs = [each for each in suite.of("Job") if each["metadata"]["name"].endswith("-migration")]
         assert [each["spec"]["template"]["spec"]["containers"][0]["args"][-1] for each in jobs] == ["--restored"] * 2
     else:
-        # The check takes every file that a setting names for one with a secret; this one is a table of namespaces.
+        # The check assumes that every file in a setting is a secret; this one is a table of namespaces.
         assert not [each for each in problems(suite) if "MODELYARD_CACHE_NAMESPACES_FILE" not in each]

@@ -39,7 +39,7 @@ resource "aws_elasticache_parameter_group" "this" {
     value = "yes"
   }
 
-  # Of what has a time-to-live, the least recently used goes when it is full: nothing of that is the only copy. What has
+  # Of what has a TTL, the least recently used goes when it is full: nothing of that is the only copy. What has
   # none keeps account of the rest.
   parameter {
     name  = "maxmemory-policy"

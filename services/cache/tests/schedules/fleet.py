@@ -1,6 +1,6 @@
 """
-The caches of a schedule: the real coherence, follower, loads and read-through, between the registry in memory and a
-shared level in memory.
+The caches of a schedule: the real coherence, follower, loader and handlers, between an in-memory registry and an
+in-memory L2 cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from services.cache.read_through.loader import CacheLevels
 from services.cache.read_through.origin import Metadata, Origin
 from services.cache.read_through.policies import policies
 from services.cache.store.l2 import L2Cache
-from services.cache.tests.schedules.network import Way
+from services.cache.tests.schedules.network import Link
 from services.cache.tests.schedules.registry import QUESTIONS, Question, Registry
 
 BOUND = 2.0
@@ -36,10 +36,10 @@ _POLICIES = [_ALL[path] for path in sorted({question.path for question in QUESTI
 
 class Store:
     """
-    What takes the place of Valkey, and of `Shared` in front of it.
+    Stands in for Valkey and the `L2Cache` in front of it.
 
     Args:
-        registry: whose dice say how slow it is, and what it loses.
+        registry: its random choices decide delays and losses.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -50,14 +50,14 @@ class Store:
 
     async def get(self, key: bytes) -> Entry | None:
         """
-        See `Shared.get`.
+        See `L2Cache.get`.
         """
         await self._registry.passing(longest=0.05)
         return self._entry(key)
 
     async def put(self, key: bytes, entry: Entry, _seconds: float, token: str = "") -> None:
         """
-        See `Shared.put`.
+        See `L2Cache.put`.
         """
         await self._registry.passing()
         if self._revisions.get(key, 0) <= entry.revision:
@@ -67,7 +67,7 @@ class Store:
 
     async def lease(self, key: bytes, token: str) -> tuple[bool | None, Entry | None]:
         """
-        See `Shared.lease`.
+        See `L2Cache.lease`.
         """
         await self._registry.passing(longest=0.05)
         if self._registry.dice.random() < 0.02:
@@ -80,13 +80,13 @@ class Store:
 
     async def release(self, key: bytes, token: str) -> None:
         """
-        See `Shared.release`.
+        See `L2Cache.release`.
         """
         await self._end(key, token)
 
     def lose(self, share: float) -> None:
         """
-        Lose so much of it.
+        Lose this share of the entries.
         """
         for key in list(self._entries):
             if self._registry.dice.random() < share:
@@ -114,7 +114,7 @@ class AbortedError(Exception):
 
 class Call:
     """
-    One call, as the handler sees it.
+    The context of one call.
     """
 
     def __init__(self, metadata: Metadata) -> None:
@@ -142,7 +142,7 @@ class Call:
 
 def small() -> dict[str, int]:
     """
-    What makes the table of what is known as small as few names, whatever that is called.
+    The arguments of `Coherence` for a table that is too small for the names, whatever they are called.
     """
     names = inspect.signature(Coherence).parameters
     found = {name: few for name, few in (("most_tags", 6), ("cells", 8)) if name in names}
@@ -156,7 +156,7 @@ class Cache:
 
     Args:
         registry: behind it.
-        store: the shared level.
+        store: L2.
     """
 
     def __init__(self, registry: Registry, store: Store) -> None:
@@ -174,14 +174,14 @@ class Cache:
 
     def restart(self) -> None:
         """
-        Forget everything and begin anew, as a process that was killed.
+        Lose all state, like a process that was killed.
         """
         self.end()
         self._begin()
 
     def end(self) -> None:
         """
-        Follow no longer.
+        Stop following the change stream.
         """
         for kind in _KINDS:
             self.counts.update(_numbers(self._metrics.of(kind)))
@@ -191,7 +191,7 @@ class Cache:
     def _begin(self) -> None:
         near, self._metrics = L1Cache(1 << 20), CacheMetrics()
         few: dict[str, Any] = small() if self._registry.dice.random() < 0.5 else {}
-        coherence = Coherence(bound=BOUND, clock=time.monotonic, **few)
+        coherence = Coherence(bound=BOUND, clock=time.monotonic, hashed=self._registry.hashed, **few)
         levels = CacheLevels(
             near,
             cast(L2Cache, self._store),
@@ -202,9 +202,9 @@ class Cache:
             lease_wait=0.5,
             metrics=self._metrics,
         )
-        way, hot = cast(Origin, Way(self._registry)), HotKeys(0)
-        self._reads = {policy.path: ReadThrough(policy, way, coherence, levels, hot) for policy in _POLICIES}
-        self._following = asyncio.create_task(self._follow(Follower(way, coherence, near.clear)))
+        link, hot = cast(Origin, Link(self._registry)), HotKeys(0)
+        self._reads = {policy.path: ReadThrough(policy, link, coherence, levels, hot) for policy in _POLICIES}
+        self._following = asyncio.create_task(self._follow(Follower(link, coherence, near.clear)))
 
     async def _follow(self, follower: Follower) -> None:
         async with follower.following():

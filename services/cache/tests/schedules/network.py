@@ -1,5 +1,5 @@
 """
-What is between a cache and the registry: a network that is slow, late and broken as the dice will have it.
+The network between a cache and the registry, with random delays and failures.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from modelyard.changes.v1 import changes_pb2
 from services.cache.read_through.origin import Answer, Metadata
 from services.cache.tests.schedules.registry import QUESTIONS, Question, Registry
 
-# How far a replica may be behind: less than the bound of the caches.
-_MOST_LAG = 1.0
-# As the end of a stream is told: no message.
+# Maximum lag of a replica in seconds: less than the staleness bound of the caches.
+_MOST_LAG = 1.9
+# The end of a stream: not a message.
 END = object()
 
 
 class Failure(grpc.aio.AioRpcError):
     """
-    What the network or the registry says instead of an answer.
+    An error of the network or the registry.
     """
 
     def __init__(self, code: grpc.StatusCode) -> None:
@@ -32,19 +32,19 @@ class Failure(grpc.aio.AioRpcError):
 
 class Token:
     """
-    None.
+    An empty service token.
     """
 
     def metadata(self) -> Metadata:
         """
-        Nothing goes along.
+        No metadata.
         """
         return ()
 
 
-class Way:
+class Link:
     """
-    How one cache reaches the registry; takes the place of its `Origin`.
+    The connection of one cache to the registry; stands in for its `Origin`.
 
     Args:
         registry: behind it.
@@ -87,14 +87,14 @@ class Way:
             raise Failure(grpc.StatusCode.FAILED_PRECONDITION)
         revision = registry.revision
         if registry.dice.random() < 0.3:
-            # A replica that is behind.
+            # A lagging replica.
             least = max(minimum, registry.known_before(time.monotonic() - _MOST_LAG))
             revision = registry.dice.randint(least, revision)
         said = registry.at(question, revision)
         await registry.passing()
         return revision, said
 
-    def channel(self) -> Way:
+    def channel(self) -> Link:
         """
         See `Origin.channel`.
         """
@@ -109,7 +109,7 @@ class Way:
 
 class Stream:
     """
-    One WatchChanges: what it says was true when it was said, and arrives later.
+    One WatchChanges call: its messages are true when sent, and arrive later.
 
     Args:
         start: as in WatchChangesRequest.
@@ -147,7 +147,7 @@ class Stream:
 
     def cancel(self) -> None:
         """
-        Nobody listens any more.
+        Nothing to release.
         """
 
     def _begin(self) -> None:

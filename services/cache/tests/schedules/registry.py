@@ -1,8 +1,8 @@
 """
-A registry in memory that knows what it would have answered at each of its revisions.
+An in-memory registry that records its answers at each of its revisions.
 
-Nothing here, nor in what judges the answers by it, uses a line of the cache's own judgement: what depends on what
-follows from comparing answers.
+Neither this nor the check of the answers uses validation logic of the cache: dependencies follow from comparing
+answers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Question:
     Args:
         path: of the RPC.
         request: serialised.
-        answer: what the registry says in a state; None when there is no such thing.
+        answer: the registry's answer in a state; None for NOT_FOUND.
     """
 
     path: str
@@ -84,10 +84,10 @@ QUESTIONS = (
 @dataclass
 class Registry:
     """
-    Its state and everything that it ever was.
+    Its current state and its history.
 
     Args:
-        dice: who decides.
+        dice: the random choices of the schedule.
     """
 
     dice: random.Random
@@ -97,21 +97,22 @@ class Registry:
     committed: list[float] = field(default_factory=lambda: [0.0, time.monotonic()])
     changes: list[list[tuple[str, bool]]] = field(default_factory=lambda: [[], []])
     answers: dict[Question, tuple[list[int], list[str | None]]] = field(default_factory=dict)
-    #: The log of changes reaches back to here.
+    #: The oldest revision in the log of changes.
     oldest: int = 1
     news: asyncio.Event = field(default_factory=asyncio.Event)
     choices: int = 0
+    _hashes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """
-        Note what it answers at first.
+        Record the initial answers.
         """
         for question in QUESTIONS:
             self.answers[question] = ([1], [question.answer(self.state)])
 
     def write(self) -> int:
         """
-        Change something, and return the revision of that.
+        Commit a random change, and return its revision.
         """
         revision, value = self.revision + 1, str(self.revision + 1)
         name = self.dice.choice(MODELS)
@@ -127,7 +128,7 @@ class Registry:
                 changed = [(each, False) for each in self.dice.sample(MODELS, len(MODELS))]
                 self.state.update(dict.fromkeys(MODELS, value))
             case 2:
-                # Everything below reads otherwise now, and nothing of it is named.
+                # A change of the whole subtree, which names nothing in it.
                 changed = [(NAMESPACE, True)]
                 self.state[NAMESPACE] = value
             case _:
@@ -147,27 +148,35 @@ class Registry:
 
     def at(self, question: Question, revision: int) -> str | None:
         """
-        What it answered at a revision.
+        The answer at a revision.
         """
         revisions, said = self.answers[question]
         return said[bisect.bisect_right(revisions, revision) - 1]
 
     def known_before(self, moment: float) -> int:
         """
-        The newest revision that was committed before a moment.
+        The newest revision committed before a moment.
         """
         return max(bisect.bisect_left(self.committed, moment) - 1, 1)
 
     def said_since(self, question: Question, revision: int) -> list[str | None]:
         """
-        What it answered at a revision or later.
+        The answers at a revision and later.
         """
         revisions, said = self.answers[question]
         return said[bisect.bisect_right(revisions, revision) - 1 :]
 
+    def hashed(self, name: str) -> int:
+        """
+        A hash that follows from the seed: Python's differs between processes.
+        """
+        if name not in self._hashes:
+            self._hashes[name] = self.dice.getrandbits(62)
+        return self._hashes[name]
+
     async def passing(self, longest: float = 8.0) -> None:
         """
-        Something is on its way: mostly for a moment, now and then for much longer than the bound.
+        A delay in transit: mostly short, occasionally much longer than the staleness bound.
         """
         self.choices += 1
         luck = self.dice.random()

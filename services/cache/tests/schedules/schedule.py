@@ -1,5 +1,5 @@
 """
-One schedule: clients, writers and troubles for some virtual minutes, drawn from one seed, and every answer judged.
+One schedule: clients, writers and faults for a virtual minute, drawn from one seed, with every answer checked.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from services.cache.tests.schedules.fleet import BOUND, AbortedError, Cache, Cal
 from services.cache.tests.schedules.registry import QUESTIONS, Question, Registry
 
 _CLIENTS, _CACHES = 8, 2
-# Answers that say nothing, which nobody who asked for nothing wrong may get any other of.
+# The only errors that a valid request may get.
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 _MADE_UP = 10**12
 
 
 class WrongError(AssertionError):
     """
-    An answer that must not be.
+    A wrong answer.
     """
 
 
 @dataclass
 class Outcome:
     """
-    What happened in schedules.
+    Totals of the schedules.
 
     Args:
-        schedules: how many.
-        reads: answers that were judged, by `x-cache`.
-        writes: revisions.
-        choices: durations that were drawn, of messages on their way and of pauses: each decides who goes next.
-        counts: what the caches counted.
-        seconds: virtual ones.
+        schedules: number of schedules.
+        reads: answers that were checked, by `x-cache`.
+        writes: number of revisions.
+        choices: random durations, of messages in transit and of pauses; each decides which task runs next.
+        counts: the counters of the caches.
+        seconds: virtual seconds.
     """
 
     schedules: int = 0
@@ -53,8 +53,8 @@ class Outcome:
 class Schedule:
     """
     Args:
-        seed: of everything that is drawn.
-        seconds: virtual ones, of clients and troubles.
+        seed: of all random choices.
+        seconds: virtual seconds of clients and faults.
         outcome: where to count.
     """
 
@@ -64,7 +64,7 @@ class Schedule:
 
     async def play(self) -> None:
         """
-        Play it.
+        Run it.
 
         Raises:
             WrongError: an answer was wrong.
@@ -73,7 +73,7 @@ class Schedule:
         self.registry = Registry(self.dice)
         self.store = Store(self.registry)
         self.caches = [Cache(self.registry, self.store) for _ in range(_CACHES)]
-        # What each client has seen: later answers that it asks for with it may not be from before.
+        # The newest revision that each client has seen, which it sends as its minimum.
         self.seen = [1] * _CLIENTS
         self.ends = time.monotonic() + self.seconds
         try:
@@ -81,8 +81,8 @@ class Schedule:
                 for number in range(_CLIENTS):
                     group.create_task(self._read(number))
                 group.create_task(self._write())
-                group.create_task(self._disturb())
-            await self._calm()
+                group.create_task(self._inject_faults())
+            await self._check_recovery()
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
@@ -128,7 +128,7 @@ class Schedule:
         honest: bool = True,
     ) -> int:
         """
-        Ask, judge, and return the newest revision that the caller has seen now.
+        Read, check the answer, and return the newest revision that the caller has seen.
         """
         began, call = time.monotonic(), Call(metadata)
         said: str | None
@@ -137,20 +137,20 @@ class Schedule:
         except AbortedError as error:
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 if honest and error.code not in _PASSING:
-                    raise self._wrong(question, call, began, f"an honest caller was told {error.code}") from None
+                    raise self._wrong(question, call, began, f"a valid request failed with {error.code}") from None
                 return minimum
             said = None
         if honest:
-            self._judge(question, said, call, minimum, began)
+            self._check(question, said, call, minimum, began)
         return max(minimum, int(call.trailing["x-revision"]))
 
-    def _judge(self, question: Question, said: str | None, call: Call, minimum: int, began: float) -> None:
+    def _check(self, question: Question, said: str | None, call: Call, minimum: int, began: float) -> None:
         registry, how, revision = self.registry, call.trailing["x-cache"], int(call.trailing["x-revision"])
         self.outcome.reads[how] += 1
         if registry.at(question, revision) != said:
-            raise self._wrong(question, call, began, f"{said!r} was never said at {revision}")
+            raise self._wrong(question, call, began, f"{said!r} is not the answer at {revision}")
         if minimum and said not in registry.said_since(question, minimum):
-            raise self._wrong(question, call, began, f"{said!r} is from before {minimum}")
+            raise self._wrong(question, call, began, f"{said!r} is older than the minimum {minimum}")
         if how != "stale" and said not in registry.said_since(question, registry.known_before(began - BOUND)):
             raise self._wrong(question, call, began, f"{said!r} is staler than {BOUND} s")
 
@@ -171,7 +171,7 @@ class Schedule:
         self.registry.choices += 1
         await asyncio.sleep(self.dice.choice(seconds))
 
-    async def _disturb(self) -> None:
+    async def _inject_faults(self) -> None:
         dice = self.dice
         while time.monotonic() < self.ends:
             await self._pause(dice.random() * 8)
@@ -187,17 +187,17 @@ class Schedule:
                 case 3:
                     self.store.lose(0.3)
                 case 4:
-                    # Who is behind misses something.
+                    # Streams that are behind get a gap.
                     self.registry.oldest = self.registry.revision + 1
                 case _:
                     pass
 
-    async def _calm(self) -> None:
+    async def _check_recovery(self) -> None:
         """
-        When nothing is bad any more, all of it is served from memory before long, and as it is now.
+        Check that after the faults everything is soon served from L1 again, and is current.
         """
         self.registry.away = False
-        # What was written last may be unknown for so long.
+        # The last change may be unknown for so long.
         await asyncio.sleep(BOUND + 0.001)
         ends = time.monotonic() + 120
         for cache in self.caches:
@@ -213,4 +213,4 @@ class Schedule:
                         said = None if error.code is grpc.StatusCode.NOT_FOUND else "nothing"
                     await asyncio.sleep(0.05)
                 if said != self.registry.at(question, self.registry.revision):
-                    raise self._wrong(question, call, ends, f"{said!r} is not what there is")
+                    raise self._wrong(question, call, ends, f"{said!r} is not current")

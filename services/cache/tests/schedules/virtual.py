@@ -1,6 +1,6 @@
 """
-An event loop whose clock stands still while anything can run, and then jumps to the next timer: hours pass in
-milliseconds, and what a run does follows from its seed alone.
+An event loop with a virtual clock that stands still while any task can run, and then jumps to the next timer. A run is
+fast, and follows from its seed alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _EPOCH = 1_000_000.0
 
 class DeadlockError(Exception):
     """
-    Nothing can run, and no timer will ever end that.
+    No task can run, and no timer is pending.
     """
 
 
 class _Idle(selectors.BaseSelector):
     """
-    No file is ever ready; waiting moves the clock.
+    No file is ever ready; waiting advances the clock.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _Idle(selectors.BaseSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """
-    The loop. Its time is `time.time` and `time.monotonic` of everybody, see `run`.
+    The event loop. Its time replaces `time.time` and `time.monotonic`, see `run`.
     """
 
     def __init__(self) -> None:
@@ -76,10 +76,10 @@ def _clocks(loop: VirtualLoop) -> Iterator[None]:
 
 def run(work: Coroutine[Any, Any, None], seed: int) -> None:
     """
-    Do *work* in virtual time, and end what it has left running.
+    Run *work* in virtual time, and cancel the tasks that it left running.
 
     Args:
-        seed: of the module `random`, whose dice the code under test throws, too.
+        seed: of the module `random`, which the code under test uses as well.
     """
     loop, before = VirtualLoop(), random.getstate()
     random.seed(seed)

@@ -1,5 +1,5 @@
 """
-What an asset is, told from its first bytes. Nothing is loaded or run to find out.
+Detection of an asset's format from its first bytes, and security scans. Nothing is loaded or executed.
 """
 
 from services.cdn.model.formats.inspection import HEAD_BYTES, Inspection, inspect

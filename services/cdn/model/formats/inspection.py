@@ -1,5 +1,5 @@
 """
-What an asset is, and what to know of it before use.
+Detection of an asset's format, and warnings for its users.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.cdn.model.formats.tensors import TensorIndex
 from services.cdn.model.media_types import is_text, is_unknown
 from services.chassis.errors import InvalidArgument
 
-#: How much of an asset is looked at.
+#: How much of an asset is inspected.
 HEAD_BYTES = 8 * 1024 * 1024
 #: Control characters that text files do not have; tab, line ends, form feed and escape are not among them.
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
@@ -30,14 +30,14 @@ _LFS, _MOST_LFS = b"version https://git-lfs.github.com/spec/", 1024
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """
-    What was found out about an asset.
+    The result of an inspection.
 
     Args:
-        format: "SAFETENSORS", "ONNX", "PICKLE", "GGUF" or "TEXT"; empty when it is none of them.
-        warnings: things to know before use, for people.
-        parameter_count: the elements of all tensors of a safetensors file; 0 for others.
+        format: "SAFETENSORS", "ONNX", "PICKLE", "GGUF" or "TEXT"; empty if unknown.
+        warnings: for users.
+        parameter_count: number of elements in all tensors of a safetensors file; 0 for other formats.
         tensors: of a safetensors file whose header was read.
-        scan: what loading it runs, once all of it was looked at. It is not part of what `encode` keeps.
+        scan: result of the security scan, once the whole file was scanned. `encode` does not include it.
     """
 
     format: str = ""
@@ -48,10 +48,10 @@ class Inspection:
 
     def scanned(self, scan: Scan) -> Inspection:
         """
-        The same with what loading it runs.
+        Add the result of the security scan.
         """
         if not scan.verdict and self.format == "PICKLE":
-            # By its beginning it is one, and nothing was found behind it.
+            # It begins like a pickle, but the scan found none: do not call it safe.
             scan = replace(scan, verdict="SUSPICIOUS", whole=False)
         is_pickle = scan.pickled and self.format in {"", "TEXT"}
         return replace(
@@ -78,10 +78,10 @@ class Inspection:
     @classmethod
     def decode(cls, data: bytes) -> Inspection:
         """
-        The inspection that ``encode`` made *data* of.
+        Decode the result of ``encode``.
 
         Raises:
-            ValueError: it is not what ``encode`` makes.
+            ValueError: *data* is damaged.
         """
         return unpack(data, cls._from_plain)
 
@@ -98,26 +98,26 @@ class Inspection:
 
 def inspect(head: bytes, size_bytes: int, media_type: str, *, field: str = "chunk.data") -> Inspection:
     """
-    Recognise an asset.
+    Detect the format of an asset.
 
-    A safetensors header takes twenty to forty times its size in memory while it is read, and six milliseconds for each
-    thousand tensors: call it in a thread, and not in many at once.
+    Parsing a safetensors header takes twenty to forty times its size in memory, and six milliseconds per thousand
+    tensors: run it in a thread, and limit the number of concurrent calls.
 
     Args:
-        head: the first bytes of it: HEAD_BYTES, or all when it is smaller. More are not looked at.
-        size_bytes: how many bytes it has.
-        media_type: what was declared; it decides only about text.
-        field: the field of the request that an error names.
+        head: the first HEAD_BYTES of the asset, or all of it if it is smaller. Further bytes are ignored.
+        size_bytes: of the asset.
+        media_type: as declared; matters only for text.
+        field: field of the request to name in errors.
 
     Raises:
-        InvalidArgument: it is a safetensors file whose header lies (SAFETENSORS_INVALID). Such a file makes readers
-            fail, or read what is not theirs, and so it is not taken.
+        InvalidArgument: it is a safetensors file with an invalid header (SAFETENSORS_INVALID). It is rejected, since
+            readers would fail or read out of bounds.
     """
     head = head[: min(HEAD_BYTES, size_bytes)]
     try:
         found = _safetensors(head, size_bytes)
-    except safetensors.InvalidHeader as lie:
-        rule = f"is not a valid safetensors file: {lie}"
+    except safetensors.InvalidHeader as error:
+        rule = f"is not a valid safetensors file: {error}"
         raise InvalidArgument.of(field, rule, reason="SAFETENSORS_INVALID") from None
     if found is not None:
         return found
@@ -135,7 +135,7 @@ def inspect(head: bytes, size_bytes: int, media_type: str, *, field: str = "chun
 def _safetensors(head: bytes, size_bytes: int) -> Inspection | None:
     """
     Raises:
-        Lie: the header breaks a rule of the format, or does not fit the file.
+        InvalidHeader: the header violates the format, or does not match the file.
     """
     header = safetensors.header_bytes(head)
     if header is None:
@@ -169,7 +169,7 @@ def _is_text(head: bytes, size_bytes: int, media_type: str) -> bool:
     if unknown and _NOT_TEXT.search(head):
         return False
     try:
-        # A character may be cut where the head ends, but not where the file does.
+        # A character may be incomplete at the end of the head, but not at the end of the file.
         codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) >= size_bytes)
     except UnicodeDecodeError:
         return False

@@ -1,9 +1,9 @@
 """
-ONNX models: recognised by the fields of their outermost message.
+Detection of ONNX models by the fields of their outermost message.
 
 ONNX is a ModelProto (github.com/onnx/onnx, onnx/onnx.proto) in the wire format of protocol buffers
-(protobuf.dev/programming-guides/encoding), which has no magic number. So the fields are walked, and all of them must
-be those that a ModelProto has. It is conservative: a model with fields that are not known here is not recognised.
+(protobuf.dev/programming-guides/encoding), which has no magic number. Therefore the fields are enumerated, and all of
+them must be fields of ModelProto. This is conservative: a model with fields that are unknown here is not detected.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _IR_VERSION, _GRAPH = 1, 7
 #: Field numbers of ModelProto and their wire types.
 _MODEL = {1: _VARINT, 5: _VARINT, **dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), _LENGTH)}
 _TEXTS = frozenset({2, 3, 4, 6})
-#: Fields of GraphProto; all of them are messages or texts.
+#: Fields of GraphProto; all of them are messages or strings.
 _GRAPH_FIELDS = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 _REPEATED = frozenset({8, 14, 20, 25, 26})
 _MOST_IR_VERSION = 100
-#: Far more than models have: nobody shall keep us busy with empty fields.
+#: Far more than models have; bounds the time for crafted files with empty fields.
 _MOST_FIELDS = 20_000
 
 
@@ -44,10 +44,10 @@ def is_onnx(head: bytes, size_bytes: int) -> bool:
 
 def _fields(head: bytes, size_bytes: int) -> Iterator[tuple[int, int, int]]:
     """
-    The fields in *head*: their number, and where their payload begins and ends, which may be past the head's end.
+    The fields in *head*: number, start and end of the payload; the end may be past the end of *head*.
 
     Raises:
-        ValueError: this is no ModelProto.
+        ValueError: this is not a ModelProto.
     """
     place = 0
     while place < len(head):
@@ -57,7 +57,7 @@ def _fields(head: bytes, size_bytes: int) -> Iterator[tuple[int, int, int]]:
             raise ValueError("not a field of ModelProto")
         number, start = _varint(head, place)
         if field == _IR_VERSION and not 1 <= number <= _MOST_IR_VERSION:
-            raise ValueError("no version of the format")
+            raise ValueError("not a version of the format")
         end = start + number if kind == _LENGTH else start
         if end > size_bytes:
             raise ValueError("past the end of the file")
@@ -74,7 +74,7 @@ def _begins_a_graph(head: bytes, start: int, end: int) -> bool:
 def _varint(data: bytes, place: int) -> tuple[int, int]:
     """
     Raises:
-        ValueError: there is no whole varint at *place*.
+        ValueError: there is no complete varint at *place*.
     """
     value = 0
     for shift, byte in enumerate(data[place : place + 10]):

@@ -1,5 +1,5 @@
 """
-Values for a column of bytes: JSON, compressed with zlib.
+Serialization of values for a bytea column: JSON, compressed with zlib.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 def pack(plain: dict[str, Any]) -> bytes:
     """
-    *plain*, which holds only what JSON has, as bytes.
+    Serialize *plain*, which contains JSON types only.
     """
     return zlib.compress(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def unpack(data: bytes, build: Callable[[dict[str, Any]], T]) -> T:
     """
-    What *build* makes of the value that ``pack`` made *data* of.
+    Deserialize the result of ``pack`` and convert it with *build*.
 
     Raises:
-        ValueError: *data* is damaged, or *build* misses something in it (a TypeError or a KeyError).
+        ValueError: *data* is damaged, or *build* raised a TypeError or a KeyError.
     """
     try:
         return build(json.loads(zlib.decompress(data)))

@@ -1,8 +1,8 @@
 """
-Pickles and what holds them: recognised without running any of it.
+Detection of pickles and PyTorch files, without executing anything.
 
 The opcodes and the lengths of their arguments are those of the standard library's ``pickletools``. A pickle of protocol
-0 or 1 has no mark, and is recognised by what it calls. What it calls, scanning.py finds out.
+0 or 1 has no magic number, and is detected by its calls. The security scan is in scanning.py.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-#: How many opcodes must make sense before bytes are called a pickle; fewer do when it ends.
+#: Number of valid opcodes that make a file a pickle; fewer if it ends earlier.
 _ENOUGH = 32
 _OPCODES = {opcode.code.encode("latin-1")[0]: opcode for opcode in pickletools.opcodes}
 _PROTO, _STOP, _FRAME = 0x80, ord("."), 0x95
-#: GLOBAL, INST, STACK_GLOBAL and EXT1 to EXT4: what a pickle calls is found with one of them.
+#: GLOBAL, INST, STACK_GLOBAL and EXT1 to EXT4: the opcodes that look up what a pickle calls.
 _NAMING = frozenset(b"ci\x93\x82\x83\x84")
-#: Arguments that begin with their own length: the bytes of that length.
+#: Arguments with a length prefix, and the size of that prefix in bytes.
 _COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-#: torch.save makes a zip with a pickle in the first of these entries, TorchScript one with both.
+#: torch.save creates a zip with the first of these entries, TorchScript with both.
 _ENTRIES = (b"data.pkl", b"constants.pkl")
 _LOCAL_HEADER = b"PK\x03\x04"
-#: Of a local file header, before the entry's name (APPNOTE.TXT, 4.3.7).
+#: Size of a local file header before the entry's name (APPNOTE.TXT, 4.3.7).
 _LOCAL_HEADER_BYTES = 30
 _MOST_ENTRIES = 1000
-#: Of what has no mark: a pickle names and calls something within so many bytes and opcodes.
+#: Limits of the detection of protocols 0 and 1: the first call must be within these bytes and opcodes.
 _LOOKED_AT, _MOST_OPCODES = 65536, 5000
 _CALLING = frozenset({"REDUCE", "INST", "OBJ", "BUILD"})
-#: The module and the name, as pickletools gives them.
+#: Module and name, as returned by pickletools.
 _NAME = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 
 
 def is_pickle(head: bytes, size_bytes: int) -> bool:
     """
-    Whether a file of *size_bytes* that begins with *head* is a pickle, or a zip that PyTorch loads one from.
+    Whether a file of *size_bytes* that begins with *head* is a pickle, or a zip from which PyTorch loads one.
     """
     return is_raw(head, size_bytes) or _is_torch_zip(head) or is_text(head)
 
 
 def is_text(head: bytes) -> bool:
     """
-    Whether *head* begins a pickle of protocol 0 or 1 that calls something: opcodes that make sense, up to one that
-    calls what one of them has named. Readers run them up to where they break.
+    Whether *head* begins a pickle of protocol 0 or 1 that calls something: valid opcodes up to a call of a name that
+    was looked up before. Readers execute a pickle up to its first invalid opcode.
     """
     stack: list[object] = []
     named = False
@@ -64,7 +64,7 @@ def is_text(head: bytes) -> bool:
             _carry_out(opcode, stack)
             if named and opcode.name in _CALLING:
                 return True
-    except Exception:  # noqa: BLE001 - whatever pickletools raises about what is no pickle
+    except Exception:  # noqa: BLE001 - pickletools raises many kinds for bytes that are not a pickle
         return False
     return False
 
@@ -72,7 +72,7 @@ def is_text(head: bytes) -> bool:
 def _carry_out(opcode: pickletools.OpcodeInfo, stack: list[object]) -> None:
     """
     Raises:
-        ValueError, IndexError: no such opcode can be here.
+        ValueError, IndexError: the opcode is not valid with this stack.
     """
     takes = list(opcode.stack_before)
     if pickletools.markobject in takes:
@@ -81,28 +81,28 @@ def _carry_out(opcode: pickletools.OpcodeInfo, stack: list[object]) -> None:
         takes = takes[: takes.index(pickletools.markobject)]
     for _ in takes:
         if stack.pop() is pickletools.markobject and opcode.name != "POP":
-            raise ValueError("a mark")
+            raise ValueError("unexpected mark")
     stack.extend(opcode.stack_after)
 
 
 def is_raw(head: bytes, size_bytes: int) -> bool:
     """
-    Whether a file of *size_bytes* that begins with *head* is a pickle of protocol 2 to 5. The first pickle of PyTorch's
-    old format is a magic number, so that it is a pickle, too.
+    Whether a file of *size_bytes* that begins with *head* is a pickle of protocol 2 to 5. PyTorch's legacy format is
+    one, since it begins with a pickled magic number.
     """
     if len(head) < 4 or head[0] != _PROTO or not 2 <= head[1] <= 5:
         return False
     codes = list(islice(_walk(head, 2, size_bytes), _ENOUGH))
     if codes[-1] is None:
-        # Readers run a pickle up to where it breaks.
+        # Readers execute a pickle up to its first invalid opcode.
         return not _NAMING.isdisjoint(codes)
-    # More than a lone STOP; or an argument that is longer than the head.
+    # More than a single STOP, or an argument that extends past the head.
     return len(codes) > 1 or len(head) < size_bytes
 
 
 def _walk(head: bytes, place: int, size_bytes: int) -> Iterator[int | None]:
     """
-    The opcodes from *place* on, to the end of the pickle or of the head; None is something that no pickle has.
+    The opcodes from *place* to the end of the pickle or of the head; None for an invalid one.
     """
     while place < len(head):
         code = head[place]
@@ -123,7 +123,7 @@ def _frame_fits(head: bytes, place: int, size_bytes: int) -> bool:
 
 def _end(head: bytes, place: int, argument: pickletools.ArgumentDescriptor | None) -> int | None:
     """
-    Where an opcode's argument at *place* ends, which may be past the head; None when it does not end.
+    End of an opcode's argument that begins at *place*, possibly past the head; None if it is not terminated.
     """
     if argument is None:
         return place
@@ -148,6 +148,6 @@ def _is_torch_zip(head: bytes) -> bool:
         name = head[start : start + length]
         if name.rpartition(b"/")[2] in _ENTRIES:
             return True
-        # By its signature, not by the entry's size: PyTorch writes the sizes behind the bytes.
+        # By its signature, not by the entry's size: PyTorch writes the sizes after the bytes.
         place = head.find(_LOCAL_HEADER, start)
     return False

@@ -1,10 +1,10 @@
 """
-What loading a file runs, found out without loading it: the names that its pickles call, wherever in it they are.
+Security scan: finds the code that loading a file would execute, without loading it.
 
-The opcodes are read by picklescan, whose lists say which names are harmless and which run whatever they are told
-(github.com/mmaitre314/picklescan); a name on neither list is suspicious (docs/adr/0043). What holds pickles is told by
-its bytes, not by its name: zips by their directory at the end, which is where readers look (APPNOTE.TXT, 4.3.16), tars,
-NumPy's arrays of objects, and each of them in a zip or a tar. Keras' Lambda layers hold code of their own.
+The opcodes of pickles are read by picklescan, whose lists say which names are harmless and which execute arbitrary code
+(github.com/mmaitre314/picklescan); a name on neither list is suspicious (docs/adr/0043). Containers of pickles are
+detected by their bytes, not by their names: zips by the directory at their end, as readers do (APPNOTE.TXT, 4.3.16),
+tars, NumPy arrays of objects, and each of them within a zip or a tar. Keras' Lambda layers contain code, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from services.cdn.model.formats import pickles
 
-# It writes each name that it finds into the log, and the names are somebody else's.
+# It logs each name that it finds, and the names are untrusted input.
 logging.getLogger("picklescan").setLevel(logging.CRITICAL + 1)
 
-#: At most so much of a file is read, and of one pickle: what is behind is arrays, or is told as not looked at.
+#: Bytes that are read of a file, and of one pickle, at most. The rest is arrays, or the scan is reported as incomplete.
 MOST_BYTES, MOST_PICKLE_BYTES = 64 << 20, 16 << 20
 MOST_SECONDS = 10.0
 _MOST_AT_ONCE = 8 << 20
@@ -38,27 +38,27 @@ _MOST_NAMES, _LONGEST_NAME = 100, 200
 _BLOCK = 64 * 1024
 _LAMBDA = re.compile(rb'"class_name":\s*"Lambda"')
 _END_OF_ZIP = b"PK\x05\x06"
-#: Before which a zip's end of directory begins: its own length and the longest comment.
+#: The end-of-central-directory record of a zip is within these last bytes: its length and the longest comment.
 _TAIL_BYTES = 22 + 65535
-#: What holds arrays or text by its name, so that no reader unpickles it: most entries of large files.
+#: Names of arrays and text, which no reader unpickles: most entries of large files.
 _NO_PICKLE = re.compile(
     r"(?:^|/)data/[0-9]+$|\.(?:txt|md|py|ya?ml|json|jsonl|safetensors|gguf|onnx|png|jpe?g|csv|tsv)$", re.IGNORECASE
 )
-#: The magic number of PyTorch's old format, and how many pickles follow each other in it (torch/serialization.py).
+#: The magic number of PyTorch's legacy format, and the number of consecutive pickles in it (torch/serialization.py).
 _LEGACY_TORCH, _LEGACY_PICKLES = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), 5
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
     """
-    What was found.
+    The result of a scan.
 
     Args:
-        verdict: "SAFE" when it only loads what is known to be harmless, "SUSPICIOUS" when that is not known, or not all
-            of it was looked at, "DANGEROUS" when it runs what it likes; empty when nothing in it runs code.
-        loads: the names that it calls, the worst first, as module.name.
-        whole: whether all of it was looked at.
-        pickled: whether there is a pickle.
+        verdict: "SAFE" if loading it calls only names that are known to be harmless, "SUSPICIOUS" if some are unknown
+            or the scan is incomplete, "DANGEROUS" if it executes arbitrary code; empty if it contains no code.
+        loads: the names that it calls, as module.name, the most dangerous first.
+        whole: whether the whole file was scanned.
+        pickled: whether it contains a pickle.
     """
 
     verdict: str = ""
@@ -69,7 +69,7 @@ class Scan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """
-        What people should know before they load it; nothing when it is harmless.
+        Warnings for users; none if it is harmless.
         """
         names = ", ".join(self.loads[:5]) + (", …" if len(self.loads) > 5 else "")
         if self.verdict == "DANGEROUS":
@@ -83,7 +83,7 @@ class Scan:
 
 class _Spent(Exception):  # noqa: N818 - an outcome
     """
-    The bounds are reached.
+    A limit of the scan is reached.
     """
 
 
@@ -101,7 +101,7 @@ class _Budget:
 
 class _Ranges(io.RawIOBase):
     """
-    A file of which parts are fetched.
+    A file whose ranges are fetched on demand.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int, budget: _Budget) -> None:
@@ -130,7 +130,7 @@ class _Ranges(io.RawIOBase):
 
 class _Opcodes(io.BytesIO):
     """
-    Bytes that end when too many opcodes were read of them, or after too long: each begins with a read of one byte.
+    A stream that ends after too many opcodes, or after too long. Each opcode begins with a read of one byte.
     """
 
     def __init__(self, data: bytes, until: float) -> None:
@@ -140,7 +140,7 @@ class _Opcodes(io.BytesIO):
     @property
     def spent(self) -> bool:
         """
-        Whether they ended early.
+        Whether it ended early.
         """
         return self._left <= 0
 
@@ -154,11 +154,13 @@ class _Opcodes(io.BytesIO):
 
 def scan(read: Callable[[int, int], bytes], size_bytes: int, *, seconds: float = MOST_SECONDS) -> Scan:
     """
-    Look at a file. It takes up to *seconds*, and some ten MB of memory: call it in a thread, and not in many at once.
+    Scan a file. It takes up to *seconds*, and about ten MB of memory: run it in a thread, and limit the number of
+    concurrent calls.
 
     Args:
-        read: the bytes from an offset on, of a length.
-        size_bytes: how many there are.
+        read: reads a range, given offset and length.
+        size_bytes: of the file.
+        seconds: maximum duration.
 
     Raises:
         Exception: what *read* raises.
@@ -181,7 +183,7 @@ class _Scanner:
 
     def result(self) -> Scan:
         """
-        What was found so far.
+        The result so far.
         """
         order = [SafetyLevel.Dangerous, SafetyLevel.Suspicious, SafetyLevel.Innocuous]
         names = sorted(self._found, key=lambda name: (order.index(self._found[name]), name))
@@ -196,7 +198,7 @@ class _Scanner:
 
     def look(self, file: IO[bytes], size: int, depth: int) -> None:
         """
-        Look at a file, and into it.
+        Scan a file and, if it is an archive, its entries.
         """
         head = file.read(_BLOCK)
         if head.startswith(b"\x93NUMPY"):
@@ -207,7 +209,7 @@ class _Scanner:
             self._keras(head + file.read(_MOST_AT_ONCE - _BLOCK))
         elif head[257:262] == b"ustar":
             self._inside(self._tar(file), depth)
-        # Whatever it begins with: readers look at the end. In an archive the way there leads through all of it.
+        # Readers find a zip by its end, whatever the file begins with. Seeking to the end of an entry reads all of it.
         if depth and size > _MOST_AT_ONCE:
             self.whole = self.whole and not head.startswith(b"PK")
         elif size >= 22 and self._ends_as_zip(file, size):
@@ -225,7 +227,7 @@ class _Scanner:
             one = data.startswith(_LEGACY_TORCH)
             try:
                 found = scan_pickle_bytes(opcodes, "", multiple_pickles=not one)
-            except Exception:  # noqa: BLE001 - what it cannot read, a reader may run all the same
+            except Exception:  # noqa: BLE001 - a reader may execute what picklescan cannot read
                 self.whole = False
                 return
             for each in found.globals:
@@ -259,7 +261,7 @@ class _Scanner:
         try:
             archive = RelaxedZipFile(file)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError):
-            # Bytes that only look like the end of one, mostly.
+            # Mostly bytes that resemble the end of a zip by chance.
             return
         for entry in archive.infolist():
             yield entry.filename, entry.file_size, lambda entry=entry: archive.open(entry)  # type: ignore[misc]
@@ -292,13 +294,13 @@ class _Scanner:
                 elif file.seekable():
                     self.look(cast("IO[bytes]", _Metered(file, self._budget)), size, depth + 1)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
-            # Encrypted, or compressed as we cannot: a reader may.
+            # Encrypted, or compressed with a method that is not supported here; a reader may support it.
             self.whole = False
 
 
 class _Metered(io.BufferedIOBase):
     """
-    An entry of an archive, which may be much larger than what is stored of it.
+    An entry of an archive, whose decompressed size counts against the budget.
     """
 
     def __init__(self, file: IO[bytes], budget: _Budget) -> None:

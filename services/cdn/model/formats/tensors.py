@@ -1,5 +1,5 @@
 """
-The tensors of a file: what they are called, what they are made of, and where their bytes are.
+The tensors of a file: names, types, shapes and positions.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Tensor:
     One tensor of a file.
 
     Args:
-        name: as the file spells it.
-        dtype: the type of an element, as the format spells it: "F16", "BF16".
-        shape: how many elements along each dimension; empty for a scalar.
-        offset: where its bytes begin, from the start of the file.
-        size_bytes: how many bytes; 0 when a dimension is 0.
+        name: as in the file.
+        dtype: type of its elements, as in the format: "F16", "BF16".
+        shape: size of each dimension; empty for a scalar.
+        offset: of its bytes from the start of the file.
+        size_bytes: number of bytes; 0 if a dimension is 0.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Tensor:
 @dataclass(frozen=True, slots=True)
 class TensorIndex:
     """
-    What the header of a file says of its tensors.
+    The tensors of a file, from its header.
 
     Args:
         tensors: in the order of their bytes.
-        metadata: texts that the file's maker left, by their key.
-        parameter_count: the elements of all tensors together.
+        metadata: custom strings by key.
+        parameter_count: number of elements in all tensors.
     """
 
     tensors: tuple[Tensor, ...]
@@ -48,15 +48,15 @@ class TensorIndex:
 
     def part(self, first: int, size: int, octets: int) -> tuple[TensorIndex, int | None]:
         """
-        A part of the index, of which the metadata comes before the tensors.
+        A page of the index: first the metadata, then the tensors.
 
         Args:
-            first: how many texts and tensors come before the part.
-            size: how many tensors it has at most.
-            octets: how many bytes it has at most as a message; one text or tensor is there in any case.
+            first: number of metadata entries and tensors before the page.
+            size: maximum number of tensors.
+            octets: maximum size as a message in bytes; at least one entry is included.
 
         Returns:
-            The part, and where the next one begins; None after the last.
+            The page, and the start of the next one; None after the last.
         """
         texts = list(self.metadata.items())
         items: list[tuple[str, str] | Tensor] = [*texts, *self.tensors]
@@ -79,16 +79,16 @@ class TensorIndex:
     @classmethod
     def decode(cls, data: bytes) -> TensorIndex:
         """
-        The index that ``encode`` made *data* of.
+        Decode the result of ``encode``.
 
         Raises:
-            ValueError: it is not what ``encode`` makes.
+            ValueError: *data* is damaged.
         """
         return unpack(data, cls.from_plain)
 
     def to_plain(self) -> dict[str, Any]:
         """
-        The index as JSON has it.
+        The index as JSON types.
         """
         rows = [[each.name, each.dtype, each.shape, each.offset, each.size_bytes] for each in self.tensors]
         return {"tensors": rows, "metadata": dict(self.metadata), "parameters": self.parameter_count}
@@ -96,10 +96,10 @@ class TensorIndex:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> TensorIndex:
         """
-        The index that ``to_plain`` made *plain* of.
+        Convert the result of ``to_plain``.
 
         Raises:
-            ValueError, TypeError, KeyError: it is not what ``to_plain`` makes.
+            ValueError, TypeError, KeyError: *plain* has another structure.
         """
         tensors = tuple(
             Tensor(str(name), str(dtype), tuple(map(int, shape)), int(offset), int(size))
@@ -109,7 +109,7 @@ class TensorIndex:
 
 
 def _octets(item: tuple[str, str] | Tensor) -> int:
-    # At most: a number takes up to ten bytes, and there are some around each field.
+    # An upper bound: a number takes up to ten bytes, and each field has a tag and a length.
     if isinstance(item, Tensor):
         return len(item.name.encode()) + len(item.dtype) + 10 * len(item.shape) + 48
     return sum(len(text.encode()) for text in item) + 24

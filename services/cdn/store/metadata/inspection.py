@@ -45,7 +45,7 @@ async def scan_object(inspection: Inspection, bucket: Bucket, key: str, size_byt
     Add the result of a security scan of an object, of which a few ranges are read.
 
     Raises:
-        Missing: there is no such object.
+        NoSuchKey: there is no such object.
         Unavailable: S3 does not answer.
     """
     loop = asyncio.get_running_loop()

@@ -79,11 +79,11 @@ class UploadCompleter:
             await self.give_up(upload.id)
             raise NotFound("UPLOAD_NOT_FOUND", upload.name) from None
         except Exception:
-            await self._uploads.let_go(upload)
+            await self._uploads.release_claim(upload)
             raise
         except BaseException:
             # The call was cancelled.
-            self._assets.chores.add(self._uploads.let_go(upload))
+            self._assets.chores.add(self._uploads.release_claim(upload))
             raise
         finally:
             keeping.cancel()
@@ -170,7 +170,7 @@ class UploadCompleter:
         while ours:
             await asyncio.sleep(_SAID_AGAIN_SECONDS)
             with suppress(ModelyardError):
-                ours = await self._uploads.keep_claim(upload, _CLAIM_SECONDS)
+                ours = await self._uploads.renew_claim(upload, _CLAIM_SECONDS)
 
     async def _empty(self, draft: Draft) -> VerifiedBytes:
         draft.check_digest(hashlib.sha256().hexdigest())

@@ -42,7 +42,7 @@ class AssetWriter:
         async with store.write(draft) as writer:
             async for data in chunks:
                 await writer.write(data)
-            arrival = await writer.finish()
+            verified = await writer.finish()
     """
 
     def __init__(

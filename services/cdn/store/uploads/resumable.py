@@ -104,7 +104,7 @@ class UploadWriter:
         self._free()
         self._keeping.cancel()
         if error is None:
-            await self._uploads.stop_writing(self.upload)
+            await self._uploads.release_lease(self.upload)
         else:
             # The call may be cancelled already.
             self._chores.add(self._stop())
@@ -182,12 +182,12 @@ class UploadWriter:
         while ours:
             await asyncio.sleep(self._uploads.lease.total_seconds() / 3)
             with suppress(ModelyardError):
-                ours = not self._alive() or await self._uploads.keep_writing(self.upload)
+                ours = not self._alive() or await self._uploads.renew_lease(self.upload)
 
     async def _stop(self) -> None:
         if self._under_way is not None:
             await _settled(self._under_way)
-        await self._uploads.stop_writing(self.upload)
+        await self._uploads.release_lease(self.upload)
 
     def _free(self) -> None:
         if self._buffer is not None:

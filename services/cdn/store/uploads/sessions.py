@@ -49,7 +49,7 @@ _OPENED = Statement("uploads.opened", "SELECT count(*) AS count FROM uploads WHE
 _GET = Statement("uploads.get", f"SELECT {_COLUMNS} FROM uploads WHERE id = $1")
 
 # Increments the fencing token: only parts of the newest writer count.
-_TAKE = Statement(
+_ACQUIRE = Statement(
     "uploads.take",
     f"""
 UPDATE uploads
@@ -60,16 +60,17 @@ RETURNING {_COLUMNS}
 """,
 )
 
-_KEEP_WRITING = Statement(
+# Not after the release: a renewal that was cancelled may still be executed, later than the release.
+_RENEW_LEASE = Statement(
     "uploads.keep_writing",
     """
 UPDATE uploads SET writing_until = now() + $3, expire_time = greatest(expire_time, now() + $4)
- WHERE id = $1 AND writer = $2
+ WHERE id = $1 AND writer = $2 AND writing_until IS NOT NULL
 RETURNING id
 """,
 )
 
-_STOP_WRITING = Statement(
+_RELEASE_LEASE = Statement(
     "uploads.stop_writing", "UPDATE uploads SET writing_until = NULL WHERE id = $1 AND writer = $2"
 )
 
@@ -111,12 +112,16 @@ RETURNING {_COLUMNS}
 
 _HELD = Statement("uploads.held", "SELECT writing_until > now() AS is_written FROM uploads WHERE id = $1")
 
-_KEEP_CLAIM = Statement(
+# Not after the release, as above.
+_RENEW_CLAIM = Statement(
     "uploads.keep_claim",
-    "UPDATE uploads SET finishing_until = now() + $3 WHERE id = $1 AND writer = $2 RETURNING id",
+    """
+UPDATE uploads SET finishing_until = now() + $3 WHERE id = $1 AND writer = $2 AND finishing_until IS NOT NULL
+RETURNING id
+""",
 )
 
-_LET_GO = Statement("uploads.let_go", "UPDATE uploads SET finishing_until = NULL WHERE id = $1 AND writer = $2")
+_RELEASE_CLAIM = Statement("uploads.let_go", "UPDATE uploads SET finishing_until = NULL WHERE id = $1 AND writer = $2")
 
 _FINISHED = Statement(
     "uploads.finished",
@@ -254,7 +259,7 @@ class UploadSessions:
         """
         return _one(await self._database.fetch(_GET, uuid.UUID(upload)), upload)
 
-    async def take(self, upload: str) -> Upload:
+    async def acquire_lease(self, upload: str) -> Upload:
         """
         Become the writer, and acquire the lease.
 
@@ -262,22 +267,22 @@ class UploadSessions:
             NotFound: there is no such upload.
             Aborted: another call is writing or finishing it.
         """
-        rows = await self._database.fetch(_TAKE, uuid.UUID(upload), self._ttl, self._empty_ttl, self.lease)
+        rows = await self._database.fetch(_ACQUIRE, uuid.UUID(upload), self._ttl, self._empty_ttl, self.lease)
         return await self._unclaimed(rows, upload)
 
-    async def keep_writing(self, upload: Upload) -> bool:
+    async def renew_lease(self, upload: Upload) -> bool:
         """
         Renew the lease; returns whether this is still the writer.
         """
         return bool(
-            await self._database.fetch(_KEEP_WRITING, uuid.UUID(upload.id), upload.writer, self.lease, self._empty_ttl)
+            await self._database.fetch(_RENEW_LEASE, uuid.UUID(upload.id), upload.writer, self.lease, self._empty_ttl)
         )
 
-    async def stop_writing(self, upload: Upload) -> None:
+    async def release_lease(self, upload: Upload) -> None:
         """
         Release the lease.
         """
-        await self._database.fetch(_STOP_WRITING, uuid.UUID(upload.id), upload.writer)
+        await self._database.fetch(_RELEASE_LEASE, uuid.UUID(upload.id), upload.writer)
 
     async def begin(self, upload: Upload, way: UploadWay, key: str, multipart: str) -> Upload:
         """
@@ -331,19 +336,19 @@ class UploadSessions:
         rows = await self._database.fetch(_CLAIM, uuid.UUID(upload), timedelta(seconds=seconds))
         return await self._unclaimed(rows, upload)
 
-    async def keep_claim(self, upload: Upload, seconds: float) -> bool:
+    async def renew_claim(self, upload: Upload, seconds: float) -> bool:
         """
         Renew the claim; returns whether it is still held.
         """
         return bool(
-            await self._database.fetch(_KEEP_CLAIM, uuid.UUID(upload.id), upload.writer, timedelta(seconds=seconds))
+            await self._database.fetch(_RENEW_CLAIM, uuid.UUID(upload.id), upload.writer, timedelta(seconds=seconds))
         )
 
-    async def let_go(self, upload: Upload) -> None:
+    async def release_claim(self, upload: Upload) -> None:
         """
         Release the claim.
         """
-        await self._database.fetch(_LET_GO, uuid.UUID(upload.id), upload.writer)
+        await self._database.fetch(_RELEASE_CLAIM, uuid.UUID(upload.id), upload.writer)
 
     async def finished(self, upload: str, sha256: str) -> None:
         """

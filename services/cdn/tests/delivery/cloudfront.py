@@ -1,5 +1,5 @@
 """
-CloudFront's API for tests: moto's, behind something that can be in trouble.
+CloudFront's API for tests: moto behind a proxy that can fail.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Cloud:
 
     def references(self) -> list[str]:
         """
-        The caller references of the invalidations that were asked for.
+        The caller references of the requested invalidations.
         """
         return [re.findall("<CallerReference>(.*?)</CallerReference>", body)[0] for body in self.creations]
 
     def paths(self) -> list[list[str]]:
         """
-        The paths of the invalidations that were asked for.
+        The paths of the requested invalidations.
         """
         return [re.findall("<Path>(.*?)</Path>", body) for body in self.creations]
 
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def _ask(self, body: bytes | None) -> tuple[int, bytes]:
-        # moto reads the service's name from the signature; it is not told that the body is a form, as urllib would.
+        # moto reads the service's name from the signature. The Content-Type that urllib would add is omitted.
         kept = {"Authorization": self.headers["Authorization"], "Content-Type": "text/xml"}
         request = urllib.request.Request(self.server.upstream + self.path, body, kept)  # noqa: S310 - to loopback
         try:
@@ -105,14 +105,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """
-        Nothing: the tests' output is not its log.
+        Nothing is logged.
         """
 
 
 @contextmanager
 def clouds() -> Iterator[Cloud]:
     """
-    CloudFront for as long as the block lasts.
+    CloudFront while the block lasts.
     """
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()

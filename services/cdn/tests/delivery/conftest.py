@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def new_place(new_assets_database: Callable[[], str], s3: S3, s3_client: S3Client) -> Callable[[], Place]:
     """
-    Makes a migrated database and an empty bucket.
+    Creates a migrated database and an empty bucket.
     """
 
     def make() -> Place:
@@ -44,7 +44,7 @@ def new_place(new_assets_database: Callable[[], str], s3: S3, s3_client: S3Clien
 @pytest.fixture(scope="module")
 def place(new_place: Callable[[], Place]) -> Place:
     """
-    A database and a bucket that the tests of a module share.
+    A database and a bucket shared by the tests of a module.
     """
     return new_place()
 

@@ -1,5 +1,5 @@
 """
-The settings of delivery: what is missing, half given or wrong is said before anything is served.
+Settings of delivery: missing, incomplete and invalid ones are reported before anything is served.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def secret(folder: Path, text: str) -> str:
 
 def pem(key: Any) -> str:
     """
-    A private key as a file holds it.
+    A private key in PEM.
     """
     encryption = serialization.NoEncryption()
     text: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
@@ -44,10 +44,12 @@ def pem(key: Any) -> str:
 
 
 def test_by_default_s3_signs_and_nothing_is_in_front() -> None:
-    """Without settings there is no CloudFront."""
+    """
+    By default there is no CloudFront.
+    """
     found = settings()
     assert (found.cloudfront_key(), found.edge()) == (None, None)
-    assert found.lives().usual == 3600
+    assert found.ttl_bounds().usual == 3600
 
 
 @pytest.mark.parametrize(
@@ -61,32 +63,42 @@ def test_by_default_s3_signs_and_nothing_is_in_front() -> None:
     ],
 )
 def test_the_closest_entry_of_the_table_counts(media_type: str, control: str) -> None:
-    """The type itself, then its kind, then everything."""
+    """
+    The most specific entry applies: the type, then its kind, then *.
+    """
     found = settings(MODELYARD_STATIC_AGES="text/html=1, text/*=2,*=3")
     assert found.static_ages.control(media_type) == control
 
 
 def test_a_table_without_everything_has_the_usual_age() -> None:
-    """What the table leaves out is cached for ten minutes."""
+    """
+    Types without an entry have a max-age of ten minutes.
+    """
     assert settings(MODELYARD_STATIC_AGES="text/html=1").static_ages.control("a/b") == "public, max-age=600"
 
 
 @pytest.mark.parametrize("table", ["text/html", "text/html=x", "text=1", "=1", "text/html=1,,", "*/*=1", "*=-1"])
 def test_a_table_that_is_none_is_refused(table: str) -> None:
-    """With the name of the variable."""
+    """
+    The error names the variable.
+    """
     with pytest.raises(SettingsError, match="MODELYARD_STATIC_AGES"):
         settings(MODELYARD_STATIC_AGES=table)
 
 
 @pytest.mark.parametrize("domain", ["https://a.cloudfront.net", "a.cloudfront.net/x", "localhost", "a..b", "a.b?c"])
 def test_a_domain_is_a_domain(domain: str) -> None:
-    """What goes into every address must not bring a scheme or a path."""
+    """
+    A scheme or a path is rejected.
+    """
     with pytest.raises(SettingsError, match="MODELYARD_CLOUDFRONT_DOMAIN"):
         settings(MODELYARD_CLOUDFRONT_DOMAIN=domain)
 
 
 def test_cloudfront_needs_all_of_its_three(tmp_path: Path) -> None:
-    """Half a signer is none."""
+    """
+    An incomplete signer is rejected.
+    """
     with pytest.raises(SettingsError, match="or none"):
         settings(MODELYARD_CLOUDFRONT_DOMAIN="a.cloudfront.net").cloudfront_key()
     key = secret(tmp_path, pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
@@ -102,7 +114,9 @@ def test_cloudfront_needs_all_of_its_three(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["nonsense", "elliptic"])
 def test_a_key_that_is_none_is_said_without_its_text(tmp_path: Path, text: str) -> None:
-    """Neither the message nor what caused it quotes the file."""
+    """
+    Neither the message nor its cause quotes the file.
+    """
     content = pem(ec.generate_private_key(ec.SECP256R1())) if text == "elliptic" else text
     whole = {
         "MODELYARD_CLOUDFRONT_DOMAIN": "a.cloudfront.net",
@@ -116,7 +130,9 @@ def test_a_key_that_is_none_is_said_without_its_text(tmp_path: Path, text: str) 
 
 
 def test_the_keys_of_the_api_come_in_pairs(tmp_path: Path) -> None:
-    """One without the other is a mistake."""
+    """
+    One key without the other is rejected.
+    """
     with pytest.raises(SettingsError, match="or neither"):
         settings(MODELYARD_CLOUDFRONT_ACCESS_KEY_FILE=secret(tmp_path, "x")).edge()
 
@@ -130,11 +146,15 @@ def test_the_keys_of_the_api_come_in_pairs(tmp_path: Path) -> None:
     ],
 )
 def test_the_usual_time_is_within_the_bounds(bounds: dict[str, str]) -> None:
-    """A default that would be refused is refused at once."""
+    """
+    A default TTL outside the limits is rejected.
+    """
     with pytest.raises(SettingsError, match="MODELYARD_SIGNED_URL_SECONDS"):
-        settings(**bounds).lives()
+        settings(**bounds).ttl_bounds()
 
 
 def test_the_table_of_settings_shows_the_table_of_types() -> None:
-    """As it would be written."""
+    """
+    The default is shown as it would be set.
+    """
     assert "text/html=300,application/json=300,text/*=600,*=600" in describe(DeliverySettings)

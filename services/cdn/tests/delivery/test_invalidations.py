@@ -1,5 +1,5 @@
 """
-Invalidations: queued, sent in batches, asked about, retried, and never lost.
+Invalidations: queued, batched, polled, retried, and never lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def shared_cloud() -> Iterator[Cloud]:
 @pytest.fixture
 def cloud(shared_cloud: Cloud) -> Cloud:
     """
-    CloudFront without trouble, and without memory of what it was asked.
+    CloudFront, reset for the test.
     """
     shared_cloud.troubles, shared_cloud.creations, shared_cloud.in_progress = [], [], False
     return shared_cloud
@@ -45,14 +45,14 @@ def cloud(shared_cloud: Cloud) -> Cloud:
 @pytest.fixture
 def fresh(new_place: Callable[[], Place]) -> Place:
     """
-    A database and a bucket of the test's own.
+    A database and a bucket for one test.
     """
     return new_place()
 
 
 def environ(cloud: Cloud, folder: Path) -> dict[str, str]:
     """
-    The settings of a service with a distribution in front, in a hurry.
+    Settings of a service with a distribution and short intervals.
     """
     key = folder / "key"
     key.touch(0o600)
@@ -72,7 +72,7 @@ def environ(cloud: Cloud, folder: Path) -> dict[str, str]:
 @pytest.fixture
 async def delivery(cloud: Cloud, fresh: Place, tmp_path: Path) -> AsyncIterator[Delivery]:
     """
-    A delivery service with a distribution in front.
+    A delivery service with a distribution.
     """
     async with running(fresh, **environ(cloud, tmp_path)) as found:
         yield found
@@ -81,7 +81,7 @@ async def delivery(cloud: Cloud, fresh: Place, tmp_path: Path) -> AsyncIterator[
 @pytest.fixture
 async def database(fresh: Place) -> AsyncIterator[Database]:
     """
-    The database alone: what works on it is the test's own.
+    The database alone: the test runs the invalidators.
     """
     async with open_database(DatabaseSettings(url=fresh.url)) as found:
         yield found
@@ -90,7 +90,7 @@ async def database(fresh: Place) -> AsyncIterator[Database]:
 @pytest.fixture
 async def edge(cloud: Cloud) -> AsyncIterator[CloudFront]:
     """
-    CloudFront as the service reaches it.
+    A client of CloudFront, as the service uses it.
     """
     found = CloudFront(CloudFrontSettings(cloud.distribution, cloud.endpoint, "test", "test"))
     yield found
@@ -99,7 +99,7 @@ async def edge(cloud: Cloud) -> AsyncIterator[CloudFront]:
 
 async def invalidate(delivery: Delivery, *paths: str, request_id: str = "") -> pb.Invalidation:
     """
-    InvalidatePaths.
+    Call InvalidatePaths.
     """
     request = pb.InvalidatePathsRequest(paths=paths, request_id=request_id)
     answer: pb.Invalidation = await delivery.stub.InvalidatePaths(request)
@@ -108,7 +108,7 @@ async def invalidate(delivery: Delivery, *paths: str, request_id: str = "") -> p
 
 async def ended(delivery: Delivery, name: str) -> pb.Invalidation:
     """
-    The invalidation when it has come to an end.
+    The invalidation once it has ended.
     """
     for _ in range(600):
         found: pb.Invalidation = await delivery.stub.GetInvalidation(pb.GetInvalidationRequest(name=name))
@@ -120,7 +120,7 @@ async def ended(delivery: Delivery, name: str) -> pb.Invalidation:
 
 async def queue(place: Place, count: int, paths: int = 1, star: bool = False) -> None:
     """
-    Queue *count* invalidations of so many paths each.
+    Queue *count* invalidations with the given number of paths.
     """
     await place.sql(
         """
@@ -136,7 +136,7 @@ SELECT gen_random_uuid(), 'QUEUED', (SELECT array_agg('/' || n || '/' || i || $3
 
 async def states(place: Place) -> dict[str, int]:
     """
-    How many invalidations are in each state.
+    The number of invalidations by state.
     """
     rows = await place.sql("SELECT state, count(*) AS count FROM invalidations GROUP BY state")
     return {row["state"]: row["count"] for row in rows}
@@ -144,13 +144,15 @@ async def states(place: Place) -> dict[str, int]:
 
 async def all_due(place: Place) -> None:
     """
-    As if the time of every batch had come: a lease has ended, a pause is over.
+    Make every batch due, as if leases and delays had expired.
     """
     await place.sql("UPDATE invalidations SET due_time = now() WHERE state = 'IN_PROGRESS'")
 
 
 async def test_an_invalidation_completes(delivery: Delivery, cloud: Cloud) -> None:
-    """It is queued, sent to CloudFront with its paths, and complete when CloudFront says so."""
+    """
+    An invalidation is queued, sent to CloudFront with its paths, and completed when CloudFront has.
+    """
     queued = await invalidate(delivery, "/static/b*", "/static/a", "/static/a")
     assert (queued.state, list(queued.paths)) == (State.STATE_QUEUED, ["/static/b*", "/static/a"])
     found = await ended(delivery, queued.name)
@@ -162,7 +164,9 @@ async def test_an_invalidation_completes(delivery: Delivery, cloud: Cloud) -> No
 
 
 async def test_it_is_in_progress_until_cloudfront_is_done(delivery: Delivery, cloud: Cloud) -> None:
-    """CloudFront is asked again until it is complete."""
+    """
+    CloudFront is polled until the invalidation is complete.
+    """
     cloud.in_progress = True
     queued = await invalidate(delivery, "/a")
     for _ in range(100):
@@ -178,7 +182,9 @@ async def test_it_is_in_progress_until_cloudfront_is_done(delivery: Delivery, cl
 
 
 async def test_static_files_are_forgotten_when_they_change(delivery: Delivery, cloud: Cloud) -> None:
-    """Put and Delete queue the address of the path, percent-encoded, in the same write."""
+    """
+    PutStaticFile and DeleteStaticFile queue the percent-encoded path of the URL in the same transaction.
+    """
     await delivery.put("é *.css", await delivery.place.asset(some_bytes()))
     await delivery.stub.DeleteStaticFile(pb.DeleteStaticFileRequest(name="static/é *.css"))
     rows = await delivery.place.sql("SELECT id, paths FROM invalidations")
@@ -194,7 +200,9 @@ async def test_static_files_are_forgotten_when_they_change(delivery: Delivery, c
 async def test_trouble_is_retried_as_the_same_invalidation(
     delivery: Delivery, cloud: Cloud, trouble: tuple[int, str]
 ) -> None:
-    """What may pass is tried again, under the same reference and with the same paths."""
+    """
+    Transient errors are retried with the same reference and the same paths.
+    """
     cloud.troubles = [trouble] * 2
     queued = await invalidate(delivery, "/a", "/b")
     assert (await ended(delivery, queued.name)).state == State.STATE_COMPLETED
@@ -204,7 +212,9 @@ async def test_trouble_is_retried_as_the_same_invalidation(
 
 
 async def test_after_the_bound_it_has_failed_and_says_why(delivery: Delivery, cloud: Cloud) -> None:
-    """Trouble that does not pass ends in FAILED, after as many attempts as the setting says."""
+    """
+    After the configured number of failed attempts an invalidation is FAILED, with the reason.
+    """
     cloud.troubles = [(503, "ServiceUnavailable")] * 3
     found = await ended(delivery, (await invalidate(delivery, "/a")).name)
     assert (found.state, found.failure) == (
@@ -215,7 +225,9 @@ async def test_after_the_bound_it_has_failed_and_says_why(delivery: Delivery, cl
 
 
 async def test_a_refusal_is_not_retried(delivery: Delivery, cloud: Cloud) -> None:
-    """What would be refused again fails at once; CloudFront's words about accounts stay in the log."""
+    """
+    A permanent error fails at once; CloudFront's message about accounts is only logged.
+    """
     cloud.troubles = [(403, "AccessDenied")]
     found = await ended(delivery, (await invalidate(delivery, "/a")).name)
     assert (found.state, found.failure) == (State.STATE_FAILED, "CloudFront refuses it: AccessDenied")
@@ -223,7 +235,9 @@ async def test_a_refusal_is_not_retried(delivery: Delivery, cloud: Cloud) -> Non
 
 
 async def test_an_edge_that_is_away_is_retried(database: Database, fresh: Place) -> None:
-    """Nobody there counts as trouble, too, and the reason says so in the end."""
+    """
+    An unreachable CloudFront is a transient error, and the reason of the failure names it.
+    """
     await queue(fresh, 1)
     edge = CloudFront(CloudFrontSettings("D", "http://127.0.0.1:1", "test", "test"))
     invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0, attempts=2, pause=0.01))
@@ -238,7 +252,9 @@ async def test_an_edge_that_is_away_is_retried(database: Database, fresh: Place)
 
 
 async def test_a_pause_lasts(database: Database, fresh: Place, cloud: Cloud, edge: CloudFront) -> None:
-    """After trouble nobody asks CloudFront before the pause is over, and each pause is longer."""
+    """
+    After a failure CloudFront is not called before the delay has passed, and the delay grows.
+    """
     await queue(fresh, 1)
     cloud.troubles = [(503, "ServiceUnavailable")] * 3
     invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0, pause=100))
@@ -249,13 +265,15 @@ async def test_a_pause_lasts(database: Database, fresh: Place, cloud: Cloud, edg
         rows = await fresh.sql("SELECT extract(epoch FROM due_time - now())::float AS pause FROM invalidations")
         pauses.append(rows[0]["pause"])
         await all_due(fresh)
-    # Up to a minute, with half of it more or less.
+    # Up to a minute, with 50% jitter.
     assert all(20 < pause <= 90 for pause in pauses)
     assert len(cloud.creations) == 3
 
 
 async def test_what_waits_goes_together(database: Database, fresh: Place, cloud: Cloud, edge: CloudFront) -> None:
-    """Several invalidations are one for CloudFront, and complete together."""
+    """
+    Several invalidations are batched into one, and complete together.
+    """
     await queue(fresh, 20, paths=3)
     invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0))
     assert await invalidator.work()
@@ -270,7 +288,9 @@ async def test_what_waits_goes_together(database: Database, fresh: Place, cloud:
 async def test_no_batch_is_larger_than_cloudfront_takes(
     database: Database, fresh: Place, cloud: Cloud, edge: CloudFront, paths: int, star: bool, batches: list[int]
 ) -> None:
-    """3,000 paths go together, and 15 of those that end in a *."""
+    """
+    A batch has at most 3,000 paths, and 15 with a wildcard.
+    """
     await queue(fresh, 4, paths=paths, star=star)
     invalidator = Invalidator(database, edge, InvalidatorLimits(interval=0, poll=1000))
     while await invalidator.work():
@@ -280,7 +300,9 @@ async def test_no_batch_is_larger_than_cloudfront_takes(
 
 
 async def test_two_processes_share_the_work(database: Database, fresh: Place, cloud: Cloud, edge: CloudFront) -> None:
-    """Each invalidation is sent once, whoever sends it."""
+    """
+    With two processes, each invalidation is sent once.
+    """
     await queue(fresh, 12, paths=10, star=True)
     workers = [Invalidator(database, edge, InvalidatorLimits(interval=0, poll=1000)) for _ in range(4)]
 
@@ -297,7 +319,7 @@ async def test_two_processes_share_the_work(database: Database, fresh: Place, cl
 
 class DyingEdge(CloudFront):
     """
-    The process dies when CloudFront has taken the batch, and before it can write that down.
+    The process dies after CloudFront has accepted the batch, before that is recorded.
     """
 
     async def invalidate(self, reference: str, paths: Sequence[str]) -> str:
@@ -311,7 +333,10 @@ class DyingEdge(CloudFront):
 async def test_the_work_of_a_dead_process_is_taken_up(
     database: Database, fresh: Place, cloud: Cloud, edge: CloudFront
 ) -> None:
-    """Nobody touches its batch while its lease lasts; then another goes on, under the same reference."""
+    """
+    The batch of a dead process is left alone during its lease; then another process continues it with the same
+    reference.
+    """
     await queue(fresh, 3)
     dying = DyingEdge(CloudFrontSettings(cloud.distribution, cloud.endpoint, "test", "test"))
     with pytest.raises(SystemError):
@@ -331,14 +356,18 @@ async def test_the_work_of_a_dead_process_is_taken_up(
 
 
 async def test_a_retry_of_the_call_is_the_same_invalidation(delivery: Delivery) -> None:
-    """The same request id queues nothing twice."""
+    """
+    A repeated request id queues nothing twice.
+    """
     first = await invalidate(delivery, "/a", request_id="once")
     assert await invalidate(delivery, "/a", request_id="once") == first
     assert len(await delivery.place.sql("SELECT 1 FROM invalidations")) == 1
 
 
 async def test_the_audit_says_who_asked(delivery: Delivery) -> None:
-    """The beginning of the list is kept, not megabytes of it."""
+    """
+    The audit entry has the beginning of a long list of paths only.
+    """
     queued = await invalidate(delivery, *(f"/{n}" for n in range(3000)))
     rows = await delivery.place.sql(
         "SELECT action, jsonb_array_length(after->'paths') AS kept, after->>'path_count' AS count FROM audit"
@@ -358,7 +387,9 @@ async def test_the_audit_says_who_asked(delivery: Delivery) -> None:
     ],
 )
 async def test_bad_paths_are_refused(delivery: Delivery, paths: list[str], fields: set[str]) -> None:
-    """The first ten of them are named."""
+    """
+    Errors name the first ten invalid paths.
+    """
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await invalidate(delivery, *paths)
     failed = failure(error.value)
@@ -366,7 +397,9 @@ async def test_bad_paths_are_refused(delivery: Delivery, paths: list[str], field
 
 
 async def test_without_a_distribution_there_is_nothing_to_invalidate(fresh: Place) -> None:
-    """Neither by a call nor by a write of a static file."""
+    """
+    Without a distribution, InvalidatePaths fails and writes of static files queue nothing.
+    """
     async with running(fresh) as delivery:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await invalidate(delivery, "/a")
@@ -391,14 +424,18 @@ async def test_without_a_distribution_there_is_nothing_to_invalidate(fresh: Plac
     ],
 )
 async def test_there_is_no_such_invalidation(delivery: Delivery, name: str, code: grpc.StatusCode, reason: str) -> None:
-    """A name that is none, and one that is nobody's."""
+    """
+    An invalid name, and one that does not exist.
+    """
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.stub.GetInvalidation(pb.GetInvalidationRequest(name=name))
     assert (failure(error.value).code, failure(error.value).reason) == (code, reason)
 
 
 async def test_old_ones_are_forgotten(database: Database, fresh: Place) -> None:
-    """Those that ended long ago go; those that wait stay, however long."""
+    """
+    Invalidations that ended long ago are purged; pending ones stay, however old.
+    """
     await queue(fresh, 3)
     await fresh.sql(
         "UPDATE invalidations SET state = 'COMPLETED', batch = id, finish_time = now() - interval '2 days'"

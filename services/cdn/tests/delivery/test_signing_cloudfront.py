@@ -1,5 +1,5 @@
 """
-Addresses that are signed for CloudFront: what its servers would check is checked here, with the public key.
+URLs that are signed for CloudFront: verified here with the public key, as its servers would.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def delivery(
     key: rsa.RSAPrivateKey, new_place: Callable[[], Place], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Delivery]:
     """
-    A delivery service with CloudFront in front.
+    A delivery service with CloudFront.
     """
     file = tmp_path_factory.mktemp("key") / "key.pem"
     write_key(file, key)
@@ -57,7 +57,7 @@ async def delivery(
 
 def write_key(file: Path, key: Any) -> None:
     """
-    Write a private key as only its user may read it.
+    Write a private key that only its user can read.
     """
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     file.touch(0o600)
@@ -66,14 +66,14 @@ def write_key(file: Path, key: Any) -> None:
 
 def decoded(text: str) -> bytes:
     """
-    CloudFront's base64: what a query may not hold is replaced.
+    CloudFront's base64, which replaces characters that are invalid in a query.
     """
     return base64.b64decode(text.translate(str.maketrans("-_~", "+=/")), validate=True)
 
 
 def verified(key: rsa.RSAPrivateKey, url: str) -> tuple[str, dict[str, Any]]:
     """
-    The address without its signature, and the policy that this is good for; fails when it is not.
+    The URL without its signature, and its policy; fails if the signature is invalid.
     """
     query = parse_qs(urlsplit(url).query, strict_parsing=True)
     assert query["Key-Pair-Id"] == [KEY_PAIR]
@@ -94,7 +94,9 @@ def verified(key: rsa.RSAPrivateKey, url: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("private", [False, True])
 async def test_a_canned_policy_says_when(delivery: Delivery, key: rsa.RSAPrivateKey, private: bool) -> None:
-    """An address of one asset for a time: short, and signed over the address and the time."""
+    """
+    The URL of one asset has a canned policy: short, and signed over the URL and the expiry.
+    """
     sha256 = await delivery.place.asset(some_bytes(), private=private)
     before = int(time.time())
     answer = await delivery.stub.SignUrl(pb.SignUrlRequest(asset=f"assets/{sha256}", ttl=Duration(seconds=90)))
@@ -107,7 +109,9 @@ async def test_a_canned_policy_says_when(delivery: Delivery, key: rsa.RSAPrivate
 
 
 async def test_a_signature_is_good_for_one_address(delivery: Delivery, key: rsa.RSAPrivateKey) -> None:
-    """With another key in it the address is not signed (so the check itself can fail)."""
+    """
+    With another key the signature is invalid (so that the check itself can fail).
+    """
     sha256 = await delivery.place.asset(some_bytes())
     url = (await delivery.stub.SignUrl(pb.SignUrlRequest(asset=f"assets/{sha256}"))).url
     with pytest.raises(InvalidSignature):
@@ -115,7 +119,9 @@ async def test_a_signature_is_good_for_one_address(delivery: Delivery, key: rsa.
 
 
 async def test_a_custom_policy_says_from_where(delivery: Delivery, key: rsa.RSAPrivateKey) -> None:
-    """An IP range is part of what is signed."""
+    """
+    An IP range is part of the signed policy.
+    """
     sha256 = await delivery.place.asset(some_bytes())
     request = pb.SignUrlRequest(asset=f"assets/{sha256}", ip_range="192.0.2.0/24")
     answer = await delivery.stub.SignUrl(request)
@@ -131,7 +137,9 @@ async def test_a_custom_policy_says_from_where(delivery: Delivery, key: rsa.RSAP
 
 
 async def test_the_name_to_save_as_is_signed(delivery: Delivery, key: rsa.RSAPrivateKey) -> None:
-    """It is in the query before the signature, which is over it, too."""
+    """
+    The download name is part of the query that is signed.
+    """
     sha256 = await delivery.place.asset(some_bytes())
     request = pb.SignUrlRequest(asset=f"assets/{sha256}", download_name='a&b="é".bin')
     base, statement = verified(key, (await delivery.stub.SignUrl(request)).url)
@@ -144,7 +152,9 @@ async def test_the_name_to_save_as_is_signed(delivery: Delivery, key: rsa.RSAPri
 
 
 async def test_ipv6_is_not_in_cloudfronts_policies(delivery: Delivery) -> None:
-    """A range that would be ignored is refused."""
+    """
+    An IPv6 range, which CloudFront would ignore, is rejected.
+    """
     sha256 = await delivery.place.asset(some_bytes())
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.stub.SignUrl(pb.SignUrlRequest(asset=f"assets/{sha256}", ip_range="2001:db8::/32"))
@@ -152,7 +162,9 @@ async def test_ipv6_is_not_in_cloudfronts_policies(delivery: Delivery) -> None:
 
 
 async def test_one_signature_is_good_for_all_files_of_a_version(delivery: Delivery, key: rsa.RSAPrivateKey) -> None:
-    """Every pinned asset is below the prefix that is signed, private ones too, and nothing else is."""
+    """
+    The signed prefix contains every pinned asset of the version, including private ones, and nothing else.
+    """
     place, owner = delivery.place, VERSION
     data = {await place.asset(body := some_bytes(), "text/x", private=private): body for private in (False, True)}
     other = await place.asset(some_bytes())
@@ -172,12 +184,14 @@ async def test_one_signature_is_good_for_all_files_of_a_version(delivery: Delive
 
 
 async def test_signing_again_copies_what_is_new_only(delivery: Delivery) -> None:
-    """Copies that are there stay as they are; a version that has grown gets the rest."""
+    """
+    Existing copies are kept; only assets pinned since are copied.
+    """
     place, owner = delivery.place, "namespaces/team/models/again/versions/1"
     first, second = await place.asset(some_bytes()), await place.asset(some_bytes())
     await place.pin(owner, [first])
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))
-    # What a second copy would overwrite.
+    # A second copy would overwrite this.
     key = f"versions/{owner}/{first}"
     place.client.put_object(Bucket=place.s3.bucket, Key=key, Body=b"as it was")
     await place.pin(owner, [second])
@@ -189,7 +203,9 @@ async def test_signing_again_copies_what_is_new_only(delivery: Delivery) -> None
 
 
 async def test_a_version_without_pins_is_not_there(delivery: Delivery) -> None:
-    """Nothing is signed and nothing is copied for it."""
+    """
+    A version without pins is NOT_FOUND, and nothing is signed or copied.
+    """
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.stub.SignUrl(pb.SignUrlRequest(version="namespaces/a/models/b/versions/9"))
     assert (failure(error.value).code, failure(error.value).reason) == (
@@ -199,7 +215,9 @@ async def test_a_version_without_pins_is_not_there(delivery: Delivery) -> None:
 
 
 async def test_copies_go_with_their_pins(delivery: Delivery) -> None:
-    """What an owner no longer pins is removed, what it pins stays; the asset itself is untouched."""
+    """
+    Copies of unpinned assets are deleted, the others stay; the assets are untouched.
+    """
     place = delivery.place
     gone, kept = "namespaces/team/models/gone/versions/1", "namespaces/team/models/kept/versions/1"
     sha256 = await place.asset(some_bytes())
@@ -212,14 +230,16 @@ async def test_copies_go_with_their_pins(delivery: Delivery) -> None:
     assert place.keys(f"versions/{kept}/") == {f"versions/{kept}/{sha256}"}
     assert place.head(f"assets/{sha256}") is not None
     assert await delivery.remove_version_copies() == 0
-    # And they come back when they are needed again.
+    # They are created again on demand.
     await place.pin(gone, [sha256])
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=gone))
     assert place.keys(f"versions/{gone}/") == {f"versions/{gone}/{sha256}"}
 
 
 async def test_nothing_is_left_that_nobody_knows_of(delivery: Delivery) -> None:
-    """However signing, losing pins and removing interleave, every copy has a row, and goes in the end."""
+    """
+    However signing, unpinning and removing interleave, every copy has a row and is deleted eventually.
+    """
     place, owner = delivery.place, "namespaces/team/models/storm/versions/1"
     digests = [await place.asset(some_bytes()) for _ in range(4)]
 
@@ -250,7 +270,9 @@ async def test_nothing_is_left_that_nobody_knows_of(delivery: Delivery) -> None:
 
 
 async def test_copies_go_when_no_address_leads_to_them(delivery: Delivery) -> None:
-    """A while after the last address has ended the copies are not needed."""
+    """
+    Copies are deleted some time after the last URL has expired.
+    """
     place, owner = delivery.place, "namespaces/team/models/old/versions/1"
     await place.pin(owner, [await place.asset(some_bytes())])
     await delivery.stub.SignUrl(pb.SignUrlRequest(version=owner))

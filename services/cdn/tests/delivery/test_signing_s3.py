@@ -1,5 +1,5 @@
 """
-Addresses that S3 signs: they work, and nothing but them does.
+URLs presigned for S3: they work, and changed ones do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.registry.model import names
 
 async def fetch(url: str) -> tuple[int, bytes, Message]:
     """
-    The status, the body and the headers that GET of *url* gives.
+    GET *url*: status, body and headers.
     """
 
     def work() -> tuple[int, bytes, Message]:
@@ -42,7 +42,7 @@ async def fetch(url: str) -> tuple[int, bytes, Message]:
 
 async def sign(delivery: Delivery, sha256: str, ttl: int | None = None, **terms: str) -> pb.SignUrlResponse:
     """
-    SignUrl of an asset; *ttl* in seconds.
+    Call SignUrl for an asset; *ttl* in seconds.
     """
     duration = None if ttl is None else Duration(seconds=ttl)
     answer: pb.SignUrlResponse = await delivery.stub.SignUrl(
@@ -53,7 +53,7 @@ async def sign(delivery: Delivery, sha256: str, ttl: int | None = None, **terms:
 
 async def refused(delivery: Delivery, request: pb.SignUrlRequest) -> tuple[grpc.StatusCode, str, set[str]]:
     """
-    How SignUrl fails.
+    The failure of SignUrl.
     """
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.stub.SignUrl(request)
@@ -63,20 +63,24 @@ async def refused(delivery: Delivery, request: pb.SignUrlRequest) -> tuple[grpc.
 
 @pytest.mark.parametrize("private", [False, True])
 async def test_a_signed_address_gives_the_bytes(delivery: Delivery, private: bool) -> None:
-    """Whoever has the address gets the bytes, private or not; without the signature nobody does."""
+    """
+    The URL gives access to the asset, private or not; without the signature nobody has access.
+    """
     data = some_bytes()
     sha256 = await delivery.place.asset(data, "text/x-mine", private=private)
     url = (await sign(delivery, sha256)).url
     status, body, headers = await fetch(url)
     assert (status, body, headers["Content-Type"]) == (200, data, "text/x-mine")
-    # What was stored by an earlier release says that everybody may keep it.
+    # Objects stored by an earlier release allow shared caches.
     assert (headers["Cache-Control"] or "").startswith("private") == private
     assert urlsplit(url).path == f"/{delivery.place.s3.bucket}/{'private' if private else 'assets'}/{sha256}"
     assert (await fetch(url.partition("?")[0]))[0] == 403
 
 
 async def test_a_changed_address_gives_nothing(delivery: Delivery) -> None:
-    """Another key, a longer time or another signature is not what was signed."""
+    """
+    A changed key, expiry or signature is rejected.
+    """
     sha256, other = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     url = (await sign(delivery, sha256, 600)).url
     signature = parse_qs(urlsplit(url).query)["X-Amz-Signature"][0]
@@ -92,7 +96,9 @@ async def test_a_changed_address_gives_nothing(delivery: Delivery) -> None:
 
 
 async def test_an_address_ends(new_place: Callable[[], Place]) -> None:
-    """After its time it gives nothing any more, and it says when that is."""
+    """
+    The URL stops working at the reported expiry.
+    """
     place = new_place()
     async with running(place, MODELYARD_SIGNED_URL_LEAST_SECONDS="1") as delivery:
         answer = await sign(delivery, await place.asset(some_bytes()), 2)
@@ -103,7 +109,9 @@ async def test_an_address_ends(new_place: Callable[[], Place]) -> None:
 
 
 async def test_the_usual_time_is_an_hour(delivery: Delivery) -> None:
-    """Without a ttl the setting's counts."""
+    """
+    The default TTL is that of the setting.
+    """
     before = int(time.time())
     answer = await sign(delivery, await delivery.place.asset(some_bytes()))
     assert before + 3600 <= answer.expire_time.seconds <= time.time() + 3600
@@ -112,14 +120,18 @@ async def test_the_usual_time_is_an_hour(delivery: Delivery) -> None:
 
 @pytest.mark.parametrize("ttl", [-1, 0, 59, 7 * 86400 + 1])
 async def test_a_time_out_of_bounds_is_refused(delivery: Delivery, ttl: int) -> None:
-    """From a minute to seven days, unless the settings say otherwise."""
+    """
+    The TTL is limited to between a minute and seven days by default.
+    """
     request = pb.SignUrlRequest(asset=f"assets/{'0' * 64}", ttl=Duration(seconds=ttl))
     assert await refused(delivery, request) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS", {"ttl"})
 
 
 @pytest.mark.parametrize("ttl", [60, 7 * 86400])
 async def test_the_bounds_themselves_are_fine(delivery: Delivery, ttl: int) -> None:
-    """Both bounds are included, and S3 takes them."""
+    """
+    Both limits are inclusive, and S3 accepts them.
+    """
     sha256 = await delivery.place.asset(some_bytes())
     assert (await fetch((await sign(delivery, sha256, ttl)).url))[0] == 200
 
@@ -128,7 +140,9 @@ async def test_the_bounds_themselves_are_fine(delivery: Delivery, ttl: int) -> N
     "name", ["model.bin", 'a "quoted\\" name; x=y.bin', "Modèle 模型 (1)%41.bin", "'; filename=evil.exe", "*"]
 )
 async def test_a_browser_saves_under_the_given_name(delivery: Delivery, name: str) -> None:
-    """The header has one file name and nothing else, whatever the name has in it (RFC 6266, RFC 8187)."""
+    """
+    Content-Disposition has one file name and nothing else, whatever characters the name has (RFC 6266, RFC 8187).
+    """
     sha256 = await delivery.place.asset(some_bytes())
     status, _, headers = await fetch((await sign(delivery, sha256, download_name=name)).url)
     header = headers["Content-Disposition"]
@@ -141,14 +155,18 @@ async def test_a_browser_saves_under_the_given_name(delivery: Delivery, name: st
 
 @pytest.mark.parametrize("name", ["a\r\nSet-Cookie: b", "a\0", "a\x7f", "a\x85", "a" * 256])
 async def test_a_name_that_could_end_the_header_is_refused(delivery: Delivery, name: str) -> None:
-    """No control characters, and not too long."""
+    """
+    Control characters and long names are rejected.
+    """
     request = pb.SignUrlRequest(asset=f"assets/{'0' * 64}", download_name=name)
     assert (await refused(delivery, request))[2] == {"download_name"}
 
 
 @pytest.mark.parametrize("state", ["", "CONDEMNED", "DELETING"])
 async def test_there_is_no_address_of_what_is_not_there(delivery: Delivery, state: str) -> None:
-    """Neither of an asset that nobody stored nor of one that is about to go."""
+    """
+    No URL is signed for an asset that does not exist or is being deleted.
+    """
     sha256 = await delivery.place.asset(some_bytes(), state=state) if state else "0" * 64
     request = pb.SignUrlRequest(asset=f"assets/{sha256}")
     assert (await refused(delivery, request))[:2] == (grpc.StatusCode.NOT_FOUND, "ASSET_NOT_FOUND")
@@ -158,7 +176,9 @@ async def test_there_is_no_address_of_what_is_not_there(delivery: Delivery, stat
     "ip_range", ["192.0.2.1", "192.0.2.1/24", "192.0.2.0/33", "anywhere/8", "192.0.2.0/24,10.0.0.0/8"]
 )
 async def test_an_ip_range_is_a_cidr_block(delivery: Delivery, ip_range: str) -> None:
-    """Nothing else, and no host bits, which would mean one address to one and a network to another."""
+    """
+    Anything but a CIDR block without host bits is rejected, since it would be ambiguous.
+    """
     request = pb.SignUrlRequest(asset=f"assets/{'0' * 64}", ip_range=ip_range)
     assert (await refused(delivery, request))[2] == {"ip_range"}
 
@@ -168,7 +188,9 @@ async def test_an_ip_range_is_a_cidr_block(delivery: Delivery, ip_range: str) ->
     [pb.SignUrlRequest(asset=f"assets/{'0' * 64}", ip_range="192.0.2.0/24"), pb.SignUrlRequest(version=VERSION)],
 )
 async def test_s3_signs_neither_ranges_nor_versions(delivery: Delivery, request_: pb.SignUrlRequest) -> None:
-    """What only CloudFront can do is said, not left out."""
+    """
+    Terms that only CloudFront supports are rejected rather than ignored.
+    """
     assert (await refused(delivery, request_))[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "SIGNER_LACKS")
 
 
@@ -190,20 +212,26 @@ async def test_s3_signs_neither_ranges_nor_versions(delivery: Delivery, request_
 async def test_bad_requests_hear_of_everything(
     delivery: Delivery, request_: pb.SignUrlRequest, fields: set[str]
 ) -> None:
-    """Each wrong field is named."""
+    """
+    Errors name every invalid field.
+    """
     code, _, found = await refused(delivery, request_)
     assert (code, found) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
 
 
 def test_versions_are_named_as_in_the_registry() -> None:
-    """What is the name of a version is the same in both services."""
+    """
+    Both services accept the same names of versions.
+    """
     own, registry = (re.sub(r"\((?!\?)|\)", "", each.pattern) for each in (VERSION_NAME, names._VERSION_NAME))
     assert own == registry
 
 
 async def test_clients_are_sent_where_they_reach_the_store(place: Place) -> None:
-    """The address has the public endpoint, and its signature holds there."""
-    # Another name of the same server: the host is part of what is signed.
+    """
+    The URL has the public endpoint, and its signature is valid there.
+    """
+    # Another name of the same server: the host is signed.
     public = (place.s3.endpoint or "").replace("127.0.0.1", "localhost")
     data = some_bytes()
     async with running(place, MODELYARD_S3_PUBLIC_ENDPOINT=public) as delivery:

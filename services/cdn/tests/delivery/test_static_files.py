@@ -33,7 +33,7 @@ NOW = timedelta(0)
 
 def get(delivery: Delivery, path: str) -> grpc.aio.UnaryUnaryCall[pb.GetStaticFileRequest, pb.StaticFile]:
     """
-    GetStaticFile.
+    Call GetStaticFile.
     """
     call: grpc.aio.UnaryUnaryCall[pb.GetStaticFileRequest, pb.StaticFile] = delivery.stub.GetStaticFile(
         pb.GetStaticFileRequest(name=f"static/{path}")
@@ -43,21 +43,21 @@ def get(delivery: Delivery, path: str) -> grpc.aio.UnaryUnaryCall[pb.GetStaticFi
 
 def revision(trailing: Any) -> int:
     """
-    The one in the trailing metadata.
+    The revision in the trailing metadata.
     """
     return int(dict(trailing or ())["x-revision"])
 
 
 async def delete(delivery: Delivery, path: str, request_id: str = "") -> None:
     """
-    DeleteStaticFile.
+    Call DeleteStaticFile.
     """
     await delivery.stub.DeleteStaticFile(pb.DeleteStaticFileRequest(name=f"static/{path}", request_id=request_id))
 
 
 async def pins(delivery: Delivery, path: str) -> tuple[set[str], list[tuple[int, int]]]:
     """
-    What a static file pins, and its owner's counts.
+    The assets that a static file pins, and its owner's totals.
     """
     name = f"static/{path}"
     pinned = await delivery.place.sql("SELECT sha256 FROM pins WHERE owner = $1", name)
@@ -73,7 +73,9 @@ def repairer(delivery: Delivery, copier: Copier) -> StaticFileRepairer:
 
 
 async def test_put_makes_an_object_with_headers_of_its_own(delivery: Delivery) -> None:
-    """The object holds the asset's bytes and type, and the headers that were asked for."""
+    """
+    The object has the asset's bytes and type, and the requested headers.
+    """
     data = some_bytes()
     sha256 = await delivery.place.asset(data, "text/css; charset=utf-8")
     answer = await delivery.put(
@@ -91,9 +93,8 @@ async def test_put_makes_an_object_with_headers_of_its_own(delivery: Delivery) -
 
 async def test_the_content_type_belongs_to_the_name(delivery: Delivery) -> None:
     """
-    A path is served as it says, whatever the first who stored the bytes has called them, with the variants and for as
-    long as that type is kept; another path to the same bytes is served as what it says, and one that says nothing as
-    the asset.
+    A path is served with its own content type, whatever the media type of the asset, including its variants and its
+    max-age; other paths to the same bytes have their own, and without one the asset's.
     """
     data = some_bytes()
     sha256 = await delivery.place.asset(data, "text/plain", variants={"gzip": b"shorter"})
@@ -122,7 +123,9 @@ async def test_the_content_type_belongs_to_the_name(delivery: Delivery) -> None:
     [("text/html; charset=utf-8", 300), ("application/json", 300), ("text/css", 600), ("image/png", 600)],
 )
 async def test_cache_control_comes_from_the_table_of_types(delivery: Delivery, media_type: str, seconds: int) -> None:
-    """Without a Cache-Control the content type decides; the answer leaves the field empty, as it was given."""
+    """
+    Without a Cache-Control the content type decides; the field of the response stays empty.
+    """
     sha256 = await delivery.place.asset(some_bytes(), media_type)
     answer = await delivery.put(f"types/{seconds}/{media_type.partition(';')[0]}", sha256)
     head = delivery.place.head(answer.name)
@@ -133,7 +136,9 @@ async def test_cache_control_comes_from_the_table_of_types(delivery: Delivery, m
 
 
 async def test_get_says_what_a_path_points_at_and_its_revision(delivery: Delivery) -> None:
-    """The answer is what Put gave, and its revision is not older than that."""
+    """
+    GetStaticFile returns what PutStaticFile returned, at the same revision or a later one.
+    """
     put = await delivery.put("read", await delivery.place.asset(some_bytes()))
     call = get(delivery, "read")
     assert await call == put
@@ -141,7 +146,9 @@ async def test_get_says_what_a_path_points_at_and_its_revision(delivery: Deliver
 
 
 async def test_absence_has_a_revision(delivery: Delivery) -> None:
-    """That there is no such path can be cached, too."""
+    """
+    A NOT_FOUND has a revision, so that it can be cached.
+    """
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await get(delivery, "nothing/here")
     assert failure(error.value).reason == "STATIC_FILE_NOT_FOUND"
@@ -149,7 +156,9 @@ async def test_absence_has_a_revision(delivery: Delivery) -> None:
 
 
 async def test_a_private_asset_is_refused(delivery: Delivery) -> None:
-    """What everybody can fetch must not be private."""
+    """
+    A private asset cannot be a static file, which is public.
+    """
     sha256 = await delivery.place.asset(some_bytes(), private=True)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.put("secret", sha256)
@@ -162,7 +171,9 @@ async def test_a_private_asset_is_refused(delivery: Delivery) -> None:
 
 @pytest.mark.parametrize("state", ["", "CONDEMNED", "DELETING"])
 async def test_an_asset_that_is_not_there_is_refused(delivery: Delivery, state: str) -> None:
-    """Neither one that nobody has stored nor one that is about to go can be pointed at."""
+    """
+    An asset that does not exist or is being deleted cannot be pointed at.
+    """
     sha256 = await delivery.place.asset(some_bytes(), state=state) if state else "0" * 64
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.put("dangling", sha256)
@@ -171,7 +182,9 @@ async def test_an_asset_that_is_not_there_is_refused(delivery: Delivery, state: 
 
 
 async def test_an_etag_must_be_the_current_one(delivery: Delivery) -> None:
-    """A write of someone who has not seen the last one is refused, and changes nothing."""
+    """
+    A write with an outdated etag is rejected and changes nothing.
+    """
     old, new = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     first = await delivery.put("guarded", old)
     second = await delivery.put("guarded", new, etag=first.etag)
@@ -190,7 +203,9 @@ async def test_an_etag_must_be_the_current_one(delivery: Delivery) -> None:
 
 
 async def test_compressed_variants_come_along(delivery: Delivery) -> None:
-    """What is stored compressed beside the asset is there beside the static file, with the same headers."""
+    """
+    The compressed variants of the asset are copied with the headers of the static file.
+    """
     sha256 = await delivery.place.asset(some_bytes(), "text/html", variants={"gzip": b"g", "zstd": b"z"})
     await delivery.put("page.html", sha256, content_disposition="inline")
     for encoding, body in (("gzip", b"g"), ("zstd", b"z")):
@@ -203,7 +218,9 @@ async def test_compressed_variants_come_along(delivery: Delivery) -> None:
 
 
 async def test_variants_of_other_bytes_go(delivery: Delivery) -> None:
-    """A path that points at something new keeps no variant of the old bytes."""
+    """
+    A path that is pointed at another asset keeps no variant of the previous one.
+    """
     old = await delivery.place.asset(some_bytes(), variants={"gzip": b"old g", "zstd": b"old z"})
     new = await delivery.place.asset(some_bytes(), variants={"zstd": b"new z"})
     await delivery.put("changed", old)
@@ -213,7 +230,9 @@ async def test_variants_of_other_bytes_go(delivery: Delivery) -> None:
 
 
 async def test_a_variant_that_is_not_there_is_left_out(delivery: Delivery) -> None:
-    """The database may promise a variant that the bucket lacks: the original does."""
+    """
+    A variant that the bucket lacks is skipped, although the database lists it.
+    """
     old = await delivery.place.asset(some_bytes(), variants={"gzip": b"old"})
     new = await delivery.place.asset(some_bytes(), variants={"gzip": b"lost"})
     delivery.place.client.delete_object(Bucket=delivery.place.s3.bucket, Key=f"gzip/assets/{new}")
@@ -224,7 +243,9 @@ async def test_a_variant_that_is_not_there_is_left_out(delivery: Delivery) -> No
 
 
 async def test_a_static_file_pins_its_asset_and_no_other(delivery: Delivery) -> None:
-    """The pin moves with the path, and goes with it; the counts follow."""
+    """
+    The pin moves with the path and is removed with it; the totals follow.
+    """
     old, new = await delivery.place.asset(b"12345" + some_bytes()), await delivery.place.asset(some_bytes())
     await delivery.put("pinned", old)
     assert await pins(delivery, "pinned") == ({old}, [(1, 37)])
@@ -237,7 +258,9 @@ async def test_a_static_file_pins_its_asset_and_no_other(delivery: Delivery) -> 
 
 
 async def test_what_the_owner_pins_beside_it_stays(delivery: Delivery) -> None:
-    """Pins that somebody else made under the path's name are not the path's to take."""
+    """
+    Other pins under the name of the path are not removed with it.
+    """
     asset, other = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     await delivery.put("shared", asset)
     await delivery.place.pin("static/shared", [other])
@@ -247,7 +270,9 @@ async def test_what_the_owner_pins_beside_it_stays(delivery: Delivery) -> None:
 
 
 async def test_quota(new_place: Callable[[], Place]) -> None:
-    """A path pins as much as its owner's quota, without what it lets go of; a refused write changes nothing."""
+    """
+    A path pins up to its owner's quota, not counting the asset that it releases; a rejected write changes nothing.
+    """
     place = replace(new_place(), quota=40)
     old, new, large = [await place.asset(some_bytes() + b"x" * more) for more in (0, 0, 10)]
     async with running(place) as delivery:
@@ -265,7 +290,9 @@ async def test_quota(new_place: Callable[[], Place]) -> None:
 
 
 async def test_what_a_path_lets_go_of_has_its_grace_time_anew(delivery: Delivery) -> None:
-    """The collection leaves an asset alone for as long after the path changed or went as after an unpin."""
+    """
+    The grace period of the released asset begins when the path is changed or deleted, as after Unpin.
+    """
     replaced, deleted = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     await delivery.put("let-go", replaced)
     await delivery.place.sql("UPDATE assets SET touch_time = now() - interval '30 days'")
@@ -279,7 +306,9 @@ async def test_what_a_path_lets_go_of_has_its_grace_time_anew(delivery: Delivery
 
 
 async def test_delete_takes_row_and_objects_away(delivery: Delivery) -> None:
-    """After it nobody finds anything, and a second time there is nothing to delete."""
+    """
+    DeleteStaticFile deletes row and objects; a second one is NOT_FOUND.
+    """
     await delivery.put("gone", await delivery.place.asset(some_bytes(), variants={"gzip": b"g"}))
     await delete(delivery, "gone")
     assert delivery.place.head("static/gone") is None
@@ -291,7 +320,9 @@ async def test_delete_takes_row_and_objects_away(delivery: Delivery) -> None:
 
 
 async def test_writes_are_told_to_the_change_stream(delivery: Delivery) -> None:
-    """Caches hear of every write under the path's name."""
+    """
+    Every write is reported in the change stream under the name of the path.
+    """
     await delivery.put("told", await delivery.place.asset(some_bytes()))
     await delivery.put("told", await delivery.place.asset(some_bytes()))
     await delete(delivery, "told")
@@ -300,7 +331,9 @@ async def test_writes_are_told_to_the_change_stream(delivery: Delivery) -> None:
 
 
 async def test_a_retry_gets_the_first_answer_and_undoes_nothing(delivery: Delivery) -> None:
-    """The same request id does nothing twice, even when somebody else has written in between."""
+    """
+    A repeated request id changes nothing, even if another write came in between.
+    """
     first, second = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     answer = await delivery.put("retried", first, request_id="retry-put")
     await delivery.put("retried", second)
@@ -312,7 +345,9 @@ async def test_a_retry_gets_the_first_answer_and_undoes_nothing(delivery: Delive
 
 
 async def test_concurrent_puts_leave_the_object_that_the_row_names(new_place: Callable[[], Place]) -> None:
-    """Whoever is last is last in the bucket and in the database, also when two processes write."""
+    """
+    After concurrent writes of two processes the object in the bucket matches the row.
+    """
     place = new_place()
     digests = [await place.asset(some_bytes(), variants={"gzip": b"g"} if n % 2 else None) for n in range(6)]
     async with running(place) as one, running(place) as other:
@@ -328,7 +363,9 @@ async def test_concurrent_puts_leave_the_object_that_the_row_names(new_place: Ca
 
 
 async def test_what_a_dead_writer_left_is_mended(delivery: Delivery) -> None:
-    """When a writer dies between the object and the row, the object becomes what the row says again."""
+    """
+    When a writer dies between object and row, the object is restored from the row.
+    """
     row, begun = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     await delivery.put("half", row)
     bucket = delivery.place.s3.bucket
@@ -348,7 +385,9 @@ async def test_what_a_dead_writer_left_is_mended(delivery: Delivery) -> None:
 
 
 async def test_a_put_that_fails_late_is_mended(delivery: Delivery) -> None:
-    """When the asset's bytes are lost the call fails, and the path still serves what its row says."""
+    """
+    When the bytes of the asset are lost the call fails, and the path still serves the bytes of its row.
+    """
     good, lost = await delivery.place.asset(some_bytes()), await delivery.place.asset(some_bytes())
     await delivery.put("late", good)
     delivery.place.client.delete_object(Bucket=delivery.place.s3.bucket, Key=f"assets/{lost}")
@@ -365,7 +404,9 @@ async def test_a_put_that_fails_late_is_mended(delivery: Delivery) -> None:
 async def test_a_writer_that_loses_its_database_is_mended(
     new_place: Callable[[], Place], link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The objects are made and the row is not written: later they are what the row says again."""
+    """
+    Objects whose row could not be written are restored from the previous row.
+    """
     place = new_place()
     old, new = await place.asset(some_bytes()), await place.asset(some_bytes(), variants={"gzip": b"g"})
     slow = replace(place, s3=replace(place.s3, endpoint=f"http://127.0.0.1:{link.port}"))
@@ -393,7 +434,9 @@ async def test_a_writer_that_loses_its_database_is_mended(
 
 
 async def test_a_transaction_that_waits_for_the_bucket_is_kept_alive(place: Place) -> None:
-    """The database ends transactions in which nothing happens; this one is asked now and then."""
+    """
+    A transaction that waits for the bucket sends keepalives, so that the idle timeout does not end it.
+    """
     async with open_database(DatabaseSettings(url=place.url)) as database:
 
         async def wait(every: float) -> None:
@@ -409,7 +452,9 @@ async def test_a_transaction_that_waits_for_the_bucket_is_kept_alive(place: Plac
 
 
 async def test_large_objects_are_copied_in_parts(place: Place) -> None:
-    """What is too large for one call arrives whole, with its headers."""
+    """
+    An object above the limit of one copy request is copied completely, with its headers.
+    """
     data = random.SystemRandom().randbytes(11 * MIB + 1)
     sha256 = await place.asset(data)
     copier = Copier(place.s3, most_at_once=5 * MIB, part=5 * MIB)
@@ -439,7 +484,9 @@ async def test_large_objects_are_copied_in_parts(place: Place) -> None:
     ],
 )
 async def test_a_name_that_is_not_a_plain_path_is_refused(delivery: Delivery, name: str) -> None:
-    """A path means one thing only, wherever it is used."""
+    """
+    Ambiguous paths are rejected by every method.
+    """
     calls = (
         delivery.stub.GetStaticFile(pb.GetStaticFileRequest(name=name)),
         delivery.stub.DeleteStaticFile(pb.DeleteStaticFileRequest(name=name)),
@@ -455,7 +502,9 @@ async def test_a_name_that_is_not_a_plain_path_is_refused(delivery: Delivery, na
 
 
 async def test_everything_that_is_wrong_is_said_at_once(delivery: Delivery) -> None:
-    """Headers must not hold what ends them; a request hears of all of it."""
+    """
+    Values that could terminate a header are rejected; errors name every invalid field.
+    """
     wrong = pb.StaticFile(name="a", asset="b", cache_control="x\r\ny: z", content_disposition="é" * 10)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await delivery.stub.PutStaticFile(pb.PutStaticFileRequest(static_file=wrong, request_id="\n"))

@@ -38,7 +38,7 @@ VERSION = "namespaces/team/models/net/versions/3"
 @dataclass(frozen=True)
 class Place:
     """
-    What a service stands on, seen from behind its back.
+    The database and the bucket of a service, accessed past the service.
 
     Args:
         url: of the database, for the service's role.
@@ -54,7 +54,7 @@ class Place:
 
     async def sql(self, text: str, *args: Any) -> list[asyncpg.Record]:
         """
-        Run a statement as the owner.
+        Run a statement as the owner of the database.
         """
         connection = await asyncpg.connect(self.owner_url)
         try:
@@ -73,7 +73,7 @@ class Place:
         state: str = "LIVE",
     ) -> str:
         """
-        An asset as the uploads leave it; returns its digest.
+        An asset as stored by an upload; returns its digest.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         key = f"{'private' if private else 'assets'}/{sha256}"
@@ -96,7 +96,7 @@ VALUES ($1, $2, $3, $4, $5, $6, now(), now(), 1)
 
     async def pin(self, owner: str, digests: Sequence[str]) -> None:
         """
-        Pin assets as the Pin RPC does.
+        Pin assets like the Pin RPC.
         """
         await self.sql(
             """
@@ -109,13 +109,13 @@ SELECT $1, sha256, size_bytes, now() FROM assets WHERE sha256 = ANY($2::text[])
 
     async def unpin(self, owner: str) -> None:
         """
-        Take all pins of an owner away.
+        Remove all pins of an owner.
         """
         await self.sql("DELETE FROM pins WHERE owner = $1", owner)
 
     def head(self, key: str) -> HeadObjectOutputTypeDef | None:
         """
-        The headers of an object; None when there is none.
+        The headers of an object; None if it does not exist.
         """
         if key not in self.keys(key):
             return None
@@ -129,7 +129,7 @@ SELECT $1, sha256, size_bytes, now() FROM assets WHERE sha256 = ANY($2::text[])
 
     def keys(self, prefix: str) -> set[str]:
         """
-        The keys that begin with *prefix*.
+        The keys with this prefix.
         """
         found = self.client.list_objects_v2(Bucket=self.s3.bucket, Prefix=prefix)
         return {entry["Key"] for entry in found.get("Contents", [])}
@@ -180,7 +180,7 @@ class Delivery:
 @asynccontextmanager
 async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
     """
-    Serve DeliveryService for as long as the block lasts.
+    Serve DeliveryService while the block lasts.
 
     Args:
         environ: more settings.
@@ -213,6 +213,6 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
 
 def some_bytes() -> bytes:
     """
-    Bytes that nobody has stored before.
+    Random bytes, which no other test has stored.
     """
     return uuid.uuid4().hex.encode()

@@ -1,5 +1,5 @@
 """
-An S3 server of the drills' own, on a small disk where that can be had: to be killed, and to be filled up.
+An S3 server that is killed and whose disk is filled, on a small tmpfs where root can mount one.
 """
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from services.cdn.tests.calls import failure
 from services.cdn.tests.conftest import World, client_of
 
 _DISK_MIB = 320
-#: What is left when the disk is full: for the server's own notes, and for no part.
+#: Free bytes of the full disk: enough for the server's logs, not for a part.
 _LEFT = 2 << 20
 Value = TypeVar("Value")
 
@@ -43,7 +43,7 @@ class Machine:
         self.s3, self._small = S3(state, free_port()), small
         self._ballast = state / "data" / "ballast"
         self._supervisor = Supervisor(state / "log")
-        # Volumes that fit the disk, enough of them for every bucket.
+        # Volumes that fit the disk, and enough of them for every bucket.
         self._part = self.s3.part(volumes=100)
         self._supervisor.start([self._part])
 
@@ -55,13 +55,23 @@ class Machine:
 
     async def revive(self) -> None:
         """
-        Start it again on what it has left.
+        Start it again with its data.
         """
         await asyncio.to_thread(self._supervisor.start, [self._part])
 
+    @asynccontextmanager
+    async def down(self) -> AsyncIterator[None]:
+        """
+        Restart it after the block, in which it is killed.
+        """
+        try:
+            yield
+        finally:
+            await self.revive()
+
     def fill(self) -> None:
         """
-        Leave no room for a part on the disk. Skips the test where there is no disk of its own.
+        Fill the disk so that no part fits. Skips the test without a disk of its own.
         """
         if not self._small:
             pytest.skip("a small disk needs `mount -t tmpfs`, which needs root on Linux")
@@ -71,13 +81,13 @@ class Machine:
 
     def empty(self) -> None:
         """
-        There is room again.
+        Free the disk again.
         """
         self._ballast.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """
-        End it.
+        Stop it.
         """
         self._supervisor.stop()
 
@@ -98,7 +108,7 @@ def machine() -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def own_world(machine: Machine, new_assets_database: Callable[[], str]) -> World:
     """
-    Services on the drills' S3 server, without a link between.
+    Services on the drills' S3 server, without a link in between.
     """
     link = Link(machine.s3.port)
     link.port = machine.s3.port
@@ -125,7 +135,7 @@ def _run(*command: str) -> bool:
 
 def kill(launcher: int) -> None:
     """
-    End the processes of a service with -9.
+    Kill the processes of a service with SIGKILL.
     """
     for process in psutil.Process(launcher).children(recursive=True):
         process.kill()
@@ -133,7 +143,7 @@ def kill(launcher: int) -> None:
 
 async def patiently(call: Callable[[], Awaitable[Value]]) -> Value:
     """
-    What *call* gives, once S3 serves again: it finds its volumes some seconds after it answers.
+    The result of *call* once S3 serves again: it loads its volumes some seconds after it answers.
     """
     for _ in range(150):
         try:

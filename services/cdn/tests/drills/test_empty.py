@@ -1,5 +1,5 @@
 """
-A file without bytes.
+Files of zero bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from services.cdn.tests.uploading import Client
 
 async def test_there_are_no_addresses_for_nothing(own_place: Cdn) -> None:
     """
-    A file without bytes has no parts to send straight to S3: that is INVALID_ARGUMENT, and the upload can be finished
-    as it is.
+    A file of zero bytes has no parts, so CreateUploadUrls is INVALID_ARGUMENT; FinishUpload works without any.
     """
     client = Client(own_place, b"")
     assert (await client.start()).committed_bytes == 0

@@ -137,7 +137,7 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 
 async def fate(probe: Stub, call: str) -> pb.FateResponse:
     """
-    What became of the calls of that name so far.
+    The outcome of the calls of that name so far.
     """
     return await probe.Fate(pb.FateRequest(call=call), timeout=10)
 

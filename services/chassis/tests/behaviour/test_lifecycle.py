@@ -15,7 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.tests.behaviour.client import EOF, KINDS, Stub, answers, ask, channel_to, eventually, fate, name
 from services.chassis.tests.behaviour.probe_process import Probe, running
+from services.chassis.tests.conftest import Launch
 from services.chassis.tests.proto import probe_pb2 as pb
+from services.chassis.tests.proto.probe_pb2_grpc import ProbeServiceStub
 
 
 async def test_drain(host_name: str, tmp_path: Path) -> None:
@@ -68,6 +70,17 @@ async def test_orphans(host_name: str, tmp_path: Path) -> None:
             return not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
         await eventually(gone, lambda: str(family))
+
+
+def test_taken_meanwhile(host: Probe, launch: Launch) -> None:
+    """
+    A second launcher on the ports of the first one is refused, and the first one serves on: ports are not shared.
+    """
+    code, said = launch(MODELYARD_HOST=host.host, MODELYARD_LISTEN=host.target)
+    assert code == 1
+    assert "already in use" in said
+    with grpc.insecure_channel(host.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        assert ProbeServiceStub(channel).Unary(pb.Ask(text="here"), timeout=20).text == "here"
 
 
 async def test_workers(host: Probe) -> None:

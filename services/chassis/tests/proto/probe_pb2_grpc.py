@@ -148,7 +148,7 @@ class ProbeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Fate(self, request, context):
-        """Fate tells what became of the calls with a given name.
+        """Fate tells the outcome of the calls with a given name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -20,8 +20,8 @@ MOST_WORDS = 32
 MOST_WORD = 128
 _MOST_ORDER = 1024
 
-#: The number of the tier of what is spelt nearly like the words.
-MENDED = 5
+#: The number of the tier of models that match corrected words.
+CORRECTED = 5
 
 # Whatever separates words in names, titles and prose; letters of all scripts stay.
 _SEPARATORS = re.compile(r"[\s!-/:-@\[-`{-~]+")
@@ -92,7 +92,7 @@ class Search:
         """
         Whether the previous page had matches with corrected spelling.
         """
-        return key[0] == MENDED if self.ranked else len(key) > len(self.order) and key[-1] == 1
+        return key[0] == CORRECTED if self.ranked else len(key) > len(self.order) and key[-1] == 1
 
 
 def parse_words(checks: Checks, field: str, query: str) -> tuple[str, ...]:

@@ -83,13 +83,13 @@ class Vocabulary:
         self._last = (found[-1]["namespace_id"], found[-1]["word"]) if len(found) == _MOST else ("", "")
         doubtful = [row for row in found if not row["is_there"] and not row["doubted"]]
         found_again = [row for row in found if row["is_there"] and row["doubted"]]
-        gone = [row for row in found if not row["is_there"] and row["long_doubted"]]
+        removed = [row for row in found if not row["is_there"] and row["long_doubted"]]
         for rows, statement, more in (
             (doubtful, _DOUBT, (True,)),
             (found_again, _DOUBT, (False,)),
-            (gone, _FORGET, ()),
+            (removed, _FORGET, ()),
         ):
             if rows:
                 names = [row["namespace_id"] for row in rows], [row["word"] for row in rows]
                 await self._database.fetch(statement, *names, *more)
-        return len(gone)
+        return len(removed)

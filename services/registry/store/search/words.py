@@ -49,19 +49,25 @@ SELECT word, characters, cardinality(longer) AS longer_count,
 
 # The words of the namespace that are spelt nearly like a word: those that have a spelling in common with it are all
 # that are at most two letters apart, and a few more, which the Levenshtein distance (of one for a word of four letters,
-# otherwise of two) tells from them. The likeliest first.
+# otherwise of two) tells from them. The likeliest first. Names often end in a size or a release: a word typed without
+# digits is also compared with the known word without its trailing digits (`resnt`: resnet50), as far as the spellings,
+# which are those of the first seven letters, have it.
 _NEAR = Statement(
     "models.spellings",
     f"""
 SELECT typed.place, lexemes_of(array_to_string(ARRAY(
            SELECT near.word
-             FROM (SELECT known.word, levenshtein_less_equal(known.word, typed.word, 2) AS distance
+             FROM (SELECT known.word,
+                          (SELECT min(levenshtein_less_equal(form, typed.word, 2))
+                             FROM unnest(ARRAY[known.word, rtrim(known.word, typed.digits)]) AS form
+                            WHERE form <> typed.word) AS distance
                      FROM vocabulary AS known
                     WHERE known.namespace_id = $1
                       AND spellings(known.namespace_id, known.word) && spellings($1, typed.word)) AS near
             WHERE near.distance BETWEEN 1 AND least(length(typed.word) - {_MIN_CORRECTED - 1}, 2)
             ORDER BY near.distance, similarity(near.word, typed.word) DESC, near.word LIMIT {_MOST_NEAR}), ' ')) AS near
-  FROM unnest($2::text[]) WITH ORDINALITY AS typed (word, place)
+  FROM (SELECT word, place, CASE WHEN word ~ '[0-9]' THEN '' ELSE '0123456789' END AS digits
+          FROM unnest($2::text[]) WITH ORDINALITY AS each (word, place)) AS typed
  ORDER BY typed.place
 """,  # noqa: S608 - only constants are interpolated
 )

@@ -1,5 +1,6 @@
 """
-One trace from the gateway through all services.
+A suite of its own, which exports its spans and whose cache is killed: traces through all services, reads while the
+cache is down, and the demo.
 """
 
 from __future__ import annotations
@@ -7,18 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 import modelyard
 from embedded.stack import Stack, StackSettings
 from embedded.testing import scratch, until_the_cache_answers
-from modelyard.registry.v1 import models_pb2, versions_pb2
+from examples import demo
+from modelyard.registry.v1 import models_pb2, namespaces_pb2, versions_pb2
+from modelyard.registry.v1.models_pb2_grpc import ModelServiceStub
 from services.chassis.tests.otlp_collector import CLIENT, SERVER, Collector, Found, collecting
 
 pytestmark = pytest.mark.own_suite
 SPAN = "00f067aa0ba902b7"
-MODEL = "namespaces/default/models/traced"
+NAMESPACE = "namespaces/own-suite"
+MODEL = f"{NAMESPACE}/models/traced"
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +34,38 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def traced(collector: Collector) -> Iterator[modelyard.Client]:
+def started(collector: Collector) -> Iterator[Stack]:
     """
-    A client of a suite that exports its spans.
+    A suite that exports its spans.
     """
     environment = {"MODELYARD_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with scratch() as state:
-        settings = StackSettings(state=state, gateway_port=0, environment=environment)
-        with Stack(settings) as stack, modelyard.connect(stack.gateway) as client:
-            parent, _, model_id = MODEL.rpartition("/models/")
-            client.models.CreateModel(models_pb2.CreateModelRequest(parent=parent, model_id=model_id))
-            until_the_cache_answers(client)
-            yield client
-            stack.kill("s3")
+    with scratch() as state, Stack(StackSettings(state=state, gateway_port=0, environment=environment)) as stack:
+        with modelyard.connect(stack.gateway) as client:
+            client.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="own-suite"))
+            client.models.CreateModel(models_pb2.CreateModelRequest(parent=NAMESPACE, model_id="traced"))
+        yield stack
+        stack.kill("s3")
+
+
+@pytest.fixture
+def suite(started: Stack) -> Stack:
+    """
+    The suite with its cache, which the test before may have killed.
+    """
+    if "cache" not in started.pids():
+        started.revive("cache")
+    with modelyard.connect(started.gateway) as client:
+        until_the_cache_answers(client)
+    return started
+
+
+@pytest.fixture
+def traced(suite: Stack) -> Iterator[modelyard.Client]:
+    """
+    A client of the suite.
+    """
+    with modelyard.connect(suite.gateway) as client:
+        yield client
 
 
 def spans(collector: Collector, trace_id: str, names: set[str]) -> dict[tuple[str, int], Found]:
@@ -96,3 +121,50 @@ def test_a_write_that_needs_the_asset_service(collector: Collector, traced: mode
     assert write.parent == SPAN
     assert asking.parent == write.span_id
     assert found["services.cdn Pin", SERVER].parent == asking.span_id
+
+
+def test_not_one_read_fails_when_the_cache_dies(suite: Stack) -> None:
+    """
+    Reads under way while the cache is killed, and after, are answered by the origin. (But for one whose answer had
+    begun to arrive: a proxy cannot take that back, and gRPC says so.)
+    """
+    with modelyard.connect(suite.gateway) as yard:
+        created = yard.models.CreateModel(
+            models_pb2.CreateModelRequest(parent=NAMESPACE, model_id="m", model=models_pb2.Model())
+        )
+        request = models_pb2.GetModelRequest(name=created.name)
+        # Without the client's own retries: it is the gateway that goes elsewhere.
+        with grpc.insecure_channel(suite.gateway, [("grpc.enable_retries", 0)]) as channel:
+            stub = ModelServiceStub(channel)
+            calls: list[Any] = [stub.GetModel.future(request, timeout=10) for _ in range(200)]
+            suite.kill("cache")
+            calls += [stub.GetModel.future(request, timeout=10) for _ in range(200)]
+            cut = [call for call in calls if call.code() is not grpc.StatusCode.OK]
+            assert all("RST_STREAM" in call.details() and call.initial_metadata() for call in cut), cut
+            assert len(cut) < 5
+            assert {call.result().name for call in calls if call not in cut} == {created.name}
+
+
+def test_the_demo_verifies_every_step(
+    suite: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    `make demo` does the whole main job on real data and exits 0 only because every step was verified.
+    """
+
+    class Running:
+        """
+        The suite that is running already.
+        """
+
+        gateway = suite.gateway
+        kill = suite.kill
+
+        def __init__(self, settings: StackSettings) -> None:
+            self.start = self.stop = lambda: None
+
+    monkeypatch.setattr(demo, "Stack", Running)
+    code = demo.main()
+    shown = capsys.readouterr()
+    assert code == 0, shown.out + shown.err
+    assert "10 steps verified" in shown.out

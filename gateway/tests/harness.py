@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import grpc
 from botocore.config import Config
 
 from embedded import suite
@@ -83,7 +84,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Front:
+class Edge:
     """
     The gateway on a loopback port.
 
@@ -114,6 +115,12 @@ class Front:
         if self.context is not None:
             return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def connect_grpc(self) -> grpc.Channel:
+        """
+        A plaintext channel to it, with a connection of its own.
+        """
+        return grpc.insecure_channel(f"127.0.0.1:{self.port}", [("grpc.use_local_subchannel_pool", 1)])
 
     def watch(self, path: str) -> Answer:
         """
@@ -155,7 +162,7 @@ def gateway(
     services: Mapping[str, int] | None = None,
     hosts: Sequence[str] = (),
     access_log: AccessLog = STANDARD_OUTPUT,
-) -> Iterator[Front]:
+) -> Iterator[Edge]:
     """
     Run a gateway before *s3* whose services are unavailable, with its files in *state*.
 
@@ -172,11 +179,11 @@ def gateway(
         hosts: allowed host names besides localhost.
         access_log: destination and sampling.
     """
-    front = Front(free_port(), socket_file(state, "admin.sock"), free_port(), context)
+    edge = Edge(free_port(), socket_file(state, "admin.sock"), free_port(), context)
     there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
     addresses = Addresses(
-        listen=("127.0.0.1", front.port),
-        admin=front.admin,
+        listen=("127.0.0.1", edge.port),
+        admin=edge.admin,
         registry=there.get("registry", [NOBODY]),
         cache=there.get("cache", [NOBODY]),
         cdn=there.get("cdn", [NOBODY]),
@@ -186,12 +193,12 @@ def gateway(
         tls=tls,
         tokens=tokens,
         limits=limits,
-        operations=("127.0.0.1", front.operations),
+        operations=("127.0.0.1", edge.operations),
         access_log=access_log,
     )
 
     def ready() -> None:
-        if front.watch("/readyz").status != 200:
+        if edge.watch("/readyz").status != 200:
             raise RuntimeError("the gateway is not ready")
 
     state.mkdir(parents=True, exist_ok=True)
@@ -199,7 +206,7 @@ def gateway(
     part = suite.gateway(state, addresses, ready, environment or s3.environment)
     try:
         supervisor.start([replace(part, needs=())])
-        yield front
+        yield edge
     finally:
         supervisor.stop()
 
