@@ -11,7 +11,7 @@ def test_policies(cli: Run) -> None:
     """
     Members are bound to one role at a time, and removed again; a namespace is made private and public again.
     """
-    name = new_id()
+    name = new_id("p")
     cli("namespaces", "create", name)
     assert "private  no" in cli("policies", "get", name).out
     cli("policies", "grant", name, "reader", "group:cats", "user:bob")
