@@ -53,8 +53,12 @@ def state() -> Iterator[Path]:
         yield folder / "state"
 
 
+# These tests may run in the background of a shell, which ignores SIGINT. The handler is set by the program itself: a
+# function between fork and exec (`preexec_fn`) runs grpcio's fork handlers, which can end the new process.
+_HANDLER = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+COMPLETE = f"{_HANDLER}import runpy; runpy.run_module('embedded', run_name='__main__', alter_sys=True)"
 # Runs `python -m embedded` with some parts only: what it does with a signal does not depend on how many there are.
-PARTIAL = """
+PARTIAL = f"""{_HANDLER}
 import sys
 from functools import partial
 import embedded.__main__ as program
@@ -72,16 +76,14 @@ class Run:
     """
 
     def __init__(self, state: Path, *arguments: str, parts: str = "") -> None:
-        code = ["-c", PARTIAL, parts] if parts else ["-m", "embedded"]
-        command = [sys.executable, *code, "run", "--state", str(state), "--port", "0", *arguments]
+        code = [PARTIAL, parts] if parts else [COMPLETE]
+        command = [sys.executable, "-c", *code, "run", "--state", str(state), "--port", "0", *arguments]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # These tests may run in the background of a shell, which ignores SIGINT.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )
         self.lines: list[str] = []
         self.family: list[psutil.Process] = []

@@ -226,7 +226,9 @@ def test_a_token_that_ends_in_an_upload(upload: Upload, memory: Memory, file: Pa
     memory.answers["WriteUpload"] = deque([refused] * 10)
     with pytest.raises(grpc.RpcError):
         upload(file)
-    assert memory.calls.count("WriteUpload") == 2
+    # Twice; once more for each time that grpc.aio reports another error than the service's (see `retries._lost`), and
+    # fewer times than an unavailable service is called.
+    assert 2 <= memory.calls.count("WriteUpload") < 8
 
 
 @pytest.mark.usefixtures("hasty")

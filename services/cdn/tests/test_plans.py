@@ -34,6 +34,7 @@ from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction
 from services.ledger.store.writer import Writer
+from services.ledger.tests.connections import belongs
 
 MANY = 100_000
 OWNER = "namespaces/default/models/m7/versions/1"
@@ -92,7 +93,8 @@ async def asked(url: str) -> Asked:
     original = Server.on
 
     async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        found[statement.name] = (statement, tuple(args))
+        if belongs(connection, url):
+            found[statement.name] = (statement, tuple(args))
         return await original(self, connection, method, statement, args)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
 """
-The servers of calls: `envoy` and `grpcio` (DESIGN D1). Both serve the same handlers; docs/hosts.md lists the
+The servers of calls: `envoy` and `grpcio` (docs/adr/0001). Both serve the same handlers; docs/hosts.md lists the
 differences.
 """

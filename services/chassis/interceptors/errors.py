@@ -1,5 +1,5 @@
 """
-Exceptions become statuses here and nowhere else (DESIGN D7).
+Exceptions become statuses here and nowhere else (docs/adr/0007).
 """
 
 from __future__ import annotations

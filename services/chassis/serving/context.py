@@ -18,7 +18,7 @@ class Context(Protocol):
     """
     One call, as its handler sees it. `grpc.aio.ServicerContext` is one; the Envoy host has its own.
 
-    Servicers raise `services.chassis.errors` and never call `abort`, `set_code` or `set_details` (DESIGN D7).
+    Servicers raise `services.chassis.errors` and never call `abort`, `set_code` or `set_details` (docs/adr/0007).
     """
 
     def invocation_metadata(self) -> Metadata | None:

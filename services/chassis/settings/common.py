@@ -31,7 +31,7 @@ from services.chassis.settings.tls import CA, CERT, KEY, TlsError, TlsFiles
 
 class HostChoice(StrEnum):
     """
-    What serves the calls: see DESIGN D1.
+    What serves the calls: see docs/adr/0001.
     """
 
     AUTO = "auto"

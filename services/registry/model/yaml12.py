@@ -21,6 +21,8 @@ from ruamel.yaml.scanner import Scanner, ScannerError
 
 __all__ = ["MappingNode", "Node", "ScalarNode", "SequenceNode", "YamlError", "below", "compose", "scalar", "write"]
 
+#: Levels of mappings and lists.
+MOST_DEPTH: Final = 100
 _BLANK: Final = " \t"
 _BREAKS: Final = "\r\n\x85\u2028\u2029"
 _TAG: Final = "tag:yaml.org,2002:"
@@ -52,6 +54,9 @@ class _Scanner(Scanner):
         Pass over white space, comments and line breaks.
         """
         reader = self.reader
+        if len(self.indents) + self.flow_level > MOST_DEPTH:
+            # Each token looks at every level: the time for a text of brackets is the square of its length.
+            raise ScannerError(None, None, f"is nested more than {MOST_DEPTH} deep", reader.get_mark())
         if reader.index == 0 and reader.peek() == "\ufeff":
             reader.forward()
         while True:

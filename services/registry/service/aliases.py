@@ -98,7 +98,7 @@ class AliasService(AliasServiceServicer):
         page = Page.check(checks, query, request.page_size, request.page_token)
         checks.raise_if_any()
         found = await reflect(context, self._aliases.history(name, page))
-        moves = [from_alias_period(stretch, name) for stretch in found.items]
+        moves = [from_alias_period(period, name) for period in found.items]
         return pb.ListAliasMovesResponse(moves=moves, next_page_token=found.token)
 
 

@@ -206,17 +206,17 @@ def from_alias(alias: Alias) -> aliases_pb2.Alias:
     )
 
 
-def from_alias_period(stretch: AliasPeriod, name: AliasName) -> aliases_pb2.AliasMove:
+def from_alias_period(period: AliasPeriod, name: AliasName) -> aliases_pb2.AliasMove:
     """
-    One stretch of the history of the alias *name*.
+    One period of the history of the alias *name*.
     """
-    version = VersionName(name.namespace, name.model, stretch.version) if stretch.version is not None else ""
+    version = VersionName(name.namespace, name.model, period.version) if period.version is not None else ""
     return aliases_pb2.AliasMove(
         version=str(version),
-        start_time=_time(stretch.start_time),
-        end_time=_time(stretch.end_time),
-        actor=stretch.actor,
-        revision=stretch.revision,
+        start_time=_time(period.start_time),
+        end_time=_time(period.end_time),
+        actor=period.actor,
+        revision=period.revision,
     )
 
 

@@ -1,6 +1,7 @@
 # ruff: noqa: S608 - only constants are interpolated; values are parameters
 """
-Aliases in the database (MoveAliases): a temporal table. The current target of an alias is the row without an end time.
+Aliases in the database (MoveAliases, RollbackAlias): a temporal table. The current target of an alias is the row
+without an end time. A version's deletion removes its aliases by the same statement (version_deletion.py).
 """
 
 from __future__ import annotations
@@ -105,15 +106,15 @@ SELECT number, CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END AS st
 
 def moving(model: str, aliases: str, versions: str, restores: str = "NULL") -> str:
     """
-    Common table expressions for a last statement: aliases of a model move. `begun` are the stretches that begin.
+    Common table expressions for a last statement: aliases of a model move. `begun` are the periods that begin.
 
     Args:
         model: SQL of the model's key.
         aliases, versions: SQL of arrays: the aliases' ids, and where each points then (NULL removes it).
-        restores: SQL of the beginning of the stretch that a rollback restores, or NULL.
+        restores: SQL of the beginning of the period that a rollback restores, or NULL.
     """
-    # A stretch begins when the revision is taken, so that moves come in the order of their revisions. A clock that was
-    # set back must not make a stretch end before it began.
+    # A period begins when the revision is taken, so that moves come in the order of their revisions. A clock that was
+    # set back must not make a period end before it began.
     return f"""
 , moved AS (
     SELECT alias, version, greatest(next.moment, lower(valid) + interval '1 microsecond') AS start

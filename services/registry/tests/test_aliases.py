@@ -150,13 +150,13 @@ async def test_as_it_was(registry: Registry) -> None:
     await model_with_versions(registry, 3)
     for number in (1, 2, 3):
         await move(registry, "m", ("production", number))
-    stretches = (await history(registry, "production"))[::-1]
-    assert [each.version for each in stretches] == [f"{MODEL}/versions/{number}" for number in (1, 2, 3)]
-    for number, stretch in enumerate(stretches, start=1):
-        assert await alias(registry, "production", stretch.start_time) == str(number)
-    assert not stretches[2].HasField("end_time")
+    periods = (await history(registry, "production"))[::-1]
+    assert [each.version for each in periods] == [f"{MODEL}/versions/{number}" for number in (1, 2, 3)]
+    for number, period in enumerate(periods, start=1):
+        assert await alias(registry, "production", period.start_time) == str(number)
+    assert not periods[2].HasField("end_time")
     before = Timestamp()
-    before.FromNanoseconds(stretches[0].start_time.ToNanoseconds() - 1000)
+    before.FromNanoseconds(periods[0].start_time.ToNanoseconds() - 1000)
     with Failing() as failed:
         await alias(registry, "production", before)
     assert failed.reason == "ALIAS_NOT_FOUND"
@@ -200,9 +200,9 @@ async def test_history_is_what_happened(shared: Registry, moves: list[tuple[str,
     for name, numbers in expected.items():
         if not numbers:
             continue
-        stretches = (await history(shared, name, model))[::-1]
-        assert [int(each.version.rpartition("/")[2] or 0) for each in stretches] == numbers
-        for earlier, later in pairwise(stretches):
+        periods = (await history(shared, name, model))[::-1]
+        assert [int(each.version.rpartition("/")[2] or 0) for each in periods] == numbers
+        for earlier, later in pairwise(periods):
             assert earlier.end_time == later.start_time
             assert earlier.revision < later.revision
 
@@ -213,9 +213,9 @@ async def test_concurrent_moves(registry: Registry) -> None:
     """
     await model_with_versions(registry, 3)
     answers = await asyncio.gather(*(move(registry, "m", ("production", 1 + index % 3)) for index in range(30)))
-    stretches = await history(registry, "production")
-    assert stretches[0].revision == max(answer.aliases[0].revision for answer in answers)
-    for later, earlier in pairwise(stretches):
+    periods = await history(registry, "production")
+    assert periods[0].revision == max(answer.aliases[0].revision for answer in answers)
+    for later, earlier in pairwise(periods):
         assert earlier.end_time == later.start_time
 
 

@@ -40,6 +40,7 @@ from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import Database, DatabaseSettings, open_database
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
+from services.ledger.tests.connections import belongs
 from services.registry.model.names import ModelName
 from services.registry.model.pins import PinRelease
 from services.registry.store.imports import STAGE
@@ -92,7 +93,8 @@ async def asked(database: str) -> Asked:
     original = Server.on
 
     async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        found[statement.name] = (statement, tuple(args))
+        if belongs(connection, database):
+            found[statement.name] = (statement, tuple(args))
         return await original(self, connection, method, statement, args)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from embedded.postgres import owner
 from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
+from services.ledger.tests.connections import belongs
 from services.registry.tests.calls import add_version as add
 from services.registry.tests.calls import create, deploy, status, watch
 from services.registry.tests.server import Registry
@@ -24,7 +25,7 @@ ROW = "INSERT INTO changes VALUES ($1, now(), '{}', '{}', '{}')"
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def statements(monkeypatch: pytest.MonkeyPatch, registry: Registry) -> list[str]:
     """
     The names of the statements that writes send, in order.
     """
@@ -32,7 +33,11 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     original = Server.on
 
     async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        if not statement.anywhere and not statement.name.startswith("changes.a"):
+        if (
+            belongs(connection, registry.database)
+            and not statement.anywhere
+            and not statement.name.startswith("changes.a")
+        ):
             names.append(statement.name)
         return await original(self, connection, method, statement, args)
 

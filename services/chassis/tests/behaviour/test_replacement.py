@@ -85,11 +85,11 @@ async def _replaced(leaving: Probe, staying: Probe, **config: Any) -> Load:
     async with channel_to(both, ("grpc.service_config", service_config)) as channel:
         load = Load(channel, call)
         calling = asyncio.create_task(load.go_on())
-        await asyncio.sleep(0.3)
         for each in (leaving, staying):
-            async with channel_to(each.target) as own:
-                told = await fate(Stub(own), call)
-            assert told.started > told.finished > 0
+            async with channel_to(each.target) as own, asyncio.timeout(30):
+                # Calls have ended there, and others are in progress.
+                while not (told := await fate(Stub(own), call)).started > told.finished > 0:
+                    await asyncio.sleep(0.02)
         served = load.served
         await leaving.stop()
         await asyncio.sleep(0.2)
