@@ -13,7 +13,7 @@ PORT    ?= 8080
 WORKERS ?= 1
 ACCESS  ?= off
 TLS     ?= off
-# Processes that run tests. Each collects all tests first (14 s of processor time), so that more are not faster on two cores.
+# Processes that run tests. Three keep two cores busy; more cost more processor time and are hardly faster.
 TESTERS ?= 3
 # Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -57,7 +57,7 @@ AGAIN = { echo "Once more, by themselves:"; \
 	  $(BIN)/pytest -rA --no-header --tb=short --last-failed --last-failed-no-failures none $(ARGS); }
 # A process that ran tests and died leaves tests that nobody runs (conftest.py: exit code 2): all of them run again. It is not
 # replaced, since pytest-xdist may then wait for ever.
-PARALLEL = $(BIN)/pytest --quiet -n $(TESTERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m "not alone" $(ARGS)
+PARALLEL = $(BIN)/pytest --quiet -n $(TESTERS) --no-loadscope-reorder --max-worker-restart=0 -m "not alone" $(ARGS)
 ALONE = $(BIN)/pytest --quiet -m alone $(ARGS)
 
 # Exit code 5 (no test was selected) is no failure, 1 (tests failed) is one if they fail again.

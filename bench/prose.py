@@ -68,19 +68,7 @@ def prose(generator: random.Random, count: int) -> str:
 
 
 def _word(generator: random.Random, syllables: int) -> str:
-    # As `generator.choice` does it, in a third of the time: the numbers beyond the sequence are drawn again.
-    bits = generator.getrandbits
-    word = ""
-    for _ in range(syllables):
-        while (begin := bits(5)) >= len(_BEGINS):
-            pass
-        while (vowel := bits(4)) >= len(_VOWELS):
-            pass
-        word += _BEGINS[begin] + _VOWELS[vowel]
-        while (closed := bits(2)) >= 2:
-            pass
-        if closed:
-            while (end := bits(4)) >= len(_ENDS):
-                pass
-            word += _ENDS[end]
-    return word
+    choice = generator.choice
+    return "".join(
+        choice(_BEGINS) + choice(_VOWELS) + (choice(_ENDS) if choice((0, 1)) else "") for _ in range(syllables)
+    )

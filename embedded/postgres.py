@@ -82,7 +82,7 @@ class Postgres:
         postgres = cls(home / "postgresql", _socket_folder(home, user), user, port)
         postgres._prepare_sockets()
         if initialised:
-            postgres._initialise()
+            postgres.initialise()
         return postgres
 
     def url(self, database: str = DATABASE, user: str = "postgres") -> str:
@@ -194,7 +194,13 @@ class Postgres:
         if self.user is not None:
             _give(self.socket_folder, self.user)
 
-    def _initialise(self) -> None:
+    def initialise(self) -> None:
+        """
+        Create the cluster, unless it is there.
+
+        Raises:
+            EmbeddedError: there is a folder that is not a cluster of this version, or initdb failed.
+        """
         if (self.data / "PG_VERSION").exists():
             found = (self.data / "PG_VERSION").read_text().strip()
             if found != VERSION:

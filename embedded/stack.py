@@ -246,7 +246,7 @@ class Stack:
         ]
         self._parts = {part.name: part for part in parts}
         if "postgresql" in (part.name for part in self._wanted()):
-            Postgres.inside(self._state)
+            self.postgres.initialise()
 
     def _gateway(self, number: int, target: str) -> Part:
         name = suite.numbered("gateway", number)

@@ -169,8 +169,7 @@ def main() -> int:
         print("No tests are affected.")  # noqa: T201
         return 0
     print(f"Affected: {' '.join(found)}", flush=True)  # noqa: T201
-    command = [sys.executable, "-m", "pytest", "-p", "tests.affected", "--quiet", "-n", "2", "--dist", "loadfile"]
-    command += ["--no-loadscope-reorder"]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.affected", "--quiet", "-n", "2", "--no-loadscope-reorder"]
     environment = {**os.environ, _CHANGED: "\n".join(files)}
     done = subprocess.run(
         [*command, "-m", "not alone and not own_suite and not drill", *found], cwd=ROOT, env=environment, check=False

@@ -1,8 +1,8 @@
 """
-Find phrases that the project does not use: `python tools/check_language.py [--all] [FILE …]`.
+Find phrases that the project does not use: `python tools/check_language.py [FILE …]`.
 
 The list is tools/forbidden-phrases.toml; docs/glossary.md has the terms. Prints `file:line: phrase → replacement`
-and exits with 1 when it finds any. Without files, every tracked text file of the enforced paths is checked.
+and exits with 1 when it finds any. Without files, every tracked text file is checked.
 """
 
 from __future__ import annotations
@@ -44,12 +44,11 @@ class Phrase:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    The phrases, globs of files that are never checked, and globs of those that must have no phrase.
+    The phrases, and globs of files that are never checked.
     """
 
     phrases: tuple[Phrase, ...]
     skipped: tuple[str, ...]
-    enforced: tuple[str, ...]
 
 
 def load(path: Path = PHRASES) -> Rules:
@@ -57,7 +56,7 @@ def load(path: Path = PHRASES) -> Rules:
     Read the list.
     """
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Rules(tuple(map(_phrase, content["phrases"])), tuple(content["skip"]), tuple(content["enforced"]))
+    return Rules(tuple(map(_phrase, content["phrases"])), tuple(content["skip"]))
 
 
 def _phrase(entry: dict[str, str]) -> Phrase:
@@ -83,17 +82,12 @@ def found(text: str, name: str, rules: Rules) -> Iterator[tuple[int, str, str]]:
                 yield lower.count("\n", 0, match.start()) + 1, " ".join(match[0].split()), phrase.replacement
 
 
-def files(rules: Rules, everything: bool) -> list[str]:
+def files(rules: Rules) -> list[str]:
     """
     The tracked files that are checked, relative to the root.
     """
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    globs = ("*",) if everything else rules.enforced
-    return [
-        name
-        for name in tracked.split("\0")
-        if any(fnmatch(name, glob) for glob in globs) and not any(fnmatch(name, glob) for glob in rules.skipped)
-    ]
+    return [name for name in tracked.split("\0") if name and not any(fnmatch(name, glob) for glob in rules.skipped)]
 
 
 def main(arguments: list[str]) -> int:
@@ -101,11 +95,10 @@ def main(arguments: list[str]) -> int:
     Check files, print what was found, and return the exit code.
     """
     parser = argparse.ArgumentParser(description="Find phrases that the project does not use.")
-    parser.add_argument("--all", action="store_true", help="check the whole tree, not only the enforced paths")
     parser.add_argument("files", nargs="*", help="check these files only")
     given = parser.parse_args(arguments)
     rules, count = load(), 0
-    for name in given.files or files(rules, given.all):
+    for name in given.files or files(rules):
         try:
             text = (ROOT / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):

@@ -30,11 +30,10 @@ from services.ledger.model.calls import Write
 from services.ledger.model.pages import Page, Query
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import Database, DatabaseSettings, open_database
-from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction
 from services.ledger.store.writer import Writer
-from services.ledger.tests.connections import belongs
+from services.ledger.tests.statements import observed
 
 MANY = 100_000
 OWNER = "namespaces/default/models/m7/versions/1"
@@ -90,15 +89,11 @@ async def asked(url: str) -> Asked:
     Every statement that is executed, with the arguments of one call, by name.
     """
     found: Asked = {}
-    original = Server.on
 
-    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        if belongs(connection, url):
-            found[statement.name] = (statement, tuple(args))
-        return await original(self, connection, method, statement, args)
+    def see(_connection: object, statement: Statement, args: tuple[Any, ...]) -> None:
+        found[statement.name] = (statement, args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Server, "on", on)
+    with observed(url, see):
         async with open_database(DatabaseSettings(url=url)) as database:
             writer = Writer(database)
             for call in (assets, pins, uploads):

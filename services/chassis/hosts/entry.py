@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 
 # How often a drain looks whether the last call and the last connection are gone.
 _LOOK = 0.02
-# Connections without calls hear of the drain too; this long is waited for them to be closed by their clients.
+# GOAWAY goes with a response: connections without calls get none. They are closed after this time, unless their clients
+# close them before. A call that is sent at that moment fails; a drain delay prevents it (docs/rolling.md).
 _IDLE_GRACE = 0.5
 
 

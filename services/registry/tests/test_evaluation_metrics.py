@@ -18,7 +18,8 @@ from google.protobuf import json_format
 from embedded.postgres import owner
 from modelyard.registry.v1 import audit_pb2, evaluations_pb2, models_pb2, namespaces_pb2, versions_pb2
 from modelyard.registry.v1 import evaluations_pb2 as pb
-from services.ledger.store.servers import Server
+from services.ledger.store.statements import Statement
+from services.ledger.tests.statements import observed
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -541,7 +542,7 @@ async def test_other_namespaces(registry: Registry) -> None:
     await registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name="namespaces/other"))
 
 
-async def test_a_model_with_many_results(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_with_many_results(registry: Registry) -> None:
     """
     Of a model with twenty thousand results a leaderboard reads the best one, and a page of its results as many as
     the page has.
@@ -557,28 +558,26 @@ SELECT 'default', id, 1, 'd', 'a', n % 1000, '{}', now(), now(), 1, 512
   FROM models, generate_series(1, 20000) AS n WHERE model_id = 'm'""")
         await connection.execute("ANALYZE")
         asked: list[tuple[str, str, tuple[Any, ...]]] = []
-        original = Server.on
 
-        async def on(self: Server, there: Any, method: Any, statement: Any, args: Any) -> Any:
-            asked.append((statement.name, statement.sql, tuple(args)))
-            return await original(self, there, method, statement, args)
+        def see(_connection: object, statement: Statement, args: tuple[Any, ...]) -> None:
+            asked.append((statement.name, statement.sql, args))
 
-        monkeypatch.setattr(Server, "on", on)
-        assert await board(registry, "d", "a") == [("m", 999), ("n", 5)]
-        first = pb.ListEvaluationsRequest(parent=f"{DEFAULT}/models/m", page_size=10)
-        token = (await registry.evaluations.ListEvaluations(first)).next_page_token
-        for parent in ("m", "m/versions/1"):
-            for dataset, metric in (("", ""), ("d", ""), ("d", "a")):
-                request = pb.ListEvaluationsRequest(
-                    parent=f"{DEFAULT}/models/{parent}", page_size=10, dataset=dataset, metric=metric
-                )
-                request.page_token = (await registry.evaluations.ListEvaluations(request)).next_page_token
-                await registry.evaluations.ListEvaluations(request)
-        assert token
-        await datasets(registry)
-        await metrics(registry)
-        last = (await listed(registry, "m"))[0].name
-        await delete(registry, last)
+        with observed(registry.database, see):
+            assert await board(registry, "d", "a") == [("m", 999), ("n", 5)]
+            first = pb.ListEvaluationsRequest(parent=f"{DEFAULT}/models/m", page_size=10)
+            token = (await registry.evaluations.ListEvaluations(first)).next_page_token
+            for parent in ("m", "m/versions/1"):
+                for dataset, metric in (("", ""), ("d", ""), ("d", "a")):
+                    request = pb.ListEvaluationsRequest(
+                        parent=f"{DEFAULT}/models/{parent}", page_size=10, dataset=dataset, metric=metric
+                    )
+                    request.page_token = (await registry.evaluations.ListEvaluations(request)).next_page_token
+                    await registry.evaluations.ListEvaluations(request)
+            assert token
+            await datasets(registry)
+            await metrics(registry)
+            last = (await listed(registry, "m"))[0].name
+            await delete(registry, last)
         reads = {name for name, _, _ in asked if not re.search("revision|requests|turn", name)}
         assert {"evaluations.leaderboard", "evaluations.list_of_model", "evaluations.list_of_version"} <= reads
         for mode in ("force_custom_plan", "force_generic_plan"):

@@ -8,19 +8,18 @@ import json
 from typing import Any
 
 import asyncpg
-import pytest
 
 from embedded.postgres import owner
 from modelyard.registry.v1 import imports_pb2, models_pb2
-from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
+from services.ledger.tests.statements import observed
 from services.registry.tests.calls import DEFAULT, import_items
 from services.registry.tests.server import Registry
 
 COUNT, SIZE = 900, 20
 
 
-async def test_a_late_page_reads_no_earlier_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_late_page_reads_no_earlier_one(registry: Registry) -> None:
     """
     The last pages of "parameter_count desc, name" begin where the page before ended, and all pages together are all
     models in that order, also where many have one count.
@@ -32,22 +31,20 @@ async def test_a_late_page_reads_no_earlier_one(registry: Registry, monkeypatch:
     ]
     await import_items(registry, items)
     asked: list[tuple[Statement, Any]] = []
-    original = Server.on
 
-    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
+    def see(_connection: object, statement: Statement, args: tuple[Any, ...]) -> None:
         if statement.name == "models.search_ordered":
             asked.append((statement, args))
-        return await original(self, connection, method, statement, args)
 
-    monkeypatch.setattr(Server, "on", on)
     request = models_pb2.SearchModelsRequest(parent=DEFAULT, order_by="parameter_count desc, name", page_size=SIZE)
     found: list[str] = []
-    while True:
-        page = await registry.models.SearchModels(request)
-        found += [each.name.rpartition("/")[2] for each in page.models]
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
+    with observed(registry.database, see):
+        while True:
+            page = await registry.models.SearchModels(request)
+            found += [each.name.rpartition("/")[2] for each in page.models]
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
     assert found == sorted(counts, key=lambda name: (-counts[name], name))
     connection = await asyncpg.connect(owner(registry.database))
     try:

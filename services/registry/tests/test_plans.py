@@ -38,9 +38,8 @@ from modelyard.registry.v1 import (
 )
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import Database, DatabaseSettings, open_database
-from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
-from services.ledger.tests.connections import belongs
+from services.ledger.tests.statements import observed
 from services.registry.model.names import ModelName
 from services.registry.model.pins import PinRelease
 from services.registry.store.imports import STAGE
@@ -90,15 +89,11 @@ async def asked(database: str) -> Asked:
     Every statement that the registry's calls send, with the values of one time, by name.
     """
     found: Asked = {}
-    original = Server.on
 
-    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        if belongs(connection, database):
-            found[statement.name] = (statement, tuple(args))
-        return await original(self, connection, method, statement, args)
+    def see(_connection: object, statement: Statement, args: tuple[Any, ...]) -> None:
+        found[statement.name] = (statement, args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Server, "on", on)
+    with observed(database, see):
         assets = new_fake_assets()
         assets.sizes[SHA256] = 1
         async with serving(assets) as cdn, running(database, cdn) as registry:

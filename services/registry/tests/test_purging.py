@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 import grpc
@@ -23,9 +21,8 @@ from services.chassis.errors import Unavailable
 from services.ledger.model.calls import Write
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
-from services.ledger.store.servers import Server
-from services.ledger.store.statements import Statement
 from services.ledger.store.writer import Writer
+from services.ledger.tests.statements import observed
 from services.registry.model.names import ModelName
 from services.registry.store.cleanup import background_cleanup
 from services.registry.store.purging import Purging
@@ -101,23 +98,6 @@ async def left(registry: Registry) -> dict[str, int]:
     return {table: await sql(registry, f"SELECT count(*) FROM {table}") for table in tables}
 
 
-@contextmanager
-def statements() -> Iterator[list[tuple[str, str]]]:
-    """
-    The names of the statements that are run while the block lasts, each with its process's connection.
-    """
-    found: list[tuple[str, str]] = []
-    original = Server.on
-
-    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        found.append((str(id(connection)), statement.name))
-        return await original(self, connection, method, statement, args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Server, "on", on)
-        yield found
-
-
 async def test_a_large_model_goes_in_parts(unretained: Registry) -> None:
     """
     A large model is purged in several writes: each reports what it deleted, none deletes many rows while it holds the
@@ -125,11 +105,13 @@ async def test_a_large_model_goes_in_parts(unretained: Registry) -> None:
     """
     await grow(unretained, "m")
     head = await sql(unretained, "SELECT value FROM revision")
-    with statements() as seen:
+    seen: list[str] = []
+    with observed(unretained.database, lambda _connection, statement, _args: seen.append(statement.name)):
         async with open_database(DatabaseSettings(url=unretained.database)) as database:
             assert await sweeper(database).purge_due() == 1
+    assert "models.purge" in seen
     held = False
-    for _, name in seen:
+    for name in seen:
         held = name == "revision.take" or (held and name not in {"write.commit", "write.rollback"})
         assert not (held and name.endswith(".purge") and name != "models.purge"), name
     assert set((await left(unretained)).values()) == {0}

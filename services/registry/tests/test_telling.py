@@ -5,18 +5,16 @@ Watchers are told after the commit, and never at the cost of a write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from typing import Any
 
 import asyncpg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from embedded.postgres import owner
-from services.ledger.store.servers import Server
 from services.ledger.store.statements import Statement
-from services.ledger.tests.connections import belongs
+from services.ledger.tests.statements import observed
 from services.registry.tests.calls import add_version as add
 from services.registry.tests.calls import create, deploy, status, watch
 from services.registry.tests.server import Registry
@@ -25,24 +23,18 @@ ROW = "INSERT INTO changes VALUES ($1, now(), '{}', '{}', '{}')"
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch, registry: Registry) -> list[str]:
+def statements(registry: Registry) -> Iterator[list[str]]:
     """
     The names of the statements that writes send, in order.
     """
     names: list[str] = []
-    original = Server.on
 
-    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
-        if (
-            belongs(connection, registry.database)
-            and not statement.anywhere
-            and not statement.name.startswith("changes.a")
-        ):
+    def see(_connection: object, statement: Statement, _args: object) -> None:
+        if not statement.anywhere and not statement.name.startswith("changes.a"):
             names.append(statement.name)
-        return await original(self, connection, method, statement, args)
 
-    monkeypatch.setattr(Server, "on", on)
-    return names
+    with observed(registry.database, see):
+        yield names
 
 
 async def test_watchers_are_told_after_the_commit(registry: Registry, statements: list[str]) -> None:
@@ -86,26 +78,27 @@ async def test_the_trigger_tells_for_others_only(
         await writer.close()
 
 
-async def test_who_is_not_told_looks(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_is_not_told_looks(registry: Registry) -> None:
     """
     When the notification fails the write succeeds all the same, and watchers find it by polling.
     """
-    original = Server.on
+    cut_off: list[str] = []
 
-    async def on(self: Server, connection: Any, method: Any, statement: Statement, args: Any) -> Any:
+    def see(_connection: object, statement: Statement, _args: object) -> None:
         if statement.name == "changes.notify":
+            cut_off.append(statement.name)
             raise ConnectionResetError("cut off")
-        return await original(self, connection, method, statement, args)
 
-    monkeypatch.setattr(Server, "on", on)
     request = {"start_revision": 2, "heartbeat_interval": Duration(seconds=60)}
-    async with aclosing(watch(registry, **request)) as messages, asyncio.timeout(10):
-        await anext(messages)
-        made = await create(registry, "m")
-        async for message in messages:
-            if message.revision.revision == made.revision:
-                break
-    assert await create(registry, "n")
+    with observed(registry.database, see):
+        async with aclosing(watch(registry, **request)) as messages, asyncio.timeout(10):
+            await anext(messages)
+            made = await create(registry, "m")
+            async for message in messages:
+                if message.revision.revision == made.revision:
+                    break
+        assert await create(registry, "n")
+    assert cut_off
 
 
 async def test_status_updates_go_together(registry: Registry, statements: list[str]) -> None:
