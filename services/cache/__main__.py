@@ -14,6 +14,7 @@ from modelyard.cache.v1.cache_pb2_grpc import (
     add_KeyValueServiceServicer_to_server,
 )
 from modelyard.contracts import permissions, scopes
+from services.authorization.follower import PolicyFollower
 from services.cache.instrumentation import register_sources
 from services.cache.metrics import CacheMetrics
 from services.cache.model.coherence import Coherence
@@ -24,7 +25,6 @@ from services.cache.read_through.handler import ReadThrough
 from services.cache.read_through.loader import CacheLevels
 from services.cache.read_through.origin import Origin
 from services.cache.read_through.policies import Policy, policies
-from services.cache.read_through.policy_follower import PolicyFollower
 from services.cache.read_through.visibility import Visibility
 from services.cache.service.admin import CacheAdminService
 from services.cache.service.values import KeyValueService, namespace_states
@@ -86,7 +86,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
 
         known = Policies(bound=settings.stream_bound)
         if server.asks:
-            await stack.enter_async_context(PolicyFollower(registry, known).following())
+            await stack.enter_async_context(PolicyFollower(registry.channel, token, known).following())
         needed, hot = permissions(), HotKeys(settings.warm_keys)
 
         def visibility(policy: Policy) -> Visibility | None:

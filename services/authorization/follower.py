@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from modelyard.registry.v1 import policies_pb2 as pb
-from services.cache.read_through.origin import Origin
+from services.chassis.access import ServiceToken
 from services.chassis.access.policies import REGISTRY, Bindings, Policies
 from services.chassis.access.roles import Role
 from services.chassis.serving.background import Work, beside
@@ -30,12 +31,14 @@ class PolicyFollower:
     Follows the policies.
 
     Args:
-        origin: the registry.
+        channel: of a worker of the registry; called for each stream.
+        token: of this service.
         policies: kept current.
     """
 
-    def __init__(self, origin: Origin, policies: Policies) -> None:
-        self._origin = origin
+    def __init__(self, channel: Callable[[], grpc.aio.Channel], token: ServiceToken, policies: Policies) -> None:
+        self._channel = channel
+        self._token = token
         self._policies = policies
 
     @asynccontextmanager
@@ -52,14 +55,14 @@ class PolicyFollower:
         await work.forever(self._read, pause=0.0)
 
     async def _read(self) -> None:
-        watch: Any = self._origin.channel().unary_stream(
+        watch: Any = self._channel().unary_stream(
             _PATH,
             request_serializer=pb.WatchPoliciesRequest.SerializeToString,
             response_deserializer=pb.WatchPoliciesResponse.FromString,
         )
         began = time.monotonic()
         request = pb.WatchPoliciesRequest(heartbeat_interval=Duration(nanos=int(_HEARTBEAT * 1e9)))
-        call = watch(request, metadata=self._origin.token.metadata())
+        call = watch(request, metadata=self._token.metadata())
         changed: dict[str, Bindings | None] = {}
         try:
             while True:
