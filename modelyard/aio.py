@@ -20,6 +20,7 @@ from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
 from modelyard.cdn.v1 import changes_pb2_grpc as asset_changes_pb2_grpc
 from modelyard.registry.v1 import (
+    alias_rules_pb2_grpc,
     aliases_pb2_grpc,
     audit_pb2_grpc,
     cards_pb2_grpc,
@@ -30,6 +31,7 @@ from modelyard.registry.v1 import (
     models_pb2_grpc,
     namespaces_pb2_grpc,
     policies_pb2_grpc,
+    promotions_pb2_grpc,
     versions_pb2_grpc,
 )
 from modelyard.transfer import (
@@ -107,6 +109,8 @@ class Client:
         self._session = session
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(channel)
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
+        self.alias_rules = alias_rules_pb2_grpc.AliasRuleServiceStub(channel)
+        self.promotions = promotions_pb2_grpc.PromotionServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.versions = versions_pb2_grpc.VersionServiceStub(channel)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(channel)

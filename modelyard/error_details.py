@@ -27,6 +27,17 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmet:
+    """
+    One condition that does not hold: its type, what demands it, and what is missing.
+    """
+
+    type: str
+    subject: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """
     Why a call failed.
@@ -39,6 +50,7 @@ class Problem:
         violations: the invalid fields, if the status is INVALID_ARGUMENT.
         retry_after: seconds after which the same call may succeed; None if the server does not say.
         request_id: id of the call in the server's logs; empty if it gave none.
+        conditions: those that do not hold, if the status is FAILED_PRECONDITION and the reason ALIAS_PROTECTED.
     """
 
     code: grpc.StatusCode
@@ -48,6 +60,7 @@ class Problem:
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None
     request_id: str = ""
+    conditions: tuple[Unmet, ...] = ()
 
     def __str__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
@@ -75,8 +88,9 @@ def explain(error: grpc.RpcError) -> Problem:
     if isinstance(details, bytes):
         status.ParseFromString(details)
     info, wrong, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    unmet = error_details_pb2.PreconditionFailure()
     for detail in status.details:
-        for known in (info, wrong, retry):
+        for known in (info, wrong, retry, unmet):
             detail.Unpack(known)
     return Problem(
         code=call.code(),
@@ -86,6 +100,7 @@ def explain(error: grpc.RpcError) -> Problem:
         violations=tuple(Violation(each.field, each.description) for each in wrong.field_violations),
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
         request_id=str(trailers.get("x-request-id", "")),
+        conditions=tuple(Unmet(each.type, each.subject, each.description) for each in unmet.violations),
     )
 
 

@@ -87,6 +87,43 @@ class FailedPrecondition(ModelyardError):
     code = "FAILED_PRECONDITION"
 
 
+@dataclass(frozen=True, slots=True)
+class UnmetCondition:
+    """
+    A condition that does not hold.
+
+    Args:
+        type: for programs: UPPER_SNAKE, as documented with the RPC ("APPROVALS").
+        subject: what demands it: the full name of a resource.
+        description: what is missing.
+    """
+
+    type: str
+    subject: str
+    description: str
+
+
+class ConditionsUnmet(FailedPrecondition):
+    """
+    Conditions that somebody has set up do not hold.
+
+    Args:
+        reason, message, metadata: as for every error.
+        conditions: each that does not hold; at least one.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        conditions: Iterable[UnmetCondition],
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason, message, metadata=metadata)
+        self.conditions = tuple(conditions)
+
+
 class Aborted(ModelyardError):
     """
     A concurrent change came first (the etag differs): read again, then retry the whole operation.

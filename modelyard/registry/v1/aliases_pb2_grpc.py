@@ -75,7 +75,8 @@ class AliasServiceServicer(object):
         comes twice, or there are none or more than 100 moves.
         NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
         (VERSION_DELETED).
-        FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
+        FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY), or rules protect an alias (ALIAS_PROTECTED, with a
+        PreconditionFailure that has a violation for each rule that is not met): request a promotion.
         ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
         (ALIAS_MOVED).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
@@ -123,7 +124,8 @@ class AliasServiceServicer(object):
     def RollbackAlias(self, request, context):
         """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
         rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
-        are skipped. To move forward again use MoveAliases.
+        are skipped. To move forward again use MoveAliases. Rules demand nothing of a rollback: the version has held the alias
+        before.
 
         Errors:
         INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.

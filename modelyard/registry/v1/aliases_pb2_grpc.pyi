@@ -42,7 +42,8 @@ class AliasServiceStub:
                            comes twice, or there are none or more than 100 moves.
       NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
                            (VERSION_DELETED).
-      FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
+      FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY), or rules protect an alias (ALIAS_PROTECTED, with a
+                           PreconditionFailure that has a violation for each rule that is not met): request a promotion.
       ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
                            (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
@@ -74,7 +75,8 @@ class AliasServiceStub:
     RollbackAlias: _grpc.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]
     """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
     rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
-    are skipped. To move forward again use MoveAliases.
+    are skipped. To move forward again use MoveAliases. Rules demand nothing of a rollback: the version has held the alias
+    before.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
@@ -97,7 +99,8 @@ class AliasServiceAsyncStub(AliasServiceStub):
                            comes twice, or there are none or more than 100 moves.
       NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
                            (VERSION_DELETED).
-      FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
+      FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY), or rules protect an alias (ALIAS_PROTECTED, with a
+                           PreconditionFailure that has a violation for each rule that is not met): request a promotion.
       ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
                            (ALIAS_MOVED).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
@@ -129,7 +132,8 @@ class AliasServiceAsyncStub(AliasServiceStub):
     RollbackAlias: _aio.UnaryUnaryMultiCallable[_aliases_pb2.RollbackAliasRequest, _aliases_pb2.Alias]  # type: ignore[assignment]
     """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
     rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
-    are skipped. To move forward again use MoveAliases.
+    are skipped. To move forward again use MoveAliases. Rules demand nothing of a rollback: the version has held the alias
+    before.
 
     Errors:
       INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.
@@ -155,7 +159,8 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
                                comes twice, or there are none or more than 100 moves.
           NOT_FOUND            no such model (MODEL_NOT_FOUND) or version (VERSION_NOT_FOUND), or the version is deleted
                                (VERSION_DELETED).
-          FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY).
+          FAILED_PRECONDITION  a version is not READY (VERSION_NOT_READY), or rules protect an alias (ALIAS_PROTECTED, with a
+                               PreconditionFailure that has a violation for each rule that is not met): request a promotion.
           ABORTED              an alias does not point at `expected_version`, or exists against `expected_absent`
                                (ALIAS_MOVED).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
@@ -211,7 +216,8 @@ class AliasServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_aliases_pb2.Alias, _abc.Awaitable[_aliases_pb2.Alias]]:
         """RollbackAlias points an alias at the version that it pointed at before its last move; a removal is a move, too. A
         rollback after a rollback goes one move further back: after 1, 2, 3 two of them lead to 1. Deleted versions
-        are skipped. To move forward again use MoveAliases.
+        are skipped. To move forward again use MoveAliases. Rules demand nothing of a rollback: the version has held the alias
+        before.
 
         Errors:
           INVALID_ARGUMENT     `name` is malformed, or `expected_version` is not a version of the alias's model.

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelyard.access.v1 import access_pb2 as modelyard_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/audit.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\"\xf1\x01\n\nAuditEntry\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\tshortened\x18\t \x01(\x08\"\xd6\x01\n\x17ListAuditEntriesRequest\x12\x17\n\x0fresource_prefix\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"g\n\x18ListAuditEntriesResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.modelyard.registry.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc1\x01\n\x0c\x41uditService\x12\xb0\x01\n\x10ListAuditEntries\x12..modelyard.registry.v1.ListAuditEntriesRequest\x1a/.modelyard.registry.v1.ListAuditEntriesResponse\";\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x0e\n\naudit.read\x18\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/auditEntriesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/audit.proto\x12\x15modelyard.registry.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/access/v1/access.proto\"\x86\x02\n\nAuditEntry\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\tshortened\x18\t \x01(\x08\x12\x13\n\x0b\x62reak_glass\x18\n \x01(\x08\"\xd6\x01\n\x17ListAuditEntriesRequest\x12\x17\n\x0fresource_prefix\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"g\n\x18ListAuditEntriesResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.modelyard.registry.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc1\x01\n\x0c\x41uditService\x12\xb0\x01\n\x10ListAuditEntries\x12..modelyard.registry.v1.ListAuditEntriesRequest\x1a/.modelyard.registry.v1.ListAuditEntriesResponse\";\x92\xe7\x18\rregistry.read\xa2\xe7\x18\x0e\n\naudit.read\x18\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/auditEntriesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEntries']._serialized_options = b'\222\347\030\rregistry.read\242\347\030\016\n\naudit.read\030\001\202\323\344\223\002\022\022\020/v1/auditEntries'
   _globals['_AUDITENTRY']._serialized_start=188
-  _globals['_AUDITENTRY']._serialized_end=429
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=432
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=646
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=648
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=751
-  _globals['_AUDITSERVICE']._serialized_start=754
-  _globals['_AUDITSERVICE']._serialized_end=947
+  _globals['_AUDITENTRY']._serialized_end=450
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=453
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=667
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=669
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=772
+  _globals['_AUDITSERVICE']._serialized_start=775
+  _globals['_AUDITSERVICE']._serialized_end=968
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class AuditEntry(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     SHORTENED_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision of the write; the order of the audit is the order of revisions."""
     actor: _builtins.str
@@ -44,6 +45,8 @@ class AuditEntry(_message.Message):
     request_id: _builtins.str
     shortened: _builtins.bool
     """True when `before` and `after` are left out because the entry alone exceeds the maximum response size."""
+    break_glass: _builtins.bool
+    """True when a token with the scope `admin` was used to do what the policies or the rules of aliases would have refused."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -66,10 +69,11 @@ class AuditEntry(_message.Message):
         before: _struct_pb2.Struct | None = ...,
         after: _struct_pb2.Struct | None = ...,
         shortened: _builtins.bool = ...,
+        break_glass: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "after", b"after", "before", b"before", "request_id", b"request_id", "resource", b"resource", "revision", b"revision", "shortened", b"shortened", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "after", b"after", "before", b"before", "break_glass", b"break_glass", "request_id", b"request_id", "resource", b"resource", "revision", b"revision", "shortened", b"shortened", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,12 @@ class Identity:
         """
         return ADMIN in self.scopes
 
+    def without_admin(self) -> Identity:
+        """
+        The same caller without break-glass access.
+        """
+        return Identity(self.subject, self.scopes - {ADMIN}, self.expires, self.groups) if self.is_admin else self
+
     def members(self) -> list[str]:
         """
         The members of policies that it is: see docs/access.md.

@@ -180,6 +180,12 @@ class Policies:
         """
         return self.role(identity, namespace) >= PERMISSIONS[permission]
 
+    def breaks_glass(self, identity: Identity, permission: str, namespace: str) -> bool:
+        """
+        Whether a caller has a permission by its scope `admin` alone.
+        """
+        return identity.is_admin and self._role(identity.without_admin(), namespace) < PERMISSIONS[permission]
+
     def readable(self, identity: Identity, permission: str = "namespaces.read") -> Readable:
         """
         The namespaces in which a caller has a permission.

@@ -34,10 +34,23 @@ PERMISSIONS: Final[Mapping[str, Role]] = {
             "evaluations.read",
             "deployments.read",
             "changes.read",
+            "rules.read",
+            "promotions.read",
         ),
         Role.READER,
     ),
-    **dict.fromkeys(("models.write", "versions.write", "cards.write", "evaluations.write"), Role.WRITER),
+    **dict.fromkeys(
+        (
+            "models.write",
+            "versions.write",
+            "cards.write",
+            "evaluations.write",
+            "promotions.write",
+            # The rules of the alias say who of them may.
+            "promotions.review",
+        ),
+        Role.WRITER,
+    ),
     **dict.fromkeys(
         (
             "aliases.write",
@@ -50,6 +63,14 @@ PERMISSIONS: Final[Mapping[str, Role]] = {
         Role.MAINTAINER,
     ),
     **dict.fromkeys(
-        ("policies.write", "namespaces.update", "namespaces.delete", "models.purge", "audit.read"), Role.OWNER
+        (
+            "policies.write",
+            "rules.write",
+            "namespaces.update",
+            "namespaces.delete",
+            "models.purge",
+            "audit.read",
+        ),
+        Role.OWNER,
     ),
 }

@@ -38,17 +38,30 @@ class CurrentCall:
         identity: from its verified token; None while access control is off.
         proxies: the trusted proxies, which may state the original caller; None for none.
         verifier: of tokens; None while access control is off.
+        break_glass: the caller does what only its scope `admin` allows.
         peer: the address of the connection, read when the call begins: grpcio releases a cancelled call without
             reporting it as done, and asking then ends the process.
     """
 
-    __slots__ = ("_request_id", "_trace", "context", "identity", "method", "peer", "proxies", "span", "verifier")
+    __slots__ = (
+        "_request_id",
+        "_trace",
+        "break_glass",
+        "context",
+        "identity",
+        "method",
+        "peer",
+        "proxies",
+        "span",
+        "verifier",
+    )
 
     def __init__(self, method: Method, context: Context, proxies: Proxies | None = None, peer: str = "") -> None:
         self.method = method
         self.context = context
         self.identity: Identity | None = None
         self.verifier: Verifier | None = None
+        self.break_glass = False
         self.proxies = proxies
         self.peer = peer or peer_of(context)
         self.span: Span | None = None

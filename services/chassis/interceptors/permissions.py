@@ -113,6 +113,8 @@ class _Guard:
                         continue
                 if role < PERMISSIONS[needed.name]:
                     raise denied(needed.name, namespace)
+                if caller.is_admin and self._policies.breaks_glass(caller, needed.name, namespace):
+                    _mark_break_glass()
         return hidden
 
     async def reach(self, context: Context) -> None:
@@ -140,6 +142,12 @@ class _Guard:
             return [REGISTRY]
         found: list[Place] = list(places(needed.of, request))
         return [namespace for place in found if (namespace := place.namespace) is not None]
+
+
+def _mark_break_glass() -> None:
+    call = current_call()
+    if call is not None:
+        call.break_glass = True
 
 
 def denied(permission: str, namespace: str) -> PermissionDenied:

@@ -11,7 +11,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details_pb
 from google.rpc import status_pb2
 
-from services.chassis.errors import AlreadyExists, FieldViolation, InvalidArgument, ModelyardError, NotFound
+from services.chassis.errors import (
+    AlreadyExists,
+    ConditionsUnmet,
+    FieldViolation,
+    InvalidArgument,
+    ModelyardError,
+    NotFound,
+    UnmetCondition,
+)
 
 DOMAIN = "modelyard.dev"
 DETAILS = "grpc-status-details-bin"
@@ -45,6 +53,8 @@ def _details(error: ModelyardError) -> Iterable[Message]:
     yield details_pb.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     if isinstance(error, InvalidArgument):
         yield _bad_request(error.violations)
+    if isinstance(error, ConditionsUnmet):
+        yield _precondition_failure(error.conditions)
     if isinstance(error, NotFound | AlreadyExists):
         collection = error.resource.split("/")[-2:-1]  # ["models"] of namespaces/a/models/m
         yield details_pb.ResourceInfo(
@@ -66,6 +76,16 @@ def _bad_request(violations: tuple[FieldViolation, ...]) -> details_pb.BadReques
             break
         request.field_violations.add(field=_short(violation.field), description=_short(violation.description))
     return request
+
+
+def _precondition_failure(conditions: tuple[UnmetCondition, ...]) -> details_pb.PreconditionFailure:
+    failure = details_pb.PreconditionFailure()
+    for number, each in enumerate(conditions):
+        if failure.ByteSize() > _MOST_VIOLATION_BYTES:
+            failure.violations.add(description=f"and {len(conditions) - number} more")
+            break
+        failure.violations.add(type=each.type, subject=_short(each.subject), description=_short(each.description))
+    return failure
 
 
 def _short(text: str, most: int = _MOST_TEXT) -> str:

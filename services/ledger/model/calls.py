@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from services.chassis.access.identity import Identity
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ class Write:
         digest: SHA-256 of the method and the request, to distinguish a retry from another use of the same id.
         dry: check and answer as if it had been done, but write nothing (`validate_only`).
         least: the revision that the caller has seen (`x-min-revision`): if it does not exist, nothing is written.
+        identity: of the caller; None while access control is off, and for what the service does on its own.
+        break_glass: policies would have refused it: only the caller's scope `admin` allows it.
     """
 
     actor: str
@@ -36,6 +39,8 @@ class Write:
     digest: bytes
     dry: bool = False
     least: int = 0
+    identity: Identity | None = None
+    break_glass: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis.errors import InvalidArgument
-from services.chassis.interceptors import caller, request_id
+from services.chassis.interceptors import caller, current_call, identity, request_id
 from services.chassis.serving.context import Context
 from services.ledger.model.calls import ANONYMOUS, Missing, Write, check_reached
 from services.ledger.store.database import min_revision
@@ -206,7 +206,18 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
     own: str = getattr(request, "request_id", "")  # imports have no such field
     content = request.SerializeToString(deterministic=True) if own else b""
     digest = hashlib.sha256(action.encode() + b"\0" + content).digest()
-    return Write(subject(context), action, own, request_id() or "", digest, dry, min_revision_of(context))
+    call = current_call()
+    return Write(
+        subject(context),
+        action,
+        own,
+        request_id() or "",
+        digest,
+        dry,
+        min_revision_of(context),
+        identity(),
+        break_glass=call is not None and call.break_glass,
+    )
 
 
 def subject(_context: Context) -> str:

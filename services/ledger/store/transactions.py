@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import asyncpg
@@ -31,9 +32,10 @@ WITH next AS (
     INSERT INTO changes (revision, commit_time, resources, kinds, subtrees)
     SELECT value, moment, $1, $2, $3 FROM next
 ), audited AS (
-    INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after, octets)
+    INSERT INTO audit (revision, ordinal, time, actor, action, resource, request_id, before, after, octets,
+                       break_glass)
     SELECT value, ordinal, moment, $4, $5, resource, $6, before::jsonb, after::jsonb,
-           coalesce(octet_length(before), 0) + coalesce(octet_length(after), 0)
+           coalesce(octet_length(before), 0) + coalesce(octet_length(after), 0), false
       FROM next, unnest($7::text[], $8::text[], $9::text[]) WITH ORDINALITY AS entry (resource, before, after, ordinal)
 )
 """
@@ -116,7 +118,7 @@ class Transaction:
         self.wrote = True
         write = self.write
         rows = await self.rows(
-            statement,
+            _marked(statement) if write.break_glass else statement,
             [change.resource for change in journal.changes],
             [int(change.kind) for change in journal.changes],
             [change.subtree for change in journal.changes],
@@ -131,6 +133,12 @@ class Transaction:
         self.revision = rows[0]["written"]
         return rows
 
+    def break_glass(self) -> None:
+        """
+        Record in the audit log that only the caller's scope `admin` allows this write.
+        """
+        self.write = replace(self.write, break_glass=True)
+
     async def nothing(self) -> None:
         """
         Call in place of `last` when there is nothing to write: the response reflects the newest revision.
@@ -142,6 +150,14 @@ class Transaction:
 
 
 Work = Callable[[Transaction], Awaitable[T]]
+
+
+def _marked(statement: Statement) -> Statement:
+    """
+    The last statement of a write that only the scope `admin` allows. It is rare: a parameter would be for all others.
+    """
+    head = _LAST.replace("0), false\n", "0), true\n")
+    return Statement(statement.name, head + statement.sql.removeprefix(_LAST), statement.anywhere)
 
 
 def _json(image: Image | None) -> str | None:

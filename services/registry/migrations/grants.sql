@@ -27,7 +27,8 @@ GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, d
     TO $role;
 -- Triggers add the words; those that no model has any more go.
 GRANT UPDATE, DELETE ON vocabulary TO $role;
-GRANT INSERT, UPDATE ON aliases, policies TO $role;
+GRANT INSERT, UPDATE ON aliases, policies, promotions TO $role;
+GRANT INSERT, UPDATE, DELETE ON alias_rules TO $role;
 -- A result that was recorded by mistake can be taken back: the audit has it. Results go with their version, too.
 GRANT INSERT, DELETE ON evaluations, version_digests TO $role;
 GRANT INSERT ON cards, words TO $role;

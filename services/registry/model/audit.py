@@ -19,6 +19,7 @@ class AuditEntry:
         before, after: the resource; None where there was none. An integer that a JSON number cannot hold exactly
             (RFC 8259, section 6: beyond 2**53) is text.
         shortened: the images are left out, because the entry is larger than an answer may be.
+        break_glass: only the scope `admin` allowed the write.
     """
 
     revision: int
@@ -30,6 +31,7 @@ class AuditEntry:
     before: Image | None
     after: Image | None
     shortened: bool
+    break_glass: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,3 +63,17 @@ EVALUATIONS = Limit(
 )
 #: Aliases of one model at a time.
 ALIASES = Limit("ALIAS_COUNT", "moves", 1_000, "aliases", "remove some, or use labels of versions instead")
+#: Promotions of one model.
+PROMOTIONS = Limit(
+    "PROMOTION_COUNT",
+    "promotion",
+    10_000,
+    "promotions",
+    "move aliases that change that often without a protecting rule",
+)
+#: Pending promotions of one model.
+PENDING_PROMOTIONS = Limit(
+    "PROMOTION_COUNT", "promotion", 100, "pending promotions", "review or cancel those that are pending"
+)
+#: Rules of aliases of one namespace, or of one model.
+ALIAS_RULES = Limit("ALIAS_RULE_COUNT", "rule", 100, "rules of aliases", "give one rule several patterns")

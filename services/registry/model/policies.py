@@ -5,7 +5,7 @@ Policies: who may do what in which namespace.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -89,16 +89,7 @@ class PolicyDraft:
         """
         if self.private and not name.namespace:
             checks.add(f"{at}.private", "must be false for the policy of the registry, which applies to all namespaces")
-        found = [member for members in self.members.values() for member in members]
-        if len(found) > MOST_MEMBERS:
-            checks.add(f"{at}.bindings", f"must have at most {MOST_MEMBERS:,} members; they have {len(found):,}")
-        for member in found[:MOST_MEMBERS]:
-            if len(member) > _MOST_MEMBER or not _MEMBER.fullmatch(member) or _CONTROL.search(member):
-                checks.add(
-                    f"{at}.bindings",
-                    f"{member[:80]!r} is not a member: user:{{subject}}, group:{{name}}, authenticated or everyone, "
-                    f"with at most {_MOST_MEMBER} characters",
-                )
+        check_members(checks, f"{at}.bindings", [member for members in self.members.values() for member in members])
 
     def image(self) -> Image:
         """
@@ -150,6 +141,21 @@ class PolicyEvent:
     complete: bool
     applied: int
     current: float | None = None
+
+
+def check_members(checks: Checks, at: str, members: Sequence[str]) -> None:
+    """
+    Report what is not a member; *at* is the path of the members in the request.
+    """
+    if len(members) > MOST_MEMBERS:
+        checks.add(at, f"must have at most {MOST_MEMBERS:,} members; they have {len(members):,}")
+    for member in members[:MOST_MEMBERS]:
+        if len(member) > _MOST_MEMBER or not _MEMBER.fullmatch(member) or _CONTROL.search(member):
+            checks.add(
+                at,
+                f"{member[:80]!r} is not a member: user:{{subject}}, group:{{name}}, authenticated or everyone, "
+                f"with at most {_MOST_MEMBER} characters",
+            )
 
 
 def owned_by(member: str) -> PolicyDraft:

@@ -70,6 +70,7 @@ class AliasService(AliasServiceServicer):
             lambda tx: self._aliases.rollback(tx, name, expected),
             from_alias,
             touches=[name.parent],
+            dry=request.validate_only,
         )
 
     async def GetAlias(self, request: pb.GetAliasRequest, context: Context) -> pb.Alias:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from modelyard.registry.v1.alias_rules_pb2_grpc import add_AliasRuleServiceServicer_to_server
 from modelyard.registry.v1.aliases_pb2_grpc import add_AliasServiceServicer_to_server
 from modelyard.registry.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from modelyard.registry.v1.cards_pb2_grpc import add_CardServiceServicer_to_server
@@ -16,6 +17,7 @@ from modelyard.registry.v1.imports_pb2_grpc import add_ImportServiceServicer_to_
 from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServicer_to_server
 from modelyard.registry.v1.policies_pb2_grpc import add_PolicyServiceServicer_to_server
+from modelyard.registry.v1.promotions_pb2_grpc import add_PromotionServiceServicer_to_server
 from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
 from services.chassis.access.policies import Policies
 from services.chassis.serving.server import Server
@@ -23,6 +25,7 @@ from services.ledger.service.calls import Mutations
 from services.ledger.store.change_feed import ChangeFeed
 from services.ledger.store.database import Database
 from services.ledger.store.writer import Writer
+from services.registry.service.alias_rules import AliasRuleService
 from services.registry.service.aliases import AliasService
 from services.registry.service.assets import Assets
 from services.registry.service.audit import AuditService
@@ -35,8 +38,10 @@ from services.registry.service.models import ModelService
 from services.registry.service.namespaces import NamespaceService
 from services.registry.service.pins import Pins
 from services.registry.service.policies import PolicyService
+from services.registry.service.promotions import PromotionService
 from services.registry.service.versions import VersionService
 from services.registry.service.visibility import Visibility
+from services.registry.store.alias_rules import AliasRuleStore
 from services.registry.store.aliases import AliasStore
 from services.registry.store.audit import AuditStore
 from services.registry.store.cards import CardStore
@@ -48,6 +53,7 @@ from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
 from services.registry.store.policies import PolicyStore
+from services.registry.store.promotions import PromotionStore
 from services.registry.store.purging import Purging
 from services.registry.store.search.search import SearchStore
 from services.registry.store.version_deletion import VersionDeletions
@@ -91,6 +97,8 @@ def add_servicers(
     evaluations = EvaluationService(
         EvaluationStore(database), LeaderboardStore(database), EvaluationMetricStore(database), once
     )
+    server.add(add_AliasRuleServiceServicer_to_server, AliasRuleService(AliasRuleStore(database), once))
+    server.add(add_PromotionServiceServicer_to_server, PromotionService(PromotionStore(database), once))
     server.add(add_NamespaceServiceServicer_to_server, namespaces)
     server.add(add_ModelServiceServicer_to_server, model_service)
     server.add(add_VersionServiceServicer_to_server, versions)

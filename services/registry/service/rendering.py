@@ -5,6 +5,7 @@ Domain values to messages.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
@@ -13,6 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.registry.v1 import (
+    alias_rules_pb2,
     aliases_pb2,
     audit_pb2,
     cards_pb2,
@@ -21,12 +23,14 @@ from modelyard.registry.v1 import (
     models_pb2,
     namespaces_pb2,
     policies_pb2,
+    promotions_pb2,
     versions_pb2,
 )
 from services.chassis.access.policies import Bindings
 from services.chassis.access.roles import Role
 from services.ledger.model.calls import etag
 from services.ledger.model.changes import Image
+from services.registry.model.alias_rules import AliasRule
 from services.registry.model.aliases import Alias, AliasPeriod
 from services.registry.model.audit import AuditEntry
 from services.registry.model.cards import Card, CardImported
@@ -37,6 +41,7 @@ from services.registry.model.models import Model
 from services.registry.model.names import AliasName, VersionName
 from services.registry.model.namespaces import Namespace
 from services.registry.model.policies import Policy, PolicyEvent, PolicyName
+from services.registry.model.promotions import Promotion
 from services.registry.model.versions import AssetMatch, Version, VersionState
 
 
@@ -120,6 +125,65 @@ def _from_bindings(key: str, bindings: Bindings) -> policies_pb2.Policy:
         ],
         private=bindings.private,
     )
+
+
+def from_alias_rule(rule: AliasRule) -> alias_rules_pb2.AliasRule:
+    """
+    A rule of aliases.
+    """
+    draft = rule.draft
+    return alias_rules_pb2.AliasRule(
+        name=str(rule.name),
+        aliases=draft.aliases,
+        mover_role=policies_pb2.Policy.Role.ValueType(draft.mover_role),
+        movers=draft.movers,
+        filter=draft.filter,
+        required_approvals=draft.required_approvals,
+        approver_role=policies_pb2.Policy.Role.ValueType(draft.approver_role),
+        create_time=_time(rule.create_time),
+        update_time=_time(rule.update_time),
+        revision=rule.revision,
+        etag=etag(rule.revision),
+    )
+
+
+def from_promotion(promotion: Promotion) -> promotions_pb2.Promotion:
+    """
+    A promotion.
+    """
+    pb = promotions_pb2.Promotion
+    before = promotion.from_version
+    return pb(
+        name=str(promotion.name),
+        alias_id=promotion.alias,
+        version=_text(promotion.version_name),
+        from_version=_text(replace(promotion, version=before).version_name),
+        comment=promotion.comment,
+        state=pb.State.Value(f"STATE_{promotion.state}"),
+        requester=promotion.requester,
+        reviews=[
+            pb.Review(
+                subject=each.subject,
+                verdict=pb.VERDICT_APPROVED if each.approved else pb.VERDICT_REJECTED,
+                comment=each.comment,
+                review_time=_time(each.time),
+            )
+            for each in promotion.reviews
+        ],
+        missing=[
+            pb.Requirement(type=each.type, rule=each.subject, description=each.description)
+            for each in promotion.missing
+        ],
+        move_revision=promotion.move_revision,
+        create_time=_time(promotion.create_time),
+        update_time=_time(promotion.update_time),
+        revision=promotion.revision,
+        etag=etag(promotion.revision),
+    )
+
+
+def _text(name: VersionName | None) -> str:
+    return "" if name is None else str(name)
 
 
 def from_model(model: Model) -> models_pb2.Model:
@@ -289,6 +353,7 @@ def from_audit_entry(entry: AuditEntry) -> audit_pb2.AuditEntry:
         before=_struct(entry.before),
         after=_struct(entry.after),
         shortened=entry.shortened,
+        break_glass=entry.break_glass,
     )
 
 

@@ -11,18 +11,19 @@ from datetime import datetime
 
 from services.chassis.errors import InvalidArgument
 from services.ledger.model.calls import Missing, Read
-from services.ledger.model.changes import Change, ChangeKind, Entry, Image, Journal
+from services.ledger.model.changes import Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
 from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
-from services.ledger.store.transactions import Transaction, last
+from services.ledger.store.transactions import Transaction
 from services.registry.model import limits
 from services.registry.model.aliases import Alias, AliasPeriod, Move, check_expected, check_move, check_moved
 from services.registry.model.names import AliasName, ModelName
 from services.registry.model.versions import VersionState
 from services.registry.store import rows
+from services.registry.store.alias_moves import AliasWrite, Moving
 from services.registry.store.locks import lock_model
 from services.registry.store.parents import MODEL
 
@@ -104,43 +105,7 @@ SELECT number, CASE WHEN delete_time IS NULL THEN state ELSE 'DELETED' END AS st
 )
 
 
-def moving(model: str, aliases: str, versions: str, restores: str = "NULL") -> str:
-    """
-    Common table expressions for a last statement: aliases of a model move. `begun` are the periods that begin.
-
-    Args:
-        model: SQL of the model's key.
-        aliases, versions: SQL of arrays: the aliases' ids, and where each points then (NULL removes it).
-        restores: SQL of the beginning of the period that a rollback restores, or NULL.
-    """
-    # A period begins when the revision is taken, so that moves come in the order of their revisions. A clock that was
-    # set back must not make a period end before it began.
-    return f"""
-, moved AS (
-    SELECT alias, version, greatest(next.moment, lower(valid) + interval '1 microsecond') AS start
-      FROM next CROSS JOIN unnest({aliases}::text[], {versions}::bigint[]) AS move (alias, version)
-      LEFT JOIN LATERAL (SELECT valid FROM aliases WHERE model = {model} AND aliases.alias = move.alias
-                                                     AND upper_inf(valid)) AS current ON true
-), ended AS (
-    UPDATE aliases SET valid = tstzrange(lower(aliases.valid), moved.start) FROM moved
-     WHERE aliases.model = {model} AND aliases.alias = moved.alias AND upper_inf(aliases.valid)
-    RETURNING 1
-), begun AS (
-    INSERT INTO aliases (model, alias, version, valid, actor, revision, restores)
-    SELECT {model}, alias, version, tstzrange(start, NULL), $4, value, {restores}::timestamptz
-      FROM next, (SELECT count(*) FROM ended) AS all_have_ended, moved
-    RETURNING alias, version, lower(valid) AS start_time, actor, revision
-)
-"""
-
-
-_MOVE = last(
-    "aliases.move",
-    f"""
-{moving("$10", "$11", "$12", "$13")}
-SELECT next.value AS written, begun.* FROM next LEFT JOIN begun ON true
-""",
-)
+_MOVE = AliasWrite("aliases.move", "SELECT next.value AS written, begun.* FROM next LEFT JOIN begun ON true")
 
 
 class AliasStore:
@@ -203,17 +168,18 @@ class AliasStore:
             FailedPrecondition: a version is not READY.
             Aborted: an alias does not point where the client expects.
             ResourceExhausted: the model has as many aliases as one may have.
+            ConditionsUnmet: rules do not allow it.
         """
         model = await lock_model(transaction, parent)
         current = await transaction.rows(_NOW, model["id"], [move.alias for move in moves])
         points_at = {row["alias"]: row["version"] for row in current}
-        states = await _states(transaction, model["id"], moves)
+        states = await states_of(transaction, model["id"], moves)
         for move in moves:
             check_move(parent, move, points_at.get(move.alias), states)
         # Pointing an alias where it points already is not a move: a rollback of it would change nothing.
         real = [move for move in moves if move.version != points_at.get(move.alias)]
-        await _check_count(transaction, parent, model["id"], real, points_at)
-        moved = await _move(transaction, parent, model["id"], real, points_at)
+        await check_count(transaction, parent, model["id"], real, points_at)
+        moved = await _move(transaction, Moving(parent, model["id"], real, points_at))
         aliases = {row["alias"]: _alias(row, parent) for row in (*current, *moved)}
         return [aliases[move.alias] for move in moves if move.version is not None]
 
@@ -238,13 +204,25 @@ class AliasStore:
         before = await transaction.row(_BEFORE, model["id"], name.alias, now["origin"], now["version"])
         version, origin = (before["version"], before["origin"]) if before is not None else (None, None)
         move = Move(name.alias, check_moved(name, version))
-        row = await _move(transaction, name.parent, model["id"], [move], {name.alias: now["version"]}, origin)
-        return _alias(row[0], name.parent)
+        moving = Moving(name.parent, model["id"], [move], {name.alias: now["version"]}, origin)
+        return _alias((await _move(transaction, moving))[0], name.parent)
 
 
-async def _check_count(
+async def target_of(transaction: Transaction, model: int, alias: str) -> int | None:
+    """
+    The number of the version that an alias points at; None for nowhere.
+    """
+    row = await transaction.row(_NOW, model, [alias])
+    return None if row is None else row["version"]
+
+
+async def check_count(
     transaction: Transaction, parent: ModelName, model: int, moves: Sequence[Move], points_at: Mapping[str, int | None]
 ) -> None:
+    """
+    Raises:
+        ResourceExhausted: the model would have more aliases than one may have.
+    """
     made = sum(move.version is not None and points_at.get(move.alias) is None for move in moves)
     removed = sum(move.version is None for move in moves)
     if made > removed:
@@ -253,40 +231,20 @@ async def _check_count(
         limits.ALIASES.check(parent, row["count"] + made - removed)
 
 
-async def _states(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:
+async def states_of(transaction: Transaction, model: int, moves: Sequence[Move]) -> dict[int, VersionState]:
+    """
+    The states of the versions that aliases are to point at, by their numbers. They are locked.
+    """
     numbers = [move.version for move in moves if move.version is not None]
     return {row["number"]: VersionState(row["state"]) for row in await transaction.rows(_STATES, model, numbers)}
 
 
-async def _move(
-    transaction: Transaction,
-    parent: ModelName,
-    model: int,
-    moves: Sequence[Move],
-    points_at: Mapping[str, int | None],
-    restores: datetime | None = None,
-) -> Sequence[Row]:
-    if not moves:
+async def _move(transaction: Transaction, moving: Moving) -> Sequence[Row]:
+    if not moving.moves:
         await transaction.nothing()
         return ()
-    aliases, versions = [move.alias for move in moves], [move.version for move in moves]
-    return await transaction.last(_MOVE, _journal(parent, moves, points_at), model, aliases, versions, restores)
+    return await _MOVE.run(transaction, moving, Journal([], []))
 
 
 def _alias(row: Row, parent: ModelName) -> Alias:
     return rows.to_alias(row, AliasName(parent.namespace, parent.model, row["alias"]))
-
-
-def _journal(parent: ModelName, moves: Sequence[Move], points_at: Mapping[str, int | None]) -> Journal:
-    changes, entries = [], []
-    for move in moves:
-        name = str(AliasName(parent.namespace, parent.model, move.alias))
-        before = points_at.get(move.alias)
-        kind = ChangeKind.DELETED if move.version is None else ChangeKind.UPDATED if before else ChangeKind.CREATED
-        changes.append(Change(name, kind))
-        entries.append(Entry(name, _image(before), _image(move.version)))
-    return Journal(changes, entries)
-
-
-def _image(version: int | None) -> Image | None:
-    return None if version is None else {"version": version}

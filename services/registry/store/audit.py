@@ -22,7 +22,7 @@ from services.registry.store.search.filters import Parameters
 
 # The most JSON of a page, and of an entry: a larger one comes without its images and is marked as shortened.
 _MOST_JSON = 1 << 20
-_COLUMNS = f"""revision, ordinal, time, actor, action, resource, request_id,
+_COLUMNS = f"""revision, ordinal, time, actor, action, resource, request_id, break_glass,
        CASE WHEN json.octets < {_MOST_JSON} THEN before END AS before,
        CASE WHEN json.octets < {_MOST_JSON} THEN after END AS after,
        json.octets >= {_MOST_JSON} AS shortened,
@@ -135,6 +135,7 @@ def _entry(row: Row) -> AuditEntry:
         _image(row["before"]),
         _image(row["after"]),
         row["shortened"],
+        row["break_glass"],
     )
 
 

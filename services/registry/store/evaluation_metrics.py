@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Journal
 from services.ledger.model.pages import Listed, Page
 from services.ledger.store.database import Database
 from services.ledger.store.paging import after, listed, page_of
-from services.ledger.store.servers import Row, Snapshot
+from services.ledger.store.servers import Row
 from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction, last
 from services.registry.model.evaluation_metrics import (
@@ -144,7 +145,18 @@ class EvaluationMetricStore:
         return Metric(update.metric, direction, before["pairs"], before["results"], moment, row["written"])
 
 
-async def lower_is_better(snapshot: Snapshot, parent: NamespaceName, metrics: frozenset[str]) -> frozenset[str]:
+class Reading(Protocol):
+    """
+    Statements on one snapshot, or in one transaction.
+    """
+
+    async def fetch(self, statement: Statement, args: Sequence[Any]) -> list[Row]:
+        """
+        The rows that a statement returns.
+        """
+
+
+async def lower_is_better(snapshot: Reading, parent: NamespaceName, metrics: frozenset[str]) -> frozenset[str]:
     """
     Those of *metrics* for which lower is better.
     """
@@ -153,9 +165,7 @@ async def lower_is_better(snapshot: Snapshot, parent: NamespaceName, metrics: fr
     return frozenset(row["metric"] for row in await snapshot.fetch(_LOWER, [parent.namespace, sorted(metrics)]))
 
 
-async def resolve_directions(
-    snapshot: Snapshot, parent: NamespaceName, condition: Condition | None
-) -> Condition | None:
+async def resolve_directions(snapshot: Reading, parent: NamespaceName, condition: Condition | None) -> Condition | None:
     """
     The condition with the best results of models, whichever way the metrics are better.
     """
@@ -166,7 +176,7 @@ async def resolve_directions(
 
 
 async def resolve_order_directions(
-    snapshot: Snapshot, parent: NamespaceName, order: Sequence[OrderKey]
+    snapshot: Reading, parent: NamespaceName, order: Sequence[OrderKey]
 ) -> tuple[OrderKey, ...]:
     """
     The order with the best results of models, whichever way the metrics are better.

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 
-from services.chassis.access.policies import Bindings
+from services.chassis.access.policies import REGISTRY, Bindings, Policies
 from services.chassis.access.roles import Role
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import Journal
@@ -50,6 +50,10 @@ _LOCK_PARENT = Statement(
 _LOCK = Statement("policies.lock_key", "SELECT pg_advisory_xact_lock(hashtextextended('policy/' || $1, 0))")
 _CURRENT = Statement(
     "policies.lock", f"SELECT {_COLUMNS}, policies.revision FROM policies WHERE key = $1 FOR NO KEY UPDATE"
+)
+
+_SHARE = Statement(
+    "policies.share", f"SELECT {_COLUMNS} FROM policies WHERE key = ANY($1::text[]) ORDER BY key FOR SHARE"
 )
 
 _SET = last(
@@ -118,6 +122,16 @@ class PolicyStore:
         image = draft.image()
         made = await transaction.last(_SET, journal, name.namespace, rows.packed(image["bindings"]), draft.private)
         return _policy(name, made[0])
+
+
+async def policies_now(transaction: Transaction, namespace: str) -> Policies:
+    """
+    The policies that decide in one namespace, as they are until the transaction ends.
+    """
+    found = await transaction.rows(_SHARE, [REGISTRY, namespace])
+    policies = Policies(bound=float("inf"))
+    policies.apply({row["key"]: _draft(row).bindings() for row in found}, complete=True)
+    return policies
 
 
 def _policy(name: PolicyName, row: Row) -> Policy:

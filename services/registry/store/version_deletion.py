@@ -18,7 +18,8 @@ from services.ledger.model.changes import Change, ChangeKind, Entry, Journal
 from services.ledger.store.statements import Statement
 from services.ledger.store.transactions import Transaction, last
 from services.ledger.store.writer import Writer
-from services.registry.model.names import AliasName, DeploymentName
+from services.registry.model.aliases import Move
+from services.registry.model.names import DeploymentName
 from services.registry.model.versions import (
     Version,
     VersionDeletion,
@@ -28,7 +29,7 @@ from services.registry.model.versions import (
     version_deleted,
 )
 from services.registry.store import rows
-from services.registry.store.aliases import moving
+from services.registry.store.alias_moves import AliasWrite, Moving, check_rules
 from services.registry.store.locks import lock_model
 from services.registry.store.pin_releases import release_pins
 from services.registry.store.quotas import count
@@ -83,7 +84,7 @@ SELECT next.value AS written FROM next
 """,
 )
 
-_DELETE = last(
+_DELETE = AliasWrite(
     "versions.delete",
     f"""
 , made AS (
@@ -91,21 +92,20 @@ _DELETE = last(
        SET state = 'FAILED', failure = CASE failure WHEN '' THEN 'deleted' ELSE failure END,
            delete_time = next.moment, update_time = next.moment, revision = next.value
       FROM next
-     WHERE model = $10 AND number = $11
+     WHERE model = $10 AND number = $15
     RETURNING {rows.VERSION}
 ), newest AS (
     UPDATE models
-       SET newest_version = $16::bigint, update_time = next.moment, revision = next.value
+       SET newest_version = $19::bigint, update_time = next.moment, revision = next.value
       FROM next
-     WHERE id = $10 AND $16::bigint IS NOT NULL
+     WHERE id = $10 AND $19::bigint IS NOT NULL
 ), without AS (
-    DELETE FROM evaluations WHERE model = $10 AND version = $11
+    DELETE FROM evaluations WHERE model = $10 AND version = $15
 ), unlisted AS (
-    DELETE FROM version_digests WHERE model = $10 AND number = $11
+    DELETE FROM version_digests WHERE model = $10 AND number = $15
 )
-{moving("$10", "$12", "array_fill(NULL::bigint, ARRAY[cardinality($12::text[])])")}
-{count("$13", "0", "-$14::bigint")}
-{release_pins("SELECT $15::text AS owner")}
+{count("$16", "0", "-$17::bigint")}
+{release_pins("SELECT $18::text AS owner")}
 SELECT made.revision AS written, made.* FROM made
 """,
 )
@@ -141,6 +141,7 @@ class VersionDeletions:
 
     async def _part(self, transaction: Transaction, deletion: VersionDeletion) -> bool:
         found = await _locked(transaction, deletion)
+        await check_rules(transaction, found.moving)
         many = await transaction.row(_MANY, found.key, deletion.name.number)
         if many is None:
             await transaction.nothing()
@@ -160,7 +161,7 @@ class VersionDeletions:
         Raises:
             Missing: there is no such version, or it is deleted already.
             Aborted: it has changed since the client read it.
-            FailedPrecondition: it is in use, and the client does not force it.
+            FailedPrecondition: it is in use, and the client does not force it; or rules protect an alias of it.
         """
         name = deletion.name
         found = await _locked(transaction, deletion)
@@ -169,8 +170,8 @@ class VersionDeletions:
         journal = _journal(found, results["count"])
         before = found.version
         returned = 0 if before.state is VersionState.FAILED else before.draft.size_bytes
-        columns = [found.key, name.number, found.aliases, name.namespace, returned, str(name), found.newest]
-        made = await transaction.last(_DELETE, journal, *columns)
+        columns = [name.number, name.namespace, returned, str(name), found.newest]
+        made = await _DELETE.run(transaction, found.moving, journal, *columns)
         return rows.to_version(made[0], name.parent)
 
 
@@ -189,6 +190,15 @@ class _Found:
     version: Version
     aliases: list[str]
     newest: int | None
+
+    @property
+    def moving(self) -> Moving:
+        """
+        The removal of its aliases.
+        """
+        name = self.version.name
+        moves = [Move(alias, None) for alias in self.aliases]
+        return Moving(name.parent, self.key, moves, dict.fromkeys(self.aliases, name.number))
 
 
 async def _locked(transaction: Transaction, deletion: VersionDeletion) -> _Found:
@@ -215,7 +225,6 @@ async def _locked(transaction: Transaction, deletion: VersionDeletion) -> _Found
 
 def _journal(found: _Found, results: int) -> Journal:
     name = found.version.name
-    removed = [str(AliasName(name.namespace, name.model, alias)) for alias in found.aliases]
     before = {"state": found.version.state, **found.version.draft.image()}
     moved = Journal([], [])
     if found.newest is not None:
@@ -224,12 +233,10 @@ def _journal(found: _Found, results: int) -> Journal:
         [
             # What is below it goes, too: its results.
             Change(str(name), ChangeKind.DELETED, subtree=True),
-            *(Change(alias, ChangeKind.DELETED) for alias in removed),
             *moved.changes,
         ],
         [
             Entry(str(name), before, {"deleted": True, "evaluations": results}),
-            *(Entry(alias, {"version": name.number}, None) for alias in removed),
             *moved.entries,
         ],
     )

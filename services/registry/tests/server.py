@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from embedded.parts import free_port
 from embedded.postgres import owner
 from modelyard.registry.v1 import (
+    alias_rules_pb2_grpc,
     aliases_pb2_grpc,
     audit_pb2_grpc,
     cards_pb2_grpc,
@@ -28,6 +29,7 @@ from modelyard.registry.v1 import (
     models_pb2_grpc,
     namespaces_pb2_grpc,
     policies_pb2_grpc,
+    promotions_pb2_grpc,
     versions_pb2_grpc,
 )
 from services.chassis.hosts.grpcio import GrpcioHost
@@ -66,6 +68,8 @@ class Registry:
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self.changes = changes_pb2_grpc.ChangeServiceStub(channel)
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
+        self.alias_rules = alias_rules_pb2_grpc.AliasRuleServiceStub(channel)
+        self.promotions = promotions_pb2_grpc.PromotionServiceStub(channel)
         self._owners: list[Connection] = []
 
     @asynccontextmanager

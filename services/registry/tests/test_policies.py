@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from modelyard.changes.v1 import changes_pb2
 from modelyard.contracts import permissions, services
 from modelyard.registry.v1 import (
+    alias_rules_pb2,
     aliases_pb2,
     audit_pb2,
     cards_pb2,
@@ -27,6 +28,7 @@ from modelyard.registry.v1 import (
     models_pb2,
     namespaces_pb2,
     policies_pb2,
+    promotions_pb2,
     versions_pb2,
 )
 from services.chassis.access.roles import PERMISSIONS, Role
@@ -143,6 +145,20 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "ListAliases": aliases_pb2.ListAliasesRequest(parent=model),
         "ListAliasMoves": aliases_pb2.ListAliasMovesRequest(parent=f"{model}/aliases/a"),
         "RollbackAlias": aliases_pb2.RollbackAliasRequest(name=f"{model}/aliases/a"),
+        "SetAliasRule": alias_rules_pb2.SetAliasRuleRequest(
+            rule=alias_rules_pb2.AliasRule(name=f"{parent}/aliasRules/r", aliases=["x-*"], required_approvals=1)
+        ),
+        "GetAliasRule": alias_rules_pb2.GetAliasRuleRequest(name=f"{model}/aliasRules/r"),
+        "ListAliasRules": alias_rules_pb2.ListAliasRulesRequest(parent=model),
+        "DeleteAliasRule": alias_rules_pb2.DeleteAliasRuleRequest(name=f"{model}/aliasRules/r"),
+        "CreatePromotion": promotions_pb2.CreatePromotionRequest(
+            parent=model, promotion=promotions_pb2.Promotion(alias_id="a", version=version)
+        ),
+        "ApprovePromotion": promotions_pb2.ApprovePromotionRequest(name=f"{model}/promotions/1"),
+        "RejectPromotion": promotions_pb2.RejectPromotionRequest(name=f"{model}/promotions/1"),
+        "CancelPromotion": promotions_pb2.CancelPromotionRequest(name=f"{model}/promotions/1"),
+        "GetPromotion": promotions_pb2.GetPromotionRequest(name=f"{model}/promotions/1"),
+        "ListPromotions": promotions_pb2.ListPromotionsRequest(parent=model),
         "GetCard": cards_pb2.GetCardRequest(name=f"{model}/card"),
         "UpdateCard": cards_pb2.UpdateCardRequest(card=card, update_mask=FieldMask(paths=["markdown"])),
         "ListCardNumbers": cards_pb2.ListCardNumbersRequest(parent=f"{model}/card"),
