@@ -11,6 +11,7 @@ import pytest
 from modelyard.registry.v1 import namespaces_pb2
 from services.registry.tests.calls import add_version, create, deploy, move, record, result, write_card
 from services.registry.tests.databases import Databases
+from services.registry.tests.guarded import Guarded, guarding
 from services.registry.tests.server import RecycledRegistry, Registry, running
 
 
@@ -88,3 +89,12 @@ async def full(shared: Registry) -> Registry:
         await deploy(shared, deployment, "m")
     await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="other"))
     return shared
+
+
+@pytest.fixture(scope="session")
+async def guarded(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+    """
+    A registry with access control on, for tests that use a namespace of their own.
+    """
+    async with guarding(new_database(), tmp_path_factory.mktemp("keys") / "jwks.json") as found:
+        yield found

@@ -4,10 +4,8 @@ Access by namespace: what a policy allows, and that what a caller may not read d
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -32,71 +30,11 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.chassis.access.roles import PERMISSIONS, Role
-from services.registry.tests.server import Failing, Failure, Registry, failure_of, running
-from tests.tokens import Issuer, settings
+from services.registry.tests.guarded import Guarded
+from services.registry.tests.server import Failing, Failure, Registry, failure_of
 
-ALL = "registry.read registry.write"
 POLICY = policies_pb2.Policy
 SHA = "a" * 64
-REGISTRY_POLICY = policies_pb2.GetPolicyRequest(name="policy")
-
-
-@dataclass
-class Guarded:
-    """
-    A registry with access control on, and who issues its tokens.
-    """
-
-    registry: Registry
-    issuer: Issuer
-
-    def as_(self, subject: str, scope: str = ALL, **claims: Any) -> dict[str, Any]:
-        """
-        The arguments of a call of *subject*.
-        """
-        return {"metadata": [("authorization", f"Bearer {self.issuer.mint(scope, sub=subject, **claims)}")]}
-
-    async def set_policy(self, name: str, *, private: bool = False, **roles: str) -> None:
-        """
-        Set a policy, with members separated by spaces, and wait until it holds.
-        """
-        bindings = [
-            POLICY.Binding(role=POLICY.Role.Value(f"ROLE_{role.upper()}"), members=members.split())
-            for role, members in roles.items()
-        ]
-        policy = POLICY(name=name, bindings=bindings, private=private)
-        request = policies_pb2.SetPolicyRequest(policy=policy)
-        await self.seen((await self.registry.policies.SetPolicy(request, **self.as_("root", "admin"))).revision)
-
-    async def seen(self, revision: int) -> None:
-        """
-        Wait until decisions are those of a revision.
-        """
-        metadata = [*self.as_("root", "admin")["metadata"], ("x-min-revision", str(revision))]
-        await self.registry.namespaces.ListNamespaces(namespaces_pb2.ListNamespacesRequest(), metadata=metadata)
-
-    async def namespace(self, name: str, owner: str = "root") -> None:
-        """
-        Create a namespace.
-        """
-        request = namespaces_pb2.CreateNamespaceRequest(namespace_id=name)
-        made = await self.registry.namespaces.CreateNamespace(request, **self.as_(owner))
-        await self.seen(made.revision)
-
-
-@pytest.fixture(scope="module")
-async def guarded(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
-    """
-    A registry with access control on, on a database of its own.
-    """
-    issuer = Issuer(tmp_path_factory.mktemp("keys") / "jwks.json")
-    async with running(new_database(), **settings(issuer)) as registry:
-        found = Guarded(registry, issuer)
-        async with asyncio.timeout(10):
-            # Until the policies have been read.
-            while isinstance(await ask(found, "GetPolicy", REGISTRY_POLICY, **found.as_("ann")), Failure):
-                await asyncio.sleep(0.01)
-        yield found
 
 
 def requests(namespace: str) -> Mapping[str, Message]:
