@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from modelyard import aio
 from modelyard._deprecated import aliases
 from modelyard.client import Client, connect
-from modelyard.error_details import Problem, Violation, explain
+from modelyard.error_details import Problem, Unmet, Violation, explain
 from modelyard.transfer import FileChangedError, IntegrityError, ProgressCallback, UploadSource
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "IntegrityError",
     "Problem",
     "ProgressCallback",
+    "Unmet",
     "UploadSource",
     "Violation",
     "aio",

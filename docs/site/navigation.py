@@ -21,6 +21,7 @@ SECTIONS: Final = {
         "operations/keys",
         "operations/audit",
         "access",
+        "promotions",
         "tls",
         "protection",
         "rolling",

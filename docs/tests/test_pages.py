@@ -14,7 +14,8 @@ import pytest
 
 from docs.site import navigation
 from docs.site.staging import ROOT, links, sources, stage
-from embedded.stack import Stack
+from embedded.shared import Servers, SharedStack
+from embedded.stack import Stack, StackSettings
 
 
 def test_every_page_has_a_place_in_the_navigation() -> None:
@@ -59,18 +60,37 @@ def test_the_tutorial_works(stack: Stack, tmp_path: Path) -> None:
     """
     Its commands, in order, against a running suite, print what it says they print.
     """
-    blocks = re.findall(
-        r"^```(sh|text)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.MULTILINE | re.DOTALL
-    )
+    run_page("tutorial.md", stack, tmp_path)
+
+
+def test_the_page_on_promotions_works(run_servers: Servers, tmp_path: Path) -> None:
+    """
+    The commands of its two teams, in order, against a suite with access control, print what it says they print.
+    """
+    stack = run_servers.stack("access on", StackSettings(state=Path(), gateway_port=0, access="on"))
+    run_page("promotions.md", stack, tmp_path, MODELYARD_STATE=str(stack.settings.state.resolve()))
+
+
+def run_page(page: str, stack: Stack | SharedStack, folder: Path, **more: str) -> None:
+    """
+    Run the commands of a page, and compare what they print with what the page says.
+
+    Args:
+        stack: the suite that they are for.
+        folder: an empty one to run them in.
+        more: the environment of the commands.
+    """
+    blocks = re.findall(r"^```(sh|text)\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
     environment = {
         **os.environ,
+        **more,
         "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "MODELYARD_TARGET": stack.gateway,
     }
     commands = "\n".join(text for kind, text in blocks if kind == "sh").replace("127.0.0.1:8080", stack.gateway)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,

@@ -30,6 +30,8 @@ from modelyard.cli.commands import (
     models,
     namespaces,
     policies,
+    promotions,
+    rules,
     tokens,
     top,
     versions,
@@ -57,6 +59,8 @@ _COMMAND_MODULES = (
     models,
     versions,
     aliases,
+    rules,
+    promotions,
     cards,
     evaluations,
     deployments,
@@ -193,6 +197,9 @@ def _line(error: grpc.RpcError, target: str) -> str:
     problem = explain(error)
     reason = f" ({problem.reason})" if problem.reason else ""
     wrong = "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
+    if len(problem.conditions) > 1:
+        unmet = "; ".join(f"{each.subject.rpartition('/')[2]} {each.description}" for each in problem.conditions)
+        wrong = f"{problem.message} ({unmet})"
     if problem.code is grpc.StatusCode.UNAVAILABLE and not problem.reason:
         if tls := re.search(r"[Hh]andshake.*|[Ss]sl.*", problem.message):
             return f"{problem.code.name}: TLS with {target} failed: {tls[0]} (--ca-file selects the CA bundle)"

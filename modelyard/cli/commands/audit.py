@@ -49,7 +49,7 @@ def audit(yard: Client, args: argparse.Namespace, output: Output) -> None:
         Column("REVISION", lambda each: str(each.revision), right=True),
         Column("TIME", lambda each: time_of(each.time)),
         Column("ACTOR", lambda each: each.actor),
-        Column("ACTION", lambda each: each.action),
+        Column("ACTION", lambda each: f"{each.action} (admin)" if each.break_glass else each.action),
         Column("RESOURCE", lambda each: each.resource.removeprefix("namespaces/")),
         Column("CHANGE", change),
     ]
