@@ -26,6 +26,7 @@ from bench.grown import grown
 from bench.population import Drawn, draw, populate
 from embedded.postgres import SERVICE_ROLE, owner
 from modelyard.registry.v1 import (
+    alias_rules_pb2,
     aliases_pb2,
     audit_pb2,
     cards_pb2,
@@ -34,6 +35,7 @@ from modelyard.registry.v1 import (
     imports_pb2,
     models_pb2,
     namespaces_pb2,
+    promotions_pb2,
     versions_pb2,
 )
 from services.ledger.store.changelog import Changelog
@@ -49,7 +51,7 @@ from services.registry.store.purging import PARTS
 from services.registry.store.search.vocabulary import Vocabulary
 from services.registry.tests.calls import DEFAULT, deploy, import_items, move, status, watch, write_card
 from services.registry.tests.fake_assets import new_fake_assets, serving
-from services.registry.tests.server import Registry, running
+from services.registry.tests.server import Failing, Registry, running
 
 SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
 SMALL = 400
@@ -222,6 +224,7 @@ async def writes(registry: Registry) -> None:
     await move(registry, model, ("a", 1))
     await move(registry, model, ("a", 0))
     await registry.aliases.RollbackAlias(aliases_pb2.RollbackAliasRequest(name=f"{name}/aliases/a"))
+    await promote(registry, name)
     await write_card(registry, model, markdown="# words")
     result = evaluations_pb2.Evaluation(version=f"{name}/versions/1", dataset="d", metric="m", value=1)
     await registry.evaluations.RecordEvaluations(
@@ -270,6 +273,29 @@ async def writes(registry: Registry) -> None:
     await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name))
     await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{name}-imported"))
     await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{name}-imported"))
+
+
+async def promote(registry: Registry, name: str) -> None:
+    """
+    Rules of aliases, and promotions.
+    """
+    rules = [f"{parent}/aliasRules/plans" for parent in (DEFAULT, name)]
+    for rule in rules:
+        content = alias_rules_pb2.AliasRule(name=rule, aliases=["b"], filter="NOT evaluations.d.m > 1 OR labels.a = b")
+        await registry.alias_rules.SetAliasRule(alias_rules_pb2.SetAliasRuleRequest(rule=content))
+        await registry.alias_rules.GetAliasRule(alias_rules_pb2.GetAliasRuleRequest(name=rule))
+        parent = rule.removesuffix("/aliasRules/plans")
+        await registry.alias_rules.ListAliasRules(alias_rules_pb2.ListAliasRulesRequest(parent=parent))
+    promotion = promotions_pb2.Promotion(alias_id="b", version=f"{name}/versions/1")
+    request = promotions_pb2.CreatePromotionRequest(parent=name, promotion=promotion)
+    made = await registry.promotions.CreatePromotion(request)
+    await registry.promotions.GetPromotion(promotions_pb2.GetPromotionRequest(name=made.name))
+    with Failing():  # it is done already
+        await registry.promotions.ApprovePromotion(promotions_pb2.ApprovePromotionRequest(name=made.name))
+    for parent in (name, f"{DEFAULT}/models/-"):
+        await registry.promotions.ListPromotions(promotions_pb2.ListPromotionsRequest(parent=parent))
+    for rule in rules:
+        await registry.alias_rules.DeleteAliasRule(alias_rules_pb2.DeleteAliasRuleRequest(name=rule))
 
 
 async def others(registry: Registry) -> None:
