@@ -201,7 +201,8 @@ class VersionServiceServicer(object):
         NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
         ABORTED              `etag` is not the current one (ETAG_MISMATCH).
         FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
-        deployment runs it (VERSION_DEPLOYED; the metadata names one).
+        deployment runs it (VERSION_DEPLOYED; the metadata names one). With `force`: rules protect
+        an alias that would be removed (ALIAS_PROTECTED, as in MoveAliases).
         ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

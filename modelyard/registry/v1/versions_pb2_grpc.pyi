@@ -114,7 +114,8 @@ class VersionServiceStub:
       NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
       ABORTED              `etag` is not the current one (ETAG_MISMATCH).
       FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
-                           deployment runs it (VERSION_DEPLOYED; the metadata names one).
+                           deployment runs it (VERSION_DEPLOYED; the metadata names one). With `force`: rules protect
+                           an alias that would be removed (ALIAS_PROTECTED, as in MoveAliases).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     CopyVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.CopyVersionRequest, _versions_pb2.Version]
@@ -231,7 +232,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
       NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
       ABORTED              `etag` is not the current one (ETAG_MISMATCH).
       FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
-                           deployment runs it (VERSION_DEPLOYED; the metadata names one).
+                           deployment runs it (VERSION_DEPLOYED; the metadata names one). With `force`: rules protect
+                           an alias that would be removed (ALIAS_PROTECTED, as in MoveAliases).
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     CopyVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.CopyVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
@@ -393,7 +395,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            no such version (VERSION_NOT_FOUND), or it is deleted already (VERSION_DELETED).
           ABORTED              `etag` is not the current one (ETAG_MISMATCH).
           FAILED_PRECONDITION  without `force`: aliases point at it (VERSION_ALIASED; the metadata names them), or a live
-                               deployment runs it (VERSION_DEPLOYED; the metadata names one).
+                               deployment runs it (VERSION_DEPLOYED; the metadata names one). With `force`: rules protect
+                               an alias that would be removed (ALIAS_PROTECTED, as in MoveAliases).
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
