@@ -311,6 +311,7 @@ async def test_the_requester_does_not_approve(team: Team) -> None:
     """
     await team.rule(required_approvals=1)
     promotion = await team.request("max")
+    method: Any
     for method, request in (
         (team.registry.promotions.ApprovePromotion, promotions_pb2.ApprovePromotionRequest(name=promotion.name)),
         (team.registry.promotions.RejectPromotion, promotions_pb2.RejectPromotionRequest(name=promotion.name)),
@@ -327,6 +328,7 @@ async def test_an_approver_needs_the_role(team: Team) -> None:
     """
     await team.rule(required_approvals=1, approver_role=ROLE.ROLE_OWNER)
     promotion = await team.request("will")
+    method: Any
     for method, request in (
         (team.registry.promotions.ApprovePromotion, promotions_pb2.ApprovePromotionRequest(name=promotion.name)),
         (team.registry.promotions.RejectPromotion, promotions_pb2.RejectPromotionRequest(name=promotion.name)),
@@ -409,8 +411,8 @@ async def test_filters_are_over_the_version(team: Team, filter_: str, holds: boo
     await team.record(1, 50, "top5")
     for value in (81, 70):
         await team.record(2, value)
-    for value in (0.4, 0.9):
-        await team.record(2, value, "loss")
+    for loss in (0.4, 0.9):
+        await team.record(2, loss, "loss")
     await team.rule(filter=filter_)
     if holds:
         await team.move("max", 2)
@@ -588,17 +590,37 @@ async def test_cancel(team: Team) -> None:
 
 async def test_break_glass(team: Team) -> None:
     """
-    The scope `admin` passes approvals and roles, and the audit log marks it; conditions hold for it, too.
+    The scope `admin` passes approvals and roles, and the audit log marks it, also for somebody whom the policy alone
+    lets move aliases; conditions hold for it, too.
     """
     await team.rule(required_approvals=1, filter="labels.reviewed = yes")
-    with Failing() as failed:
-        await team.move("root", 2)
-    assert unmet(failed) == [("FILTER", "r")]
-    await team.label(2, reviewed="yes")
-    await team.move("root", 2)
-    assert await team.production() == 2
-    newest = (await team.audit())[0]
-    assert (newest.actor, newest.action, newest.break_glass) == ("root", "MoveAliases", True)
+    for by in ("root", "max"):
+        number = await team.add_version()
+        move = MOVE(alias_id="production", version=team.version(number))
+        request = aliases_pb2.MoveAliasesRequest(parent=team.model, moves=[move])
+        caller = team.guarded.as_(by, "registry.read registry.write admin")
+        with Failing() as failed:
+            await team.registry.aliases.MoveAliases(request, **caller)
+        assert unmet(failed) == [("FILTER", "r")]
+        await team.label(number, reviewed="yes")
+        await team.registry.aliases.MoveAliases(request, **caller)
+        assert await team.production() == number
+        newest = (await team.audit())[0]
+        assert (newest.actor, newest.action, newest.break_glass) == (by, "MoveAliases", True)
+
+
+@pytest.mark.parametrize("by", ["root", "wendy"])
+async def test_an_approval_with_break_glass(team: Team, by: str) -> None:
+    """
+    The approval of a token with the scope `admin` is enough, and marked.
+    """
+    await team.rule(required_approvals=2)
+    promotion = await team.request("will")
+    caller = team.guarded.as_(by, "registry.read registry.write admin")
+    request = promotions_pb2.ApprovePromotionRequest(name=promotion.name)
+    done = await team.registry.promotions.ApprovePromotion(request, **caller)
+    assert done.state == STATE.STATE_DONE
+    assert {each.break_glass for each in await team.audit(action="ApprovePromotion")} == {True}
 
 
 async def test_break_glass_is_marked_where_a_policy_would_have_refused(team: Team) -> None:
@@ -789,6 +811,7 @@ async def test_rules_and_promotions_go_with_their_parents(team: Team) -> None:
     await team.rule(of_model=True, required_approvals=1)
     promotion = await team.request("will")
     await team.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=team.model), **team.as_("max"))
+    call: Any
     for call, request in (
         (team.registry.promotions.GetPromotion, promotions_pb2.GetPromotionRequest(name=promotion.name)),
         (team.registry.promotions.ApprovePromotion, promotions_pb2.ApprovePromotionRequest(name=promotion.name)),
