@@ -30,6 +30,7 @@ from modelyard.registry.v1 import (
     models_pb2_grpc,
     namespaces_pb2_grpc,
     policies_pb2_grpc,
+    tokens_pb2_grpc,
     versions_pb2_grpc,
 )
 from modelyard.transfer import (
@@ -107,6 +108,7 @@ class Client:
         self._session = session
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(channel)
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
+        self.api_tokens = tokens_pb2_grpc.ApiTokenServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.versions = versions_pb2_grpc.VersionServiceStub(channel)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(channel)

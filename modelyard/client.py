@@ -30,6 +30,7 @@ from modelyard.registry.v1 import (
     models_pb2_grpc,
     namespaces_pb2_grpc,
     policies_pb2_grpc,
+    tokens_pb2_grpc,
     versions_pb2_grpc,
 )
 from modelyard.transfer import (
@@ -114,6 +115,7 @@ class Client:
         intercepted = grpc.intercept_channel(self._channel, Interceptor(session))
         self.namespaces = namespaces_pb2_grpc.NamespaceServiceStub(intercepted)
         self.policies = policies_pb2_grpc.PolicyServiceStub(intercepted)
+        self.api_tokens = tokens_pb2_grpc.ApiTokenServiceStub(intercepted)
         self.models = models_pb2_grpc.ModelServiceStub(intercepted)
         self.versions = versions_pb2_grpc.VersionServiceStub(intercepted)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(intercepted)

@@ -50,6 +50,15 @@ PERMISSIONS: Final[Mapping[str, Role]] = {
         Role.MAINTAINER,
     ),
     **dict.fromkeys(
-        ("policies.write", "namespaces.update", "namespaces.delete", "models.purge", "audit.read"), Role.OWNER
+        (
+            "policies.write",
+            "tokens.read",
+            "tokens.write",
+            "namespaces.update",
+            "namespaces.delete",
+            "models.purge",
+            "audit.read",
+        ),
+        Role.OWNER,
     ),
 }

@@ -28,6 +28,7 @@ from modelyard.registry.v1 import (
     models_pb2_grpc,
     namespaces_pb2_grpc,
     policies_pb2_grpc,
+    tokens_pb2_grpc,
     versions_pb2_grpc,
 )
 from services.chassis.hosts.grpcio import GrpcioHost
@@ -66,6 +67,7 @@ class Registry:
         self.imports = imports_pb2_grpc.ImportServiceStub(channel)
         self.changes = changes_pb2_grpc.ChangeServiceStub(channel)
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
+        self.api_tokens = tokens_pb2_grpc.ApiTokenServiceStub(channel)
         self._owners: list[Connection] = []
 
     @asynccontextmanager
