@@ -180,8 +180,8 @@ class ApiTokens:
 
     def take_uses(self) -> dict[str, float]:
         """
-        When tokens were used last, in seconds since 1970 by their subjects: those used since the last report, whose last
-        report is a minute ago.
+        When tokens were used last, in seconds since 1970 by their subjects: those that were used since their last
+        report, which was a minute ago or more.
         """
         now = time.time()
         due = {

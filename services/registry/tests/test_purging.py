@@ -232,12 +232,12 @@ async def test_chores_fail_separately(unretained: Registry, monkeypatch: pytest.
     await sql(unretained, "UPDATE requests SET create_time = now() - interval '2 days' RETURNING 1")
     await delete(unretained, "m")
     async with open_database(DatabaseSettings(url=unretained.database)) as database:
-        log = Changelog(database)
+        log, tokens = Changelog(database), ApiTokenStore(database)
 
         async def fails(_keep: timedelta) -> int:
             raise Unavailable("DATABASE_UNAVAILABLE", "it cannot be trimmed")
 
         monkeypatch.setattr(log, "trim", fails)
-        async with background_cleanup(log, timedelta(days=1), sweeper(database)), asyncio.timeout(30):
+        async with background_cleanup(log, timedelta(days=1), sweeper(database), tokens), asyncio.timeout(30):
             while await sql(unretained, "SELECT (SELECT count(*) FROM models) + (SELECT count(*) FROM requests)"):
                 await asyncio.sleep(0.02)
