@@ -68,9 +68,9 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
 
-        if server.asks:
-            # Ready without the registry: calls that need a decision are refused meanwhile.
-            peers = [Peer(str(each), server.identity) for each in settings.registry_workers()]
+        if server.asks and settings.registry:
+            # Ready without the registry: calls with API tokens are refused meanwhile.
+            peers = [Peer(str(each), server.identity) for each in settings.registry]
             for peer in peers:
                 stack.push_async_callback(peer.close)
             turns = itertools.cycle(peers)

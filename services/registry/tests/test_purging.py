@@ -24,6 +24,7 @@ from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.writer import Writer
 from services.ledger.tests.statements import observed
 from services.registry.model.names import ModelName
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.cleanup import background_cleanup
 from services.registry.store.purging import Purging
 from services.registry.tests.calls import DEFAULT, add_version, create, sql, sweeper
