@@ -338,9 +338,6 @@ def _refusals(table: Mapping[str, str]) -> list[Refusal]:
         ),
         Refusal(403, "TOKEN_INVALID", wrong, (_failed("Audiences in Jwt are not allowed"),), becomes=401),
     ]
-    bytes_only = "API tokens are not accepted for bytes over HTTP: download them over gRPC, or use a presigned URL"
-    here = ({"header_filter": {"header": _API_TOKEN}}, {"header_filter": {"header": _begins(BYTES)}})
-    found.insert(0, Refusal(401, "API_TOKEN", bytes_only, here, becomes=403))
     for scope in sorted(set(table.values())):
         paths = [{"exact": path} for path, needs in sorted(table.items()) if needs == scope]
         if scope == _BYTES_SCOPE:
