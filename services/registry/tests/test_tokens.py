@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,12 +23,14 @@ from modelyard.registry.v1 import (
     policies_pb2,
     tokens_pb2,
 )
-from services.chassis.access.api_tokens import FORM, LiveToken, hash_of, make
+from services.chassis.access import Keys, Verifier
+from services.chassis.access.api_tokens import FORM, LiveToken, UnknownTokenError, hash_of, make
 from services.chassis.access.policies import Policies
 from services.chassis.access.roles import Role
+from services.chassis.errors import Unauthenticated, Unavailable
 from services.registry.tests.server import Failing, Registry, running
 from services.registry.tests.test_policies import ALL, Guarded
-from tests.tokens import Issuer, settings
+from tests.tokens import AUDIENCE, ISSUER, Issuer, settings
 
 ROLE = policies_pb2.Policy
 BYTES = f"{ALL} assets.read assets.write"
@@ -505,6 +508,63 @@ async def test_a_namespace_has_a_limit(shared: Registry, monkeypatch: pytest.Mon
     assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TOKENS")
     await shared.api_tokens.RevokeApiToken(tokens_pb2.RevokeApiTokenRequest(name=good[0].api_token.name))
     await shared.api_tokens.CreateApiToken(request)
+
+
+async def test_what_is_stale_decides_nothing(tmp_path: Path) -> None:
+    """
+    While the tokens may be out of date, no API token is accepted, known or not, and none is called unknown; a JWT is
+    accepted all the same.
+    """
+    now, issuer = [100.0], Issuer(tmp_path / "jwks.json")
+    policies = Policies(bound=2.0, clock=lambda: now[0])
+    verifier = Verifier(Keys(file=issuer.file), ISSUER, AUDIENCE)
+    verifier.accept_api_tokens(policies)
+    token_id, known = make()
+    _, unknown = make()
+    live = LiveToken(token_id, hash_of(known), Role.READER, frozenset({"registry.read"}), time.time() + HOUR)
+    policies.apply({}, {"a": [live]}, complete=True)
+    with pytest.raises(Unavailable, match="out of date"):
+        verifier.verify(known)
+    policies.heard(1, 100.0)
+    assert verifier.verify(known).subject == f"token:a/{token_id}"
+    with pytest.raises(UnknownTokenError) as missing:
+        verifier.verify(unknown)
+    now[0] = 101.0
+    waits = asyncio.ensure_future(verifier.settle(missing.value))
+    await asyncio.sleep(0)
+    # Of a time before the call.
+    policies.heard(2, 100.5)
+    await asyncio.sleep(0)
+    assert not waits.done()
+    policies.heard(3, 101.0)
+    await waits
+    with pytest.raises(Unauthenticated) as certain:
+        verifier.verify(unknown)
+    assert not isinstance(certain.value, UnknownTokenError)
+    now[0] = 103.1
+    for token in (known, unknown):
+        with pytest.raises(Unavailable) as stale:
+            verifier.verify(token)
+        assert stale.value.reason == "POLICY_STALE"
+    assert verifier.verify(issuer.mint("registry.read")).subject == "ann"
+
+
+async def test_who_does_not_hear_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """
+    A token is not called unknown if nothing is heard from the registry in time, nor if too many calls wait for that.
+    """
+    monkeypatch.setattr("services.chassis.access.tokens._PATIENCE", 0.01)
+    verifier = Verifier(Keys(file=Issuer(tmp_path / "jwks.json").file), ISSUER, AUDIENCE)
+    policies = Policies()
+    verifier.accept_api_tokens(policies)
+    error = UnknownTokenError(hash_of(make()[1]))
+    with pytest.raises(Unavailable) as uncertain:
+        await verifier.settle(error)
+    assert uncertain.value.reason == "POLICY_STALE"
+    monkeypatch.setattr("services.chassis.access.tokens._MOST_WAITING", 0)
+    policies.heard(1, time.monotonic() + HOUR)
+    with pytest.raises(Unavailable):
+        await verifier.settle(error)
 
 
 def test_what_is_live_in_memory() -> None:
