@@ -25,7 +25,7 @@ from modelyard.registry.v1 import (
 )
 from services.chassis.access import Keys, Verifier
 from services.chassis.access.api_tokens import FORM, LiveToken, UnknownTokenError, hash_of, make
-from services.chassis.access.policies import Policies
+from services.chassis.access.policies import Policies, Readable
 from services.chassis.access.roles import Role
 from services.chassis.errors import Unauthenticated, Unavailable
 from services.registry.tests.server import Failing, Registry, running
@@ -147,14 +147,15 @@ async def test_a_token_writes_nothing_elsewhere(guarded: Guarded) -> None:
 
 async def test_private_namespaces(guarded: Guarded) -> None:
     """
-    A token sees its own private namespace, also in lists, and no other one.
+    A token sees its own private namespace, also in lists, and no other one, not even one whose policy names its subject.
     """
     await guarded.namespace("mine", "ann")
     await guarded.namespace("theirs", "bob")
     await guarded.set_policy("namespaces/mine/policy", private=True, owner="user:ann")
-    await guarded.set_policy("namespaces/theirs/policy", private=True, owner="user:bob")
     request = tokens_pb2.CreateApiTokenRequest(parent="namespaces/mine", api_token=draft(ROLE.ROLE_READER))
     secret = (await guarded.registry.api_tokens.CreateApiToken(request, **guarded.as_("ann", BYTES))).secret
+    named = f"user:token:mine/{secret[3:13]}"
+    await guarded.set_policy("namespaces/theirs/policy", private=True, owner="user:bob", reader=named)
     await read(guarded, secret, namespace="mine")
     with Failing() as failed:
         await read(guarded, secret, namespace="theirs")
@@ -547,6 +548,19 @@ async def test_what_is_stale_decides_nothing(tmp_path: Path) -> None:
             verifier.verify(token)
         assert stale.value.reason == "POLICY_STALE"
     assert verifier.verify(issuer.mint("registry.read")).subject == "ann"
+
+
+def test_a_namespace_without_a_policy() -> None:
+    """
+    A token sees its namespace where nobody else sees any, although that has no policy.
+    """
+    policies, (token_id, secret) = Policies(), make()
+    live = LiveToken(token_id, hash_of(secret), Role.READER, frozenset({"registry.read"}), time.time() + HOUR)
+    policies.apply({}, {"a": [live]}, complete=True)
+    policies.heard(1, time.monotonic())
+    identity = policies.tokens.find(hash_of(secret))
+    assert identity is not None
+    assert policies.readable(identity) == Readable(others=False, names=frozenset({"a"}))
 
 
 async def test_who_does_not_hear_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
