@@ -133,7 +133,7 @@ class ApiTokenServiceServicer(object):
         any more are ignored.
 
         Errors:
-        INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there are more than 10,000.
+        INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there is none or more than 10,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,7 +82,7 @@ class ApiTokenServiceStub:
     any more are ignored.
 
     Errors:
-      INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there are more than 10,000.
+      INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there is none or more than 10,000.
     """
 
 @_typing.type_check_only
@@ -138,7 +138,7 @@ class ApiTokenServiceAsyncStub(ApiTokenServiceStub):
     any more are ignored.
 
     Errors:
-      INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there are more than 10,000.
+      INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there is none or more than 10,000.
     """
 
 class ApiTokenServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -221,7 +221,7 @@ class ApiTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         any more are ignored.
 
         Errors:
-          INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there are more than 10,000.
+          INVALID_ARGUMENT  a name is not namespaces/{namespace}/tokens/{token}, or there is none or more than 10,000.
         """
 
 def add_ApiTokenServiceServicer_to_server(servicer: ApiTokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

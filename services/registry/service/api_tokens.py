@@ -98,7 +98,7 @@ class ApiTokenService(ApiTokenServiceServicer):
 
     async def RecordTokenUse(self, request: pb.RecordTokenUseRequest, _context: Context) -> Empty:
         checks = Checks()
-        checks.size("uses", request.uses, MOST_USES, least=0)
+        checks.size("uses", request.uses, MOST_USES)
         uses = {
             checks.name(ApiTokenName, f"uses[{index}].name", use.name): to_time(checks, f"uses[{index}].time", use.time)
             for index, use in enumerate(request.uses[:MOST_USES])

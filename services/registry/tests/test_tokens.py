@@ -147,7 +147,7 @@ async def test_a_token_writes_nothing_elsewhere(guarded: Guarded) -> None:
 
 async def test_private_namespaces(guarded: Guarded) -> None:
     """
-    A token sees its own private namespace, also in lists, and no other one, not even one whose policy names its subject.
+    A token sees its own private namespace, also in lists, and no other, not even one whose policy names its subject.
     """
     await guarded.namespace("mine", "ann")
     await guarded.namespace("theirs", "bob")
