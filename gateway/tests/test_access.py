@@ -148,8 +148,8 @@ def test_an_api_token_names_nobody_at_the_gateway(edge: harness.Edge, echo: tupl
     """
     Services are not told a subject that nobody has verified.
     """
-    more = {"x_modelyard_subject": "root", "x_modelyard_scopes": "admin"}
-    assert call(edge, GET, f"Bearer {API_TOKEN}", **more) == OK
+    said = call(edge, GET, f"Bearer {API_TOKEN}", None, x_modelyard_subject="root", x_modelyard_scopes="admin")
+    assert said == OK
     told = echo[0].told[-1]
     assert not {SUBJECT, SCOPES} & told.keys()
     assert told["authorization"] == f"Bearer {API_TOKEN}"

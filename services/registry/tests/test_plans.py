@@ -284,11 +284,12 @@ async def api_tokens(registry: Registry) -> None:
     token.expire_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
     async with asyncio.timeout(30):
         followed = registry.policies.WatchPolicies(policies_pb2.WatchPoliciesRequest())
+        messages = aiter(followed)
         # The snapshot, and then what changes.
-        await followed.read()
+        await anext(messages)
         create = tokens_pb2.CreateApiTokenRequest(parent=DEFAULT, api_token=token)
         name = (await registry.api_tokens.CreateApiToken(create)).api_token.name
-        while not (await followed.read()).tokens:
+        while not (await anext(messages)).tokens:
             pass
         followed.cancel()
     await registry.api_tokens.GetApiToken(tokens_pb2.GetApiTokenRequest(name=name))

@@ -261,11 +261,11 @@ async def test_a_stream_ends_with_its_token(guarded: Guarded) -> None:
     await revoke(guarded, made.api_token.name)
     with Failing() as failed:
         async with asyncio.timeout(10):
-            while await watches[0].read() is not grpc.aio.EOF:
+            while isinstance(await watches[0].read(), changes_pb2.WatchChangesResponse):
                 pass
     assert failed.reason == "TOKEN_INVALID"
     async with asyncio.timeout(10):
-        assert await watches[1].read() is not grpc.aio.EOF
+        assert isinstance(await watches[1].read(), changes_pb2.WatchChangesResponse)
     watches[1].cancel()
 
 
@@ -459,7 +459,10 @@ async def test_the_stream_tells_all_tokens(guarded: Guarded) -> None:
         (draft(seconds=367 * 86400), "api_token.expire_time"),
         (TOKEN(role=ROLE.ROLE_READER), "api_token.expire_time"),
         (draft(ROLE.ROLE_READER, "registry.write"), "api_token.scopes"),
-        (TOKEN(role=1, display_name="x" * 201, expire_time=draft().expire_time), "api_token.display_name"),
+        (
+            TOKEN(role=ROLE.ROLE_READER, display_name="x" * 201, expire_time=draft().expire_time),
+            "api_token.display_name",
+        ),
     ],
 )
 async def test_bad_tokens(shared: Registry, token: TOKEN, field: str) -> None:
@@ -596,7 +599,7 @@ def test_what_is_live_in_memory() -> None:
     tokens.replace({"a": [live("1"), live("2")], "b": [live("3")]}, complete=True)
     first = tokens.find(b"1")
     assert first is not None
-    assert (first.subject, first.scopes, first.grant) == ("token:a/1", {"registry.read"}, ("a", Role.READER))
+    assert (first.subject, first.scopes, first.grant) == ("token:a/1", frozenset({"registry.read"}), ("a", Role.READER))
     tokens.replace({"a": [live("1"), live("2"), live("4")]})
     assert (told, tokens.find(b"1") is not None, tokens.find(b"3") is not None) == ([], True, True)
     tokens.replace({"a": [live("4")]})

@@ -151,10 +151,10 @@ def test_the_last_use_comes_from_every_service(team: Team) -> None:
     with team.client("ann") as ann:
         # So that the cache answers by itself.
         until(lambda: told(ann, "GetModel", GET)[1].get("x-cache") == "near")
-        for use in (lambda client: told(client, "GetModel", GET), lambda client: told(client, "GetAsset", asset)):
+        for method, request in (("GetModel", GET), ("GetAsset", asset)):
             made = create(team)
             with modelyard.connect(team.stack.gateway, made.secret) as client:
-                use(client)
+                told(client, method, request)
             name = tokens_pb2.GetApiTokenRequest(name=made.api_token.name)
             until(lambda name=name: ann.api_tokens.GetApiToken(name).HasField("last_use_time"))  # type: ignore[misc]
 
