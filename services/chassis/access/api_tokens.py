@@ -112,7 +112,7 @@ def hash_of(token: str) -> bytes:
     """
     What is stored of a token.
     """
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="replace")).digest()
 
 
 def subject_of(namespace: str, token_id: str) -> str:
