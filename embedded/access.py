@@ -17,6 +17,7 @@ from services.chassis.access import AccessMode
 OWN_SCOPES: Final[Mapping[str, Sequence[str]]] = {
     "registry": ("assets.read", "assets.pin"),
     "cache": ("registry.read", "registry.follow", "assets.read"),
+    "cdn": ("registry.follow",),
 }
 # A new one is minted at every start.
 _OWN_SECONDS = 366 * 86400.0

@@ -23,6 +23,7 @@ from gateway.bucket import SYSTEM_CA, transport
 from gateway.openapi.bindings import bindings
 from gateway.refusals import Refusal
 from modelyard.contracts import public_scopes, services
+from services.chassis.access.api_tokens import PREFIX, SCOPES
 from services.chassis.access.http_fetch import may_fetch
 from services.chassis.access.identity import ADMIN
 from services.chassis.access.policy import ADMINISTERED, PUBLIC, AccessMode
@@ -38,6 +39,13 @@ _REFLECTION: Final = "/grpc.reflection."
 _HEALTH: Final = ("/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List")
 _PROVIDER: Final = "tokens"
 _JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
+#: Opaque tokens, which only services can verify. The whole header counts: nothing else may come with one.
+_API_TOKEN: Final = {
+    "name": "authorization",
+    "string_match": {"safe_regex": {"regex": rf"[Bb]earer {PREFIX}[0-9A-Za-z_]+"}},
+}
+#: What API tokens may have. For RPCs that need another scope, they are rejected here.
+_API_TOKEN_SCOPES: Final = frozenset().union(*SCOPES.values())
 #: Verifies a token without rejecting anything, so that the rate limit knows the client.
 _ANYBODY: Final = [
     {
@@ -187,9 +195,10 @@ def refused(tokens: Tokens | None) -> list[dict[str, object]]:
     if tokens is None:
         return []
     nobody = {"name": "x-modelyard-subject", "present_match": False}
+    opaque = {**_API_TOKEN, "invert_match": True}
     if tokens.mode is AccessMode.READ_PUBLIC:
-        return [nobody, {"name": "authorization", "present_match": True}, _begins((_CALLS, _JSON))]
-    return [nobody, _begins((*_closed(tokens), _JSON))]
+        return [nobody, opaque, {"name": "authorization", "present_match": True}, _begins((_CALLS, _JSON))]
+    return [nobody, opaque, _begins((*_closed(tokens), _JSON))]
 
 
 def _begins(prefixes: Sequence[str]) -> dict[str, object]:
@@ -209,7 +218,10 @@ def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
     # A token that is sent must be valid: its bearer does not expect to be anonymous.
     welcome = {"requires_any": {"requirements": [needed, {"allow_missing": {}}]}}
     public = [path for path, scope in sorted(table.items()) if scope in PUBLIC]
-    rules: list[dict[str, object]] = []
+    # The services verify API tokens. Whatever has no service behind it that does, needs a JWT.
+    rules: list[dict[str, object]] = [
+        {"match": {"prefix": prefix, "headers": [_API_TOKEN]}} for prefix in (_CALLS, _JSON)
+    ]
     if tokens.mode is AccessMode.READ_PUBLIC:
         rules += [{"match": {"path": path}, "requires": welcome} for path in public]
         rules += [{"match": match, "requires": welcome} for match in _as_json(public)]
@@ -252,6 +264,12 @@ def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
             "permissions": [_any_of(paths)],
             "principals": [{"any": True}] if public else [_bearer_of(each) for each in _sufficient(scope)],
         }
+        if scope in _API_TOKEN_SCOPES and not public:
+            calls = [path for path in paths if "exact" in path]
+            found[f"{scope} of an API token"] = {
+                "permissions": [_any_of(calls)],
+                "principals": [{"header": _API_TOKEN}],
+            }
     # Of JSON it is not known yet which call it is.
     found["open"] = {
         "permissions": [{"not_rule": _any_of([{"prefix": prefix} for prefix in _closed(tokens)])}],

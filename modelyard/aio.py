@@ -32,6 +32,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2_grpc,
     policies_pb2_grpc,
     promotions_pb2_grpc,
+    tokens_pb2_grpc,
     versions_pb2_grpc,
 )
 from modelyard.transfer import (
@@ -111,6 +112,7 @@ class Client:
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
         self.alias_rules = alias_rules_pb2_grpc.AliasRuleServiceStub(channel)
         self.promotions = promotions_pb2_grpc.PromotionServiceStub(channel)
+        self.api_tokens = tokens_pb2_grpc.ApiTokenServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.versions = versions_pb2_grpc.VersionServiceStub(channel)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(channel)

@@ -32,6 +32,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2_grpc,
     policies_pb2_grpc,
     promotions_pb2_grpc,
+    tokens_pb2_grpc,
     versions_pb2_grpc,
 )
 from modelyard.transfer import (
@@ -118,6 +119,7 @@ class Client:
         self.policies = policies_pb2_grpc.PolicyServiceStub(intercepted)
         self.alias_rules = alias_rules_pb2_grpc.AliasRuleServiceStub(intercepted)
         self.promotions = promotions_pb2_grpc.PromotionServiceStub(intercepted)
+        self.api_tokens = tokens_pb2_grpc.ApiTokenServiceStub(intercepted)
         self.models = models_pb2_grpc.ModelServiceStub(intercepted)
         self.versions = versions_pb2_grpc.VersionServiceStub(intercepted)
         self.aliases = aliases_pb2_grpc.AliasServiceStub(intercepted)

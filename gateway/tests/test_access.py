@@ -28,9 +28,11 @@ from gateway.access import Tokens
 from gateway.openapi.bindings import bindings
 from gateway.tests import harness
 from gateway.tests.echo import Echo, call
-from modelyard.contracts import scopes, services
+from modelyard.contracts import public_scopes, scopes, services
 from services.chassis.access import AccessMode
+from services.chassis.access.api_tokens import SCOPES as API_TOKEN_SCOPES
 from services.chassis.access.policy import PUBLIC
+from services.chassis.access.roles import Role
 from tests.tokens import AUDIENCE, ISSUER, Issuer
 
 GET = "/modelyard.registry.v1.ModelService/GetModel"
@@ -114,6 +116,43 @@ def test_what_a_token_has_to_be(edge: harness.Edge, issuer: Issuer, tmp_path: Pa
     with edge.connect_grpc() as channel:
         found = {name: call(edge, GET, token, channel) for name, (token, _) in expected.items()}
     assert found == {name: wanted for name, (_, wanted) in expected.items()}
+
+
+API_TOKEN = "my_0123456789_" + 38 * "x"
+
+
+def test_api_tokens_are_left_to_the_services(edge: harness.Edge, issuer: Issuer) -> None:
+    """
+    An opaque token passes, for calls that need a scope which such a token can have, as gRPC and as JSON; the services
+    verify it. It opens nothing else: no other scope, no reflection, no health that lasts, no bytes.
+    """
+    with edge.connect_grpc() as channel:
+        assert call(edge, GET, f"Bearer {API_TOKEN}", channel) == OK
+        for path, scope in public_scopes().items():
+            # There is no asset service here.
+            reason = "" if scope in API_TOKEN_SCOPES[Role.OWNER] else "SCOPE_MISSING"
+            assert (path, call(edge, path, f"Bearer {API_TOKEN}", channel)[1]) == (path, reason)
+        for path in ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"):
+            assert call(edge, path, f"Bearer {API_TOKEN}", channel) == INVALID
+        jwt_too = f"Bearer {API_TOKEN}, Bearer {issuer.mint('registry.read')}"
+        for wrong in (f"Bearer {API_TOKEN} x", f"Basic {API_TOKEN}", "Bearer my_", "Bearer my-x", jwt_too):
+            assert (wrong, call(edge, GET, wrong, channel)) == (wrong, INVALID)
+    assert ask(edge, "/v1/namespaces/default/models/m", API_TOKEN).status == 200
+    for path in ("/assets/" + 64 * "a", "/static/logo.svg"):
+        answer = ask(edge, path, API_TOKEN)
+        assert answer.status == 401
+        assert b"API tokens are accepted over gRPC only" in answer.body
+
+
+def test_an_api_token_names_nobody_at_the_gateway(edge: harness.Edge, echo: tuple[Echo, int]) -> None:
+    """
+    Services are not told a subject that nobody has verified.
+    """
+    said = call(edge, GET, f"Bearer {API_TOKEN}", None, x_modelyard_subject="root", x_modelyard_scopes="admin")
+    assert said == OK
+    told = echo[0].told[-1]
+    assert not {SUBJECT, SCOPES} & told.keys()
+    assert told["authorization"] == f"Bearer {API_TOKEN}"
 
 
 @pytest.mark.parametrize("mode", ["edge", "public"])

@@ -49,7 +49,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
     to the origin.
     """
     settings = load(CacheSettings)
-    server.ask_for(scopes())
+    known = Policies(bound=settings.stream_bound)
+    server.ask_for(scopes(), policies=known)
     async with AsyncExitStack() as stack:
         near, metrics = L1Cache(settings.near_bytes), CacheMetrics()
         # Separate pools and circuit breakers: a burst of one kind of call cannot starve the others.
@@ -84,7 +85,6 @@ async def compose(server: Server) -> AsyncIterator[None]:
             await stack.enter_async_context(follower.following())
             sources[origin.name], streams[origin.name] = (origin, coherence), (follower, coherence)
 
-        known = Policies(bound=settings.stream_bound)
         if server.asks:
             await stack.enter_async_context(PolicyFollower(registry.channel, token, known).following())
         needed, hot = permissions(), HotKeys(settings.warm_keys)

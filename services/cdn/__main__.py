@@ -4,6 +4,7 @@ The asset service: `python -m services.cdn`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,6 +12,7 @@ from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
 from modelyard.contracts import scopes
+from services.authorization.follower import PolicyFollower
 from services.cdn.delivery import CHANNEL, serve_delivery
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
@@ -28,6 +30,8 @@ from services.cdn.store.retention.garbage_collection import GarbageCollector
 from services.cdn.store.retention.pins import Pins
 from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.sessions import UploadSessions
+from services.chassis.access.policies import Policies
+from services.chassis.clients.channels import Peer
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
@@ -53,7 +57,8 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
     """
     Serve the asset service while the block lasts.
     """
-    server.ask_for(scopes())
+    policies = Policies()
+    server.ask_for(scopes(), policies=policies)
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))
@@ -63,6 +68,14 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
 
+        if server.asks and settings.registry:
+            # Ready without the registry: calls with API tokens are refused meanwhile.
+            peers = [Peer(str(each), server.identity) for each in settings.registry]
+            for peer in peers:
+                stack.push_async_callback(peer.close)
+            turns = itertools.cycle(peers)
+            follower = PolicyFollower(lambda: next(turns).channel(), settings.service_token(), policies)
+            await stack.enter_async_context(follower.following())
         records, pins, privacy = Records(database), Pins(database, settings.owner_quota), Privacy()
         assets = await stack.enter_async_context(
             open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)

@@ -15,7 +15,18 @@ from services.cdn.store.maintenance import Schedule
 from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.store.retention.garbage_collection import GracePeriods
 from services.cdn.store.uploads.sessions import UploadLimits
-from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
+from services.chassis.settings import (
+    Address,
+    Secret,
+    SettingsError,
+    addresses,
+    integer,
+    seconds,
+    secret,
+    setting,
+    text,
+    url,
+)
 
 _MIB = 1024 * 1024
 _DAY = 86400.0
@@ -96,6 +107,12 @@ class CdnSettings(DeliverySettings):
         integer(1, 1_000_000),
         default=1_000,
         help="maximum number of open uploads per client (subject of the token, or address while access control is off)",
+    )
+    registry: tuple[Address, ...] = setting(
+        "MODELYARD_REGISTRY_TARGET",
+        addresses(),
+        default=(),
+        help="the registry's workers: host:port, comma-separated; API tokens are verified by what it tells",
     )
     owner_quota: int = setting(
         "MODELYARD_OWNER_QUOTA_BYTES",

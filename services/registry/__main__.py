@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 from modelyard.contracts import permissions, public_services, scopes
 from services.chassis.access.policies import Policies
@@ -27,6 +28,7 @@ from services.registry.service.assets import Assets
 from services.registry.service.pins import Pins, releasing_pins
 from services.registry.service.registry import add_servicers
 from services.registry.settings import RegistrySettings
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.cleanup import PurgeJob, background_cleanup
 from services.registry.store.models import ModelStore
 from services.registry.store.pin_releases import PinReleaseStore
@@ -34,6 +36,7 @@ from services.registry.store.policies import PolicyStore
 from services.registry.store.policy_follower import PolicyFollower
 from services.registry.store.purging import Purging
 from services.registry.store.search.vocabulary import Vocabulary
+from services.registry.store.token_uses import record_uses
 
 #: The NOTIFY channel of the change stream.
 CHANNEL = "registry_changes"
@@ -46,7 +49,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
     """
     settings = load(RegistrySettings)
     policies = Policies()
-    server.ask_for(scopes(), PermissionInterceptor(policies, permissions()))
+    server.ask_for(scopes(), PermissionInterceptor(policies, permissions()), policies=policies)
     # The gateway routes reflection to the registry, so it must list every service that the gateway exposes.
     server.describe(public_services())
     async with AsyncExitStack() as stack:
@@ -57,14 +60,17 @@ async def compose(server: Server) -> AsyncIterator[None]:
         feed = ChangeFeed(log, connector(reached), CHANNEL)
         await stack.enter_async_context(feed.following(server.draining))
         if server.asks:
-            follower = PolicyFollower(policies, PolicyStore(database), feed)
+            tokens = ApiTokenStore(database)
+            follower = PolicyFollower(policies, PolicyStore(database), tokens, feed)
             await stack.enter_async_context(follower.following())
+            record = every(1.0, partial(record_uses, policies.tokens, tokens), "record the use of tokens")
+            await stack.enter_async_context(beside(record))
             server.health.depends_on("policies", follower.ping)
         writer, purge_after = Writer(database, channel=CHANNEL), timedelta(seconds=settings.purge_after)
         stack.push_async_callback(writer.close)
         purging = Purging(database, writer)
         sweeper = PurgeJob(ModelStore(database), purging, writer)
-        await stack.enter_async_context(background_cleanup(log, settings.keep, sweeper))
+        await stack.enter_async_context(background_cleanup(log, settings.keep, sweeper, ApiTokenStore(database)))
         forget = every(60.0, Vocabulary(database).forget, "forget words that no model has")
         await stack.enter_async_context(beside(forget))
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]

@@ -238,11 +238,69 @@ Global___WatchPoliciesRequest: _TypeAlias = WatchPoliciesRequest  # noqa: Y015
 class WatchPoliciesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TokenSet(_message.Message):
+        """All API tokens of a namespace that are not revoked."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PARENT_FIELD_NUMBER: _builtins.int
+        TOKENS_FIELD_NUMBER: _builtins.int
+        parent: _builtins.str
+        """namespaces/{namespace}"""
+        @_builtins.property
+        def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchPoliciesResponse.Token]: ...
+        def __init__(
+            self,
+            *,
+            parent: _builtins.str = ...,
+            tokens: _abc.Iterable[Global___WatchPoliciesResponse.Token] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "tokens", b"tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Token(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TOKEN_ID_FIELD_NUMBER: _builtins.int
+        HASH_FIELD_NUMBER: _builtins.int
+        ROLE_FIELD_NUMBER: _builtins.int
+        SCOPES_FIELD_NUMBER: _builtins.int
+        EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+        token_id: _builtins.str
+        """The last segment of its name."""
+        hash: _builtins.bytes
+        """SHA-256 of the token."""
+        role: Global___Policy.Role.ValueType
+        @_builtins.property
+        def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        @_builtins.property
+        def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            token_id: _builtins.str = ...,
+            hash: _builtins.bytes = ...,
+            role: Global___Policy.Role.ValueType = ...,
+            scopes: _abc.Iterable[_builtins.str] | None = ...,
+            expire_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "hash", b"hash", "role", b"role", "scopes", b"scopes", "token_id", b"token_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POLICIES_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
     CURRENT_UNTIL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """The stream has told all policies; those that it has not told do not exist."""
     applied_revision: _builtins.int
@@ -259,6 +317,10 @@ class WatchPoliciesResponse(_message.Message):
     def current_until(self) -> _duration_pb2.Duration:
         """With a heartbeat: how long after the call was made no newer revision had been committed."""
 
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchPoliciesResponse.TokenSet]:
+        """The API tokens of namespaces whose tokens may have changed."""
+
     def __init__(
         self,
         *,
@@ -267,10 +329,11 @@ class WatchPoliciesResponse(_message.Message):
         complete: _builtins.bool = ...,
         applied_revision: _builtins.int = ...,
         current_until: _duration_pb2.Duration | None = ...,
+        tokens: _abc.Iterable[Global___WatchPoliciesResponse.TokenSet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_until", b"current_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "complete", b"complete", "current_until", b"current_until", "deleted", b"deleted", "policies", b"policies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "complete", b"complete", "current_until", b"current_until", "deleted", b"deleted", "policies", b"policies", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

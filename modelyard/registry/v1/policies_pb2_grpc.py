@@ -94,9 +94,9 @@ class PolicyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchPolicies(self, request, context):
-        """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
-        change is told without its content, so that there is no time in which a service knows of a change and not what it
-        says.
+        """WatchPolicies streams all policies and API tokens, then every change of one, for services that decide about calls:
+        the cache. No change is told without its content, so that there is no time in which a service knows of a change and
+        not what it says.
 
         Errors:
         INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.

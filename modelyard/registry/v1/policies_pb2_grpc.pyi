@@ -57,9 +57,9 @@ class PolicyServiceStub:
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     WatchPolicies: _grpc.UnaryStreamMultiCallable[_policies_pb2.WatchPoliciesRequest, _policies_pb2.WatchPoliciesResponse]
-    """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
-    change is told without its content, so that there is no time in which a service knows of a change and not what it
-    says.
+    """WatchPolicies streams all policies and API tokens, then every change of one, for services that decide about calls:
+    the cache. No change is told without its content, so that there is no time in which a service knows of a change and
+    not what it says.
 
     Errors:
       INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.
@@ -101,9 +101,9 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
       ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     WatchPolicies: _aio.UnaryStreamMultiCallable[_policies_pb2.WatchPoliciesRequest, _policies_pb2.WatchPoliciesResponse]  # type: ignore[assignment]
-    """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
-    change is told without its content, so that there is no time in which a service knows of a change and not what it
-    says.
+    """WatchPolicies streams all policies and API tokens, then every change of one, for services that decide about calls:
+    the cache. No change is told without its content, so that there is no time in which a service knows of a change and
+    not what it says.
 
     Errors:
       INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.
@@ -160,9 +160,9 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.WatchPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_policies_pb2.WatchPoliciesResponse], _abc.AsyncIterator[_policies_pb2.WatchPoliciesResponse]]:
-        """WatchPolicies streams all policies, then every change of one, for services that decide about calls: the cache. No
-        change is told without its content, so that there is no time in which a service knows of a change and not what it
-        says.
+        """WatchPolicies streams all policies and API tokens, then every change of one, for services that decide about calls:
+        the cache. No change is told without its content, so that there is no time in which a service knows of a change and
+        not what it says.
 
         Errors:
           INVALID_ARGUMENT  `heartbeat_interval` is not from 100 ms to 60 s.

@@ -7,10 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from services.chassis.access.roles import Role
+
 #: The scope of break-glass access: it needs no other scope of the registry, and no permission.
 ADMIN: Final = "admin"
 #: The scope of services that follow the registry: the cache.
 FOLLOW: Final = "registry.follow"
+#: What the subjects of API tokens begin with, and no others.
+API_TOKEN_SUBJECT: Final = "token:"  # noqa: S105 - a prefix, no token
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Identity:
         scopes: what its bearer may do.
         expires: when it ends, in seconds since 1970.
         groups: the names of the groups that the subject belongs to.
+        grant: of an API token: the id of its namespace, and its role there.
 
     Attributes:
         memo: decisions about this identity, of whoever decides.
@@ -32,6 +37,7 @@ class Identity:
     scopes: frozenset[str]
     expires: float
     groups: frozenset[str] = frozenset()
+    grant: tuple[str, Role] | None = None
     memo: Any = field(default=None, init=False, compare=False, repr=False)
 
     @property
@@ -60,6 +66,8 @@ class Identity:
         """
         if not self.subject:
             return ["everyone"]
+        if self.grant is not None:
+            return ["everyone", "authenticated"]
         return ["everyone", "authenticated", f"user:{self.subject}", *(f"group:{name}" for name in sorted(self.groups))]
 
 

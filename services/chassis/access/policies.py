@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
+from services.chassis.access.api_tokens import ApiTokens, LiveToken
 from services.chassis.access.identity import Identity
 from services.chassis.access.roles import PERMISSIONS, Role
 from services.chassis.errors import Unavailable
@@ -82,7 +84,7 @@ EVERYTHING: Final = Readable(others=True, names=frozenset())
 
 class Policies:
     """
-    All policies, as of a revision. Decisions are remembered with the identity until a policy changes.
+    All policies and API tokens, as of a revision. Decisions are remembered with the identity until a policy changes.
 
     Args:
         bound: maximum age in seconds; beyond it, nothing is decided.
@@ -90,10 +92,12 @@ class Policies:
 
     Attributes:
         applied: all policies are those of this revision, or newer.
+        tokens: the live API tokens, of the same revision.
     """
 
     def __init__(self, *, bound: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.applied = 0
+        self.tokens = ApiTokens()
         self._bound = bound
         self._clock = clock
         self._heard = float("-inf")
@@ -101,15 +105,23 @@ class Policies:
         self._found: dict[str, Bindings] = {}
         self._version = 0
 
-    def apply(self, changed: Mapping[str, Bindings | None], *, complete: bool = False) -> None:
+    def apply(
+        self,
+        changed: Mapping[str, Bindings | None],
+        tokens: Mapping[str, Sequence[LiveToken]] = MappingProxyType({}),
+        *,
+        complete: bool = False,
+    ) -> None:
         """
-        Take changed policies.
+        Take changed policies and API tokens.
 
         Args:
             changed: by the ids of their namespaces, `REGISTRY` for the registry's; None for one that is gone with its
                 namespace.
-            complete: these are all policies.
+            tokens: all live ones of namespaces whose tokens may have changed.
+            complete: these are all policies and tokens.
         """
+        self.tokens.replace(tokens, complete=complete)
         if not changed and not complete:
             return
         if complete:
@@ -128,9 +140,9 @@ class Policies:
         Args:
             at: a time at which no newer revision had been committed; the age counts from it.
         """
-        self._heard = max(self._heard, at)
-        if applied > self.applied:
-            self.applied = applied
+        if applied > self.applied or at > self._heard:
+            self.applied = max(self.applied, applied)
+            self._heard = max(self._heard, at)
             self._news.set()
             self._news = asyncio.Event()
 
@@ -138,10 +150,28 @@ class Policies:
         """
         Wait until the policies are those of a revision, but not for longer than *within* seconds: it may be made up.
         """
+        await self._until(lambda: self.applied >= revision, within)
+
+    async def settle(self, token_hash: bytes, within: float) -> bool:
+        """
+        Wait until an API token is known, or all that was committed before this call is.
+
+        Args:
+            token_hash: of the token.
+            within: seconds to wait at most.
+
+        Returns:
+            Whether it is certain that there is such a token, or that there is none.
+        """
+        now = self._clock()
+        return await self._until(lambda: self.tokens.find(token_hash) is not None or self._heard >= now, within)
+
+    async def _until(self, reached: Callable[[], bool], within: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                while self.applied < revision:
+                while not reached():
                     await self._news.wait()
+        return reached()
 
     def reset(self, applied: int) -> None:
         """
@@ -155,6 +185,16 @@ class Policies:
         Seconds since the time up to which all policies are known. Infinite at first.
         """
         return self._clock() - self._heard
+
+    def check_current(self) -> None:
+        """
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        if self._clock() - self._heard > self._bound:
+            raise Unavailable(
+                "POLICY_STALE", "who may do this cannot be decided: the policies may be out of date", retry_after=1.0
+            )
 
     def role(self, identity: Identity, namespace: str) -> Role:
         """
@@ -200,10 +240,7 @@ class Policies:
         return found
 
     def _decisions(self, identity: Identity) -> _Decisions:
-        if self._clock() - self._heard > self._bound:
-            raise Unavailable(
-                "POLICY_STALE", "who may do this cannot be decided: the policies may be out of date", retry_after=1.0
-            )
+        self.check_current()
         memo = identity.memo
         if memo is None or memo.policies is not self or memo.version != self._version:
             memo = _Decisions(self, self._version)
@@ -217,15 +254,20 @@ class Policies:
         own = self._found.get(namespace, _NONE)
         if own.private and above < Role.OWNER:
             above = Role.NONE
-        return max(above, own.role(identity), Role.READER if identity.is_follower else Role.NONE)
+        found = max(above, own.role(identity), Role.READER if identity.is_follower else Role.NONE)
+        if identity.grant is None:
+            return found
+        # What everybody may write is not written by a token that was made for another namespace.
+        return identity.grant[1] if namespace == identity.grant[0] else min(found, Role.READER)
 
     def _readable(self, identity: Identity, least: Role) -> Readable:
         if identity.is_admin:
             return EVERYTHING
         others = self._role(identity, REGISTRY) >= least
+        known = self._found.keys() | ({identity.grant[0]} if identity.grant is not None else set())
         names = (
             namespace
-            for namespace in self._found
+            for namespace in known
             if namespace != REGISTRY and (self._role(identity, namespace) >= least) is not others
         )
         return Readable(others, frozenset(names))

@@ -66,6 +66,8 @@ PERMISSIONS: Final[Mapping[str, Role]] = {
         (
             "policies.write",
             "rules.write",
+            "tokens.read",
+            "tokens.write",
             "namespaces.update",
             "namespaces.delete",
             "models.purge",

@@ -1,21 +1,26 @@
 """
-Who may call what: see docs/adr/0018.
+Who may call what: see docs/adr/0018 and docs/adr/0049.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
 
 from services.chassis.access import Access
+from services.chassis.access.api_tokens import UnknownTokenError
 from services.chassis.access.policy import Check
 from services.chassis.access.tokens import Verifier
-from services.chassis.interceptors.base import CallInterceptor, Observer
 from services.chassis.interceptors.call_context import current_call
 from services.chassis.serving.calls import Method
-from services.chassis.serving.context import Context
+from services.chassis.serving.context import Context, values_of
+
+_MIN_REVISION = "x-min-revision"
+_REGISTRY = "/modelyard.registry."
 
 
-class AccessInterceptor(CallInterceptor):
+class AccessInterceptor:
     """
     Let through only callers whose token has the scope that the method asks for.
 
@@ -28,28 +33,69 @@ class AccessInterceptor(CallInterceptor):
         self._access = access
         self._scopes = scopes
 
-    def observe(self, method: Method) -> Observer:
+    def around(self, method: Method, proceed: Any) -> Any:
         """
-        An observer that checks the calls of *method*.
+        A behaviour of *method*'s kind that checks the caller before *proceed* runs.
         """
-        return _Guard(self._access.check(method.path, self._scopes), self._access.verifier)
+        # Other services have revisions of their own.
+        revised = method.path.startswith(_REGISTRY)
+        guard = _Guard(self._access.check(method.path, self._scopes), self._access.verifier, revised=revised)
+        wrap: Callable[[_Guard, Any], Any] = _stream if method.kind.responses_stream else _unary
+        return wrap(guard, proceed)
 
 
 class _Guard:
-    __slots__ = ("_check", "_verifier")
+    """
+    The check of one method.
 
-    def __init__(self, check: Check, verifier: Verifier) -> None:
+    Args:
+        revised: whether revisions that callers have seen are those of the policies.
+    """
+
+    __slots__ = ("_check", "_revised", "_verifier")
+
+    def __init__(self, check: Check, verifier: Verifier, *, revised: bool) -> None:
         self._check = check
+        self._revised = revised
         self._verifier = verifier
 
-    def begin(self, context: Context) -> None:
-        found = self._check(context)
+    async def admit(self, context: Context) -> None:
+        """
+        Let the call in, or raise as `Access.check` does.
+        """
+        try:
+            found = self._check(context)
+        except UnknownTokenError as unknown:
+            await self._verifier.settle(unknown)
+            found = self._check(context)
+        if found.grant is not None and self._revised and (seen := _min_revision(context)):
+            # The caller may have seen the revision in which the token was revoked.
+            await self._verifier.reach(seen)
+            found = self._check(context)
         if (call := current_call()) is not None:
             call.identity = found
             call.verifier = self._verifier
 
-    def end(self, _context: Context, _state: None) -> None:
-        return None
 
-    async def fail(self, _context: Context, _state: None, _error: BaseException) -> None:
-        return None
+def _unary(guard: _Guard, proceed: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        await guard.admit(context)
+        return await proceed(request, context)
+
+    return call
+
+
+def _stream(guard: _Guard, proceed: Callable[[Any, Context], AsyncGenerator[Any, None]]) -> Any:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        await guard.admit(context)
+        async with aclosing(proceed(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return call
+
+
+def _min_revision(context: Context) -> int:
+    found = values_of(context, _MIN_REVISION)
+    # What is no revision is reported by whoever needs it.
+    return int(found[0]) if found and len(found[0]) < 20 and str(found[0]).isdecimal() else 0

@@ -29,8 +29,8 @@ _AT_ONCE = 20
 
 class StreamInterceptor:
     """
-    Refuse streams beyond the bounds, and end those whose token ends or is signed with a key that was withdrawn: a
-    stream may stay for as long as its token would be taken.
+    Refuse streams beyond the bounds, and end those whose token ends, is revoked, or is signed with a key that was
+    withdrawn: a stream may stay for as long as its token would be taken.
 
     Args:
         bounds: how many there may be.
@@ -47,7 +47,7 @@ class StreamInterceptor:
         self._stays: set[_Stay] = set()
         self._chores = Chores("end-streams")
         if verifier is not None:
-            verifier.keys.when_changed(lambda: self._chores.add(self._verify_all()))
+            verifier.when_revoked(lambda: self._chores.add(self._verify_all()))
 
     def around(self, method: Method, proceed: Any) -> Any:
         """
@@ -131,19 +131,19 @@ class StreamInterceptor:
 
     async def _verify_all(self) -> None:
         """
-        Other keys count from now on: end the streams whose token they do not sign.
+        Tokens may have been revoked: end the streams that were accepted with one that is not valid any more.
         """
         for number, stay in enumerate(list(self._stays)):
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
                 if self._verifier is not None and stay in self._stays:
-                    self._verifier.verify(stay.token)
+                    self._verifier.recheck(stay.token)
             except Unauthenticated as error:
                 stay.end(error)
             except ModelyardError:
                 # The keys are not there: that is no fault of a token.
-                return
+                continue
 
 
 class _Stay:

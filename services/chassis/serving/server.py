@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from services.chassis.access.policies import Policies
 from services.chassis.interceptors import AccessInterceptor, PermissionInterceptor, StreamInterceptor, standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.observability.call_recorder import Recorders
@@ -71,7 +72,13 @@ class Server:
         self._services: set[str] = set()
         self._described: set[str] = set()
 
-    def ask_for(self, scopes: Mapping[str, str], permissions: PermissionInterceptor | None = None) -> None:
+    def ask_for(
+        self,
+        scopes: Mapping[str, str],
+        permissions: PermissionInterceptor | None = None,
+        *,
+        policies: Policies | None = None,
+    ) -> None:
         """
         Say which scope and which permissions each method needs, before any is added. While access control is on, a
         method without one is denied to everybody.
@@ -79,7 +86,10 @@ class Server:
         Args:
             scopes: by the method's path.
             permissions: checks them; None where the service does that itself.
+            policies: with the API tokens that are accepted; None where none are.
         """
+        if self._access is not None and policies is not None:
+            self._access.verifier.accept_api_tokens(policies)
         self._interceptors = self._standard(scopes, permissions)
 
     @property

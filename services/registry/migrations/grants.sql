@@ -23,8 +23,8 @@ GRANT EXECUTE ON FUNCTION make_audit_partitions(integer) TO $role;
 GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision TO $role;
 
-GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests, unpins
-    TO $role;
+GRANT INSERT, UPDATE, DELETE ON namespaces, namespace_usage, models, versions, deployments, metrics, requests, unpins,
+    api_tokens TO $role;
 -- Triggers add the words; those that no model has any more go.
 GRANT UPDATE, DELETE ON vocabulary TO $role;
 GRANT INSERT, UPDATE ON aliases, policies, promotions TO $role;

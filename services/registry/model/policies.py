@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from services.chassis.access.api_tokens import LiveToken
 from services.chassis.access.policies import REGISTRY, Bindings
 from services.chassis.access.roles import PERMISSIONS, Role
 from services.chassis.checks import Checks
@@ -128,16 +129,18 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class PolicyEvent:
     """
-    What becomes known of the policies.
+    What becomes known of the policies and API tokens.
 
     Args:
         changed: by the ids of their namespaces; None for one that is gone with its namespace.
-        complete: these are all policies.
+        tokens: all live ones of namespaces whose tokens may have changed, by the ids of the namespaces.
+        complete: these are all policies and tokens.
         applied: what is known is of this revision.
         current: seconds after the stream began until which nothing newer was committed; None when that is not known.
     """
 
     changed: Mapping[str, Bindings | None]
+    tokens: Mapping[str, Sequence[LiveToken]]
     complete: bool
     applied: int
     current: float | None = None

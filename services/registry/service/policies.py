@@ -20,6 +20,7 @@ from services.ledger.store.change_feed import ChangeFeed
 from services.registry.model.names import NamespaceName
 from services.registry.model.policies import PolicyDraft, PolicyName, check_permissions
 from services.registry.service.rendering import from_policy, from_policy_event
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.policies import PolicyStore
 from services.registry.store.policy_follower import watch_policies
 
@@ -38,12 +39,16 @@ class PolicyService(PolicyServiceServicer):
     Args:
         store: the stored policies.
         policies: those that decide.
+        tokens: the stored API tokens.
         feed: the change stream.
         mutations: runs the writes.
     """
 
-    def __init__(self, store: PolicyStore, policies: Policies, feed: ChangeFeed, mutations: Mutations) -> None:
+    def __init__(
+        self, store: PolicyStore, policies: Policies, tokens: ApiTokenStore, feed: ChangeFeed, mutations: Mutations
+    ) -> None:
         self._store = store
+        self._tokens = tokens
         self._feed = feed
         self._policies = policies
         self._mutations = mutations
@@ -74,7 +79,7 @@ class PolicyService(PolicyServiceServicer):
         checks = Checks()
         heartbeat = heartbeat_of(checks, request)
         checks.raise_if_any()
-        async with aclosing(watch_policies(self._store, self._feed, heartbeat)) as events:
+        async with aclosing(watch_policies(self._store, self._tokens, self._feed, heartbeat)) as events:
             async for event in events:
                 for part in from_policy_event(event):
                     yield part

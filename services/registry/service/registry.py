@@ -18,6 +18,7 @@ from modelyard.registry.v1.models_pb2_grpc import add_ModelServiceServicer_to_se
 from modelyard.registry.v1.namespaces_pb2_grpc import add_NamespaceServiceServicer_to_server
 from modelyard.registry.v1.policies_pb2_grpc import add_PolicyServiceServicer_to_server
 from modelyard.registry.v1.promotions_pb2_grpc import add_PromotionServiceServicer_to_server
+from modelyard.registry.v1.tokens_pb2_grpc import add_ApiTokenServiceServicer_to_server
 from modelyard.registry.v1.versions_pb2_grpc import add_VersionServiceServicer_to_server
 from services.chassis.access.policies import Policies
 from services.chassis.serving.server import Server
@@ -27,6 +28,7 @@ from services.ledger.store.database import Database
 from services.ledger.store.writer import Writer
 from services.registry.service.alias_rules import AliasRuleService
 from services.registry.service.aliases import AliasService
+from services.registry.service.api_tokens import ApiTokenService
 from services.registry.service.assets import Assets
 from services.registry.service.audit import AuditService
 from services.registry.service.cards import CardService
@@ -43,6 +45,7 @@ from services.registry.service.versions import VersionService
 from services.registry.service.visibility import Visibility
 from services.registry.store.alias_rules import AliasRuleStore
 from services.registry.store.aliases import AliasStore
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.audit import AuditStore
 from services.registry.store.cards import CardStore
 from services.registry.store.deployments import DeploymentStore
@@ -110,4 +113,7 @@ def add_servicers(
     deployments = DeploymentService(DeploymentStore(database), feed, once)
     server.add(add_DeploymentServiceServicer_to_server, deployments)
     server.add(add_AuditServiceServicer_to_server, AuditService(AuditStore(database), visibility))
-    server.add(add_PolicyServiceServicer_to_server, PolicyService(PolicyStore(database), policies, feed, once))
+    tokens = ApiTokenStore(database)
+    server.add(add_ApiTokenServiceServicer_to_server, ApiTokenService(tokens, once))
+    policy_service = PolicyService(PolicyStore(database), policies, tokens, feed, once)
+    server.add(add_PolicyServiceServicer_to_server, policy_service)

@@ -4,9 +4,9 @@ Domain values to messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import cast
 
 from google.protobuf import json_format
@@ -24,21 +24,24 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     policies_pb2,
     promotions_pb2,
+    tokens_pb2,
     versions_pb2,
 )
+from services.chassis.access.api_tokens import LiveToken
 from services.chassis.access.policies import Bindings
 from services.chassis.access.roles import Role
 from services.ledger.model.calls import etag
 from services.ledger.model.changes import Image
 from services.registry.model.alias_rules import AliasRule
 from services.registry.model.aliases import Alias, AliasPeriod
+from services.registry.model.api_tokens import ApiToken
 from services.registry.model.audit import AuditEntry
 from services.registry.model.cards import Card, CardImported
 from services.registry.model.deployments import Deployment
 from services.registry.model.evaluation_metrics import Dataset, Direction, Metric
 from services.registry.model.evaluations import Evaluation, LeaderboardEntry
 from services.registry.model.models import Model
-from services.registry.model.names import AliasName, VersionName
+from services.registry.model.names import AliasName, NamespaceName, VersionName
 from services.registry.model.namespaces import Namespace
 from services.registry.model.policies import Policy, PolicyEvent, PolicyName
 from services.registry.model.promotions import Promotion
@@ -104,6 +107,9 @@ def from_policy_event(event: PolicyEvent) -> Iterator[policies_pb2.WatchPolicies
     """
     kept = [(key, bindings) for key, bindings in event.changed.items() if bindings is not None]
     deleted = [str(PolicyName(key)) for key, bindings in event.changed.items() if bindings is None]
+    for namespace, live in event.tokens.items():
+        # In a message of its own: at most 1,000 tokens and those that expired today.
+        yield policies_pb2.WatchPoliciesResponse(tokens=[_from_live_tokens(namespace, live)])
     for start in range(0, len(kept), _POLICIES):
         part = [_from_bindings(key, bindings) for key, bindings in kept[start : start + _POLICIES]]
         yield policies_pb2.WatchPoliciesResponse(policies=part)
@@ -111,6 +117,43 @@ def from_policy_event(event: PolicyEvent) -> Iterator[policies_pb2.WatchPolicies
     if event.current is not None:
         last.current_until.FromNanoseconds(int(event.current * 1e9))
     yield last
+
+
+def _from_live_tokens(namespace: str, live: Sequence[LiveToken]) -> policies_pb2.WatchPoliciesResponse.TokenSet:
+    tokens = [
+        policies_pb2.WatchPoliciesResponse.Token(
+            token_id=each.token_id,
+            hash=each.token_hash,
+            role=policies_pb2.Policy.Role.Value(f"ROLE_{each.role.name}"),
+            scopes=sorted(each.scopes),
+            expire_time=_time(datetime.fromtimestamp(each.expires, UTC)),
+        )
+        for each in live
+    ]
+    return policies_pb2.WatchPoliciesResponse.TokenSet(parent=str(NamespaceName(namespace)), tokens=tokens)
+
+
+def from_api_token(token: ApiToken, now: datetime) -> tokens_pb2.ApiToken:
+    """
+    An API token, without its secret.
+
+    Args:
+        now: the current time.
+    """
+    draft = token.draft
+    return tokens_pb2.ApiToken(
+        name=str(token.name),
+        display_name=draft.display_name,
+        role=policies_pb2.Policy.Role.Value(f"ROLE_{draft.role.name}"),
+        scopes=sorted(draft.scopes),
+        expire_time=_time(draft.expires),
+        state=tokens_pb2.ApiToken.State.Value(f"STATE_{token.state(now).value}"),
+        creator=token.creator,
+        create_time=_time(token.created),
+        revoke_time=_time(token.revoked),
+        last_use_time=_time(token.used),
+        revision=token.revision,
+    )
 
 
 def _from_bindings(key: str, bindings: Bindings) -> policies_pb2.Policy:

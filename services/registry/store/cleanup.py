@@ -1,5 +1,6 @@
 """
-Background cleanup: trims the change log, deletes expired request ids, purges deleted models, creates audit partitions.
+Background cleanup: trims the change log, deletes expired request ids and API tokens, purges deleted models,
+creates audit partitions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from services.chassis.serving.background import beside, every
 from services.ledger.model.calls import Missing, Write
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.writer import Writer
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.models import Due, ModelStore
 from services.registry.store.purging import Purging
 
@@ -79,15 +81,18 @@ class PurgeJob:
 
 
 @asynccontextmanager
-async def background_cleanup(log: Changelog, keep: timedelta, sweeper: PurgeJob) -> AsyncIterator[None]:
+async def background_cleanup(
+    log: Changelog, keep: timedelta, sweeper: PurgeJob, tokens: ApiTokenStore
+) -> AsyncIterator[None]:
     """
-    Trim the change log to *keep*, delete expired request ids, purge expired models, and create future partitions of the
-    audit log, while the block runs. The jobs are independent of each other.
+    Trim the change log to *keep*, delete expired request ids and API tokens, purge expired models, and create future
+    partitions of the audit log, while the block runs. The jobs are independent of each other.
     """
     async with beside(
         every(_EVERY_SECONDS, partial(log.trim, keep), "trim the log of changes"),
         every(_EVERY_SECONDS, log.forget, "forget old requests"),
         every(_MONTHS_SECONDS, log.make_months, "make months of the audit", first=_FIRST_MONTHS_SECONDS),
         every(_EVERY_SECONDS, sweeper.purge_due, "purge deleted models"),
+        every(_EVERY_SECONDS, tokens.forget, "forget old API tokens"),
     ):
         yield

@@ -30,6 +30,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2_grpc,
     policies_pb2_grpc,
     promotions_pb2_grpc,
+    tokens_pb2_grpc,
     versions_pb2_grpc,
 )
 from services.chassis.hosts.grpcio import GrpcioHost
@@ -70,6 +71,7 @@ class Registry:
         self.policies = policies_pb2_grpc.PolicyServiceStub(channel)
         self.alias_rules = alias_rules_pb2_grpc.AliasRuleServiceStub(channel)
         self.promotions = promotions_pb2_grpc.PromotionServiceStub(channel)
+        self.api_tokens = tokens_pb2_grpc.ApiTokenServiceStub(channel)
         self._owners: list[Connection] = []
 
     @asynccontextmanager

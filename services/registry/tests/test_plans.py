@@ -35,7 +35,9 @@ from modelyard.registry.v1 import (
     imports_pb2,
     models_pb2,
     namespaces_pb2,
+    policies_pb2,
     promotions_pb2,
+    tokens_pb2,
     versions_pb2,
 )
 from services.ledger.store.changelog import Changelog
@@ -44,6 +46,7 @@ from services.ledger.store.statements import Statement
 from services.ledger.tests.statements import observed
 from services.registry.model.names import ModelName
 from services.registry.model.pins import PinRelease
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.imports import STAGE
 from services.registry.store.models import ModelStore
 from services.registry.store.pin_releases import PinReleaseStore
@@ -56,8 +59,8 @@ from services.registry.tests.server import Failing, Registry, running
 SCALE = int(os.environ.get("MODELYARD_PLANS_SCALE", "0"))
 SMALL = 400
 SHA256 = "a" * 64
-# A row or a handful, by nature.
-_TINY = {"epoch", "revision", "namespaces", "namespace_usage", "schema_migrations"}
+# A row or a handful, or one for each namespace.
+_TINY = {"epoch", "revision", "namespaces", "namespace_usage", "policies", "schema_migrations"}
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +264,7 @@ async def writes(registry: Registry) -> None:
     await registry.versions.CopyVersion(
         versions_pb2.CopyVersionRequest(parent=name, source=f"{name}-imported/versions/1")
     )
+    await api_tokens(registry)
     space = f"namespaces/plans-{run}"
     await registry.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=f"plans-{run}"))
     await registry.namespaces.UpdateNamespace(
@@ -298,6 +302,31 @@ async def promote(registry: Registry, name: str) -> None:
         await registry.alias_rules.DeleteAliasRule(alias_rules_pb2.DeleteAliasRuleRequest(name=rule))
 
 
+async def api_tokens(registry: Registry) -> None:
+    """
+    Every call about API tokens, and what services follow of them.
+    """
+    token = tokens_pb2.ApiToken(role=policies_pb2.Policy.ROLE_READER)
+    token.expire_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    async with asyncio.timeout(30):
+        followed = registry.policies.WatchPolicies(policies_pb2.WatchPoliciesRequest())
+        messages = aiter(followed)
+        # The snapshot, and then what changes.
+        await anext(messages)
+        create = tokens_pb2.CreateApiTokenRequest(parent=DEFAULT, api_token=token)
+        name = (await registry.api_tokens.CreateApiToken(create)).api_token.name
+        while not (await anext(messages)).tokens:
+            pass
+        followed.cancel()
+    await registry.api_tokens.GetApiToken(tokens_pb2.GetApiTokenRequest(name=name))
+    page = tokens_pb2.ListApiTokensRequest(parent=DEFAULT, page_size=1)
+    await registry.api_tokens.ListApiTokens(page)
+    await registry.api_tokens.RecordTokenUse(
+        tokens_pb2.RecordTokenUseRequest(uses=[tokens_pb2.RecordTokenUseRequest.Use(name=name, time=token.expire_time)])
+    )
+    await registry.api_tokens.RevokeApiToken(tokens_pb2.RevokeApiTokenRequest(name=name))
+
+
 async def others(registry: Registry) -> None:
     """
     What the registry does by itself.
@@ -308,6 +337,7 @@ async def others(registry: Registry) -> None:
         await Changelog(database).after(1)
         await Changelog(database).trim(timedelta(days=3650))
         await Changelog(database).forget()
+        await ApiTokenStore(database).forget()
         await ModelStore(database).due()
         await large(registry, database)
         await Vocabulary(database).forget()

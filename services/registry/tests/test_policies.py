@@ -5,6 +5,7 @@ Access by namespace: what a policy allows, and that what a caller may not read d
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard.changes.v1 import changes_pb2
 from modelyard.contracts import permissions, services
@@ -27,6 +29,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     policies_pb2,
     promotions_pb2,
+    tokens_pb2,
     versions_pb2,
 )
 from services.chassis.access.roles import PERMISSIONS, Role
@@ -76,6 +79,17 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "DeleteVersion": versions_pb2.DeleteVersionRequest(name=version),
         "CopyVersion": versions_pb2.CopyVersionRequest(parent=model, source=version),
         "FindVersions": versions_pb2.FindVersionsRequest(parent=parent, sha256=SHA),
+        "CreateApiToken": tokens_pb2.CreateApiTokenRequest(
+            parent=parent,
+            api_token=tokens_pb2.ApiToken(
+                role=POLICY.ROLE_READER,
+                scopes=["registry.read"],
+                expire_time=Timestamp(seconds=int(time.time()) + 3600),
+            ),
+        ),
+        "GetApiToken": tokens_pb2.GetApiTokenRequest(name=f"{parent}/tokens/aaaaaaaaaa"),
+        "ListApiTokens": tokens_pb2.ListApiTokensRequest(parent=parent),
+        "RevokeApiToken": tokens_pb2.RevokeApiTokenRequest(name=f"{parent}/tokens/aaaaaaaaaa"),
         "MoveAliases": aliases_pb2.MoveAliasesRequest(
             parent=model, moves=[aliases_pb2.MoveAliasesRequest.Move(alias_id="a", version=version)]
         ),

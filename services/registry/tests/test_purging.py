@@ -24,6 +24,7 @@ from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.writer import Writer
 from services.ledger.tests.statements import observed
 from services.registry.model.names import ModelName
+from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.cleanup import background_cleanup
 from services.registry.store.purging import Purging
 from services.registry.tests.calls import DEFAULT, add_version, create, sql, sweeper
@@ -232,12 +233,12 @@ async def test_chores_fail_separately(unretained: Registry, monkeypatch: pytest.
     await sql(unretained, "UPDATE requests SET create_time = now() - interval '2 days' RETURNING 1")
     await delete(unretained, "m")
     async with open_database(DatabaseSettings(url=unretained.database)) as database:
-        log = Changelog(database)
+        log, tokens = Changelog(database), ApiTokenStore(database)
 
         async def fails(_keep: timedelta) -> int:
             raise Unavailable("DATABASE_UNAVAILABLE", "it cannot be trimmed")
 
         monkeypatch.setattr(log, "trim", fails)
-        async with background_cleanup(log, timedelta(days=1), sweeper(database)), asyncio.timeout(30):
+        async with background_cleanup(log, timedelta(days=1), sweeper(database), tokens), asyncio.timeout(30):
             while await sql(unretained, "SELECT (SELECT count(*) FROM models) + (SELECT count(*) FROM requests)"):
                 await asyncio.sleep(0.02)
