@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import TypeVar
 
@@ -136,22 +137,18 @@ def uninterrupted(work: Callable[[], _T]) -> _T:
     What *work* returns. Ctrl-C takes effect when it has ended: between the provider's answer and the file, a refresh
     token would be lost that the provider no longer accepts in its former form.
     """
-    done: list[_T] = []
-    failed: list[BaseException] = []
+    done: Future[_T] = Future()
 
     def run() -> None:
         try:
-            done.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised below
-            failed.append(error)
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            done.set_exception(error)
 
-    thread = threading.Thread(target=run, name="modelyard-login")
-    thread.start()
+    # Not joined: a join that was interrupted does not wait again (https://github.com/python/cpython/issues/90882).
+    threading.Thread(target=run, name="modelyard-login").start()
     try:
-        thread.join()
+        return done.result()
     except KeyboardInterrupt:
-        thread.join()
+        wait([done])
         raise
-    if failed:
-        raise failed[0]
-    return done[0]
