@@ -65,7 +65,8 @@ def test_the_page_says_what_is_so(mode: str | None, reflection: bool, said: list
 @pytest.mark.parametrize("mode", ["on", "read-public"])
 def test_the_gateway_says_where_to_log_in(mode: str) -> None:
     """
-    With a client for logins, /.well-known/modelyard names issuer, client, audience and scopes; without, it is not there.
+    With a client for logins, /.well-known/modelyard names issuer, client, audience and scopes; without one, it does not
+    exist.
     """
     told = Login("https://login.example/realm", "modelyard-cli", "openid registry.read")
     tokens = Tokens(AccessMode(mode), "issuer", "audience", "https://issuer.example")
