@@ -114,8 +114,12 @@ def choose_token(token: str | None, file: str | os.PathLike[str] | None, server:
     if file is not None:
         return TokenFile(file)
     if token is None and server:
-        # Here, because most clients have a token of their own.
-        from modelyard.login.token import find
+        # Here, because most clients have no login, and HTTP takes long to import.
+        from modelyard.login.storage import load
 
-        return find(server)
+        if (found := load(server)) is None:
+            return None
+        from modelyard.login.token import LoginToken
+
+        return LoginToken(server, found)
     return checked(token, "what was given") if token else None

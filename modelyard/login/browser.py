@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from modelyard.login.credentials import Credentials, LoginOptions
 from modelyard.login.errors import LoginError
-from modelyard.login.provider import Credentials, LoginOptions, Provider, check_id_token, credentials
+from modelyard.login.provider import Provider, check_id_token, credentials
 from modelyard.login.requests import post
 
 _PATH = "/callback"

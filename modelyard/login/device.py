@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from modelyard.login.credentials import Credentials, LoginOptions
 from modelyard.login.errors import LoginError, ProviderError
-from modelyard.login.provider import Credentials, LoginOptions, Provider, check_id_token, credentials
+from modelyard.login.provider import Provider, check_id_token, credentials
 from modelyard.login.requests import post
 
 _GRANT = "urn:ietf:params:oauth:grant-type:device_code"

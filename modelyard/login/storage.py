@@ -11,15 +11,14 @@ import json
 import os
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from modelyard.login.credentials import Credentials, LoginOptions
 from modelyard.login.errors import LoginError
-from modelyard.login.provider import Credentials, LoginOptions
 from modelyard.transfer.locks import try_lock
 
 _SERVICE = "modelyard"
@@ -208,6 +207,9 @@ def _check_mode() -> None:
 
 
 def _write(logins: dict[str, dict[str, Any]]) -> None:
+    # Loaded here: each client without a token reads, few write.
+    import tempfile
+
     # Created for its owner alone, and complete at once: a reader sees the old file or the new one.
     file = _file()
     try:

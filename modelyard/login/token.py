@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import TypeVar
 
 from modelyard.login import storage
+from modelyard.login.credentials import Credentials
 from modelyard.login.errors import LoginError, ProviderError
-from modelyard.login.provider import Credentials, credentials, discover
+from modelyard.login.provider import credentials, discover
 from modelyard.login.requests import post, post_only
 
 _T = TypeVar("_T")

@@ -27,9 +27,11 @@ import modelyard
 from modelyard._channel import Session
 from modelyard._token import choose_token
 from modelyard.cli.commands import login as commands
+from modelyard.cli.commands.policies import role_of
 from modelyard.login import browser, device, storage, token
+from modelyard.login.credentials import Credentials, LoginOptions
 from modelyard.login.errors import LoginError
-from modelyard.login.provider import Credentials, LoginOptions, discover
+from modelyard.login.provider import discover
 from modelyard.login.server import login_of
 from modelyard.login.token import LoginToken, find
 from modelyard.registry.v1 import namespaces_pb2
@@ -751,8 +753,8 @@ def test_roles_are_told_by_their_permissions() -> None:
     """
     for role in {*PERMISSIONS.values()}:
         granted = [name for name, least in PERMISSIONS.items() if least <= role]
-        assert commands.role_of(granted) == role.name.lower()
-    assert commands.role_of([]) == "none"
+        assert role_of(granted) == role.name.lower()
+    assert role_of([]) == "none"
 
 
 def test_a_server_that_is_no_gateway(provider: Provider) -> None:

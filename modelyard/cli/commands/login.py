@@ -15,6 +15,7 @@ from typing import Any
 from modelyard._channel import connection
 from modelyard._target import server_of
 from modelyard._token import choose_token
+from modelyard.cli.commands.policies import role_of
 from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import namespace_name
 from modelyard.cli.output import Output, plain
@@ -141,14 +142,6 @@ def whoami(yard: Client, args: argparse.Namespace, output: Output) -> None:
     output.facts(facts)
 
 
-def role_of(permissions: list[str]) -> str:
-    """
-    The highest role that has no more than these permissions, named by a permission that each adds.
-    """
-    adds = {"owner": "policies.write", "maintainer": "aliases.write", "writer": "models.write", "reader": "models.read"}
-    return next((role for role, permission in adds.items() if permission in permissions), "none")
-
-
 def _server(args: argparse.Namespace) -> str:
     address, credentials = connection(args.target, None, args.ca_file, args.cert_file, args.key_file)
     if not (server := server_of(address, secure=credentials is not None)):
@@ -160,7 +153,7 @@ def _server(args: argparse.Namespace) -> str:
 
 
 def _options(args: argparse.Namespace, server: str) -> Any:
-    from modelyard.login.provider import DEFAULT_SCOPES, LoginOptions
+    from modelyard.login.credentials import DEFAULT_SCOPES, LoginOptions
     from modelyard.login.server import login_of
 
     given = {name: getattr(args, name) or os.environ.get(variable) or "" for name, variable in _ENVIRONMENT.items()}
