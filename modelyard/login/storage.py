@@ -51,6 +51,11 @@ def load(server: str) -> Credentials | None:
     Raises:
         LoginError: the file can be read by other users, or is damaged; or the keyring does not return them.
     """
+    try:
+        folder()
+    except LoginError:
+        # Users of containers often have no home directory, and no login.
+        return None
     entry = _read().get(server)
     if entry is None:
         return None
@@ -180,15 +185,26 @@ def _read() -> dict[str, dict[str, Any]]:
     file = _file()
     try:
         found = json.loads(file.read_bytes())["logins"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
+        if not _is_there(file):
+            return {}
         raise LoginError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
         raise LoginError(f"{file} is damaged: delete it, and run `modelyard login` again")
     return found
+
+
+def _is_there(file: Path) -> bool:
+    # A folder that this user may not enter, such as another user's home directory in $HOME, holds no login of theirs.
+    try:
+        file.stat()
+    except OSError:
+        return False
+    return True
 
 
 def _check_mode() -> None:

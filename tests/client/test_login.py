@@ -648,6 +648,20 @@ def test_a_folder_that_cannot_be_written(provider: Provider, monkeypatch: pytest
     assert provider.calls["refresh_token"] == 0
 
 
+@pytest.mark.parametrize("place", ["", "/dev/null/none"])
+def test_users_without_a_home(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """
+    A client in a container whose user has no home directory, or none that it can enter, connects without a login.
+    """
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", place)
+    monkeypatch.setattr(Path, "home", nowhere)
+    modelyard.connect("127.0.0.1:1").close()
+
+
 def test_the_keyring_keeps_the_tokens(provider: Provider, home: Path) -> None:
     """
     With a keyring that works, the file holds no token; refreshing and `logout` keep to the keyring. With --no-keyring
