@@ -56,6 +56,22 @@ _ANYBODY: Final = [
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """
+    Where people get a token: `modelyard login` asks the gateway for it.
+
+    Args:
+        issuer: URL of the identity provider.
+        client: the public client that is registered there.
+        scopes: to ask for, separated by spaces.
+    """
+
+    issuer: str
+    client: str
+    scopes: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """
     Which tokens are accepted, and which calls need one.
@@ -68,6 +84,7 @@ class Tokens:
         reflection: whether reflection needs no token; otherwise it is disabled.
         open_bytes: whether /assets/ and /static/ need no token even where reading does, for a CDN in front.
         refresh: the refresh interval of the keys in seconds.
+        login: where people get a token; None if the gateway does not say.
     """
 
     mode: AccessMode
@@ -77,6 +94,7 @@ class Tokens:
     reflection: bool = False
     open_bytes: bool = False
     refresh: float = 10.0
+    login: Login | None = None
 
     def __post_init__(self) -> None:
         """
@@ -398,6 +416,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bytes-open", action="store_true", help="serve /assets/ and /static/ without a token, for a CDN"
     )
+    parser.add_argument(
+        "--login-client",
+        metavar="ID",
+        help="public client at the issuer for `modelyard login`, which is then told where to log in",
+    )
+    parser.add_argument(
+        "--login-issuer", metavar="URL", help="where `modelyard login` logs in, if it is not the --jwt-issuer"
+    )
+    parser.add_argument(
+        "--login-scopes",
+        metavar="SCOPES",
+        default="openid offline_access",
+        help="scopes that `modelyard login` asks for, separated by spaces; default openid offline_access",
+    )
 
 
 def check(found: argparse.Namespace) -> None:
@@ -419,6 +451,8 @@ def parse(found: argparse.Namespace) -> Tokens | None:
         ValueError: something is missing; the message names the flag.
     """
     if not (mode := AccessMode(found.access)).asks:
+        if found.login_client or found.login_issuer:
+            raise ValueError(f"--login-client, --login-issuer: --access is {mode}, so that no call needs a token")
         return None
     if (found.jwks_file is None) == (found.jwks_url is None):
         raise ValueError(f"--access {mode} needs --jwks-file or --jwks-url, and not both")
@@ -426,7 +460,27 @@ def parse(found: argparse.Namespace) -> Tokens | None:
         if not given:
             raise ValueError(f"--access {mode} needs {flag}")
     keys = found.jwks_file or found.jwks_url
-    tokens = Tokens(mode, found.jwt_issuer, found.jwt_audience, keys, found.reflection_open, found.bytes_open)
+    tokens = Tokens(
+        mode,
+        found.jwt_issuer,
+        found.jwt_audience,
+        keys,
+        found.reflection_open,
+        found.bytes_open,
+        login=_login(found),
+    )
     if found.jwks_url and not may_fetch(found.jwks_url, plain=found.jwks_plain_http):
         raise ValueError("--jwks-url has to be https:// (or give --jwks-plain-http, too)")
     return tokens
+
+
+def _login(found: argparse.Namespace) -> Login | None:
+    if not found.login_client:
+        if found.login_issuer:
+            raise ValueError("--login-issuer needs --login-client")
+        return None
+    issuer: str = found.login_issuer or found.jwt_issuer
+    if not re.fullmatch(r"https?://[^/@\s]+(/\S*)?", issuer):
+        flag = "--login-issuer" if found.login_issuer else "--jwt-issuer"
+        raise ValueError(f"{flag} is not the URL of an identity provider: give one as --login-issuer")
+    return Login(issuer, found.login_client, found.login_scopes)

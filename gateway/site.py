@@ -16,9 +16,11 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from gateway.access import Tokens
+from gateway.access import Login, Tokens
 from services.chassis.access.policy import AccessMode
 
+#: Tells clients where to log in.
+LOGIN = "/.well-known/modelyard"
 PAGE = Path(__file__).with_name("page")
 SWAGGER_UI = Path(str(metadata.distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
 
@@ -78,6 +80,7 @@ def files(tokens: Tokens | None = None) -> list[File]:
     return [
         File("/", html.encode(), "text/html; charset=utf-8", policy=_PAGE_POLICY),
         File("/openapi.json", _openapi(), "application/json"),
+        *([File(LOGIN, _login(tokens, tokens.login), "application/json")] if tokens and tokens.login else []),
         *assets.values(),
     ]
 
@@ -113,6 +116,11 @@ def write(folder: Path, tokens: Tokens | None = None) -> list[Mapping[str, str]]
             }
         )
     return served
+
+
+def _login(tokens: Tokens, login: Login) -> bytes:
+    named = {"issuer": login.issuer, "client_id": login.client, "audience": tokens.audience, "scopes": login.scopes}
+    return json.dumps({"login": named}).encode()
 
 
 @cache

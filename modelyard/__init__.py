@@ -16,12 +16,14 @@ from modelyard import aio
 from modelyard._deprecated import aliases
 from modelyard.client import Client, connect
 from modelyard.error_details import Problem, Unmet, Violation, explain
+from modelyard.login.errors import LoginError
 from modelyard.transfer import FileChangedError, IntegrityError, ProgressCallback, UploadSource
 
 __all__ = [
     "Client",
     "FileChangedError",
     "IntegrityError",
+    "LoginError",
     "Problem",
     "ProgressCallback",
     "Unmet",

@@ -26,9 +26,13 @@ class _SessionInterceptor:
         # The event loop holds tasks weakly.
         self._notes: set[asyncio.Task[None]] = set()
 
-    def _details(self, details: Any, timeout: float | None) -> grpc.aio.ClientCallDetails:
+    async def _details(self, details: Any, timeout: float | None) -> grpc.aio.ClientCallDetails:
         method = _text(details.method)
-        metadata = grpc.aio.Metadata(*self._session.metadata(method, details.metadata))
+        if self._session.due():
+            found = await asyncio.to_thread(self._session.metadata, method, details.metadata)
+        else:
+            found = self._session.metadata(method, details.metadata)
+        metadata = grpc.aio.Metadata(*found)
         return grpc.aio.ClientCallDetails(
             method=details.method,
             timeout=timeout,
@@ -41,7 +45,7 @@ class _SessionInterceptor:
         timeout = details.timeout
         if isinstance(self, _UnaryUnary) and timeout is None:
             timeout = self._session.deadline
-        call = await proceed(self._details(details, timeout), request)
+        call = await proceed(await self._details(details, timeout), request)
         call.add_done_callback(lambda done: self._note(_text(details.method), done))
         return call
 

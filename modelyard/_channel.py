@@ -21,7 +21,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 
 from modelyard._target import is_loopback, parse_target
-from modelyard._token import TokenFile
+from modelyard._token import TokenSource
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2, uploads_pb2
 from modelyard.cdn.v1 import changes_pb2 as asset_changes_pb2
@@ -216,7 +216,7 @@ class Session:
         deadline: default timeout of unary calls in seconds; None for no timeout.
     """
 
-    token: str | TokenFile | None
+    token: str | TokenSource | None = field(repr=False)
     deadline: float | None
     # Each service counts on its own, so revisions are kept by package: modelyard.registry.v1 and so on.
     _revisions: dict[str, int] = field(default_factory=dict)
@@ -228,13 +228,22 @@ class Session:
         """
         return self._revisions.get(package, 0)
 
+    def due(self) -> bool:
+        """
+        Whether `metadata` may take long, because a token has to be fetched.
+        """
+        return not (self.token is None or isinstance(self.token, str)) and self.token.due()
+
     def metadata(self, method: str, given: Any) -> list[tuple[str, str | bytes]]:
         """
         The metadata of a call: that of the caller, and the session's where the caller gave none.
+
+        Raises:
+            LoginError: the token of the login has expired and cannot be refreshed.
         """
         found: list[tuple[str, str | bytes]] = list(given or ())
         keys = {key for key, _ in found}
-        token = self.token.read() if isinstance(self.token, TokenFile) else self.token
+        token = self.token if self.token is None or isinstance(self.token, str) else self.token.read()
         if token is not None and "authorization" not in keys:
             found.append(("authorization", f"Bearer {token}"))
         if "x-request-id" not in keys:

@@ -98,6 +98,21 @@ def host_of(address: str) -> str:
     return (found[2] if found else address).rpartition(":")[0].strip("[]")
 
 
+def server_of(address: str, *, secure: bool) -> str:
+    """
+    The URL that names a server for its login; empty if no token of a login may be sent there: over plain text to
+    another machine, or a Unix socket, which has no URL.
+
+    Args:
+        address: as returned by `parse_target`.
+        secure: whether the connection uses TLS.
+    """
+    if address.startswith("unix") or not (secure or is_loopback(address)):
+        return ""
+    found = _RESOLVERS.fullmatch(address)
+    return f"{'https' if secure else 'http'}://{(found[2] if found else address).lower()}"
+
+
 def is_loopback(address: str) -> bool:
     """
     Whether an address is loopback.

@@ -8,9 +8,29 @@ import contextlib
 import os
 import re
 from pathlib import Path
+from typing import Protocol
 
 # What a header can carry, without blanks: all tokens are made of less (RFC 6750, section 2.1).
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class TokenSource(Protocol):
+    """
+    Where the token of each call comes from.
+    """
+
+    def due(self) -> bool:
+        """
+        Whether `read` may take long: a token has to be fetched.
+        """
+
+    def read(self) -> str:
+        """
+        The token.
+
+        Raises:
+            LoginError: there is none.
+        """
 
 
 class TokenFile:
@@ -30,6 +50,12 @@ class TokenFile:
         self._token = ""
         self._state: tuple[int, int, int] | None = None
         self._look()
+
+    def due(self) -> bool:
+        """
+        False: a file is read at once.
+        """
+        return False
 
     def read(self) -> str:
         """
@@ -64,14 +90,20 @@ def checked(text: str, what: str) -> str:
     return token
 
 
-def choose_token(token: str | None, file: str | os.PathLike[str] | None) -> str | TokenFile | None:
+def choose_token(token: str | None, file: str | os.PathLike[str] | None, server: str = "") -> str | TokenSource | None:
     """
-    The token of a client: *token*, or that in *file*, otherwise from MODELYARD_TOKEN or MODELYARD_TOKEN_FILE. An empty
-    token means none.
+    The token of a client: *token*, or that in *file*, otherwise from MODELYARD_TOKEN or MODELYARD_TOKEN_FILE, otherwise
+    of the login at *server*. An empty token means none.
+
+    Args:
+        token: the token.
+        file: the file with the token.
+        server: the server's URL, from `server_of`; empty if no login may be used.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: both are given, or the token is invalid.
+        LoginError: the credentials of the login cannot be used.
     """
     if token is not None and file is not None:
         raise ValueError("a token and a token file are given: one is enough")
@@ -81,4 +113,13 @@ def choose_token(token: str | None, file: str | os.PathLike[str] | None) -> str 
             raise ValueError("MODELYARD_TOKEN and MODELYARD_TOKEN_FILE are set: one is enough")
     if file is not None:
         return TokenFile(file)
+    if token is None and server:
+        # Here, because most clients have no login, and HTTP takes long to import.
+        from modelyard.login.storage import load
+
+        if (found := load(server)) is None:
+            return None
+        from modelyard.login.token import LoginToken
+
+        return LoginToken(server, found)
     return checked(token, "what was given") if token else None

@@ -15,6 +15,7 @@ import grpc
 from modelyard._aio_interceptors import interceptors
 from modelyard._aio_transfer import carry_out, receive, receive_ranges
 from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
+from modelyard._target import server_of
 from modelyard._token import choose_token
 from modelyard.cache.v1 import cache_pb2_grpc
 from modelyard.cdn.v1 import assets_pb2, assets_pb2_grpc, delivery_pb2_grpc, uploads_pb2_grpc
@@ -65,7 +66,8 @@ def connect(
         target: host:port, or an http:// or https:// URL; https means TLS. Default: $MODELYARD_TARGET, with
             $MODELYARD_CA_FILE, $MODELYARD_CERT_FILE and $MODELYARD_KEY_FILE, otherwise 127.0.0.1:8080. A proxy in the
             environment (https_proxy, no_proxy) is used as by gRPC, but never for loopback.
-        token: bearer token; empty for none. Default: $MODELYARD_TOKEN, or the file in $MODELYARD_TOKEN_FILE.
+        token: bearer token; empty for none. Default: $MODELYARD_TOKEN, or the file in $MODELYARD_TOKEN_FILE, otherwise
+            that of `modelyard login` at this server, which is refreshed before it expires.
         token_file: file with the token, read again when it changes; instead of *token*.
         deadline: timeout in seconds of unary calls without a `timeout` of their own; None for no timeout. Streams have
             no timeout by default.
@@ -80,13 +82,15 @@ def connect(
         OSError: a file cannot be read.
         ValueError: *target* is invalid, the token is invalid, a token or credentials are given twice, or a TLS file is
             not PEM.
+        LoginError: the credentials of `modelyard login` cannot be used.
 
     Example:
         async with modelyard.aio.connect("127.0.0.1:8080", token) as yard:
             asset = await yard.upload_file("model.safetensors")
     """
     address, credentials = connection(target, credentials, ca_file, cert_file, key_file)
-    session = Session(choose_token(token, token_file), deadline)
+    server = server_of(address, secure=credentials is not None)
+    session = Session(choose_token(token, token_file, server), deadline)
     merged = channel_options(address, options)
     channel = (
         grpc.aio.insecure_channel(address, merged, interceptors=interceptors(session))

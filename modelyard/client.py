@@ -14,6 +14,7 @@ import grpc
 from modelyard._channel import DEFAULT_DEADLINE, Session, channel_options, connection
 from modelyard._closing import ClosingChannel
 from modelyard._interceptor import Interceptor
+from modelyard._target import server_of
 from modelyard._token import choose_token
 from modelyard._transfer import Transfer
 from modelyard.cache.v1 import cache_pb2_grpc
@@ -65,7 +66,8 @@ def connect(
         target: host:port, or an http:// or https:// URL; https means TLS. Default: $MODELYARD_TARGET, with
             $MODELYARD_CA_FILE, $MODELYARD_CERT_FILE and $MODELYARD_KEY_FILE, otherwise 127.0.0.1:8080. A proxy in the
             environment (https_proxy, no_proxy) is used as by gRPC, but never for loopback.
-        token: bearer token; empty for none. Default: $MODELYARD_TOKEN, or the file in $MODELYARD_TOKEN_FILE.
+        token: bearer token; empty for none. Default: $MODELYARD_TOKEN, or the file in $MODELYARD_TOKEN_FILE, otherwise
+            that of `modelyard login` at this server, which is refreshed before it expires.
         token_file: file with the token, read again when it changes; instead of *token*.
         deadline: timeout in seconds of unary calls without a `timeout` of their own; None for no timeout. Streams have
             no timeout by default.
@@ -80,19 +82,21 @@ def connect(
         OSError: a file cannot be read.
         ValueError: *target* is invalid, the token is invalid, a token or credentials are given twice, or a TLS file is
             not PEM.
+        LoginError: the credentials of `modelyard login` cannot be used.
 
     Example:
         with modelyard.connect("127.0.0.1:8080", token) as yard:
             asset = yard.upload_file("model.safetensors")
     """
     address, credentials = connection(target, credentials, ca_file, cert_file, key_file)
+    server = server_of(address, secure=credentials is not None)
     merged = channel_options(address, options)
     channel = (
         grpc.insecure_channel(address, merged)
         if credentials is None
         else grpc.secure_channel(address, credentials, merged)
     )
-    return Client(channel, Session(choose_token(token, token_file), deadline))
+    return Client(channel, Session(choose_token(token, token_file, server), deadline))
 
 
 class Client:

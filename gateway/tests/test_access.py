@@ -24,8 +24,9 @@ from jwt.algorithms import ECAlgorithm
 
 from embedded.s3 import S3
 from gateway import access
-from gateway.access import Tokens
+from gateway.access import Login, Tokens
 from gateway.openapi.bindings import bindings
+from gateway.site import LOGIN
 from gateway.tests import harness
 from gateway.tests.echo import Echo, call
 from modelyard.contracts import public_scopes, scopes, services
@@ -68,7 +69,7 @@ def edge(issuer: Issuer, echo: tuple[Echo, int], tmp_path_factory: pytest.TempPa
     """
     A gateway that wants a token for everything.
     """
-    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
+    tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file, login=Login(ISSUER, "modelyard-cli", "openid"))
     with gateway(tokens, tmp_path_factory.mktemp("closed"), echo[1]) as running:
         yield running
 
@@ -306,7 +307,9 @@ def test_what_is_open_to_everybody(edge: harness.Edge) -> None:
     """
     The page, the API's description, the gateway's health and browsers' questions before a call need no token.
     """
-    assert [edge.ask(path).status for path in ("/", "/openapi.json", "/healthz")] == [200, 200, 200]
+    open_to_all = ("/", "/openapi.json", "/healthz", LOGIN)
+    assert [edge.ask(path).status for path in open_to_all] == [200, 200, 200, 200]
+    assert json.loads(edge.ask(LOGIN).body)["login"]["client_id"] == "modelyard-cli"
     asked = edge.ask(
         "/v1/namespaces/default/models", "OPTIONS", origin="https://app.example", access_control_request_method="GET"
     )

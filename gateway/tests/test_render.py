@@ -255,6 +255,9 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
     assert "secret" not in done.stderr
 
 
+_JWT = ("--access", "on", "--jwks-file", "x", "--jwt-audience", "a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -269,6 +272,9 @@ def test_a_bad_bucket_is_a_usage_error(arguments: list[str], said: str) -> None:
             ["--access", "on", "--jwks-url", "http://x/", "--jwt-issuer", "a", "--jwt-audience", "a"],
             "--jwks-url has to be https:// (or give --jwks-plain-http, too)",
         ),
+        ([*_JWT, "--jwt-issuer", "a", "--login-client", "x"], "--jwt-issuer is not the URL of an identity provider"),
+        ([*_JWT, "--jwt-issuer", "https://a", "--login-issuer", "https://a"], "--login-issuer needs --login-client"),
+        (["--access", "open-to-everybody", "--login-client", "x"], "--login-client, --login-issuer: --access is"),
         ([], "--access is off, and 0.0.0.0:8080 is not on loopback"),
         (["--access", "off", "--listen", "[::]:80"], "--access is off, and [::]:80 is not on loopback"),
     ],

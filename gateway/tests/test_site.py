@@ -7,11 +7,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from gateway import site
-from gateway.access import Tokens
+from gateway.access import Login, Tokens
 from gateway.tests.harness import Edge, run_render
 from services.chassis.access import AccessMode
 
@@ -59,6 +60,27 @@ def test_the_page_says_what_is_so(mode: str | None, reflection: bool, said: list
     assert [text for text in unsaid if text in html] == []
     assert "<!--" not in html
     assert html.count("<dd>") == html.count("</dd>") == html.count("<dt>")
+
+
+@pytest.mark.parametrize("mode", ["on", "read-public"])
+def test_the_gateway_says_where_to_log_in(mode: str) -> None:
+    """
+    With a client for logins, /.well-known/modelyard names issuer, client, audience and scopes; without one, it does not
+    exist.
+    """
+    told = Login("https://login.example/realm", "modelyard-cli", "openid registry.read")
+    tokens = Tokens(AccessMode(mode), "issuer", "audience", "https://issuer.example")
+    (found,) = [file for file in site.files(replace(tokens, login=told)) if file.path == site.LOGIN]
+    assert (site.LOGIN, found.media_type) == ("/.well-known/modelyard", "application/json")
+    assert json.loads(found.data) == {
+        "login": {
+            "issuer": "https://login.example/realm",
+            "client_id": "modelyard-cli",
+            "audience": "audience",
+            "scopes": "openid registry.read",
+        }
+    }
+    assert site.LOGIN not in [file.path for file in (*site.files(tokens), *site.files())]
 
 
 def test_all_that_the_page_loads_is_here(edge: Edge) -> None:

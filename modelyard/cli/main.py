@@ -27,6 +27,7 @@ from modelyard.cli.commands import (
     deployments,
     evaluations,
     imports,
+    login,
     models,
     namespaces,
     policies,
@@ -44,6 +45,7 @@ from modelyard.cli.parsing import common, usage_error
 from modelyard.cli.progress import ProgressBar
 from modelyard.client import Client, connect
 from modelyard.error_details import explain
+from modelyard.login.errors import LoginError
 from modelyard.transfer import FileChangedError, IntegrityError
 
 _NAMES = """\
@@ -69,6 +71,7 @@ _COMMAND_MODULES = (
     watch,
     audit,
     caches,
+    login,
     tokens,
     top,
 )
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader closed the pipe. Python would report it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (grpc.RpcError, OSError, IntegrityError, RefusedError) as error:
+    except (grpc.RpcError, OSError, IntegrityError, LoginError, RefusedError) as error:
         return _fail(_message(error, args.target), code_of(error))
     except FileError as error:
         return _fail(_file_message(error, args.target), code_of(error))
@@ -206,7 +209,7 @@ def _line(error: grpc.RpcError, target: str) -> str:
         hint = "--target selects the server, --ca-file enables TLS"
         return f"{problem.code.name}: no server responds at {target}{_through(target)}: is it running? ({hint})"
     if problem.code is grpc.StatusCode.UNAUTHENTICATED:
-        wrong = f"{problem.message} (--token-file or $MODELYARD_TOKEN provides the token)"
+        wrong = f"{problem.message} (`modelyard login`, --token-file or $MODELYARD_TOKEN provides the token)"
     return " ".join(f"{problem.code.name}{reason}: {wrong or problem.message}".split())
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Generic, TypeVar
@@ -75,10 +75,16 @@ class Output:
         if self.json:
             self._line(message)
             return
-        shown = [(plain(name), value) for name, value in facts if value]
-        width = max((len(name) for name, _ in shown), default=0)
-        for name, value in shown:
-            print(f"{name.ljust(width)}  {plain(value)}")
+        _print_facts(facts)
+
+    def facts(self, values: Mapping[str, str]) -> None:
+        """
+        Print what no message of the API holds: names and values, without empty ones unless with --json.
+        """
+        if self.json:
+            print(json_line(dict(values)), flush=True)
+        else:
+            _print_facts(values.items())
 
     def line(self, message: Message, text: str) -> None:
         """
@@ -115,6 +121,13 @@ class Output:
     def _line(self, message: Message) -> None:
         # As over HTTP: fields that are 0, false or empty are included.
         print(json_line(MessageToDict(message, always_print_fields_with_no_presence=True)), flush=True)
+
+
+def _print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    shown = [(plain(name), value) for name, value in facts if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        print(f"{name.ljust(width)}  {plain(value)}")
 
 
 def escape_unencodable() -> None:

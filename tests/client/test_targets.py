@@ -251,7 +251,7 @@ def test_who_you_are(probe: Probe, capsys: pytest.CaptureFixture[str]) -> None:
     """
     probe.failures.append(grpc.StatusCode.UNAUTHENTICATED)
     assert main(["--target", probe.target, "models", "get", "m"]) != 0
-    assert "(--token-file or $MODELYARD_TOKEN provides the token)" in capsys.readouterr().err
+    assert "(`modelyard login`, --token-file or $MODELYARD_TOKEN provides the token)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("request_", [{"name": "x"}, "x", namespaces_pb2.GetNamespaceRequest(), None])

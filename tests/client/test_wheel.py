@@ -133,7 +133,7 @@ def test_extras(metadata: Message) -> None:
     """
     The extras belong to code in the wheel: none is for the services, which are not in it.
     """
-    assert metadata.get_all("Provides-Extra") == ["tokens"]
+    assert metadata.get_all("Provides-Extra") == ["tokens", "keyring"]
 
 
 def test_description(metadata: Message) -> None:

@@ -147,3 +147,17 @@ def test_deletion(stack: Stack) -> None:
     assert call(stack, "GET", other)[0] == 404
     status, answer = call(stack, "DELETE", SPACE)
     assert (status, answer["details"][0]["reason"]) == (400, "NAMESPACE_NOT_EMPTY")
+
+
+def test_permissions(stack: Stack) -> None:
+    """
+    The caller's permissions, of a namespace and of the registry itself; an unknown one is named.
+    """
+    asked = {"permissions": ["models.write", "policies.write"]}
+    for path in (f"{SPACE}:testPermissions", "policy:testPermissions"):
+        assert done(stack, "POST", path, asked) == asked
+        assert "aliases.write" in done(stack, "POST", path, {})["permissions"]
+    status, answer = call(stack, "POST", f"{SPACE}:testPermissions", {"permissions": ["models.write", "fly"]})
+    assert status == 400
+    violations = [each for detail in answer["details"] for each in detail.get("fieldViolations", ())]
+    assert [each["field"] for each in violations] == ["permissions[1]"]

@@ -5,17 +5,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import grpc
+
+from modelyard.cli.errors import RefusedError
 from modelyard.cli.names import namespace_name
 from modelyard.cli.output import Output
 from modelyard.cli.parsing import Group, command, subcommands
 from modelyard.client import Client
+from modelyard.error_details import explain
 from modelyard.registry.v1 import policies_pb2 as pb
 
 ROLES = ("reader", "writer", "maintainer", "owner")
 _REGISTRY = "-"
+_ATTEMPTS = 5
+_MEMBERS = re.compile(r"authenticated|everyone|(user|group):.+")
 _WHERE = "a namespace, or - for the policy of the registry, which applies to all namespaces"
 _MEMBER = "user:SUBJECT, group:NAME, authenticated or everyone"
 
@@ -38,7 +45,7 @@ def add(group: Group) -> None:
     parser.add_argument("namespace", metavar="NAMESPACE")
     parser = command(commands, "unhide", unhide, "let the policy of the registry apply to a namespace again")
     parser.add_argument("namespace", metavar="NAMESPACE")
-    parser = command(commands, "test", test, "list what you may do in a namespace")
+    parser = command(commands, "test", test, "show your role and list what you may do in a namespace")
     parser.add_argument("namespace", metavar="NAMESPACE", help=_WHERE)
 
 
@@ -70,7 +77,17 @@ def revoke(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Remove members from a policy.
     """
-    _change(yard, args.namespace, lambda policy: _remove(policy, args.members), output)
+    if wrong := [each for each in args.members if not _MEMBERS.fullmatch(each)]:
+        # Otherwise a typing mistake would look like a member whose access has ended.
+        raise RefusedError(f"{wrong[0]!r} is not a member: {_MEMBER}")
+
+    def change(policy: pb.Policy) -> None:
+        bound = {member for binding in policy.bindings for member in binding.members}
+        if absent := [each for each in args.members if each not in bound]:
+            output.note(f"bound to no role in {policy.name}: {', '.join(absent)}")
+        _remove(policy, args.members)
+
+    _change(yard, args.namespace, change, output)
 
 
 def hide(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -93,7 +110,15 @@ def test(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     resource = "" if args.namespace == _REGISTRY else namespace_name(args.namespace)
     found = yard.policies.TestPermissions(pb.TestPermissionsRequest(resource=resource))
-    output.one(found, [("permissions", " ".join(found.permissions) or "none")])
+    output.one(found, [("role", role_of(found.permissions)), ("permissions", " ".join(found.permissions) or "none")])
+
+
+def role_of(permissions: Iterable[str]) -> str:
+    """
+    The role that has these permissions, by the one that each role adds; none without any.
+    """
+    adds = {"owner": "policies.write", "maintainer": "aliases.write", "writer": "models.write", "reader": "models.read"}
+    return next((role for role, permission in adds.items() if permission in permissions), "none")
 
 
 def show(output: Output, policy: pb.Policy) -> None:
@@ -102,7 +127,7 @@ def show(output: Output, policy: pb.Policy) -> None:
     """
     facts = [("name", policy.name), ("private", "yes" if policy.private else "no")]
     facts += [
-        (pb.Policy.Role.Name(binding.role).removeprefix("ROLE_").lower(), " ".join(sorted(binding.members)))
+        (pb.Policy.Role.Name(binding.role).removeprefix("ROLE_").lower(), ", ".join(sorted(binding.members)))
         for binding in policy.bindings
     ]
     output.one(policy, facts)
@@ -114,11 +139,27 @@ def _name(namespace: str) -> str:
 
 def _change(yard: Client, namespace: str, change: Callable[[pb.Policy], object], output: Output) -> None:
     """
-    Read, change and write a policy; its etag prevents that somebody else's change is lost.
+    Read, change and write a policy; its etag prevents that somebody else's change is lost. A policy that is as wanted
+    already is not written: the audit log would show a change.
     """
-    policy = yard.policies.GetPolicy(pb.GetPolicyRequest(name=_name(namespace)))
-    change(policy)
-    show(output, yard.policies.SetPolicy(pb.SetPolicyRequest(policy=policy, request_id=uuid.uuid4().hex)))
+    for left in reversed(range(_ATTEMPTS)):
+        policy = yard.policies.GetPolicy(pb.GetPolicyRequest(name=_name(namespace)))
+        before = _said(policy)
+        change(policy)
+        if _said(policy) == before:
+            break
+        try:
+            policy = yard.policies.SetPolicy(pb.SetPolicyRequest(policy=policy, request_id=uuid.uuid4().hex))
+            break
+        except grpc.RpcError as error:
+            # Somebody else was faster.
+            if not left or explain(error).reason != "ETAG_MISMATCH":
+                raise
+    show(output, policy)
+
+
+def _said(policy: pb.Policy) -> tuple[bool, dict[int, set[str]]]:
+    return policy.private, {binding.role: set(binding.members) for binding in policy.bindings}
 
 
 def _remove(policy: pb.Policy, members: list[str]) -> None:

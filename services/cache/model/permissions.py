@@ -12,6 +12,8 @@ from typing import Any
 
 ANYBODY = "anybody"
 _USER = re.compile(r"(scope|subject):(\S+)")
+# Identity providers allow blanks in the names of groups, as do the members of policies.
+_GROUP = re.compile(r"(group):([^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?)")
 
 
 class Permission(Enum):
@@ -31,26 +33,29 @@ class Principals:
     Args:
         scopes: callers whose token has one of them.
         subjects: callers whose token has one of these subjects.
+        groups: callers whose token names one of these groups.
     """
 
     scopes: frozenset[str]
     subjects: frozenset[str]
+    groups: frozenset[str] = frozenset()
 
-    def include(self, subject: str, scopes: Collection[str]) -> bool:
+    def include(self, subject: str, scopes: Collection[str], groups: Collection[str] = ()) -> bool:
         """
         Whether a caller is one of them.
 
         Args:
             subject: of the token.
             scopes: of the token.
+            groups: of the token.
         """
-        return subject in self.subjects or not self.scopes.isdisjoint(scopes)
+        return subject in self.subjects or not self.scopes.isdisjoint(scopes) or not self.groups.isdisjoint(groups)
 
 
 def users(found: Any, place: str) -> Principals | None:
     """
-    Parse principals from a list of strings: "scope:cache.read:sessions", "subject:login"; or "anybody": every caller
-    with the scope of the RPC.
+    Parse principals from a list of strings: "scope:cache.read:sessions", "subject:login", "group:web"; or "anybody":
+    every caller with the scope of the RPC.
 
     Args:
         place: where the list is, for the error.
@@ -64,11 +69,11 @@ def users(found: Any, place: str) -> Principals | None:
     if found == [ANYBODY]:
         return None
     if not isinstance(found, Sequence) or isinstance(found, str) or not found:
-        raise ValueError(f'{place}: must be a list of "scope:…" and "subject:…", or ["{ANYBODY}"]')
-    kinds: dict[str, set[str]] = {"scope": set(), "subject": set()}
+        raise ValueError(f'{place}: must be a list of "scope:…", "subject:…" and "group:…", or ["{ANYBODY}"]')
+    kinds: dict[str, set[str]] = {"scope": set(), "subject": set(), "group": set()}
     for each in found:
-        user = _USER.fullmatch(each) if isinstance(each, str) else None
+        user = (_USER.fullmatch(each) or _GROUP.fullmatch(each)) if isinstance(each, str) else None
         if user is None:
-            raise ValueError(f'{place}: {each!r} is neither "scope:…" nor "subject:…"')
+            raise ValueError(f'{place}: {each!r} is none of "scope:…", "subject:…" and "group:…"')
         kinds[user[1]].add(user[2])
-    return Principals(frozenset(kinds["scope"]), frozenset(kinds["subject"]))
+    return Principals(frozenset(kinds["scope"]), frozenset(kinds["subject"]), frozenset(kinds["group"]))

@@ -52,4 +52,4 @@ def _has(namespace: Namespace, permission: Permission) -> bool:
     if users is None:
         return True
     known = identity()
-    return known is not None and users.include(known.subject, known.scopes)
+    return known is not None and users.include(known.subject, known.scopes, known.groups)

@@ -4,7 +4,7 @@ Who may use a namespace of the key-value cache.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from services.cache.tests.harness import Backend, Cache, running
 from services.cache.tests.values_client import SMALL
 
 NAMED = """
-readers = ["scope:cache.read:own", "subject:reporter"]
-writers = ["subject:login"]
+readers = ["scope:cache.read:own", "subject:reporter", "group:Site Reliability"]
+writers = ["subject:login", "group:logins"]
 """
+WRITERS = '["subject:login", "group:logins"]'
 OWN = SMALL.replace("[large]", "[own]") + NAMED
 SERVICE = pb.DESCRIPTOR.services_by_name["KeyValueService"]
 SCOPES = ("cache.read", "cache.write")
@@ -60,11 +61,11 @@ async def guarded(target: str, store: Backend, folder: Path) -> AsyncIterator[Ca
 @pytest.fixture
 def caller(folder: Path) -> Caller:
     """
-    Makes the metadata of a caller: a token with additional scopes.
+    Makes the metadata of a caller: a token with additional scopes, and groups.
     """
 
-    def metadata(subject: str, *more: str) -> tuple[tuple[str, str], ...]:
-        token = mint(folder / "key.pem", subject, (*SCOPES, *more), 600.0)
+    def metadata(subject: str, *more: str, groups: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+        token = mint(folder / "key.pem", subject, (*SCOPES, *more), 600.0, groups)
         return (("authorization", f"Bearer {token}"),)
 
     return metadata
@@ -122,6 +123,20 @@ async def test_every_rpc_checks_the_caller(guarded: Cache, caller: Caller) -> No
         assert await refused(guarded, method, strangers[0], "small") == "", method.name
 
 
+async def test_groups_are_members(guarded: Cache, caller: Caller) -> None:
+    """
+    Members of a group that a list names have its permission, and nobody else: neither a subject nor a scope of that
+    name, nor the other list's group.
+    """
+    get, put = SERVICE.methods_by_name["Get"], SERVICE.methods_by_name["Set"]
+    reader, writer = caller("ann", groups=["Site Reliability"]), caller("ben", groups=["staff", "logins"])
+    assert [await refused(guarded, method, reader) for method in (get, put)] == ["", "NAMESPACE_DENIED"]
+    assert [await refused(guarded, method, writer) for method in (get, put)] == ["NAMESPACE_DENIED", ""]
+    strangers = [caller("logins"), caller("ann", "logins", "group:logins"), caller("ann", groups=["Site", "login"])]
+    for stranger in strangers:
+        assert [await refused(guarded, method, stranger) for method in (get, put)] == ["UNKNOWN_NAMESPACE"] * 2
+
+
 async def test_callers_through_the_gateway_see_its_namespaces_only(target: str, store: Backend, folder: Path) -> None:
     """
     A call forwarded by the gateway finds the namespaces with `gateway = true`, and no others.
@@ -158,11 +173,15 @@ async def test_the_error_lists_visible_namespaces_only(guarded: Cache, caller: C
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (OWN.replace('writers = ["subject:login"]', ""), "name both"),
-        (OWN.replace('["subject:login"]', '"subject:login"'), "[own] writers: must be a list"),
-        (OWN.replace('["subject:login"]', "[]"), "[own] writers: must be a list"),
-        (OWN.replace('["subject:login"]', '["login"]'), "[own] writers: 'login' is neither"),
-        (OWN.replace('["subject:login"]', '["anybody", "subject:login"]'), "'anybody' is neither"),
+        (OWN.replace(f"writers = {WRITERS}", ""), "name both"),
+        (OWN.replace(WRITERS, '"subject:login"'), "[own] writers: must be a list"),
+        (OWN.replace(WRITERS, "[]"), "[own] writers: must be a list"),
+        (OWN.replace(WRITERS, '["login"]'), "[own] writers: 'login' is none of"),
+        (OWN.replace(WRITERS, '["anybody", "subject:login"]'), "'anybody' is none of"),
+        (OWN.replace(WRITERS, '["group:"]'), "[own] writers: 'group:' is none of"),
+        (OWN.replace(WRITERS, '["group: web"]'), "[own] writers: 'group: web' is none of"),
+        (OWN.replace(WRITERS, '["groups:web"]'), "[own] writers: 'groups:web' is none of"),
+        (OWN.replace(WRITERS, '["subject:ann lee"]'), "[own] writers: 'subject:ann lee' is none of"),
         (SMALL.replace("near = true", "gateway = 1"), "[close] gateway: must be true or false"),
     ],
 )
@@ -179,7 +198,7 @@ def test_anybody_is_every_caller_with_the_scope() -> None:
     """
     One of the two lists may be ["anybody"].
     """
-    found = parse(OWN.replace('["subject:login"]', '["anybody"]'))["own"]
+    found = parse(OWN.replace(WRITERS, '["anybody"]'))["own"]
     assert found.writers is None
     assert found.readers is not None
     assert found.readers.include("reporter", ())

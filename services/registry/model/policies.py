@@ -125,6 +125,13 @@ class Policy:
     update_time: datetime | None
     revision: int
 
+    @property
+    def etag(self) -> str:
+        """
+        Its etag. One that was never written has one, too: of two clients that write it first, one is told.
+        """
+        return f'"r{self.revision}"'
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyEvent:

@@ -97,7 +97,7 @@ def from_policy(policy: Policy) -> policies_pb2.Policy:
         create_time=_time(policy.create_time),
         update_time=_time(policy.update_time),
         revision=policy.revision,
-        etag=etag(policy.revision),
+        etag=policy.etag,
     )
 
 

@@ -117,7 +117,8 @@ class PolicyStore:
         await transaction.row(_LOCK, name.namespace)
         row = await transaction.row(_CURRENT, name.namespace)
         before = Policy(name, PolicyDraft(), None, None, 0) if row is None else _policy(name, row)
-        check_etag(name, etag, before.revision)
+        if etag != before.etag:
+            check_etag(name, etag, before.revision)
         journal = Journal.updated(name, before.draft.image(), draft.image())
         image = draft.image()
         made = await transaction.last(_SET, journal, name.namespace, rows.packed(image["bindings"]), draft.private)

@@ -406,14 +406,19 @@ async def test_bad_policies(shared: Registry, policy: policies_pb2.Policy, field
 
 async def test_etags(shared: Registry) -> None:
     """
-    A policy that has changed since it was read is not overwritten; the audit log has every change.
+    A policy that has changed since it was read is not overwritten, nor one that was first written since; the audit log
+    has every change.
     """
     await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="etags"))
     name = "namespaces/etags/policy"
     first = await shared.policies.GetPolicy(policies_pb2.GetPolicyRequest(name=name))
-    assert (first.revision, first.etag, len(first.bindings)) == (0, "", 0)
+    assert (first.revision, first.etag, len(first.bindings)) == (0, '"r0"', 0)
     policy = POLICY(name=name, bindings=[POLICY.Binding(role=POLICY.ROLE_READER, members=["user:a"])])
+    policy.etag = first.etag
     made = await shared.policies.SetPolicy(policies_pb2.SetPolicyRequest(policy=policy))
+    with Failing() as failed:
+        await shared.policies.SetPolicy(policies_pb2.SetPolicyRequest(policy=policy))
+    assert failed.reason == "ETAG_MISMATCH"
     again = await shared.policies.SetPolicy(policies_pb2.SetPolicyRequest(policy=POLICY(name=name, etag=made.etag)))
     assert again.revision > made.revision
     with Failing() as failed:
