@@ -16,6 +16,7 @@ from services.chassis.access import AccessMode
 #: What each service's own token may do: what the service does on its own behalf, and no more.
 OWN_SCOPES: Final[Mapping[str, Sequence[str]]] = {
     "registry": ("assets.read", "assets.pin"),
+    "cdn": ("registry.follow",),
     "cache": ("registry.read", "registry.follow", "assets.read"),
 }
 # A new one is minted at every start.

@@ -283,6 +283,7 @@ class Stack:
         cdn_target = ports_of(cdn := suite.ports(processes), processes)
         s3 = {
             "MODELYARD_DATABASE_URL": self.postgres.url(ASSETS_DATABASE, SERVICE_ROLE),
+            "MODELYARD_REGISTRY_TARGET": registry_target,
             "MODELYARD_S3_ENDPOINT": self.s3.endpoint,
             "MODELYARD_S3_BUCKET": BUCKET,
             "MODELYARD_S3_REGION": REGION,

@@ -4,6 +4,7 @@ The asset service: `python -m services.cdn`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,13 +12,14 @@ from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
 from modelyard.cdn.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
 from modelyard.contracts import scopes
+from services.authorization.follower import PolicyFollower
 from services.cdn.delivery import CHANNEL, serve_delivery
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
-from services.cdn.service.privacy import Privacy
 from services.cdn.service.registration import Registration
+from services.cdn.service.rights import Rights
 from services.cdn.service.uploads import UploadService
 from services.cdn.settings import CdnSettings
 from services.cdn.store.assets import open_assets
@@ -28,6 +30,8 @@ from services.cdn.store.retention.garbage_collection import GarbageCollector
 from services.cdn.store.retention.pins import Pins
 from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.sessions import UploadSessions
+from services.chassis.access.policies import Policies
+from services.chassis.clients.channels import Peer
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
@@ -54,6 +58,7 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
     Serve the asset service while the block lasts.
     """
     server.ask_for(scopes())
+    policies = Policies()
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))
@@ -63,7 +68,15 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
 
-        records, pins, privacy = Records(database), Pins(database, settings.owner_quota), Privacy()
+        if server.asks:
+            # Ready without the registry: calls that need a decision are refused meanwhile.
+            peers = [Peer(str(each), server.identity) for each in settings.registry_workers()]
+            for peer in peers:
+                stack.push_async_callback(peer.close)
+            turns = itertools.cycle(peers)
+            follower = PolicyFollower(lambda: next(turns).channel(), settings.service_token(), policies)
+            await stack.enter_async_context(follower.following())
+        records, pins, rights = Records(database), Pins(database, settings.owner_quota), Rights(policies)
         assets = await stack.enter_async_context(
             open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)
         )
@@ -74,7 +87,7 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         )
         grace, schedule = settings.grace(), settings.schedule()
         remove_version_copies = await stack.enter_async_context(
-            serve_delivery(server, settings, bucket, database, pins, privacy)
+            serve_delivery(server, settings, bucket, database, pins, rights)
         )
         maintenance = Maintenance(
             assets.bucket, uploads, completer, collection, remove_version_copies, log, grace, schedule
@@ -82,13 +95,13 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         await stack.enter_async_context(maintenance.running())
 
         mutations = Mutations(writer)
-        registration = Registration(records, pins, mutations, privacy)
+        registration = Registration(records, pins, mutations, rights)
         patience = settings.patience()
-        service = AssetService(assets, records, pins, collection, registration, mutations, privacy, grace, patience)
-        resumable = UploadService(assets, records, uploads, completer, registration, privacy, patience)
+        service = AssetService(assets, records, pins, collection, registration, mutations, rights, grace, patience)
+        resumable = UploadService(assets, records, uploads, completer, registration, rights, patience)
         server.add(add_AssetServiceServicer_to_server, service)
         server.add(add_UploadServiceServicer_to_server, resumable)
-        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, privacy))
+        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, rights))
         server.metrics.registry.register(DatabaseMetrics(database))
         server.metrics.registry.register(StoreMetrics(traffic()))
         server.health.depends_on("s3", assets.ping)

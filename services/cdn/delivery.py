@@ -11,7 +11,7 @@ from functools import partial
 from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_server
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.service.delivery import DeliveryService
-from services.cdn.service.privacy import Privacy
+from services.cdn.service.rights import Rights
 from services.cdn.store.delivery.cloudfront import CloudFront
 from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.cdn.store.delivery.invalidator import invalidating
@@ -37,7 +37,7 @@ _OF_POOL = 4
 
 @asynccontextmanager
 async def serve_delivery(
-    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, privacy: Privacy
+    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, rights: Rights
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
     Serve DeliveryService and run its background jobs while the block lasts.
@@ -74,7 +74,7 @@ async def serve_delivery(
             InvalidationStore(database),
             Mutations(writer),
             Mutations(quick),
-            privacy,
+            rights,
             has_edge=has_edge,
         )
         server.add(add_DeliveryServiceServicer_to_server, service)

@@ -15,7 +15,18 @@ from services.cdn.store.maintenance import Schedule
 from services.cdn.store.objects.s3 import S3Settings
 from services.cdn.store.retention.garbage_collection import GracePeriods
 from services.cdn.store.uploads.sessions import UploadLimits
-from services.chassis.settings import Secret, SettingsError, integer, seconds, secret, setting, text, url
+from services.chassis.settings import (
+    Address,
+    Secret,
+    SettingsError,
+    addresses,
+    integer,
+    seconds,
+    secret,
+    setting,
+    text,
+    url,
+)
 
 _MIB = 1024 * 1024
 _DAY = 86400.0
@@ -97,6 +108,12 @@ class CdnSettings(DeliverySettings):
         default=1_000,
         help="maximum number of open uploads per client (subject of the token, or address while access control is off)",
     )
+    registry: tuple[Address, ...] = setting(
+        "MODELYARD_REGISTRY_TARGET",
+        addresses(),
+        default=(),
+        help="the registry's workers: host:port, comma-separated; required while access control is on",
+    )
     owner_quota: int = setting(
         "MODELYARD_OWNER_QUOTA_BYTES",
         integer(0, 1 << 60),
@@ -133,6 +150,17 @@ class CdnSettings(DeliverySettings):
         default=60.0,
         help="interval of the checks for expired uploads",
     )
+
+    def registry_workers(self) -> tuple[Address, ...]:
+        """
+        The registry's workers, whose policies are followed.
+
+        Raises:
+            SettingsError: there are none: nothing could be decided.
+        """
+        if not self.registry:
+            raise SettingsError([f"with MODELYARD_ACCESS={self.access}, MODELYARD_REGISTRY_TARGET must be set"])
+        return self.registry
 
     def bounds(self) -> UploadLimits:
         """
