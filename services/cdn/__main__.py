@@ -16,6 +16,7 @@ from services.authorization.follower import PolicyFollower
 from services.cdn.delivery import CHANNEL, serve_delivery
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
+from services.cdn.service import authorization
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
 from services.cdn.service.registration import Registration
@@ -57,7 +58,7 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
     """
     Serve the asset service while the block lasts.
     """
-    server.ask_for(scopes())
+    server.ask_for({**scopes(), f"/{authorization.SERVICE}/{authorization.METHOD}": authorization.SCOPE})
     policies = Policies()
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
@@ -87,7 +88,7 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         )
         grace, schedule = settings.grace(), settings.schedule()
         remove_version_copies = await stack.enter_async_context(
-            serve_delivery(server, settings, bucket, database, pins, rights)
+            serve_delivery(server, settings, bucket, database, records, pins, rights)
         )
         maintenance = Maintenance(
             assets.bucket, uploads, completer, collection, remove_version_copies, log, grace, schedule
