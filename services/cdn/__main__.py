@@ -43,6 +43,9 @@ from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import check_schema, connector, open_database
 from services.ledger.store.writer import Writer
 
+# How long the policies may delay readiness.
+_POLICIES_SECONDS = 5.0
+
 
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
@@ -70,13 +73,14 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         stack.push_async_callback(writer.close)
 
         if server.asks:
-            # Ready without the registry: calls that need a decision are refused meanwhile.
             peers = [Peer(str(each), server.identity) for each in settings.registry_workers()]
             for peer in peers:
                 stack.push_async_callback(peer.close)
             turns = itertools.cycle(peers)
             follower = PolicyFollower(lambda: next(turns).channel(), settings.service_token(), policies)
             await stack.enter_async_context(follower.following())
+            # Ready without the registry, after a while: calls that need a decision are refused until it answers.
+            await policies.reach(1, _POLICIES_SECONDS)
         records, pins, rights = Records(database), Pins(database, settings.owner_quota), Rights(policies)
         assets = await stack.enter_async_context(
             open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)

@@ -43,8 +43,9 @@ class Registration:
             FailedPrecondition: the requested minimum revision does not exist.
         """
         await self._mutations.check_reached(context)
-        await self._pins.check_room(draft.owner, draft.size_bytes)
-        found = await self._records.find(draft.sha256, self._rights.viewer())
+        viewer = self._rights.viewer()
+        await self._pins.check_room(draft.owner, draft.size_bytes, viewer)
+        found = await self._records.find(draft.sha256, viewer)
         if found is None or (found.value.private and not draft.private):
             return None
         draft.check_size(found.value.size_bytes)

@@ -36,6 +36,16 @@ class Viewer:
         """
         return self.private and self.readable.everything
 
+    def reads(self, owner: str) -> bool:
+        """
+        Whether it may know what a version pins.
+
+        Args:
+            owner: its full name, or that of a static file, whose pins are for those who may read everything.
+        """
+        collection, _, rest = owner.partition("/")
+        return self.readable.everything or (collection == "namespaces" and rest.partition("/")[0] in self.readable)
+
     @property
     def parameters(self) -> tuple[Any, ...]:
         """

@@ -158,7 +158,7 @@ async def pins(database: Database, writer: Writer) -> None:
         await tx.nothing()
 
     await write(writer, exchange)
-    await pins.check_room(OWNER, 1)
+    await pins.check_room(OWNER, 1, SOME)
     prefix = "namespaces/default/models/m77"
     first = await pins.totals(page("GetStorageTotals", prefix), prefix, SOME)
     await pins.totals(page("GetStorageTotals", prefix, first.owners.token), prefix, SOME)

@@ -25,6 +25,7 @@ from services.cdn.tests.model_files import safetensors, tensor
 from services.chassis.access.behalf import CALLER
 
 SIGN = ("assets.read", "assets.write", "assets.sign", "static.write")
+QUOTA = 100 << 20
 # What tells two calls apart that say the same.
 _PASSING = {"x-request-id"}
 
@@ -36,7 +37,10 @@ async def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> Asy
     everybody reads the namespace `open`.
     """
     async with access_controlled(
-        world, tmp_path_factory.mktemp("guarded"), MODELYARD_COLLECT_EVERY_SECONDS="0"
+        world,
+        tmp_path_factory.mktemp("guarded"),
+        MODELYARD_COLLECT_EVERY_SECONDS="0",
+        MODELYARD_OWNER_QUOTA_BYTES=str(QUOTA),
     ) as found:
         await found.set_policy("", owner="user:root", reader="user:all")
         await found.set_policy("vision", reader="user:ann group:vision")
@@ -348,6 +352,22 @@ async def test_lists_and_totals(guarded: AccessControlled) -> None:
             owners = {each.owner: each.bytes for each in totals.owners}
             assert (f"namespaces/{version}" in owners) is sees
             assert totals.stored_bytes == sum(owners.values())
+
+
+async def test_quotas_tell_nothing(guarded: AccessControlled) -> None:
+    """
+    An upload for a version that the caller may not read does not tell how much that version holds.
+    """
+    version = "secret/models/held/versions/1"
+    await stored(guarded, version)
+    start = uploads_pb2.StartUploadRequest(
+        sha256=digest(some_bytes(9)), size_bytes=QUOTA - 1, owner=f"namespaces/{version}"
+    )
+    async with guarded.as_("mallory") as mallory, guarded.as_("eve") as eve:
+        await mallory.uploads.StartUpload(start)
+        with pytest.raises(grpc.RpcError) as refused:
+            await eve.uploads.StartUpload(start)
+        assert explain(refused.value).reason == "ASSET_QUOTA"
 
 
 async def test_changes_are_for_readers_of_everything(guarded: AccessControlled) -> None:

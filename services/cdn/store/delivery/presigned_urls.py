@@ -59,7 +59,7 @@ class PresignedUrls:
         self._signer.check(terms)
         if not self._signer.signs_prefixes:
             raise unsupported("all files of a version at once")
-        if owner.split("/")[1] not in viewer.readable:
+        if not viewer.reads(owner):
             raise no_files(owner)
         await self._shares.make(owner, datetime.now(UTC) + timedelta(seconds=terms.seconds))
         return await self._sign(f"{copies_prefix(owner)}*", terms)

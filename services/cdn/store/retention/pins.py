@@ -247,14 +247,15 @@ class Pins:
         if not held["is_pinned"] and size_bytes > held["freed"]:
             self._check(owner, held["bytes"], size_bytes - held["freed"])
 
-    async def check_room(self, owner: str, size_bytes: int) -> None:
+    async def check_room(self, owner: str, size_bytes: int, viewer: Viewer) -> None:
         """
         Raises:
-            ResourceExhausted: pinning *size_bytes* more would exceed the owner's quota.
+            ResourceExhausted: pinning *size_bytes* more would exceed the owner's quota. For a viewer that may not read
+                the owner's namespace, nothing is pinned yet.
         """
         if owner and self._quota:
             row = await self._database.fetch_row(_OWNED, owner)
-            self._check(owner, row["bytes"] or 0, size_bytes)
+            self._check(owner, (row["bytes"] or 0) if viewer.reads(owner) else 0, size_bytes)
 
     async def totals(self, page: Page, prefix: str, viewer: Viewer) -> Totals:
         """
