@@ -36,12 +36,8 @@ async def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> Asy
     A service of several teams: only root and all read everything; vision is read by ann and her group, secret by eve;
     everybody reads the namespace `open`.
     """
-    async with access_controlled(
-        world,
-        tmp_path_factory.mktemp("guarded"),
-        MODELYARD_COLLECT_EVERY_SECONDS="0",
-        MODELYARD_OWNER_QUOTA_BYTES=str(QUOTA),
-    ) as found:
+    folder, more = tmp_path_factory.mktemp("guarded"), {"MODELYARD_OWNER_QUOTA_BYTES": str(QUOTA)}
+    async with access_controlled(world, folder, MODELYARD_COLLECT_EVERY_SECONDS="0", **more) as found:
         await found.set_policy("", owner="user:root", reader="user:all")
         await found.set_policy("vision", reader="user:ann group:vision")
         await found.set_policy("secret", private=True, reader="user:eve user:all")
