@@ -30,6 +30,8 @@ __all__ = ["AccessControlled", "access_controlled"]
 
 Policy = policies_pb2.Policy
 PROBE = b"probe"
+# Seconds until a policy holds: more than a busy machine needs.
+_PATIENCE = 30.0
 
 
 class Policies:
@@ -136,7 +138,7 @@ class AccessControlled:
         prober = f"prober-{self.policies.revision}"
         self.policies.set("probe", private=True, reader=f"user:{prober} user:all")
         request = pb.GetAssetRequest(name=f"assets/{self.probe}")
-        async with self.as_(prober) as client:
+        async with asyncio.timeout(_PATIENCE), self.as_(prober) as client:
             while True:
                 try:
                     await client.assets.GetAsset(request)
@@ -160,7 +162,7 @@ class AccessControlled:
         """
         Wait until the service knows the policies.
         """
-        async with self.as_("prober") as client:
+        async with asyncio.timeout(_PATIENCE), self.as_("prober") as client:
             while True:
                 try:
                     await client.assets.ListAssets(pb.ListAssetsRequest())
