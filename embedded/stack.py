@@ -282,8 +282,8 @@ class Stack:
         registry_target = ports_of(registry := suite.ports(processes), processes)
         cdn_target = ports_of(cdn := suite.ports(processes), processes)
         s3 = {
-            "MODELYARD_REGISTRY_TARGET": registry_target,
             "MODELYARD_DATABASE_URL": self.postgres.url(ASSETS_DATABASE, SERVICE_ROLE),
+            "MODELYARD_REGISTRY_TARGET": registry_target,
             "MODELYARD_S3_ENDPOINT": self.s3.endpoint,
             "MODELYARD_S3_BUCKET": BUCKET,
             "MODELYARD_S3_REGION": REGION,

@@ -37,6 +37,7 @@ _JSON: Final = "/v1/"
 _REFLECTION: Final = "/grpc.reflection."
 # These are forwarded to a service and may last: they need a token. `Check` is answered by the gateway (see envoy.yaml).
 _HEALTH: Final = ("/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List")
+_ENABLED: Final = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
 _PROVIDER: Final = "tokens"
 _JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
 #: Opaque tokens, which only services can verify. The whole header counts: nothing else may come with one.
@@ -127,6 +128,8 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
             "JWKS_FILES": [],
             "REFUSALS": _mappers(REFUSALS),
             "PRIVATE_BYTES": False,
+            "BYTES_DECIDED": [],
+            "DECIDED": None,
             "OWN_HEALTH": [],
         }
     table = public_scopes() if table is None else table
@@ -147,6 +150,8 @@ def values(tokens: Tokens | None, table: Mapping[str, str] | None = None) -> dic
         # The first match wins.
         "REFUSALS": _mappers((*REFUSALS, *_refusals(table))),
         "PRIVATE_BYTES": tokens.bytes_need_one,
+        "BYTES_DECIDED": [] if tokens.open_bytes else [{}],
+        "DECIDED": None if tokens.open_bytes else {"@type": _ENABLED, "config": {}},
         "OWN_HEALTH": [_own_health()],
     }
 
@@ -155,14 +160,13 @@ def _own_health() -> dict[str, object]:
     """
     What answers unauthenticated health checks.
     """
-    config = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
     return {
         "socket": f"@modelyard-health-{uuid.uuid4().hex}",
         "services": [{"name": name, "least": {name: {"value": 1}}} for name in ("registry", "cdn", "cache")],
         # Health checks are exempt from rate limits.
         "filters": {
-            "health": {"@type": config, "config": {}},
-            **{name: {"@type": config, "disabled": True, "is_optional": True} for name in ("client-rates", "rates")},
+            "health": {"@type": _ENABLED, "config": {}},
+            **{name: {"@type": _ENABLED, "disabled": True, "is_optional": True} for name in ("client-rates", "rates")},
         },
     }
 

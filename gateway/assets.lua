@@ -224,6 +224,11 @@ function envoy_on_request(handle)
     -- For the access log.
     metadata:set("assets", "request_id", request_id)
   end
+  local authorization = headers:get("authorization")
+  if authorization then
+    -- For the decision whether the caller may have the bytes.
+    metadata:set("assets", "authorization", authorization)
+  end
   -- A range of the original is not a range of a variant.
   local codings = headers:get("range") and "" or variants(headers:get("accept-encoding") or "")
   local whole_if_changed = false
@@ -291,7 +296,7 @@ function envoy_on_response(handle)
       describe(handle, headers, status, assets)
     end
     local kept = headers:get("cache-control")
-    if kept and handle:metadata():get("private") then
+    if kept and (handle:metadata():get("private") or assets["authorization"]) then
       -- Shared caches must not store it (RFC 9111, section 5.2.2.7).
       headers:replace("cache-control", (kept:gsub("public", "private")))
     end

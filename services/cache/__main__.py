@@ -25,7 +25,7 @@ from services.cache.read_through.handler import ReadThrough
 from services.cache.read_through.loader import CacheLevels
 from services.cache.read_through.origin import Origin
 from services.cache.read_through.policies import Policy, policies
-from services.cache.read_through.visibility import Visibility
+from services.cache.read_through.visibility import AssetVisibility, Visibility
 from services.cache.service.admin import CacheAdminService
 from services.cache.service.values import KeyValueService, namespace_states
 from services.cache.settings import CacheSettings
@@ -89,9 +89,12 @@ async def compose(server: Server) -> AsyncIterator[None]:
             await stack.enter_async_context(PolicyFollower(registry.channel, token, known).following())
         needed, hot = permissions(), HotKeys(settings.warm_keys)
 
-        def visibility(policy: Policy) -> Visibility | None:
-            decides = server.asks and policy.origin == registry.name
-            return Visibility(policy, needed[policy.path], known) if decides else None
+        def visibility(policy: Policy) -> Visibility | AssetVisibility | None:
+            if not server.asks:
+                return None
+            if policy.origin == registry.name:
+                return Visibility(policy, needed[policy.path], known)
+            return AssetVisibility(known)
 
         reads: Mapping[str, ReadThrough] = {
             policy.path: ReadThrough(policy, *sources[policy.origin], levels, hot, visibility(policy))

@@ -16,10 +16,11 @@ from services.authorization.follower import PolicyFollower
 from services.cdn.delivery import CHANNEL, serve_delivery
 from services.cdn.metrics import StoreMetrics
 from services.cdn.migrate import FOLDER
+from services.cdn.service import authorization
 from services.cdn.service.assets import AssetService
 from services.cdn.service.changes import ChangeService
-from services.cdn.service.privacy import Privacy
 from services.cdn.service.registration import Registration
+from services.cdn.service.rights import Rights
 from services.cdn.service.uploads import UploadService
 from services.cdn.settings import CdnSettings
 from services.cdn.store.assets import open_assets
@@ -42,6 +43,9 @@ from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import check_schema, connector, open_database
 from services.ledger.store.writer import Writer
 
+# How long the policies may delay readiness.
+_POLICIES_SECONDS = 5.0
+
 
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:
@@ -58,7 +62,9 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
     Serve the asset service while the block lasts.
     """
     policies = Policies()
-    server.ask_for(scopes(), policies=policies)
+    server.ask_for(
+        {**scopes(), f"/{authorization.SERVICE}/{authorization.METHOD}": authorization.SCOPE}, policies=policies
+    )
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(reached))
@@ -68,15 +74,17 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         await stack.enter_async_context(feed.following(server.draining))
         stack.push_async_callback(writer.close)
 
-        if server.asks and settings.registry:
-            # Ready without the registry: calls with API tokens are refused meanwhile.
-            peers = [Peer(str(each), server.identity) for each in settings.registry]
+        if server.asks:
+            # API tokens are decided by what is followed, too.
+            peers = [Peer(str(each), server.identity) for each in settings.registry_workers()]
             for peer in peers:
                 stack.push_async_callback(peer.close)
             turns = itertools.cycle(peers)
             follower = PolicyFollower(lambda: next(turns).channel(), settings.service_token(), policies)
             await stack.enter_async_context(follower.following())
-        records, pins, privacy = Records(database), Pins(database, settings.owner_quota), Privacy()
+            # Ready without the registry, after a while: calls that need a decision are refused until it answers.
+            await policies.reach(1, _POLICIES_SECONDS)
+        records, pins, rights = Records(database), Pins(database, settings.owner_quota), Rights(policies)
         assets = await stack.enter_async_context(
             open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)
         )
@@ -87,7 +95,7 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         )
         grace, schedule = settings.grace(), settings.schedule()
         remove_version_copies = await stack.enter_async_context(
-            serve_delivery(server, settings, bucket, database, pins, privacy)
+            serve_delivery(server, settings, bucket, database, records, pins, rights)
         )
         maintenance = Maintenance(
             assets.bucket, uploads, completer, collection, remove_version_copies, log, grace, schedule
@@ -95,13 +103,13 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
         await stack.enter_async_context(maintenance.running())
 
         mutations = Mutations(writer)
-        registration = Registration(records, pins, mutations, privacy)
+        registration = Registration(records, pins, mutations, rights)
         patience = settings.patience()
-        service = AssetService(assets, records, pins, collection, registration, mutations, privacy, grace, patience)
-        resumable = UploadService(assets, records, uploads, completer, registration, privacy, patience)
+        service = AssetService(assets, records, pins, collection, registration, mutations, rights, grace, patience)
+        resumable = UploadService(assets, records, uploads, completer, registration, rights, patience)
         server.add(add_AssetServiceServicer_to_server, service)
         server.add(add_UploadServiceServicer_to_server, resumable)
-        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, privacy))
+        server.add(add_ChangeServiceServicer_to_server, ChangeService(feed, rights))
         server.metrics.registry.register(DatabaseMetrics(database))
         server.metrics.registry.register(StoreMetrics(traffic()))
         server.health.depends_on("s3", assets.ping)

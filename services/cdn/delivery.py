@@ -10,8 +10,10 @@ from functools import partial
 
 from modelyard.cdn.v1.delivery_pb2_grpc import add_DeliveryServiceServicer_to_server
 from services.cdn.delivery_settings import DeliverySettings
+from services.cdn.service import authorization
+from services.cdn.service.authorization import Authorization
 from services.cdn.service.delivery import DeliveryService
-from services.cdn.service.privacy import Privacy
+from services.cdn.service.rights import Rights
 from services.cdn.store.delivery.cloudfront import CloudFront
 from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.cdn.store.delivery.invalidator import invalidating
@@ -23,6 +25,7 @@ from services.cdn.store.delivery.static_objects import StaticObjects
 from services.cdn.store.delivery.version_copies import VersionCopies, remove_version_copies
 from services.cdn.store.objects.copier import Copier
 from services.cdn.store.objects.s3 import S3Settings
+from services.cdn.store.records import Records
 from services.cdn.store.retention.pins import Pins
 from services.chassis.serving.server import Server
 from services.ledger.service.calls import Mutations
@@ -37,10 +40,16 @@ _OF_POOL = 4
 
 @asynccontextmanager
 async def serve_delivery(
-    server: Server, settings: DeliverySettings, s3: S3Settings, database: Database, pins: Pins, privacy: Privacy
+    server: Server,
+    settings: DeliverySettings,
+    s3: S3Settings,
+    database: Database,
+    records: Records,
+    pins: Pins,
+    rights: Rights,
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """
-    Serve DeliveryService and run its background jobs while the block lasts.
+    Serve DeliveryService and the gateway's authorization of bytes, and run its background jobs while the block lasts.
 
     Returns:
         A function that deletes obsolete copies of shared versions (see `remove_version_copies`).
@@ -67,15 +76,17 @@ async def serve_delivery(
         stack.push_async_callback(writer.close)
         quick = Writer(database, channel=CHANNEL)
         stack.push_async_callback(quick.close)
+        static_files = StaticFileStore(database, objects, pins, has_edge=has_edge)
         service = DeliveryService(
-            StaticFileStore(database, objects, pins, has_edge=has_edge),
+            static_files,
             PresignedUrls(database, signer, VersionCopies(database, sharer)),
             settings.ttl_bounds(),
             InvalidationStore(database),
             Mutations(writer),
             Mutations(quick),
-            privacy,
+            rights,
             has_edge=has_edge,
         )
         server.add(add_DeliveryServiceServicer_to_server, service)
+        server.add_methods(authorization.SERVICE, Authorization(rights, records, static_files).handlers())
         yield partial(remove_version_copies, database, sharer)

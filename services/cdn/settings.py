@@ -112,7 +112,7 @@ class CdnSettings(DeliverySettings):
         "MODELYARD_REGISTRY_TARGET",
         addresses(),
         default=(),
-        help="the registry's workers: host:port, comma-separated; API tokens are verified by what it tells",
+        help="the registry's workers: host:port, comma-separated; required while access control is on",
     )
     owner_quota: int = setting(
         "MODELYARD_OWNER_QUOTA_BYTES",
@@ -150,6 +150,17 @@ class CdnSettings(DeliverySettings):
         default=60.0,
         help="interval of the checks for expired uploads",
     )
+
+    def registry_workers(self) -> tuple[Address, ...]:
+        """
+        The registry's workers, whose policies are followed.
+
+        Raises:
+            SettingsError: there are none: nothing could be decided.
+        """
+        if not self.registry:
+            raise SettingsError([f"with MODELYARD_ACCESS={self.access}, MODELYARD_REGISTRY_TARGET must be set"])
+        return self.registry
 
     def bounds(self) -> UploadLimits:
         """

@@ -329,7 +329,7 @@ class Outside:
             return {"password": self._passwords["service"].encode()}
         if name == "cache-valkey":
             return {"password": self.valkey.password.encode()}
-        if name in ("registry-token", "cache-token"):
+        if name in ("registry-token", "cache-token", "cdn-token"):
             service = name.removesuffix("-token")
             return {"token": mint(self.key, f"modelyard-{service}", OWN_SCOPES[service], 86400).encode()}
         assert name == "bucket", f"nobody here makes the Secret {name}"

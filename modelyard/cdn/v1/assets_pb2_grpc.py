@@ -110,7 +110,7 @@ class AssetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAssets(self, request, context):
-        """ListAssets lists assets by name.
+        """ListAssets lists the assets that the caller may see, by name.
 
         Errors:
         INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.
@@ -120,7 +120,8 @@ class AssetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FindMissing(self, request, context):
-        """FindMissing says which of up to 10,000 digests are not stored: only those need an upload.
+        """FindMissing says which of up to 10,000 digests are not stored, or not visible to the caller: only those need an
+        upload.
 
         Errors:
         INVALID_ARGUMENT  a digest is malformed, or there are none or more than 10,000.
@@ -231,7 +232,8 @@ class AssetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetStorageTotals(self, request, context):
-        """GetStorageTotals returns how much is stored, in all and for each owner.
+        """GetStorageTotals returns how much is stored, in all and for each owner. For callers who may not read every namespace,
+        it is what the owners hold that they may read; an asset counts once for each of them.
 
         Errors:
         INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.

@@ -43,13 +43,14 @@ class AssetServiceStub:
       NOT_FOUND         no such asset (ASSET_NOT_FOUND).
     """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]
-    """ListAssets lists assets by name.
+    """ListAssets lists the assets that the caller may see, by name.
 
     Errors:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.
     """
     FindMissing: _grpc.UnaryUnaryMultiCallable[_assets_pb2.FindMissingRequest, _assets_pb2.FindMissingResponse]
-    """FindMissing says which of up to 10,000 digests are not stored: only those need an upload.
+    """FindMissing says which of up to 10,000 digests are not stored, or not visible to the caller: only those need an
+    upload.
 
     Errors:
       INVALID_ARGUMENT  a digest is malformed, or there are none or more than 10,000.
@@ -128,7 +129,8 @@ class AssetServiceStub:
       INVALID_ARGUMENT  `grace` is shorter than the setting's minimum, or `page_token` is not one of this method's.
     """
     GetStorageTotals: _grpc.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]
-    """GetStorageTotals returns how much is stored, in all and for each owner.
+    """GetStorageTotals returns how much is stored, in all and for each owner. For callers who may not read every namespace,
+    it is what the owners hold that they may read; an asset counts once for each of them.
 
     Errors:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.
@@ -149,13 +151,14 @@ class AssetServiceAsyncStub(AssetServiceStub):
       NOT_FOUND         no such asset (ASSET_NOT_FOUND).
     """
     ListAssets: _aio.UnaryUnaryMultiCallable[_assets_pb2.ListAssetsRequest, _assets_pb2.ListAssetsResponse]  # type: ignore[assignment]
-    """ListAssets lists assets by name.
+    """ListAssets lists the assets that the caller may see, by name.
 
     Errors:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.
     """
     FindMissing: _aio.UnaryUnaryMultiCallable[_assets_pb2.FindMissingRequest, _assets_pb2.FindMissingResponse]  # type: ignore[assignment]
-    """FindMissing says which of up to 10,000 digests are not stored: only those need an upload.
+    """FindMissing says which of up to 10,000 digests are not stored, or not visible to the caller: only those need an
+    upload.
 
     Errors:
       INVALID_ARGUMENT  a digest is malformed, or there are none or more than 10,000.
@@ -234,7 +237,8 @@ class AssetServiceAsyncStub(AssetServiceStub):
       INVALID_ARGUMENT  `grace` is shorter than the setting's minimum, or `page_token` is not one of this method's.
     """
     GetStorageTotals: _aio.UnaryUnaryMultiCallable[_assets_pb2.GetStorageTotalsRequest, _assets_pb2.GetStorageTotalsResponse]  # type: ignore[assignment]
-    """GetStorageTotals returns how much is stored, in all and for each owner.
+    """GetStorageTotals returns how much is stored, in all and for each owner. For callers who may not read every namespace,
+    it is what the owners hold that they may read; an asset counts once for each of them.
 
     Errors:
       INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.
@@ -264,7 +268,7 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.ListAssetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.ListAssetsResponse, _abc.Awaitable[_assets_pb2.ListAssetsResponse]]:
-        """ListAssets lists assets by name.
+        """ListAssets lists the assets that the caller may see, by name.
 
         Errors:
           INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.
@@ -276,7 +280,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.FindMissingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.FindMissingResponse, _abc.Awaitable[_assets_pb2.FindMissingResponse]]:
-        """FindMissing says which of up to 10,000 digests are not stored: only those need an upload.
+        """FindMissing says which of up to 10,000 digests are not stored, or not visible to the caller: only those need an
+        upload.
 
         Errors:
           INVALID_ARGUMENT  a digest is malformed, or there are none or more than 10,000.
@@ -403,7 +408,8 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assets_pb2.GetStorageTotalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assets_pb2.GetStorageTotalsResponse, _abc.Awaitable[_assets_pb2.GetStorageTotalsResponse]]:
-        """GetStorageTotals returns how much is stored, in all and for each owner.
+        """GetStorageTotals returns how much is stored, in all and for each owner. For callers who may not read every namespace,
+        it is what the owners hold that they may read; an asset counts once for each of them.
 
         Errors:
           INVALID_ARGUMENT  `page_size` is negative, or `page_token` is not one of this list's.

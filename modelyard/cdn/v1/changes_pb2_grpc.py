@@ -49,9 +49,12 @@ class ChangeServiceServicer(object):
     def WatchChanges(self, request, context):
         """WatchChanges streams revisions from `start_revision` on, each exactly once and in order, then waits for new ones.
 
+        Changes name all assets: the caller has to be allowed to read every namespace.
+
         Errors:
         INVALID_ARGUMENT  `start_revision` is negative or more than one past the head, or `heartbeat_interval` is out of
         bounds.
+        PERMISSION_DENIED the caller may not read every namespace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,12 @@ class ChangeServiceStub:
     WatchChanges: _grpc.UnaryStreamMultiCallable[_changes_pb2.WatchChangesRequest, _changes_pb2.WatchChangesResponse]
     """WatchChanges streams revisions from `start_revision` on, each exactly once and in order, then waits for new ones.
 
+    Changes name all assets: the caller has to be allowed to read every namespace.
+
     Errors:
       INVALID_ARGUMENT  `start_revision` is negative or more than one past the head, or `heartbeat_interval` is out of
                         bounds.
+      PERMISSION_DENIED the caller may not read every namespace.
     """
 
 @_typing.type_check_only
@@ -49,9 +52,12 @@ class ChangeServiceAsyncStub(ChangeServiceStub):
     WatchChanges: _aio.UnaryStreamMultiCallable[_changes_pb2.WatchChangesRequest, _changes_pb2.WatchChangesResponse]  # type: ignore[assignment]
     """WatchChanges streams revisions from `start_revision` on, each exactly once and in order, then waits for new ones.
 
+    Changes name all assets: the caller has to be allowed to read every namespace.
+
     Errors:
       INVALID_ARGUMENT  `start_revision` is negative or more than one past the head, or `heartbeat_interval` is out of
                         bounds.
+      PERMISSION_DENIED the caller may not read every namespace.
     """
 
 class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,9 +71,12 @@ class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_changes_pb2.WatchChangesResponse], _abc.AsyncIterator[_changes_pb2.WatchChangesResponse]]:
         """WatchChanges streams revisions from `start_revision` on, each exactly once and in order, then waits for new ones.
 
+        Changes name all assets: the caller has to be allowed to read every namespace.
+
         Errors:
           INVALID_ARGUMENT  `start_revision` is negative or more than one past the head, or `heartbeat_interval` is out of
                             bounds.
+          PERMISSION_DENIED the caller may not read every namespace.
         """
 
 def add_ChangeServiceServicer_to_server(servicer: ChangeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,11 +22,11 @@ from services.cache.read_through.loader import LOAD_SECONDS, Asked, CacheLevels,
 from services.cache.read_through.options import ReadOptions, read_options
 from services.cache.read_through.origin import Answer, Metadata, Origin
 from services.cache.read_through.policies import Policy
-from services.cache.read_through.visibility import ALIKE, Visibility
+from services.cache.read_through.visibility import ALIKE, AssetVisibility, View, Visibility
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import Unavailable
 from services.chassis.interceptors import identity
-from services.chassis.interceptors.permissions import VISIBILITY, VISIBLE
+from services.chassis.interceptors.permissions import VISIBILITY
 from services.chassis.serving.context import Context
 
 # With a stale answer at hand, the origin has this long to return a fresh one.
@@ -47,7 +47,7 @@ class ReadThrough:
         coherence: of the origin.
         levels: where answers are cached.
         hot: samples the keys that are read.
-        visibility: what callers may read of the origin; None where all answers are for all callers.
+        visibility: what callers may read of the origin; None while access control is off.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ReadThrough:
         coherence: Coherence,
         levels: CacheLevels,
         hot: HotKeys,
-        visibility: Visibility | None = None,
+        visibility: Visibility | AssetVisibility | None = None,
     ) -> None:
         self.policy = policy
         self._visibility = visibility
@@ -83,13 +83,15 @@ class ReadThrough:
         metadata = context.invocation_metadata() or ()
         options = read_options(metadata)
         name = self._prefix + request
-        view = ALIKE
+        view: View | None = ALIKE
         if self._visibility is not None and (caller := identity()) is not None:
             try:
                 view = self._visibility.of(caller, request)
             except Unavailable:
-                # The origin decides.
-                return await self._pass_through(request, options, metadata, context)
+                view = None
+        if view is None:
+            # The origin decides.
+            return await self._pass_through(request, options, metadata, context)
         key = self._coherence.epoch + view.key + name
         if not view.key:
             self._hot.read(name)
@@ -122,7 +124,7 @@ class ReadThrough:
         if entry is not None and self._may_serve(entry, 0, time.time()):
             self._near.put(key, entry)
             return False
-        visibility = None if self._visibility is None else VISIBLE
+        visibility = None if self._visibility is None else self._visibility.warmed
         asked = Asked(key, request, self.policy.tags(request), visibility)
         await self._loader.call(asked, self._token.metadata(), 0, LOAD_SECONDS)
         return True

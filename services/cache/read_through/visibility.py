@@ -39,20 +39,48 @@ class View:
     tags: tuple[str, ...] | None = None
 
 
-#: While access control is off, and of what no policy concerns.
+#: While access control is off, and for callers who see everything.
 ALIKE: Final = View()
 _SEEN: Final = View(b"", VISIBLE)
 
 
+class AssetVisibility:
+    """
+    The views of an RPC of the asset service, which alone knows who may see which asset. Callers who may read everything
+    share its answers; for others nothing is cached.
+
+    Args:
+        policies: of all namespaces.
+    """
+
+    #: What the origin says of answers that a warm-up loads.
+    warmed: Final = None
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def of(self, caller: Identity, _request: bytes) -> View | None:
+        """
+        The view of a caller; None where the origin has to decide.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        return ALIKE if self._policies.readable(caller).everything else None
+
+
 class Visibility:
     """
-    The views of one RPC.
+    The views of one RPC of the registry.
 
     Args:
         policy: of the RPC.
         needed: the permissions that it needs; all of them belong to readers.
         policies: of all namespaces.
     """
+
+    #: What the origin says of answers that a warm-up loads.
+    warmed: Final = VISIBLE
 
     def __init__(self, policy: Policy, needed: Sequence[Permission], policies: Policies) -> None:
         above = [each.name for each in needed if PERMISSIONS[each.name] > Role.READER]

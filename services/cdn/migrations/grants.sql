@@ -18,6 +18,6 @@ GRANT INSERT, DELETE ON changes TO $role;
 GRANT UPDATE ON revision, totals TO $role;
 
 GRANT INSERT, UPDATE, DELETE ON assets, owners, uploads, finished_uploads, requests TO $role;
-GRANT INSERT, DELETE ON tensors, pins, upload_parts TO $role;
+GRANT INSERT, DELETE ON tensors, pins, upload_parts, uploaders TO $role;
 
 GRANT INSERT, UPDATE, DELETE ON static_files, static_repairs, shares, invalidations TO $role;

@@ -23,9 +23,9 @@ from services.cdn.model import (
     parse_part,
 )
 from services.cdn.service.callers import caller
-from services.cdn.service.privacy import Privacy
 from services.cdn.service.registration import Registration
 from services.cdn.service.rendering import from_asset, from_index, serialized_chunk
+from services.cdn.service.rights import Rights
 from services.cdn.service.upload_streams import StreamLimits, UploadStream, check_chunk
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.metadata.tensor_indexes import TensorIndexCache
@@ -55,7 +55,7 @@ class AssetService(AssetServiceServicer):
         collection: deletes unpinned assets.
         registration: makes assets visible.
         mutations: runs the writes.
-        privacy: who may see private assets.
+        rights: who may see which asset.
         grace: periods of the garbage collection.
         patience: limits for slow streams.
     """
@@ -68,7 +68,7 @@ class AssetService(AssetServiceServicer):
         collection: GarbageCollector,
         registration: Registration,
         mutations: Mutations,
-        privacy: Privacy,
+        rights: Rights,
         grace: GracePeriods,
         patience: StreamLimits,
     ) -> None:
@@ -79,13 +79,13 @@ class AssetService(AssetServiceServicer):
         self._collection = collection
         self._registration = registration
         self._mutations = mutations
-        self._privacy = privacy
+        self._rights = rights
         self._grace = grace
         self._patience = patience
 
     async def GetAsset(self, request: pb.GetAssetRequest, context: Context) -> pb.Asset:
-        sha256 = parse_name(request.name)
-        return from_asset(await self._privacy.read(context, sha256, self._records.get(sha256)))
+        sha256, viewer = parse_name(request.name), self._rights.viewer()
+        return from_asset(await self._rights.read(context, viewer, self._records, sha256))
 
     async def ListAssets(self, request: pb.ListAssetsRequest, context: Context) -> pb.ListAssetsResponse:
         checks = Checks()
@@ -93,20 +93,20 @@ class AssetService(AssetServiceServicer):
             check_owner(checks, "owner", request.owner)
         page = Page.check(checks, Query("ListAssets", (request.owner,), (str,)), request.page_size, request.page_token)
         checks.raise_if_any()
-        listing = self._records.list_page(page, request.owner, private=self._privacy.sees())
+        listing = self._records.list_page(page, request.owner, self._rights.viewer())
         found = await reflect(context, listing)
         return pb.ListAssetsResponse(assets=map(from_asset, found.items), next_page_token=found.token)
 
     async def FindMissing(self, request: pb.FindMissingRequest, context: Context) -> pb.FindMissingResponse:
         digests = parse_digests(list(request.sha256))
-        found = await self._records.stored(digests, private=self._privacy.sees())
+        found = await self._records.stored(digests, self._rights.viewer())
         public = [digest for digest in digests if request.private and found.get(digest) is False]
         return pb.FindMissingResponse(sha256=[digest for digest in digests if digest not in found], public=public)
 
     async def Upload(self, request_iterator: AsyncIterator[pb.UploadRequest], context: Context) -> pb.Asset:
         messages = UploadStream(request_iterator, self._patience, longest=MOST_STREAM.total_seconds())
         header, draft = await _header(messages)
-        self._privacy.check_upload(private=draft.private)
+        self._rights.check_upload(private=draft.private)
         stored = await self._registration.find_stored(context, draft)
         if stored is not None:
             return stored
@@ -120,11 +120,13 @@ class AssetService(AssetServiceServicer):
         self, request: pb.DownloadRequest, context: Context
     ) -> AsyncIterator[bytes]:
         sha256, span = parse_part(request.name, request.offset, request.limit)
-        asset = await self._privacy.read(context, sha256, self._records.get(sha256))
+        viewer = self._rights.viewer()
+        asset = await self._rights.read(context, viewer, self._records, sha256)
         start, span = await self._wanted(asset, request.tensor, span)
         reader = self._assets.read(asset, span, hashing=not request.without_digest)
         async with aclosing(reader.pieces()) as pieces:
             async for offset, data in pieces:
+                viewer = await self._rights.still_sees(self._records, sha256, viewer)
                 yield serialized_chunk(offset - start, data)
         if reader.sha256 is not None:
             context.set_trailing_metadata((*context.trailing_metadata(), ("x-sha256", reader.sha256)))
@@ -135,17 +137,17 @@ class AssetService(AssetServiceServicer):
         query = Query("GetTensorIndex", (sha256,), (int,))
         page = Page.check(checks, query, request.page_size, request.page_token, usual=_MOST_TENSORS, most=_MOST_TENSORS)
         checks.raise_if_any()
-        await self._privacy.read(context, sha256, self._records.get(sha256))
-        return from_index(*await self._indexes.page(page, sha256, private=self._privacy.sees()))
+        await self._rights.read(context, self._rights.viewer(), self._records, sha256)
+        return from_index(*await self._indexes.page(page, sha256))
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinResponse:
         digests = parse_names(list(request.names))
-        owner = _owner(request.owner, request.request_id)
+        owner, viewer = _owner(request.owner, request.request_id), self._rights.viewer()
         return await self._mutations.do(
             context,
             request,
             pb.PinResponse,
-            lambda tx: self._pins.add(tx, owner, digests),
+            lambda tx: self._pins.add(tx, owner, digests, viewer),
             lambda count: pb.PinResponse(pinned_count=count),
             # Locks many rows, so no group commit (see pins.py).
             touches=None,
@@ -210,7 +212,7 @@ class AssetService(AssetServiceServicer):
         prefix = checks.text("owner_prefix", request.owner_prefix, 1024)
         page = Page.check(checks, Query("GetStorageTotals", (prefix,), (str,)), request.page_size, request.page_token)
         checks.raise_if_any()
-        found = await self._pins.totals(page, prefix)
+        found = await self._pins.totals(page, prefix, self._rights.viewer())
         return pb.GetStorageTotalsResponse(
             asset_count=found.assets,
             stored_bytes=found.bytes,
@@ -227,7 +229,7 @@ class AssetService(AssetServiceServicer):
         """
         if not name:
             return 0, span
-        tensor = (await self._indexes.get(asset.sha256, private=asset.private)).by_name.get(name)
+        tensor = (await self._indexes.get(asset.sha256)).by_name.get(name)
         if tensor is None:
             raise NotFound("TENSOR_NOT_FOUND", f"{asset.name}/tensors/{name[:200]}")
         if span.offset > tensor.size_bytes:

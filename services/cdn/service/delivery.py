@@ -21,7 +21,7 @@ from services.cdn.model.delivery import (
 )
 from services.cdn.model.names import parse_name
 from services.cdn.model.static_files import StaticDraft, StaticFile, StaticName
-from services.cdn.service.privacy import Privacy
+from services.cdn.service.rights import Rights
 from services.cdn.store.delivery.invalidations import InvalidationStore
 from services.cdn.store.delivery.presigned_urls import PresignedUrls
 from services.cdn.store.delivery.static_files import StaticFileStore
@@ -29,7 +29,7 @@ from services.chassis.checks import Checks
 from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.chassis.serving.context import Context
 from services.ledger.model.calls import etag
-from services.ledger.service.calls import Mutations, reflect
+from services.ledger.service.calls import Mutations
 
 
 class DeliveryService(DeliveryServiceServicer):
@@ -43,7 +43,7 @@ class DeliveryService(DeliveryServiceServicer):
         invalidations: the queue of invalidations.
         mutations: runs the writes of static files, which wait for the object store.
         quick: runs the other writes.
-        privacy: who may see private assets.
+        rights: who may see which asset.
         has_edge: whether a CloudFront distribution is configured.
     """
 
@@ -55,13 +55,13 @@ class DeliveryService(DeliveryServiceServicer):
         invalidations: InvalidationStore,
         mutations: Mutations,
         quick: Mutations,
-        privacy: Privacy,
+        rights: Rights,
         *,
         has_edge: bool,
     ) -> None:
         self._static_files, self._links, self._ttl_bounds = static_files, links, ttl_bounds
         self._invalidations, self._mutations, self._has_edge = invalidations, mutations, has_edge
-        self._quick, self._privacy = quick, privacy
+        self._quick, self._rights = quick, rights
 
     async def PutStaticFile(self, request: pb.PutStaticFileRequest, context: Context) -> pb.StaticFile:
         checks = Checks()
@@ -72,19 +72,20 @@ class DeliveryService(DeliveryServiceServicer):
         draft.check(checks, "static_file")
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        sees = self._privacy.sees()
+        viewer = self._rights.viewer()
         return await self._mutations.do(
             context,
             request,
             pb.StaticFile,
-            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag, sees_private=sees),
+            lambda tx: self._static_files.put(tx, name, draft, request.static_file.etag, viewer),
             from_static_file,
             touches=[name],
         )
 
     async def GetStaticFile(self, request: pb.GetStaticFileRequest, context: Context) -> pb.StaticFile:
         name = StaticName.parse(request.name)
-        return from_static_file((await reflect(context, self._static_files.get(name))).value)
+        viewer = self._rights.viewer()
+        return from_static_file(await self._rights.found(context, viewer, self._static_files.get(name, viewer)))
 
     async def DeleteStaticFile(
         self, request: pb.DeleteStaticFileRequest, context: Context
@@ -116,9 +117,9 @@ class DeliveryService(DeliveryServiceServicer):
         if version and terms.download_name:
             checks.add("download_name", "must be empty for a version: it has many files")
         checks.raise_if_any()
-        private = self._privacy.signs()
-        asked = self._links.asset(sha256, terms, private=private) if sha256 else self._links.version(version, terms)
-        return from_signed(await asked)
+        viewer = self._rights.viewer(signing=True)
+        sign = self._links.asset(sha256, terms, viewer) if sha256 else self._links.version(version, terms, viewer)
+        return from_signed(await sign)
 
     async def InvalidatePaths(self, request: pb.InvalidatePathsRequest, context: Context) -> pb.Invalidation:
         checks = Checks()

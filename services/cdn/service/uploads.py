@@ -15,17 +15,18 @@ from modelyard.cdn.v1 import uploads_pb2 as pb
 from modelyard.cdn.v1.uploads_pb2_grpc import UploadServiceServicer
 from services.cdn.model import MAX_CHUNK_BYTES, Draft, Upload, UploadWay, parse_upload
 from services.cdn.service.callers import caller
-from services.cdn.service.privacy import Privacy
 from services.cdn.service.registration import Registration
 from services.cdn.service.rendering import from_asset, from_stored, from_upload
+from services.cdn.service.rights import Rights
 from services.cdn.service.upload_streams import StreamLimits, UploadStream, check_chunk
 from services.cdn.store.assets import AssetStore
 from services.cdn.store.records import Records
 from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.resumable import UploadWriter, begin
-from services.cdn.store.uploads.sessions import UploadSessions, check_way, stored_id
+from services.cdn.store.uploads.sessions import UploadSessions, check_way
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Violations
 from services.chassis.serving.context import Context
+from services.ledger.model.calls import Missing
 from services.ledger.service.calls import say_revision
 
 _LEAST_TTL, _USUAL_TTL, _MOST_TTL = 60, 3600, 12 * 3600
@@ -42,7 +43,7 @@ class UploadService(UploadServiceServicer):
         uploads: the upload sessions.
         completer: verifies and completes them.
         registration: makes assets visible.
-        privacy: who may see private assets.
+        rights: who may see which asset.
         patience: limits for slow streams.
     """
 
@@ -53,7 +54,7 @@ class UploadService(UploadServiceServicer):
         uploads: UploadSessions,
         completer: UploadCompleter,
         registration: Registration,
-        privacy: Privacy,
+        rights: Rights,
         patience: StreamLimits,
     ) -> None:
         self._assets = assets
@@ -61,14 +62,14 @@ class UploadService(UploadServiceServicer):
         self._uploads = uploads
         self._completer = completer
         self._registration = registration
-        self._privacy = privacy
+        self._rights = rights
         self._patience = patience
 
     async def StartUpload(self, request: pb.StartUploadRequest, context: Context) -> pb.Upload:
         draft = Draft.parse(
             request.sha256, request.size_bytes, request.media_type, request.owner, private=request.private, where=""
         )
-        self._privacy.check_upload(private=draft.private)
+        self._rights.check_upload(private=draft.private)
         who = caller()
         if await self._registration.find_stored(context, draft) is not None:
             # Not counted against the limits, so that a stored asset can always be pushed again.
@@ -158,9 +159,10 @@ class UploadService(UploadServiceServicer):
         sha256 = await self._uploads.was_finished(name)
         if sha256 is None:
             return None
-        found = await self._records.get_now(sha256)
-        # The name follows from the digest, so it proves nothing.
-        if found.value.private and name == stored_id(sha256) and not self._privacy.sees():
+        # The name of a stored asset's upload follows from the digest, so it proves nothing.
+        try:
+            found = await self._records.get_now(sha256, self._rights.viewer())
+        except Missing:
             return None
         say_revision(context, found.revision)
         return from_asset(found.value)

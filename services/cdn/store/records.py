@@ -16,6 +16,7 @@ from datetime import datetime
 from services.cdn.model import Asset, asset_name
 from services.cdn.model.formats import Inspection
 from services.cdn.store.rows import ASSET, to_asset
+from services.cdn.store.viewers import Viewer, visible
 from services.chassis.errors import Aborted, FailedPrecondition, Unavailable
 from services.ledger.model.calls import Missing, Read
 from services.ledger.model.changes import ChangeKind, Journal
@@ -28,7 +29,7 @@ from services.ledger.store.transactions import Transaction, last
 _ASSET_AND_HEAD = f"""
 SELECT revision.value AS head, found.*
   FROM {HEAD}
-  LEFT JOIN (SELECT {ASSET} FROM assets WHERE sha256 = $1 AND state = 'LIVE') AS found ON true
+  LEFT JOIN (SELECT {ASSET} FROM assets WHERE sha256 = $1 AND state = 'LIVE' AND {visible(2)}) AS found ON true
 """
 
 _GET = read("assets.get", _ASSET_AND_HEAD)
@@ -41,7 +42,7 @@ _TENSORS = read(
 SELECT revision.value AS head, found.*
   FROM {HEAD}
   LEFT JOIN (SELECT assets.sha256, tensors.index FROM assets LEFT JOIN tensors USING (sha256)
-              WHERE assets.sha256 = $1 AND state = 'LIVE' AND ($2 OR NOT private)) AS found ON true
+              WHERE assets.sha256 = $1 AND state = 'LIVE') AS found ON true
 """,
 )
 
@@ -49,7 +50,7 @@ _LIST = page_of(
     "assets.list",
     f"""
 SELECT {ASSET}, 400 AS octets FROM assets
- WHERE state = 'LIVE' AND ($1::text IS NULL OR sha256 > $1) AND ($3 OR NOT private)
+ WHERE state = 'LIVE' AND ($1::text IS NULL OR sha256 > $1) AND {visible(3)}
  ORDER BY sha256 LIMIT $2
 """,
 )
@@ -57,9 +58,9 @@ SELECT {ASSET}, 400 AS octets FROM assets
 _LIST_OF_OWNER = page_of(
     "assets.list_of_owner",
     f"""
-SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
- WHERE pins.owner = $4 AND state = 'LIVE' AND ($1::text IS NULL OR pins.sha256 > $1) AND ($3 OR NOT private)
- ORDER BY pins.sha256 LIMIT $2
+SELECT {ASSET}, 400 AS octets FROM (SELECT sha256 FROM pins WHERE owner = $8) AS pinned JOIN assets USING (sha256)
+ WHERE state = 'LIVE' AND ($1::text IS NULL OR sha256 > $1) AND {visible(3)}
+ ORDER BY sha256 LIMIT $2
 """,
 )
 
@@ -67,16 +68,16 @@ SELECT {ASSET}, 400 AS octets FROM pins JOIN assets USING (sha256)
 # subquery hides the number of digests from the planner, which would choose a sequential scan for a thousand.
 _FIND = Statement(
     "assets.find",
-    """
+    f"""
 WITH touched AS (
     UPDATE assets SET touch_time = now()
      WHERE sha256 IN (SELECT sha256 FROM assets
                        WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[])))
-                         AND state = 'LIVE' AND ($2 OR NOT private) AND touch_time < now() - interval '10 minutes'
+                         AND state = 'LIVE' AND {visible(2)} AND touch_time < now() - interval '10 minutes'
                          FOR NO KEY UPDATE SKIP LOCKED)
 )
 SELECT sha256, private FROM assets
- WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND state = 'LIVE' AND ($2 OR NOT private)
+ WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND state = 'LIVE' AND {visible(2)}
 """,
 )
 
@@ -133,6 +134,10 @@ SELECT made.revision AS written, made.* FROM made
 """,
 )
 
+_UPLOADED = Statement(
+    "uploaders.add", "INSERT INTO uploaders (sha256, subject) VALUES ($1, $2) ON CONFLICT (sha256, subject) DO NOTHING"
+)
+
 _PINNED = Statement("pins.first_of_asset", "SELECT owner FROM pins WHERE sha256 = $1 LIMIT 1")
 
 #: Argument: the digests.
@@ -184,60 +189,52 @@ class Records:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, sha256: str) -> Read[Asset]:
+    async def get(self, sha256: str, viewer: Viewer) -> Read[Asset]:
         """
         Raises:
-            Missing: there is no such asset.
+            Missing: there is no such asset, or the viewer may not see it.
         """
-        return await self._get(_GET, sha256)
+        return await self._get(_GET, sha256, viewer)
 
-    async def get_now(self, sha256: str) -> Read[Asset]:
+    async def get_now(self, sha256: str, viewer: Viewer) -> Read[Asset]:
         """
         As `get`, with read-your-writes consistency: not from a replica.
         """
-        return await self._get(_GET_NOW, sha256)
+        return await self._get(_GET_NOW, sha256, viewer)
 
-    async def _get(self, statement: Statement, sha256: str) -> Read[Asset]:
-        row = await self._database.fetch_row(statement, sha256)
+    async def _get(self, statement: Statement, sha256: str, viewer: Viewer) -> Read[Asset]:
+        row = await self._database.fetch_row(statement, sha256, *viewer.parameters)
         if row["sha256"] is None:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
         return Read(to_asset(row), row["head"])
 
-    async def find(self, sha256: str, *, private: bool) -> Read[Asset] | None:
+    async def find(self, sha256: str, viewer: Viewer) -> Read[Asset] | None:
         """
-        The asset, if it exists; restarts its grace period.
-
-        Args:
-            private: whether private assets are found.
+        The asset, if it exists and the viewer may see it; restarts its grace period.
         """
-        if not await self._database.fetch(_FIND, [sha256], private):
+        if not await self._database.fetch(_FIND, [sha256], *viewer.parameters):
             return None
         try:
-            return await self.get_now(sha256)
+            return await self.get_now(sha256, viewer)
         except Missing:
             return None
 
-    async def stored(self, digests: Sequence[str], *, private: bool) -> dict[str, bool]:
+    async def stored(self, digests: Sequence[str], viewer: Viewer) -> dict[str, bool]:
         """
-        Which of *digests* are stored, and whether they are private; restarts their grace periods.
-
-        Args:
-            private: whether private assets are found.
+        Which of *digests* are stored and visible, and whether they are private; restarts their grace periods.
         """
-        return {row["sha256"]: row["private"] for row in await self._database.fetch(_FIND, list(digests), private)}
+        rows = await self._database.fetch(_FIND, list(digests), *viewer.parameters)
+        return {row["sha256"]: row["private"] for row in rows}
 
-    async def tensors(self, sha256: str, *, private: bool) -> bytes:
+    async def tensors(self, sha256: str) -> bytes:
         """
-        The encoded tensor index (metadata/tensor_indexes.py decodes it).
-
-        Args:
-            private: whether private assets are found.
+        The encoded tensor index (metadata/tensor_indexes.py decodes it), of an asset that the caller may see.
 
         Raises:
             Missing: there is no such asset.
             FailedPrecondition: it is not a safetensors file, or its header was too long to be indexed.
         """
-        row = await self._database.fetch_row(_TENSORS, sha256, private)
+        row = await self._database.fetch_row(_TENSORS, sha256)
         if row["sha256"] is None:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256), row["head"])
         if row["index"] is None:
@@ -245,16 +242,15 @@ class Records:
         index: bytes = row["index"]
         return index
 
-    async def list_page(self, page: Page, owner: str, *, private: bool) -> Listed[Asset]:
+    async def list_page(self, page: Page, owner: str, viewer: Viewer) -> Listed[Asset]:
         """
-        A page of assets by digest.
+        A page of the assets that the viewer may see, by digest.
 
         Args:
             owner: only assets that it pins; empty for all.
-            private: whether private assets are included.
         """
         statement, more = (_LIST_OF_OWNER, [owner]) if owner else (_LIST, [])
-        rows = await self._database.fetch(statement, *after(page, 1), private, *more)
+        rows = await self._database.fetch(statement, *after(page, 1), *viewer.parameters, *more)
         return listed(page, rows, ("", ""), to_asset, lambda row: [row["sha256"]])
 
     async def reserve(self, sha256: str, size_bytes: int, media_type: str, *, private: bool) -> datetime:
@@ -274,10 +270,13 @@ class Records:
         reserved: datetime = rows[0]["create_time"]
         return reserved
 
-    async def register(self, transaction: Transaction, verified: VerifiedBytes) -> Asset:
+    async def register(self, transaction: Transaction, verified: VerifiedBytes, uploader: str = "") -> Asset:
         """
         Make an asset visible whose bytes are in S3. An existing asset is not changed, except that a private one becomes
         public when its bytes were uploaded publicly; the private object stays for its presigned URLs.
+
+        Args:
+            uploader: the subject that has sent all bytes: it may see the asset from now on. Empty for none.
 
         Raises:
             Aborted: its reservation was lost.
@@ -285,6 +284,8 @@ class Records:
         row = await transaction.row(_LOCK, verified.sha256)
         if row is None or row["state"] in {"CONDEMNED", "DELETING"}:
             raise asset_going(verified.sha256)
+        if uploader:
+            await transaction.row(_UPLOADED, verified.sha256, uploader)
         before = to_asset(row)
         # Another reservation protects another upload's bytes: ours may have been deleted.
         ours = before.create_time == verified.reserved

@@ -1,30 +1,34 @@
 """
-Privacy rules for tests of other rules: every caller may see and sign private assets.
+Rights for tests of other rules: every caller may see every asset, private ones, too.
 """
 
 from __future__ import annotations
 
-from services.cdn.service.privacy import Privacy
+from typing import Final
 
-__all__ = ["AllowAll"]
+from services.cdn.service.rights import Rights
+from services.cdn.store.viewers import Viewer
+from services.chassis.access.policies import Policies
+
+__all__ = ["ALL", "AllowAll"]
+
+#: Sees everything.
+ALL: Final = Viewer(private=True)
 
 
-class AllowAll(Privacy):
+class AllowAll(Rights):
     """
     As if every caller had a token with all scopes.
     """
 
-    def sees(self) -> bool:
-        """
-        Always.
-        """
-        return True
+    def __init__(self) -> None:
+        super().__init__(Policies())
 
-    def signs(self) -> bool:
+    def viewer(self, *, signing: bool = False) -> Viewer:
         """
-        Always.
+        Always the same.
         """
-        return True
+        return ALL
 
     def check_upload(self, *, private: bool) -> None:
         """

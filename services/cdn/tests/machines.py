@@ -121,13 +121,13 @@ def machine(database: SteppedDatabase, bucket: CopyingBucket, grace: GracePeriod
     store = _Store(bucket, records)
     uploads = UploadSessions(database, UploadLimits(timedelta(hours=1), 100, 100, timedelta(seconds=60)))
     mutations = Mutations(writer)
-    privacy = AllowAll()
-    registration = Registration(records, pins, mutations, privacy)
+    rights = AllowAll()
+    registration = Registration(records, pins, mutations, rights)
     completer = UploadCompleter(store, records, uploads)
     collection = GarbageCollector(database, writer, bucket)
     return Machine(
-        AssetService(store, records, pins, collection, registration, mutations, privacy, grace, StreamLimits(60.0)),
-        UploadService(store, records, uploads, completer, registration, privacy, StreamLimits(60.0)),
+        AssetService(store, records, pins, collection, registration, mutations, rights, grace, StreamLimits(60.0)),
+        UploadService(store, records, uploads, completer, registration, rights, StreamLimits(60.0)),
         registration,
         store,
         records,

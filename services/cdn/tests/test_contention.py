@@ -23,6 +23,7 @@ from services.cdn.store.delivery.static_files import StaticFileStore
 from services.cdn.store.delivery.static_objects import StaticObjects
 from services.cdn.store.records import Records, VerifiedBytes
 from services.cdn.store.retention.pins import Pins
+from services.cdn.tests.allow_all import ALL
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 from services.ledger.model.calls import Write
 from services.ledger.store.database import Database, DatabaseSettings, open_database
@@ -88,12 +89,10 @@ class Client:
                 await self._do(lambda tx: self._records.register(tx, verified), [f"assets/{digest}"])
             case 2:
                 several = dice.sample(DIGESTS, 3)
-                await self._do(lambda tx: self._pins.add(tx, owner, several), None)
+                await self._do(lambda tx: self._pins.add(tx, owner, several, ALL), None)
             case 3:
                 draft = StaticDraft(digest, "", "")
-                await self._do(
-                    lambda tx: self._files.put(tx, path, draft, "", sees_private=True), [path], self._delivery
-                )
+                await self._do(lambda tx: self._files.put(tx, path, draft, "", ALL), [path], self._delivery)
             case 4:
                 await self._do(lambda tx: self._pins.remove(tx, owner, []), None)
                 await self._do(lambda tx: self._records.condemn(tx, digest), [f"assets/{digest}"])

@@ -25,7 +25,7 @@ class Known:
         rows = tuple(Tensor(f"t{number}", "U8", (1,), number, 1) for number in range(tensors))
         self._data = TensorIndex(rows, {}, tensors).encode()
 
-    async def tensors(self, sha256: str, *, private: bool) -> bytes:
+    async def tensors(self, sha256: str) -> bytes:
         """
         A stored index.
         """
@@ -47,7 +47,7 @@ async def test_what_was_asked_for_last_is_kept() -> None:
     known = Known(9)
     kept = indexes(known, 25)
     for sha256 in ("a", "b", "a", "c", "a", "b"):
-        found = await kept.get(sha256, private=True)
+        found = await kept.get(sha256)
         assert (found.by_name["t3"].offset, len(found.whole.tensors)) == (3, 9)
     assert known.asked == ["a", "b", "c", "b"]
 
@@ -59,7 +59,7 @@ async def test_one_that_is_too_large_is_not_kept() -> None:
     known = Known(30)
     kept = indexes(known, 25)
     for _ in range(2):
-        assert (await kept.get("a", private=True)).by_name["t29"].offset == 29
+        assert (await kept.get("a")).by_name["t29"].offset == 29
     assert known.asked == ["a", "a"]
 
 
@@ -76,6 +76,6 @@ async def test_it_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(TensorIndex, "decode", watched)
     kept = indexes(Known(5), 100)
-    await asyncio.gather(*(kept.get("a", private=True) for _ in range(10)))
+    await asyncio.gather(*(kept.get("a") for _ in range(10)))
     assert len(threads) <= 2
     assert threading.main_thread() not in threads

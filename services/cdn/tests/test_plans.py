@@ -24,6 +24,8 @@ from services.cdn.store.records import Records, VerifiedBytes
 from services.cdn.store.retention.garbage_collection import GarbageCollector, GracePeriods
 from services.cdn.store.retention.pins import Pins
 from services.cdn.store.uploads.sessions import Progress, UploadLimits, UploadSessions
+from services.cdn.store.viewers import Viewer
+from services.chassis.access.policies import Readable
 from services.chassis.checks import Checks
 from services.chassis.errors import Aborted, ResourceExhausted
 from services.ledger.model.calls import Write
@@ -36,11 +38,14 @@ from services.ledger.store.writer import Writer
 from services.ledger.tests.statements import observed
 
 MANY = 100_000
+#: A caller that may read some namespaces: what the conditions are there for.
+SOME = Viewer(Readable(others=False, names=frozenset({"default", "other"})), "ann")
 OWNER = "namespaces/default/models/m7/versions/1"
 # Tables of one row; and those of the ledger, which the registry's test covers.
 _SMALL = {"epoch", "pg_database", "revision", "totals", "schema_migrations", "changes", "requests", "audit"}
 # The number of open uploads is limited by a setting: opening one counts them, and the sweep reads all of them.
-_COUNTED = {"uploads.open": {"uploads"}, "uploads.known": {"uploads"}}
+# What a caller may read is summed up: here everything is in one namespace.
+_COUNTED = {"uploads.open": {"uploads"}, "uploads.known": {"uploads"}, "totals.visible": {"owners"}}
 
 POPULATE = f"""
 INSERT INTO assets (sha256, state, size_bytes, media_type, private, create_time, touch_time, condemn_time, revision)
@@ -52,6 +57,7 @@ SELECT encode(sha256(n::text::bytea), 'hex'),
 INSERT INTO pins (owner, sha256, size_bytes, create_time)
 SELECT 'namespaces/default/models/m' || n / 10 || '/versions/1', encode(sha256(n::text::bytea), 'hex'), 100, now()
   FROM generate_series(1, {MANY}) AS n WHERE n % 1000 > 2;
+INSERT INTO uploaders (sha256, subject) SELECT sha256, 'ann' FROM assets;
 INSERT INTO owners (owner, assets, bytes) SELECT owner, count(*), sum(size_bytes) FROM pins GROUP BY owner;
 UPDATE totals SET assets = {MANY}, bytes = {MANY} * 100;
 INSERT INTO uploads (
@@ -108,14 +114,14 @@ async def assets(database: Database, writer: Writer) -> None:
     Statements on assets, and of garbage collection.
     """
     records, sha256 = Records(database), digest("new")
-    await records.find(digest("7"), private=False)
-    await records.stored([digest(str(n)) for n in range(1000)], private=True)
+    await records.find(digest("7"), SOME)
+    await records.stored([digest(str(n)) for n in range(1000)], SOME)
     for of in ("", OWNER):
-        first = await records.list_page(page("ListAssets", of), of, private=False)
-        await records.list_page(page("ListAssets", of, first.token), of, private=False)
+        first = await records.list_page(page("ListAssets", of), of, SOME)
+        await records.list_page(page("ListAssets", of, first.token), of, SOME)
     reserved = await records.reserve(sha256, 3, "text/plain", private=True)
     verified = VerifiedBytes(sha256, 3, "text/plain", private=True, reserved=reserved, inspection=Inspection("TEXT"))
-    await write(writer, lambda tx: records.register(tx, verified))
+    await write(writer, lambda tx: records.register(tx, verified, "ann"))
     public = replace(verified, private=False, reserved=await records.reserve(sha256, 3, "text/plain", private=False))
     await write(writer, lambda tx: records.register(tx, public))
     await write(writer, lambda tx: records.condemn(tx, sha256))
@@ -143,7 +149,7 @@ async def pins(database: Database, writer: Writer) -> None:
     """
     pins = Pins(database, 1 << 40)
     digests = [digest(str(n)) for n in range(5003, 6000)]
-    await write(writer, lambda tx: pins.add(tx, "static/x", digests))
+    await write(writer, lambda tx: pins.add(tx, "static/x", digests, SOME))
     await write(writer, lambda tx: pins.remove(tx, "static/x", digests[:3]))
     await write(writer, lambda tx: pins.remove(tx, "static/x", []))
 
@@ -152,10 +158,10 @@ async def pins(database: Database, writer: Writer) -> None:
         await tx.nothing()
 
     await write(writer, exchange)
-    await pins.check_room(OWNER, 1)
+    await pins.check_room(OWNER, 1, SOME)
     prefix = "namespaces/default/models/m77"
-    first = await pins.totals(page("GetStorageTotals", prefix), prefix)
-    await pins.totals(page("GetStorageTotals", prefix, first.owners.token), prefix)
+    first = await pins.totals(page("GetStorageTotals", prefix), prefix, SOME)
+    await pins.totals(page("GetStorageTotals", prefix, first.owners.token), prefix, SOME)
 
 
 async def uploads(database: Database, _writer: Writer) -> None:

@@ -15,10 +15,12 @@ from modelyard.cdn.v1 import assets_pb2 as pb
 from modelyard.cdn.v1.assets_pb2_grpc import AssetServiceStub
 from modelyard.error_details import Problem, explain
 from services.chassis.access import ServiceToken
+from services.chassis.access.behalf import on_behalf_of
 from services.chassis.clients.channels import Peer
 from services.chassis.clients.outgoing import Headers, outgoing
 from services.chassis.deadlines import outgoing_timeout
 from services.chassis.errors import FailedPrecondition, ModelyardError, ResourceExhausted, Unavailable
+from services.chassis.interceptors import identity
 from services.registry.model.versions import Artifact, Version, VersionState
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Assets:
 
     Args:
         workers: of the service, which take turns.
-        token: of the registry, which asks on its own behalf: who finalizes a version need not be allowed to pin.
+        token: of the registry: who finalizes a version need not be allowed to pin. The caller is named beside it: a
+            version must not contain an asset that its writer may not see.
     """
 
     def __init__(self, workers: Sequence[Peer], token: ServiceToken) -> None:
@@ -104,7 +107,7 @@ class Assets:
         return next(self._turns).made(_stub)
 
     def _own(self, metadata: Headers) -> Headers:
-        return (*metadata, *self._token.metadata())
+        return (*metadata, *self._token.metadata(), *on_behalf_of(identity()))
 
     async def _missing(self, digests: list[str]) -> set[str]:
         with outgoing(f"{_SERVICE}/FindMissing") as metadata:

@@ -50,7 +50,7 @@ def guarded() -> Iterator[tuple[Stack, Issuer]]:
     """
     with scratch() as state:
         issuer, own = Issuer(state / "jwks.json"), state / "service-token"
-        own.write_text(issuer.mint("registry.read assets.read assets.pin", sub="service"))
+        own.write_text(issuer.mint("registry.read registry.follow assets.read assets.pin", sub="service"))
         environment = {**settings(issuer), "MODELYARD_SERVICE_TOKEN_FILE": str(own)}
         with Stack(StackSettings(state=state, gateway_port=0, environment=environment)) as running:
             yield running, issuer

@@ -19,6 +19,7 @@ from services.cdn.store.delivery.static_objects import Original, StaticObjects
 from services.cdn.store.objects.s3 import NoSuchKey
 from services.cdn.store.retention.pins import Pins
 from services.cdn.store.transactions import KEEPALIVE, keep_alive
+from services.cdn.store.viewers import Viewer, visible
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
@@ -34,7 +35,8 @@ _GET = read(
     f"""
 SELECT revision.value AS head, found.*
   FROM {HEAD}
-  LEFT JOIN (SELECT {_COLUMNS} FROM static_files WHERE name = $1) AS found ON true
+  LEFT JOIN (SELECT {_COLUMNS} FROM static_files JOIN assets USING (sha256) WHERE name = $1 AND {visible(2)}) AS found
+       ON true
 """,
 )
 
@@ -46,6 +48,7 @@ ORIGINAL = Statement(
     "static_files.original",
     "SELECT sha256, size_bytes, media_type, encodings, private FROM assets WHERE sha256 = $1 AND state = 'LIVE'",
 )
+_SOURCE = Statement("static_files.source", f"{ORIGINAL.sql} AND {visible(2)}")
 
 _MARK = Statement(
     "static_repairs.mark",
@@ -133,34 +136,31 @@ class StaticFileStore:
     def __init__(self, database: Database, objects: StaticObjects, pins: Pins, *, has_edge: bool) -> None:
         self._database, self._objects, self._pins, self._has_edge = database, objects, pins, has_edge
 
-    async def get(self, name: StaticName) -> Read[StaticFile]:
+    async def get(self, name: StaticName, viewer: Viewer) -> Read[StaticFile]:
         """
         Raises:
-            Missing: there is no such path.
+            Missing: there is no such path, or the viewer may not see the asset that it points at.
         """
-        row = await self._database.fetch_row(_GET, str(name))
+        row = await self._database.fetch_row(_GET, str(name), *viewer.parameters)
         if row["sha256"] is None:
             raise Missing("STATIC_FILE_NOT_FOUND", name, row["head"])
         return Read(to_static_file(name, row), row["head"])
 
     async def put(
-        self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str, *, sees_private: bool
+        self, transaction: Transaction, name: StaticName, draft: StaticDraft, etag: str, viewer: Viewer
     ) -> StaticFile:
         """
         Point a path at an asset.
 
-        Args:
-            sees_private: whether the caller may see private assets.
-
         Raises:
-            Missing: there is no such asset, or the caller may not see it.
+            Missing: there is no such asset, or the viewer may not see it.
             FailedPrecondition: it is private.
             Aborted: *etag* is given and does not match.
             ResourceExhausted: the quota of the path is exceeded.
         """
         before = await _lock(transaction, name)
         check_etag(name, etag, before.revision if before else 0)
-        original = await self._original(transaction, draft.sha256, sees_private=sees_private)
+        original = await self._original(transaction, draft.sha256, viewer)
         replaced = before.draft.sha256 if before else None
         exchange = (str(name), draft.sha256, original.size_bytes, replaced)
         await self._pins.check_exchange(transaction, *exchange)
@@ -207,9 +207,9 @@ class StaticFileStore:
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None)
         await transaction.last(_DELETE, journal, *self._queueing(name), before.draft.sha256)
 
-    async def _original(self, transaction: Transaction, sha256: str, *, sees_private: bool) -> Original:
-        row = await transaction.row(ORIGINAL, sha256)
-        if row is None or (row["private"] and not sees_private):
+    async def _original(self, transaction: Transaction, sha256: str, viewer: Viewer) -> Original:
+        row = await transaction.row(_SOURCE, sha256, *viewer.parameters)
+        if row is None:
             raise Missing("ASSET_NOT_FOUND", asset_name(sha256))
         if row["private"]:
             raise FailedPrecondition(

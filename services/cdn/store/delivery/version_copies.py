@@ -70,6 +70,13 @@ def copies_prefix(owner: str) -> str:
     return f"versions/{owner}/"
 
 
+def no_files(owner: str) -> NotFound:
+    """
+    The error for an owner that pins nothing.
+    """
+    return NotFound("VERSION_NOT_FOUND", owner, f"{owner} has no files: no such version, or it is not pinned")
+
+
 class VersionCopies:
     """
     Creates the copies.
@@ -95,7 +102,7 @@ class VersionCopies:
         """
         wanted = await self._database.fetch(_PINNED, owner)
         if not wanted:
-            raise NotFound("VERSION_NOT_FOUND", owner, f"{owner} has no files: no such version, or it is not pinned")
+            raise no_files(owner)
         digests = [row["sha256"] for row in wanted]
         await self._database.fetch(_NOTE, owner, digests, expire_time)
         there = await self._copier.below(copies_prefix(owner))

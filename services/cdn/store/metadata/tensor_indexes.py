@@ -55,13 +55,10 @@ class TensorIndexCache:
         self._room = most
         self._turns = asyncio.Semaphore(2)
 
-    async def get(self, sha256: str, *, private: bool) -> Index:
+    async def get(self, sha256: str) -> Index:
         """
         The index of an asset. Assets are immutable, so entries never expire; the caller has checked that it exists
         and may be seen.
-
-        Args:
-            private: whether private assets are found.
 
         Raises:
             Missing: there is no such asset.
@@ -69,7 +66,7 @@ class TensorIndexCache:
         """
         if (kept := self._find(sha256)) is not None:
             return kept
-        data = await self._records.tensors(sha256, private=private)
+        data = await self._records.tensors(sha256)
         async with self._turns:
             # It may have been decoded meanwhile.
             if (kept := self._find(sha256)) is not None:
@@ -78,14 +75,14 @@ class TensorIndexCache:
         self._keep(sha256, index)
         return index
 
-    async def page(self, page: Page, sha256: str, *, private: bool) -> tuple[TensorIndex, str]:
+    async def page(self, page: Page, sha256: str) -> tuple[TensorIndex, str]:
         """
         A page of an index, and the next page token.
 
         Raises:
             Missing, FailedPrecondition: see `get`.
         """
-        found = await self.get(sha256, private=private)
+        found = await self.get(sha256)
         first = page.after[0] if page.after else 0
         assert isinstance(first, int)  # noqa: S101 - for the type checker: the query says so
         part, more = found.whole.part(first, page.size, MOST_OCTETS)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.cdn.model import asset_name
+from services.cdn.store.viewers import Viewer, visible
 from services.chassis.errors import ResourceExhausted
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import ChangeKind, Journal
@@ -31,12 +32,17 @@ _LOCK = Statement(
 SELECT sha256, size_bytes FROM assets WHERE sha256 = ANY($1) AND state = 'LIVE' ORDER BY sha256 FOR NO KEY UPDATE
 """,
 )
+# Pins of this owner are pins already: asked again, they are found whoever asks.
+_VISIBLE = Statement(
+    "pins.visible",
+    f"SELECT sha256 FROM assets WHERE sha256 = ANY(ARRAY(SELECT unnest($1::text[]))) AND {visible(2)}",
+)
 
 _HELD = Statement(
     "owners.held",
     """
 SELECT coalesce((SELECT bytes FROM owners WHERE owner = $1), 0) AS bytes,
-       ARRAY(SELECT sha256 FROM pins WHERE owner = $1 AND sha256 = ANY($2)) AS pinned
+       ARRAY(SELECT sha256 FROM pins WHERE owner = $1 AND sha256 = ANY(ARRAY(SELECT unnest($2::text[])))) AS pinned
 """,
 )
 
@@ -82,7 +88,8 @@ _UNPIN = last(
     "pins.remove",
     """
 , gone AS (
-    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY($11) RETURNING sha256, size_bytes, next.moment
+    DELETE FROM pins USING next WHERE owner = $10 AND sha256 = ANY(ARRAY(SELECT unnest($11::text[])))
+    RETURNING sha256, size_bytes, next.moment
 ), touched AS (
     UPDATE assets SET touch_time = gone.moment FROM gone WHERE assets.sha256 = gone.sha256
 ), held AS (
@@ -95,16 +102,30 @@ SELECT value AS written FROM next
 """,
 )
 
+# Whether a viewer may read an owner's namespace: the names, and whether they are those that it may not read.
+_READABLE = """((NOT ${1}::boolean AND namespace_of(owner) = ANY(${0}::text[]))
+     OR (${1}::boolean AND namespace_of(owner) <> ALL(${0}::text[])))"""
+
 # Decides about admission: must be read from the primary.
 _OWNED = Statement("owners.get", "SELECT sum(bytes)::bigint AS bytes FROM owners WHERE owner = $1")
+
+_VISIBLE_TOTALS = read(
+    "totals.visible",
+    f"""
+SELECT revision.value AS head, found.assets, found.bytes
+  FROM {HEAD}, (SELECT coalesce(sum(assets), 0)::bigint AS assets, coalesce(sum(bytes), 0)::bigint AS bytes
+                  FROM owners WHERE {_READABLE.format(1, 2)}) AS found
+""",
+)
 
 _TOTALS = read("totals.get", f"SELECT revision.value AS head, totals.assets, totals.bytes FROM {HEAD}, totals")
 
 _OWNERS = page_of(
     "owners.list",
-    """
+    f"""
 SELECT owner, assets, bytes, 200 AS octets FROM owners
  WHERE starts_with(owner, $3) AND assets > 0 AND ($1::text IS NULL OR owner > $1) AND owner >= $3
+   AND ($6 OR {_READABLE.format(4, 5)})
  ORDER BY owner LIMIT $2
 """,
 )
@@ -145,15 +166,18 @@ class Pins:
         self._database = database
         self._quota = quota
 
-    async def add(self, transaction: Transaction, owner: str, digests: Sequence[str]) -> int:
+    async def add(self, transaction: Transaction, owner: str, digests: Sequence[str], viewer: Viewer) -> int:
         """
         Pin assets, all or none.
+
+        Args:
+            viewer: on whose behalf.
 
         Returns:
             Number of new pins.
 
         Raises:
-            Missing: one of them does not exist.
+            Missing: one of them does not exist, or the viewer may not see it.
             ResourceExhausted: the owner's quota is exceeded.
         """
         sizes = await self.lock(transaction, owner, digests)
@@ -162,7 +186,14 @@ class Pins:
                 raise Missing("ASSET_NOT_FOUND", asset_name(digest))
         held = await transaction.row(_HELD, owner, list(digests))
         assert held is not None  # noqa: S101 - for the type checker: there is always one
-        fresh = [digest for digest in digests if digest not in set(held["pinned"])]
+        pinned = set(held["pinned"])
+        fresh = [digest for digest in digests if digest not in pinned]
+        if fresh and not viewer.sees_everything:
+            # After the lock: the pins and uploads by which it sees them are committed.
+            seen = {row["sha256"] for row in await transaction.rows(_VISIBLE, fresh, *viewer.parameters)}
+            for digest in fresh:
+                if digest not in seen:
+                    raise Missing("ASSET_NOT_FOUND", asset_name(digest))
         if not fresh:
             await transaction.nothing()
             return 0
@@ -216,21 +247,28 @@ class Pins:
         if not held["is_pinned"] and size_bytes > held["freed"]:
             self._check(owner, held["bytes"], size_bytes - held["freed"])
 
-    async def check_room(self, owner: str, size_bytes: int) -> None:
+    async def check_room(self, owner: str, size_bytes: int, viewer: Viewer) -> None:
         """
         Raises:
-            ResourceExhausted: pinning *size_bytes* more would exceed the owner's quota.
+            ResourceExhausted: pinning *size_bytes* more would exceed the owner's quota. For a viewer that may not read
+                the owner's namespace, nothing is pinned yet.
         """
         if owner and self._quota:
             row = await self._database.fetch_row(_OWNED, owner)
-            self._check(owner, row["bytes"] or 0, size_bytes)
+            self._check(owner, (row["bytes"] or 0) if viewer.reads(owner) else 0, size_bytes)
 
-    async def totals(self, page: Page, prefix: str) -> Totals:
+    async def totals(self, page: Page, prefix: str, viewer: Viewer) -> Totals:
         """
-        Total usage, and the usage of owners with this prefix.
+        Total usage, and the usage of owners with this prefix. For a viewer that may not read every namespace: what the
+        versions hold that it may read, where an asset counts once for each.
         """
-        stored = await self._database.fetch_row(_TOTALS)
-        rows = await self._database.fetch(_OWNERS, *after(page, 1), prefix)
+        readable = viewer.readable
+        args = sorted(readable.names), readable.others
+        everything = readable.everything
+        stored = await (
+            self._database.fetch_row(_TOTALS) if everything else self._database.fetch_row(_VISIBLE_TOTALS, *args)
+        )
+        rows = await self._database.fetch(_OWNERS, *after(page, 1), prefix, *args, everything)
         owners = listed(page, rows, ("", ""), _holding, lambda row: [row["owner"]])
         return Totals(stored["assets"], stored["bytes"], owners)
 

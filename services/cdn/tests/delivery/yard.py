@@ -20,6 +20,7 @@ from modelyard.cdn.v1.delivery_pb2_grpc import DeliveryServiceStub
 from services.cdn.delivery import serve_delivery
 from services.cdn.delivery_settings import DeliverySettings
 from services.cdn.store.objects.s3 import S3Settings
+from services.cdn.store.records import Records
 from services.cdn.store.retention.pins import Pins
 from services.cdn.tests.allow_all import AllowAll
 from services.chassis.hosts.grpcio import GrpcioHost
@@ -198,7 +199,7 @@ async def running(place: Place, **environ: str) -> AsyncIterator[Delivery]:
         database = await stack.enter_async_context(open_database(settings.database("modelyard-cdn")))
         pins = Pins(database, place.quota)
         remove_version_copies = await stack.enter_async_context(
-            serve_delivery(server, settings, place.s3, database, pins, AllowAll())
+            serve_delivery(server, settings, place.s3, database, Records(database), pins, AllowAll())
         )
         await stack.enter_async_context(server.ready())
         host = GrpcioHost(server.handlers, settings, server.recorders)
