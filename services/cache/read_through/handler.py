@@ -86,7 +86,7 @@ class ReadThrough:
         view = ALIKE
         if self._visibility is not None and (caller := identity()) is not None:
             try:
-                view = self._visibility.of(caller, request)
+                view = self._visibility.of(caller, request, options.minimum)
             except Unavailable:
                 # The origin decides.
                 return await self._pass_through(request, options, metadata, context)

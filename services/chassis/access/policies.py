@@ -5,7 +5,6 @@ The policies of all namespaces in memory, and the decisions that they give: see 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -128,20 +127,27 @@ class Policies:
         Args:
             at: a time at which no newer revision had been committed; the age counts from it.
         """
-        self._heard = max(self._heard, at)
-        if applied > self.applied:
-            self.applied = applied
+        if applied > self.applied or at > self._heard:
+            self.applied = max(self.applied, applied)
+            self._heard = max(self._heard, at)
             self._news.set()
             self._news = asyncio.Event()
 
-    async def reach(self, revision: int, within: float) -> None:
+    async def reach(self, revision: int) -> None:
         """
-        Wait until the policies are those of a revision, but not for longer than *within* seconds: it may be made up.
+        Wait until the policies are those of a revision, or it is certain that it does not exist: all that was committed
+        before the call is known.
+
+        Raises:
+            Unavailable: neither within the bound (POLICY_STALE).
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                while self.applied < revision:
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._bound):
+                while self.applied < revision and self._heard < began:
                     await self._news.wait()
+        except TimeoutError:
+            raise _stale() from None
 
     def reset(self, applied: int) -> None:
         """
@@ -195,9 +201,7 @@ class Policies:
 
     def _decisions(self, identity: Identity) -> _Decisions:
         if self._clock() - self._heard > self._bound:
-            raise Unavailable(
-                "POLICY_STALE", "who may do this cannot be decided: the policies may be out of date", retry_after=1.0
-            )
+            raise _stale()
         memo = identity.memo
         if memo is None or memo.policies is not self or memo.version != self._version:
             memo = _Decisions(self, self._version)
@@ -233,6 +237,11 @@ class _Decisions:
         self.version = version
         self.roles: dict[str, Role] = {}
         self.readable: dict[str, Readable] = {}
+
+
+def _stale() -> Unavailable:
+    message = "who may do this cannot be decided: the policies may be out of date"
+    return Unavailable("POLICY_STALE", message, retry_after=1.0)
 
 
 _NONE = Bindings()
