@@ -277,6 +277,11 @@ async def hidden(guarded: Guarded) -> str:
     for _ in range(2):
         made = await guarded.registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=model), **ann)
         await guarded.registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=made.name), **ann)
+    draft = versions_pb2.Version(artifacts=[versions_pb2.Artifact(path="w", sha256=SHA, size_bytes=1)])
+    await guarded.registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=model, version=draft), **ann)
+    async with guarded.registry.owner() as connection:
+        # There is no asset service that would pin it.
+        await connection.execute("UPDATE versions SET state = 'READY' WHERE state = 'PENDING'")
     for name in ("MoveAliases", "UpdateCard", "RecordEvaluations", "CreateDeployment"):
         assert not isinstance(found_ := await ask(guarded, name, found[name], **ann), Failure), found_
     await guarded.set_policy("namespaces/hidden/policy", private=True, owner="user:ann", reader="group:readers")
@@ -325,6 +330,9 @@ async def test_lists_show_only_what_may_be_read(guarded: Guarded, hidden: str) -
                 break
         watch.cancel()
         assert any(each.startswith(f"namespaces/{hidden}/models/") for each in told) is sees
+        with_digest = versions_pb2.FindVersionsRequest(parent="namespaces/-", sha256=SHA)
+        matches = (await registry.versions.FindVersions(with_digest, **caller)).matches
+        assert (f"namespaces/{hidden}/" in str(matches)) is sees
     audit = audit_pb2.ListAuditEntriesRequest(page_size=1000)
     for caller, sees in ((guarded.as_("eve", groups=["readers"]), False), (guarded.as_("ann"), True)):
         entries = (await registry.audit.ListAuditEntries(audit, **caller)).entries

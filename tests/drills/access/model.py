@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 NONE, READER, WRITER, MAINTAINER, OWNER = range(5)
 #: Seconds until a change holds for calls that do not name its revision.
@@ -49,6 +49,14 @@ class Rule:
         return max([role for member, role in self.roles.items() if member in is_member], default=NONE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    ended: float
+    above: Rule
+    rules: dict[str, Rule]
+    gone: dict[str, Rule]
+
+
 class Model:
     """
     All policies: what they are, and what they were lately.
@@ -63,20 +71,20 @@ class Model:
         self.rules: dict[str, Rule] = {"default": Rule()}
         #: Of namespaces that were deleted: what happened there is still in the log of changes and in the audit log.
         self.gone: dict[str, Rule] = {}
-        self._past: list[tuple[float, Rule, dict[str, Rule], dict[str, Rule]]] = []
+        self._past: list[_Past] = []
 
     def changed(self) -> None:
         """
         Record that the current policies are about to be replaced.
         """
-        self._past.append((float("inf"), self.above, dict(self.rules), dict(self.gone)))
+        self._past.append(_Past(float("inf"), self.above, dict(self.rules), dict(self.gone)))
 
     def settled(self) -> None:
         """
         Record that they have been replaced.
         """
         now = time.monotonic()
-        self._past = [(min(now, ended), *rest) for ended, *rest in self._past if ended > now - 10 * BOUND]  # type: ignore[misc]
+        self._past = [replace(each, ended=min(now, each.ended)) for each in self._past if each.ended > now - 10 * BOUND]
 
     def role(self, caller: Caller, namespace: str) -> int:
         """
@@ -88,7 +96,11 @@ class Model:
         """
         The highest role that a caller had in a namespace from shortly before *since* on.
         """
-        past = [_role(caller, namespace, *rest) for ended, *rest in self._past if ended > since - BOUND]
+        past = [
+            _role(caller, namespace, each.above, each.rules, each.gone)
+            for each in self._past
+            if each.ended > since - BOUND
+        ]
         return max([self.role(caller, namespace), *past])
 
 

@@ -209,6 +209,9 @@ class World:
         )
         for method in ("UpdateCard", "RecordEvaluations"):
             await self.write(method, found[method])
+        async with self._registry.owner() as connection:
+            # There is no asset service that would pin it.
+            await connection.execute("UPDATE versions SET state = 'READY' WHERE state = 'PENDING'")
         return namespace
 
     async def delete(self, namespace: str) -> None:
@@ -524,6 +527,26 @@ class Course:
                 await self.world.read(caller, dice.choice(sorted(ACROSS)), "", fresh=fresh, cached=cached)
             else:
                 await self.world.read(caller, dice.choice(sorted(ABOUT_ONE)), place, fresh=fresh, cached=cached)
+
+
+@pytest.mark.parametrize("late", ["cache", "registry"])
+async def test_a_revision_is_decided_by_its_policies(world: World, late: str) -> None:
+    """
+    While policies arrive late, a caller that names the revision of a revocation gets nothing of what was revoked,
+    though it is cached.
+    """
+    place, bob = await world.create(), CALLERS[1]
+    await world.set_policy(place, Rule({"user:bob": READER}, private=True))
+    await world.read(bob, "GetModel", place, fresh=True, cached=True)
+    await world.read(bob, "GetModel", place, fresh=True, cached=True)
+    world.held.add(late)
+    try:
+        await world.set_policy(place, Rule({}, private=True))
+        for cached in (True, False):
+            await world.read(bob, "GetModel", place, fresh=True, cached=cached)
+    finally:
+        world.held.discard(late)
+        world.faulted = time.monotonic()
 
 
 FAULTS = ("", "cache", "registry", "restart cache", "restart registry")

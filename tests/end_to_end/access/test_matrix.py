@@ -358,13 +358,12 @@ class Grounds:
     stack: Stack
     issuer: Issuer
 
-    def token(self, caller: cells.Caller, **claims: object) -> str:
+    def token(self, caller: cells.Caller) -> str:
         """
         A token with all scopes that a policy can restrict.
         """
-        return self.issuer.mint(
-            "admin" if caller.admin else "registry.read registry.write", sub=caller.subject, **claims
-        )
+        scope = "admin" if caller.admin else "registry.read registry.write"
+        return self.issuer.mint(scope, sub=caller.subject)
 
     def target(self, way: str) -> str:
         """
@@ -374,9 +373,9 @@ class Grounds:
         return self.stack.gateway if way == "gateway" else f"{host}:{port}"
 
 
-def policy(name: str, *, private: bool = False, **roles: str) -> policies_pb2.SetPolicyRequest:
+def policy(name: str, roles: Mapping[str, str], *, private: bool = False) -> policies_pb2.SetPolicyRequest:
     """
-    A request to set a policy, with members separated by spaces.
+    A request to set a policy: roles with their members, separated by spaces.
     """
     bindings_ = [
         policies_pb2.Policy.Binding(
@@ -400,18 +399,20 @@ def grounds(guarded: tuple[Stack, Issuer]) -> Iterator[Grounds]:
                 fill(root, place)
         own = {role: f"user:{role}" for role in cells.ROLES if named[role].own}
         above = {role: f"user:above-{role}" for role in cells.ROLES if f"above-{role}" in named}
-        root.policies.SetPolicy(policy(f"namespaces/{cells.OWN}/policy", **own))
-        root.policies.SetPolicy(policy(f"namespaces/{cells.OTHER}/policy"))
-        root.policies.SetPolicy(policy(f"namespaces/{cells.PRIVATE}/policy", private=True, maintainer="user:somebody"))
-        root.policies.SetPolicy(policy(f"namespaces/{cells.PUBLIC}/policy", reader="everyone"))
-        revision = root.policies.SetPolicy(policy("policy", **above)).revision
+        root.policies.SetPolicy(policy(f"namespaces/{cells.OWN}/policy", own))
+        root.policies.SetPolicy(policy(f"namespaces/{cells.OTHER}/policy", {}))
+        root.policies.SetPolicy(
+            policy(f"namespaces/{cells.PRIVATE}/policy", {"maintainer": "user:somebody"}, private=True)
+        )
+        root.policies.SetPolicy(policy(f"namespaces/{cells.PUBLIC}/policy", {"reader": "everyone"}))
+        revision = root.policies.SetPolicy(policy("policy", above)).revision
         for channel in (root, modelyard.connect(found.target("service"), found.token(cells.ADMIN))):
             channel.models.GetModel(
                 models_pb2.GetModelRequest(name=f"namespaces/{cells.OWN}/models/m"),
-                metadata=[("x-min-revision", str(revision))],
+                metadata=(("x-min-revision", str(revision)),),
             )
         yield found
-        root.policies.SetPolicy(policy("policy", maintainer="everyone"))
+        root.policies.SetPolicy(policy("policy", {"maintainer": "everyone"}))
 
 
 def fill(root: modelyard.Client, place: str) -> None:
@@ -424,7 +425,7 @@ def fill(root: modelyard.Client, place: str) -> None:
     for _ in range(2):
         made = root.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=model))
         root.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=made.name))
-    known = requests(place)
+    known: Mapping[str, Any] = requests(place)
     root.models.CreateModel(known["CreateModel"])
     root.imports.ImportModels(iter([known["ImportModels"]]))
     root.aliases.MoveAliases(known["MoveAliases"])
