@@ -18,7 +18,7 @@ TESTERS ?= 3
 # Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test quick demo lint types imports stubs unit load-generator protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean
+.PHONY: help run test quick demo lint types imports stubs unit load-generator protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-access-properties bench-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,6 +133,9 @@ bench-seen: $(READY) tools ## Compare client-side latency with the server's hist
 bench-interceptors: $(READY) ## Measure the CPU time of a call in Python: host, interceptors, token (ROUNDS=7 CALLS=20000)
 	@$(BIN)/python -m bench.inproc
 
+bench-access: $(READY) tools ## Measure access by namespace: a cached get, a decision, and how soon a revocation holds (ROUNDS=5 SECONDS=2)
+	@$(BIN)/python -m bench.access
+
 bench-peers: $(READY) tools ## Compare with MLflow, with a baseline, and host with host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
 	@$(BIN)/python -m bench.peers
 
@@ -170,6 +173,10 @@ mutants: $(READY) ## Mutation tests: break the code in more than fifty ways; a t
 
 check-access: $(READY) ## Call every RPC with missing, expired, foreign, invalid and valid tokens, at the gateway and at the services
 	@$(BIN)/pytest --quiet tests/end_to_end/access gateway/tests/test_access.py services/chassis/tests/test_access.py
+
+check-access-properties: $(READY) ## Check reads against a model of policies under random changes and faults (SECONDS=600 SEED=…)
+	@MODELYARD_CHECK_ACCESS_SECONDS=$(or $(SECONDS),600) MODELYARD_CHECK_SEED=$(SEED) MODELYARD_CHECK_EXAMPLE_SHARE=5 \
+	  $(BIN)/pytest --quiet --capture=no --timeout 7200 tests/drills/access
 
 deploy-check: $(READY) ## Check overlays, image and Terraform: builds, schemas of three Kubernetes versions, policies (part of `make test`)
 	@$(BIN)/python -m deploy.checks

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import tools
@@ -32,6 +32,7 @@ class Load:
         seconds: how long.
         concurrency: calls in flight.
         connections: HTTP/2 connections that they share.
+        metadata: of each call.
     """
 
     call: str
@@ -41,6 +42,7 @@ class Load:
     seconds: float
     concurrency: int = 64
     connections: int = 8
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def _config(load: Load) -> dict[str, object]:
         "call": load.call,
         "host": load.address,
         "data": load.data,
+        "metadata": dict(load.metadata),
         "concurrency": load.concurrency,
         "connections": load.connections,
         "duration": f"{load.seconds}s",

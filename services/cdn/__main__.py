@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from modelyard.cdn.v1.assets_pb2_grpc import add_AssetServiceServicer_to_server
 from modelyard.cdn.v1.changes_pb2_grpc import add_ChangeServiceServicer_to_server
@@ -33,6 +33,7 @@ from services.cdn.store.uploads.completion import UploadCompleter
 from services.cdn.store.uploads.sessions import UploadSessions
 from services.chassis.access.policies import Policies
 from services.chassis.clients.channels import Peer
+from services.chassis.errors import Unavailable
 from services.chassis.serving.server import Server, main
 from services.chassis.settings import load
 from services.ledger.metrics import DatabaseMetrics
@@ -44,7 +45,6 @@ from services.ledger.store.database import check_schema, connector, open_databas
 from services.ledger.store.writer import Writer
 
 # How long the policies may delay readiness.
-_POLICIES_SECONDS = 5.0
 
 
 @asynccontextmanager
@@ -83,7 +83,8 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
             follower = PolicyFollower(lambda: next(turns).channel(), settings.service_token(), policies)
             await stack.enter_async_context(follower.following())
             # Ready without the registry, after a while: calls that need a decision are refused until it answers.
-            await policies.reach(1, _POLICIES_SECONDS)
+            with suppress(Unavailable):
+                await policies.reach(1)
         records, pins, rights = Records(database), Pins(database, settings.owner_quota), Rights(policies)
         assets = await stack.enter_async_context(
             open_assets(bucket, records, settings.limits(), settings.s3_public_endpoint)

@@ -10,7 +10,7 @@ from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import scopes, services
 
 SCOPES = {
-    *("registry.read", "registry.write"),
+    *("registry.read", "registry.write", "registry.follow"),
     *("assets.read", "assets.write", "assets.sign", "assets.pin"),
     "static.write",
     *("cache.read", "cache.write", "cache.admin"),

@@ -86,7 +86,7 @@ class ReadThrough:
         view: View | None = ALIKE
         if self._visibility is not None and (caller := identity()) is not None:
             try:
-                view = self._visibility.of(caller, request)
+                view = self._visibility.of(caller, request, options.minimum)
             except Unavailable:
                 view = None
         if view is None:

@@ -16,7 +16,7 @@ from services.chassis.access.identity import Identity
 from services.chassis.access.policies import Policies
 from services.chassis.access.requests import places
 from services.chassis.access.roles import PERMISSIONS, Role
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument, Unavailable
 from services.chassis.interceptors.permissions import HIDDEN, VISIBLE
 
 _MOST_REMEMBERED = 10_000
@@ -59,7 +59,7 @@ class AssetVisibility:
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
 
-    def of(self, caller: Identity, _request: bytes) -> View | None:
+    def of(self, caller: Identity, _request: bytes, _minimum: int = 0) -> View | None:
         """
         The view of a caller; None where the origin has to decide.
 
@@ -92,17 +92,20 @@ class Visibility:
         self._policies = policies
         self._namespaces: dict[bytes, tuple[str, ...]] = {}
 
-    def of(self, caller: Identity, request: bytes) -> View:
+    def of(self, caller: Identity, request: bytes, minimum: int = 0) -> View:
         """
         The view of a caller.
 
         Args:
             request: serialized.
+            minimum: the revision that the caller has seen: a permission may have been revoked with it.
 
         Raises:
             InvalidArgument: the request does not parse, or a field does not name a resource.
-            Unavailable: the policies may be out of date (POLICY_STALE).
+            Unavailable: the policies may be out of date, or are older than *minimum* (POLICY_STALE).
         """
+        if minimum > self._policies.applied:
+            raise Unavailable("POLICY_STALE", "the policies are older than the revision that the caller has seen")
         namespaces = self._namespaces.get(request)
         if namespaces is None:
             namespaces = self._parse(request)

@@ -146,11 +146,17 @@ class Policies:
             self._news.set()
             self._news = asyncio.Event()
 
-    async def reach(self, revision: int, within: float) -> None:
+    async def reach(self, revision: int) -> None:
         """
-        Wait until the policies are those of a revision, but not for longer than *within* seconds: it may be made up.
+        Wait until the policies are those of a revision, or it is certain that it does not exist: all that was committed
+        before the call is known.
+
+        Raises:
+            Unavailable: neither within the bound (POLICY_STALE).
         """
-        await self._until(lambda: self.applied >= revision, within)
+        began = self._clock()
+        if not await self._until(lambda: self.applied >= revision or self._heard >= began, self._bound):
+            raise _stale()
 
     async def settle(self, token_hash: bytes, within: float) -> bool:
         """
@@ -192,9 +198,7 @@ class Policies:
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
         if self._clock() - self._heard > self._bound:
-            raise Unavailable(
-                "POLICY_STALE", "who may do this cannot be decided: the policies may be out of date", retry_after=1.0
-            )
+            raise _stale()
 
     def role(self, identity: Identity, namespace: str) -> Role:
         """
@@ -281,6 +285,11 @@ class _Decisions:
         self.version = version
         self.roles: dict[str, Role] = {}
         self.readable: dict[str, Readable] = {}
+
+
+def _stale() -> Unavailable:
+    message = "who may do this cannot be decided: the policies may be out of date"
+    return Unavailable("POLICY_STALE", message, retry_after=1.0)
 
 
 _NONE = Bindings()

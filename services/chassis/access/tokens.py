@@ -22,7 +22,6 @@ _MOST_REMEMBERED = 10_000
 _MOST_TOKEN = 8192
 # Seconds until all that was committed before a call is known. Heartbeats come twice a second, and each hop may add one.
 _PATIENCE = 2.0
-_MIN_REVISION_PATIENCE = 0.5
 # Calls that may wait for it: anybody can make up tokens.
 _MOST_WAITING = 1000
 
@@ -147,7 +146,7 @@ class Verifier:
         Wait until the API tokens are those of a revision, but not for long: it may be made up.
         """
         if self._policies is not None and revision > self._policies.applied:
-            await self._policies.reach(revision, _MIN_REVISION_PATIENCE)
+            await self._policies.reach(revision)
 
     def _find(self, token: str) -> Identity:
         policies = self._policies

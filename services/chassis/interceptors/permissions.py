@@ -27,8 +27,6 @@ FOLLOWER: Final = "x-modelyard-follower"
 VISIBLE: Final = "visible"
 HIDDEN: Final = "hidden"
 _MIN_REVISION = "x-min-revision"
-# Seconds until a revision that a caller has seen is applied; it may be made up.
-_PATIENCE = 0.5
 _MOST_REQUEST_ID = 128
 
 
@@ -119,11 +117,14 @@ class _Guard:
 
     async def reach(self, context: Context) -> None:
         """
-        Wait until the policies are those of the revision that the caller has seen.
+        Wait until the policies are those of the revision that the caller has seen, if that exists.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
         """
         for key, value in context.invocation_metadata() or ():
             if key == _MIN_REVISION and str(value).isdecimal() and int(value) > self._policies.applied:
-                await self._policies.reach(int(value), _PATIENCE)
+                await self._policies.reach(int(value))
 
     def missing(self, request: Any, hidden: Mapping[str, str]) -> Any:
         """
@@ -206,6 +207,8 @@ def _both_streams(guard: _Guard, proceed: Any) -> Any:
     async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         caller = identity()
         hidden: dict[str, str] = {}
+        if caller is not None:
+            await guard.reach(context)
 
         async def checked() -> AsyncGenerator[Any, None]:
             async for request in requests:

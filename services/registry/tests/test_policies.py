@@ -7,14 +7,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from modelyard.access.v1 import access_pb2
 from modelyard.changes.v1 import changes_pb2
 from modelyard.contracts import permissions, services
 from modelyard.registry.v1 import (
@@ -245,6 +248,11 @@ async def hidden(guarded: Guarded) -> str:
     for _ in range(2):
         made = await guarded.registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=model), **ann)
         await guarded.registry.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=made.name), **ann)
+    draft = versions_pb2.Version(artifacts=[versions_pb2.Artifact(path="w", sha256=SHA, size_bytes=1)])
+    await guarded.registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=model, version=draft), **ann)
+    async with guarded.registry.owner() as connection:
+        # There is no asset service that would pin it.
+        await connection.execute("UPDATE versions SET state = 'READY' WHERE state = 'PENDING'")
     for name in ("MoveAliases", "UpdateCard", "RecordEvaluations", "CreateDeployment"):
         assert not isinstance(found_ := await ask(guarded, name, found[name], **ann), Failure), found_
     await guarded.set_policy("namespaces/hidden/policy", private=True, owner="user:ann", reader="group:readers")
@@ -293,6 +301,9 @@ async def test_lists_show_only_what_may_be_read(guarded: Guarded, hidden: str) -
                 break
         watch.cancel()
         assert any(each.startswith(f"namespaces/{hidden}/models/") for each in told) is sees
+        with_digest = versions_pb2.FindVersionsRequest(parent="namespaces/-", sha256=SHA)
+        matches = (await registry.versions.FindVersions(with_digest, **caller)).matches
+        assert (f"namespaces/{hidden}/" in str(matches)) is sees
     audit = audit_pb2.ListAuditEntriesRequest(page_size=1000)
     for caller, sees in ((guarded.as_("eve", groups=["readers"]), False), (guarded.as_("ann"), True)):
         entries = (await registry.audit.ListAuditEntries(audit, **caller)).entries
@@ -300,19 +311,58 @@ async def test_lists_show_only_what_may_be_read(guarded: Guarded, hidden: str) -
         assert all(each.resource.startswith(f"namespaces/{hidden}") for each in entries)
 
 
+def released_scopes() -> dict[str, str]:
+    """
+    The scope that each RPC of the registry needed in the last release, by its name.
+    """
+    file = Path(__file__).resolve().parents[3] / "protos" / "released.binpb"
+    found = descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes())
+    return {
+        method.name: method.options.Extensions[access_pb2.scope]
+        for each in found.file
+        if each.package == "modelyard.registry.v1"
+        for service in each.service
+        for method in service.method
+    }
+
+
 async def test_nothing_changes_for_anybody(guarded: Guarded) -> None:
     """
-    By the policy that the migration makes, a token may do in every namespace what its scopes allow, but for what
-    needed `admin`.
+    By the policy that the migration makes, a token may do in every namespace what its scopes allow: of the RPCs of the
+    last release, a token with the registry's scopes is denied those that needed `admin`, and no other.
     """
-    registry, bob = guarded.registry, guarded.as_("bob")
-    await registry.models.CreateModel(models_pb2.CreateModelRequest(parent="namespaces/default", model_id="b"), **bob)
-    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name="namespaces/default/models/b"), **bob)
-    with Failing() as failed:
-        await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name="namespaces/default/models/b"), **bob)
-    assert failed.code is grpc.StatusCode.PERMISSION_DENIED
-    root = guarded.as_("root", "admin")
-    await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name="namespaces/default/models/b"), **root)
+    await guarded.namespace("before")
+    before, bob = released_scopes(), guarded.as_("bob")
+    assert {"registry.read", "registry.write", "admin"} <= set(before.values())
+    denied = set()
+    for name in set(ABOUT_ONE) & before.keys():
+        found = await ask(guarded, name, requests("before")[name], **bob)
+        if isinstance(found, Failure) and found.code is grpc.StatusCode.PERMISSION_DENIED:
+            denied.add(name)
+    assert denied == {name for name in ABOUT_ONE if before.get(name) == "admin"}
+
+
+@pytest.mark.xfail(strict=True, reason="a policy is deleted with its namespace, and the log of changes is not")
+async def test_a_deleted_namespace_stays_hidden(guarded: Guarded) -> None:
+    """
+    What happened in a private namespace is not told to strangers once it has been deleted.
+    """
+    await guarded.namespace("burned", "ann")
+    await guarded.set_policy("namespaces/burned/policy", private=True, owner="user:ann")
+    registry, ann = guarded.registry, guarded.as_("ann")
+    model = models_pb2.CreateModelRequest(parent="namespaces/burned", model_id="unannounced")
+    name = (await registry.models.CreateModel(model, **ann)).name
+    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name), **ann)
+    await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name), **ann)
+    await registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name="namespaces/burned"), **ann)
+    watch = registry.changes.WatchChanges(changes_pb2.WatchChangesRequest(start_revision=1), **guarded.as_("stranger"))
+    told: set[str] = set()
+    async for event in watch:
+        told.update(change.resource for change in event.revision.changes)
+        if event.heartbeat.HasField("current_until"):
+            break
+    watch.cancel()
+    assert name not in told
 
 
 async def test_who_creates_a_namespace_owns_it(guarded: Guarded) -> None:

@@ -1,0 +1,72 @@
+"""
+Decisions from the policies in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from services.chassis.access.identity import Identity
+from services.chassis.access.policies import Bindings, Policies
+from services.chassis.access.roles import Role
+from services.chassis.errors import Unavailable
+
+ANN = Identity("ann", frozenset(), float("inf"))
+READER = Bindings({"user:ann": Role.READER}, private=True)
+
+
+def known(clock: Callable[[], float]) -> Policies:
+    """
+    Policies that are current at zero.
+    """
+    found = Policies(bound=2.0, clock=clock)
+    found.apply({"cats": READER}, complete=True)
+    found.heard(1, 0.0)
+    return found
+
+
+def test_nothing_is_decided_by_what_is_too_old() -> None:
+    """
+    Policies of which nothing was heard for longer than the bound decide nothing, whether or not they did before.
+    """
+    now = 0.0
+    policies = known(lambda: now)
+    assert policies.may(ANN, "models.read", "cats")
+    now = 2.1
+    for decide in (lambda: policies.may(ANN, "models.read", "cats"), lambda: policies.readable(ANN)):
+        with pytest.raises(Unavailable):
+            decide()
+    policies.heard(1, 2.0)
+    assert policies.may(ANN, "models.read", "cats")
+
+
+def test_decisions_are_forgotten_with_a_change() -> None:
+    """
+    What was decided about a token before a policy changed does not hold after it.
+    """
+    policies = known(lambda: 0.0)
+    assert "cats" in policies.readable(ANN)
+    assert policies.role(ANN, "cats") is Role.READER
+    policies.apply({"cats": Bindings(private=True)})
+    assert policies.role(ANN, "cats") is Role.NONE
+    assert "cats" not in policies.readable(ANN)
+
+
+async def test_a_revision_is_waited_for() -> None:
+    """
+    A caller that has seen a revision waits for its policies, or until it is certain that there is no such revision;
+    when neither is known within the bound, nothing is decided.
+    """
+    policies = Policies(bound=0.05, clock=lambda: 5.0)
+    policies.heard(1, 4.0)
+    with pytest.raises(Unavailable):
+        await policies.reach(2)
+    for applied, at in ((2, 4.0), (2, 5.0)):
+        waiting = asyncio.ensure_future(policies.reach(2 if at < 5.0 else 1_000_000))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        policies.heard(applied, at)
+        await waiting

@@ -1,0 +1,3 @@
+"""
+Drill: policies, memberships and revocations against a reference model.
+"""
