@@ -25,7 +25,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
-from gateway import access, access_log, bodies, browsers, limits, site, tls, tls_options
+from gateway import access, access_log, bodies, browsers, draining, limits, site, tls, tls_options
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
@@ -85,6 +85,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
     """
     values: dict[str, object] = {
         "ADMIN": str(addresses.admin),
+        "DRAINING": str(draining.file(addresses.admin)),
         "OPERATIONS": [{"host": at[0], "port": at[1]} for at in [addresses.operations] if at],
         "LISTEN_HOST": addresses.listen[0],
         "LISTEN_PORT": addresses.listen[1],

@@ -76,10 +76,10 @@ async def test_sigterm_without_warning(host: Probe, tmp_path: Path) -> None:
     assert last["started"] == last["finished"] > 0
 
 
-async def test_idle_connections_are_told(host_name: str, tmp_path: Path) -> None:
+async def test_idle_connections_receive_goaway(host_name: str, tmp_path: Path) -> None:
     """
-    SIGTERM without a delay: a connection without a call is told that no further calls are wanted (GOAWAY) before it is
-    closed, and a call that was under way by then is served. The last GOAWAY says so.
+    SIGTERM without a delay: a connection without a call receives GOAWAY before it is closed. On the Envoy host a call
+    that was under way by then is served, and the last GOAWAY has its number.
     """
     async with running(host_name, tmp_path) as leaving, Wire.open(leaving.port) as wire:
         assert (await wire.call(path("Unary"), message(b""))).status == OK
