@@ -51,31 +51,13 @@ buf: $(READY)
 	@$(BIN)/buf lint $(IMAGE) --path modelyard
 	@$(BIN)/buf breaking $(IMAGE) --against protos/released.binpb --path modelyard
 
-# What fails runs once more with nothing beside it, which tells an overloaded machine from a bug; both runs are shown. To be removed
-# when ten runs in a row have passed without it.
-AGAIN = { echo "Once more, by themselves:"; \
-	  $(BIN)/pytest -rA --no-header --tb=short --last-failed --last-failed-no-failures none $(ARGS); }
-# A process that ran tests and died leaves tests that nobody runs (conftest.py: exit code 2): all of them run again. It is not
-# replaced, since pytest-xdist may then wait for ever.
-PARALLEL = $(BIN)/pytest --quiet -n $(TESTERS) --no-loadscope-reorder --max-worker-restart=0 -m "not alone" $(ARGS)
-ALONE = $(BIN)/pytest --quiet -m alone $(ARGS)
-
-# Exit code 5 (no test was selected) is no failure, 1 (tests failed) is one if they fail again.
-JUDGE = case $$code in 0|5) ;; 1) $(AGAIN) || status=1 ;; *) status=1 ;; esac
-
 # Building ghz takes longer than many tests; without it, and without Go to build it, those that need it are skipped.
 load-generator: $(READY)
 	-@$(BIN)/python -m bench.tools
 
-# The second part has the machine to itself. Both run.
+# A worker process that dies fails the run (conftest.py) and is not replaced: pytest-xdist may then wait for ever.
 unit: $(READY) load-generator ## Run the tests only: make unit ARGS="services/cache -k near"
-	@status=0; \
-	  $(PARALLEL); code=$$?; \
-	  [ $$code -ne 2 ] || { echo "A process that ran tests died: all of them once more"; $(PARALLEL); code=$$?; }; \
-	  $(JUDGE); \
-	  $(ALONE); code=$$?; \
-	  $(JUDGE); \
-	  exit $$status
+	@$(BIN)/pytest --quiet -n $(TESTERS) --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 quick: $(READY) lint types imports ## Lint, types, import boundaries, and the tests affected by your changes since the main branch
 	@$(BIN)/python -m tests.affected

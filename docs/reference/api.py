@@ -86,6 +86,7 @@ def rpcs() -> tuple[Rpc, ...]:
     )
 
 
+@cache
 def title(service: ServiceDescriptor) -> str:
     """
     The name of a service; with its package's where two packages have one of that name.
@@ -94,6 +95,7 @@ def title(service: ServiceDescriptor) -> str:
     return service.name if len(several) == 1 else f"{service.name} ({service.file.package})"
 
 
+@cache
 def page_of(service: ServiceDescriptor) -> str:
     """
     The file with a service.

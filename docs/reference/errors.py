@@ -99,7 +99,7 @@ def _classes() -> dict[str, str]:
     defined = [
         (node.name, {getattr(base, "id", "") for base in node.bases})
         for path in sources.files("services")
-        for node in ast.walk(sources.tree(path))
+        for node in sources.nodes(path)
         if isinstance(node, ast.ClassDef)
     ]
     # Once for each level of derivation below those.
@@ -118,7 +118,7 @@ def _constructors(path: Path, statuses: dict[str, str]) -> Iterator[tuple[str, s
     """
     Classes of errors that pass a reason of their own to `super().__init__`.
     """
-    for cls in ast.walk(sources.tree(path)):
+    for cls in sources.nodes(path):
         if isinstance(cls, ast.ClassDef) and cls.name in statuses:
             made = (node for node in ast.walk(cls) if isinstance(node, ast.Call))
             for call in made:
@@ -144,7 +144,7 @@ def _helpers(path: Path, statuses: dict[str, str]) -> dict[str, str]:
     raise one: a call of one makes it.
     """
     found = {}
-    for node in ast.walk(sources.tree(path)):
+    for node in sources.nodes(path):
         if isinstance(node, ast.ClassDef) and node.body and (status := _status_of_instances(node, statuses)):
             found[node.name] = status
         if isinstance(node, ast.FunctionDef) and node.args.args and node.args.args[0].arg == "reason":

@@ -65,11 +65,19 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """
+    All nodes of that tree: several pages go through those of each file.
+    """
+    return tuple(ast.walk(tree(path)))
+
+
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
     """
     The calls in a file with the last part of what is called: `Gauge`, or `of` of `InvalidArgument.of`.
     """
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             yield name, node

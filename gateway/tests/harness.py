@@ -159,7 +159,8 @@ def gateway(
     context: ssl.SSLContext | None = None,
     tokens: Tokens | None = None,
     limits: Limits = USUAL,
-    services: Mapping[str, int] | None = None,
+    services: Mapping[str, int | Sequence[int]] | None = None,
+    drain_seconds: float = 0,
     hosts: Sequence[str] = (),
     access_log: AccessLog = STANDARD_OUTPUT,
 ) -> Iterator[Edge]:
@@ -175,12 +176,16 @@ def gateway(
         limits: rate and resource limits.
         tls: of the listener and to the services.
         context: TLS context of clients.
-        services: the ports of available services.
+        services: the ports of available services; of several instances, all of them.
+        drain_seconds: how long its clients may stay connected when it ends.
         hosts: allowed host names besides localhost.
         access_log: destination and sampling.
     """
     edge = Edge(free_port(), socket_file(state, "admin.sock"), free_port(), context)
-    there = {name: [("127.0.0.1", port)] for name, port in (services or {}).items()}
+    there = {
+        name: [("127.0.0.1", port) for port in ([ports] if isinstance(ports, int) else ports)]
+        for name, ports in (services or {}).items()
+    }
     addresses = Addresses(
         listen=("127.0.0.1", edge.port),
         admin=edge.admin,
@@ -203,7 +208,7 @@ def gateway(
 
     state.mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(state / "log")
-    part = suite.gateway(state, addresses, ready, environment or s3.environment)
+    part = suite.gateway(state, addresses, ready, environment or s3.environment, drain_seconds)
     try:
         supervisor.start([replace(part, needs=())])
         yield edge

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from services.chassis.access import AccessMode
 AUTHORITIES = Path(botocore.__file__).with_name("cacert.pem")
 ADDRESSES = Addresses(
     listen=("127.0.0.1", 18080),
-    admin=Path("/tmp/modelyard-test/admin.sock"),  # noqa: S108 - nobody opens it
+    # Nobody opens it. Envoy wants its folder to exist.
+    admin=Path(tempfile.gettempdir(), "admin.sock"),
     registry=[("127.0.0.1", 1001), ("127.0.0.1", 1002)],
     cache=[("cache", 1003)],
     cdn=[("cdn", 1004)],

@@ -44,8 +44,6 @@ from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import check_schema, connector, open_database
 from services.ledger.store.writer import Writer
 
-# How long the policies may delay readiness.
-
 
 @asynccontextmanager
 async def compose(server: Server) -> AsyncIterator[None]:

@@ -68,7 +68,7 @@ class DatabaseMetrics(Collector):
     def _replicas(self) -> Iterator[Metric]:
         serving = GaugeMetricFamily(f"{_REPLICA}_serving", "1 while reads may go to it.", labels=["server"])
         applied = GaugeMetricFamily(f"{_REPLICA}_revision", "The revision that it has applied.", labels=["server"])
-        lag = GaugeMetricFamily(f"{_REPLICA}_lag_seconds", "How far it is behind the primary.", labels=["server"])
+        lag = GaugeMetricFamily(f"{_REPLICA}_lag_seconds", "How far it may be behind the primary.", labels=["server"])
         for replica in self._database.replicas.all:
             name = [replica.server.name]
             serving.add_metric(name, replica.serving)

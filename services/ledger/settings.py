@@ -72,7 +72,7 @@ class LedgerSettings(CommonSettings):
         "MODELYARD_DATABASE_REPLICA_LAG_SECONDS",
         seconds(0, 3600),
         default=5.0,
-        help="how far a replica may be behind and still answer reads",
+        help="how far a replica may be behind and still answer reads, with the time since it was last looked at",
     )
     slow_query: float = setting(
         "MODELYARD_SLOW_QUERY_SECONDS",

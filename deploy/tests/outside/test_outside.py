@@ -31,7 +31,8 @@ from examples.demo import Demo
 from modelyard.registry.v1 import models_pb2
 from tests.drills.rolling.load import Load
 
-pytestmark = pytest.mark.alone
+# Two of everything, and all that they need, start beside other tests.
+pytestmark = [pytest.mark.own_suite, pytest.mark.drill, pytest.mark.timeout(400)]
 SECONDS = float(os.environ.get("MODELYARD_DRILL_DEPLOY_SECONDS", "0"))
 RATE = float(os.environ.get("MODELYARD_DRILL_DEPLOY_RATE", "60"))
 #: In the long form as the overlay has it: 5 s, and `minReadySeconds` of a Deployment.

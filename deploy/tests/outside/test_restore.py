@@ -32,7 +32,8 @@ from services.ledger.migrate import AHEAD
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-pytestmark = pytest.mark.alone
+# Two of everything, and all that they need, start beside other tests.
+pytestmark = [pytest.mark.own_suite, pytest.mark.drill, pytest.mark.timeout(400)]
 DEPLOY = Path(__file__).resolve().parents[2]
 PARENT = "namespaces/default"
 DEMO = f"{PARENT}/models/silero-vad"

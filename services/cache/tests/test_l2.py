@@ -40,3 +40,16 @@ async def test_an_older_answer_replaces_no_newer_one(shared: L2Cache) -> None:
         found = await shared.get(KEY)
         assert found is not None
         assert (found.revision, found.value) == (there, f"as of {there}".encode())
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 50])
+def test_a_value_that_says_it_is_too_large_is_none(size: int) -> None:
+    """
+    What declares more bytes than a value may have is not decompressed, let alone given the memory that it asks for.
+    """
+    compression = Compression(Method.ZSTD, 10_000)
+    value = bytes(10_000)
+    assert compression.unpack(compression.pack(value)) == value
+    # RFC 8878, section 3.1.1: a frame of one segment, whose size has eight bytes, and an empty last block.
+    assert compression.unpack(b"z\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little") + b"\x01\x00\x00") is None
+    assert compression.unpack(Compression(Method.ZSTD, size).pack(bytes(20_000))) is None

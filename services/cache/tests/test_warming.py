@@ -135,12 +135,14 @@ async def test_compressed_answers_are_read_by_other_processes(target: str, store
         async with running(target, store, MODELYARD_CACHE_COMPRESSION=method) as cache:
             await admin(cache).Flush(pb.FlushRequest(shared=True))
             await cache.warm(f"{NAME}-large")
-            await asyncio.sleep(0.1)
             with store.client() as client:
-                (key,) = list(client.scan_iter(match=b"modelyard:r:*"))
+                async with asyncio.timeout(30):
+                    while not (keys := list(client.scan_iter(match=b"modelyard:r:*"))):
+                        await asyncio.sleep(0.02)
+                (key,) = keys
                 assert (client.strlen(key) < 5_000) is (method != "none")
         async with running(target, store) as cache:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not (await admin(cache).GetStatus(pb.GetStatusRequest())).streams[0].connected:
                     await asyncio.sleep(0.02)
             assert (await cache.read(f"{NAME}-large")).cache in ("shared", "near")

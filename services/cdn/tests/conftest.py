@@ -80,6 +80,16 @@ class Store:
         found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return [each["Key"] for each in found if each["Key"].startswith(of)]
 
+    def parts(self, key: str) -> int:
+        """
+        The number of stored parts of the open multipart uploads of a key. One proves that the service knows the id of
+        its upload: only maintenance aborts an upload whose id was lost with the response of S3 (test_sweeping.py).
+        """
+        found = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
+        ids = [each["UploadId"] for each in found if each["Key"] == key]
+        listed = (self.client.list_parts(Bucket=self.bucket, Key=key, UploadId=each) for each in ids)
+        return sum(len(each.get("Parts", [])) for each in listed)
+
     async def no_open_uploads(self, of: str | tuple[str, ...], patience: float = 10) -> None:
         """
         Fails unless no multipart upload with this prefix is open within *patience* seconds.

@@ -5,6 +5,7 @@ S3 becomes unavailable and recovers: fast failures with clear errors, and no res
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Iterator
 
@@ -51,15 +52,19 @@ async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
     An upload that loses S3 is UNAVAILABLE without waiting for the rest of the stream, and its multipart upload is
     aborted once S3 is back.
     """
-    data = some_bytes(32 * MIB)
+    data = some_bytes(48 * MIB)
     loop = asyncio.get_running_loop()
+    over = threading.Event()
 
     def messages() -> Iterator[pb.UploadRequest]:
         yield header(data)
         for place, message in enumerate(chunks(data)):
             if place == 10:
+                while not cdn.store.parts(f"assets/{digest(data)}"):
+                    time.sleep(0.05)
                 asyncio.run_coroutine_threadsafe(cdn.link.down(), loop).result()
-            time.sleep(0.01)
+            if place == 40:
+                over.wait(60)
             yield message
 
     def call() -> object:
@@ -73,6 +78,7 @@ async def test_s3_goes_away_in_the_middle_of_an_upload(cdn: Cdn) -> None:
             await asyncio.to_thread(call)
         assert failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
     finally:
+        over.set()
         await cdn.link.up()
     assert not cdn.store.has(digest(data))
     await cdn.store.no_open_uploads(f"assets/{digest(data)}", patience=30)

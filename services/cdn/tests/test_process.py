@@ -80,7 +80,7 @@ async def test_s3_holds_the_client_back(cdn: Cdn) -> None:
     """
     Backpressure: while S3 accepts nothing, the service accepts only a few parts from the client.
     """
-    sent, under_way, never = 0, asyncio.Event(), digest(some_bytes(8))
+    sent, hanging, never = 0, asyncio.Event(), digest(some_bytes(8))
 
     async def messages() -> AsyncIterator[pb.UploadRequest]:
         nonlocal sent
@@ -89,11 +89,14 @@ async def test_s3_holds_the_client_back(cdn: Cdn) -> None:
             yield chunk(offset, bytes(MIB))
             sent += 1
             if sent == 10:
-                under_way.set()
+                await hanging.wait()
 
     call = cdn.stub.Upload(messages(), timeout=60)
-    await under_way.wait()
+    async with asyncio.timeout(30):
+        while not cdn.store.parts(f"assets/{never}"):
+            await asyncio.sleep(0.05)
     cdn.link.hang()
+    hanging.set()
     try:
         before = -1
         while before != sent:

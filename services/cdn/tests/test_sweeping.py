@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from services.cdn.store.uploads.sessions import UploadLimits, UploadSessions
 from services.cdn.tests.calls import chunks, digest, download, header, some_bytes
 from services.cdn.tests.conftest import Cdn, Store, World, serving_here
 from services.cdn.tests.uploading import PART, Client
-from services.chassis.errors import PermissionDenied
+from services.chassis.errors import PermissionDenied, Unavailable
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import DatabaseSettings, open_database
 from services.ledger.store.writer import Writer
@@ -119,6 +119,31 @@ async def test_what_belongs_to_nothing(yard: Yard) -> None:
     assert (len(yard.store.open_uploads()), yard.store.keys("")) == (4, [staged])
     await yard.maintenance(_ANY_AGE).run_once()
     assert (yard.store.open_uploads(), yard.store.keys("")) == ([upload.key], [])
+
+
+async def test_an_upload_whose_id_was_lost(yard: Yard, world: World) -> None:
+    """
+    A multipart upload that S3 began, and whose id was lost with the response, is aborted once it is old enough.
+    """
+    through_link = replace(world.straight(yard.store.bucket), endpoint=f"http://127.0.0.1:{world.link.port}")
+    bucket, key = Bucket(through_link), f"assets/{digest(b'lost')}"
+    world.link.hang(there=False)
+    try:
+        starting = asyncio.create_task(bucket.start(key, "text/plain"))
+        async with asyncio.timeout(30):
+            while not yard.store.open_uploads(key):
+                await asyncio.sleep(0.02)
+        await world.link.down()
+        with pytest.raises(Unavailable):
+            await starting
+    finally:
+        world.link.release()
+        await world.link.up()
+        await bucket.close()
+    await yard.maintenance(_HOUR).run_once()
+    assert yard.store.open_uploads(key) == [key]
+    await yard.maintenance(_ANY_AGE).run_once()
+    assert yard.store.open_uploads(key) == []
 
 
 async def test_more_than_a_page(yard: Yard) -> None:

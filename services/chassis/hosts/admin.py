@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.chassis.hosts.config import ACTIVE_CALLS, ACTIVE_CONNECTIONS
+from services.chassis.hosts import envoy
+from services.chassis.hosts.config import ACTIVE_CONNECTIONS
 
 
 class Admin:
@@ -23,20 +24,27 @@ class Admin:
 
     async def drain(self) -> None:
         """
-        Accept no new connections, and send GOAWAY with the next response on each connection.
+        Accept no new connections, and send GOAWAY on each connection: with the next response, or once it is idle.
         """
         # In this order: a client that receives GOAWAY reconnects at once, and must not reach this worker again. The
         # graceful form of drain_listeners keeps listening until the drain has ended.
         await self._ask("POST", "/drain_listeners")
         await self._ask("POST", "/healthcheck/fail")
+        self._end_idle_connections()
 
-    async def active(self) -> tuple[int, int]:
+    async def connections(self) -> int:
         """
-        The numbers of active calls and connections.
+        The number of connections.
         """
         text = await self._ask("GET", "/stats?format=text")
         found = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-        return int(found.get(ACTIVE_CALLS, 0)), int(found.get(ACTIVE_CONNECTIONS, 0))
+        return int(found.get(ACTIVE_CONNECTIONS, 0))
+
+    def _end_idle_connections(self) -> None:
+        told = self._path.with_name(envoy.DRAINING)
+        fresh = told.with_suffix(".new")
+        fresh.write_text("1")
+        fresh.replace(told)  # Envoy notices a file that is moved there, and none that is written to
 
     async def _ask(self, verb: str, path: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self._path))

@@ -14,15 +14,16 @@ from services.chassis.settings import Address
 APP = "services.chassis.hosts.entry:app"
 STAT_PREFIX = "modelyard"
 _HEADER_MUTATION = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
-ACTIVE_CALLS = f"http.{STAT_PREFIX}.downstream_rq_active"
 ACTIVE_CONNECTIONS = f"http.{STAT_PREFIX}.downstream_cx_active"
 
 _MIB = 1 << 20
+# Named as what Envoy makes of it: a resource whose use a file tells, between 0 and 1.
+_DRAINING = "envoy.resource_monitors.injected_resource"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
 def envoy_config(
-    listen: Address, admin: str, tls: dict[str, Any] | None = None, connection_age: float = 0
+    listen: Address, admin: str, draining: str, tls: dict[str, Any] | None = None, connection_age: float = 0
 ) -> dict[str, Any]:
     """
     The configuration, ready for `--config-yaml` (JSON is YAML).
@@ -30,6 +31,7 @@ def envoy_config(
     Args:
         listen: where to serve.
         admin: path of the unix socket for Envoy's administration, in a folder that nobody else can enter.
+        draining: path of an existing file beside it, which says "0", and "1" once idle connections are to be closed.
         tls: the transport socket of the listener; None means plain text.
         connection_age: seconds after which a connection is asked to go elsewhere; 0 means never.
     """
@@ -37,10 +39,9 @@ def envoy_config(
         # Without one, Envoy takes no certificates from files that change.
         "node": {"id": "modelyard-worker", "cluster": "modelyard"},
         "admin": {"address": {"pipe": {"path": admin, "mode": 0o600}}},
+        "overload_manager": _overload_manager(draining),
         # Only what the drain reads: a service's metrics are its own (MODELYARD_METRICS).
-        "stats_config": {
-            "stats_matcher": {"inclusion_list": {"patterns": [{"exact": ACTIVE_CALLS}, {"exact": ACTIVE_CONNECTIONS}]}}
-        },
+        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"exact": ACTIVE_CONNECTIONS}]}}},
         # By default Envoy closes a connection once 500 calls have ended on it and most of them were cancelled within a
         # second: a defence for the edge. Here a gateway's connection carries many clients' calls, and when a dependency
         # is slow, short deadlines cancel most of them; closing it would fail the others too.
@@ -58,6 +59,35 @@ def envoy_config(
             ]
         },
         "static_resources": {"listeners": [_listener(listen, tls, connection_age)]},
+    }
+
+
+def _overload_manager(draining: str) -> dict[str, Any]:
+    """
+    Lets a drain end idle connections in order: GOAWAY, `drain_timeout`, a last GOAWAY, the end. Whatever else makes
+    Envoy send GOAWAY waits for a response, and an idle connection that is closed without one loses the call that is on
+    its way.
+    """
+    kind = "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig"
+    scale = "envoy.config.overload.v3.ScaleTimersOverloadActionConfig"
+    return {
+        # How long it may take until the file is noticed.
+        "refresh_interval": "0.1s",
+        "resource_monitors": [
+            {"name": _DRAINING, "typed_config": {"@type": f"type.googleapis.com/{kind}", "filename": draining}}
+        ],
+        "actions": [
+            {
+                "name": "envoy.overload_actions.reduce_timeouts",
+                "triggers": [{"name": _DRAINING, "scaled": {"scaling_threshold": 0.5, "saturation_threshold": 1}}],
+                "typed_config": {
+                    "@type": f"type.googleapis.com/{scale}",
+                    # A connection that is newer than this may not have said a word, and would be closed without one;
+                    # a gateway's first call on it may be under way.
+                    "timer_scale_factors": [{"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": "0.2s"}],
+                },
+            }
+        ],
     }
 
 

@@ -25,11 +25,8 @@ from services.chassis.settings import Address
 
 _log = logging.getLogger(__name__)
 
-# How often a drain looks whether the last call and the last connection are gone.
+# How often a drain looks whether the last connection is gone.
 _LOOK = 0.02
-# GOAWAY goes with a response: connections without calls get none. They are closed after this time, unless their clients
-# close them before. A call that is sent at that moment fails; a drain delay prevents it (docs/rolling.md).
-_IDLE_GRACE = 0.5
 
 
 class Worker:
@@ -95,7 +92,7 @@ class Worker:
         end = loop.time() + server.settings.drain_seconds
         try:
             await self._admin.drain()
-            await self._wait_for_calls(loop.time() + _IDLE_GRACE, end)
+            await self._wait_for_connections(end)
         except Exception as error:  # noqa: BLE001 - whatever it is, the process has to end
             _log.warning("draining without Envoy's help: %s", error, exc_info=not isinstance(error, OSError))
         for call in pulse.calls():
@@ -103,11 +100,12 @@ class Worker:
         await asyncio.sleep(_LOOK)  # for their last bytes to leave
         os.kill(os.getpid(), signal.SIGTERM)
 
-    async def _wait_for_calls(self, idle_until: float, end: float) -> None:
+    async def _wait_for_connections(self, end: float) -> None:
+        # A connection without a call may get one at any time. Envoy closes each after its last GOAWAY, which tells the
+        # client which of its calls were not served.
         loop = asyncio.get_running_loop()
         while loop.time() < end:
-            calls, connections = await self._admin.active()
-            if not calls and (not connections or loop.time() >= idle_until):
+            if not await self._admin.connections():
                 return
             await asyncio.sleep(_LOOK)
 

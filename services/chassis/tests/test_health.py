@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterable
@@ -335,8 +334,8 @@ async def test_liveness_notices_a_blocked_event_loop() -> None:
         async with state.watch_dependencies():
             asking = threading.Timer(0.5, lambda: answers.append(_get(f"http://{address}/livez")))
             asking.start()
-            time.sleep(1.0)  # noqa: ASYNC251 - blocking is the point
-            await asyncio.to_thread(asking.join)
+            # Blocks the event loop until the answer is there.
+            asking.join()
             await eventually(lambda: state.not_alive() == "")
             assert await _got(address, "livez") == (200, "ok")
     ((status, why),) = answers

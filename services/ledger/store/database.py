@@ -228,7 +228,7 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
             stack.push_async_callback(each.pool.close)
         await patiently(primary.pool.open, settings.startup)
         if others:
-            await stack.enter_async_context(replicas.watching(primary))
+            await stack.enter_async_context(replicas.watching(aside))
         yield Database(primary, replicas, aside)
 
 

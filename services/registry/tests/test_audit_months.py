@@ -64,14 +64,14 @@ async def test_what_is_there_becomes_the_first_month(postgres: Postgres) -> None
         await connection.execute(rights.replace("$role", SERVICE_ROLE))
         await connection.execute(MANY)
         before = await connection.fetchval("SELECT relfilenode FROM pg_class WHERE oid = 'audit'::regclass")
-        done = asyncio.Event()
-        written = asyncio.create_task(_write(postgres.url(name, SERVICE_ROLE), done))
-        await asyncio.sleep(0.2)
+        writer = _Writer()
+        writing = asyncio.create_task(writer.run(postgres.url(name, SERVICE_ROLE)))
+        await writer.goes_on(writing)
         await migrate(connection, files)
-        await asyncio.sleep(0.2)
-        done.set()
-        count = await written
-        assert count > 10
+        await writer.goes_on(writing)
+        writer.done.set()
+        await writing
+        count = writer.count
         assert await connection.fetchval("SELECT count(*) FROM audit") == 19_001 + count + 1
         assert await connection.fetchval("SELECT count(*) FROM audit_before") == 19_001 + count + 1
         assert await connection.fetchval("SELECT relfilenode FROM pg_class WHERE relname = 'audit_before'") == before
@@ -81,13 +81,29 @@ async def test_what_is_there_becomes_the_first_month(postgres: Postgres) -> None
         assert await connection.fetchval("SELECT count(*) FROM audit") == 19_001 + count + 1
 
 
-async def _write(url: str, done: asyncio.Event) -> int:
-    count = 0
-    async with connected(url) as service:
-        while not done.is_set():
-            await service.execute(INSERT, 100_000 + count, await service.fetchval("SELECT now()"))
-            count += 1
-    return count
+class _Writer:
+    """
+    Writes entries of the audit one after the other until it is *done*.
+    """
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+        self.count = 0
+
+    async def run(self, url: str) -> None:
+        async with connected(url) as service:
+            while not self.done.is_set():
+                await service.execute(INSERT, 100_000 + self.count, await service.fetchval("SELECT now()"))
+                self.count += 1
+
+    async def goes_on(self, running: asyncio.Task[None]) -> None:
+        """
+        Wait for some more entries.
+        """
+        enough = self.count + 10
+        async with asyncio.timeout(60):
+            while self.count < enough and not running.done():
+                await asyncio.sleep(0.01)
 
 
 async def test_months_come_by_themselves(new_database: Callable[[], str]) -> None:

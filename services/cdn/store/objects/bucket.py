@@ -139,6 +139,10 @@ class Bucket:
     async def start(self, key: str, media_type: str) -> str:
         """
         Create a multipart upload; returns its id.
+
+        Raises:
+            Unavailable: S3 does not answer. It may have created one all the same, whose id is lost, as it may have when
+                this call was repeated: `maintenance.py` aborts it later.
         """
         create = partial(
             self._bulk.client.create_multipart_upload,

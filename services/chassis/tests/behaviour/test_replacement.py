@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 import psutil
 
-from services.chassis.tests.behaviour.client import KINDS, Stub, answers, ask, channel_to, fate, name
-from services.chassis.tests.behaviour.differences import SUDDEN_END
+from services.chassis.tests.behaviour.client import KINDS, Stub, answers, ask, channel_to, fate, name, path
+from services.chassis.tests.behaviour.differences import OK, SUDDEN_END
 from services.chassis.tests.behaviour.probe_process import Probe, running
+from services.chassis.tests.behaviour.wire import Wire, message
 from services.chassis.tests.proto import probe_pb2 as pb
 
 _CALLERS = 32
@@ -73,6 +74,25 @@ async def test_sigterm_without_warning(host: Probe, tmp_path: Path) -> None:
     assert {error.code().name for error in load.failed} <= SUDDEN_END.on(host.host)
     (last,) = [json.loads(line) for line in leaving.log.read_text().splitlines() if "the probe ends" in line]
     assert last["started"] == last["finished"] > 0
+
+
+async def test_idle_connections_receive_goaway(host_name: str, tmp_path: Path) -> None:
+    """
+    SIGTERM without a delay: a connection without a call receives GOAWAY before it is closed. On the Envoy host a call
+    that was under way by then is served, and the last GOAWAY has its number.
+    """
+    async with running(host_name, tmp_path) as leaving, Wire.open(leaving.port) as wire:
+        assert (await wire.call(path("Unary"), message(b""))).status == OK
+        stopping = asyncio.create_task(leaving.stop())
+        assert await wire.goaway() > _CALLERS
+        if host_name == "envoy":
+            late = wire.begin(path("Unary"))
+            wire.data(late, message(b""), end=True)
+            assert (await wire.reply(late)).status == OK
+            assert await wire.goaway() == late
+        await stopping
+        async with asyncio.timeout(10):
+            await wire.closed.wait()
 
 
 async def _replaced(leaving: Probe, staying: Probe, **config: Any) -> Load:

@@ -70,6 +70,7 @@ class Wire:
         self._next = 1
         self._replies: dict[int, Reply] = {}
         self._pongs: asyncio.Queue[bytes] = asyncio.Queue()
+        self._goaways: asyncio.Queue[int] = asyncio.Queue()
         self.closed = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
@@ -183,6 +184,13 @@ class Wire:
         async with asyncio.timeout(10):
             await self._pongs.get()
 
+    async def goaway(self) -> int:
+        """
+        Wait for the next GOAWAY: the last stream that the server will serve.
+        """
+        async with asyncio.timeout(10):
+            return await self._goaways.get()
+
     async def _read(self) -> None:
         try:
             while True:
@@ -202,6 +210,8 @@ class Wire:
             self.frame(SETTINGS, ACK, 0)
         elif kind == PING:
             self._pongs.put_nowait(payload) if flags & ACK else self.frame(PING, ACK, 0, payload)
+        elif kind == GOAWAY:
+            self._goaways.put_nowait(int.from_bytes(payload[:4], "big") & 0x7FFFFFFF)
         elif stream in self._replies:
             self._take_reply(self._replies[stream], kind, flags, stream, payload)
 
