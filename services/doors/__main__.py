@@ -30,7 +30,14 @@ async def compose(server: Server) -> AsyncIterator[None]:
         settings.call_seconds,
     )
     try:
-        doors = Doors(suite, Registry(suite), server.verifier, settings.default_namespace, settings.public_url)
+        doors = Doors(
+            suite=suite,
+            registry=Registry(suite),
+            verifier=server.verifier,
+            namespace=settings.default_namespace,
+            manifest_bytes=settings.manifest_bytes,
+            public_url=settings.public_url,
+        )
         server.health.depends_on("registry", suite.ping)
         server.serve_http("modelyard.doors", application(doors))
         yield

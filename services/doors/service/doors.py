@@ -24,6 +24,7 @@ class Doors:
         registry: reads of it.
         verifier: of tokens; None while access control is off.
         namespace: of names that have none.
+        manifest_bytes: memory for manifests of versions that were read lately.
         public_url: of the gateway as clients see it; None: from the Host header.
     """
 
@@ -31,6 +32,7 @@ class Doors:
     registry: Registry
     verifier: Verifier | None
     namespace: str = "default"
+    manifest_bytes: int = 64 << 20
     public_url: str | None = None
 
     def origin(self, request: Request) -> str:

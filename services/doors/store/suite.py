@@ -179,13 +179,13 @@ def _made(peer: Peer, make: Callable[..., Any], path: str, answer: Any) -> Any:
     return peer.made(make, path, answer)
 
 
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
 def _unary_unary(channel: grpc.aio.Channel, path: str, answer: type[Message]) -> Any:
-    return channel.unary_unary(
-        path, request_serializer=Message.SerializeToString, response_deserializer=answer.FromString
-    )
+    return channel.unary_unary(path, request_serializer=_serialized, response_deserializer=answer.FromString)
 
 
 def _unary_stream(channel: grpc.aio.Channel, path: str, answer: type[Message]) -> Any:
-    return channel.unary_stream(
-        path, request_serializer=Message.SerializeToString, response_deserializer=answer.FromString
-    )
+    return channel.unary_stream(path, request_serializer=_serialized, response_deserializer=answer.FromString)
