@@ -36,15 +36,16 @@ class Commits:
         """
         key = self._key()
         masked = number ^ int.from_bytes(key[:8], "big")
-        return f"{masked:016x}{self._check(key, number)}"
+        # The beginning of an id, which people abbreviate it to, differs from version to version.
+        return f"{self._check(key, number)}{masked:016x}"
 
     def number(self, commit: str) -> int | None:
         """
         The number of the version with a commit id; None if it is not of this model.
         """
         key = self._key()
-        number = int(commit[:16], 16) ^ int.from_bytes(key[:8], "big")
-        return number if number < 1 << 63 and commit[16:] == self._check(key, number) else None
+        number = int(commit[24:], 16) ^ int.from_bytes(key[:8], "big")
+        return number if number < 1 << 63 and commit[:24] == self._check(key, number) else None
 
     def _key(self) -> bytes:
         return hashlib.sha256(f"{self.model}\n{self.created}".encode()).digest()

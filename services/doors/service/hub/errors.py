@@ -31,7 +31,9 @@ def render(_request: Request, problem: Problem) -> Response:
     """
     status = status_of(problem)
     headers = {"x-error-message": _header(problem.message)}
-    if code := _CODES.get(problem.reason):
+    # What cannot be a name is the name of nothing.
+    named = any(each.field in {"name", "parent"} for each in problem.violations)
+    if code := "RepoNotFound" if named else _CODES.get(problem.reason):
         status = 404
         headers["x-error-code"] = code
     if problem.retry_after is not None:
