@@ -83,7 +83,7 @@ class Stack:
         postgres: the database server.
         valkey: the Valkey server.
         s3: the S3 server.
-        services: registry, cache and cdn by name: the first instance of each.
+        services: registry, cache, cdn and doors by name: the first instance of each.
         authority: of all certificates; None without TLS.
     """
 
@@ -265,6 +265,7 @@ class Stack:
             registry=self.services["registry"].addresses,
             cache=self.services["cache"].addresses,
             cdn=self.services["cdn"].addresses,
+            doors=self.services["doors"].addresses,
         )
         self.gateways_metrics.append(f"http://{operations[0]}:{operations[1]}/metrics")
 
@@ -279,6 +280,7 @@ class Stack:
 
     def _services(self) -> list[suite.Service]:
         processes = self.settings.workers * self.settings.instances
+        cache_target = ports_of(cache_port := suite.ports(processes), processes)
         registry_target = ports_of(registry := suite.ports(processes), processes)
         cdn_target = ports_of(cdn := suite.ports(processes), processes)
         s3 = {
@@ -296,10 +298,16 @@ class Stack:
             "MODELYARD_CDN_TARGET": cdn_target,
             **self.valkey.environment,
         }
+        doors = {
+            "MODELYARD_REGISTRY_TARGET": registry_target,
+            "MODELYARD_CACHE_TARGET": cache_target,
+            "MODELYARD_CDN_TARGET": cdn_target,
+        }
         return [
             self._service("registry", "modelyard.registry.v1.ModelService", ["registry-migration"], database, registry),
             self._service("cdn", "modelyard.cdn.v1.AssetService", ["s3", "cdn-migration"], s3, cdn),
-            self._service("cache", "modelyard.cache.v1.CacheAdminService", ["valkey"], cache),
+            self._service("cache", "modelyard.cache.v1.CacheAdminService", ["valkey"], cache, cache_port),
+            self._service("doors", suite.HTTP, ["registry"], doors),
         ]
 
     def _service(

@@ -1,15 +1,19 @@
 """
-The parts that are ours: the migration, the three services and the gateway.
+The parts that are ours: the migration, the four services and the gateway.
 """
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,8 +21,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from embedded.parts import EmbeddedError, Part, free_port
 from gateway import site, tls
 from gateway.render import Addresses, descriptor_set, render
+from services.chassis.serving.http_calls import READY
 from services.chassis.serving.tls import channel_credentials
 from services.chassis.settings.tls import TlsFiles
+
+#: In place of the name of a gRPC service: it serves HTTP.
+HTTP: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,8 @@ class Service:
     One of our services.
 
     Args:
-        name: registry, cache or cdn.
-        health: the gRPC service whose readiness counts.
+        name: registry, cache, cdn or doors.
+        health: the gRPC service whose readiness counts, or `HTTP`.
         needs: parts that must be ready before.
         environment: its own settings.
         workers: processes of an instance, each with a port of its own.
@@ -88,7 +96,10 @@ class Service:
 
         def ready() -> None:
             for host, port in self.addresses[first : first + self.workers]:
-                serving(f"{host}:{port}", self.health, self.tls)
+                if self.health == HTTP:
+                    serving_http(host, port, self.tls)
+                else:
+                    serving(f"{host}:{port}", self.health, self.tls)
 
         return Part(
             name=numbered(self.name, number),
@@ -126,6 +137,26 @@ def serving(target: str, service: str, files: TlsFiles | None = None) -> None:
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise RuntimeError(f"{service} is not ready")
+
+
+def serving_http(host: str, port: int, files: TlsFiles | None = None) -> None:
+    """
+    As `serving`, for a service of HTTP.
+
+    Raises:
+        RuntimeError: the service does not say that it is ready.
+        OSError: nothing listens.
+    """
+    if files is None:
+        connection = http.client.HTTPConnection(host, port, timeout=1)
+    else:
+        context = ssl.create_default_context(cafile=str(files.authority))
+        context.load_cert_chain(files.certificate, files.key)
+        connection = http.client.HTTPSConnection(host, port, timeout=1, context=context)
+    with closing(connection):
+        connection.request("GET", READY)
+        if connection.getresponse().status != 200:
+            raise RuntimeError("the service is not ready")
 
 
 def channel_to(target: str, files: TlsFiles | None) -> grpc.Channel:
@@ -206,7 +237,7 @@ def gateway(
         name="gateway",
         argv=[sys.executable, "-m", "gateway", *options],
         ready=ready,
-        needs=["registry", "cache", "cdn", "s3"],
+        needs=["registry", "cache", "cdn", "doors", "s3"],
         environment=environment or {},
         hint="Is the port taken? Choose another one: make run PORT=9090",
     )

@@ -26,7 +26,7 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 
-from gateway import access, access_log, bodies, browsers, draining, limits, site, tls, tls_options
+from gateway import access, access_log, bodies, browsers, doors, draining, limits, site, tls, tls_options
 from gateway.access import Tokens
 from gateway.access_log import STANDARD_OUTPUT, AccessLog
 from gateway.bucket import STATIC_PATH, SYSTEM_CA, Bucket
@@ -58,6 +58,7 @@ class Addresses:
         operations: address of /livez, /readyz and /metrics; none by default.
         tls: TLS of the listener and to the services; none by default.
         access_log: destination and sampling of the access log; standard output by default.
+        doors: where clients of MLflow, the Hugging Face Hub and OCI registries are served; nowhere by default.
     """
 
     listen: Address
@@ -73,6 +74,7 @@ class Addresses:
     operations: Address | None = None
     tls: Tls = NO_TLS
     access_log: AccessLog = STANDARD_OUTPUT
+    doors: Sequence[Address] = ()
 
 
 def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str, str]] = ()) -> str:
@@ -106,12 +108,22 @@ def render(addresses: Addresses, descriptors: Path, served: Sequence[Mapping[str
         "REGISTRY_HEALTH": _health("modelyard.registry.v1.ModelService"),
         "CACHE_HEALTH": _health("modelyard.cache.v1.CacheAdminService"),
         "CDN_HEALTH": _health("modelyard.cdn.v1.AssetService"),
+        "DOORS": doors.cluster([_endpoint(address) for address in addresses.doors]),
+        "DOORS_ROUTES": doors.routes() if addresses.doors else [],
         "SITE": list(served),
         "STREAMS": streams(),
         "GRPC_LUA": TEMPLATE.with_name("grpc.lua").read_text().replace("${GRACE}", str(limits.GRACE)),
         **bodies.values(),
         **_bytes(addresses.bucket),
-        **tls.values(addresses.tls, {"registry": addresses.registry, "cdn": addresses.cdn, "cache": addresses.cache}),
+        **tls.values(
+            addresses.tls,
+            {
+                "registry": addresses.registry,
+                "cdn": addresses.cdn,
+                "cache": addresses.cache,
+                "doors": addresses.doors,
+            },
+        ),
         **access.values(addresses.tokens),
         **addresses.limits.values(access.refused(addresses.tokens)),
         **browsers.values(addresses.origins, browsers.hosts(addresses.listen[0], addresses.hosts)),
@@ -341,6 +353,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for service in ("registry", "cache", "cdn"):
         parser.add_argument(f"--{service}", type=_addresses, required=True, metavar="HOST:PORT[,…]")
+    parser.add_argument(
+        "--doors",
+        type=_addresses,
+        default=[],
+        metavar="HOST:PORT[,…]",
+        help="where clients of MLflow, the Hugging Face Hub and OCI registries are served; default nowhere",
+    )
     parser.add_argument("--bucket", required=True, metavar="NAME", help="the bucket of the asset service")
     parser.add_argument("--region", default="us-east-1", help="region of the bucket; default us-east-1")
     parser.add_argument("--s3", metavar="URL", help="an S3-compatible server, http:// or https://; default AWS")
@@ -393,6 +412,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         operations=found.operations[0] if found.operations else None,
         tls=secure,
         access_log=_access_log(found, parser),
+        doors=found.doors,
     )
     try:
         access.check(found)

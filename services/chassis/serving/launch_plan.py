@@ -31,7 +31,7 @@ class LaunchPlan:
         compose: the name of the composition root in it.
         settings_class: "module:class" of its settings.
         settings: as read.
-        host: "envoy" or "grpcio".
+        host: "envoy" or "grpcio", or "http".
         workers: how many.
     """
 

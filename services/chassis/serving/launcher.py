@@ -34,6 +34,7 @@ def main(
     compose: Callable[..., Any],
     *,
     settings: type[CommonSettings] = CommonSettings,
+    http: bool = False,
     argv: Sequence[str] | None = None,
 ) -> None:
     """
@@ -44,6 +45,7 @@ def main(
         program: its name in logs and metrics, such as "services.registry".
         compose: the composition root, an async context manager of the module that calls this.
         settings: the class of its settings.
+        http: it serves HTTP (`Server.serve_http`) in place of gRPC; MODELYARD_HOST is then ignored.
         argv: arguments; by default those of the command line.
     """
     arguments = _parse(program, settings, argv)
@@ -57,7 +59,7 @@ def main(
             compose=compose.__qualname__,
             settings_class=f"{_importable(settings.__module__, program)}:{settings.__qualname__}",
             settings=values,
-            host=choose_host(values.host),
+            host="http" if http else choose_host(values.host),
             workers=arguments.workers,
         )
         if arguments.check:

@@ -12,15 +12,18 @@ from typing import Any
 import grpc
 
 from services.chassis.access.policies import Policies
+from services.chassis.access.tokens import Verifier
 from services.chassis.interceptors import AccessInterceptor, PermissionInterceptor, StreamInterceptor, standard
 from services.chassis.interceptors.metrics import measured
 from services.chassis.observability.call_recorder import Recorders
+from services.chassis.observability.http_metrics import HttpMetrics
 from services.chassis.observability.metrics import Metrics
 from services.chassis.observability.tracing import Spans
 from services.chassis.serving.background import beside
 from services.chassis.serving.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.serving.health import Health, HealthService
 from services.chassis.serving.health import add_to_server as add_health
+from services.chassis.serving.http_calls import AsgiApp, HttpCalls
 from services.chassis.serving.launcher import main
 from services.chassis.serving.reflection import ReflectionService, add_v1_to_server, add_v1alpha_to_server
 from services.chassis.serving.tls import Identity
@@ -48,6 +51,7 @@ class Server:
         handlers: by path, what the host serves.
         recorders: count and log what it serves, and what it refuses.
         identity: this process's certificate, for its host and its calls of other services; None means plain text.
+        app: what the HTTP host serves; None for a service of gRPC.
     """
 
     def __init__(self, settings: CommonSettings, metrics: Metrics, spans: Spans | None = None) -> None:
@@ -56,6 +60,7 @@ class Server:
         self.health = Health(metrics)
         self.draining = asyncio.Event()
         self.handlers: dict[str, Handler] = {}
+        self.app: AsgiApp | None = None
         settings.check_access()
         files = settings.tls()
         self._proxies = settings.proxies()
@@ -66,8 +71,7 @@ class Server:
         self._spans = spans
         self._keys = settings.keys()
         self._access = None if self._keys is None else settings.access_to(self._keys)
-        verifier = None if self._access is None else self._access.verifier
-        self._streams = StreamInterceptor(settings.streams(), self._proxies, verifier)
+        self._streams = StreamInterceptor(settings.streams(), self._proxies, self.verifier)
         self._interceptors = self._standard({})
         self._services: set[str] = set()
         self._described: set[str] = set()
@@ -124,6 +128,35 @@ class Server:
         """
         self._wrap(service, handlers)
         self.health.serves(service)
+
+    def serve_http(self, service: str, app: AsgiApp) -> None:
+        """
+        Serve an ASGI application, in place of gRPC: the launcher of the service names the host "http".
+
+        Args:
+            service: its name in logs and spans, "modelyard.doors".
+            app: leaves the name of a request's route in the scope, see `http_calls.ROUTE`.
+        """
+        metrics = HttpMetrics()
+        self.metrics.registry.register(metrics)
+        self.app = HttpCalls(
+            app,
+            service,
+            self.health,
+            metrics,
+            self._proxies,
+            self.verifier,
+            self._spans,
+            self.settings.slow_call_seconds,
+        )
+        self.health.serves(service)
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """
+        Of tokens; None while access control is off.
+        """
+        return None if self._access is None else self._access.verifier
 
     def describe(self, services: Iterable[str]) -> None:
         """

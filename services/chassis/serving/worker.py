@@ -1,8 +1,8 @@
 """
 A worker process: composes the service and serves it, until its launcher tells it to drain.
 
-Run by the launcher: `python -m services.chassis.serving.worker` for the grpcio host. On the Envoy host,
-`hosts/entry.py` does the same within Envoy.
+Run by the launcher: `python -m services.chassis.serving.worker` for the grpcio host and the HTTP host. On
+the Envoy host, `hosts/entry.py` does the same within Envoy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -25,6 +26,10 @@ from services.chassis.observability.span_export import export_spans
 from services.chassis.serving.control_channel import VARIABLE, Assignment, Control
 from services.chassis.serving.server import Server
 from services.chassis.settings import CommonSettings, SettingsError, load
+
+if TYPE_CHECKING:
+    from services.chassis.hosts.grpcio import GrpcioHost
+    from services.chassis.hosts.http import HttpHost
 
 _log = logging.getLogger(__name__)
 
@@ -88,13 +93,11 @@ def explain(error: BaseException) -> str:
 
 async def serve(assignment: Assignment, control: Control) -> int:
     """
-    Serve with grpcio until drained.
+    Serve gRPC with grpcio, or HTTP, until drained.
 
     Returns:
         The exit status.
     """
-    from services.chassis.hosts.grpcio import GrpcioHost
-
     drain, hurry = asyncio.Event(), asyncio.Event()
 
     def end_now() -> None:
@@ -106,7 +109,7 @@ async def serve(assignment: Assignment, control: Control) -> int:
     control.on_drain(loop, drain.set)
     try:
         async with composed(assignment) as server:
-            host = GrpcioHost(server.handlers, server.settings, server.recorders, server.identity)
+            host = _host(server)
             await host.start()
             control.ready()
             await drain.wait()
@@ -125,6 +128,17 @@ async def serve(assignment: Assignment, control: Control) -> int:
         control.failed(explain(error))
         return 1
     return 0
+
+
+def _host(server: Server) -> HttpHost | GrpcioHost:
+    # A process needs one of them, and imports no more.
+    if server.app is not None:
+        from services.chassis.hosts.http import HttpHost
+
+        return HttpHost(server.app, server.settings, server.identity)
+    from services.chassis.hosts.grpcio import GrpcioHost
+
+    return GrpcioHost(server.handlers, server.settings, server.recorders, server.identity)
 
 
 def main() -> int:

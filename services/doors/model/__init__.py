@@ -1,0 +1,3 @@
+"""
+Values and rules of foreign protocols; no I/O.
+"""

@@ -1,0 +1,3 @@
+"""
+Names, values and errors of the protocol of OCI registries; no I/O.
+"""

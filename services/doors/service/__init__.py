@@ -1,0 +1,3 @@
+"""
+The handlers, one package per protocol.
+"""

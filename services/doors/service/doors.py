@@ -1,0 +1,71 @@
+"""
+What the handlers of all protocols are handed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from services.chassis.access.identity import ANYBODY, Identity
+from services.chassis.access.tokens import Verifier
+from services.chassis.errors import Unauthenticated
+from services.doors.service.http import token
+from services.doors.store.registry import Registry
+from services.doors.store.suite import Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """
+    Args:
+        suite: the other services.
+        registry: reads of it.
+        verifier: of tokens; None while access control is off.
+        namespace: of names that have none.
+        manifest_bytes: memory for manifests of versions that were read lately.
+        public_url: of the gateway as clients see it; None: from the Host header.
+    """
+
+    suite: Suite
+    registry: Registry
+    verifier: Verifier | None
+    namespace: str = "default"
+    manifest_bytes: int = 64 << 20
+    public_url: str | None = None
+
+    def origin(self, request: Request) -> str:
+        """
+        The URL of the gateway, without a path.
+        """
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        # The gateway accepts only hosts that it knows, and says by which scheme it was called.
+        scheme = request.headers.get("x-forwarded-proto", "http")
+        return f"{'https' if scheme == 'https' else 'http'}://{request.headers.get('host', 'localhost')}"
+
+    def caller(self, request: Request) -> Identity | None:
+        """
+        Who calls; None while access control is off.
+
+        Raises:
+            Unauthenticated: the token is not accepted.
+            Unavailable: the keys to verify it are not available.
+        """
+        if self.verifier is None:
+            return None
+        found = token(request)
+        return self.verifier.verify(found) if found else ANYBODY
+
+    def known_caller(self, request: Request) -> Identity | None:
+        """
+        As `caller`, for what nobody may do without a token.
+
+        Raises:
+            Unauthenticated: there is none (TOKEN_MISSING).
+        """
+        found = self.caller(request)
+        if found is ANYBODY:
+            raise Unauthenticated("TOKEN_MISSING", "this needs a token: authorization: Bearer …")
+        return found

@@ -1,0 +1,188 @@
+"""
+What the handlers of all protocols share: routes, the caller's token, bodies, and errors in the form of the protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import grpc
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from modelyard.error_details import Problem, Violation, explain
+from services.chassis.errors import InvalidArgument, ModelyardError, Unauthenticated
+from services.chassis.serving.http_calls import ROUTE
+
+Handler = Callable[[Request], Awaitable[Response]]
+#: Renders an error as the clients of a protocol expect it.
+Render = Callable[[Request, Problem], Response]
+
+#: Statuses of HTTP by status of gRPC (google.rpc.Code); protocols that differ say so.
+HTTP_STATUS: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+_MOST_BODY = 1 << 20
+_TOO_LARGE = "BODY_TOO_LARGE"
+_MOST_SEGMENT = 4096
+
+
+def route(path: str, name: str, handler: Handler, render: Render, methods: Sequence[str] = ("GET",)) -> Route:
+    """
+    A route whose errors have the form of its protocol.
+
+    Args:
+        path: as Starlette's, matched against the path as it was sent: `%2F` in a parameter is no separator.
+        name: in metrics, logs and spans.
+        handler: answers. It raises `services.chassis.errors`, or what a call of another service raised.
+        render: of its protocol.
+        methods: of HTTP. HEAD has to be named.
+    """
+
+    async def answer(request: Request) -> Response:
+        request.scope[ROUTE] = name
+        try:
+            return await handler(request)
+        except ModelyardError as error:
+            return render(request, _problem(error))
+        except grpc.aio.AioRpcError as error:
+            return render(request, explain(error))
+        except ClientDisconnect:
+            return Response(status_code=499)
+
+    found = Route(path, answer, methods=list(methods), name=name)
+    # Starlette adds HEAD to GET; a body that nobody reads would be made.
+    found.methods = set(methods)
+    return found
+
+
+def parameter(request: Request, name: str) -> str:
+    """
+    A parameter of the path, decoded.
+
+    Raises:
+        InvalidArgument: it is not UTF-8, has control characters, or is too long.
+    """
+    return decoded(str(request.path_params[name]), name)
+
+
+def decoded(raw: str, field: str) -> str:
+    """
+    A part of a path, percent-decoded.
+
+    Raises:
+        InvalidArgument: it is not UTF-8, has control characters, or is too long.
+    """
+    if len(raw) > _MOST_SEGMENT:
+        raise InvalidArgument.of(field, f"is longer than {_MOST_SEGMENT} characters")
+    try:
+        text = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise InvalidArgument.of(field, "is not UTF-8") from None
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise InvalidArgument.of(field, "has control characters")
+    return text
+
+
+def token(request: Request) -> str:
+    """
+    The caller's token: a bearer token, or the password of Basic authentication; empty for none.
+
+    Raises:
+        Unauthenticated: the header has another scheme, or cannot be read (TOKEN_INVALID).
+    """
+    header = request.headers.get("authorization")
+    if not header:
+        return ""
+    scheme, _, value = header.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer":
+        return value
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            pass
+    raise Unauthenticated("TOKEN_INVALID", "send the token as authorization: Bearer …, or as the password of Basic")
+
+
+async def body(request: Request, most: int = _MOST_BODY) -> bytes:
+    """
+    The whole body of a request.
+
+    Args:
+        most: bytes.
+
+    Raises:
+        InvalidArgument: it is larger.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_large(most)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def json_body(request: Request, most: int = _MOST_BODY) -> dict[str, Any]:
+    """
+    The body of a request, which is a JSON object.
+
+    Raises:
+        InvalidArgument: it is not, or it is larger than *most* bytes.
+    """
+    data = await body(request, most)
+    try:
+        found = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        raise InvalidArgument.of("body", "is not JSON") from None
+    if not isinstance(found, dict):
+        raise InvalidArgument.of("body", "is not a JSON object")
+    return found
+
+
+def status_of(problem: Problem) -> int:
+    """
+    The status of HTTP for an error, where the protocol has no other.
+    """
+    if any(each.description.startswith(_TOO_LARGE) for each in problem.violations):
+        return 413
+    return HTTP_STATUS.get(problem.code, 500)
+
+
+def _too_large(most: int) -> InvalidArgument:
+    return InvalidArgument.of("body", f"{_TOO_LARGE}: the body is larger than {most} bytes")
+
+
+def _problem(error: ModelyardError) -> Problem:
+    violations = error.violations if isinstance(error, InvalidArgument) else ()
+    return Problem(
+        code=grpc.StatusCode[error.code],
+        message=error.message,
+        reason=error.reason,
+        metadata=dict(error.metadata),
+        violations=tuple(Violation(each.field, each.description) for each in violations),
+        retry_after=error.retry_after,
+    )

@@ -1,0 +1,3 @@
+"""
+Handlers of the protocol of MLflow.
+"""

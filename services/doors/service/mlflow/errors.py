@@ -1,0 +1,55 @@
+"""
+Errors as clients of MLflow read them: `{"error_code", "message"}`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from modelyard.error_details import Problem
+from services.doors.service.http import status_of
+
+#: MLflow's code and status by status of gRPC. Its clients retry 429 and 5xx.
+_CODES: Final = {
+    grpc.StatusCode.NOT_FOUND: ("RESOURCE_DOES_NOT_EXIST", 404),
+    grpc.StatusCode.ALREADY_EXISTS: ("RESOURCE_ALREADY_EXISTS", 400),
+    grpc.StatusCode.INVALID_ARGUMENT: ("INVALID_PARAMETER_VALUE", 400),
+    grpc.StatusCode.FAILED_PRECONDITION: ("INVALID_PARAMETER_VALUE", 400),
+    grpc.StatusCode.OUT_OF_RANGE: ("INVALID_PARAMETER_VALUE", 400),
+    grpc.StatusCode.UNAUTHENTICATED: ("UNAUTHENTICATED", 401),
+    grpc.StatusCode.PERMISSION_DENIED: ("PERMISSION_DENIED", 403),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ("RESOURCE_EXHAUSTED", 400),
+    grpc.StatusCode.ABORTED: ("TEMPORARILY_UNAVAILABLE", 503),
+    grpc.StatusCode.UNAVAILABLE: ("TEMPORARILY_UNAVAILABLE", 503),
+    grpc.StatusCode.DEADLINE_EXCEEDED: ("TEMPORARILY_UNAVAILABLE", 503),
+    grpc.StatusCode.UNIMPLEMENTED: ("NOT_IMPLEMENTED", 501),
+}
+
+
+def render(_request: Request, problem: Problem) -> Response:
+    """
+    An error of MLflow.
+    """
+    code, status = _CODES.get(problem.code, ("INTERNAL_ERROR", 500))
+    if status_of(problem) == 413:
+        status = 413
+    message = "; ".join(f"{each.field}: {each.description}" for each in problem.violations) or problem.message
+    headers = {} if problem.retry_after is None else {"retry-after": f"{max(1, round(problem.retry_after))}"}
+    if status == 401:
+        headers["www-authenticate"] = 'Basic realm="modelyard"'
+    return JSONResponse({"error_code": code, "message": message}, status, headers)
+
+
+def no_endpoint(path: str) -> Response:
+    """
+    The error for what MLflow has and a model registry does not: experiments, runs, traces.
+    """
+    message = (
+        f"{path[:200]} is not served here: this is a model registry. Set MLFLOW_REGISTRY_URI to it, and "
+        "MLFLOW_TRACKING_URI to a tracking server"
+    )
+    return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, 404)

@@ -1,0 +1,3 @@
+"""
+The services behind the doors.
+"""

@@ -1,0 +1,76 @@
+"""
+The registry as the doors read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
+from services.doors.store.suite import Suite
+
+_MODELS = "/modelyard.registry.v1.ModelService"
+_VERSIONS = "/modelyard.registry.v1.VersionService"
+_ALIASES = "/modelyard.registry.v1.AliasService"
+_PAGE = 1000
+
+
+class Registry:
+    """
+    Reads of models, versions and aliases. Every method raises grpc.aio.AioRpcError as the registry answered.
+
+    Args:
+        suite: where it is.
+    """
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+
+    async def model(self, name: str, token: str) -> models_pb2.Model:
+        """
+        A model by its name, namespaces/{namespace}/models/{model}.
+        """
+        request = models_pb2.GetModelRequest(name=name)
+        return await self._suite.call(f"{_MODELS}/GetModel", request, models_pb2.Model, token)
+
+    async def version(self, name: str, token: str) -> versions_pb2.Version:
+        """
+        A version by its name.
+        """
+        request = versions_pb2.GetVersionRequest(name=name)
+        return await self._suite.call(f"{_VERSIONS}/GetVersion", request, versions_pb2.Version, token)
+
+    async def resolve(self, model: str, reference: str, token: str) -> versions_pb2.Version:
+        """
+        The READY version that an alias, a number or `latest` names.
+        """
+        request = versions_pb2.ResolveVersionRequest(parent=model, reference=reference)
+        return await self._suite.call(f"{_VERSIONS}/ResolveVersion", request, versions_pb2.Version, token)
+
+    async def versions(self, model: str, token: str) -> AsyncIterator[versions_pb2.Version]:
+        """
+        The versions of a model, newest first, without their artifacts.
+        """
+        request = versions_pb2.ListVersionsRequest(parent=model, page_size=_PAGE)
+        while True:
+            page = await self._suite.call(
+                f"{_VERSIONS}/ListVersions", request, versions_pb2.ListVersionsResponse, token
+            )
+            for version in page.versions:
+                yield version
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def aliases(self, model: str, token: str) -> AsyncIterator[aliases_pb2.Alias]:
+        """
+        The aliases of a model.
+        """
+        request = aliases_pb2.ListAliasesRequest(parent=model, page_size=_PAGE)
+        while True:
+            page = await self._suite.call(f"{_ALIASES}/ListAliases", request, aliases_pb2.ListAliasesResponse, token)
+            for alias in page.aliases:
+                yield alias
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
