@@ -67,7 +67,7 @@ async def test_what_is_there_becomes_the_first_month(postgres: Postgres) -> None
         writer = _Writer()
         writing = asyncio.create_task(writer.run(postgres.url(name, SERVICE_ROLE)))
         await writer.goes_on(writing)
-        await migrate(connection, files)
+        await migrate(connection, files[:NUMBER])
         await writer.goes_on(writing)
         writer.done.set()
         await writing
@@ -76,8 +76,8 @@ async def test_what_is_there_becomes_the_first_month(postgres: Postgres) -> None
         assert await connection.fetchval("SELECT count(*) FROM audit_before") == 19_001 + count + 1
         assert await connection.fetchval("SELECT relfilenode FROM pg_class WHERE relname = 'audit_before'") == before
         # Again, as after an interruption: nothing is left to do.
-        await connection.execute(f"DELETE FROM schema_migrations WHERE number >= {NUMBER}; DROP TABLE epoch")
-        await migrate(connection, files)
+        await connection.execute(f"DELETE FROM schema_migrations WHERE number >= {NUMBER}")
+        await migrate(connection, files[:NUMBER])
         assert await connection.fetchval("SELECT count(*) FROM audit") == 19_001 + count + 1
 
 
