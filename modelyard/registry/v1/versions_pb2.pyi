@@ -457,8 +457,7 @@ class UpdateVersionRequest(_message.Message):
     def version(self) -> Global___Version: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """description, stage, labels, annotations, run_link; while PENDING also artifacts and lineage; or * for all of those that
-        may change. labels.team sets that one label, or removes it where `version` has none of that key: others keep theirs. The
+        """description, stage, labels, annotations, run_link; while PENDING also artifacts and lineage; or * for all. labels.team sets that one label, or removes it where `version` has none of that key: others keep theirs. The
         key is all that follows the first dot: "labels.any key, and more". So does annotations.team.
         """
 

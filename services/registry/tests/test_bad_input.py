@@ -134,7 +134,7 @@ async def test_everything_at_once(registry: Registry) -> None:
         display_name="x" * 257,
         description="y\0",
         owner="z" * 257,
-        labels={"Team": "a", "ok": "b" * 257, "": "c"},
+        labels={"a\n": "a", "ok": "b" * 257, "": "c"},
         annotations={"a" * 64: "d", "b": "e" * 4097},
         parameter_count=-1,
     )
@@ -147,7 +147,7 @@ async def test_everything_at_once(registry: Registry) -> None:
         "model.display_name",
         "model.description",
         "model.owner",
-        'model.labels["Team"]',
+        'model.labels["a\\n"]',
         'model.labels["ok"]',
         'model.labels[""]',
         f'model.annotations["{"a" * 64}"]',
@@ -160,9 +160,9 @@ async def test_everything_at_once(registry: Registry) -> None:
 
 async def test_too_many_labels(shared: Registry) -> None:
     """
-    At most 64 labels.
+    At most 256 labels.
     """
-    labels = {f"k{n}": "" for n in range(65)}
+    labels = {f"k{n}": "" for n in range(257)}
     with Failing() as failed:
         await create(shared, "m", models_pb2.Model(labels=labels))
     assert list(failed.fields) == ["model.labels"]
