@@ -46,15 +46,14 @@ def shown(model: models_pb2.Model) -> tuple[list[str], list[tuple[str, int]]]:
     """
     The ids of its aliases; stage and number of its newest versions.
     """
-    return [each.name.rpartition("/")[2] for each in model.aliases], [
-        (each.stage, each.number) for each in model.newest
-    ]
+    aliases = [each.name.rpartition("/")[2] for each in model.aliases]
+    return aliases, [(each.stage, each.number) for each in model.newest]
 
 
 async def test_full_view(registry: Registry) -> None:
     """
-    The full view has the aliases by id and the newest PENDING or READY version of each stage, the newest first; a search
-    returns the same as a get; and in the basic view there is nothing of this.
+    The full view has the aliases by id and the newest PENDING or READY version of each stage, the newest first; a
+    search returns the same as a get; and in the basic view there is nothing of this.
     """
     await create(registry, "m")
     await create(registry, "empty")
@@ -150,8 +149,8 @@ async def delete(registry: Registry, number: int) -> None:
 )
 async def test_activity(registry: Registry, act: Callable[[Registry], Awaitable[Any]], counts: bool) -> None:
     """
-    Something happens to a model when a version is made, deleted, or changes its state or stage; not when other fields of
-    one change, or aliases.
+    Something happens to a model when a version is made, deleted, or changes its state or stage; not when other fields
+    of one change, or aliases.
     """
     await create(registry, "m")
     for ready in (True, True, False):

@@ -188,8 +188,9 @@ async def replace(registry: Registry, **fields: Any) -> models_pb2.Model:
 
 async def test_replace_deleted(registry: Registry) -> None:
     """
-    A deleted model can be purged by the creation of its successor: nothing of it is left but its audit, in one revision,
-    and what it used of the quota is free. One that lives is in the way as ever, and without one it is a creation.
+    A deleted model can be purged by the creation of its successor: nothing of it is left but its audit, in one
+    revision, and what it used of the quota is free. One that lives is in the way as ever, and without one it is a
+    creation.
     """
     await limit(registry, models=1, size=10)
     made = await replace(registry, owner="ann")
