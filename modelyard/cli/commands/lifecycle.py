@@ -32,7 +32,7 @@ def add(commands: Group) -> None:
     parser.add_argument("model", metavar="MODEL", help="target model, in any namespace")
     parser = command(commands, "search", search, "find versions of a namespace or a model by a filter")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
+    where.add_argument("--namespace", metavar="NAMESPACE", default="", help=f"default: {DEFAULT_NAMESPACE}")
     where.add_argument("--model", metavar="MODEL", help="only the versions of this model")
     parser.add_argument(
         "--filter",
@@ -81,7 +81,7 @@ def search(yard: Client, args: argparse.Namespace, output: Output) -> None:
     """
     Find versions by a filter.
     """
-    parent = model_name(args.model) if args.model else namespace_name(args.namespace)
+    parent = model_name(args.model) if args.model else namespace_name(args.namespace or DEFAULT_NAMESPACE)
     request = pb.SearchVersionsRequest(parent=parent, filter=args.filter, order_by=args.order_by)
     columns: list[Column[pb.Version]] = [
         Column("VERSION", lambda each: each.name),
