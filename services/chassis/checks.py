@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from services.chassis.errors import InvalidArgument, Violations
 
@@ -37,10 +37,15 @@ N = TypeVar("N", bound=Name)
 MOST_INT64 = 2**63 - 1
 MOST_LABELS = 64
 MOST_LABEL_VALUE = 256
-MOST_ANNOTATION_VALUE = 4096
+#: Of models and versions.
+MOST_FREE_ENTRIES: Final = 256
+MOST_ANNOTATION_VALUE: Final = 100_000
+MOST_ANNOTATIONS: Final = 1 << 20
 MOST_REQUEST_ID = 128
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+#: The keys of labels and annotations of models and versions.
+FREE_KEY = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,250}")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_SECONDS, _MOST_SECONDS = -62135596800, 253402300799  # the years 1 to 9999, as in timestamp.proto
@@ -95,6 +100,36 @@ class Checks(Violations):
             self.text(place, labels[key], most)
         return dict(sorted(labels.items()))
 
+    def free_labels(self, field: str, labels: Mapping[str, str]) -> None:
+        """
+        *labels* must be at most 256, with keys of 1 to 250 characters, none of them a control character, and values of
+        at most 256 characters.
+        """
+        for place, value in self._free_entries(field, labels):
+            self.text(place, value, MOST_LABEL_VALUE)
+
+    def annotations(self, field: str, annotations: Mapping[str, str]) -> None:
+        """
+        As `free_labels`, but with values of at most 100,000 bytes, and at most 1 MiB in all.
+        """
+        for place, value in self._free_entries(field, annotations):
+            if (size := len(value.encode())) > MOST_ANNOTATION_VALUE:
+                self.add(place, f"must be at most {MOST_ANNOTATION_VALUE:,} bytes; it has {size:,}")
+            if "\0" in value:
+                self.add(place, "must not contain the character NUL")
+        if (size := size_of(annotations)) > MOST_ANNOTATIONS:
+            self.add(field, f"must have at most {MOST_ANNOTATIONS:,} bytes in all; it has {size:,}")
+
+    def _free_entries(self, field: str, entries: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        if len(entries) > MOST_FREE_ENTRIES:
+            self.add(field, f"must have at most {MOST_FREE_ENTRIES} entries; it has {len(entries):,}")
+            return
+        for key in sorted(entries):
+            place = f'{field}["{_shown(key)}"]'
+            if not FREE_KEY.fullmatch(key):
+                self.add(place, "the key must have 1 to 250 characters, and no control characters")
+            yield place, entries[key]
+
     def count(self, field: str, number: int) -> int:
         """
         *number* must not be negative.
@@ -143,6 +178,13 @@ class Checks(Violations):
             self.add(field, "must add up to less than 2^63")
             return 0
         return total
+
+
+def size_of(entries: Mapping[str, str]) -> int:
+    """
+    The bytes of the keys and values of a map.
+    """
+    return sum(len(key.encode()) + len(value.encode()) for key, value in entries.items())
 
 
 def _shown(key: str) -> str:

@@ -29,7 +29,9 @@ class Alias(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """namespaces/{namespace}/models/{model}/aliases/{alias}; alias ids are [a-z][a-z0-9_-]{0,62}."""
+    """namespaces/{namespace}/models/{model}/aliases/{alias}; alias ids are [A-Za-z0-9_][A-Za-z0-9._-]{0,254}, but for
+    those that MoveAliases reserves.
+    """
     version: _builtins.str
     """namespaces/{namespace}/models/{model}/versions/{number}."""
     actor: _builtins.str
@@ -108,7 +110,9 @@ class MoveAliasesRequest(_message.Message):
         EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
         EXPECTED_ABSENT_FIELD_NUMBER: _builtins.int
         alias_id: _builtins.str
-        """The last part of the alias's name: [a-z][a-z0-9_-]{0,62}. Reserved are latest, and v with a number (v3)."""
+        """The last part of the alias's name: [A-Za-z0-9_][A-Za-z0-9._-]{0,254}, case-sensitive. Reserved are what a reference
+        would confuse, in any case: latest, a number (3), and v with a number (v3).
+        """
         version: _builtins.str
         """The full name of the version; empty removes the alias."""
         expected_version: _builtins.str

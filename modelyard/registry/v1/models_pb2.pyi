@@ -9,6 +9,9 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from modelyard.registry.v1 import aliases_pb2 as _aliases_pb2
+from modelyard.registry.v1 import versions_pb2 as _versions_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ModelView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_VIEW_UNSPECIFIED: _ModelView.ValueType  # 0
+    """The same as MODEL_VIEW_BASIC."""
+    MODEL_VIEW_BASIC: _ModelView.ValueType  # 1
+    """Without `aliases` and `newest`."""
+    MODEL_VIEW_FULL: _ModelView.ValueType  # 2
+    """Everything."""
+
+class ModelView(_ModelView, metaclass=_ModelViewEnumTypeWrapper):
+    """ModelView says how much of a model an answer has."""
+
+MODEL_VIEW_UNSPECIFIED: ModelView.ValueType  # 0
+"""The same as MODEL_VIEW_BASIC."""
+MODEL_VIEW_BASIC: ModelView.ValueType  # 1
+"""Without `aliases` and `newest`."""
+MODEL_VIEW_FULL: ModelView.ValueType  # 2
+"""Everything."""
+Global___ModelView: _TypeAlias = ModelView  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -81,6 +108,10 @@ class Model(_message.Message):
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTIVITY_TIME_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """namespaces/{namespace}/models/{model}; set by the server."""
     display_name: _builtins.str
@@ -107,13 +138,21 @@ class Model(_message.Message):
     """
     etag: _builtins.str
     """Send it back with an update or a delete to make that conditional."""
+    actor: _builtins.str
+    """Output only: the verified identity of the caller who created it, as in the audit; empty when that was before it was
+    recorded.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """For searching and selecting: at most 64; keys [a-z][a-z0-9_.-]{0,62}, values at most 256 characters."""
+        """For searching and selecting: at most 256; keys 1 to 250 characters without control characters, values at most 256
+        characters.
+        """
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """For tools, never searched: at most 64; keys as labels', values at most 4,096 characters."""
+        """For tools, never searched: at most 256; keys as labels', values at most 100,000 bytes of UTF-8, keys and values at
+        most 1 MiB in all.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -130,6 +169,22 @@ class Model(_message.Message):
     @_builtins.property
     def purge_time(self) -> _timestamp_pb2.Timestamp:
         """Output only: when a deleted model will be purged."""
+
+    @_builtins.property
+    def activity_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when the model or what belongs to it last changed: an update, or a version that was created, changed its
+        state or its stage, or was deleted. Never before `update_time`.
+        """
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[_aliases_pb2.Alias]:
+        """Output only, in MODEL_VIEW_FULL: its aliases by id."""
+
+    @_builtins.property
+    def newest(self) -> _containers.RepeatedCompositeFieldContainer[_versions_pb2.Version]:
+        """Output only, in MODEL_VIEW_FULL: of each `stage` (the empty one included) the newest version that is PENDING or READY,
+        the newest first; without artifacts. At most 100.
+        """
 
     def __init__(
         self,
@@ -151,10 +206,14 @@ class Model(_message.Message):
         latest_version: _builtins.int = ...,
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        activity_time: _timestamp_pb2.Timestamp | None = ...,
+        aliases: _abc.Iterable[_aliases_pb2.Alias] | None = ...,
+        newest: _abc.Iterable[_versions_pb2.Version] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "purge_time", b"purge_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_time", b"activity_time", "create_time", b"create_time", "delete_time", b"delete_time", "purge_time", b"purge_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "framework", b"framework", "labels", b"labels", "latest_version", b"latest_version", "license", b"license", "name", b"name", "owner", b"owner", "parameter_count", b"parameter_count", "purge_time", b"purge_time", "revision", b"revision", "task", b"task", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_time", b"activity_time", "actor", b"actor", "aliases", b"aliases", "annotations", b"annotations", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "framework", b"framework", "labels", b"labels", "latest_version", b"latest_version", "license", b"license", "name", b"name", "newest", b"newest", "owner", b"owner", "parameter_count", b"parameter_count", "purge_time", b"purge_time", "revision", b"revision", "task", b"task", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,6 +228,7 @@ class CreateModelRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REPLACE_DELETED_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """namespaces/{namespace}."""
     model_id: _builtins.str
@@ -177,6 +237,10 @@ class CreateModelRequest(_message.Message):
     """Makes a retry safe: the same id with the same request returns the first answer, for 24 hours."""
     validate_only: _builtins.bool
     """Validate only: return the response of the real call, but write nothing."""
+    replace_deleted: _builtins.bool
+    """Where there is a deleted model of that name, purge it first, in the same transaction: as PurgeModel does it, for good,
+    with its versions. Needs the permission to delete models, too. One that is not deleted is MODEL_EXISTS as ever.
+    """
     @_builtins.property
     def model(self) -> Global___Model: ...
     def __init__(
@@ -187,10 +251,11 @@ class CreateModelRequest(_message.Message):
         model: Global___Model | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        replace_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_id", b"model_id", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_id", b"model_id", "parent", b"parent", "replace_deleted", b"replace_deleted", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,15 +266,19 @@ class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    view: Global___ModelView.ValueType
+    """How much to return; MODEL_VIEW_BASIC when it is unset."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        view: Global___ModelView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,6 +397,7 @@ class SearchModelsRequest(_message.Message):
     ORDER_BY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """namespaces/{namespace}."""
     query: _builtins.str
@@ -344,7 +414,10 @@ class SearchModelsRequest(_message.Message):
       AND evaluations.imagenet.top1 > 85
     Fields: name, display_name, owner, task, framework, license, parameter_count (short: parameters), latest_version,
     create_time, update_time, labels, labels.KEY, evaluations.DATASET.METRIC and description. Ids of data sets and
-    metrics with other characters than [a-z0-9_-] are written in double quotes: evaluations."GLUE/SST-2"."acc@1".
+    metrics with other characters than [a-z0-9_-], and keys of labels with others than [A-Za-z0-9_.-], are written in
+    double quotes: evaluations."GLUE/SST-2"."acc@1", labels."any key". like(FIELD, "resnet%") compares
+    labels.KEY or a text but description with a pattern of SQL: % stands for any characters, _ for one, and \\%, \\_ and \\\\
+    for themselves (in quotes, every backslash is written twice); ilike does so in any case.
     `description:"two words"` asks for all of the words, as `query` does but in the description alone; other texts
     take = != < <= > >= and : (contains, in any case), and compare under the Unicode form NFC. What a model does not
     have (a label, a result, a license, a version, a parameter_count, which 0 says) makes every comparison false;
@@ -358,8 +431,10 @@ class SearchModelsRequest(_message.Message):
     newest model first among equals. An unknown parameter_count is 0 here.
     """
     page_size: _builtins.int
-    """0 means 20; more than 200 is taken as 200."""
+    """0 means 20; more than 1,000 is taken as 1,000."""
     page_token: _builtins.str
+    view: Global___ModelView.ValueType
+    """How much of each model to return; MODEL_VIEW_BASIC when it is unset."""
     def __init__(
         self,
         *,
@@ -369,10 +444,11 @@ class SearchModelsRequest(_message.Message):
         order_by: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        view: Global___ModelView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "query", b"query", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

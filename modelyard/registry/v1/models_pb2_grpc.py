@@ -100,8 +100,9 @@ class ModelServiceServicer(object):
         INVALID_ARGUMENT    `parent` is not namespaces/{namespace}, `model_id` is not [A-Za-z0-9][A-Za-z0-9._-]{0,127}, or
         a field is out of bounds.
         NOT_FOUND           no such namespace (NAMESPACE_NOT_FOUND).
-        ALREADY_EXISTS      there is such a model, a deleted one that is not yet purged included (MODEL_EXISTS), or
-        `request_id` was used for another request (REQUEST_ID_REUSED).
+        ALREADY_EXISTS      there is such a model, a deleted one that is not yet purged included (MODEL_EXISTS; one that
+        is deleted does not count with `replace_deleted`), or `request_id` was used for another request
+        (REQUEST_ID_REUSED).
         RESOURCE_EXHAUSTED  the namespace's quota of models is used up (MODEL_QUOTA).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

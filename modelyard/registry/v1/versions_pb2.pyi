@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from modelyard.registry.v1 import aliases_pb2 as _aliases_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _VersionView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VersionViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERSION_VIEW_UNSPECIFIED: _VersionView.ValueType  # 0
+    """The same as VERSION_VIEW_BASIC."""
+    VERSION_VIEW_BASIC: _VersionView.ValueType  # 1
+    """Without `artifacts`."""
+    VERSION_VIEW_FULL: _VersionView.ValueType  # 2
+    """Everything."""
+
+class VersionView(_VersionView, metaclass=_VersionViewEnumTypeWrapper):
+    """VersionView says how much of a version an answer has."""
+
+VERSION_VIEW_UNSPECIFIED: VersionView.ValueType  # 0
+"""The same as VERSION_VIEW_BASIC."""
+VERSION_VIEW_BASIC: VersionView.ValueType  # 1
+"""Without `artifacts`."""
+VERSION_VIEW_FULL: VersionView.ValueType  # 2
+"""Everything."""
+Global___VersionView: _TypeAlias = VersionView  # noqa: Y015
 
 @_typing.final
 class Version(_message.Message):
@@ -72,6 +97,26 @@ class Version(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -88,6 +133,11 @@ class Version(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     COPIED_FROM_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    RUN_LINK_FIELD_NUMBER: _builtins.int
+    SOURCE_MODEL_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """namespaces/{namespace}/models/{model}/versions/{number}; set by the server."""
     number: _builtins.int
@@ -111,6 +161,20 @@ class Version(_message.Message):
     """Output only: the full name of the version that this is a copy of; empty for one that was not copied. The source may be
     deleted.
     """
+    source: _builtins.str
+    """Where it came from, as a URI or a path; free text of at most 4,096 characters, which nothing is read from. Fixed when
+    the version is created.
+    """
+    run_link: _builtins.str
+    """The address of the page of the run that produced it (`lineage.run` is its id); at most 4,096 characters."""
+    source_model_id: _builtins.str
+    """The id of the model in the tool that logged it, such as MLflow's m-0123…; at most 256 characters. Fixed when the version
+    is created.
+    """
+    actor: _builtins.str
+    """Output only: the verified identity of the caller who created it, as in the audit; empty when that was before it was
+    recorded.
+    """
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
         """At most 10,000 files. No two have the same path, or paths that differ in case or in the form of Unicode only; none is
@@ -121,7 +185,9 @@ class Version(_message.Message):
     def lineage(self) -> Global___Lineage: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 64; keys [a-z][a-z0-9_.-]{0,62}, values at most 256 characters."""
+        """For searching and selecting: at most 256; keys 1 to 250 characters without control characters, values at most 256
+        characters.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -134,6 +200,12 @@ class Version(_message.Message):
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """Output only: when it was deleted, unset while it is not."""
+
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For tools, never searched: at most 256; keys as labels', values at most 100,000 bytes of UTF-8, keys and values at
+        most 1 MiB in all.
+        """
 
     def __init__(
         self,
@@ -154,10 +226,15 @@ class Version(_message.Message):
         etag: _builtins.str = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         copied_from: _builtins.str = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        source: _builtins.str = ...,
+        run_link: _builtins.str = ...,
+        source_model_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "annotations", b"annotations", "artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "run_link", b"run_link", "size_bytes", b"size_bytes", "source", b"source", "source_model_id", b"source_model_id", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,8 +457,8 @@ class UpdateVersionRequest(_message.Message):
     def version(self) -> Global___Version: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """description, stage, labels; while PENDING also artifacts and lineage; or * for all. labels.team sets that one label,
-        or removes it where `version` has none of that key: others keep theirs.
+        """description, stage, labels, annotations, run_link; while PENDING also artifacts and lineage; or * for all. labels.team sets that one label, or removes it where `version` has none of that key: others keep theirs. The
+        key is all that follows the first dot: "labels.any key, and more". So does annotations.team.
         """
 
     def __init__(
@@ -508,6 +585,83 @@ class CopyVersionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CopyVersionRequest: _TypeAlias = CopyVersionRequest  # noqa: Y015
+
+@_typing.final
+class SearchVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """namespaces/{namespace}, or namespaces/{namespace}/models/{model}."""
+    filter: _builtins.str
+    """Conditions in the language of SearchModels (AIP-160), such as
+      stage = "Production" AND labels.team = "vision" AND run:* AND update_time > "2026-01-31T12:00:00Z"
+    Fields: model (the id of the model), number, state (PENDING, READY or FAILED), stage, source, run (`lineage.run`),
+    run_link, source_model_id, actor, create_time, update_time, labels and labels.KEY. Texts take = != < <= > >= and :
+    (contains, in any case), and like(FIELD, "s3://%") and ilike. What a version does not have (a stage, a run, a label)
+    makes every comparison false; `stage = ""` alone finds those without, and FIELD:* those with any.
+    """
+    order_by: _builtins.str
+    """Some of update_time, create_time, model and number, each perhaps with desc, such as "model, number desc". Empty means
+    update_time desc. Among equals the model decides, and of one model the newest version comes first.
+    """
+    page_size: _builtins.int
+    """0 means 50; more than 1,000 is taken as 1,000."""
+    page_token: _builtins.str
+    view: Global___VersionView.ValueType
+    """How much of each version to return; VERSION_VIEW_BASIC when it is unset."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        view: Global___VersionView.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchVersionsRequest: _TypeAlias = SearchVersionsRequest  # noqa: Y015
+
+@_typing.final
+class SearchVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[_aliases_pb2.Alias]:
+        """The aliases that point at versions of this page, as they are now: by version, then by alias id."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___Version] | None = ...,
+        next_page_token: _builtins.str = ...,
+        aliases: _abc.Iterable[_aliases_pb2.Alias] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchVersionsResponse: _TypeAlias = SearchVersionsResponse  # noqa: Y015
 
 @_typing.final
 class FindVersionsRequest(_message.Message):

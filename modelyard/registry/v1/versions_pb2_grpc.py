@@ -82,6 +82,11 @@ class VersionServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.CopyVersionRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
                 _registered_method=True)
+        self.SearchVersions = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/SearchVersions',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.SearchVersionsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.SearchVersionsResponse.FromString,
+                _registered_method=True)
         self.FindVersions = channel.unary_unary(
                 '/modelyard.registry.v1.VersionService/FindVersions',
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.SerializeToString,
@@ -144,8 +149,8 @@ class VersionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateVersion(self, request, context):
-        """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
-        lineage, too.
+        """UpdateVersion changes the description, stage, labels, annotations and run link of a version, and while it is PENDING
+        its artifacts and its lineage, too.
 
         Errors:
         INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
@@ -231,6 +236,20 @@ class VersionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchVersions(self, request, context):
+        """SearchVersions finds versions of a model, or of all models of a namespace, by a filter. Deleted versions, and those of
+        deleted models, are never found.
+
+        Errors:
+        INVALID_ARGUMENT   `parent` is malformed, `filter` or `order_by` does not parse (the violation gives the position),
+        `page_size` is negative, or `page_token` is not one of this search's.
+        NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND) or model (MODEL_NOT_FOUND).
+        DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW): narrow it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindVersions(self, request, context):
         """FindVersions finds the READY versions that contain an asset.
 
@@ -291,6 +310,11 @@ def add_VersionServiceServicer_to_server(servicer, server):
                     servicer.CopyVersion,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.CopyVersionRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.SerializeToString,
+            ),
+            'SearchVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchVersions,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.SearchVersionsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.SearchVersionsResponse.SerializeToString,
             ),
             'FindVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.FindVersions,
@@ -544,6 +568,33 @@ class VersionService(object):
             '/modelyard.registry.v1.VersionService/CopyVersion',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.CopyVersionRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/SearchVersions',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.SearchVersionsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.SearchVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,8 +69,8 @@ class VersionServiceStub:
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _grpc.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]
-    """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
-    lineage, too.
+    """UpdateVersion changes the description, stage, labels, annotations and run link of a version, and while it is PENDING
+    its artifacts and its lineage, too.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
@@ -136,6 +136,16 @@ class VersionServiceStub:
       UNAVAILABLE          the asset service does not answer: retry.
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
     """
+    SearchVersions: _grpc.UnaryUnaryMultiCallable[_versions_pb2.SearchVersionsRequest, _versions_pb2.SearchVersionsResponse]
+    """SearchVersions finds versions of a model, or of all models of a namespace, by a filter. Deleted versions, and those of
+    deleted models, are never found.
+
+    Errors:
+      INVALID_ARGUMENT   `parent` is malformed, `filter` or `order_by` does not parse (the violation gives the position),
+                         `page_size` is negative, or `page_token` is not one of this search's.
+      NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND) or model (MODEL_NOT_FOUND).
+      DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW): narrow it.
+    """
     FindVersions: _grpc.UnaryUnaryMultiCallable[_versions_pb2.FindVersionsRequest, _versions_pb2.FindVersionsResponse]
     """FindVersions finds the READY versions that contain an asset.
 
@@ -187,8 +197,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
       NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
     UpdateVersion: _aio.UnaryUnaryMultiCallable[_versions_pb2.UpdateVersionRequest, _versions_pb2.Version]  # type: ignore[assignment]
-    """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
-    lineage, too.
+    """UpdateVersion changes the description, stage, labels, annotations and run link of a version, and while it is PENDING
+    its artifacts and its lineage, too.
 
     Errors:
       INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
@@ -253,6 +263,16 @@ class VersionServiceAsyncStub(VersionServiceStub):
       RESOURCE_EXHAUSTED   the quota of bytes of the copy's namespace is used up (ASSET_QUOTA).
       UNAVAILABLE          the asset service does not answer: retry.
       ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+    """
+    SearchVersions: _aio.UnaryUnaryMultiCallable[_versions_pb2.SearchVersionsRequest, _versions_pb2.SearchVersionsResponse]  # type: ignore[assignment]
+    """SearchVersions finds versions of a model, or of all models of a namespace, by a filter. Deleted versions, and those of
+    deleted models, are never found.
+
+    Errors:
+      INVALID_ARGUMENT   `parent` is malformed, `filter` or `order_by` does not parse (the violation gives the position),
+                         `page_size` is negative, or `page_token` is not one of this search's.
+      NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND) or model (MODEL_NOT_FOUND).
+      DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW): narrow it.
     """
     FindVersions: _aio.UnaryUnaryMultiCallable[_versions_pb2.FindVersionsRequest, _versions_pb2.FindVersionsResponse]  # type: ignore[assignment]
     """FindVersions finds the READY versions that contain an asset.
@@ -332,8 +352,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _versions_pb2.UpdateVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_versions_pb2.Version, _abc.Awaitable[_versions_pb2.Version]]:
-        """UpdateVersion changes the description, stage and labels of a version, and while it is PENDING its artifacts and its
-        lineage, too.
+        """UpdateVersion changes the description, stage, labels, annotations and run link of a version, and while it is PENDING
+        its artifacts and its lineage, too.
 
         Errors:
           INVALID_ARGUMENT     the mask names an unknown or an output-only field, or a value is out of bounds.
@@ -422,6 +442,22 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
           RESOURCE_EXHAUSTED   the quota of bytes of the copy's namespace is used up (ASSET_QUOTA).
           UNAVAILABLE          the asset service does not answer: retry.
           ALREADY_EXISTS       `request_id` was used for another request (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def SearchVersions(
+        self,
+        request: _versions_pb2.SearchVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.SearchVersionsResponse, _abc.Awaitable[_versions_pb2.SearchVersionsResponse]]:
+        """SearchVersions finds versions of a model, or of all models of a namespace, by a filter. Deleted versions, and those of
+        deleted models, are never found.
+
+        Errors:
+          INVALID_ARGUMENT   `parent` is malformed, `filter` or `order_by` does not parse (the violation gives the position),
+                             `page_size` is negative, or `page_token` is not one of this search's.
+          NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND) or model (MODEL_NOT_FOUND).
+          DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW): narrow it.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.chassis.checks import MOST_LABEL_VALUE, MOST_LABELS, Checks
+from services.chassis.checks import MOST_FREE_ENTRIES, MOST_LABEL_VALUE, Checks
 from services.registry.model.evaluation_metrics import measure_id
 from services.registry.model.evaluations import EvaluationDraft
 from services.registry.model.models import ModelDraft
@@ -72,8 +72,8 @@ class CardMetadata:
         fields = {name: text for name, text in fields.items() if not getattr(draft, name)}
         labels, left = dict(draft.labels), []
         for key, value in self.model.labels.items():
-            if key not in labels and len(labels) >= MOST_LABELS:
-                left.append(f"{key}: a model has at most {MOST_LABELS} labels")
+            if key not in labels and len(labels) >= MOST_FREE_ENTRIES:
+                left.append(f"{key}: a model has at most {MOST_FREE_ENTRIES} labels")
             else:
                 labels.setdefault(key, value)
         added = [f"labels.{key}" for key in labels if key not in draft.labels]
@@ -125,6 +125,7 @@ def _labels(tags: Any, datasets: Any, warnings: list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for place, tag in _listed(tags, "tags", warnings):
         checks = Checks()
+        # Not any text: what the Hub derives from a card and a repository (license:mit, region:us) is no tag of a model.
         checks.labels("tags", {tag: ""})
         if len(checks):
             warnings.append(f"{place}: {_shown(tag)} cannot be the key of a label")

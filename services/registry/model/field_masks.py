@@ -9,15 +9,15 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from services.chassis.checks import MOST_LABELS, Checks
+from services.chassis.checks import MOST_ANNOTATIONS, MOST_LABELS, Checks, size_of
 from services.chassis.errors import InvalidArgument
 
 T = TypeVar("T")
 
 #: Fields of which a mask may name one entry: "labels.team".
 MAPS = ("labels", "annotations")
-# Keys with dots and dashes need no quotes, but clients may put the backticks of AIP-161 around any.
-_ENTRY = re.compile(r"([a-z_]+)\.(?:`([^`]+)`|([^`]+))", re.DOTALL)
+# A key is all that follows the dot and needs no quotes, but clients may put the backticks of AIP-161 around it.
+_ENTRY = re.compile(r"([a-z_]+)\.(?:`([^`]+)`|(.+))", re.DOTALL)
 
 
 def check_mask(checks: Checks, paths: Iterable[str], mutable: Collection[str]) -> frozenset[str]:
@@ -51,12 +51,15 @@ def fields(paths: Iterable[str]) -> frozenset[str]:
     return frozenset(path.partition(".")[0] for path in paths)
 
 
-def merged(before: T, other: T, paths: Collection[str]) -> T:
+def merged(before: T, other: T, paths: Collection[str], most: int = MOST_LABELS) -> T:
     """
     A draft with the fields in *paths* taken from another. An entry that the other one does not have is removed.
 
+    Args:
+        most: entries of a map.
+
     Raises:
-        InvalidArgument: a map has too many entries then.
+        InvalidArgument: a map has too many entries then, or annotations are too large.
     """
     changed: dict[str, Any] = {}
     for path in sorted(paths):
@@ -68,8 +71,13 @@ def merged(before: T, other: T, paths: Collection[str]) -> T:
         entries.pop(key, None)
         if key in (given := getattr(other, field)):
             entries[key] = given[key]
-        if len(entries) > MOST_LABELS and len(entries) > len(getattr(before, field)):
-            raise InvalidArgument.of(field, f"must have at most {MOST_LABELS} entries, and would have {len(entries)}")
+        if len(entries) > most and len(entries) > len(getattr(before, field)):
+            raise InvalidArgument.of(field, f"must have at most {most} entries, and would have {len(entries)}")
+        size = size_of(entries) if field == "annotations" else 0
+        if size > MOST_ANNOTATIONS and size > size_of(getattr(before, field)):
+            raise InvalidArgument.of(
+                field, f"must have at most {MOST_ANNOTATIONS:,} bytes in all, and would have {size:,}"
+            )
     return replace(before, **changed)  # type: ignore[type-var]  # drafts are dataclasses
 
 

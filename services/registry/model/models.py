@@ -8,11 +8,13 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
-from services.chassis.checks import MOST_ANNOTATION_VALUE, Checks
+from services.chassis.checks import MOST_FREE_ENTRIES, Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.changes import Image
+from services.registry.model.aliases import Alias
 from services.registry.model.field_masks import merged
 from services.registry.model.names import DeploymentName, ModelName
+from services.registry.model.versions import Version
 
 MUTABLE = (
     "display_name",
@@ -58,9 +60,9 @@ class ModelDraft:
         for name in sorted(set(only) & set(_MOST)):
             checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])
         if "labels" in only:
-            checks.labels(f"{at}.labels", self.labels)
+            checks.free_labels(f"{at}.labels", self.labels)
         if "annotations" in only:
-            checks.labels(f"{at}.annotations", self.annotations, MOST_ANNOTATION_VALUE)
+            checks.annotations(f"{at}.annotations", self.annotations)
         if "parameter_count" in only:
             checks.count(f"{at}.parameter_count", self.parameter_count)
 
@@ -71,7 +73,7 @@ class ModelDraft:
         Raises:
             InvalidArgument: it has too many labels or annotations then.
         """
-        return merged(self, other, paths)
+        return merged(self, other, paths, MOST_FREE_ENTRIES)
 
     def image(self) -> Image:
         """
@@ -103,6 +105,9 @@ class Model:
 
     Args:
         latest_version: the number of the newest version, 0 while there is none.
+        actor: who created it; empty when that is not known.
+        activity_time: when it or something that belongs to it last changed.
+        aliases, newest: in a full view: its aliases, and its newest version of each stage, without artifacts.
         revision: of the last write to the model itself; its versions and aliases have their own.
     """
 
@@ -114,6 +119,10 @@ class Model:
     purge_time: datetime | None
     latest_version: int
     revision: int
+    actor: str
+    activity_time: datetime
+    aliases: tuple[Alias, ...] = ()
+    newest: tuple[Version, ...] = ()
 
 
 def check_deleted(model: Model) -> None:

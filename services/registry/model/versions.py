@@ -11,15 +11,17 @@ from datetime import datetime
 from enum import StrEnum
 
 from modelyard.paths import clashes, fault, shown
-from services.chassis.checks import Checks
+from services.chassis.checks import MOST_FREE_ENTRIES, Checks
 from services.chassis.errors import FailedPrecondition
 from services.ledger.model.calls import Missing
 from services.ledger.model.changes import Image
 from services.registry.model.field_masks import fields, merged
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName, VersionName
 
-MUTABLE = ("description", "artifacts", "lineage", "stage", "labels")
-ALWAYS_MUTABLE = ("description", "stage", "labels")
+ALWAYS_MUTABLE = ("description", "stage", "labels", "annotations", "run_link")
+MUTABLE = (*ALWAYS_MUTABLE, "artifacts", "lineage")
+FIELDS = (*MUTABLE, "source", "source_model_id")
+_MOST = {"description": 4096, "stage": 64, "run_link": 4096, "source": 4096, "source_model_id": 256}
 
 MOST_ARTIFACTS = 10_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -101,6 +103,11 @@ class Lineage:
 class VersionDraft:
     """
     The fields of a version that a client sets.
+
+    Args:
+        source: where it came from, for information.
+        run_link: the address of the page of its run.
+        source_model_id: its id in the tool that logged it.
     """
 
     description: str = ""
@@ -108,8 +115,12 @@ class VersionDraft:
     lineage: Lineage = field(default_factory=Lineage)
     stage: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    run_link: str = ""
+    source_model_id: str = ""
 
-    def check(self, checks: Checks, at: str, only: Collection[str] = MUTABLE) -> None:
+    def check(self, checks: Checks, at: str, only: Collection[str] = FIELDS) -> None:
         """
         Report invalid fields.
 
@@ -117,25 +128,25 @@ class VersionDraft:
             at: the path of the version in the request.
             only: the fields to check; an update checks those in its mask.
         """
-        if "description" in only:
-            checks.text(f"{at}.description", self.description, 4096)
+        for name in sorted(set(only) & set(_MOST)):
+            checks.text(f"{at}.{name}", getattr(self, name), _MOST[name])
         if "artifacts" in only:
             _check_artifacts(checks, f"{at}.artifacts", self.artifacts)
         if "lineage" in only:
             self.lineage.check(checks, f"{at}.lineage")
-        if "stage" in only:
-            checks.text(f"{at}.stage", self.stage, 64)
         if "labels" in only:
-            checks.labels(f"{at}.labels", self.labels)
+            checks.free_labels(f"{at}.labels", self.labels)
+        if "annotations" in only:
+            checks.annotations(f"{at}.annotations", self.annotations)
 
     def updated(self, other: VersionDraft, paths: Collection[str]) -> VersionDraft:
         """
         This draft with the fields in *paths* taken from *other*.
 
         Raises:
-            InvalidArgument: it has too many labels then.
+            InvalidArgument: it has too many labels or annotations then.
         """
-        return merged(self, other, paths)
+        return merged(self, other, paths, MOST_FREE_ENTRIES)
 
     @property
     def size_bytes(self) -> int:
@@ -161,6 +172,8 @@ class Version:
         delete_time: None while it is not deleted.
         copied_from: the full name of the version that it is a copy of; empty when it is none.
         revision: of the last write to it.
+        actor: who created it; empty when that is not known.
+        size_bytes: the sum of the artifacts' sizes, which are not always read.
     """
 
     name: VersionName
@@ -172,6 +185,8 @@ class Version:
     delete_time: datetime | None
     copied_from: str
     revision: int
+    actor: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

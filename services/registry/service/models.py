@@ -23,6 +23,7 @@ from services.registry.model.search.filter_parser import parse_filter
 from services.registry.model.search.searches import Search, parse_order, parse_words
 from services.registry.service.parsing import to_model_draft
 from services.registry.service.rendering import from_model
+from services.registry.service.visibility import Visibility
 from services.registry.store.models import ModelStore
 from services.registry.store.purging import Purging
 from services.registry.store.search.search import SearchStore
@@ -38,9 +39,16 @@ class ModelService(ModelServiceServicer):
     """
 
     def __init__(
-        self, models: ModelStore, searches: SearchStore, purging: Purging, mutations: Mutations, keep: timedelta
+        self,
+        models: ModelStore,
+        searches: SearchStore,
+        purging: Purging,
+        mutations: Mutations,
+        visibility: Visibility,
+        keep: timedelta,
     ) -> None:
         self._keep = keep
+        self._visibility = visibility
         self._purging = purging
         self._models = models
         self._searches = searches
@@ -54,11 +62,15 @@ class ModelService(ModelServiceServicer):
         draft.check(checks, "model")
         checks.request_id(request.request_id)
         checks.raise_if_any()
+        if replace := request.replace_deleted:
+            self._visibility.demand(parent.namespace, "models.delete")
+            if not request.validate_only and (large := await self._purging.find(name)) is not None:
+                await self._mutations.before(context, request, partial(self._purging.empty, large))
         return await self._mutations.do(
             context,
             request,
             pb.Model,
-            lambda tx: self._models.create(tx, name, draft),
+            lambda tx: self._models.create(tx, name, draft, replace=replace),
             from_model,
             touches=[name],
             dry=request.validate_only,
@@ -66,7 +78,8 @@ class ModelService(ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         name = ModelName.parse(request.name)
-        return from_model((await reflect(context, self._models.get(name))).value)
+        read = self._models.get_full(name) if request.view == pb.MODEL_VIEW_FULL else self._models.get(name)
+        return from_model((await reflect(context, read)).value)
 
     async def BatchGetModels(self, request: pb.BatchGetModelsRequest, context: Context) -> pb.BatchGetModelsResponse:
         checks = Checks()
@@ -95,10 +108,11 @@ class ModelService(ModelServiceServicer):
         words = parse_words(checks, "query", request.query)
         condition = parse_filter(checks, "filter", request.filter)
         order = parse_order(checks, "order_by", request.order_by)
-        search = Search(parent, request.query.strip(), words, condition, order)
+        full = request.view == pb.MODEL_VIEW_FULL
+        search = Search(parent, request.query.strip(), words, condition, order, full)
         parts = (request.parent, request.query, request.filter, request.order_by)
         query = Query("SearchModels", parts, search.key_types, optional=True)
-        page = Page.check(checks, query, request.page_size, request.page_token, usual=20, most=200)
+        page = Page.check(checks, query, request.page_size, request.page_token, usual=20)
         checks.raise_if_any()
         found = await reflect(context, self._searches.search(search, page, remaining()))
         return pb.SearchModelsResponse(models=map(from_model, found.items), next_page_token=found.token)

@@ -64,6 +64,10 @@ def to_version_draft(version: versions_pb2.Version) -> VersionDraft:
         Lineage(lineage.parent_version, tuple(lineage.training_data), lineage.run, lineage.git_commit),
         version.stage,
         dict(version.labels),
+        dict(version.annotations),
+        version.source,
+        version.run_link,
+        version.source_model_id,
     )
 
 

@@ -59,6 +59,7 @@ from services.registry.store.policies import PolicyStore
 from services.registry.store.promotions import PromotionStore
 from services.registry.store.purging import Purging
 from services.registry.store.search.search import SearchStore
+from services.registry.store.search.versions import VersionSearchStore
 from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
 from services.registry.store.versions_by_asset import VersionsByAssetStore
@@ -92,10 +93,12 @@ def add_servicers(
     models = ModelStore(database)
     visibility = Visibility(policies)
     namespaces = NamespaceService(NamespaceStore(database), once, visibility)
-    model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
+    purging = Purging(database, writer)
+    model_service = ModelService(models, SearchStore(database), purging, once, visibility, keep)
     deletions = VersionDeletions(writer)
     containing = VersionsByAssetStore(database)
-    versions = VersionService(VersionStore(database), deletions, containing, assets, pins, once, visibility)
+    searches = VersionSearchStore(database)
+    versions = VersionService(VersionStore(database), deletions, containing, searches, assets, pins, once, visibility)
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(
         EvaluationStore(database), LeaderboardStore(database), EvaluationMetricStore(database), once

@@ -252,6 +252,10 @@ def from_model(model: Model) -> models_pb2.Model:
         latest_version=model.latest_version,
         revision=model.revision,
         etag=etag(model.revision),
+        actor=model.actor,
+        activity_time=_time(model.activity_time),
+        aliases=map(from_alias, model.aliases),
+        newest=map(from_version, model.newest),
     )
 
 
@@ -281,13 +285,18 @@ def from_version(version: Version) -> versions_pb2.Version:
         ),
         stage=draft.stage,
         labels=draft.labels,
-        size_bytes=draft.size_bytes,
+        size_bytes=version.size_bytes,
         create_time=_time(version.create_time),
         update_time=_time(version.update_time),
         delete_time=_time(version.delete_time),
         copied_from=version.copied_from,
         revision=version.revision,
         etag=etag(version.revision),
+        annotations=draft.annotations,
+        source=draft.source,
+        run_link=draft.run_link,
+        source_model_id=draft.source_model_id,
+        actor=version.actor,
     )
 
 

@@ -19,7 +19,11 @@ from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.names import ModelName, NamespaceName, VersionName
 from services.registry.model.references import Reference
+from services.registry.model.search.filter_fields import version_field_of
+from services.registry.model.search.filter_parser import parse_filter
+from services.registry.model.search.version_searches import VersionSearch, parse_version_order
 from services.registry.model.versions import (
+    FIELDS,
     MUTABLE,
     SHA256,
     AssetQuery,
@@ -31,9 +35,10 @@ from services.registry.model.versions import (
 from services.registry.service.assets import Assets
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
-from services.registry.service.rendering import from_match, from_version
+from services.registry.service.rendering import from_alias, from_match, from_version
 from services.registry.service.version_copies import VersionCopies
 from services.registry.service.visibility import Visibility
+from services.registry.store.search.versions import VersionSearchStore
 from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
 from services.registry.store.versions_by_asset import VersionsByAssetStore
@@ -53,6 +58,7 @@ class VersionService(VersionServiceServicer):
         versions: VersionStore,
         deletions: VersionDeletions,
         containing: VersionsByAssetStore,
+        searches: VersionSearchStore,
         assets: Assets,
         pins: Pins,
         mutations: Mutations,
@@ -65,6 +71,7 @@ class VersionService(VersionServiceServicer):
         self._mutations = mutations
         self._deletions = deletions
         self._containing = containing
+        self._searches = searches
         self._copying = VersionCopies(versions, pins, mutations)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
@@ -184,6 +191,26 @@ class VersionService(VersionServiceServicer):
         checks.raise_if_any()
         return await self._copying.copy(context, request, parent, source)
 
+    async def SearchVersions(self, request: pb.SearchVersionsRequest, context: Context) -> pb.SearchVersionsResponse:
+        checks = Checks()
+        parent: NamespaceName | ModelName
+        if "/models/" in request.parent:
+            parent = checks.name(ModelName, "parent", request.parent)
+        else:
+            parent = checks.name(NamespaceName, "parent", request.parent)
+        condition = parse_filter(checks, "filter", request.filter, version_field_of)
+        order = parse_version_order(checks, "order_by", request.order_by)
+        search = VersionSearch(parent, condition, order, request.view == pb.VERSION_VIEW_FULL)
+        query = Query("SearchVersions", (request.parent, request.filter, request.order_by), search.key_types)
+        page = Page.check(checks, query, request.page_size, request.page_token)
+        checks.raise_if_any()
+        found = await reflect(context, self._searches.search(search, page, remaining()))
+        return pb.SearchVersionsResponse(
+            versions=map(from_version, found.versions.items),
+            next_page_token=found.versions.token,
+            aliases=map(from_alias, found.aliases),
+        )
+
     async def FindVersions(self, request: pb.FindVersionsRequest, context: Context) -> pb.FindVersionsResponse:
         checks = Checks()
         parent = None
@@ -198,7 +225,7 @@ class VersionService(VersionServiceServicer):
         return pb.FindVersionsResponse(matches=map(from_match, found.items), next_page_token=found.token)
 
 
-async def _check(checks: Checks, draft: VersionDraft, only: Collection[str] = MUTABLE) -> None:
+async def _check(checks: Checks, draft: VersionDraft, only: Collection[str] = FIELDS) -> None:
     if len(draft.artifacts) > _MANY:
         await asyncio.to_thread(draft.check, checks, "version", only)
     else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from services.chassis.access.policies import EVERYTHING, Policies, Readable
 from services.chassis.interceptors import identity
-from services.chassis.interceptors.permissions import tell_visibility
+from services.chassis.interceptors.permissions import denied, tell_visibility
 from services.chassis.serving.context import Context
 
 
@@ -44,3 +44,14 @@ class Visibility:
         """
         caller = identity()
         return caller is None or self._policies.may(caller, permission, namespace)
+
+    def demand(self, namespace: str, permission: str) -> None:
+        """
+        For what a call may do beside what its contract names a permission for.
+
+        Raises:
+            PermissionDenied: the caller has not the permission in a namespace (PERMISSION_DENIED).
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        if not self.sees(namespace, permission):
+            raise denied(permission, namespace)

@@ -6,7 +6,6 @@ Imports into the database: a batch is one transaction with one revision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import asyncpg
@@ -56,10 +55,10 @@ _IMPORT = last(
 , made AS (
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
                         annotations, parameter_count, octets, latest_version, create_time, update_time, revision,
-                        search)
+                        search, creator)
     SELECT namespace_id, model_id, display_name, description, owner, task, framework, license, labels::jsonb,
            annotations::jsonb, parameter_count, octets, latest_version, next.moment, next.moment, next.value,
-           model_words(model_id, display_name, labels::jsonb, description)
+           model_words(model_id, display_name, labels::jsonb, description), $4
       FROM next, unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
                         $17::text[], $18::text[], $19::text[], $20::bigint[], $21::integer[], $22::bigint[])
            AS item (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
@@ -67,14 +66,17 @@ _IMPORT = last(
     RETURNING id, namespace_id, model_id
 ), numbered AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
-                          stage, labels, size_bytes, octets, create_time, update_time, revision)
+                          stage, labels, size_bytes, octets, annotations, source, run_link, source_model_id,
+                          create_time, update_time, revision, creator, of_namespace, of_model)
     SELECT made.id, number, state, description, artifacts::jsonb, parent_version,
            ARRAY(SELECT jsonb_array_elements_text(training_data::jsonb)), run, git_commit, stage, labels::jsonb,
-           size_bytes, octets, next.moment, next.moment, next.value
+           size_bytes, octets, annotations::jsonb, source, run_link, source_model_id, next.moment, next.moment,
+           next.value, $4, made.namespace_id, made.model_id
       FROM next, unnest($23::text[], $24::bigint[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[],
-                        $30::text[], $31::text[], $32::text[], $33::text[], $34::bigint[], $35::integer[])
+                        $30::text[], $31::text[], $32::text[], $33::text[], $34::bigint[], $35::integer[],
+                        $36::text[], $37::text[], $38::text[], $39::text[])
            AS version (model_id, number, state, description, artifacts, parent_version, training_data, run, git_commit,
-                       stage, labels, size_bytes, octets)
+                       stage, labels, size_bytes, octets, annotations, source, run_link, source_model_id)
       JOIN made USING (model_id)
     RETURNING 1
 ), scored AS (
@@ -86,13 +88,13 @@ _IMPORT = last(
      ORDER BY ordinal
     RETURNING 1
 )
-{count("$36", "$37::bigint", "$38::bigint")}
+{count("$40", "$41::bigint", "$42::bigint")}
 SELECT next.value AS written, (SELECT count(*) FROM made) AS models, (SELECT count(*) FROM numbered) AS versions,
        (SELECT count(*) FROM scored) AS results, {USED}
   FROM next, used
 """,
 )
-_MODEL_WIDTH, _VERSION_WIDTH = 13, 13
+_MODEL_WIDTH, _VERSION_WIDTH = 13, 17
 
 
 class ImportStore:
@@ -184,7 +186,11 @@ def _version(model: str, number: int, draft: VersionDraft) -> list[Any]:
         draft.stage,
         rows.packed(draft.labels),
         draft.size_bytes,
-        rows.octets_of(model, draft.description, artifacts, draft.labels, asdict(lineage)),
+        rows.version_octets(model, draft, artifacts),
+        rows.packed(draft.annotations),
+        draft.source,
+        draft.run_link,
+        draft.source_model_id,
     ]
 
 

@@ -19,12 +19,13 @@ from services.ledger.model.pages import Listed, Page
 from services.ledger.store.batcher import Batcher
 from services.ledger.store.database import Database, min_revision
 from services.ledger.store.paging import MOST_OCTETS, after, listed, page_of
-from services.ledger.store.servers import Row
+from services.ledger.store.servers import Row, Snapshot
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.transactions import Transaction, last
 from services.registry.model.models import Model, ModelDraft, ModelUpdate, check_deleted, still_deployed
 from services.registry.model.names import DeploymentName, ModelName, NamespaceName
 from services.registry.store import rows
+from services.registry.store.full_models import More, more_of, with_more
 from services.registry.store.parents import NAMESPACE
 from services.registry.store.pin_releases import release_pins
 from services.registry.store.purging import deployments_deleted
@@ -71,14 +72,35 @@ _CREATE = last(
     f"""
 , made AS (
     INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
-                        annotations, parameter_count, create_time, update_time, revision, octets, search)
+                        annotations, parameter_count, create_time, update_time, revision, octets, search, creator)
     SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19::jsonb, $20, next.moment, next.moment, value, $21,
-           model_words($11, $12, $18::jsonb, $13)
+           model_words($11, $12, $18::jsonb, $13), $4
       FROM next
     RETURNING {rows.MODEL}
 )
 {count("$10", "1", "0")}
 SELECT made.revision AS written, made.*, {USED} FROM made, used
+""",
+)
+
+# A deleted model ($22) is purged, and another one of its name made. The row goes before the next one comes: the name is
+# unique.
+_REPLACE = last(
+    "models.replace",
+    f"""
+, removed AS (
+    DELETE FROM models WHERE id = $22 RETURNING 1
+), made AS (
+    INSERT INTO models (namespace_id, model_id, display_name, description, owner, task, framework, license, labels,
+                        annotations, parameter_count, create_time, update_time, revision, octets, search, creator)
+    SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19::jsonb, $20, next.moment, next.moment, value, $21,
+           model_words($11, $12, $18::jsonb, $13), $4
+      FROM next, (SELECT count(*) FROM removed) AS all_gone
+    RETURNING {rows.MODEL}
+)
+{count("$10", "0", "-$23::bigint")}
+{release_pins("SELECT $24::text || '/versions/' || number AS owner FROM versions WHERE model = $22")}
+SELECT made.revision AS written, made.* FROM made, used
 """,
 )
 
@@ -202,6 +224,26 @@ class ModelStore:
             raise Missing("MODEL_NOT_FOUND", name, row["head"])
         return Read(rows.to_model(row), row["head"])
 
+    async def get_full(self, name: ModelName) -> Read[Model]:
+        """
+        With its aliases and its newest version of each stage.
+
+        Raises:
+            Missing: there is no such model.
+        """
+        more: dict[str, More] = {}
+
+        async def work(snapshot: Snapshot) -> list[Row]:
+            found = await snapshot.fetch(_GET, [[name.namespace], [name.model]])
+            more.clear()
+            more.update(await more_of(snapshot, name.parent, [name.model]))
+            return found
+
+        row = (await self._database.search_with(work))[0]
+        if row["model_id"] is None:
+            raise Missing("MODEL_NOT_FOUND", name, row["head"])
+        return Read(with_more(rows.to_model(row), more), row["head"])
+
     async def _get(self, keys: Sequence[tuple[ModelName, int]]) -> Sequence[Row]:
         # A batch runs in a task of its own: what the most demanding of its callers asks for is asked for here.
         min_revision.set(max(least for _, least in keys))
@@ -238,13 +280,23 @@ class ModelStore:
         missing = ("NAMESPACE_NOT_FOUND", parent)
         return listed(page, found, missing, rows.to_model, lambda row: [row["model_id"]])
 
-    async def create(self, transaction: Transaction, name: ModelName, draft: ModelDraft) -> Model:
+    async def create(
+        self, transaction: Transaction, name: ModelName, draft: ModelDraft, *, replace: bool = False
+    ) -> Model:
         """
+        Args:
+            replace: purge a deleted model of that name.
+
         Raises:
             Missing: there is no such namespace.
             AlreadyExists: there is such a model.
             ResourceExhausted: the namespace may not hold more models.
         """
+        before = await transaction.row(_LOCK, name.namespace, name.model) if replace else None
+        if before is not None:
+            if before["delete_time"] is None:
+                raise AlreadyExists("MODEL_EXISTS", str(name))
+            return await self._replace(transaction, before, draft)
         await check_quota(transaction, name.parent, models=1)
         if await transaction.row(_EXISTS, name.namespace, name.model) is not None:
             raise AlreadyExists("MODEL_EXISTS", str(name))
@@ -255,6 +307,16 @@ class ModelStore:
             raise AlreadyExists("MODEL_EXISTS", str(name)) from None
         check_within_quota(name.parent, row, models=1)
         return rows.to_model(row)
+
+    async def _replace(self, transaction: Transaction, row: Row, draft: ModelDraft) -> Model:
+        before = rows.to_model(row)
+        name = before.name
+        remains = await _remains(transaction, row["id"])
+        gone = _purged(before, remains["deployments"])
+        made = Journal.created(name, draft.image(), subtree=True)
+        journal = Journal([*gone.changes, *made.changes], [*gone.entries, *made.entries])
+        columns = [*model_columns(name, draft), row["id"], remains["size"], str(name)]
+        return rows.to_model((await transaction.last(_REPLACE, journal, *columns))[0])
 
     async def update(self, transaction: Transaction, update: ModelUpdate) -> Model:
         """
@@ -332,11 +394,8 @@ class ModelStore:
         if due and not row["is_due"]:
             await transaction.nothing()
             return False
-        remains = await transaction.row(_REMAINS, key)
-        assert remains is not None  # noqa: S101 - for the type checker: a SELECT without FROM has one row
-        removed = deployments_deleted(name, remains["deployments"])
-        own = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
-        journal = Journal([*own.changes, *removed.changes], [*own.entries, *removed.entries])
+        remains = await _remains(transaction, key)
+        journal = _purged(before, remains["deployments"])
         await transaction.last(_PURGE, journal, key, name.namespace, remains["size"], str(name))
         return True
 
@@ -350,6 +409,18 @@ class ModelStore:
         since = (_EVER, 0) if after_ is None else (after_.purge_time, after_.key)
         found = await self._database.fetch(_DUE, *since)
         return [Due(ModelName(row["namespace_id"], row["model_id"]), row["id"], row["purge_time"]) for row in found]
+
+
+async def _remains(transaction: Transaction, key: int) -> Row:
+    row = await transaction.row(_REMAINS, key)
+    assert row is not None  # noqa: S101 - for the type checker: a SELECT without FROM has one row
+    return row
+
+
+def _purged(model: Model, deployments: Sequence[str]) -> Journal:
+    removed = deployments_deleted(model.name, deployments)
+    own = Journal.of(model.name, ChangeKind.DELETED, model.draft.image(), None, subtree=True)
+    return Journal([*own.changes, *removed.changes], [*own.entries, *removed.entries])
 
 
 async def _lock(transaction: Transaction, name: ModelName) -> Row:

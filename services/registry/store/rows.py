@@ -5,6 +5,7 @@ Conversion between rows and domain values.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from services.ledger.store.servers import Row
@@ -23,12 +24,20 @@ NAMESPACE = """namespace_id, display_name, description, owner, labels, max_model
 MODEL = """models.namespace_id, models.model_id, models.display_name, models.description, models.owner, models.task,
  models.framework, models.license, models.labels, models.annotations, models.parameter_count,
  coalesce(models.newest_version, models.latest_version) AS latest_version, models.create_time, models.update_time,
- models.delete_time, models.purge_time, models.revision"""
+ models.delete_time, models.purge_time, models.revision, models.creator,
+ greatest(models.update_time, models.activity_time) AS activity_time"""
 
-VERSION = """versions.number, versions.state, versions.failure, versions.description, versions.artifacts,
+_VERSION = """versions.number, versions.state, versions.failure, versions.description, {} AS artifacts,
  versions.parent_version, versions.training_data, versions.run, versions.git_commit, versions.stage, versions.labels,
- versions.create_time, versions.update_time, versions.delete_time, versions.copied_from,
- versions.revision"""
+ versions.annotations, versions.source, versions.run_link, versions.source_model_id, versions.create_time,
+ versions.update_time, versions.delete_time, versions.copied_from, versions.revision, versions.creator,
+ versions.size_bytes"""
+VERSION = _VERSION.format("versions.artifacts")
+#: Without the artifacts, of which there may be a megabyte, and about how many bytes the message has then.
+BRIEF_VERSION = _VERSION.format("'[]'::jsonb")
+BRIEF_OCTETS = """1024 + octet_length(versions.description) + octet_length(versions.labels::text)
+ + octet_length(versions.annotations::text) + octet_length(versions.source) + octet_length(versions.run_link)
+ + octet_length(versions.training_data::text)"""
 
 EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evaluations.metric, evaluations.value,
  evaluations.parameters, evaluations.evaluate_time, evaluations.create_time, evaluations.revision"""
@@ -103,6 +112,8 @@ def to_model(row: Row) -> Model:
         row["purge_time"],
         row["latest_version"],
         row["revision"],
+        row["creator"],
+        row["activity_time"],
     )
 
 
@@ -117,6 +128,10 @@ def to_version(row: Row, model: ModelName) -> Version:
         Lineage(row["parent_version"], tuple(row["training_data"]), row["run"], row["git_commit"]),
         row["stage"],
         unpacked(row["labels"]),
+        unpacked(row["annotations"]),
+        row["source"],
+        row["run_link"],
+        row["source_model_id"],
     )
     return Version(
         VersionName(model.namespace, model.model, row["number"]),
@@ -128,6 +143,8 @@ def to_version(row: Row, model: ModelName) -> Version:
         row["delete_time"],
         row["copied_from"],
         row["revision"],
+        row["creator"],
+        row["size_bytes"],
     )
 
 
@@ -136,6 +153,17 @@ def packed_artifacts(draft: VersionDraft) -> str:
     The artifacts of a version as they are stored: a list of lists, because a version may have 10,000 of them.
     """
     return packed([[each.path, each.sha256, each.size_bytes, each.media_type] for each in draft.artifacts])
+
+
+def version_octets(name: str, draft: VersionDraft, artifacts: str) -> int:
+    """
+    About how many bytes the message of a version has.
+
+    Args:
+        artifacts: as they are stored.
+    """
+    texts = (draft.description, draft.source, draft.run_link, draft.source_model_id)
+    return octets_of(name, *texts, artifacts, draft.labels, draft.annotations, asdict(draft.lineage))
 
 
 def to_alias(row: Row, name: AliasName) -> Alias:

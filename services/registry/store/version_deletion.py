@@ -96,9 +96,11 @@ _DELETE = AliasWrite(
     RETURNING {rows.VERSION}
 ), newest AS (
     UPDATE models
-       SET newest_version = $19::bigint, update_time = next.moment, revision = next.value
+       SET newest_version = coalesce($19::bigint, newest_version), activity_time = next.moment,
+           update_time = CASE WHEN $19::bigint IS NULL THEN update_time ELSE next.moment END,
+           revision = CASE WHEN $19::bigint IS NULL THEN revision ELSE next.value END
       FROM next
-     WHERE id = $10 AND $19::bigint IS NOT NULL
+     WHERE id = $10
 ), without AS (
     DELETE FROM evaluations WHERE model = $10 AND version = $15
 ), unlisted AS (

@@ -5,7 +5,6 @@ Versions in the database.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from services.chassis.errors import Aborted
@@ -127,29 +126,36 @@ _CREATE = last(
     UPDATE models SET latest_version = $11, update_time = next.moment, revision = next.value FROM next WHERE id = $10
 ), made AS (
     INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run, git_commit,
-                          stage, labels, size_bytes, create_time, update_time, revision, octets, copied_from)
-    SELECT $10, $11, 'PENDING', $12, $13::jsonb, $14, $15::text[], $16, $17, $18, $19::jsonb, $20, moment, moment,
-           value, $21, $23
+                          stage, labels, annotations, run_link, size_bytes, octets, create_time, update_time, revision,
+                          copied_from, source, source_model_id, creator, of_namespace, of_model)
+    SELECT $10, $11, 'PENDING', $12, $13::jsonb, $14, $15::text[], $16, $17, $18, $19::jsonb, $20::jsonb, $21, $22, $23,
+           moment, moment, value, $25, $26, $27, $4, $24, $28
       FROM next
     RETURNING {rows.VERSION}
 )
-{count("$22", "0", "$20")}
+{count("$24", "0", "$22")}
 SELECT made.revision AS written, made.*, {USED} FROM made, used
 """,
 )
 
 # The model first, as every writer below it: a purge locks it, too, and then nobody waits for a row with the revision
 # in hand.
-_LOCK = Statement(
-    "versions.lock",
-    f"""
+_LOCKED = f"""
 WITH model AS (
-    SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR SHARE
+    SELECT id FROM models WHERE namespace_id = $1 AND model_id = $2 AND delete_time IS NULL FOR {{}}
 )
 SELECT versions.model, {rows.VERSION} FROM model JOIN versions ON versions.model = model.id
  WHERE versions.number = $3 FOR NO KEY UPDATE OF versions
-""",
+"""
+_LOCK = Statement("versions.lock", _LOCKED.format("SHARE"))
+_LOCK_ACTIVE = Statement("versions.lock_active", _LOCKED.format("NO KEY UPDATE"))
+
+# Something of the model happened, which is no update of it.
+_ACTIVE = """
+, active AS (
+    UPDATE models SET activity_time = next.moment FROM next WHERE id = $10 AND {}
 )
+"""
 
 _UPDATE = last(
     "versions.update",
@@ -158,12 +164,14 @@ _UPDATE = last(
     UPDATE versions
        SET description = $12, artifacts = coalesce($13::jsonb, artifacts), parent_version = $14,
            training_data = $15::text[], run = $16, git_commit = $17, stage = $18, labels = $19::jsonb,
-           size_bytes = $20, octets = $21, update_time = next.moment, revision = next.value
+           annotations = $20::jsonb, run_link = $21, size_bytes = $22, octets = $23, update_time = next.moment,
+           revision = next.value
       FROM next
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
 )
-{count("$22", "0", "$23::bigint")}
+{_ACTIVE.format("$26::boolean")}
+{count("$24", "0", "$25::bigint")}
 SELECT made.revision AS written, made.*, {USED} FROM made, used
 """,
 )
@@ -178,6 +186,7 @@ _SETTLE = last(
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
 )
+{_ACTIVE.format("true")}
 {count("$14", "0", "-$15::bigint")}
 {retain_pins("$16")}
 {release_pins("SELECT $17::text AS owner WHERE $17::text IS NOT NULL")}
@@ -292,6 +301,7 @@ class VersionStore:
         moved = Journal.updated(parent, {"latest_version": model["newest_version"]}, {"latest_version": name.number})
         journal = Journal([*created.changes, *moved.changes], [*created.entries, *moved.entries])
         columns = [model["id"], name.number, *_columns(name, draft), parent.namespace, copied_from]
+        columns += [draft.source, draft.source_model_id, parent.model]
         row = (await transaction.last(_CREATE, journal, *columns))[0]
         check_within_quota(parent.parent, row, size=draft.size_bytes)
         return rows.to_version(row, parent)
@@ -305,7 +315,7 @@ class VersionStore:
             ResourceExhausted: the namespace may not hold so many bytes.
         """
         name = update.name
-        model, before = await _lock(transaction, name)
+        model, before = await _lock(transaction, name, active="stage" in update.paths)
         check_etag(name, update.etag, before.revision)
         check_mutable(before, update.paths)
         draft = before.draft.updated(update.draft, update.paths)
@@ -314,7 +324,8 @@ class VersionStore:
         more = draft.size_bytes - before.draft.size_bytes
         await check_quota(transaction, name.parent.parent, size=more)
         journal = Journal.updated(name, before.draft.image(), draft.image())
-        columns = [model, name.number, *_columns(name, draft), name.namespace, more]
+        staged = draft.stage != before.draft.stage
+        columns = [model, name.number, *_columns(name, draft), name.namespace, more, staged]
         if "artifacts" not in update.paths:
             # They may have a megabyte, which is not written again, nor is its index.
             columns[3] = None
@@ -336,7 +347,7 @@ class VersionStore:
             Aborted: it has changed since, or its pins may have been released.
         """
         name = checked.name
-        model, version = await _lock(transaction, name)
+        model, version = await _lock(transaction, name, active=True)
         check_not_failed(version)
         if version.state is VersionState.READY:
             await transaction.nothing()
@@ -358,7 +369,7 @@ class VersionStore:
             Missing: there is no such version.
             FailedPrecondition: it is READY.
         """
-        model, version = await _lock(transaction, name)
+        model, version = await _lock(transaction, name, active=True)
         check_not_ready(version)
         if version.state is VersionState.FAILED:
             await transaction.nothing()
@@ -366,8 +377,13 @@ class VersionStore:
         return await _settle(transaction, model, version, VersionState.FAILED, failure)
 
 
-async def _lock(transaction: Transaction, name: VersionName) -> tuple[int, Version]:
-    row = await transaction.row(_LOCK, name.namespace, name.model, name.number)
+async def _lock(transaction: Transaction, name: VersionName, *, active: bool = False) -> tuple[int, Version]:
+    """
+    Args:
+        active: the model's activity_time changes, too.
+    """
+    lock = _LOCK_ACTIVE if active else _LOCK
+    row = await transaction.row(lock, name.namespace, name.model, name.number)
     if row is None:
         raise no_version(name)
     if row["delete_time"] is not None:
@@ -417,7 +433,7 @@ async def check_parent_version(transaction: Transaction, draft: VersionDraft, na
 def _columns(name: VersionName, draft: VersionDraft) -> list[Any]:
     lineage = draft.lineage
     artifacts = rows.packed_artifacts(draft)
-    octets = rows.octets_of(str(name), draft.description, artifacts, draft.labels, asdict(lineage))
+    octets = rows.version_octets(str(name), draft, artifacts)
     return [
         draft.description,
         artifacts,
@@ -427,6 +443,8 @@ def _columns(name: VersionName, draft: VersionDraft) -> list[Any]:
         lineage.git_commit,
         draft.stage,
         rows.packed(draft.labels),
+        rows.packed(draft.annotations),
+        draft.run_link,
         draft.size_bytes,
         octets,
     ]

@@ -156,7 +156,7 @@ async def test_concurrent_imports_do_not_double(registry: Registry) -> None:
         (["items"], [Item(model_id=f"m{n}") for n in range(1001)]),
         (["items[1].model_id"], [Item(model_id="a"), Item(model_id="a")]),
         (["items[0].model_id", "items[1].model_id"], [Item(), Item(model_id=".a")]),
-        (['items[0].model.labels["Team"]'], [Item(model_id="a", model=models_pb2.Model(labels={"Team": "x"}))]),
+        (['items[0].model.labels["a\\n"]'], [Item(model_id="a", model=models_pb2.Model(labels={"a\n": "x"}))]),
         (["items[0].versions[0].stage"], [Item(model_id="a", versions=[Version(stage="x" * 65)])]),
         (["items[0].evaluations[0].version"], [Item(model_id="a", evaluations=[Evaluation(dataset="a", metric="b")])]),
         (

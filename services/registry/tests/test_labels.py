@@ -90,7 +90,7 @@ async def test_bounds(registry: Registry) -> None:
     """
     The bounds of labels hold for one at a time: of the value, of the key, and of how many there are then.
     """
-    full = {f"k{n:02}": "" for n in range(64)}
+    full = {f"k{n:02}": "" for n in range(256)}
     await create(registry, "m", models_pb2.Model(labels=full))
     with Failing() as failed:
         await label_model(registry, ["labels.more"], {"more": ""})
@@ -99,9 +99,80 @@ async def test_bounds(registry: Registry) -> None:
         await label_model(registry, ["labels.k00"], {"k00": "x" * 257})
     assert list(failed.fields) == ['model.labels["k00"]']
     with Failing() as failed:
-        await label_model(registry, ["labels.Key"], {"Key": "x"})
-    assert list(failed.fields) == ['model.labels["Key"]']
-    assert len(await label_model(registry, ["labels.k00", "labels.more"], {"more": "1"})) == 64
+        await label_model(registry, ["labels." + "K" * 251], {"K" * 251: "x"})
+    assert len(failed.fields) == 1
+    assert len(await label_model(registry, ["labels.k00", "labels.more"], {"more": "1"})) == 256
+
+
+async def test_keys_of_any_text(registry: Registry) -> None:
+    """
+    A key is any text of 250 characters without control characters; a mask names it by all that follows the first dot.
+    """
+    await create(registry, "m")
+    labels = {"mlflow.Source Type": "x", 'a, b: `c` = "d"': "y", "é" * 250: "z"}
+    for key in labels:
+        await label_model(registry, [f"labels.{key}"], labels)
+    assert dict((await get(registry, "m")).labels) == labels
+    for key in ("a\nb", "\x7f", "", "x" * 251):
+        with Failing() as failed:
+            await label_model(registry, ["labels"], {key: ""})
+        assert [each.startswith("model.labels[") for each in failed.fields] == [True]
+
+
+async def test_annotations_of_a_version(registry: Registry) -> None:
+    """
+    A READY version's annotations, description, stage and run link change; its source does not, nor does its lineage.
+    """
+    await create(registry, "m")
+    await add_version(registry, "m", annotations={"a": "1"}, source="s3://a", source_model_id="m-1")
+    content = versions_pb2.Version(
+        name=f"{M}/versions/1", annotations={"b": "2"}, description="d", stage="Production", run_link="r"
+    )
+    paths = ["annotations.b", "description", "stage", "run_link"]
+    request = versions_pb2.UpdateVersionRequest(version=content, update_mask=FieldMask(paths=paths))
+    changed = await registry.versions.UpdateVersion(request)
+    assert (dict(changed.annotations), changed.description, changed.stage) == ({"a": "1", "b": "2"}, "d", "Production")
+    assert (changed.run_link, changed.source, changed.source_model_id) == ("r", "s3://a", "m-1")
+    for path, reason in (
+        ("source", "INVALID_FIELDS"),
+        ("source_model_id", "INVALID_FIELDS"),
+        ("lineage", "VERSION_IMMUTABLE"),
+    ):
+        request = versions_pb2.UpdateVersionRequest(version=content, update_mask=FieldMask(paths=[path]))
+        with Failing() as failed:
+            await registry.versions.UpdateVersion(request)
+        assert failed.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("annotations", "field"),
+    [
+        ({"a": "é" * 50_001}, 'version.annotations["a"]'),
+        ({f"k{n:02}": "x" * 99_000 for n in range(11)}, "version.annotations"),
+        ({f"k{n}": "" for n in range(257)}, "version.annotations"),
+        ({"a\n": ""}, 'version.annotations["a\\n"]'),
+        ({"a": "\0"}, 'version.annotations["a"]'),
+    ],
+)
+async def test_bounds_of_annotations(shared: Registry, annotations: dict[str, str], field: str) -> None:
+    """
+    Values of 100,000 bytes, 1 MiB in all, 256 entries, keys without control characters, no NUL.
+    """
+    with Failing() as failed:
+        await add_version(shared, "m", annotations=annotations)
+    assert list(failed.fields) == [field]
+
+
+async def test_annotations_one_at_a_time_are_bounded(registry: Registry) -> None:
+    """
+    Annotations that are set one at a time have 1 MiB in all, too; a smaller one may take the place of a large one.
+    """
+    await create(registry, "m", models_pb2.Model(annotations={f"k{n:02}": "x" * 100_000 for n in range(10)}))
+    with Failing() as failed:
+        content = models_pb2.Model(annotations={"more": "x" * 60_000})
+        await update(registry, "m", content, ["annotations.more"])
+    assert list(failed.fields) == ["annotations"]
+    await update(registry, "m", models_pb2.Model(annotations={"k00": "x" * 60_000}), ["annotations.k00"])
 
 
 async def test_searched_and_audited(registry: Registry) -> None:

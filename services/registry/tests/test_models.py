@@ -29,7 +29,7 @@ async def test_create_then_get(registry: Registry) -> None:
         framework="pytorch",
         license="Apache-2.0",
         labels={"team": "vision"},
-        annotations={"x": "y" * 4096},
+        annotations={"x": "y" * 100_000},
         parameter_count=88_591_464,
     )
     made = await create(registry, "convnext_base.fb", sent)
@@ -38,7 +38,8 @@ async def test_create_then_get(registry: Registry) -> None:
     assert found.name == f"{DEFAULT}/models/convnext_base.fb"
     assert found.create_time == found.update_time
     assert found.revision == 2
-    for field in ("name", "create_time", "update_time", "revision", "etag"):
+    assert (found.actor, found.activity_time) == ("anonymous", found.update_time)
+    for field in ("name", "create_time", "update_time", "revision", "etag", "actor", "activity_time"):
         found.ClearField(field)
     assert found == sent
 

@@ -45,7 +45,7 @@ class Space:
         await self.registry.models.DeleteModel(pb.DeleteModelRequest(name=name))
         await self.registry.models.PurgeModel(pb.PurgeModelRequest(name=name))
 
-    async def found(self, query: str = "", size: int = 0, **more: str) -> list[str]:
+    async def found(self, query: str = "", size: int = 0, **more: Any) -> list[str]:
         """
         The ids of the models that a search finds, all pages of it.
         """

@@ -74,6 +74,10 @@ async def test_create_then_get(registry: Registry) -> None:
         lineage=lineage,
         stage="staging",
         labels={"k": "v"},
+        annotations={"a key": "x" * 5000},
+        source="s3://bucket/wine",
+        run_link="https://runs.example.org/7",
+        source_model_id="m-0123",
     )
     request = pb.CreateVersionRequest(parent=f"{DEFAULT}/models/m", version=sent)
     made = await registry.versions.CreateVersion(request)
@@ -81,7 +85,8 @@ async def test_create_then_get(registry: Registry) -> None:
     assert made == found
     assert (found.number, found.state, found.size_bytes) == (2, pb.Version.STATE_PENDING, 7)
     assert (await get(registry, "m")).latest_version == 2
-    for field in ("name", "number", "state", "size_bytes", "create_time", "update_time", "revision", "etag"):
+    assert found.actor == "anonymous"
+    for field in ("name", "number", "state", "size_bytes", "create_time", "update_time", "revision", "etag", "actor"):
         found.ClearField(field)
     assert found == sent
 

@@ -9,10 +9,11 @@ import re
 from datetime import UTC, datetime
 from unicodedata import normalize
 
-from services.chassis.checks import MOST_INT64, SLUG
+from services.chassis.checks import FREE_KEY, MOST_INT64, SLUG
 from services.registry.model.evaluation_metrics import MEASURES, measure_id
 from services.registry.model.search.filters import (
     TEXTS,
+    VERSION_TEXTS,
     CreateTime,
     Description,
     Field,
@@ -25,10 +26,10 @@ from services.registry.model.search.filters import (
     Text,
     UpdateTime,
     Value,
+    VersionNumber,
 )
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _KNOWN = (
     f"{', '.join(TEXTS)}, description, parameter_count, latest_version, create_time, update_time, labels.KEY or "
     "evaluations.DATASET.METRIC"
@@ -43,9 +44,20 @@ _FIELDS: dict[str, Field] = {
     "description": Description(),
     "labels": LabelKeys(),
 }
+_VERSION_FIELDS: dict[str, Field] = {
+    **{name: Text(name) for name in VERSION_TEXTS},
+    "number": VersionNumber(),
+    "create_time": CreateTime(),
+    "update_time": UpdateTime(),
+    "labels": LabelKeys(),
+}
+_VERSION_KNOWN = f"{', '.join(VERSION_TEXTS)}, number, create_time, update_time or labels.KEY"
+_STATES = ("PENDING", "READY", "FAILED")
 #: A text in double quotes; what follows a backslash stands for itself.
 QUOTED = r'"(?:[^"\\]|\\.)*"'
 _SEGMENT = re.compile(rf'({QUOTED})|([^."]+)', re.DOTALL)
+# What needs no quotes in the key of a label.
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class FilterError(Exception):
@@ -59,7 +71,7 @@ class FilterError(Exception):
 
 def field_of(name: str, position: int) -> Field:
     """
-    The field that *name* means; ids of data sets and metrics may be quoted.
+    The field of models that *name* means; ids of data sets and metrics, and keys of labels may be quoted.
 
     Raises:
         FilterError: models have no such field.
@@ -67,14 +79,35 @@ def field_of(name: str, position: int) -> Field:
     if name in _FIELDS:
         return _FIELDS[name]
     parts = _segments(name)
-    if parts[0] == "labels" and _KEY.fullmatch(key := ".".join(parts[1:])):
-        return Label(key)
+    if parts[0] == "labels":
+        return _label(name, parts, position)
     if parts[0] == "evaluations" and len(parts) == 3:
         dataset, metric = (measure_id(part) for part in parts[1:])
         if dataset is None or metric is None:
             raise FilterError(position, f'"{name[:80]}" has no id of a data set or a metric: {MEASURES}')
         return Score(dataset, metric)
     raise FilterError(position, f'"{name[:80]}" is not a field: expected {_KNOWN}')
+
+
+def version_field_of(name: str, position: int) -> Field:
+    """
+    The field of versions that *name* means.
+
+    Raises:
+        FilterError: versions have no such field.
+    """
+    if name in _VERSION_FIELDS:
+        return _VERSION_FIELDS[name]
+    parts = _segments(name)
+    if parts[0] == "labels":
+        return _label(name, parts, position)
+    raise FilterError(position, f'"{name[:80]}" is not a field: expected {_VERSION_KNOWN}')
+
+
+def _label(name: str, parts: list[str], position: int) -> Label:
+    if not FREE_KEY.fullmatch(key := ".".join(parts[1:])):
+        raise FilterError(position, f'"{name[:80]}" has no key of a label: 1 to 250 characters, no control characters')
+    return Label(key)
 
 
 def unquoted(text: str) -> str:
@@ -90,9 +123,13 @@ def _segments(name: str) -> list[str]:
     """
     found, position = [], 0
     while match := _SEGMENT.match(name, position):
-        # Ids are kept in NFC.
-        found.append(normalize("NFC", unquoted(match[1])) if match[1] else match[2])
-        if found[0] == "evaluations" and len(found) > 1 and not (SLUG.fullmatch(found[-1]) or match[1]):
+        found.append(unquoted(match[1]) if match[1] else match[2])
+        if found[0] == "evaluations" and len(found) > 1:
+            # Ids are kept in NFC.
+            found[-1] = normalize("NFC", found[-1])
+            if not (SLUG.fullmatch(found[-1]) or match[1]):
+                return [""]
+        if found[0] == "labels" and len(found) > 1 and not (_PLAIN.fullmatch(found[-1]) or match[1]):
             return [""]
         position = match.end() + 1
         if position > len(name):
@@ -116,9 +153,11 @@ def value_of(field: Field, op: Op, text: str, position: int) -> Value:
         case Score():
             _refuse_has(op, position)
             return _number(text, position)
-        case LatestVersion():
+        case LatestVersion() | VersionNumber():
             _refuse_has(op, position)
             return _whole(text, position)
+        case Text("state") if text not in _STATES:
+            raise FilterError(position, f'"{text[:40]}" is not a state: expected {", ".join(_STATES)}')
         case CreateTime() | UpdateTime():
             _refuse_has(op, position)
             return _moment(text, position)
@@ -126,8 +165,24 @@ def value_of(field: Field, op: Op, text: str, position: int) -> Value:
             if op is not Op.HAS:
                 raise FilterError(position, "description supports only the operator : with words, or *")
             return normalize("NFC", text)
+        case LabelKeys():
+            return text
         case _:
             return normalize("NFC", text)
+
+
+def pattern_of(field: Field, text: str, position: int) -> Value:
+    """
+    The pattern of `like` and `ilike`.
+
+    Raises:
+        FilterError: the field takes none, or *text* is none.
+    """
+    if not isinstance(field, Text | Label) or field == Text("state"):
+        raise FilterError(position, "like and ilike compare texts and labels.KEY only")
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        raise FilterError(position, "a pattern must not end in a single backslash")
+    return normalize("NFC", text)
 
 
 def _refuse_has(op: Op, position: int) -> None:

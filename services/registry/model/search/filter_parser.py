@@ -5,12 +5,30 @@ The hand-written parser of the filter language. Every mistake has a position: 1 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from services.chassis.checks import Checks
-from services.registry.model.search.filter_fields import QUOTED, FilterError, field_of, unquoted, value_of
-from services.registry.model.search.filters import Comparison, Condition, Every, LabelKeys, Negation, Op, Some
+from services.registry.model.search.filter_fields import (
+    QUOTED,
+    FilterError,
+    field_of,
+    pattern_of,
+    unquoted,
+    value_of,
+)
+from services.registry.model.search.filters import (
+    SIGNS,
+    Comparison,
+    Condition,
+    Every,
+    Field,
+    LabelKeys,
+    Negation,
+    Op,
+    Some,
+)
 
 MOST_FILTER = 4096
 _MOST_TERMS = 100
@@ -46,16 +64,21 @@ class _Token:
         return "the end" if self.kind is _Kind.END else f'"{self.text[:40]}"'
 
 
-def parse_filter(checks: Checks, field: str, text: str) -> Condition | None:
+def parse_filter(
+    checks: Checks, field: str, text: str, field_of: Callable[[str, int], Field] = field_of
+) -> Condition | None:
     """
     The condition in a request's `filter`; None when it is empty or does not parse, which is noted on *field*.
+
+    Args:
+        field_of: the field that a name at a position means; raises FilterError. By default one of models.
     """
     before = len(checks)
     checks.text(field, text, MOST_FILTER)
     if not text.strip() or len(checks) > before:
         return None
     try:
-        return _Parser(_tokens(text)).whole()
+        return _Parser(_tokens(text), field_of).whole()
     except FilterError as error:
         checks.add(field, str(error))
         return None
@@ -63,11 +86,13 @@ def parse_filter(checks: Checks, field: str, text: str) -> Condition | None:
 
 class _Parser:
     """
-    Recursive descent: expression = factor {AND factor}; factor = term {OR term}; term = [NOT] comparison | (…).
+    Recursive descent: expression = factor {AND factor}; factor = term {OR term}; term = [NOT] comparison | (…);
+    comparison = field sign value | (like | ilike) "(" field "," string ")".
     """
 
-    def __init__(self, tokens: list[_Token]) -> None:
+    def __init__(self, tokens: list[_Token], field_of: Callable[[str, int], Field]) -> None:
         self._tokens = tokens
+        self._field_of = field_of
         self._next = 0
         self._terms = 0
 
@@ -124,10 +149,12 @@ class _Parser:
         name = self._take()
         if name.kind is not _Kind.WORD or name.text in {"AND", "OR"}:
             raise FilterError(name.position, f"expected a field, found {name}")
-        field = field_of(name.text, name.position)
+        if name.text in {Op.LIKE, Op.ILIKE} and self._skips(_Kind.PAREN, "("):
+            return self._like(Op(name.text))
+        field = self._field_of(name.text, name.position)
         sign = self._take()
         if sign.kind is not _Kind.OP:
-            raise FilterError(sign.position, f"expected one of {' '.join(Op)}, found {sign}")
+            raise FilterError(sign.position, f"expected one of {' '.join(SIGNS)}, found {sign}")
         op = Op(sign.text)
         if isinstance(field, LabelKeys) and op is not Op.HAS:
             raise FilterError(sign.position, "labels takes only : and a key; write labels.KEY to compare a value")
@@ -139,6 +166,22 @@ class _Parser:
         present = op is Op.HAS and value.kind is _Kind.WORD and value.text == "*"
         text = unquoted(value.text) if value.kind is _Kind.STRING else value.text
         return Comparison(field, op, None if present else value_of(field, op, text, value.position))
+
+    def _like(self, op: Op) -> Condition:
+        name = self._take()
+        # A comma belongs to the word before it, unless that ends in quotes.
+        text = name.text.removesuffix(",")
+        if name.kind is not _Kind.WORD or not text:
+            raise FilterError(name.position, f"expected a field, found {name}")
+        if text == name.text and not self._skips(_Kind.WORD, ","):
+            raise FilterError(self._here.position, f'expected ",", found {self._here}')
+        field = self._field_of(text, name.position)
+        pattern = self._take()
+        if pattern.kind is not _Kind.STRING:
+            raise FilterError(pattern.position, f"expected a pattern in quotes, found {pattern}")
+        if not self._skips(_Kind.PAREN, ")"):
+            raise FilterError(self._here.position, f'expected ")", found {self._here}')
+        return Comparison(field, op, pattern_of(field, unquoted(pattern.text), pattern.position))
 
 
 def _tokens(text: str) -> list[_Token]:

@@ -11,7 +11,10 @@ does. Strings compare by code point in the Unicode form NFC, whichever form eith
 contains the value (in any case), a label whether it has that value, `labels` whether it has that key; `:*` asks whether
 there is anything at all. `description:"two words"` asks for all of the words, as a search does, in any order. A result
 stands for the model's best one: the highest, or the lowest when that is better of the metric; what else than [a-z0-9_-]
-is in the id of its data set or metric is quoted: `evaluations."GLUE/SST-2"."acc@1"`.
+is in the id of its data set or metric, or in the key of a label, is quoted: `evaluations."GLUE/SST-2"."acc@1"`,
+`labels."any key"`. `like(name, "resnet%")` compares a text or a label with a pattern of SQL, `ilike` in any case.
+
+The same language serves versions, with the fields VERSION_TEXTS, number, create_time, update_time and labels.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from datetime import datetime
 from enum import StrEnum
 
 TEXTS = ("name", "display_name", "owner", "task", "framework", "license")
+#: Of versions.
+VERSION_TEXTS = ("model", "state", "stage", "source", "run", "run_link", "source_model_id", "actor")
 
 
 class Op(StrEnum):
@@ -35,6 +40,12 @@ class Op(StrEnum):
     MORE = ">"
     AT_LEAST = ">="
     HAS = ":"
+    LIKE = "like"
+    ILIKE = "ilike"
+
+
+#: Those that are signs; the others are functions.
+SIGNS = (Op.EQUAL, Op.UNEQUAL, Op.LESS, Op.AT_MOST, Op.MORE, Op.AT_LEAST, Op.HAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,13 @@ class Text:
     """
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionNumber:
+    """
+    number, of a version.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +129,18 @@ class Score:
     lower: bool = False
 
 
-Field = Text | ParameterCount | LatestVersion | CreateTime | UpdateTime | Description | Label | LabelKeys | Score
+Field = (
+    Text
+    | VersionNumber
+    | ParameterCount
+    | LatestVersion
+    | CreateTime
+    | UpdateTime
+    | Description
+    | Label
+    | LabelKeys
+    | Score
+)
 Value = str | int | float | datetime
 
 

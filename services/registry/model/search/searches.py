@@ -64,6 +64,7 @@ class Search:
         words: of the query; all of them must match; empty means all models.
         condition: must hold; None means no condition.
         order: its last key is unique, so that the order is total; empty means best match first, then newest.
+        full: return the aliases and the newest versions of models, too.
     """
 
     parent: NamespaceName
@@ -71,6 +72,7 @@ class Search:
     words: tuple[str, ...]
     condition: Condition | None
     order: tuple[OrderKey, ...]
+    full: bool = False
 
     @property
     def ranked(self) -> bool:

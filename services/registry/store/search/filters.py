@@ -4,9 +4,11 @@ Filters and orders as SQL. Values become parameters, never SQL text, which rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
+from unicodedata import normalize
 
 from services.ledger.model.pages import Key
 from services.registry.model.names import NamespaceName
@@ -26,6 +28,7 @@ from services.registry.model.search.filters import (
     Some,
     Text,
     UpdateTime,
+    VersionNumber,
 )
 
 SQL_OPS = {
@@ -36,6 +39,10 @@ SQL_OPS = {
     Op.MORE: ">",
     Op.AT_LEAST: ">=",
 }
+# The columns of versions that are not called like their fields.
+_VERSION_TEXTS = {"model": "of_model", "actor": "creator"}
+# In bytes; label_pairs has none that are longer (migration 0016).
+_LONGEST_PAIR = 2500
 _COLUMNS = {
     ParameterCount: "models.parameter_count",
     LatestVersion: "coalesce(models.newest_version, models.latest_version)",
@@ -64,15 +71,26 @@ def sql_of(condition: Condition, parent: NamespaceName, parameters: Parameters) 
     """
     The SQL of a condition on the row `models`. It is never NULL, so that NOT of it is what the language says.
     """
+    return _walk(condition, lambda each: _comparison(each.field, each.op, each.value, parent, parameters))
+
+
+def version_sql_of(condition: Condition, parent: NamespaceName, parameters: Parameters) -> str:
+    """
+    The same on the row `versions`.
+    """
+    return _walk(condition, lambda each: _version_comparison(each.field, each.op, each.value, parent, parameters))
+
+
+def _walk(condition: Condition, compare: Callable[[Comparison], str]) -> str:
     match condition:
         case Every(parts):
-            return f"({' AND '.join(sql_of(part, parent, parameters) for part in parts)})"
+            return f"({' AND '.join(_walk(part, compare) for part in parts)})"
         case Some(parts):
-            return f"({' OR '.join(sql_of(part, parent, parameters) for part in parts)})"
+            return f"({' OR '.join(_walk(part, compare) for part in parts)})"
         case Negation(part):
-            return f"(NOT {sql_of(part, parent, parameters)})"
-        case Comparison(field, op, value):
-            return _comparison(field, op, value, parent, parameters)
+            return f"(NOT {_walk(part, compare)})"
+        case Comparison():
+            return compare(condition)
 
 
 def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameters: Parameters) -> str:
@@ -96,10 +114,56 @@ def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameter
     raise AssertionError(f"{field} is a field that this cannot compile")
 
 
+def _version_comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameters: Parameters) -> str:
+    match field:
+        case Text(name):
+            return _version_text(name, op, value, parent, parameters)
+        case VersionNumber():
+            return _number("versions.number", op, value, parameters)
+        case CreateTime():
+            return _time("versions.create_time", op, value, parameters)
+        case UpdateTime():
+            return _time("versions.update_time", op, value, parameters)
+        case LabelKeys():
+            return "versions.labels <> '{}'" if value is None else f"versions.labels ? {parameters.add(value, 'text')}"
+        case Label(key):
+            return _version_label(key, op, value, parameters)
+    raise AssertionError(f"{field} is a field that this cannot compile")
+
+
+def _version_text(name: str, op: Op, value: str | None, parent: NamespaceName, parameters: Parameters) -> str:
+    column = f"versions.{_VERSION_TEXTS.get(name, name)}"
+    bare = _bare(value, parent) if name == "model" else value
+    if op is not Op.EQUAL or not bare:
+        return _text(column, op, bare, parameters)
+    if name == "model":
+        # By the key of versions, whatever the order.
+        where = (
+            f"namespace_id = {parameters.add(parent.namespace, 'text')} AND model_id = {parameters.add(bare, 'text')}"
+        )
+        return f"versions.model = ANY(ARRAY(SELECT id FROM models AS named WHERE {where}))"  # noqa: S608 - parameters
+    if bare.isascii():
+        # As it is stored, and not of empty texts, as in the indexes: no form has to be made equal.
+        return f"({column} <> '' AND {column} = {parameters.add(bare, 'text')})"
+    return _text(column, op, bare, parameters)
+
+
+def _version_label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
+    if value is None:
+        return f"versions.labels ? {parameters.add(key, 'text')}"
+    if op in {Op.EQUAL, Op.HAS} and value.isascii():
+        # Containment, which the index serves; what is not ASCII may be stored in another form than NFC.
+        pair = json.dumps({key: value})
+        return f"versions.labels @> {parameters.add(pair, 'jsonb')}"
+    return _label_value("versions.labels", key, op, value, parameters)
+
+
 def _text(column: str, op: Op, value: str | None, parameters: Parameters) -> str:
     if value is None:
         return f"{column} <> ''"
     parameter = parameters.add(value, "text")
+    if op in {Op.LIKE, Op.ILIKE}:
+        return f"({column} <> '' AND {_like(f'nfc({column})', op, parameter)})"
     if op is Op.HAS:
         return f"strpos(lower(nfc({column}) COLLATE pg_c_utf8), lower({parameter} COLLATE pg_c_utf8)) > 0"
     compared = f'nfc({column}) {SQL_OPS[op]} {parameter} COLLATE "C"'
@@ -128,11 +192,28 @@ def _time(column: str, op: Op, value: datetime | None, parameters: Parameters) -
 def _label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
     if value is None:
         return f"models.labels ? {parameters.add(key, 'text')}"
-    if op in {Op.EQUAL, Op.HAS}:
-        # Containment, which the index on the pairs serves.
-        return f"models.label_pairs @> {parameters.add([f'{key}={value}'], 'text[]')}"
-    left = f'nfc(models.labels ->> {parameters.add(key, "text")}) COLLATE "C"'
-    return f"coalesce({left} {SQL_OPS[op]} {parameters.add(value, 'text')}, false)"
+    pair = normalize("NFC", f"{key}={value}")
+    if op not in {Op.EQUAL, Op.HAS} or len(pair.encode()) > _LONGEST_PAIR:
+        return _label_value("models.labels", key, op, value, parameters)
+    # Containment, which the index on the pairs serves.
+    contained = f"models.label_pairs @> {parameters.add([pair], 'text[]')}"
+    if key.isascii() and pair.count("=") == 1:
+        return contained
+    # Other labels may have the same pair.
+    return f"({contained} AND {_label_value('models.labels', key, op, value, parameters)})"
+
+
+def _label_value(column: str, key: str, op: Op, value: str, parameters: Parameters) -> str:
+    left, right = f"nfc({column} ->> {parameters.add(key, 'text')})", parameters.add(value, "text")
+    if op in {Op.LIKE, Op.ILIKE}:
+        return f"coalesce({_like(left, op, right)}, false)"
+    return f'coalesce({left} COLLATE "C" {"=" if op is Op.HAS else SQL_OPS[op]} {right}, false)'
+
+
+def _like(text: str, op: Op, pattern: str) -> str:
+    if op is Op.LIKE:
+        return f'{text} COLLATE "C" LIKE {pattern} COLLATE "C"'
+    return f"lower({text} COLLATE pg_c_utf8) LIKE lower({pattern} COLLATE pg_c_utf8)"
 
 
 def _score(field: Score, op: Op, value: float | None, parent: NamespaceName, parameters: Parameters) -> str:

@@ -27,8 +27,10 @@ from services.registry.model.models import Model
 from services.registry.model.search.searches import Search
 from services.registry.store import rows
 from services.registry.store.evaluation_metrics import resolve_directions, resolve_order_directions
+from services.registry.store.full_models import More, more_of, with_more
 from services.registry.store.parents import NAMESPACE
 from services.registry.store.search.filters import Parameters, sql_after, sql_of, sql_order
+from services.registry.store.search.fitting import fitting
 from services.registry.store.search.score_order import by_score, columns_of
 from services.registry.store.search.selectivity import FEW, MANY, SOME, SelectivityEstimator
 from services.registry.store.search.words import SearchTerms, add_corrections, look_up_terms
@@ -70,8 +72,18 @@ class SearchStore:
         """
 
         asked = search
+        more: dict[str, More] = {}
 
         async def work(snapshot: Snapshot) -> list[Row]:
+            found = await ranked(snapshot)
+            kept = [row for row in found[: page.size] if row["model_id"] is not None]
+            if not (asked.full and kept):
+                return found
+            more.clear()
+            more.update(await more_of(snapshot, asked.parent, [row["model_id"] for row in kept]))
+            return fitting(found, [row["octets"] for row in kept], [more[row["model_id"]].octets for row in kept])
+
+        async def ranked(snapshot: Snapshot) -> list[Row]:
             nonlocal search
             condition = await resolve_directions(snapshot, asked.parent, asked.condition)
             search = replace(
@@ -92,7 +104,9 @@ class SearchStore:
 
         found = await self._database.search_with(work, within=within)
         missing = ("NAMESPACE_NOT_FOUND", search.parent)
-        return listed(page, found, missing, rows.to_model, lambda row: _key(row, search))
+        return listed(
+            page, found, missing, lambda row: with_more(rows.to_model(row), more), lambda row: _key(row, search)
+        )
 
     async def _page(
         self, snapshot: Snapshot, search: Search, page: Page, terms: SearchTerms | None, *, corrected: bool = False
