@@ -227,8 +227,16 @@ class Policies:
     def breaks_glass(self, identity: Identity, permission: str, namespace: str) -> bool:
         """
         Whether a caller has a permission by its scope `admin` alone.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
         """
-        return identity.is_admin and self._role(identity.without_admin(), namespace) < PERMISSIONS[permission]
+        if not identity.is_admin:
+            return False
+        known = self._decisions(identity)
+        if known.plain is None:
+            known.plain = identity.without_admin()
+        return self.role(known.plain, namespace) < PERMISSIONS[permission]
 
     def readable(self, identity: Identity, permission: str = "namespaces.read") -> Readable:
         """
@@ -278,13 +286,14 @@ class Policies:
 
 
 class _Decisions:
-    __slots__ = ("policies", "readable", "roles", "version")
+    __slots__ = ("plain", "policies", "readable", "roles", "version")
 
     def __init__(self, policies: Policies, version: int) -> None:
         self.policies = policies
         self.version = version
         self.roles: dict[str, Role] = {}
         self.readable: dict[str, Readable] = {}
+        self.plain: Identity | None = None  # the caller without break-glass access
 
 
 def _stale() -> Unavailable:

@@ -55,6 +55,47 @@ def test_decisions_are_forgotten_with_a_change() -> None:
     assert "cats" not in policies.readable(ANN)
 
 
+class Counted(Bindings):
+    """
+    A policy that counts how often it is evaluated.
+    """
+
+    evaluations = 0
+
+    def role(self, identity: Identity) -> Role:
+        """
+        As usual.
+        """
+        Counted.evaluations += 1
+        return super().role(identity)
+
+
+@pytest.mark.parametrize("caller", [ANN, Identity("root", frozenset({"admin"}), float("inf"))], ids=["ann", "admin"])
+def test_decisions_are_remembered(caller: Identity) -> None:
+    """
+    A policy is evaluated once per caller until a policy changes: neither another call nor a heartbeat, nor a change of
+    something else, evaluates it again.
+    """
+    policies = Policies(clock=lambda: 0.0)
+    policies.apply({"cats": Counted({"user:ann": Role.READER})}, complete=True)
+
+    def evaluations() -> int:
+        Counted.evaluations = 0
+        policies.may(caller, "models.read", "cats")
+        policies.breaks_glass(caller, "models.read", "cats")
+        policies.readable(caller)
+        return Counted.evaluations
+
+    policies.heard(1, 0.0)
+    assert evaluations()
+    assert not evaluations()
+    policies.heard(2, 0.5)
+    policies.apply({})
+    assert not evaluations()
+    policies.apply({"dogs": READER})
+    assert evaluations()
+
+
 async def test_a_revision_is_waited_for() -> None:
     """
     A caller that has seen a revision waits for its policies, or until it is certain that there is no such revision;
