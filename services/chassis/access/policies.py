@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
@@ -46,7 +47,7 @@ class Bindings:
         return max((roles[member] for member in identity.members() if member in roles), default=Role.NONE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Readable:
     """
     The namespaces that a caller may read.
@@ -62,12 +63,19 @@ class Readable:
     def __contains__(self, namespace: str) -> bool:
         return (namespace in self.names) is not self.others
 
-    @property
+    @cached_property
+    def ordered(self) -> tuple[str, ...]:
+        """
+        The names in order. Like the digest, it is remembered: there may be thousands.
+        """
+        return tuple(sorted(self.names))
+
+    @cached_property
     def digest(self) -> str:
         """
         What stands for the set in keys of caches.
         """
-        names = "\n".join(sorted(self.names)).encode()
+        names = "\n".join(self.ordered).encode()
         return f"{'-' if self.others else '+'}{hashlib.sha256(names).hexdigest()[:32]}"
 
     @property

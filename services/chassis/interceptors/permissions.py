@@ -211,9 +211,8 @@ def _both_streams(guard: _Guard, proceed: Any) -> Any:
     async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         caller = identity()
         hidden: dict[str, str] = {}
-        if caller is not None:
-            if revision := guard.ahead(context):
-                await guard.reach(revision)
+        if caller is not None and (revision := guard.ahead(context)):
+            await guard.reach(revision)
 
         async def checked() -> AsyncGenerator[Any, None]:
             async for request in requests:
