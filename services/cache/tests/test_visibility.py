@@ -35,7 +35,8 @@ def test_a_request_is_parsed_once() -> None:
     known = Policies(clock=lambda: 0.0)
     known.apply({"cats": Bindings({"user:ann": Role.READER})}, complete=True)
     known.heard(1, 0.0)
-    policy: Any = replace(next(each for each in policies() if each.path == GET), request=Request)
+    counting: Any = Request
+    policy = replace(next(each for each in policies() if each.path == GET), request=counting)
     visibility = Visibility(policy, permissions()[GET], known)
     request = models_pb2.GetModelRequest(name="namespaces/cats/models/m").SerializeToString()
     seen = visibility.of(ANN, request)
