@@ -300,7 +300,7 @@ class Policies:
 
 class _Decisions:
     """
-    What is known of one caller.
+    The decisions about one caller.
 
     Args:
         policies, version: that it was decided by.
