@@ -1,7 +1,8 @@
 """
 `make bench-interceptors`: the processor time of a unary call in our own Python: the host's application with a made-up
-`receive` and `send`, without and with what is done round every call, and with a token to be checked. No network, no
-Envoy, no client: what is left moves little with what else the machine does, and the best round says most.
+`receive` and `send`, without and with what is done round every call, with a token to be checked, and with a permission.
+Then that of a cached get in the cache, with a token, without and with a decision by the policies. No network, no Envoy,
+no client: what is left moves little with what else the machine does, and the best round says most.
 
 ROUNDS and CALLS (of each) can be set.
 """
@@ -15,21 +16,36 @@ import tempfile
 import time
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
 from bench.form import Report, Samples
+from modelyard.contracts import permissions
 from modelyard.registry.v1 import models_pb2, models_pb2_grpc
+from services.cache.metrics import CacheMetrics
+from services.cache.model.coherence import Coherence
+from services.cache.model.entries import Entry
+from services.cache.model.hot_keys import HotKeys
+from services.cache.model.l1 import L1Cache
+from services.cache.read_through.handler import ReadThrough
+from services.cache.read_through.loader import CacheLevels
+from services.cache.read_through.origin import Answer, Origin
+from services.cache.read_through.policies import policies as cache_policies
+from services.cache.read_through.visibility import Visibility
+from services.cache.store.l2 import L2Cache
 from services.chassis.access import Access, AccessMode, Keys, Verifier
+from services.chassis.access.policies import REGISTRY, Bindings, Policies
+from services.chassis.access.roles import Role
 from services.chassis.hosts.asgi import GrpcApp
 from services.chassis.hosts.call_watcher import CallWatcher
 from services.chassis.hosts.framing import frame
-from services.chassis.interceptors import AccessInterceptor, standard
+from services.chassis.interceptors import AccessInterceptor, PermissionInterceptor, standard
 from services.chassis.interceptors.metrics import measured
+from services.chassis.interceptors.permissions import VISIBILITY, VISIBLE
 from services.chassis.observability.call_recorder import Recorders
 from services.chassis.observability.metrics import CallMetrics
-from services.chassis.serving.calls import Interceptor, Method, wrap_handler
+from services.chassis.serving.calls import Handler, Interceptor, Method, wrap_handler
 from services.chassis.serving.server import collect
 from tests.tokens import AUDIENCE, ISSUER, Issuer
 
@@ -51,7 +67,83 @@ class EmptyModels(models_pb2_grpc.ModelServiceServicer):
         return models_pb2.Model()
 
 
-def app(loop: asyncio.AbstractEventLoop, interceptors: Sequence[Interceptor], *, sizes: bool) -> GrpcApp:
+class EmptyOrigin:
+    """
+    What the cache loads an empty model from, once.
+    """
+
+    name, token = "registry", None
+
+    def __init__(self, *trailing: tuple[str, str]) -> None:
+        self._trailing = (("x-revision", "1"), *trailing)
+        self.calls = 0
+
+    async def call(self, *_args: object) -> Answer:
+        """
+        As the registry answers.
+        """
+        self.calls += 1
+        return Answer(b"", self._trailing, 1, 0.0)
+
+
+class NoSharedLevel:
+    """
+    In place of Valkey.
+    """
+
+    async def get(self, _key: bytes) -> Entry | None:
+        """
+        Nothing.
+        """
+        return None
+
+    async def lease(self, _key: bytes, _token: str) -> tuple[bool | None, Entry | None]:
+        """
+        Nobody else loads.
+        """
+        return None, None
+
+    async def put(self, *_args: object) -> None:
+        """
+        Nowhere.
+        """
+
+
+def cached(origin: EmptyOrigin, policies: Policies | None) -> Handler:
+    """
+    The cache's handler of GetModel.
+
+    Args:
+        origin: that it loads from.
+        policies: that it decides by; None where it decides nothing.
+    """
+    policy = next(each for each in cache_policies() if each.path == PATH)
+    coherence = Coherence(bound=float("inf"))
+    coherence.heard(1, time.monotonic())
+    shared = cast("L2Cache", NoSharedLevel())
+    levels = CacheLevels(L1Cache(1 << 20), shared, {policy.kind: 1e6}, 1.0, 1.0, 1 << 20, 1.0, CacheMetrics())
+    view = None if policies is None else Visibility(policy, permissions()[PATH], policies)
+    read = ReadThrough(policy, cast("Origin", origin), coherence, levels, HotKeys(0), view)
+    return read.handler()
+
+
+def registry_policy() -> Policies:
+    """
+    Policies that let everybody read.
+    """
+    policies = Policies(bound=float("inf"))
+    policies.apply({REGISTRY: Bindings({"everyone": Role.MAINTAINER})}, complete=True)
+    policies.heard(1, time.monotonic())
+    return policies
+
+
+def app(
+    loop: asyncio.AbstractEventLoop,
+    interceptors: Sequence[Interceptor],
+    *,
+    sizes: bool,
+    read: Handler | None = None,
+) -> GrpcApp:
     """
     The application of a process that serves EmptyModels.
 
@@ -59,11 +151,12 @@ def app(loop: asyncio.AbstractEventLoop, interceptors: Sequence[Interceptor], *,
         loop: that it runs on.
         interceptors: round every call.
         sizes: whether messages are measured.
+        read: in place of GetModel.
     """
     calls = CallMetrics()
     recorders, handlers = Recorders(calls), {}
     for service, methods in collect(models_pb2_grpc.add_ModelServiceServicer_to_server, EmptyModels()).items():  # type: ignore[abstract]
-        for name, handler in methods.items():
+        for name, handler in ({"GetModel": read} if read is not None else methods).items():
             method = Method.of(service, name, handler)
             recorders.of(method)
             wrapped = wrap_handler(handler, method, interceptors)
@@ -136,18 +229,26 @@ async def measure() -> int:
         token = issuer.mint("registry.read")
         verifier = Verifier(Keys(file=issuer.file), ISSUER, AUDIENCE)
         guard = AccessInterceptor(Access(AccessMode.ON, verifier), {PATH: "registry.read"})
+        policies, origins = registry_policy(), (EmptyOrigin(), EmptyOrigin((VISIBILITY, VISIBLE)))
+        permitted = PermissionInterceptor(policies, permissions())
         contenders: dict[str, GrpcApp] = {
             "the host, which counts and logs": app(loop, (), sizes=False),
             "and message sizes": app(loop, (), sizes=True),
             "and the interceptors": app(loop, standard(), sizes=True),
             "and a token": app(loop, standard(access=guard), sizes=True),
+            "and a permission": app(loop, standard(access=guard, permissions=permitted), sizes=True),
         }
+        for name, origin, decided in zip(("a cached get", "and policies"), origins, (None, policies), strict=True):
+            read = cached(origin, decided)
+            contenders[name] = app(loop, standard(access=guard), sizes=True, read=read)
         found: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(ROUNDS + 1):
             for name, serve in contenders.items():
                 taken = await cost(serve, headers(token))
                 if number:  # the first is to warm up
                     found[name].append(taken)
+    if any(origin.calls != 1 for origin in origins):
+        raise SystemExit(f"cached gets asked their origins {[origin.calls for origin in origins]} times, not once")
     for name, values in found.items():
         report.add(name, {"µs a call": Samples(tuple(values))})
     report.notes = [f"processor time, {ROUNDS} rounds of {CALLS} calls in one process; no network and no Envoy"]

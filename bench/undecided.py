@@ -7,17 +7,42 @@ is served to every caller whose token has the scope, as before there were polici
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from services.cache import __main__ as cache
+from services.cache.read_through.origin import Answer, Origin
 from services.cache.settings import CacheSettings
-from services.chassis.serving.server import main
+from services.chassis.interceptors.permissions import VISIBILITY
+from services.chassis.serving.server import Server, main
 
 
-def _undecided(*_args: Any) -> None:
+class _Undecided(Origin):
+    """
+    An origin whose answers are for everybody.
+    """
+
+    async def call(self, *args: Any) -> Answer:
+        answer = await super().call(*args)
+        return replace(answer, trailing=tuple(pair for pair in answer.trailing if pair[0] != VISIBILITY))
+
+
+def _nothing(*_args: Any) -> None:
     return None
 
 
+@asynccontextmanager
+async def compose(server: Server) -> AsyncIterator[None]:
+    """
+    The cache's, which the workers import from here: what is replaced in the process that starts them is not replaced in
+    them.
+    """
+    vars(cache).update(Visibility=_nothing, AssetVisibility=_nothing, Origin=_Undecided)
+    async with cache.compose(server):
+        yield
+
+
 if __name__ == "__main__":
-    vars(cache)["Visibility"] = _undecided
-    main("services.cache", cache.compose, settings=CacheSettings)
+    main("services.cache", compose, settings=CacheSettings)

@@ -52,7 +52,7 @@ class Viewer:
         The parameters of `visible`.
         """
         readable = self.readable
-        return self.private, readable.everything, readable.others, sorted(readable.names), self.subject
+        return self.private, readable.everything, readable.others, readable.ordered, self.subject
 
 
 def visible(first: int) -> str:

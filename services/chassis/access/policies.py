@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
@@ -38,15 +39,18 @@ class Bindings:
     roles: Mapping[str, Role] = field(default_factory=dict)
     private: bool = False
 
-    def role(self, identity: Identity) -> Role:
+    def role(self, members: Iterable[str]) -> Role:
         """
         The role of a caller by this policy alone.
+
+        Args:
+            members: that the caller is.
         """
         roles = self.roles
-        return max((roles[member] for member in identity.members() if member in roles), default=Role.NONE)
+        return max((roles[member] for member in members if member in roles), default=Role.NONE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Readable:
     """
     The namespaces that a caller may read.
@@ -62,12 +66,19 @@ class Readable:
     def __contains__(self, namespace: str) -> bool:
         return (namespace in self.names) is not self.others
 
-    @property
+    @cached_property
+    def ordered(self) -> tuple[str, ...]:
+        """
+        The names in order. Like the digest, it is remembered: there may be thousands.
+        """
+        return tuple(sorted(self.names))
+
+    @cached_property
     def digest(self) -> str:
         """
         What stands for the set in keys of caches.
         """
-        names = "\n".join(sorted(self.names)).encode()
+        names = "\n".join(self.ordered).encode()
         return f"{'-' if self.others else '+'}{hashlib.sha256(names).hexdigest()[:32]}"
 
     @property
@@ -207,12 +218,12 @@ class Policies:
         Raises:
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
-        known = self._decisions(identity).roles
-        role = known.get(namespace)
+        known = self._decisions(identity)
+        role = known.roles.get(namespace)
         if role is None:
-            if len(known) >= _MOST_REMEMBERED:
-                known.clear()
-            role = known[namespace] = self._role(identity, namespace)
+            if len(known.roles) >= _MOST_REMEMBERED:
+                known.roles.clear()
+            role = known.roles[namespace] = self._role(identity, known, namespace)
         return role
 
     def may(self, identity: Identity, permission: str, namespace: str) -> bool:
@@ -227,8 +238,16 @@ class Policies:
     def breaks_glass(self, identity: Identity, permission: str, namespace: str) -> bool:
         """
         Whether a caller has a permission by its scope `admin` alone.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
         """
-        return identity.is_admin and self._role(identity.without_admin(), namespace) < PERMISSIONS[permission]
+        if not identity.is_admin:
+            return False
+        known = self._decisions(identity)
+        if known.plain is None:
+            known.plain = identity.without_admin()
+        return self.role(known.plain, namespace) < PERMISSIONS[permission]
 
     def readable(self, identity: Identity, permission: str = "namespaces.read") -> Readable:
         """
@@ -237,54 +256,68 @@ class Policies:
         Raises:
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
-        known = self._decisions(identity).readable
-        found = known.get(permission)
+        known = self._decisions(identity)
+        found = known.readable.get(permission)
         if found is None:
-            found = known[permission] = self._readable(identity, PERMISSIONS[permission])
+            found = known.readable[permission] = self._readable(identity, known, PERMISSIONS[permission])
         return found
 
     def _decisions(self, identity: Identity) -> _Decisions:
         self.check_current()
         memo = identity.memo
         if memo is None or memo.policies is not self or memo.version != self._version:
-            memo = _Decisions(self, self._version)
+            members = identity.members()
+            above = self._found.get(REGISTRY, _NONE).role(members)
+            memo = _Decisions(self, self._version, members, above)
             object.__setattr__(identity, "memo", memo)
         return memo  # type: ignore[no-any-return]
 
-    def _role(self, identity: Identity, namespace: str) -> Role:
+    def _role(self, identity: Identity, known: _Decisions, namespace: str) -> Role:
         if identity.is_admin:
             return Role.OWNER
-        above = self._found.get(REGISTRY, _NONE).role(identity)
+        above = known.above
         own = self._found.get(namespace, _NONE)
         if own.private and above < Role.OWNER:
             above = Role.NONE
-        found = max(above, own.role(identity), Role.READER if identity.is_follower else Role.NONE)
+        found = max(above, own.role(known.members), Role.READER if identity.is_follower else Role.NONE)
         if identity.grant is None:
             return found
         # What everybody may write is not written by a token that was made for another namespace.
         return identity.grant[1] if namespace == identity.grant[0] else min(found, Role.READER)
 
-    def _readable(self, identity: Identity, least: Role) -> Readable:
+    def _readable(self, identity: Identity, known: _Decisions, least: Role) -> Readable:
         if identity.is_admin:
             return EVERYTHING
-        others = self._role(identity, REGISTRY) >= least
-        known = self._found.keys() | ({identity.grant[0]} if identity.grant is not None else set())
+        others = self._role(identity, known, REGISTRY) >= least
+        candidates = self._found.keys() | ({identity.grant[0]} if identity.grant is not None else set())
         names = (
             namespace
-            for namespace in known
-            if namespace != REGISTRY and (self._role(identity, namespace) >= least) is not others
+            for namespace in candidates
+            if namespace != REGISTRY and (self._role(identity, known, namespace) >= least) is not others
         )
         return Readable(others, frozenset(names))
 
 
 class _Decisions:
-    __slots__ = ("policies", "readable", "roles", "version")
+    """
+    The decisions about one caller.
 
-    def __init__(self, policies: Policies, version: int) -> None:
+    Args:
+        policies, version: that it was decided by.
+        members: of policies, that the caller is.
+        above: its role by the registry's policy.
+    """
+
+    __slots__ = ("above", "members", "plain", "policies", "readable", "roles", "version")
+
+    def __init__(self, policies: Policies, version: int, members: Sequence[str], above: Role) -> None:
+        self.members = members
+        self.above = above
         self.policies = policies
         self.version = version
         self.roles: dict[str, Role] = {}
         self.readable: dict[str, Readable] = {}
+        self.plain: Identity | None = None  # the caller without break-glass access
 
 
 def _stale() -> Unavailable:

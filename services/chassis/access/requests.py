@@ -5,8 +5,9 @@ Of which namespaces a request is, by the templates of its contract.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -51,16 +52,46 @@ class Place:
         Raises:
             InvalidArgument: it is not the name of a resource.
         """
-        value = self.value
-        first, _, rest = value.partition("/")
-        namespace = rest.partition("/")[0]
-        if not value or namespace == _ANY:
-            return None
-        if value == "policy":
-            return REGISTRY
-        if first != "namespaces" or not namespace:
-            raise InvalidArgument.of(self.path, "must be the name of a resource, which begins with namespaces/")
-        return namespace
+        return _namespace(self.value, self.path)
+
+
+def _namespace(value: str, path: str) -> str | None:
+    first, _, rest = value.partition("/")
+    namespace = rest.partition("/")[0]
+    if not value or namespace == _ANY:
+        return None
+    if value == "policy":
+        return REGISTRY
+    if first != "namespaces" or not namespace:
+        raise InvalidArgument.of(path, "must be the name of a resource, which begins with namespaces/")
+    return namespace
+
+
+def namespaces_by(template: str) -> Callable[[Message], Sequence[str]]:
+    """
+    What finds the namespaces that the fields of a template name: those of `Place.namespace` without None. Made once per
+    template: what it returns is called for each request.
+
+    Args:
+        template: as of `places`; empty for the registry itself.
+    """
+    if not template:
+        return lambda _: (REGISTRY,)
+    parts = _parts(template)
+    name = parts[0]
+
+    def of_places(request: Message) -> Sequence[str]:
+        found = (place.namespace for place in _places(request, parts, ""))
+        return [namespace for namespace in found if namespace is not None]
+
+    def of_field(request: Message) -> Sequence[str]:
+        value = getattr(request, name)
+        if not isinstance(value, str):
+            return of_places(request)
+        namespace = _namespace(value, name)
+        return () if namespace is None else (namespace,)
+
+    return of_field if len(parts) == 1 else of_places
 
 
 def places(template: str, request: Message) -> Iterator[Place]:
@@ -70,13 +101,18 @@ def places(template: str, request: Message) -> Iterator[Place]:
     Args:
         template: "{parent}", "{items.versions.lineage.parent_version}".
     """
+    yield from _places(request, _parts(template), "")
+
+
+@lru_cache(maxsize=1024)
+def _parts(template: str) -> Sequence[str]:
     found = _FIELD.fullmatch(template)
     if found is None:
         raise ValueError(f"{template!r} is no template of a permission: it has to be one field in braces")
-    yield from _places(request, found[1].split("."), "")
+    return tuple(found[1].split("."))
 
 
-def _places(message: Any, parts: list[str], above: str) -> Iterator[Place]:
+def _places(message: Any, parts: Sequence[str], above: str) -> Iterator[Place]:
     name, *rest = parts
     value, path = getattr(message, name), f"{above}{name}"
     repeated = not isinstance(value, str | Message)

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from services.chassis.access.identity import Identity
 from services.chassis.access.policies import NOWHERE, REGISTRY, Policies
 from services.chassis.access.policy import HEALTH, REFLECTION
-from services.chassis.access.requests import Place, places, rename
+from services.chassis.access.requests import namespaces_by, rename
 from services.chassis.access.roles import PERMISSIONS, Role
 from services.chassis.errors import InvalidArgument, ModelyardError, PermissionDenied
 from services.chassis.interceptors.call_context import current_call, identity
@@ -28,6 +28,7 @@ VISIBLE: Final = "visible"
 HIDDEN: Final = "hidden"
 _MIN_REVISION = "x-min-revision"
 _MOST_REQUEST_ID = 128
+_MOST_DIGITS = 20
 
 
 class Needed(Protocol):
@@ -87,7 +88,7 @@ class _Guard:
 
     def __init__(self, policies: Policies, needed: Sequence[Needed]) -> None:
         self._policies = policies
-        self._needed = needed
+        self._needed = [(each.name, PERMISSIONS[each.name], namespaces_by(each.of)) for each in needed]
         self.decides = bool(needed)
 
     def hidden(self, request: Any, caller: Identity) -> dict[str, str]:
@@ -100,8 +101,8 @@ class _Guard:
             InvalidArgument: a field does not name a resource.
         """
         hidden: dict[str, str] = {}
-        for needed in self._needed:
-            for namespace in self._namespaces(needed, request):
+        for permission, least, namespaces in self._needed:
+            for namespace in namespaces(request):
                 role = self._policies.role(caller, namespace)
                 if role < Role.READER and namespace != REGISTRY:
                     hidden[namespace] = f"n{secrets.token_hex(16)}"
@@ -109,22 +110,29 @@ class _Guard:
                     role = self._policies.role(caller, NOWHERE)
                     if role < Role.READER:
                         continue
-                if role < PERMISSIONS[needed.name]:
-                    raise denied(needed.name, namespace)
-                if caller.is_admin and self._policies.breaks_glass(caller, needed.name, namespace):
+                if role < least:
+                    raise denied(permission, namespace)
+                if caller.is_admin and self._policies.breaks_glass(caller, permission, namespace):
                     _mark_break_glass()
         return hidden
 
-    async def reach(self, context: Context) -> None:
+    def ahead(self, context: Context) -> int:
         """
-        Wait until the policies are those of the revision that the caller has seen, if that exists.
+        The revision that the caller has seen, if the policies are older; otherwise 0. Wait for it with `reach`.
+        """
+        # What is no revision is reported by whoever needs it.
+        sent = [str(value) for value in values_of(context, _MIN_REVISION)]
+        seen = max((int(value) for value in sent if value.isdecimal() and len(value) < _MOST_DIGITS), default=0)
+        return seen if seen > self._policies.applied else 0
+
+    async def reach(self, revision: int) -> None:
+        """
+        Wait until the policies are those of *revision*, if that exists.
 
         Raises:
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
-        for key, value in context.invocation_metadata() or ():
-            if key == _MIN_REVISION and str(value).isdecimal() and int(value) > self._policies.applied:
-                await self._policies.reach(int(value))
+        await self._policies.reach(revision)
 
     def missing(self, request: Any, hidden: Mapping[str, str]) -> Any:
         """
@@ -137,12 +145,6 @@ class _Guard:
         if 0 < len(getattr(other, "request_id", "")) <= _MOST_REQUEST_ID:
             other.request_id = secrets.token_hex(16)
         return other
-
-    def _namespaces(self, needed: Needed, request: Any) -> list[str]:
-        if not needed.of:
-            return [REGISTRY]
-        found: list[Place] = list(places(needed.of, request))
-        return [namespace for place in found if (namespace := place.namespace) is not None]
 
 
 def _mark_break_glass() -> None:
@@ -168,7 +170,8 @@ def _unary(guard: _Guard, proceed: Any) -> Any:
         caller = identity()
         if caller is None:
             return await proceed(request, context)
-        await guard.reach(context)
+        if revision := guard.ahead(context):
+            await guard.reach(revision)
         hidden = guard.hidden(request, caller)
         if guard.decides:
             tell_visibility(context, HIDDEN if hidden else VISIBLE)
@@ -187,7 +190,8 @@ def _response_stream(guard: _Guard, proceed: Any) -> Any:
         caller = identity()
         hidden: dict[str, str] = {}
         if caller is not None:
-            await guard.reach(context)
+            if revision := guard.ahead(context):
+                await guard.reach(revision)
             hidden = guard.hidden(request, caller)
         asked = guard.missing(request, hidden) if hidden else request
         try:
@@ -207,8 +211,8 @@ def _both_streams(guard: _Guard, proceed: Any) -> Any:
     async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         caller = identity()
         hidden: dict[str, str] = {}
-        if caller is not None:
-            await guard.reach(context)
+        if caller is not None and (revision := guard.ahead(context)):
+            await guard.reach(revision)
 
         async def checked() -> AsyncGenerator[Any, None]:
             async for request in requests:

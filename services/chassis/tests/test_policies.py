@@ -5,16 +5,21 @@ Decisions from the policies in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from services.chassis.access.behalf import caller_of, on_behalf_of
 from services.chassis.access.identity import Identity
 from services.chassis.access.policies import Bindings, Policies
 from services.chassis.access.roles import Role
 from services.chassis.errors import Unavailable
+from services.chassis.serving.context import Context
 
-ANN = Identity("ann", frozenset(), float("inf"))
+REST = (frozenset[str](), float("inf"))
+ANN = Identity("ann", *REST)
 READER = Bindings({"user:ann": Role.READER}, private=True)
 
 
@@ -53,6 +58,75 @@ def test_decisions_are_forgotten_with_a_change() -> None:
     policies.apply({"cats": Bindings(private=True)})
     assert policies.role(ANN, "cats") is Role.NONE
     assert "cats" not in policies.readable(ANN)
+
+
+class Counted(Bindings):
+    """
+    A policy that counts how often it is evaluated.
+    """
+
+    evaluations = 0
+
+    def role(self, members: Iterable[str]) -> Role:
+        """
+        As usual.
+        """
+        Counted.evaluations += 1
+        return super().role(members)
+
+
+@pytest.mark.parametrize("caller", [ANN, Identity("root", frozenset({"admin"}), float("inf"))], ids=["ann", "admin"])
+def test_decisions_are_remembered(caller: Identity) -> None:
+    """
+    A policy is evaluated once per caller until a policy changes: neither another call nor a heartbeat, nor a change of
+    something else, evaluates it again.
+    """
+    policies = Policies(clock=lambda: 0.0)
+    policies.apply({"cats": Counted({"user:ann": Role.READER})}, complete=True)
+
+    def evaluations() -> int:
+        Counted.evaluations = 0
+        policies.may(caller, "models.read", "cats")
+        policies.breaks_glass(caller, "models.read", "cats")
+        policies.readable(caller)
+        return Counted.evaluations
+
+    policies.heard(1, 0.0)
+    assert evaluations()
+    assert not evaluations()
+    policies.heard(2, 0.5)
+    policies.apply({})
+    assert not evaluations()
+    policies.apply({"dogs": READER})
+    assert evaluations()
+
+
+def test_decisions_about_a_named_caller_are_remembered() -> None:
+    """
+    A service that calls on a caller's behalf names it in each call: it is the same caller, with what was decided about
+    it, and not that of another name.
+    """
+
+    def named(subject: str) -> Identity:
+        context = cast("Context", SimpleNamespace(values_of=lambda _: [on_behalf_of(Identity(subject, *REST))[0][1]]))
+        found = caller_of(context)
+        assert found is not None
+        return found
+
+    policies = known(lambda: 0.0)
+    readable = policies.readable(named("ann"))
+    assert "cats" in readable
+    assert policies.readable(named("ann")) is readable
+    assert "cats" not in policies.readable(named("bob"))
+
+
+def test_a_set_is_digested_once() -> None:
+    """
+    A cached read across namespaces neither sorts nor digests what its caller may read, of which there may be thousands.
+    """
+    readable = known(lambda: 0.0).readable(ANN)
+    assert readable.digest is readable.digest
+    assert readable.ordered is readable.ordered
 
 
 async def test_a_revision_is_waited_for() -> None:

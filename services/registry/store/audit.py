@@ -73,7 +73,7 @@ def _statement(wanted: AuditFilter, page: Page, readable: Readable) -> tuple[Sta
         where.append(f"(resource = {own} OR (resource >= {below} AND resource < {end}))")
     if not readable.everything:
         # The second part of a name is the namespace's id; the registry's own policy has none.
-        names = parameters.add(sorted(readable.names), "text[]")
+        names = parameters.add(readable.ordered, "text[]")
         where.append(f"(split_part(resource, '/', 2) = ANY({names})) {'=' if not readable.others else '<>'} true")
     for column, value in (("actor", wanted.actor), ("action", wanted.action)):
         if value:

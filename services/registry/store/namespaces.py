@@ -118,7 +118,7 @@ class NamespaceStore:
         """
         A page of the namespaces that the caller may read, by name.
         """
-        found = await self._database.fetch(_LIST, *after(page, 1), sorted(readable.names), readable.others)
+        found = await self._database.fetch(_LIST, *after(page, 1), readable.ordered, readable.others)
         return listed(page, found, ("", ""), rows.to_namespace, lambda row: [row["namespace_id"]])
 
     async def create(

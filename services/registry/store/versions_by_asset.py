@@ -77,7 +77,7 @@ class VersionsByAssetStore:
         """
         statement = _ANYWHERE if wanted.parent is None else _IN_NAMESPACE
         namespace = None if wanted.parent is None else wanted.parent.namespace
-        parameters = [namespace, wanted.sha256, *after(page, 2), sorted(readable.names), readable.others]
+        parameters = [namespace, wanted.sha256, *after(page, 2), readable.ordered, readable.others]
         found = await self._database.search(statement, parameters, within=within)
         missing = ("NAMESPACE_NOT_FOUND", wanted.parent or NamespaceName.nowhere())
         matches = listed(page, found, missing, _match, lambda row: [row["model"], row["number"]])

@@ -263,7 +263,7 @@ class Pins:
         versions hold that it may read, where an asset counts once for each.
         """
         readable = viewer.readable
-        args = sorted(readable.names), readable.others
+        args = readable.ordered, readable.others
         everything = readable.everything
         stored = await (
             self._database.fetch_row(_TOTALS) if everything else self._database.fetch_row(_VISIBLE_TOTALS, *args)
