@@ -15,6 +15,7 @@ import pytest
 from docs.site import navigation
 from docs.site.staging import ROOT, links, sources, stage
 from embedded.stack import Stack
+from tools.environments import python_with
 
 
 def test_every_page_has_a_place_in_the_navigation() -> None:
@@ -59,18 +60,42 @@ def test_the_tutorial_works(stack: Stack, tmp_path: Path) -> None:
     """
     Its commands, in order, against a running suite, print what it says they print.
     """
-    blocks = re.findall(
-        r"^```(sh|text)\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    environment = {
-        **os.environ,
-        "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "MODELYARD_TARGET": stack.gateway,
-    }
-    commands = "\n".join(text for kind, text in blocks if kind == "sh").replace("127.0.0.1:8080", stack.gateway)
+    _follow("tutorial.md", stack, tmp_path)
+
+
+def test_the_page_on_the_hub_works(stack: Stack, tmp_path: Path) -> None:
+    """
+    Its commands and its program, in order, with the Hub's own client, print what it says they print.
+    """
+    try:
+        client = python_with("hub2")
+    except subprocess.CalledProcessError:
+        pytest.skip("pip cannot install the client (requirements/hub2.txt)")
+    own = {"HF_ENDPOINT": f"http://{stack.gateway}", "HF_HOME": str(tmp_path / "home")}
+    _follow("huggingface.md", stack, tmp_path, client, **own)
+
+
+def _follow(page: str, stack: Stack, folder: Path, python: Path | None = None, **own: str) -> None:
+    """
+    Run the commands of a page, and compare what is printed.
+
+    Args:
+        page: in docs/.
+        folder: where.
+        python: of the environment whose commands come before others, and which runs the programs of the page.
+        own: further variables of the environment.
+    """
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"^```(sh|python|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    places = [str(ROOT / ".venv" / "bin"), os.environ["PATH"]]
+    if python is not None:
+        places.insert(0, str(python.parent))
+    environment = {**os.environ, **own, "PATH": os.pathsep.join(places), "MODELYARD_TARGET": stack.gateway}
+    steps = [step if kind == "sh" else f"python <<'END'\n{step}END" for kind, step in blocks if kind != "text"]
+    commands = "\n".join(steps).replace("127.0.0.1:8080", stack.gateway)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,

@@ -24,7 +24,7 @@ _HOUR: Final = 3600.0
 
 
 def _weights() -> bytes:
-    count = 1_000_000
+    count = 3_000_000
     tensors = {"weight": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}
     header = json.dumps(tensors).encode()
     return struct.pack("<Q", len(header)) + header + hashlib.shake_128(b"weights").digest(4 * count)
