@@ -137,6 +137,9 @@ bench-interceptors: $(READY) ## Measure the CPU time of a call in Python: host, 
 bench-peers: $(READY) tools ## Compare with MLflow, with a baseline, and host with host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
 	@$(BIN)/python -m bench.peers
 
+bench-doors: $(READY) tools ## Measure the doors with real clients beside boto3, gRPC and MLflow (PARTS=download,many,head,mlflow,servers)
+	@$(BIN)/python -m bench.doors
+
 drill: $(READY) ## Kill the service and PostgreSQL during 10,000 writes by 64 writers (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
 

@@ -353,7 +353,7 @@ def _() -> None:
     if not GIVEN["token"]:
         raise AbsentError
     raises(errors.HfHubHTTPError, 401, lambda: API.model_info(BERT, token="rubbish"))
-    raises(errors.HfHubHTTPError, 401, lambda: API.whoami(token=GIVEN["forged"]))
+    raises(errors.HfHubHTTPError, 401, lambda: API.model_info(BERT, token=GIVEN["forged"]))
 
 
 @flow("no token")

@@ -46,7 +46,7 @@ ANY_TOKEN: Final = {"hub.whoami", "oci.version", "oci.token", "mlflow.server-inf
 NO_TOKEN: Final = {"oci.token", "mlflow.server-info"}
 #: Parameters of a request that all of MLflow's routes together could want.
 MLFLOW: Final = {"name": "m", "new_name": "n", "version": "1", "alias": "a", "key": "k", "value": "v", "source": "s"}
-#: What tells two answers apart that say the same. The gateway closes a connection whose request was not read to its end.
+#: What tells two answers apart that say the same. The gateway closes connections whose request was not read to its end.
 _PASSING: Final = {"x-request-id", "date", "server", "x-envoy-upstream-service-time", "connection"}
 
 
