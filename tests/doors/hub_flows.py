@@ -69,7 +69,7 @@ def same(found: Any, wanted: Any) -> None:
         raise AssertionError(f"{found!r} and not {wanted!r}")
 
 
-def raises(kind: type, status: int, run: Callable[[], Any]) -> None:
+def raises(kind: type[Exception], status: int, run: Callable[[], Any]) -> None:
     try:
         found = run()
     except kind as error:
