@@ -32,7 +32,7 @@ def _weights() -> bytes:
 
 def _bert() -> dict[str, bytes]:
     words = {"[UNK]": 0, "hello": 1, "world": 2}
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
         "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
         "model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"},

@@ -11,6 +11,7 @@ import pytest
 from embedded.stack import Stack
 from tests.doors import clients
 from tests.doors.repositories import publish
+from tools.environments import python_with
 
 #: What differs between protocols and not between the clients' helpers.
 _SHORT = (
@@ -33,7 +34,7 @@ def test_the_hubs_own_client(stack: Stack, worker: str) -> None:
     The newest huggingface_hub, unmodified, describes, lists and downloads models, and names what does not exist.
     """
     try:
-        clients.python_with("hub2")
+        python_with("hub2")
     except subprocess.CalledProcessError:
         pytest.skip("pip cannot install the client (requirements/hub2.txt)")
     ran = clients.run("hub2", publish(stack, f"hub-{worker}", many=0).setting, _SHORT)
