@@ -186,8 +186,8 @@ def _() -> None:
     same(files.glob(f"{BERT}/*.safetensors"), [f"{BERT}/model.safetensors"])
     whole = Path(hub.hf_hub_download(BERT, "model.safetensors")).read_bytes()
     with files.open(f"{BERT}/model.safetensors", block_size=1 << 16) as file:
-        file.seek(1_000_000)
-        same(file.read(100), whole[1_000_000:1_000_100])
+        file.seek(len(whole) // 2)
+        same(file.read(100), whole[len(whole) // 2 :][:100])
     same(files.exists(f"{BERT}@v1/config.json"), True)
     same(files.exists(f"{BERT}/nothing"), False)
 

@@ -23,14 +23,13 @@ _WRITE: Final = (*READ, "registry.write", "assets.write")
 _HOUR: Final = 3600.0
 
 
-def _weights() -> bytes:
-    count = 3_000_000
+def _weights(count: int) -> bytes:
     tensors = {"weight": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}
     header = json.dumps(tensors).encode()
     return struct.pack("<Q", len(header)) + header + hashlib.shake_128(b"weights").digest(4 * count)
 
 
-def _bert() -> dict[str, bytes]:
+def _bert(count: int) -> dict[str, bytes]:
     words = {"[UNK]": 0, "hello": 1, "world": 2}
     tokenizer: dict[str, object] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
@@ -41,7 +40,7 @@ def _bert() -> dict[str, bytes]:
     return {
         "README.md": b"---\nlicense: mit\n---\n# second\n",
         "config.json": json.dumps(config).encode(),
-        "model.safetensors": _weights(),
+        "model.safetensors": _weights(count),
         "sub/a b%c.txt": b"strange",
         "sub/empty": b"",
         "tokenizer.json": json.dumps(tokenizer).encode(),
@@ -63,7 +62,7 @@ class Published:
     setting: Mapping[str, Any]
 
 
-def publish(stack: Stack, namespace: str, many: int = 500) -> Published:
+def publish(stack: Stack, namespace: str, many: int = 500, numbers: int = 3_000_000) -> Published:
     """
     Publish the models.
 
@@ -71,10 +70,11 @@ def publish(stack: Stack, namespace: str, many: int = 500) -> Published:
         stack: the suite; with access control, if it is on.
         namespace: a new one. The private one is called `{namespace}-private`.
         many: files of the model with many small ones.
+        numbers: in the weights of the small model, of four bytes each.
     """
     guarded = stack.settings.access != "off"
     tokens = _tokens(stack) if guarded else dict.fromkeys(("token", "stranger", "scopeless", "forged"), "")
-    files, first = _bert(), b"# first\n"
+    files, first = _bert(numbers), b"# first\n"
     with modelyard.connect(stack.gateway, _token(stack, "ann", _WRITE) if guarded else None) as yard:
         yard.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=namespace))
         version(yard, namespace, "bert", {**files, "README.md": first}, alias="production", task="fill-mask")
