@@ -18,7 +18,7 @@ TESTERS ?= 3
 # Without bytecode on disk every process that the tests start compiles this project's modules again: half of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test quick demo lint types imports stubs unit load-generator protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-access-properties bench-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean
+.PHONY: help run test quick demo lint types imports stubs unit load-generator protos lock format buf tools bench bench-compare capacity bench-hosts bench-registry bench-cache bench-assets bench-instrumentation bench-seen bench-interceptors bench-peers docs drill drill-assets drill-abuse drill-deploy drill-rolling drill-upgrade drill-tls check-coherence mutants check-access check-access-properties bench-access check-monitoring deploy-check image compose monitoring plans check-properties check-wheel clean bench-doors doors
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-21s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,7 +79,8 @@ lock: ## Update the hash-locked dependencies from requirements/*.in
 	  for set in client services otlp gateway image; do rm -f requirements/$$set.txt; \
 	    $$compile --constraint requirements/dev.txt requirements/$$set.in -o requirements/$$set.txt || exit 1; done; \
 	  $$compile --upgrade requirements/stubs.in -o requirements/stubs.txt || exit 1; \
-	  $$compile --upgrade requirements/docs.in -o requirements/docs.txt
+	  $$compile --upgrade requirements/docs.in -o requirements/docs.txt; \
+	  for set in hub0 hub1 hub2; do $$compile --upgrade requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@rm -rf $(VENV)/lock
 
 tools: $(READY) ## Provide ghz, the load generator
@@ -121,6 +122,9 @@ bench-access: $(READY) tools ## Measure access by namespace: a cached get, a dec
 bench-peers: $(READY) tools ## Compare with MLflow, with a baseline, and host with host (PARTS=mlflow,hosts,cache,assets MODELS=10000)
 	@$(BIN)/python -m bench.peers
 
+bench-doors: $(READY) tools ## Measure the doors with real clients beside boto3, gRPC and MLflow (PARTS=download,many,head,mlflow,servers)
+	@$(BIN)/python -m bench.doors
+
 drill: $(READY) ## Kill the service and PostgreSQL during 10,000 writes by 64 writers (WRITES=10000)
 	@MODELYARD_DRILL_WRITES=$(or $(WRITES),10000) $(BIN)/pytest --quiet services/registry/tests/test_drill.py
 
@@ -145,6 +149,9 @@ drill-deploy: $(READY) ## Run the overlays' pods without containers: demo, rolli
 
 drill-abuse: $(READY) ## Measure how attacks on the gateway slow down other clients (SECONDS=5 ROUNDS=3)
 	@$(BIN)/python -m bench.abuse
+
+doors: $(READY) ## Run the unmodified clients of other registries against the suite: a table of flows (GENERATIONS=hub2 ACCESS=on)
+	@$(BIN)/python -m tests.doors
 
 check-coherence: $(READY) ## Check every cached response under writes and faults of every kind (MINUTES=10 SEED=… SCHEDULES=1000)
 	@MODELYARD_CHECK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) MODELYARD_CHECK_SEED=$(SEED) MODELYARD_TEST_SEED=$(SEED) \

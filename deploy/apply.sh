@@ -30,7 +30,7 @@ echo "== migrations"
 "${kubectl[@]}" --namespace "$namespace" wait --for=condition=complete --timeout=3600s \
   job/registry-migration job/cdn-migration
 
-for deployment in registry cdn cache gateway; do
+for deployment in registry cdn cache doors gateway; do
   "${kubectl[@]}" --namespace "$namespace" rollout status --timeout=900s "deployment/$deployment"
 done
 echo "== done: $("${kubectl[@]}" --namespace "$namespace" get deployment --output name | wc -l) deployments are up to date"

@@ -3,7 +3,7 @@ The entrypoint of the image: `python -m deploy.entrypoint SERVICE [OPTIONS]`.
 
 SERVICE is one of
 
-    registry, cache, cdn            with the options of `python -m services.registry`
+    registry, cache, cdn, doors     with the options of `python -m services.registry`
     migrate registry, migrate cdn   with those of `python -m services.registry.migrate`
     gateway                         with those of `python -m gateway.render`, without --descriptors and --site,
                                     and --drain-seconds of `python -m gateway`
@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SERVICES = ("registry", "cache", "cdn")
+SERVICES = ("registry", "cache", "cdn", "doors")
 MIGRATED = ("registry", "cdn")
 
 

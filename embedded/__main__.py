@@ -151,6 +151,7 @@ Modelyard is ready after {seconds:.1f} s
 
   gRPC, gRPC-Web and JSON   {address}
   the page, with a console  {scheme}://{address}/
+  Hugging Face Hub          HF_ENDPOINT={scheme}://{address}
   access                    {access}
   state                     {state}{"" if ca is None else f"{_LINE}certificate authority     {ca}"}
 

@@ -127,6 +127,7 @@ def all_of_them() -> list[Dashboard]:
         ),
         _dashboard("modelyard-cache", "Modelyard: cache", [_valkey(), *_service("cache"), *_cache()]),
         _dashboard("modelyard-cdn", "Modelyard: assets", [*_stored("cdn"), *_objects()]),
+        _dashboard("modelyard-doors", "Modelyard: doors", [*_doors()]),
         _dashboard("modelyard-gateway", "Modelyard: gateway", [*_gateway()]),
     ]
 
@@ -181,7 +182,7 @@ def _overview() -> Iterator[Shown]:
         "Database connections in use", [("modelyard:database_pool:used_ratio", "{{job}} {{server}}")], "percentunit"
     )
     yield Graph(
-        "Memory", [('process_resident_memory_bytes{job=~"registry|cache|cdn"}', "{{job}} {{instance}}")], "bytes"
+        "Memory", [('process_resident_memory_bytes{job=~"registry|cache|cdn|doors"}', "{{job}} {{instance}}")], "bytes"
     )
     yield Graph("CPU usage", [("modelyard:cpu:rate5m", "{{job}} {{instance}}")])
 
@@ -250,6 +251,42 @@ def _service(job: str) -> Iterator[Shown]:
     for way, what in (("received", "Received message size"), ("sent", "Sent message size")):
         size = f"sum by (grpc_method, le) (rate(grpc_server_msg_{way}_bytes_bucket{of}[5m]))"
         yield Graph(f"{what}, p95", [(f"histogram_quantile(0.95, {size}) >= 0", "{{grpc_method}}")], "bytes")
+    yield Graph("Open file descriptors", [(f"process_open_fds{of}", "{{instance}}")])
+
+
+def _doors() -> Iterator[Shown]:
+    of, route = '{job="doors"}', "{{http_route}}"
+    yield Number(
+        "Dependencies down",
+        f"max by (dependency) (1 - modelyard_dependency_up{of})",
+        "{{dependency}}",
+        red=1,
+        text="0 is up, 1 is down.",
+    )
+    rate = f"sum by (http_route) (modelyard:requests:rate5m{of})"
+    yield Graph("Request rate by route", [(f"topk(15, {rate} > 0)", route)], "reqps")
+    by_status = f"sum by (http_response_status_code) (rate(http_server_requests_total{of}[5m]))"
+    yield Graph("Responses by status", [(by_status, "{{http_response_status_code}}")], "reqps")
+    yield Graph(
+        "Error rate by route",
+        [(f"modelyard:requests_failed:ratio_rate5m{of}", route)],
+        "percentunit",
+        "Responses with 5xx, without 501, the answer to what is not served.",
+    )
+    for name in ("p95", "p99"):
+        yield Graph(f"{name} latency by route", [(f"modelyard:requests_seconds:{name}{of} >= 0", route)], "s")
+    active = f"sum by (http_route) (http_server_active_requests{of})"
+    yield Graph("Requests in flight by route", [(active, route)])
+    sent = f"sum by (http_route) (rate(http_server_response_body_bytes_total{of}[5m]))"
+    yield Graph("Response bodies", [(sent, route)], "Bps", "Bytes of models come from the gateway and S3.")
+    yield Graph("Memory", [(f"process_resident_memory_bytes{of}", "{{instance}}")], "bytes")
+    yield Graph("CPU usage", [(f"modelyard:cpu:rate5m{of}", "{{instance}}")])
+    yield Graph(
+        "Event loop lag, maximum",
+        [(f"modelyard_event_loop_lag_seconds{of}", "{{instance}}")],
+        "s",
+        "Maximum delay of the event loop within 30 seconds: something blocked it.",
+    )
     yield Graph("Open file descriptors", [(f"process_open_fds{of}", "{{instance}}")])
 
 

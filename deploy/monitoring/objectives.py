@@ -120,6 +120,20 @@ def objectives() -> list[Objective]:
             _faults(),
         ),
         Objective(
+            "doors",
+            "ModelyardDoorsErrors",
+            "fewer than 0.1 % of the requests of clients of other registries end with a server error",
+            99.9,
+            _door_faults(),
+        ),
+        Objective(
+            "doors-file",
+            "ModelyardDoorsSlow",
+            "95 % of the redirects to files of models take less than 250 ms",
+            95,
+            _slower_at_the_doors('http_route="hub.file"', "0.25"),
+        ),
+        Objective(
             "search",
             "ModelyardSearchSlow",
             "95 % of the registry's searches take less than 500 ms",
@@ -240,6 +254,21 @@ def _faults() -> str:
     return (
         f'1 - sum by (job) (rate(grpc_server_handled_total{{{calls},grpc_code!~"{FAULTS}"}}[WINDOW]))'
         f" / sum by (job) (rate(grpc_server_handled_total{{{calls}}}[WINDOW]))"
+    )
+
+
+def _door_faults() -> str:
+    # 501 is the answer to what is not served.
+    faults = 'http_response_status_code=~"5..",http_response_status_code!="501"'
+    name = "http_server_requests_total"
+    return f"(sum(rate({name}{{{faults}}}[WINDOW])) or vector(0)) / sum(rate({name}[WINDOW]))"
+
+
+def _slower_at_the_doors(requests: str, seconds: str) -> str:
+    name = "http_server_request_duration_seconds"
+    return (
+        f'1 - sum(rate({name}_bucket{{{requests},le="{seconds}"}}[WINDOW]))'
+        f" / sum(rate({name}_count{{{requests}}}[WINDOW]))"
     )
 
 

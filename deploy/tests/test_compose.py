@@ -42,7 +42,7 @@ def _targets(service: dict[str, Any]) -> set[str]:
     return {f"/run/secrets/{one}" if isinstance(one, str) else one["target"] for one in given}
 
 
-@pytest.mark.parametrize("name", ["registry", "cdn", "cache", "registry-migration", "cdn-migration"])
+@pytest.mark.parametrize("name", ["registry", "cdn", "cache", "doors", "registry-migration", "cdn-migration"])
 def test_settings_are_understood(compose: dict[str, Any], name: str) -> None:
     """
     A program reads its settings without an error; the files that they name are secrets of it; the hosts are services.
@@ -104,6 +104,6 @@ def test_prometheus_finds_every_page(compose: dict[str, Any]) -> None:
     jobs = {one["job_name"]: one["static_configs"][0]["targets"] for one in config["scrape_configs"]}
     operations = next(one for one in compose["services"]["gateway"]["command"] if one.startswith("--operations="))
     assert jobs == {
-        **{name: [f"{name}:9464"] for name in ("registry", "cache", "cdn")},
+        **{name: [f"{name}:9464"] for name in ("registry", "cache", "cdn", "doors")},
         "gateway": [f"gateway:{operations.rpartition(':')[2]}"],
     }

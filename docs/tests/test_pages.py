@@ -16,6 +16,7 @@ from docs.site import navigation, staging
 from docs.site.staging import ROOT, links, sources
 from embedded.shared import Servers, SharedStack
 from embedded.stack import Stack, StackSettings
+from tools.environments import python_with
 
 
 def test_every_page_has_a_place_in_the_navigation() -> None:
@@ -60,7 +61,7 @@ def test_the_tutorial_works(stack: Stack, tmp_path: Path) -> None:
     """
     Its commands, in order, against a running suite, print what it says they print.
     """
-    run_page("tutorial.md", stack, tmp_path)
+    _follow("tutorial.md", stack, tmp_path)
 
 
 def test_the_page_on_promotions_works(run_servers: Servers, tmp_path: Path) -> None:
@@ -68,26 +69,39 @@ def test_the_page_on_promotions_works(run_servers: Servers, tmp_path: Path) -> N
     The commands of its two teams, in order, against a suite with access control, print what it says they print.
     """
     stack = run_servers.stack("access on", StackSettings(state=Path(), gateway_port=0, access="on"))
-    run_page("promotions.md", stack, tmp_path, MODELYARD_STATE=str(stack.settings.state.resolve()))
+    _follow("promotions.md", stack, tmp_path, MODELYARD_STATE=str(stack.settings.state.resolve()))
 
 
-def run_page(page: str, stack: Stack | SharedStack, folder: Path, **more: str) -> None:
+def test_the_page_on_the_hub_works(stack: Stack, tmp_path: Path) -> None:
     """
-    Run the commands of a page, and compare what they print with what the page says.
+    Its commands and its program, in order, with the Hub's own client, print what it says they print.
+    """
+    try:
+        client = python_with("hub2")
+    except subprocess.CalledProcessError:
+        pytest.skip("pip cannot install the client (requirements/hub2.txt)")
+    own = {"HF_ENDPOINT": f"http://{stack.gateway}", "HF_HOME": str(tmp_path / "home")}
+    _follow("huggingface.md", stack, tmp_path, client, **own)
+
+
+def _follow(page: str, stack: Stack | SharedStack, folder: Path, python: Path | None = None, **own: str) -> None:
+    """
+    Run the commands of a page, and compare what is printed.
 
     Args:
-        stack: the suite that they are for.
-        folder: an empty one to run them in.
-        more: the environment of the commands.
+        page: in docs/.
+        folder: where.
+        python: of the environment whose commands come before others, and which runs the programs of the page.
+        own: further variables of the environment.
     """
-    blocks = re.findall(r"^```(sh|text)\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
-    environment = {
-        **os.environ,
-        **more,
-        "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "MODELYARD_TARGET": stack.gateway,
-    }
-    commands = "\n".join(text for kind, text in blocks if kind == "sh").replace("127.0.0.1:8080", stack.gateway)
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"^```(sh|python|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    places = [str(ROOT / ".venv" / "bin"), os.environ["PATH"]]
+    if python is not None:
+        places.insert(0, str(python.parent))
+    environment = {**os.environ, **own, "PATH": os.pathsep.join(places), "MODELYARD_TARGET": stack.gateway}
+    steps = [step if kind == "sh" else f"python <<'END'\n{step}END" for kind, step in blocks if kind != "text"]
+    commands = "\n".join(steps).replace("127.0.0.1:8080", stack.gateway)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         cwd=folder,

@@ -65,7 +65,7 @@ class Service:
     A service with the sum of its processes.
 
     Args:
-        name: registry, cache, cdn.
+        name: registry, cache, cdn, doors.
         processes: number of processes that responded.
         calls: calls without health checks, reflection and watches.
         cores: CPU usage in cores.

@@ -4,6 +4,7 @@ The whole suite under TLS, as `make run TLS=on` starts it.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,7 +154,7 @@ def test_what_the_welcome_says_works(
     capfd.readouterr()
     assert main(["top", "--once", "--interval", "0.2", "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert {each["service"] for each in shown["services"]} == {"registry", "cache", "cdn"}
+    assert {each["service"] for each in shown["services"]} == {"registry", "cache", "cdn", "doors"}
     assert main(["--target", secure.gateway, "models", "list"]) == 6
     assert "--ca-file" in capfd.readouterr().err
 
@@ -181,6 +183,20 @@ def test_services_are_for_each_other(secure: Stack, name: str, tmp_path: Path) -
             with pytest.raises(grpc.RpcError) as error:
                 call(health_pb2.HealthCheckRequest(), timeout=20)
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_doors_are_for_the_gateway(secure: Stack, tmp_path: Path) -> None:
+    """
+    The doors' port takes a certificate of the authority, and neither plain text nor a stranger's.
+    """
+    service = secure.services["doors"]
+    (host, port) = service.addresses[0]
+    assert service.tls is not None
+    suite.serving_http(host, port, service.tls)
+    stranger = Authority(tmp_path).issue("stranger")
+    for refused in (None, replace(stranger, authority=service.tls.authority)):
+        with pytest.raises((OSError, http.client.HTTPException)):
+            suite.serving_http(host, port, refused)
 
 
 def test_everything_is_renewed_under_calls(secure: Stack, ca: Path, tmp_path: Path) -> None:

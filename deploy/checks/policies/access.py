@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from deploy.checks.suite import Object, Pod, Suite
 from services.chassis.access import AccessMode
 
-_SERVICES = ("registry", "cache", "cdn")
+_SERVICES = ("registry", "cache", "cdn", "doors")
 #: What brings calls from outside of the cluster.
 _DOORS = ("Ingress", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "Gateway")
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from deploy.checks.suite import Object, Pod, Suite, matches
 
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]+):([0-9]+)")
-_TARGETS = ("--registry", "--cache", "--cdn")
+_TARGETS = ("--registry", "--cache", "--cdn", "--doors")
 _DEFAULTS = {"https": 443, "http": 80, "postgresql": 5432, "redis": 6379, "rediss": 6379}
 
 

@@ -14,6 +14,7 @@ from deploy.checks.suite import Suite
 from services.cache.settings import CacheSettings
 from services.cdn.settings import CdnSettings
 from services.chassis.settings import SettingsError, load
+from services.doors.settings import DoorsSettings
 from services.ledger.settings import MigrationSettings
 from services.registry.settings import RegistrySettings
 
@@ -21,6 +22,7 @@ PROGRAMS: dict[str, type[Any]] = {
     "registry": RegistrySettings,
     "cache": CacheSettings,
     "cdn": CdnSettings,
+    "doors": DoorsSettings,
     "migrate": MigrationSettings,
 }
 

@@ -11,7 +11,7 @@ from deploy.checks.suite import Object, Pod, Suite, matches
 #: The ports with metrics endpoints.
 PAGES = ("metrics", "operations")
 #: Metrics that autoscalers may use; tests/end_to_end/test_deploy.py finds them on a running suite.
-METRICS = {"grpc_server_in_flight", "envoy_http_downstream_rq_active"}
+METRICS = {"grpc_server_in_flight", "http_server_active_requests", "envoy_http_downstream_rq_active"}
 
 
 def scraped(suite: Suite) -> Iterator[str]:

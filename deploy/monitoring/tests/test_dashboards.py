@@ -31,6 +31,7 @@ from embedded.testing import scratch
 from modelyard.cache.v1 import cache_pb2
 from modelyard.cli.scrape import parse
 from modelyard.registry.v1 import models_pb2
+from services.doors.tests.http_client import ask
 
 # Starting a suite and Prometheus beside other tests takes a while.
 pytestmark = pytest.mark.timeout(400)
@@ -194,6 +195,8 @@ def _call(yard: modelyard.Client, gateway: str, file: Path) -> None:
     name = yard.models.CreateModel(model).name
     for _ in range(2):
         yard.models.GetModel(models_pb2.GetModelRequest(name=name))
+    assert ask(gateway, "/api/models?author=default").status == 200
+    assert ask(gateway, "/default/none/resolve/main/file", "HEAD").status == 404
     yard.models.SearchModels(models_pb2.SearchModelsRequest(parent=PARENT, query="m"))
     yard.keyvalue.Set(cache_pb2.SetRequest(namespace="shared", entry=cache_pb2.Entry(key="k", value=b"v")))
     yard.keyvalue.Get(cache_pb2.GetRequest(namespace="shared", key="k"))

@@ -247,7 +247,7 @@ class Outside:
     def _server(self, pod: Pod, instance: Instance) -> Part:
         ports = instance.ports
         own = {
-            "MODELYARD_LISTEN": f"127.0.0.1:{ports.get('grpc', 0)}",
+            "MODELYARD_LISTEN": f"127.0.0.1:{ports.get('grpc') or ports.get('http', 0)}",
             "MODELYARD_METRICS": f"127.0.0.1:{ports.get('metrics', 0)}",
             "MODELYARD_RUN": str(self._state / instance.name),
         }
@@ -258,7 +258,7 @@ class Outside:
             if pod.name == "gateway":
                 # It is ready as soon as it could serve; a client of a suite that has just begun waits for the others.
                 page = self.page(instance.name, "/metrics")
-                for name in ("registry", "cache", "cdn"):
+                for name in ("registry", "cache", "cdn", "doors"):
                     healthy = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{name}"}} {self._replicas}'
                     if healthy not in page:
                         raise RuntimeError(f"{instance.name} does not see all of {name}")
@@ -287,8 +287,8 @@ class Outside:
     def _here(self, text: str, folder: Path) -> str:
         text = _NO_TLS_HERE.sub("", text).replace(_MOUNTS, f"{folder}{_MOUNTS}")
         for name, instances in self.instances.items():
-            if "grpc" in instances[0].ports:
-                places = ",".join(f"127.0.0.1:{each.ports['grpc']}" for each in instances)
+            if "metrics" in instances[0].ports:
+                places = ",".join(f"127.0.0.1:{each.ports.get('grpc') or each.ports['http']}" for each in instances)
                 text = re.sub(rf"(?<![\w.-]){name}:50051\b", places, text)
         elsewhere = {
             r"\w+-postgresql-rw:5432": self.postgres.port,

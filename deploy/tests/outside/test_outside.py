@@ -39,7 +39,7 @@ RATE = float(os.environ.get("MODELYARD_DRILL_DEPLOY_RATE", "60"))
 SETTINGS = {} if SECONDS else {"MODELYARD_DRAIN_DELAY_SECONDS": "1", "--drain-seconds": "3"}
 READY_SECONDS = 10.0 if SECONDS else 0.5
 NUMBERS = ("", "-2") if SECONDS else ("",)
-ROLLED = [f"{name}{number}" for name in ("registry", "cdn", "cache", "gateway") for number in NUMBERS]
+ROLLED = [f"{name}{number}" for name in ("registry", "cdn", "cache", "doors", "gateway") for number in NUMBERS]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_each_instance_is_the_program_itself(outside: Outside) -> None:
     """
     The entrypoint becomes the program: no other process stands between Kubernetes' signals and it.
     """
-    for name in ("registry", "cdn", "cache", "gateway"):
+    for name in ("registry", "cdn", "cache", "doors", "gateway"):
         command = psutil.Process(outside.pid(name)).cmdline()
         assert "deploy.entrypoint" not in command
         assert f"services.{name}" in command or name in command
@@ -217,7 +217,7 @@ def test_help_is_shown(outside: Outside, tmp_path: Path) -> None:
     """
     --help of everything is printed, and nothing is started.
     """
-    for arguments in (["registry"], ["migrate", "cdn"], ["gateway"]):
+    for arguments in (["registry"], ["doors"], ["migrate", "cdn"], ["gateway"]):
         done = _run(outside, [*arguments, "--help"], MODELYARD_RUN=str(tmp_path))
         assert (done.returncode, done.stdout.startswith("usage:")) == (0, True), arguments
 

@@ -4,6 +4,7 @@ What the handlers of all protocols share: routes, the caller's token, bodies, an
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -41,7 +42,9 @@ HTTP_STATUS: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 _MOST_BODY = 1 << 20
-_TOO_LARGE = "BODY_TOO_LARGE"
+_BODY_SECONDS = 30.0
+_TOO_LARGE, _TOO_SLOW = "BODY_TOO_LARGE", "BODY_TOO_SLOW"
+_BODY_STATUS: Final = {_TOO_LARGE: 413, _TOO_SLOW: 408}
 _MOST_SEGMENT = 4096
 
 
@@ -132,17 +135,23 @@ async def body(request: Request, most: int = _MOST_BODY) -> bytes:
         most: bytes.
 
     Raises:
-        InvalidArgument: it is larger.
+        InvalidArgument: it is larger, or it takes longer than half a minute.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         raise _too_large(most)
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
+    try:
+        # The gateway lets bodies take their time, as uploads do: these are small.
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise _too_large(most)
+                parts.append(part)
+    except TimeoutError:
+        text = f"{_TOO_SLOW}: the body did not arrive within {_BODY_SECONDS:g} s"
+        raise InvalidArgument.of("body", text) from None
     return b"".join(parts)
 
 
@@ -167,8 +176,9 @@ def status_of(problem: Problem) -> int:
     """
     The status of HTTP for an error, where the protocol has no other.
     """
-    if any(each.description.startswith(_TOO_LARGE) for each in problem.violations):
-        return 413
+    for begins, status in _BODY_STATUS.items():
+        if any(each.description.startswith(begins) for each in problem.violations):
+            return status
     return HTTP_STATUS.get(problem.code, 500)
 
 

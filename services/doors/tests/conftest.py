@@ -15,6 +15,7 @@ from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import aliases_pb2, models_pb2, namespaces_pb2, versions_pb2
 
 _numbers = itertools.count(1)
+_CHUNK = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,10 @@ def store(yard: modelyard.Client, content: bytes) -> str:
     """
     digest = hashlib.sha256(content).hexdigest()
     header = assets_pb2.UploadRequest.Header(sha256=digest, size_bytes=len(content))
-    messages = [assets_pb2.UploadRequest(header=header), assets_pb2.UploadRequest(chunk=assets_pb2.Chunk(data=content))]
-    yard.assets.Upload(iter(messages))
+    starts = range(0, len(content) or 1, _CHUNK)
+    parts = (assets_pb2.Chunk(offset=start, data=content[start : start + _CHUNK]) for start in starts)
+    chunks = (assets_pb2.UploadRequest(chunk=part) for part in parts)
+    yard.assets.Upload(itertools.chain([assets_pb2.UploadRequest(header=header)], chunks))
     return digest
 
 

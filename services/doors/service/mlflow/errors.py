@@ -35,8 +35,8 @@ def render(_request: Request, problem: Problem) -> Response:
     An error of MLflow.
     """
     code, status = _CODES.get(problem.code, ("INTERNAL_ERROR", 500))
-    if status_of(problem) == 413:
-        status = 413
+    if status_of(problem) in {408, 413}:
+        status = status_of(problem)
     message = "; ".join(f"{each.field}: {each.description}" for each in problem.violations) or problem.message
     headers = {} if problem.retry_after is None else {"retry-after": f"{max(1, round(problem.retry_after))}"}
     if status == 401:

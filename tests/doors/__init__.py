@@ -1,0 +1,3 @@
+"""
+The doors with the clients that people have: `make doors`.
+"""
