@@ -34,6 +34,7 @@ def show(output: Output, version: pb.Version) -> None:
         ("run", version.lineage.run),
         ("git commit", version.lineage.git_commit),
         ("size", amount(version.size_bytes, "B")),
+        ("oci digest", version.oci_digest),
         *files,
         ("created", time_of(version.create_time)),
         ("updated", time_of(version.update_time)),

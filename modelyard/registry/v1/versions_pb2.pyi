@@ -88,6 +88,7 @@ class Version(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     COPIED_FROM_FIELD_NUMBER: _builtins.int
+    OCI_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """namespaces/{namespace}/models/{model}/versions/{number}; set by the server."""
     number: _builtins.int
@@ -110,6 +111,10 @@ class Version(_message.Message):
     copied_from: _builtins.str
     """Output only: the full name of the version that this is a copy of; empty for one that was not copied. The source may be
     deleted.
+    """
+    oci_digest: _builtins.str
+    """Output only: the digest of the manifest with which it is served as an OCI artifact, sha256:…; empty before it is READY,
+    and for one whose manifest would be larger than clients accept.
     """
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
@@ -154,10 +159,11 @@ class Version(_message.Message):
         etag: _builtins.str = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         copied_from: _builtins.str = ...,
+        oci_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "oci_digest", b"oci_digest", "revision", b"revision", "size_bytes", b"size_bytes", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,3 +600,112 @@ class FindVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FindVersionsResponse: _TypeAlias = FindVersionsResponse  # noqa: Y015
+
+@_typing.final
+class GetOciManifestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The model: namespaces/{namespace}/models/{model}."""
+    reference: _builtins.str
+    """The digest of a manifest, sha256:…; or, as of ResolveVersion, 3 or v3, the id of an alias, or latest."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOciManifestRequest: _TypeAlias = GetOciManifestRequest  # noqa: Y015
+
+@_typing.final
+class OciManifest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The full name of the version."""
+    digest: _builtins.str
+    """sha256:… of `content`."""
+    media_type: _builtins.str
+    """Of `content`."""
+    content: _builtins.bytes
+    """The manifest as it is served; at most 4,000,000 bytes."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "media_type", b"media_type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OciManifest: _TypeAlias = OciManifest  # noqa: Y015
+
+@_typing.final
+class GetOciBlobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The model: namespaces/{namespace}/models/{model}."""
+    digest: _builtins.str
+    """sha256:…"""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOciBlobRequest: _TypeAlias = GetOciBlobRequest  # noqa: Y015
+
+@_typing.final
+class OciBlob(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    size_bytes: _builtins.int
+    media_type: _builtins.str
+    content: _builtins.bytes
+    """The bytes of a configuration. Empty for a file, whose bytes AssetService has under the same digest."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        media_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "media_type", b"media_type", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OciBlob: _TypeAlias = OciBlob  # noqa: Y015

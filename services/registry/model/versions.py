@@ -161,6 +161,7 @@ class Version:
         delete_time: None while it is not deleted.
         copied_from: the full name of the version that it is a copy of; empty when it is none.
         revision: of the last write to it.
+        oci_digest: of its manifest as an OCI artifact; empty if that is too large, None while it is not computed.
     """
 
     name: VersionName
@@ -172,6 +173,7 @@ class Version:
     delete_time: datetime | None
     copied_from: str
     revision: int
+    oci_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)

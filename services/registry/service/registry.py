@@ -47,6 +47,7 @@ from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
+from services.registry.store.oci import OciStore
 from services.registry.store.policies import PolicyStore
 from services.registry.store.purging import Purging
 from services.registry.store.search.search import SearchStore
@@ -86,7 +87,8 @@ def add_servicers(
     model_service = ModelService(models, SearchStore(database), Purging(database, writer), once, keep)
     deletions = VersionDeletions(writer)
     containing = VersionsByAssetStore(database)
-    versions = VersionService(VersionStore(database), deletions, containing, assets, pins, once, visibility)
+    oci = OciStore(database)
+    versions = VersionService(VersionStore(database), deletions, containing, oci, assets, pins, once, visibility)
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(
         EvaluationStore(database), LeaderboardStore(database), EvaluationMetricStore(database), once

@@ -18,6 +18,7 @@ from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.names import ModelName, NamespaceName, VersionName
+from services.registry.model.oci import DIGEST
 from services.registry.model.references import Reference
 from services.registry.model.versions import (
     MUTABLE,
@@ -31,9 +32,10 @@ from services.registry.model.versions import (
 from services.registry.service.assets import Assets
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
-from services.registry.service.rendering import from_match, from_version
+from services.registry.service.rendering import from_match, from_oci_blob, from_oci_manifest, from_version
 from services.registry.service.version_copies import VersionCopies
 from services.registry.service.visibility import Visibility
+from services.registry.store.oci import OciStore
 from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
 from services.registry.store.versions_by_asset import VersionsByAssetStore
@@ -53,6 +55,7 @@ class VersionService(VersionServiceServicer):
         versions: VersionStore,
         deletions: VersionDeletions,
         containing: VersionsByAssetStore,
+        oci: OciStore,
         assets: Assets,
         pins: Pins,
         mutations: Mutations,
@@ -65,6 +68,7 @@ class VersionService(VersionServiceServicer):
         self._mutations = mutations
         self._deletions = deletions
         self._containing = containing
+        self._oci = oci
         self._copying = VersionCopies(versions, pins, mutations)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
@@ -183,6 +187,24 @@ class VersionService(VersionServiceServicer):
         checks.request_id(request.request_id)
         checks.raise_if_any()
         return await self._copying.copy(context, request, parent, source)
+
+    async def GetOciManifest(self, request: pb.GetOciManifestRequest, context: Context) -> pb.OciManifest:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        reference: Reference | str = request.reference
+        if ":" in request.reference:
+            checks.matches("reference", request.reference, DIGEST)
+        else:
+            reference = Reference.check(checks, "reference", request.reference)
+        checks.raise_if_any()
+        return from_oci_manifest((await reflect(context, self._oci.manifest(parent, reference))).value)
+
+    async def GetOciBlob(self, request: pb.GetOciBlobRequest, context: Context) -> pb.OciBlob:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        wanted = checks.matches("digest", request.digest, DIGEST)
+        checks.raise_if_any()
+        return from_oci_blob((await reflect(context, self._oci.blob(parent, wanted))).value)
 
     async def FindVersions(self, request: pb.FindVersionsRequest, context: Context) -> pb.FindVersionsResponse:
         checks = Checks()

@@ -28,7 +28,7 @@ MODEL = """models.namespace_id, models.model_id, models.display_name, models.des
 VERSION = """versions.number, versions.state, versions.failure, versions.description, versions.artifacts,
  versions.parent_version, versions.training_data, versions.run, versions.git_commit, versions.stage, versions.labels,
  versions.create_time, versions.update_time, versions.delete_time, versions.copied_from,
- versions.revision"""
+ versions.revision, versions.oci_digest"""
 
 EVALUATION = """evaluations.id, evaluations.version, evaluations.dataset, evaluations.metric, evaluations.value,
  evaluations.parameters, evaluations.evaluate_time, evaluations.create_time, evaluations.revision"""
@@ -128,6 +128,7 @@ def to_version(row: Row, model: ModelName) -> Version:
         row["delete_time"],
         row["copied_from"],
         row["revision"],
+        row["oci_digest"],
     )
 
 
