@@ -43,6 +43,8 @@ NAMES = {
     "DeleteVersion": "name",
     "CopyVersion": "source",
     "FindVersions": "parent",
+    "GetOciManifest": "parent",
+    "GetOciBlob": "parent",
     "MoveAliases": "parent",
     "GetAlias": "name",
     "ListAliases": "parent",

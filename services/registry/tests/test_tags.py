@@ -157,6 +157,14 @@ def reads() -> dict[str, list[Message]]:
             for parent in (M, N, NEW)
             for deleted in (False, True)
         ],
+        "GetOciManifest": [
+            versions_pb2.GetOciManifestRequest(parent=parent, reference=reference)
+            for parent in (M, N, NEW)
+            for reference in ("production", "latest", f"sha256:{'0' * 64}")
+        ],
+        "GetOciBlob": [
+            versions_pb2.GetOciBlobRequest(parent=parent, digest=f"sha256:{'0' * 64}") for parent in (M, N, NEW)
+        ],
         "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
         "ListAliases": [
             aliases_pb2.ListAliasesRequest(parent=parent, version=version)
