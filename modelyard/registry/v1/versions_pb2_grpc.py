@@ -97,6 +97,11 @@ class VersionServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciBlobRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciBlob.FromString,
                 _registered_method=True)
+        self.GetOciTags = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/GetOciTags',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciTagsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciTags.FromString,
+                _registered_method=True)
 
 
 class VersionServiceServicer(object):
@@ -279,6 +284,18 @@ class VersionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOciTags(self, request, context):
+        """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+        each READY version, and latest if there is one.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+        NOT_FOUND         no such model (MODEL_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VersionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -341,6 +358,11 @@ def add_VersionServiceServicer_to_server(servicer, server):
                     servicer.GetOciBlob,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciBlobRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciBlob.SerializeToString,
+            ),
+            'GetOciTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOciTags,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciTagsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciTags.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -670,6 +692,33 @@ class VersionService(object):
             '/modelyard.registry.v1.VersionService/GetOciBlob',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciBlobRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.OciBlob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOciTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/GetOciTags',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciTagsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.OciTags.FromString,
             options,
             channel_credentials,
             insecure,

@@ -162,6 +162,14 @@ class VersionServiceStub:
       INVALID_ARGUMENT  `parent` or `digest` is malformed.
       NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
     """
+    GetOciTags: _grpc.UnaryUnaryMultiCallable[_versions_pb2.GetOciTagsRequest, _versions_pb2.OciTags]
+    """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+    each READY version, and latest if there is one.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+    """
 
 @_typing.type_check_only
 class VersionServiceAsyncStub(VersionServiceStub):
@@ -296,6 +304,14 @@ class VersionServiceAsyncStub(VersionServiceStub):
     Errors:
       INVALID_ARGUMENT  `parent` or `digest` is malformed.
       NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+    """
+    GetOciTags: _aio.UnaryUnaryMultiCallable[_versions_pb2.GetOciTagsRequest, _versions_pb2.OciTags]  # type: ignore[assignment]
+    """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+    each READY version, and latest if there is one.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
 
 class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -500,6 +516,20 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT  `parent` or `digest` is malformed.
           NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def GetOciTags(
+        self,
+        request: _versions_pb2.GetOciTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.OciTags, _abc.Awaitable[_versions_pb2.OciTags]]:
+        """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+        each READY version, and latest if there is one.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+          NOT_FOUND         no such model (MODEL_NOT_FOUND).
         """
 
 def add_VersionServiceServicer_to_server(servicer: VersionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -42,6 +42,7 @@ from services.registry.store.versions_by_asset import VersionsByAssetStore
 
 # Checking a path of 768 bytes takes 0.1 ms. The 10,000 that a version may have must not block other calls.
 _MANY = 500
+_TAGS, _MOST_TAGS = 1000, 10_000
 _EVERYWHERE = "namespaces/-"
 
 
@@ -205,6 +206,16 @@ class VersionService(VersionServiceServicer):
         wanted = checks.matches("digest", request.digest, DIGEST)
         checks.raise_if_any()
         return from_oci_blob((await reflect(context, self._oci.blob(parent, wanted))).value)
+
+    async def GetOciTags(self, request: pb.GetOciTagsRequest, context: Context) -> pb.OciTags:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        after = checks.text("after", request.after, 255)
+        checks.count("limit", request.limit)
+        checks.raise_if_any()
+        limit = min(request.limit or _TAGS, _MOST_TAGS)
+        found = (await reflect(context, self._oci.tags(parent, after, limit + 1))).value
+        return pb.OciTags(tags=found[:limit], more=len(found) > limit)
 
     async def FindVersions(self, request: pb.FindVersionsRequest, context: Context) -> pb.FindVersionsResponse:
         checks = Checks()

@@ -73,6 +73,26 @@ SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
 """,
 )
 
+_TAGS = read(
+    "oci.tags",
+    f"""
+SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.tags
+  FROM {HEAD}
+  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN LATERAL (
+    SELECT ARRAY(
+        SELECT tag FROM (
+            SELECT alias COLLATE "C" AS tag FROM aliases WHERE aliases.model = parent.id AND upper_inf(valid)
+             UNION
+            SELECT ('v' || number) COLLATE "C" FROM versions WHERE model = parent.id AND state = 'READY'
+             UNION
+            (SELECT 'latest' FROM versions WHERE model = parent.id AND state = 'READY' LIMIT 1)
+        ) AS every
+         WHERE tag > $3 COLLATE "C" ORDER BY tag LIMIT $4
+    ) AS tags) AS found ON true
+""",
+)
+
 # The models first, as every writer below them. What somebody else has locked is left for the next batch.
 _WITHOUT = Statement(
     "oci.without",
@@ -160,6 +180,22 @@ class OciStore:
             # The layer of each version without files.
             return Read(OciBlob(wanted, len(oci.EMPTY), oci.EMPTY_TYPE, oci.EMPTY), row["head"])
         raise oci.no_blob(parent, wanted, row["head"])
+
+    async def tags(self, parent: ModelName, after: str, limit: int) -> Read[Sequence[str]]:
+        """
+        The tags of a model, in the order of their bytes.
+
+        Args:
+            after: those after this text.
+            limit: how many.
+
+        Raises:
+            Missing: there is no such model.
+        """
+        row = await self._database.fetch_row(_TAGS, parent.namespace, parent.model, after, limit)
+        if not row["has_parent"]:
+            raise Missing("MODEL_NOT_FOUND", parent, row["head"])
+        return Read(row["tags"], row["head"])
 
 
 class OciJob:

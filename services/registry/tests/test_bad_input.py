@@ -45,6 +45,7 @@ NAMES = {
     "FindVersions": "parent",
     "GetOciManifest": "parent",
     "GetOciBlob": "parent",
+    "GetOciTags": "parent",
     "MoveAliases": "parent",
     "GetAlias": "name",
     "ListAliases": "parent",

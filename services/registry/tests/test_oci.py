@@ -24,7 +24,7 @@ from services.registry.model.models import ModelDraft
 from services.registry.model.names import VersionName
 from services.registry.model.versions import Artifact, Lineage, Version, VersionDraft, VersionState
 from services.registry.store.oci import OciJob
-from services.registry.tests.calls import DEFAULT, create, import_items, move, sql, update
+from services.registry.tests.calls import DEFAULT, add_version, create, import_items, move, sql, update
 from services.registry.tests.server import Failing
 from services.registry.tests.test_pins import PinSetup, on
 
@@ -350,3 +350,29 @@ async def test_too_large_a_manifest_is_not_served(yard: PinSetup) -> None:
     assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "OCI_MANIFEST_TOO_LARGE")
     assert (await blob(yard, f"sha256:{version.artifacts[0].sha256}")).size_bytes == 5
     assert await fill(yard) == 0
+
+
+async def test_tags_are_aliases_and_ready_versions(yard: PinSetup) -> None:
+    """
+    The tags are the aliases, the READY versions and latest, in the order of their bytes, page by page.
+    """
+    for _ in range(11):
+        await add_version(yard.registry, "m")
+    await add_version(yard.registry, "m", ready=False)
+    await move(yard.registry, "m", ("production", 3), ("canary", 5))
+    await yard.registry.versions.DeleteVersion(pb.DeleteVersionRequest(name=f"{M}/versions/4"))
+    expected = ["canary", "latest", "production", "v1", "v10", "v11", "v2", "v3", "v5", "v6", "v7", "v8", "v9"]
+    found: list[str] = []
+    more = True
+    while more:
+        after = found[-1] if found else ""
+        page = await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=M, after=after, limit=4))
+        found += page.tags
+        more = page.more
+    assert found == expected
+    rest = await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=M, after="not there"))
+    assert (list(rest.tags), rest.more) == (expected[2:], False)
+    assert list((await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=N))).tags) == []
+    with Failing() as failed:
+        await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=f"{DEFAULT}/models/x"))
+    assert failed.reason == "MODEL_NOT_FOUND"

@@ -132,6 +132,7 @@ async def reads(registry: Registry) -> None:
         for wanted in (Reference(number=1), Reference(alias="production"), Reference(), f"sha256:{SHA256}"):
             with suppress(Missing, FailedPrecondition):
                 await store.manifest(parent_name, wanted)
+        await store.tags(parent_name, "", 10)
         with suppress(Missing):
             await store.blob(parent_name, f"sha256:{SHA256}")
     alias = f"{name}/aliases/production"

@@ -162,6 +162,7 @@ def reads() -> dict[str, list[Message]]:
             for parent in (M, N, NEW)
             for reference in ("production", "latest", f"sha256:{'0' * 64}")
         ],
+        "GetOciTags": [versions_pb2.GetOciTagsRequest(parent=parent) for parent in (M, N, NEW)],
         "GetOciBlob": [
             versions_pb2.GetOciBlobRequest(parent=parent, digest=f"sha256:{'0' * 64}") for parent in (M, N, NEW)
         ],
