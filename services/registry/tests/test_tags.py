@@ -23,6 +23,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
+from services.registry.model.oci import EMPTY, digest
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -164,7 +165,9 @@ def reads() -> dict[str, list[Message]]:
         ],
         "GetOciTags": [versions_pb2.GetOciTagsRequest(parent=parent) for parent in (M, N, NEW)],
         "GetOciBlob": [
-            versions_pb2.GetOciBlobRequest(parent=parent, digest=f"sha256:{'0' * 64}") for parent in (M, N, NEW)
+            versions_pb2.GetOciBlobRequest(parent=parent, digest=wanted)
+            for parent in (M, N, NEW)
+            for wanted in (f"sha256:{'0' * 64}", digest(EMPTY))
         ],
         "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
         "ListAliases": [

@@ -42,6 +42,9 @@ def oci_routes(doors: Doors) -> Sequence[Route]:
     async def catalog(_request: Request) -> Response:
         return unsupported("this registry has no list of all repositories: use `modelyard models list`", 404)
 
+    async def nothing(_request: Request) -> Response:
+        return unsupported("there is nothing at this path: see the distribution specification of OCI", 404)
+
     async def write(_request: Request) -> Response:
         return unsupported(_READ_ONLY)
 
@@ -54,5 +57,6 @@ def oci_routes(doors: Doors) -> Sequence[Route]:
         route("/v2/{name:path}/manifests/{reference}", "oci.manifest", repositories.manifest, render, _READ),
         route("/v2/{name:path}/blobs/{digest}", "oci.blob", repositories.blob, render, _READ),
         route("/v2/{name:path}/referrers/{digest}", "oci.referrers", repositories.referrers, render, _READ),
+        route("/v2/{rest:path}", "oci.nothing", nothing, render, _READ),
         route("/v2/{rest:path}", "oci.write", write, render, _WRITE),
     ]
