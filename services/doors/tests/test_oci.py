@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import json
 from base64 import b64encode
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -264,7 +263,7 @@ def test_pages_of_tags(stack: Stack, tagged: str) -> None:
         assert not link or link.endswith('>; rel="next"')
         url = link.partition(">")[0].removeprefix("<")
     assert [len(each) for each in found] == [4, 4, 4, 2]
-    assert sum(found, []) == TAGS
+    assert [tag for page in found for tag in page] == TAGS
     exactly = ask(stack.gateway, f"/v2/{tagged}/tags/list?n={len(TAGS)}")
     assert (exactly.json["tags"], "link" in exactly.headers) == (TAGS, False)
 
@@ -392,7 +391,8 @@ def test_bad_requests_get_an_answer(stack: Stack, repository: str, path: str) ->
     """
     answer = ask(stack.gateway, path.format(r=repository))
     assert answer.status in {400, 404, 414, 431}
-    if answer.status in {400, 404} and path.startswith("/v2/{r}") and ".." not in path:
+    # The gateway rejects some of them itself, without a body.
+    if answer.body:
         assert code(answer) in {"NAME_INVALID", "NAME_UNKNOWN", "DIGEST_INVALID", "MANIFEST_UNKNOWN", "UNSUPPORTED"}
     assert b"root:" not in answer.body
 
@@ -453,13 +453,13 @@ def _closed(run_servers: Servers, access: str) -> Closed:
 
 
 @pytest.fixture(scope="module")
-def closed(run_servers: Servers) -> Iterator[Closed]:
-    yield _closed(run_servers, "on")
+def closed(run_servers: Servers) -> Closed:
+    return _closed(run_servers, "on")
 
 
 @pytest.fixture(scope="module")
-def public(run_servers: Servers) -> Iterator[Closed]:
-    yield _closed(run_servers, "read-public")
+def public(run_servers: Servers) -> Closed:
+    return _closed(run_servers, "read-public")
 
 
 def _basic(password: str) -> str:

@@ -136,6 +136,9 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "DeleteVersion": versions_pb2.DeleteVersionRequest(name=version),
         "CopyVersion": versions_pb2.CopyVersionRequest(parent=model, source=version),
         "FindVersions": versions_pb2.FindVersionsRequest(parent=parent, sha256=SHA),
+        "GetOciManifest": versions_pb2.GetOciManifestRequest(parent=model, reference="latest"),
+        "GetOciBlob": versions_pb2.GetOciBlobRequest(parent=model, digest=f"sha256:{SHA}"),
+        "GetOciTags": versions_pb2.GetOciTagsRequest(parent=model),
         "MoveAliases": aliases_pb2.MoveAliasesRequest(
             parent=model, moves=[aliases_pb2.MoveAliasesRequest.Move(alias_id="a", version=version)]
         ),
