@@ -337,7 +337,7 @@ def test_writes_are_not_supported(stack: Stack, repository: str, method: str, pa
     """
     answer = ask(stack.gateway, f"/v2/{repository}/{path}", method, b"" if method != "DELETE" else None)
     assert (answer.status, code(answer)) == (405, "UNSUPPORTED")
-    assert "modelyard push" in answer.json["errors"][0]["message"]
+    assert "modelyard versions push" in answer.json["errors"][0]["message"]
 
 
 def test_a_name_without_a_namespace(stack: Stack, yard: modelyard.Client, worker: str) -> None:

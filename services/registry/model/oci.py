@@ -203,7 +203,7 @@ def check_rendered(name: VersionName, found: str | None) -> None:
         raise FailedPrecondition(
             "OCI_MANIFEST_TOO_LARGE",
             f"the manifest of {name} would be larger than {MOST_MANIFEST} bytes, which no client of OCI registries "
-            "accepts: pull it with `modelyard pull`, or store its small files as one archive",
+            "accepts: pull it with `modelyard versions pull`, or store its small files as one archive",
             metadata={"resource": str(name)},
         )
 

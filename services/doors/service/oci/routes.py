@@ -21,7 +21,7 @@ from services.doors.service.oci.tokens import Tokens, caller
 
 _READ: Final = ("GET", "HEAD")
 _WRITE: Final = ("POST", "PUT", "PATCH", "DELETE")
-_READ_ONLY: Final = "this registry is read-only for clients of OCI registries: use `modelyard push`"
+_READ_ONLY: Final = "this registry is read-only for clients of OCI registries: use `modelyard versions push`"
 
 
 def oci_routes(doors: Doors) -> Sequence[Route]:
