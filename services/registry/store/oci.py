@@ -222,7 +222,7 @@ class OciJob:
         done = 0
         for _ in range(_MOST_BATCHES):
             write = Write(_ACTOR, "ComputeOciManifests", "", "", b"")
-            count = (await self._writer.run(write, self._batch, lambda _: b"", None)).value
+            count = (await self._writer.run(write, self._batch, lambda _: b"", None)).value or 0
             done += count
             if count < _BATCH:
                 break
