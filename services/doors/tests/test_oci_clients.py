@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +31,7 @@ FILES = {
     "tokenizer/vocab.txt": b"",
 }
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "oci.md"
 Run = Callable[..., str]
 
 
@@ -130,6 +133,25 @@ def test_crane_pulls_and_validates(repository: str, crane: Run, tmp_path: Path) 
     crane("--insecure", "pull", "--format=oci", f"{repository}:production", str(tmp_path / "layout"))
     blobs = {each.name for each in (tmp_path / "layout" / "blobs" / "sha256").iterdir()}
     assert {hashlib.sha256(content).hexdigest() for content in FILES.values()} <= blobs
+
+
+def test_the_commands_of_the_page(repository: str, oras: Run, crane: Run) -> None:
+    """
+    The commands of docs/oci.md run as they are there, with another host.
+    """
+    text = PAGE.read_text().replace("yard.example.org/vision/resnet50", repository)
+    digest = crane("--insecure", "digest", f"{repository}:v1").strip()
+    lines = re.findall(r"^(?:oras|crane) .*$", text, re.MULTILINE)
+    ran = 0
+    for line in lines:
+        program, *arguments = shlex.split(re.sub("@sha256:[0-9a-f]+", f"@{digest}", line))
+        if program == "oras" and "login" not in arguments:
+            oras(arguments[0], "--plain-http", *arguments[1:])
+            ran += 1
+        elif program == "crane" and "auth" not in arguments:
+            crane("--insecure", *arguments)
+            ran += 1
+    assert ran == 6
 
 
 def test_pushes_fail_with_a_word(repository: str, oras: Run, tmp_path: Path) -> None:
