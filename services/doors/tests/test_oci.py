@@ -149,7 +149,7 @@ def test_a_blob(stack: Stack, repository: str, path: str) -> None:
     start = f"http://{stack.gateway}"
     assert answer.headers["location"].startswith(f"{start}/assets/")
     bytes_ = ask(stack.gateway, answer.headers["location"].removeprefix(start))
-    assert (bytes_.status, bytes_.body) == (200, FILES[path])
+    assert (bytes_.status, bytes_.body, bytes_.headers[DIGEST]) == (200, FILES[path], sha256(FILES[path]))
 
 
 def test_the_configuration_is_a_blob(stack: Stack, repository: str, manifest: Answer) -> None:
