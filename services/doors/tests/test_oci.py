@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import grpc
 import pytest
 
 import modelyard
@@ -397,6 +396,14 @@ def test_bad_requests_get_an_answer(stack: Stack, repository: str, path: str) ->
     assert b"root:" not in answer.body
 
 
+def test_an_encoded_separator_is_none(stack: Stack, repository: str) -> None:
+    """
+    %2F in a name separates nothing: the name is malformed, even if it would be one of a model.
+    """
+    answer = ask(stack.gateway, f"/v2/{repository.replace('/', '%2F')}/manifests/latest")
+    assert (answer.status, code(answer)) == (400, "NAME_INVALID")
+
+
 def test_header_bombs(stack: Stack, repository: str) -> None:
     """
     Many and long Accept headers are read or rejected, and never a 5xx.
@@ -417,8 +424,9 @@ class Closed:
     A suite with access control, where "ann" has a model in a private namespace, and everybody else has the other one.
     """
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, key: str) -> None:
         self.stack = stack
+        self.private, self.opened = f"oci-{key}-private", f"oci-{key}-open"
 
     def token(self, subject: str, *scopes: str) -> str:
         scopes = scopes or ("registry.read", "registry.write", "assets.read", "assets.write")
@@ -431,23 +439,20 @@ class Closed:
 CONTENT = b"closed"
 
 
-def closed_suite(run_servers: Servers, access: str) -> Closed:
+def closed_suite(run_servers: Servers, access: str, key: str) -> Closed:
     """
-    The run's suite with this access control, and the models in it.
+    The run's suite with this access control, and models in two namespaces of the caller's own.
+
+    Args:
+        key: distinguishes the callers of a run.
     """
-    found = Closed(run_servers.stack(f"access {access}", StackSettings(state=Path(), gateway_port=0, access=access)))
-    private, opened = "oci-private", "oci-open"
+    settings = StackSettings(state=Path(), gateway_port=0, access=access)
+    found = Closed(run_servers.stack(f"access {access}", settings), key)
     with modelyard.connect(found.stack.gateway, found.token("ann")) as ann:
         digest = store(ann, CONTENT)
-        for namespace in (private, opened):
+        for namespace in (found.private, found.opened):
             name = f"namespaces/{namespace}"
-            try:
-                ann.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=namespace))
-            except grpc.RpcError as error:
-                # Another file of tests has made them.
-                if modelyard.explain(error).code is not grpc.StatusCode.ALREADY_EXISTS:
-                    raise
-                return found
+            ann.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=namespace))
             ann.models.CreateModel(models_pb2.CreateModelRequest(parent=name, model_id="m"))
             files = [versions_pb2.Artifact(path="f", sha256=digest, size_bytes=len(CONTENT))]
             draft = versions_pb2.Version(artifacts=files)
@@ -457,19 +462,19 @@ def closed_suite(run_servers: Servers, access: str) -> Closed:
             ann.versions.FinalizeVersion(versions_pb2.FinalizeVersionRequest(name=made.name))
     with modelyard.connect(found.stack.gateway, found.token("root", "admin")) as root:
         owner = policies_pb2.Policy.Binding(role=policies_pb2.Policy.ROLE_OWNER, members=["user:ann"])
-        policy = policies_pb2.Policy(name=f"namespaces/{private}/policy", bindings=[owner], private=True)
+        policy = policies_pb2.Policy(name=f"namespaces/{found.private}/policy", bindings=[owner], private=True)
         root.policies.SetPolicy(policies_pb2.SetPolicyRequest(policy=policy))
     return found
 
 
 @pytest.fixture(scope="module")
-def closed(run_servers: Servers) -> Closed:
-    return closed_suite(run_servers, "on")
+def closed(run_servers: Servers, worker: str) -> Closed:
+    return closed_suite(run_servers, "on", worker)
 
 
 @pytest.fixture(scope="module")
-def public(run_servers: Servers) -> Closed:
-    return closed_suite(run_servers, "read-public")
+def public(run_servers: Servers, worker: str) -> Closed:
+    return closed_suite(run_servers, "read-public", worker)
 
 
 def _basic(password: str) -> str:
@@ -480,19 +485,19 @@ def test_a_login(closed: Closed) -> None:
     """
     Who has no token is told where to get one; that is given the token as password, returns it, and takes it.
     """
-    refused = closed.ask("/v2/oci-private/m/manifests/latest")
+    refused = closed.ask(f"/v2/{closed.private}/m/manifests/latest")
     assert (refused.status, code(refused)) == (401, "UNAUTHORIZED")
     gateway = closed.stack.gateway
     assert refused.headers["www-authenticate"] == (
-        f'Bearer realm="http://{gateway}/v2/token",service="{gateway}",scope="repository:oci-private/m:pull"'
+        f'Bearer realm="http://{gateway}/v2/token",service="{gateway}",scope="repository:{closed.private}/m:pull"'
     )
-    query = urlencode({"service": gateway, "scope": "repository:oci-private/m:pull"})
+    query = urlencode({"service": gateway, "scope": f"repository:{closed.private}/m:pull"})
     mine = closed.token("ann")
     answer = closed.ask(f"/v2/token?{query}", authorization=_basic(mine))
     assert (answer.json["token"], answer.json["access_token"]) == (mine, mine)
     assert 500 < answer.json["expires_in"] <= 600
     assert answer.headers["cache-control"] == "no-store"
-    assert closed.ask("/v2/oci-private/m/manifests/latest", token=answer.json["token"]).status == 200
+    assert closed.ask(f"/v2/{closed.private}/m/manifests/latest", token=answer.json["token"]).status == 200
 
 
 @pytest.mark.parametrize("grant", ["password", "refresh_token"])
@@ -517,7 +522,7 @@ def test_a_wrong_password(closed: Closed) -> None:
     for answer in (
         closed.ask("/v2/token", authorization=_basic("wrong")),
         closed.ask("/v2/", token="wrong"),
-        closed.ask("/v2/oci-open/m/manifests/latest", token="wrong"),
+        closed.ask(f"/v2/{closed.opened}/m/manifests/latest", token="wrong"),
         closed.ask("/v2/", authorization="Basic %%%"),
         closed.ask("/v2/", authorization="Digest x"),
     ):
@@ -541,21 +546,21 @@ def test_a_private_repository_is_hidden(closed: Closed, rest: str) -> None:
     For a stranger a private repository is one that does not exist, letter by letter; without a token both are 401.
     """
     stranger = closed.token("stranger")
-    hidden = closed.ask(f"/v2/oci-private/m/{rest}", token=stranger)
+    hidden = closed.ask(f"/v2/{closed.private}/m/{rest}", token=stranger)
     missing = closed.ask(f"/v2/oci-missing/m/{rest}", token=stranger)
     assert (hidden.status, code(hidden)) == (404, "NAME_UNKNOWN")
-    assert hidden.body.replace(b"oci-private", b"oci-missing") == missing.body
-    for name in ("oci-private", "oci-missing"):
+    assert hidden.body.replace(closed.private.encode(), b"oci-missing") == missing.body
+    for name in (closed.private, "oci-missing"):
         assert closed.ask(f"/v2/{name}/m/{rest}").status == 401
-    assert closed.ask(f"/v2/oci-private/m/{rest}", token=closed.token("ann")).status in {200, 307}
-    assert closed.ask(f"/v2/oci-open/m/{rest}", token=stranger).status in {200, 307}
+    assert closed.ask(f"/v2/{closed.private}/m/{rest}", token=closed.token("ann")).status in {200, 307}
+    assert closed.ask(f"/v2/{closed.opened}/m/{rest}", token=stranger).status in {200, 307}
 
 
 def test_a_token_has_to_have_the_scope(closed: Closed) -> None:
     """
     A token without the scope registry.read is DENIED.
     """
-    answer = closed.ask("/v2/oci-open/m/manifests/latest", token=closed.token("ann", "assets.read"))
+    answer = closed.ask(f"/v2/{closed.opened}/m/manifests/latest", token=closed.token("ann", "assets.read"))
     assert (answer.status, code(answer)) == (403, "DENIED")
 
 
@@ -568,14 +573,14 @@ def test_anybody_reads_what_is_public(public: Closed) -> None:
     assert nobody
     assert public.ask("/v2/", token=nobody).status == 200
     for token in (nobody, ""):
-        answer = public.ask("/v2/oci-open/m/manifests/latest", token=token)
+        answer = public.ask(f"/v2/{public.opened}/m/manifests/latest", token=token)
         assert answer.status == 200
-        blob = public.ask(f"/v2/oci-open/m/blobs/{answer.json['layers'][0]['digest']}", token=token)
+        blob = public.ask(f"/v2/{public.opened}/m/blobs/{answer.json['layers'][0]['digest']}", token=token)
         assert blob.status == 307
         location = blob.headers["location"].removeprefix(f"http://{public.stack.gateway}")
         assert public.ask(location, token=token).body == CONTENT
-    assert public.ask("/v2/oci-private/m/manifests/latest", token=nobody).status == 404
-    assert public.ask("/v2/oci-private/m/manifests/latest").status == 401
+    assert public.ask(f"/v2/{public.private}/m/manifests/latest", token=nobody).status == 404
+    assert public.ask(f"/v2/{public.private}/m/manifests/latest").status == 401
 
 
 def test_the_bytes_need_the_token_as_well(closed: Closed) -> None:
@@ -583,7 +588,7 @@ def test_the_bytes_need_the_token_as_well(closed: Closed) -> None:
     The redirect of a blob leads to bytes that the same token opens, and none without it.
     """
     mine = closed.token("ann")
-    blob = closed.ask(f"/v2/oci-private/m/blobs/{sha256(CONTENT)}", token=mine)
+    blob = closed.ask(f"/v2/{closed.private}/m/blobs/{sha256(CONTENT)}", token=mine)
     location = blob.headers["location"].removeprefix(f"http://{closed.stack.gateway}")
     assert closed.ask(location, token=mine).body == CONTENT
     assert closed.ask(location).status == 401

@@ -163,11 +163,11 @@ def test_pushes_fail_with_a_word(repository: str, oras: Run, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def closed(run_servers: Servers) -> Closed:
+def closed(run_servers: Servers, worker: str) -> Closed:
     """
     The suite with access control.
     """
-    return closed_suite(run_servers, "on")
+    return closed_suite(run_servers, "on", f"{worker}-clients")
 
 
 def test_oras_logs_in(closed: Closed, oras: Run, tmp_path: Path) -> None:
@@ -175,13 +175,13 @@ def test_oras_logs_in(closed: Closed, oras: Run, tmp_path: Path) -> None:
     After `oras login` with a token as the password its owner pulls from a private namespace, and nobody else does.
     """
     host = closed.stack.gateway
-    refused = oras("pull", "--plain-http", f"{host}/oci-private/m:latest", fails=True)
+    refused = oras("pull", "--plain-http", f"{host}/{closed.private}/m:latest", fails=True)
     assert "401" in refused or "unauthorized" in refused.lower()
     oras("login", "--plain-http", host, "-u", "me", "--password-stdin", given=closed.token("ann"))
-    oras("pull", "--plain-http", f"{host}/oci-private/m:latest", "-o", str(tmp_path / "out"))
+    oras("pull", "--plain-http", f"{host}/{closed.private}/m:latest", "-o", str(tmp_path / "out"))
     assert _files(tmp_path / "out") == {"f": CONTENT}
     oras("login", "--plain-http", host, "-u", "me", "--password-stdin", given=closed.token("stranger"))
-    assert "not found" in oras("pull", "--plain-http", f"{host}/oci-private/m:latest", fails=True)
+    assert "not found" in oras("pull", "--plain-http", f"{host}/{closed.private}/m:latest", fails=True)
     oras("login", "--plain-http", host, "-u", "me", "--password-stdin", given="wrong", fails=True)
 
 
@@ -190,17 +190,19 @@ def test_crane_logs_in(closed: Closed, crane: Run) -> None:
     After `crane auth login` with a token as the password its owner reads a private namespace.
     """
     host = closed.stack.gateway
-    crane("--insecure", "validate", "--remote", f"{host}/oci-private/m:latest", fails=True)
+    crane("--insecure", "validate", "--remote", f"{host}/{closed.private}/m:latest", fails=True)
     crane("--insecure", "auth", "login", host, "-u", "me", "--password-stdin", given=closed.token("ann"))
-    crane("--insecure", "validate", "--remote", f"{host}/oci-private/m:latest")
+    crane("--insecure", "validate", "--remote", f"{host}/{closed.private}/m:latest")
 
 
-def test_clients_without_a_login_where_reading_is_public(run_servers: Servers, oras: Run, crane: Run) -> None:
+def test_clients_without_a_login_where_reading_is_public(
+    run_servers: Servers, worker: str, oras: Run, crane: Run
+) -> None:
     """
     Where reading is public, both pull without a login.
     """
-    public = closed_suite(run_servers, "read-public")
+    public = closed_suite(run_servers, "read-public", f"{worker}-clients")
     host = public.stack.gateway
-    oras("pull", "--plain-http", f"{host}/oci-open/m:latest")
-    crane("--insecure", "validate", "--remote", f"{host}/oci-open/m:latest")
-    crane("--insecure", "validate", "--remote", f"{host}/oci-private/m:latest", fails=True)
+    oras("pull", "--plain-http", f"{host}/{public.opened}/m:latest")
+    crane("--insecure", "validate", "--remote", f"{host}/{public.opened}/m:latest")
+    crane("--insecure", "validate", "--remote", f"{host}/{public.private}/m:latest", fails=True)
