@@ -284,6 +284,8 @@ async def test_a_copy_has_a_digest_of_its_own(yard: PinSetup) -> None:
     one, other = await manifest(yard, "1"), await manifest(yard, "1", N)
     assert other.digest == copy.oci_digest
     assert json.loads(one.content)["layers"] == json.loads(other.content)["layers"]
+    config = await blob(yard, json.loads(other.content)["config"]["digest"], N)
+    assert json.loads(config.content)["descriptor"]["name"] == "default/n"
 
 
 async def test_blobs_are_those_of_ready_versions(yard: PinSetup) -> None:
@@ -374,6 +376,8 @@ async def test_tags_are_aliases_and_ready_versions(yard: PinSetup) -> None:
     assert found == expected
     rest = await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=M, after="not there"))
     assert (list(rest.tags), rest.more) == (expected[2:], False)
+    # A version that is not READY is no tag, nor is it the latest.
+    await add_version(yard.registry, "n", ready=False)
     assert list((await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=N))).tags) == []
     with Failing() as failed:
         await yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=f"{DEFAULT}/models/x"))
