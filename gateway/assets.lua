@@ -25,6 +25,7 @@ local ANSWERED = {
   ["content-security-policy"] = true,
   ["content-type"] = true,
   ["date"] = true,
+  ["docker-content-digest"] = true,
   ["etag"] = true,
   ["expires"] = true,
   ["last-modified"] = true,
@@ -41,7 +42,8 @@ local FOREVER = "public, max-age=31536000, immutable"
 
 -- Headers that are removed from errors.
 local OF_BYTES = {
-  "accept-ranges", "content-disposition", "content-encoding", "etag", "expires", "last-modified", "repr-digest",
+  "accept-ranges", "content-disposition", "content-encoding", "docker-content-digest", "etag", "expires", "last-modified",
+  "repr-digest",
 }
 
 -- google.rpc.Status for client errors. Other errors of S3 are not shown to clients.
@@ -260,6 +262,8 @@ local function describe(handle, headers, status, assets)
   if coding == "identity" then
     -- RFC 9530.
     local bytes = digest:gsub("%x%x", function(code) return string.char(tonumber(code, 16)) end)
+    -- Where clients of OCI registries are sent for a blob: distribution-spec, "Pulling blobs".
+    headers:replace("docker-content-digest", "sha256:" .. digest)
     headers:replace("repr-digest", "sha-256=:" .. handle:base64Escape(bytes) .. ":")
   end
   if assets["download"] then

@@ -36,6 +36,7 @@ def test_an_asset_is_served_as_it_is_stored(edge: Edge, put: Put, bucket: S3Clie
         "content-type": "application/x-weights",
         "cache-control": FOREVER,
         "etag": f'"{path.removeprefix("/assets/")}"',
+        "docker-content-digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
         "repr-digest": f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:",
         "x-request-id": "mine",
         "last-modified": stored["LastModified"].strftime("%a, %d %b %Y %H:%M:%S GMT"),

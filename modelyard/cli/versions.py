@@ -37,6 +37,7 @@ def show(output: Output, version: pb.Version) -> None:
         ("source", version.source),
         ("git commit", version.lineage.git_commit),
         ("size", amount(version.size_bytes, "B")),
+        ("oci digest", version.oci_digest),
         *files,
         ("created", time_of(version.create_time)),
         ("created by", version.actor),

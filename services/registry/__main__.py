@@ -31,6 +31,7 @@ from services.registry.settings import RegistrySettings
 from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.cleanup import PurgeJob, background_cleanup
 from services.registry.store.models import ModelStore
+from services.registry.store.oci import OciJob
 from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.policies import PolicyStore
 from services.registry.store.policy_follower import PolicyFollower
@@ -72,7 +73,8 @@ async def compose(server: Server) -> AsyncIterator[None]:
         sweeper = PurgeJob(ModelStore(database), purging, writer)
         await stack.enter_async_context(background_cleanup(log, settings.keep, sweeper, ApiTokenStore(database)))
         forget = every(60.0, Vocabulary(database).forget, "forget words that no model has")
-        await stack.enter_async_context(beside(forget))
+        manifests = every(60.0, OciJob(writer).fill, "compute manifests of OCI")
+        await stack.enter_async_context(beside(forget, manifests))
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]
         for peer in cdn:
             stack.push_async_callback(peer.close)

@@ -133,6 +133,7 @@ class Version(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     COPIED_FROM_FIELD_NUMBER: _builtins.int
+    OCI_DIGEST_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     RUN_LINK_FIELD_NUMBER: _builtins.int
@@ -160,6 +161,10 @@ class Version(_message.Message):
     copied_from: _builtins.str
     """Output only: the full name of the version that this is a copy of; empty for one that was not copied. The source may be
     deleted.
+    """
+    oci_digest: _builtins.str
+    """Output only: the digest of the manifest with which it is served as an OCI artifact, sha256:…; empty before it is READY,
+    and for one whose manifest would be larger than clients accept.
     """
     source: _builtins.str
     """Where it came from, as a URI or a path; free text of at most 4,096 characters, which nothing is read from. Fixed when
@@ -226,6 +231,7 @@ class Version(_message.Message):
         etag: _builtins.str = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         copied_from: _builtins.str = ...,
+        oci_digest: _builtins.str = ...,
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         source: _builtins.str = ...,
         run_link: _builtins.str = ...,
@@ -234,7 +240,7 @@ class Version(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "annotations", b"annotations", "artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "revision", b"revision", "run_link", b"run_link", "size_bytes", b"size_bytes", "source", b"source", "source_model_id", b"source_model_id", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "annotations", b"annotations", "artifacts", b"artifacts", "copied_from", b"copied_from", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "failure", b"failure", "labels", b"labels", "lineage", b"lineage", "name", b"name", "number", b"number", "oci_digest", b"oci_digest", "revision", b"revision", "run_link", b"run_link", "size_bytes", b"size_bytes", "source", b"source", "source_model_id", b"source_model_id", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,3 +754,164 @@ class FindVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FindVersionsResponse: _TypeAlias = FindVersionsResponse  # noqa: Y015
+
+@_typing.final
+class GetOciManifestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The model: namespaces/{namespace}/models/{model}."""
+    reference: _builtins.str
+    """The digest of a manifest, sha256:…; or, as of ResolveVersion, 3 or v3, the id of an alias, or latest."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOciManifestRequest: _TypeAlias = GetOciManifestRequest  # noqa: Y015
+
+@_typing.final
+class OciManifest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The full name of the version."""
+    digest: _builtins.str
+    """sha256:… of `content`."""
+    media_type: _builtins.str
+    """Of `content`."""
+    content: _builtins.bytes
+    """The manifest as it is served; at most 4,000,000 bytes."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "media_type", b"media_type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OciManifest: _TypeAlias = OciManifest  # noqa: Y015
+
+@_typing.final
+class GetOciBlobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The model: namespaces/{namespace}/models/{model}."""
+    digest: _builtins.str
+    """sha256:…"""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOciBlobRequest: _TypeAlias = GetOciBlobRequest  # noqa: Y015
+
+@_typing.final
+class OciBlob(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    size_bytes: _builtins.int
+    media_type: _builtins.str
+    content: _builtins.bytes
+    """The bytes of a configuration. Empty for a file, whose bytes AssetService has under the same digest."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        media_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "media_type", b"media_type", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OciBlob: _TypeAlias = OciBlob  # noqa: Y015
+
+@_typing.final
+class GetOciTagsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The model: namespaces/{namespace}/models/{model}."""
+    after: _builtins.str
+    """Return those that come after this text, which need not be a tag; at most 255 characters."""
+    limit: _builtins.int
+    """0 means 1,000; more than 10,000 is taken as 10,000."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOciTagsRequest: _TypeAlias = GetOciTagsRequest  # noqa: Y015
+
+@_typing.final
+class OciTags(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAGS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether there are others after the last one."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OciTags: _TypeAlias = OciTags  # noqa: Y015

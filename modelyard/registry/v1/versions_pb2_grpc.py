@@ -92,6 +92,21 @@ class VersionServiceStub(object):
                 request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.SerializeToString,
                 response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsResponse.FromString,
                 _registered_method=True)
+        self.GetOciManifest = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/GetOciManifest',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciManifestRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciManifest.FromString,
+                _registered_method=True)
+        self.GetOciBlob = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/GetOciBlob',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciBlobRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciBlob.FromString,
+                _registered_method=True)
+        self.GetOciTags = channel.unary_unary(
+                '/modelyard.registry.v1.VersionService/GetOciTags',
+                request_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciTagsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciTags.FromString,
+                _registered_method=True)
 
 
 class VersionServiceServicer(object):
@@ -263,6 +278,44 @@ class VersionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOciManifest(self, request, context):
+        """GetOciManifest returns the manifest with which a READY version is served as an OCI artifact of the ModelPack
+        specification (docs/oci.md). It was computed when the version became READY and does not change afterwards.
+
+        Errors:
+        INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
+        NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+        FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
+        before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
+        accept (OCI_MANIFEST_TOO_LARGE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOciBlob(self, request, context):
+        """GetOciBlob describes a blob of a model's OCI artifacts: a file of a READY version, or the configuration of one.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` or `digest` is malformed.
+        NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOciTags(self, request, context):
+        """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+        each READY version, and latest if there is one.
+
+        Errors:
+        INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+        NOT_FOUND         no such model (MODEL_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VersionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -320,6 +373,21 @@ def add_VersionServiceServicer_to_server(servicer, server):
                     servicer.FindVersions,
                     request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.FromString,
                     response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsResponse.SerializeToString,
+            ),
+            'GetOciManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOciManifest,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciManifestRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciManifest.SerializeToString,
+            ),
+            'GetOciBlob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOciBlob,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciBlobRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciBlob.SerializeToString,
+            ),
+            'GetOciTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOciTags,
+                    request_deserializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciTagsRequest.FromString,
+                    response_serializer=modelyard_dot_registry_dot_v1_dot_versions__pb2.OciTags.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -622,6 +690,87 @@ class VersionService(object):
             '/modelyard.registry.v1.VersionService/FindVersions',
             modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsRequest.SerializeToString,
             modelyard_dot_registry_dot_v1_dot_versions__pb2.FindVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOciManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/GetOciManifest',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciManifestRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.OciManifest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOciBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/GetOciBlob',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciBlobRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.OciBlob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOciTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.registry.v1.VersionService/GetOciTags',
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.GetOciTagsRequest.SerializeToString,
+            modelyard_dot_registry_dot_v1_dot_versions__pb2.OciTags.FromString,
             options,
             channel_credentials,
             insecure,

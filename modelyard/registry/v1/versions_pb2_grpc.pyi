@@ -155,6 +155,32 @@ class VersionServiceStub:
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
       DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
     """
+    GetOciManifest: _grpc.UnaryUnaryMultiCallable[_versions_pb2.GetOciManifestRequest, _versions_pb2.OciManifest]
+    """GetOciManifest returns the manifest with which a READY version is served as an OCI artifact of the ModelPack
+    specification (docs/oci.md). It was computed when the version became READY and does not change afterwards.
+
+    Errors:
+      INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
+      NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
+                           before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
+                           accept (OCI_MANIFEST_TOO_LARGE).
+    """
+    GetOciBlob: _grpc.UnaryUnaryMultiCallable[_versions_pb2.GetOciBlobRequest, _versions_pb2.OciBlob]
+    """GetOciBlob describes a blob of a model's OCI artifacts: a file of a READY version, or the configuration of one.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` or `digest` is malformed.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+    """
+    GetOciTags: _grpc.UnaryUnaryMultiCallable[_versions_pb2.GetOciTagsRequest, _versions_pb2.OciTags]
+    """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+    each READY version, and latest if there is one.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+    """
 
 @_typing.type_check_only
 class VersionServiceAsyncStub(VersionServiceStub):
@@ -282,6 +308,32 @@ class VersionServiceAsyncStub(VersionServiceStub):
                          search's.
       NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
       DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
+    """
+    GetOciManifest: _aio.UnaryUnaryMultiCallable[_versions_pb2.GetOciManifestRequest, _versions_pb2.OciManifest]  # type: ignore[assignment]
+    """GetOciManifest returns the manifest with which a READY version is served as an OCI artifact of the ModelPack
+    specification (docs/oci.md). It was computed when the version became READY and does not change afterwards.
+
+    Errors:
+      INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
+      NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+      FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
+                           before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
+                           accept (OCI_MANIFEST_TOO_LARGE).
+    """
+    GetOciBlob: _aio.UnaryUnaryMultiCallable[_versions_pb2.GetOciBlobRequest, _versions_pb2.OciBlob]  # type: ignore[assignment]
+    """GetOciBlob describes a blob of a model's OCI artifacts: a file of a READY version, or the configuration of one.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` or `digest` is malformed.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+    """
+    GetOciTags: _aio.UnaryUnaryMultiCallable[_versions_pb2.GetOciTagsRequest, _versions_pb2.OciTags]  # type: ignore[assignment]
+    """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+    each READY version, and latest if there is one.
+
+    Errors:
+      INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+      NOT_FOUND         no such model (MODEL_NOT_FOUND).
     """
 
 class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -473,6 +525,50 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
                              search's.
           NOT_FOUND          no such namespace (NAMESPACE_NOT_FOUND).
           DEADLINE_EXCEEDED  the search exceeded its time limit (SEARCH_TOO_SLOW).
+        """
+
+    @_abc_1.abstractmethod
+    def GetOciManifest(
+        self,
+        request: _versions_pb2.GetOciManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.OciManifest, _abc.Awaitable[_versions_pb2.OciManifest]]:
+        """GetOciManifest returns the manifest with which a READY version is served as an OCI artifact of the ModelPack
+        specification (docs/oci.md). It was computed when the version became READY and does not change afterwards.
+
+        Errors:
+          INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
+          NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+          FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
+                               before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
+                               accept (OCI_MANIFEST_TOO_LARGE).
+        """
+
+    @_abc_1.abstractmethod
+    def GetOciBlob(
+        self,
+        request: _versions_pb2.GetOciBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.OciBlob, _abc.Awaitable[_versions_pb2.OciBlob]]:
+        """GetOciBlob describes a blob of a model's OCI artifacts: a file of a READY version, or the configuration of one.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` or `digest` is malformed.
+          NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+        """
+
+    @_abc_1.abstractmethod
+    def GetOciTags(
+        self,
+        request: _versions_pb2.GetOciTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_versions_pb2.OciTags, _abc.Awaitable[_versions_pb2.OciTags]]:
+        """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
+        each READY version, and latest if there is one.
+
+        Errors:
+          INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
+          NOT_FOUND         no such model (MODEL_NOT_FOUND).
         """
 
 def add_VersionServiceServicer_to_server(servicer: VersionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

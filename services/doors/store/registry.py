@@ -74,3 +74,24 @@ class Registry:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def oci_tags(self, model: str, after: str, limit: int, token: str) -> versions_pb2.OciTags:
+        """
+        The tags of a model's OCI artifacts after a text.
+        """
+        request = versions_pb2.GetOciTagsRequest(parent=model, after=after, limit=limit)
+        return await self._suite.call(f"{_VERSIONS}/GetOciTags", request, versions_pb2.OciTags, token)
+
+    async def oci_manifest(self, model: str, reference: str, token: str) -> versions_pb2.OciManifest:
+        """
+        The manifest of the version that a tag or a digest names.
+        """
+        request = versions_pb2.GetOciManifestRequest(parent=model, reference=reference)
+        return await self._suite.call(f"{_VERSIONS}/GetOciManifest", request, versions_pb2.OciManifest, token)
+
+    async def oci_blob(self, model: str, digest: str, token: str) -> versions_pb2.OciBlob:
+        """
+        A blob of a model's OCI artifacts.
+        """
+        request = versions_pb2.GetOciBlobRequest(parent=model, digest=digest)
+        return await self._suite.call(f"{_VERSIONS}/GetOciBlob", request, versions_pb2.OciBlob, token)

@@ -174,6 +174,7 @@ class Version:
         revision: of the last write to it.
         actor: who created it; empty when that is not known.
         size_bytes: the sum of the artifacts' sizes, which are not always read.
+        oci_digest: of its manifest as an OCI artifact; empty if that is too large, None while it is not computed.
     """
 
     name: VersionName
@@ -187,6 +188,7 @@ class Version:
     revision: int
     actor: str
     size_bytes: int
+    oci_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ from services.registry.store.imports import ImportStore
 from services.registry.store.leaderboards import LeaderboardStore
 from services.registry.store.models import ModelStore
 from services.registry.store.namespaces import NamespaceStore
+from services.registry.store.oci import OciStore
 from services.registry.store.policies import PolicyStore
 from services.registry.store.promotions import PromotionStore
 from services.registry.store.purging import Purging
@@ -97,8 +98,10 @@ def add_servicers(
     model_service = ModelService(models, SearchStore(database), purging, once, visibility, keep)
     deletions = VersionDeletions(writer)
     containing = VersionsByAssetStore(database)
-    searches = VersionSearchStore(database)
-    versions = VersionService(VersionStore(database), deletions, containing, searches, assets, pins, once, visibility)
+    searches, oci = VersionSearchStore(database), OciStore(database)
+    versions = VersionService(
+        VersionStore(database), deletions, containing, searches, oci, assets, pins, once, visibility
+    )
     aliases = AliasService(AliasStore(database), once)
     evaluations = EvaluationService(
         EvaluationStore(database), LeaderboardStore(database), EvaluationMetricStore(database), once

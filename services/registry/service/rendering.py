@@ -43,6 +43,7 @@ from services.registry.model.evaluations import Evaluation, LeaderboardEntry
 from services.registry.model.models import Model
 from services.registry.model.names import AliasName, NamespaceName, VersionName
 from services.registry.model.namespaces import Namespace
+from services.registry.model.oci import MANIFEST_TYPE, OciBlob, OciManifest
 from services.registry.model.policies import Policy, PolicyEvent, PolicyName
 from services.registry.model.promotions import Promotion
 from services.registry.model.versions import AssetMatch, Version, VersionState
@@ -290,6 +291,7 @@ def from_version(version: Version) -> versions_pb2.Version:
         update_time=_time(version.update_time),
         delete_time=_time(version.delete_time),
         copied_from=version.copied_from,
+        oci_digest=version.oci_digest or "",
         revision=version.revision,
         etag=etag(version.revision),
         annotations=draft.annotations,
@@ -333,6 +335,24 @@ def from_alias_period(period: AliasPeriod, name: AliasName) -> aliases_pb2.Alias
         end_time=_time(period.end_time),
         actor=period.actor,
         revision=period.revision,
+    )
+
+
+def from_oci_manifest(manifest: OciManifest) -> versions_pb2.OciManifest:
+    """
+    The manifest of a version.
+    """
+    return versions_pb2.OciManifest(
+        version=str(manifest.version), digest=manifest.digest, media_type=MANIFEST_TYPE, content=manifest.content
+    )
+
+
+def from_oci_blob(blob: OciBlob) -> versions_pb2.OciBlob:
+    """
+    A blob of a model.
+    """
+    return versions_pb2.OciBlob(
+        digest=blob.digest, size_bytes=blob.size_bytes, media_type=blob.media_type, content=blob.content
     )
 
 

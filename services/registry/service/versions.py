@@ -18,6 +18,7 @@ from services.ledger.model.pages import Page, Query
 from services.ledger.service.calls import Mutations, reflect
 from services.registry.model.field_masks import check_mask, fields
 from services.registry.model.names import ModelName, NamespaceName, VersionName
+from services.registry.model.oci import DIGEST
 from services.registry.model.references import Reference
 from services.registry.model.search.filter_fields import version_field_of
 from services.registry.model.search.filter_parser import parse_filter
@@ -35,9 +36,16 @@ from services.registry.model.versions import (
 from services.registry.service.assets import Assets
 from services.registry.service.parsing import to_version_draft
 from services.registry.service.pins import Pins
-from services.registry.service.rendering import from_alias, from_match, from_version
+from services.registry.service.rendering import (
+    from_alias,
+    from_match,
+    from_oci_blob,
+    from_oci_manifest,
+    from_version,
+)
 from services.registry.service.version_copies import VersionCopies
 from services.registry.service.visibility import Visibility
+from services.registry.store.oci import OciStore
 from services.registry.store.search.versions import VersionSearchStore
 from services.registry.store.version_deletion import VersionDeletions
 from services.registry.store.versions import VersionStore
@@ -45,6 +53,7 @@ from services.registry.store.versions_by_asset import VersionsByAssetStore
 
 # Checking a path of 768 bytes takes 0.1 ms. The 10,000 that a version may have must not block other calls.
 _MANY = 500
+_TAGS, _MOST_TAGS = 1000, 10_000
 _EVERYWHERE = "namespaces/-"
 
 
@@ -59,6 +68,7 @@ class VersionService(VersionServiceServicer):
         deletions: VersionDeletions,
         containing: VersionsByAssetStore,
         searches: VersionSearchStore,
+        oci: OciStore,
         assets: Assets,
         pins: Pins,
         mutations: Mutations,
@@ -72,6 +82,7 @@ class VersionService(VersionServiceServicer):
         self._deletions = deletions
         self._containing = containing
         self._searches = searches
+        self._oci = oci
         self._copying = VersionCopies(versions, pins, mutations)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
@@ -210,6 +221,34 @@ class VersionService(VersionServiceServicer):
             next_page_token=found.versions.token,
             aliases=map(from_alias, found.aliases),
         )
+
+    async def GetOciManifest(self, request: pb.GetOciManifestRequest, context: Context) -> pb.OciManifest:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        reference: Reference | str = request.reference
+        if ":" in request.reference:
+            checks.matches("reference", request.reference, DIGEST)
+        else:
+            reference = Reference.check(checks, "reference", request.reference)
+        checks.raise_if_any()
+        return from_oci_manifest((await reflect(context, self._oci.manifest(parent, reference))).value)
+
+    async def GetOciBlob(self, request: pb.GetOciBlobRequest, context: Context) -> pb.OciBlob:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        wanted = checks.matches("digest", request.digest, DIGEST)
+        checks.raise_if_any()
+        return from_oci_blob((await reflect(context, self._oci.blob(parent, wanted))).value)
+
+    async def GetOciTags(self, request: pb.GetOciTagsRequest, context: Context) -> pb.OciTags:
+        checks = Checks()
+        parent = checks.name(ModelName, "parent", request.parent)
+        after = checks.text("after", request.after, 255)
+        checks.count("limit", request.limit)
+        checks.raise_if_any()
+        limit = min(request.limit or _TAGS, _MOST_TAGS)
+        found = (await reflect(context, self._oci.tags(parent, after, limit + 1))).value
+        return pb.OciTags(tags=found[:limit], more=len(found) > limit)
 
     async def FindVersions(self, request: pb.FindVersionsRequest, context: Context) -> pb.FindVersionsResponse:
         checks = Checks()

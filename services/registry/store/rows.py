@@ -31,7 +31,7 @@ _VERSION = """versions.number, versions.state, versions.failure, versions.descri
  versions.parent_version, versions.training_data, versions.run, versions.git_commit, versions.stage, versions.labels,
  versions.annotations, versions.source, versions.run_link, versions.source_model_id, versions.create_time,
  versions.update_time, versions.delete_time, versions.copied_from, versions.revision, versions.creator,
- versions.size_bytes"""
+ versions.size_bytes, versions.oci_digest"""
 VERSION = _VERSION.format("versions.artifacts")
 #: Without the artifacts, of which there may be a megabyte, and about how many bytes the message has then.
 BRIEF_VERSION = _VERSION.format("'[]'::jsonb")
@@ -145,6 +145,7 @@ def to_version(row: Row, model: ModelName) -> Version:
         row["revision"],
         row["creator"],
         row["size_bytes"],
+        row["oci_digest"],
     )
 
 

@@ -17,6 +17,7 @@ from services.ledger.store.servers import Row
 from services.ledger.store.statements import HEAD, Statement, read
 from services.ledger.store.transactions import Transaction, last
 from services.registry.model.names import AliasName, ModelName, VersionName
+from services.registry.model.oci import OciRecord
 from services.registry.model.references import Reference
 from services.registry.model.versions import (
     Version,
@@ -34,6 +35,7 @@ from services.registry.model.versions import (
 )
 from services.registry.store import rows
 from services.registry.store.locks import lock_model
+from services.registry.store.oci import recorded
 from services.registry.store.parents import MODEL
 from services.registry.store.pin_releases import check_claim, release_pins, retain_pins
 from services.registry.store.quotas import USED, check_quota, check_within_quota, count
@@ -176,13 +178,18 @@ SELECT made.revision AS written, made.*, {USED} FROM made, used
 """,
 )
 
+# For what the manifest of a version says of its model. Locked with the version.
+_MODEL = Statement("versions.model", f"SELECT {rows.MODEL} FROM models WHERE id = $1")
+
 # A FAILED version does not count against its namespace's quota, and keeps no bytes; a READY one keeps those that were
 # pinned under its claim.
 _SETTLE = last(
     "versions.settle",
     f"""
 , made AS (
-    UPDATE versions SET state = $12, failure = $13, update_time = next.moment, revision = next.value FROM next
+    UPDATE versions SET state = $12, failure = $13, oci_facts = $18, oci_digest = $19, oci_config_digest = $20,
+                        update_time = next.moment, revision = next.value
+      FROM next
      WHERE model = $10 AND number = $11
     RETURNING {rows.VERSION}
 )
@@ -359,7 +366,11 @@ class VersionStore:
             # Ten thousand entries of an index take a while: so before the revision is taken, directly before the last
             # statement. If that one fails nothing of the group is kept, this included.
             await transaction.rows(LIST_DIGESTS, model, name.number)
-        return await _settle(transaction, model, version, VersionState.READY, "", claim)
+        row = await transaction.row(_MODEL, model)
+        if row is None:
+            raise no_version(name)
+        record = await recorded(rows.to_model(row).draft, version)
+        return await _settle(transaction, model, version, VersionState.READY, "", claim, record)
 
     async def fail(self, transaction: Transaction, name: VersionName, failure: str) -> Version:
         """
@@ -398,13 +409,15 @@ async def _settle(
     state: VersionState,
     failure: str,
     claim: int | None = None,
+    record: OciRecord | None = None,
 ) -> Version:
     name = version.name
     after_: Image = {"state": state, "failure": failure} if failure else {"state": state}
     journal = Journal.updated(name, {"state": version.state}, after_)
     failed = state is VersionState.FAILED
     returned, unpinned = (version.draft.size_bytes, str(name)) if failed else (0, None)
-    columns = [model, name.number, state, failure, name.namespace, returned, claim, unpinned]
+    oci = (record.facts, record.digest, record.config_digest) if record else (None, None, None)
+    columns = [model, name.number, state, failure, name.namespace, returned, claim, unpinned, *oci]
     row = await transaction.last(_SETTLE, journal, *columns)
     return rows.to_version(row[0], name.parent)
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,20 @@ from modelyard.registry.v1 import (
     tokens_pb2,
     versions_pb2,
 )
+from services.chassis.errors import FailedPrecondition
+from services.ledger.model.calls import Missing
 from services.ledger.store.changelog import Changelog
 from services.ledger.store.database import Database, DatabaseSettings, open_database
 from services.ledger.store.statements import Statement
+from services.ledger.store.writer import Writer
 from services.ledger.tests.statements import observed
 from services.registry.model.names import ModelName
 from services.registry.model.pins import PinRelease
+from services.registry.model.references import Reference
 from services.registry.store.api_tokens import ApiTokenStore
 from services.registry.store.imports import STAGE
 from services.registry.store.models import ModelStore
+from services.registry.store.oci import OciJob, OciStore
 from services.registry.store.pin_releases import PinReleaseStore
 from services.registry.store.purging import PARTS
 from services.registry.store.search.vocabulary import Vocabulary
@@ -128,6 +133,14 @@ async def reads(registry: Registry) -> None:
         await registry.versions.FindVersions(versions_pb2.FindVersionsRequest(parent=parent, sha256=SHA256))
     for reference in ("production", "latest"):
         await registry.versions.ResolveVersion(versions_pb2.ResolveVersionRequest(parent=name, reference=reference))
+    async with open_database(DatabaseSettings(url=registry.database)) as database:
+        store, parent_name = OciStore(database), ModelName.parse(name)
+        for wanted in (Reference(number=1), Reference(alias="production"), Reference(), f"sha256:{SHA256}"):
+            with suppress(Missing, FailedPrecondition):
+                await store.manifest(parent_name, wanted)
+        await store.tags(parent_name, "", 10)
+        with suppress(Missing):
+            await store.blob(parent_name, f"sha256:{SHA256}")
     alias = f"{name}/aliases/production"
     await registry.aliases.GetAlias(aliases_pb2.GetAliasRequest(name=alias))
     await registry.aliases.ListAliases(aliases_pb2.ListAliasesRequest(parent=name))
@@ -351,6 +364,9 @@ async def others(registry: Registry) -> None:
         await ModelStore(database).due()
         await large(registry, database)
         await Vocabulary(database).forget()
+        writer = Writer(database)
+        await OciJob(writer).fill()
+        await writer.close()
         await PinReleaseStore(database).take_due()
         await PinReleaseStore(database).delete([PinRelease(1, "", "")])
 

@@ -94,6 +94,9 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "GetApiToken": tokens_pb2.GetApiTokenRequest(name=f"{parent}/tokens/aaaaaaaaaa"),
         "ListApiTokens": tokens_pb2.ListApiTokensRequest(parent=parent),
         "RevokeApiToken": tokens_pb2.RevokeApiTokenRequest(name=f"{parent}/tokens/aaaaaaaaaa"),
+        "GetOciManifest": versions_pb2.GetOciManifestRequest(parent=model, reference="latest"),
+        "GetOciBlob": versions_pb2.GetOciBlobRequest(parent=model, digest=f"sha256:{SHA}"),
+        "GetOciTags": versions_pb2.GetOciTagsRequest(parent=model),
         "MoveAliases": aliases_pb2.MoveAliasesRequest(
             parent=model, moves=[aliases_pb2.MoveAliasesRequest.Move(alias_id="a", version=version)]
         ),

@@ -23,6 +23,7 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     versions_pb2,
 )
+from services.registry.model.oci import EMPTY, digest
 from services.registry.tests.calls import (
     DEFAULT,
     add_version,
@@ -168,6 +169,17 @@ def reads() -> dict[str, list[Message]]:
             versions_pb2.SearchVersionsRequest(parent=parent, filter=condition)
             for parent in (DEFAULT, M, N, NEW, SPACE)
             for condition in ("", "labels.a = b AND state = READY")
+        ],
+        "GetOciManifest": [
+            versions_pb2.GetOciManifestRequest(parent=parent, reference=reference)
+            for parent in (M, N, NEW)
+            for reference in ("production", "latest", f"sha256:{'0' * 64}")
+        ],
+        "GetOciTags": [versions_pb2.GetOciTagsRequest(parent=parent) for parent in (M, N, NEW)],
+        "GetOciBlob": [
+            versions_pb2.GetOciBlobRequest(parent=parent, digest=wanted)
+            for parent in (M, N, NEW)
+            for wanted in (f"sha256:{'0' * 64}", digest(EMPTY))
         ],
         "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
         "ListAliases": [
