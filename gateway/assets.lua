@@ -227,7 +227,8 @@ function envoy_on_request(handle)
     metadata:set("assets", "request_id", request_id)
   end
   local authorization = headers:get("authorization")
-  if authorization then
+  -- Clients of OCI registries send a token in any case: this one stands for nobody (services/doors/service/oci/tokens.py).
+  if authorization and authorization ~= "Bearer anonymous" then
     -- For the decision whether the caller may have the bytes.
     metadata:set("assets", "authorization", authorization)
   end
