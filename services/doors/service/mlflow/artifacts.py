@@ -81,8 +81,8 @@ class Artifacts:
         self._doors.caller(request)
         raise Unimplemented(
             "NOT_IMPLEMENTED",
-            "this registry does not take artifacts from clients of MLflow: store models with `modelyard push`, or log "
-            "them to an artifact store of your tracking server",
+            "this registry does not take artifacts from clients of MLflow: store models with `modelyard versions "
+            "push`, or log them to an artifact store of your tracking server",
         )
 
     async def _find(self, request: Request, path: str) -> tuple[Tree, str]:

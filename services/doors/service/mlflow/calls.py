@@ -53,7 +53,8 @@ class Call:
         """
         parent, prefix = parent_of(doors, request)
         query = request.query_params
-        given: dict[str, Any] = {key: query.getlist(key) for key in query}
+        lists = {key: query.getlist(key) for key in query}
+        given: dict[str, Any] = {key: each[0] if len(each) == 1 else each for key, each in lists.items()}
         if request.method != "GET":
             given = await json_body(request)
         names: dict[str, str] = {}
@@ -68,8 +69,6 @@ class Call:
             InvalidArgument: it is no text, or is required and not given.
         """
         value = self.given.get(field)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
         if value is None:
             value = ""
         if isinstance(value, int | float) and not isinstance(value, bool):

@@ -80,8 +80,8 @@ class ModelVersions:
             raise InvalidArgument.of(
                 "",
                 f"Invalid model version source: {source[:200]!r} is on your machine, which this registry cannot read. "
-                "Store it with `modelyard push`, log it to an artifact store that all can read, or name another "
-                "version: models:/NAME/VERSION.",
+                "Store it with `modelyard versions push`, log it to an artifact store that all can read, or name "
+                "another version: models:/NAME/VERSION.",
             )
         match = _MODEL_URI.fullmatch(source)
         own = f"{self._doors.origin(request)}{call.prefix}"
